@@ -1,0 +1,153 @@
+//! Key managers: a job in, an outcome out. Knows nothing of HTTP, the XKS API or authentication.
+//!
+//! [`Engine`] opens [`Session`]s; a session does one [`Job`] at a time and blocks while it does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use crate::limits::TAG_BYTES;
+
+/// Bytes that are overwritten when dropped: plaintext.
+pub type Secret = Zeroizing<Vec<u8>>;
+
+/// One piece of work for a key manager.
+pub struct Job {
+    /// CKA_LABEL of the key (or the name in a local key file).
+    pub label: Arc<str>,
+    /// What to do with it.
+    pub task: Task,
+    /// After this instant nobody waits for the outcome any more: between two HSM calls a session gives up.
+    pub deadline: Instant,
+}
+
+/// What a job asks for.
+pub enum Task {
+    /// Look the key up anew and tell its attributes.
+    Describe,
+    /// AES-GCM with a fresh 96-bit IV and a 128-bit tag.
+    Encrypt {
+        /// To be encrypted; zeroed when the job is dropped.
+        plaintext: Secret,
+        /// AAD exactly as the HSM gets it.
+        aad: Vec<u8>,
+        /// When given: SHA-256 already fed with what precedes the IV. The session appends IV ‖ ciphertext ‖ tag, finishes the digest, and
+        /// **then** decrypts the same bytes in the HSM and compares the plaintext; only then the outcome is a success.
+        integrity: Option<ring::digest::Context>,
+    },
+    /// AES-GCM decryption; `iv` is 12 or 16 bytes.
+    Decrypt {
+        /// As long as the plaintext.
+        ciphertext: Vec<u8>,
+        /// Initialisation vector.
+        iv: Vec<u8>,
+        /// Authentication tag.
+        tag: [u8; TAG_BYTES],
+        /// AAD exactly as the HSM gets it.
+        aad: Vec<u8>,
+    },
+}
+
+/// How a job ended.
+pub type Outcome = Result<Answer, Fault>;
+
+/// A job's good end.
+#[derive(Debug)]
+pub enum Answer {
+    /// For [`Task::Describe`].
+    Described(KeyDescription),
+    /// For [`Task::Encrypt`].
+    Encrypted {
+        /// The IV that was used, 12 bytes (16 where the HSM insists).
+        iv: Vec<u8>,
+        /// As long as the plaintext.
+        ciphertext: Vec<u8>,
+        /// Authentication tag.
+        tag: [u8; TAG_BYTES],
+        /// The finished digest, exactly when the task had `integrity`.
+        integrity: Option<[u8; 32]>,
+    },
+    /// For [`Task::Decrypt`].
+    Decrypted(Plaintext),
+}
+
+/// Decrypted bytes: zeroed on drop, never shown by `Debug`.
+pub struct Plaintext(pub Secret);
+
+impl std::fmt::Debug for Plaintext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plaintext({} bytes)", self.0.len())
+    }
+}
+
+/// What a key is and may do, as its key manager says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDescription {
+    /// Kind and size, in the API's spelling: `AES_256`, `AES_128`, `GENERIC_SECRET_256`, …
+    pub spec: String,
+    /// `ENCRYPT`, `DECRYPT`, `SIGN`, `VERIFY`, `WRAP`, `UNWRAP`, `DERIVE`: each that the key's attributes allow, in this order.
+    pub usage: Vec<&'static str>,
+    /// Within CKA_START_DATE and CKA_END_DATE today (UTC); true where they are not set.
+    pub enabled: bool,
+}
+
+/// How a job failed. The distinction decides what AWS KMS does: it retries device faults, never bad ciphertext.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No key of that label, or more than one (`detail` tells).
+    KeyNotFound {
+        /// For the operator's log.
+        detail: String,
+    },
+    /// Outside its start and end date, or disabled by the key manager.
+    KeyDisabled,
+    /// The key is not AES-256, or its attributes do not allow the operation.
+    KeyUsage,
+    /// The tag does not match: ciphertext, IV, tag or AAD are not what was encrypted under this key.
+    BadCiphertext,
+    /// The key manager failed. `detail` names call and code (`C_Encrypt: CKR_DEVICE_ERROR`), never data.
+    Device {
+        /// For the operator's log; no secrets.
+        detail: String,
+    },
+    /// The key manager says it has too much to do.
+    Busy,
+    /// Not done by the job's deadline.
+    Timeout,
+}
+
+/// What a probe or `xksd keys` learns of a key manager.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManagerInfo {
+    /// Maker of the library or token.
+    pub vendor: String,
+    /// Token model.
+    pub model: String,
+    /// Token label.
+    pub token: String,
+    /// Token serial number.
+    pub serial: String,
+    /// Library version, hardware and firmware version as the module says: `library 2.6, firmware 2.6`.
+    pub versions: String,
+}
+
+/// Opens sessions on one key manager.
+pub trait Engine: Send + Sync + 'static {
+    /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the thread that will own the session.
+    fn open(&self) -> Result<Box<dyn Session>, Fault>;
+    /// Vendor, model, token, versions. Blocks.
+    fn info(&self) -> Result<ManagerInfo, Fault>;
+    /// Whether this engine computes in the calling process (SoftHSM, NSS): then more busy sessions than cores only contend.
+    fn in_process(&self) -> bool;
+}
+
+/// One session with a key manager, owned by one thread.
+pub trait Session {
+    /// Does the job. After [`Fault::Device`] ask [`Session::is_usable`].
+    fn execute(&mut self, job: Job) -> Outcome;
+    /// Encrypts and decrypts under a session test key (never a customer's) and compares.
+    fn probe(&mut self) -> Result<(), Fault>;
+    /// False when the session must be closed (dropped) and opened anew: lost, or left with an operation unfinished.
+    fn is_usable(&self) -> bool;
+}

@@ -1,0 +1,124 @@
+//! Every bound of xksd, in one place. The unit stands in the name; relations between bounds are asserted at
+//! compile time below. "spec" is the AWS KMS External Key Store Proxy API Specification, version 1.0.3.
+
+use std::time::Duration;
+
+// ---- HTTP/1.1 -------------------------------------------------------------------------------------------------
+
+/// Request line and headers together, bytes. KMS sends under 1 KiB.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Number of header fields in one request.
+pub const HEADERS_MAX: usize = 64;
+/// Request target, bytes. spec: "the total URI length MUST NOT exceed 256 characters"; this leaves room for an
+/// absolute-form target with a long host name.
+pub const TARGET_BYTES_MAX: usize = 1024;
+/// Request body after removal of chunked framing, bytes. The largest request of the API is about 32 KiB:
+/// plaintext and AAD in base64 and five ARN-sized fields.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Framing overhead allowed to a chunked body, bytes (sizes, extensions, trailers).
+pub const CHUNKED_OVERHEAD_BYTES_MAX: usize = 8 * 1024;
+/// One chunk-size line with its extensions, bytes.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Read from a socket at once, bytes: one TLS record.
+pub const READ_BYTES: usize = 16 * 1024;
+/// A connection's buffer is given back to the allocator above this size, bytes, when a request is done.
+pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
+
+/// TLS handshake, from accept to established.
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// From a request's first byte to the end of its head.
+pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// From the end of a request's head to the end of its body.
+pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
+/// Keep-alive connection without a request. KMS keeps connections open; load balancers close at 350 s (NLB).
+pub const IDLE_TIME_MAX: Duration = Duration::from_secs(400);
+/// Writing one response to a client that does not read.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Connections open at once on one shard. Further ones are closed at accept and counted.
+pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
+/// Connections open at once on the admin listener.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Read and write time limit of the admin listener.
+pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+// ---- XKS API --------------------------------------------------------------------------------------------------
+
+/// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".
+pub const PLAINTEXT_BYTES_MAX: usize = 4300;
+/// spec: "The XKS Proxy MUST be able to handle AAD values up to 8192 bytes in length".
+pub const AAD_BYTES_MAX: usize = 8192;
+/// spec: "the size of the field MUST NOT exceed 20 bytes".
+pub const CIPHERTEXT_METADATA_BYTES_MAX: usize = 20;
+/// AES-GCM authentication tag, bytes. spec: "Authentication tag size MUST be 16 bytes".
+pub const TAG_BYTES: usize = 16;
+/// IVs that xksd makes, bytes. spec allows 12 or 16 on decrypt.
+pub const IV_BYTES: usize = 12;
+/// The longest IV the specification allows, bytes.
+pub const IV_BYTES_MAX: usize = 16;
+/// spec: "total length of the XksProxyUriPath MUST NOT exceed 128 characters" (with `/kms/xks/v1`).
+pub const URI_PATH_CHARS_MAX: usize = 128;
+/// spec: "the length of an externalKeyId MUST NOT exceed 128 characters".
+pub const EXTERNAL_KEY_ID_CHARS_MAX: usize = 128;
+/// spec: errorMessage "MUST be less than 512 characters in length".
+pub const ERROR_MESSAGE_CHARS_MAX: usize = 511;
+/// spec: ARNs of up to 2048 characters; every other metadata string is held to the same.
+pub const METADATA_FIELD_BYTES_MAX: usize = 2048;
+
+// ---- SigV4 ----------------------------------------------------------------------------------------------------
+
+/// Access key ids: 20 to 30 of `[A-Z2-7]`.
+pub const ACCESS_KEY_ID_CHARS: std::ops::RangeInclusive<usize> = 20..=30;
+/// Secret access keys: 43 to 64 of `[A-Za-z0-9/+=]`.
+pub const SECRET_ACCESS_KEY_CHARS: std::ops::RangeInclusive<usize> = 43..=64;
+/// Clock skew accepted either way, seconds. spec: 5 minutes.
+pub const CLOCK_SKEW_SECONDS_MAX: i64 = 300;
+/// Names in `SignedHeaders`.
+pub const SIGNED_HEADERS_MAX: usize = HEADERS_MAX;
+/// Derived signing keys a shard keeps (credential × day × region).
+pub const SIGNING_KEYS_CACHED_MAX: usize = 1024;
+
+// ---- HSM ------------------------------------------------------------------------------------------------------
+
+/// Jobs waiting for one key manager, over all lanes, from one shard.
+pub const QUEUE_JOBS_A_SHARD_MAX: usize = 4096;
+/// Jobs a lane takes at once when the key manager is fast.
+pub const BATCH_JOBS_MAX: usize = 16;
+/// PKCS#11 sessions of one key manager.
+pub const SESSIONS_MAX: usize = 1024;
+/// Hung lanes left behind before no more are replaced, as a multiple of the configured sessions.
+pub const ABANDONED_LANES_PER_SESSION_MAX: usize = 2;
+/// IVs drawn with one C_GenerateRandom.
+pub const IV_BLOCK: usize = 256;
+/// A shard looks for jobs past their deadline this often.
+pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
+/// Health probe of each key manager.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
+pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
+/// Key managers in `ekmFleetDetails`. spec: 1 to 10.
+pub const EKM_FLEET_MAX: usize = 10;
+
+// ---- Telemetry ------------------------------------------------------------------------------------------------
+
+/// Log lines waiting for the writer; further ones are dropped and counted.
+pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+
+// ---- Relations ------------------------------------------------------------------------------------------------
+
+/// Bytes of base64 text for `n` bytes.
+const fn base64_bytes(n: usize) -> usize {
+    n.div_ceil(3) * 4
+}
+
+const _: () = {
+    // The largest legitimate request fits in the body bound: both payloads, six metadata fields whose every byte may be a
+    // six-byte JSON escape is not legitimate, but unescaped ones with the field names are.
+    assert!(base64_bytes(PLAINTEXT_BYTES_MAX) + base64_bytes(AAD_BYTES_MAX) + 7 * METADATA_FIELD_BYTES_MAX + 1024 <= BODY_BYTES_MAX);
+    // AAD's length goes to the HSM as u16, the metadata's as u8.
+    assert!(AAD_BYTES_MAX <= u16::MAX as usize);
+    assert!(CIPHERTEXT_METADATA_BYTES_MAX <= u8::MAX as usize);
+    assert!(IV_BYTES <= IV_BYTES_MAX);
+    // A probe must run at least twice within the age at which it stops counting.
+    assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
+    assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+};

@@ -1,0 +1,3 @@
+//! The `xksd` command.
+
+fn main() {}
