@@ -1,1 +1,2 @@
-//! shard
+//! A shard.
+pub mod watch;

@@ -1,0 +1,210 @@
+//! Time limits and draining of connections.
+//!
+//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store; the shard sweeps all connections every
+//! [`SWEEP`] and wakes those that are over. That is one timer a shard instead of one a read, and it is how draining
+//! reaches idle connections.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+/// Time limits hold to this.
+pub const SWEEP: Duration = Duration::from_millis(100);
+
+/// Why a wait was broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The limit passed.
+    Time,
+    /// The shard drains and the connection was idle.
+    Drain,
+}
+
+#[derive(Default)]
+struct Entry {
+    limit: Cell<Option<Instant>>,
+    /// Nothing of a request has been read: may be closed when the shard drains.
+    idle: Cell<bool>,
+    over: Cell<Option<Over>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// All connections of a shard.
+#[derive(Default)]
+pub struct Watches {
+    entries: RefCell<Slab<Rc<Entry>>>,
+    draining: Cell<bool>,
+}
+
+impl Watches {
+    /// Connections watched.
+    pub fn len(&self) -> usize {
+        self.entries.borrow().len()
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.entries.borrow().is_empty()
+    }
+
+    /// Watches one more connection.
+    pub fn add(self: &Rc<Self>) -> Watch {
+        let entry = Rc::new(Entry::default());
+        let slot = self.entries.borrow_mut().insert(entry.clone());
+        Watch { watches: self.clone(), entry, slot }
+    }
+
+    /// Wakes every connection whose limit has passed.
+    pub fn sweep(&self, now: Instant) {
+        for (_, entry) in self.entries.borrow().iter() {
+            if entry.limit.get().is_some_and(|limit| limit <= now) {
+                entry.end(Over::Time);
+            }
+        }
+    }
+
+    /// From now on idle connections end, and none becomes idle again.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for (_, entry) in self.entries.borrow().iter() {
+            if entry.idle.get() {
+                entry.end(Over::Drain);
+            }
+        }
+    }
+
+    /// Whether [`Watches::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}
+
+impl Entry {
+    fn end(&self, why: Over) {
+        if self.over.get().is_none() {
+            self.over.set(Some(why));
+            if let Some(waker) = self.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// One connection's watch; ends with it.
+pub struct Watch {
+    watches: Rc<Watches>,
+    entry: Rc<Entry>,
+    slot: usize,
+}
+
+impl Watch {
+    /// What is waited for through [`Watch::wait`] from now on must be done by `limit`.
+    pub fn limit(&self, limit: Instant) {
+        self.entry.idle.set(false);
+        self.entry.limit.set(Some(limit));
+        self.entry.over.set(None);
+    }
+
+    /// As [`Watch::limit`], and draining ends it at once.
+    pub fn idle(&self, limit: Instant) {
+        self.limit(limit);
+        self.entry.idle.set(true);
+        if self.watches.is_draining() {
+            self.entry.over.set(Some(Over::Drain));
+        }
+    }
+
+    /// Takes the limit off, for as long as a request is worked on: its budget is kept elsewhere.
+    pub fn busy(&self) {
+        self.entry.idle.set(false);
+        self.entry.limit.set(None);
+        self.entry.over.set(None);
+    }
+
+    /// Whether the shard drains.
+    pub fn is_draining(&self) -> bool {
+        self.watches.is_draining()
+    }
+
+    /// Waits for `future`, but not beyond the limit.
+    ///
+    /// # Errors
+    /// Why the wait ended first. The future is dropped: glommio's sockets are readiness-based, so a dropped read loses nothing.
+    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Over> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if let Some(over) = self.entry.over.get() {
+                return Poll::Ready(Err(over));
+            }
+            let mut waker = self.entry.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watches.entries.borrow_mut().remove(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::task::Context;
+
+    fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_limit_and_not_before() {
+        let watches = Rc::new(Watches::default());
+        let watch = watches.add();
+        let start = Instant::now();
+        watch.limit(start + Duration::from_secs(5));
+        watches.sweep(start + Duration::from_millis(4999));
+        assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Pending);
+        watches.sweep(start + Duration::from_secs(5));
+        assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Ready(Err(Over::Time)));
+    }
+
+    #[test]
+    fn what_is_ready_wins_over_a_limit_that_passed() {
+        let watches = Rc::new(Watches::default());
+        let watch = watches.add();
+        let now = Instant::now();
+        watch.limit(now);
+        watches.sweep(now);
+        assert_eq!(poll_once(watch.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
+    }
+
+    #[test]
+    fn draining_ends_the_idle_and_spares_the_busy() {
+        let watches = Rc::new(Watches::default());
+        let (idle, busy) = (watches.add(), watches.add());
+        let limit = Instant::now() + Duration::from_secs(100);
+        idle.idle(limit);
+        busy.limit(limit);
+        watches.drain();
+        assert_eq!(poll_once(idle.wait(pending::<()>())), Poll::Ready(Err(Over::Drain)));
+        assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Pending);
+        busy.idle(limit);
+        assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Ready(Err(Over::Drain)));
+        drop((idle, busy));
+        assert!(watches.is_empty());
+    }
+}

@@ -1,0 +1,332 @@
+//! The log: one line a request and one an event, on standard error, JSON or text.
+//!
+//! Lines are made and written on a thread of their own, behind a bounded queue: a terminal or pipe that stalls costs lines (counted),
+//! never a request's time.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::limits::LOG_QUEUE_LINES;
+
+/// Form of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Text,
+}
+
+/// Weight of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Normal course.
+    Info,
+    /// Serves, but someone should look.
+    Warn,
+    /// Something does not serve.
+    Error,
+}
+
+/// What is told of one request. Never plaintext, ciphertext or secrets.
+#[derive(Debug, Default, Serialize)]
+pub struct RequestRecord {
+    /// What CloudTrail shows; empty where the request did not tell it.
+    #[serde(rename = "kmsRequestId")]
+    pub kms_request_id: String,
+    /// Path prefix of the key store.
+    pub key_store: Arc<str>,
+    /// External key id as in the path.
+    pub key: String,
+    /// `encrypt`, `decrypt`, `metadata`, `health`, `none`.
+    pub operation: &'static str,
+    /// The KMS call behind it.
+    #[serde(rename = "kmsOperation")]
+    pub kms_operation: String,
+    /// awsPrincipalArn.
+    pub principal: String,
+    /// kmsKeyArn.
+    #[serde(rename = "kmsKeyArn", skip_serializing_if = "String::is_empty")]
+    pub kms_key_arn: String,
+    /// kmsViaService.
+    #[serde(rename = "kmsViaService", skip_serializing_if = "String::is_empty")]
+    pub kms_via_service: String,
+    /// awsSourceVpc.
+    #[serde(rename = "awsSourceVpc", skip_serializing_if = "String::is_empty")]
+    pub source_vpc: String,
+    /// awsSourceVpce.
+    #[serde(rename = "awsSourceVpce", skip_serializing_if = "String::is_empty")]
+    pub source_vpce: String,
+    /// The credential that signed; empty unless authenticated.
+    pub access_key_id: Arc<str>,
+    /// Peer address.
+    pub client: String,
+    /// HTTP status.
+    pub status: u16,
+    /// errorName, or `none`.
+    pub error: &'static str,
+    /// Why, for the operator: more than the client is told.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Key manager that did it.
+    pub key_manager: Arc<str>,
+    /// First byte to answer, microseconds.
+    pub total_us: u64,
+    /// Waiting for a session, microseconds.
+    pub queue_us: u64,
+    /// In the key manager, microseconds.
+    pub hsm_us: u64,
+    /// Shard that served it.
+    pub shard: usize,
+}
+
+enum Line {
+    Request(SystemTime, Box<RequestRecord>),
+    Event(SystemTime, Level, String),
+    /// Everything before it is written when this is answered.
+    Flush(Sender<()>),
+}
+
+/// Handle of the log; cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    lines: Sender<Line>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Starts the writer on `out`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(format: Format, out: impl Write + Send + 'static) -> std::io::Result<(Log, JoinHandle<()>)> {
+        let (lines, queue) = bounded(LOG_QUEUE_LINES);
+        let writer = std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue))?;
+        Ok((Log { lines, dropped: Arc::default() }, writer))
+    }
+
+    /// Queues a request's line; dropped and counted when the writer is behind.
+    pub fn request(&self, record: Box<RequestRecord>) {
+        self.send(Line::Request(SystemTime::now(), record));
+    }
+
+    /// Queues an event's line.
+    pub fn event(&self, level: Level, message: impl Into<String>) {
+        self.send(Line::Event(SystemTime::now(), level, message.into()));
+    }
+
+    /// Lines dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all that was queued before is written, or `patience` is over.
+    pub fn flush(&self, patience: Duration) {
+        let (done, written) = bounded(1);
+        if self.lines.send_timeout(Line::Flush(done), patience).is_ok() {
+            let _ = written.recv_timeout(patience);
+        }
+    }
+
+    fn send(&self, line: Line) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>) {
+    let mut out = std::io::BufWriter::with_capacity(64 * 1024, out);
+    let mut text = Vec::with_capacity(1024);
+    while let Ok(first) = queue.recv() {
+        let mut next = Some(first);
+        while let Some(line) = next {
+            text.clear();
+            match line {
+                Line::Request(at, record) => request_line(format, &mut text, at, &record),
+                Line::Event(at, level, message) => event_line(format, &mut text, at, level, &message),
+                Line::Flush(done) => {
+                    let _ = out.flush();
+                    let _ = done.send(());
+                }
+            }
+            // A log that cannot be written (closed pipe) must not end the service; there is nowhere to tell it.
+            let _ = out.write_all(&text);
+            next = queue.try_recv().ok();
+        }
+        let _ = out.flush();
+    }
+}
+
+fn timestamp(at: SystemTime) -> String {
+    OffsetDateTime::from(at)
+        .replace_nanosecond(OffsetDateTime::from(at).microsecond() * 1000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .format(&Rfc3339)
+        .unwrap_or_default()
+}
+
+fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &RequestRecord) {
+    #[derive(Serialize)]
+    struct Json<'a> {
+        time: String,
+        level: Level,
+        event: &'static str,
+        #[serde(flatten)]
+        record: &'a RequestRecord,
+    }
+    let level = match record.status {
+        500.. => Level::Error,
+        400.. => Level::Warn,
+        _ => Level::Info,
+    };
+    match format {
+        Format::Json => {
+            let _ = serde_json::to_writer(&mut *text, &Json { time: timestamp(at), level, event: "request", record });
+        }
+        Format::Text => {
+            let _ = write!(
+                text,
+                "{} {} {} {}{} {} {} µs (queue {}, hsm {}) id={} principal={}",
+                timestamp(at),
+                record.status,
+                record.operation,
+                Printable(&record.key_store),
+                if record.key.is_empty() { String::new() } else { format!(" key={}", Printable(&record.key)) },
+                if record.error == "none" { "ok" } else { record.error },
+                record.total_us,
+                record.queue_us,
+                record.hsm_us,
+                Printable(&record.kms_request_id),
+                Printable(&record.principal),
+            );
+            if !record.detail.is_empty() {
+                let _ = write!(text, " – {}", Printable(&record.detail));
+            }
+        }
+    }
+    text.push(b'\n');
+}
+
+fn event_line(format: Format, text: &mut Vec<u8>, at: SystemTime, level: Level, message: &str) {
+    #[derive(Serialize)]
+    struct Json<'a> {
+        time: String,
+        level: Level,
+        event: &'static str,
+        message: &'a str,
+    }
+    match format {
+        Format::Json => {
+            let _ = serde_json::to_writer(&mut *text, &Json { time: timestamp(at), level, event: "message", message });
+        }
+        Format::Text => {
+            let word = match level {
+                Level::Info => "info",
+                Level::Warn => "WARNING",
+                Level::Error => "ERROR",
+            };
+            let _ = write!(text, "{} {word} {}", timestamp(at), Printable(message));
+        }
+    }
+    text.push(b'\n');
+}
+
+/// Text from outside on a terminal: control characters would let a client forge lines or steer the terminal.
+struct Printable<'a>(&'a str);
+
+impl std::fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::fmt::Write;
+        self.0.chars().try_for_each(|c| f.write_char(if c.is_control() { '\u{fffd}' } else { c }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: Format, fill: impl FnOnce(&Log)) -> String {
+        let sink = Sink::default();
+        let (log, _writer) = Log::start(format, sink.clone()).unwrap();
+        fill(&log);
+        log.flush(Duration::from_secs(10));
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn hostile() -> Box<RequestRecord> {
+        Box::new(RequestRecord {
+            kms_request_id: "id\n{\"forged\": true}\u{1b}[2J".into(),
+            operation: "encrypt",
+            error: "none",
+            status: 200,
+            ..RequestRecord::default()
+        })
+    }
+
+    #[test]
+    fn a_json_line_stays_one_line_and_parses() {
+        let text = written(Format::Json, |log| log.request(hostile()));
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["kmsRequestId"], "id\n{\"forged\": true}\u{1b}[2J");
+        assert_eq!(json["event"], "request");
+    }
+
+    #[test]
+    fn a_text_line_cannot_be_forged_or_steer_the_terminal() {
+        let text = written(Format::Text, |log| {
+            log.request(hostile());
+            log.event(Level::Warn, "two\nlines");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_stalled_reader_costs_lines_that_are_counted_and_no_time() {
+        struct Stalled(Receiver<()>);
+        impl Write for Stalled {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, stall) = bounded(0);
+        let (log, writer) = Log::start(Format::Text, Stalled(stall)).unwrap();
+        let long = "x".repeat(100);
+        for _ in 0..3 * LOG_QUEUE_LINES {
+            log.event(Level::Info, long.as_str());
+        }
+        assert!(log.dropped() >= LOG_QUEUE_LINES as u64, "{}", log.dropped());
+        drop(release);
+        drop(log);
+        writer.join().unwrap();
+    }
+}

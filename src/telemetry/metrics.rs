@@ -1,0 +1,209 @@
+//! Counters and histograms of one shard.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Latencies are told from 1 µs to this, microseconds; longer ones count as this long.
+const LATENCY_MAX_US: u64 = 60_000_000;
+/// Two digits: a figure is at most 1 % off, and a histogram takes 20 KiB.
+const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// What requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestKey {
+    /// Path prefix of the key store; empty for requests that reached none.
+    pub key_store: Arc<str>,
+    /// `encrypt`, `decrypt`, `metadata`, `health`, or `none`.
+    pub operation: &'static str,
+    /// The error's name, or `none`.
+    pub error: &'static str,
+}
+
+/// The three times of a request, each of one operation.
+#[derive(Clone)]
+pub struct Latencies {
+    /// From the request's first byte to its answer.
+    pub total: Histogram<u64>,
+    /// Waiting for a session.
+    pub queue: Histogram<u64>,
+    /// In the key manager.
+    pub hsm: Histogram<u64>,
+}
+
+impl Default for Latencies {
+    fn default() -> Latencies {
+        let empty = Histogram::new_with_bounds(1, LATENCY_MAX_US, SIGNIFICANT_DIGITS).expect("bounds are constants");
+        Latencies { total: empty.clone(), queue: empty.clone(), hsm: empty }
+    }
+}
+
+impl Latencies {
+    /// Adds another shard's.
+    pub fn add(&mut self, other: &Latencies) {
+        for (mine, theirs) in [(&mut self.total, &other.total), (&mut self.queue, &other.queue), (&mut self.hsm, &other.hsm)] {
+            mine.add(theirs).expect("all histograms have the same bounds");
+        }
+    }
+}
+
+/// Requests of one shard, by key store, operation and error; latencies by operation.
+#[derive(Clone, Default)]
+pub struct Requests {
+    /// Answers given.
+    pub answered: BTreeMap<RequestKey, u64>,
+    /// Times, by operation.
+    pub latencies: BTreeMap<&'static str, Latencies>,
+    /// Refused authentications by reason.
+    pub unauthenticated: BTreeMap<&'static str, u64>,
+}
+
+/// One shard's figures.
+#[derive(Default)]
+pub struct ShardMetrics {
+    requests: Mutex<Requests>,
+    handshake_failures: Mutex<BTreeMap<&'static str, u64>>,
+    /// Connections open now.
+    pub connections_open: AtomicU64,
+    /// Connections accepted since the start.
+    pub connections_accepted: AtomicU64,
+    /// Connections closed at accept because the shard had its maximum.
+    pub connections_refused: AtomicU64,
+    /// Completed handshakes.
+    pub handshakes: AtomicU64,
+    /// Completed handshakes that resumed an earlier session.
+    pub handshakes_resumed: AtomicU64,
+    /// accept(2) failures (descriptors exhausted and the like).
+    pub accept_errors: AtomicU64,
+}
+
+/// Records a duration in whole microseconds, at least 1 so that it is counted at all.
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record((time.as_micros() as u64).max(1));
+}
+
+/// A poisoned lock here guards plain counters: they stay usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ShardMetrics {
+    /// Counts one answered request; `hsm` is queue wait and key manager time, where it got that far.
+    pub fn request(&self, key: &RequestKey, total: Duration, hsm: Option<(Duration, Duration)>) {
+        let mut requests = lock(&self.requests);
+        match requests.answered.get_mut(key) {
+            Some(count) => *count += 1,
+            None => {
+                requests.answered.insert(key.clone(), 1);
+            }
+        }
+        let latencies = requests.latencies.entry(key.operation).or_default();
+        record(&mut latencies.total, total);
+        if let Some((queue, hsm)) = hsm {
+            record(&mut latencies.queue, queue);
+            record(&mut latencies.hsm, hsm);
+        }
+    }
+
+    /// Counts a refused authentication.
+    pub fn unauthenticated(&self, reason: &'static str) {
+        *lock(&self.requests).unauthenticated.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a failed handshake by its reason.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        *lock(&self.handshake_failures).entry(reason).or_default() += 1;
+    }
+
+    /// A copy of the request figures.
+    pub fn requests(&self) -> Requests {
+        lock(&self.requests).clone()
+    }
+
+    /// A copy of the handshake failures by reason.
+    pub fn handshake_failures(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.handshake_failures).clone()
+    }
+}
+
+/// The figures of all shards added up.
+#[derive(Default)]
+pub struct Totals {
+    /// Requests and latencies.
+    pub requests: Requests,
+    /// Failed handshakes by reason.
+    pub handshake_failures: BTreeMap<&'static str, u64>,
+    /// See [`ShardMetrics`].
+    pub connections_accepted: u64,
+    /// See [`ShardMetrics`].
+    pub connections_refused: u64,
+    /// See [`ShardMetrics`].
+    pub handshakes: u64,
+    /// See [`ShardMetrics`].
+    pub handshakes_resumed: u64,
+    /// See [`ShardMetrics`].
+    pub accept_errors: u64,
+}
+
+impl Totals {
+    /// Adds up.
+    pub fn of(shards: &[Arc<ShardMetrics>]) -> Totals {
+        let mut totals = Totals::default();
+        for shard in shards {
+            let requests = shard.requests();
+            for (key, count) in requests.answered {
+                *totals.requests.answered.entry(key).or_default() += count;
+            }
+            for (operation, latencies) in &requests.latencies {
+                totals.requests.latencies.entry(operation).or_default().add(latencies);
+            }
+            for (reason, count) in requests.unauthenticated {
+                *totals.requests.unauthenticated.entry(reason).or_default() += count;
+            }
+            for (reason, count) in shard.handshake_failures() {
+                *totals.handshake_failures.entry(reason).or_default() += count;
+            }
+            totals.connections_accepted += shard.connections_accepted.load(Ordering::Relaxed);
+            totals.connections_refused += shard.connections_refused.load(Ordering::Relaxed);
+            totals.handshakes += shard.handshakes.load(Ordering::Relaxed);
+            totals.handshakes_resumed += shard.handshakes_resumed.load(Ordering::Relaxed);
+            totals.accept_errors += shard.accept_errors.load(Ordering::Relaxed);
+        }
+        totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(error: &'static str) -> RequestKey {
+        RequestKey { key_store: "/a".into(), operation: "encrypt", error }
+    }
+
+    #[test]
+    fn shards_add_up() {
+        let shards = [Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
+        shards[0].request(&key("none"), Duration::from_millis(2), Some((Duration::from_micros(10), Duration::from_micros(900))));
+        shards[1].request(&key("none"), Duration::from_millis(4), None);
+        shards[1].request(&key("ThrottlingException"), Duration::ZERO, None);
+        shards[1].handshake_failed("timeout");
+        let totals = Totals::of(&shards);
+        assert_eq!(totals.requests.answered[&key("none")], 2);
+        assert_eq!(totals.requests.answered[&key("ThrottlingException")], 1);
+        let latencies = &totals.requests.latencies["encrypt"];
+        assert_eq!((latencies.total.len(), latencies.queue.len(), latencies.hsm.len()), (3, 1, 1));
+        assert_eq!(totals.handshake_failures["timeout"], 1);
+    }
+
+    #[test]
+    fn a_latency_beyond_the_range_counts_as_the_longest() {
+        let metrics = ShardMetrics::default();
+        metrics.request(&key("none"), Duration::from_secs(3600), None);
+        let longest = metrics.requests().latencies["encrypt"].total.max();
+        assert!(longest >= LATENCY_MAX_US, "{longest}");
+    }
+}
