@@ -1,0 +1,88 @@
+//! Base64 as the specification has it: "standard Base64 encoding (not URL-safe encoding) as defined in Section 4 of
+//! RFC 4648", with padding, and with no second spelling of the same bytes (trailing bits are zero).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a text was not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Not Base64 in its one canonical form.
+    NotBase64,
+    /// More bytes than the caller has a use for.
+    TooLong,
+}
+
+/// Characters of Base64 for `bytes` bytes.
+pub(super) const fn text_len(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
+
+/// Appends the Base64 of `bytes`.
+///
+/// Moves `out` to a larger allocation when there is no room, which leaves a copy of its earlier content behind: where that
+/// is secret, reserve before.
+pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + text_len(bytes.len()), b'=');
+    // The slice has the text's exact length, whatever the bytes are, so this cannot fail.
+    let written = STANDARD.encode_slice(bytes, &mut out[start..]);
+    debug_assert_eq!(written, Ok(out.len() - start));
+}
+
+/// Decodes the inside of a JSON string (between its quotes, escapes as they came) of at most `max` bytes.
+///
+/// Everything on the way may be plaintext, and is wiped: the result, and the text where it had escapes (some encoders
+/// write `/` as `\/`).
+pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let unescaped;
+    let text = if json.contains('\\') {
+        unescaped = unescape(json.as_bytes())?;
+        unescaped.as_slice()
+    } else {
+        json.as_bytes()
+    };
+    // Before decoding, so that the work is bounded by what can be accepted.
+    if text.len() > text_len(max) {
+        return Err(Failure::TooLong);
+    }
+    let mut bytes = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
+    let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| Failure::NotBase64)?;
+    // The last group of the text may stand for one to three bytes.
+    if len > max {
+        return Err(Failure::TooLong);
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Undoes JSON's escapes where they stand for an ASCII character that Base64 can hold; any other makes it no Base64.
+fn unescape(json: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut text = Zeroizing::new(Vec::with_capacity(json.len()));
+    let mut rest = json;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'\\' {
+            text.push(byte);
+            continue;
+        }
+        match rest {
+            [b'/', after @ ..] => {
+                text.push(b'/');
+                rest = after;
+            }
+            [b'u', b'0', b'0', high, low, after @ ..] => {
+                let high = char::from(*high).to_digit(16).ok_or(Failure::NotBase64)?;
+                let low = char::from(*low).to_digit(16).ok_or(Failure::NotBase64)?;
+                text.push(u8::try_from(high * 16 + low).map_err(|_| Failure::NotBase64)?);
+                rest = after;
+            }
+            _ => return Err(Failure::NotBase64),
+        }
+    }
+    Ok(text)
+}

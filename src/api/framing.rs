@@ -1,0 +1,106 @@
+//! What binds a ciphertext to its context: the ciphertext metadata that xksd writes, the AAD that the key manager gets, and
+//! what the integrity value (CDIV) is computed over. Whatever was once encrypted must open for ever: nothing here changes,
+//! a new format gets a new first byte.
+
+use ring::digest::{Context, SHA256, digest};
+
+use super::error::{ApiError, ErrorName};
+
+#[cfg(test)]
+mod tests;
+
+/// First byte of xksd's ciphertext metadata.
+const FORMAT_V1: u8 = 0x01;
+
+/// Bytes of xksd's ciphertext metadata: format ‖ u16be key version.
+pub const METADATA_BYTES: usize = 3;
+
+/// The only key version there is.
+pub const KEY_VERSION: u16 = 0;
+
+/// How a ciphertext was made, as its metadata says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// By xksd: [`aad_v1`].
+    V1 {
+        /// Version of the key under its label.
+        key_version: u16,
+    },
+    /// No metadata: another proxy's. Whether to open it, and how, is the key store's setting.
+    Absent,
+}
+
+/// The `ciphertextMetadata` of a new ciphertext.
+pub const fn encode_metadata(key_version: u16) -> [u8; METADATA_BYTES] {
+    let [high, low] = key_version.to_be_bytes();
+    [FORMAT_V1, high, low]
+}
+
+/// Reads the `ciphertextMetadata` of a decrypt request. Empty is absent: both give the same AAD.
+///
+/// # Errors
+/// InvalidCiphertextException for a format or key version that xksd never wrote.
+pub fn parse(metadata: Option<&[u8]>) -> Result<Format, ApiError> {
+    match metadata {
+        None | Some([]) => Ok(Format::Absent),
+        Some(&[FORMAT_V1, high, low]) => match u16::from_be_bytes([high, low]) {
+            KEY_VERSION => Ok(Format::V1 { key_version: KEY_VERSION }),
+            _ => Err(invalid("ciphertextMetadata names a key version that does not exist")),
+        },
+        Some(_) => Err(invalid("ciphertextMetadata is of an unknown format")),
+    }
+}
+
+fn invalid(message: &'static str) -> ApiError {
+    ApiError::new(ErrorName::InvalidCiphertextException, message)
+}
+
+/// The key manager's AAD, format 1. spec: "2-byte length, before Base64 encoding, of additionalAuthenticatedData in
+/// big-endian format || additionalAuthenticatedData || 1-byte length, before Base64 encoding, of ciphertextMetadata ||
+/// ciphertextMetadata", lengths zero where absent.
+///
+/// # Errors
+/// UnsupportedOperationException where a length has no room in its field; never for what came out of
+/// [`decode`](super::decode), see [`AAD_BYTES_MAX`](crate::limits::AAD_BYTES_MAX).
+pub fn aad_v1(aad: &[u8], metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
+    framed(aad.len(), aad, metadata)
+}
+
+/// The key manager's AAD as AWS's sample proxy (`aws-samples/aws-kms-xks-proxy`) makes it: the SHA-256 of the AAD in place
+/// of the AAD, but its own length; nothing where no AAD was given, the hash of nothing where an empty one was.
+///
+/// This framing and [`aad_v1`] are not disjoint: a 29-byte AAD whose SHA-256 ends in `03 01 00` (found in 2^24 tries) gives
+/// what format 1 gives for the hash's first 29 bytes. So it is for key stores that were told to accept it alone.
+///
+/// # Errors
+/// As for [`aad_v1`].
+pub fn aad_aws_sample(aad: Option<&[u8]>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
+    match aad {
+        Some(aad) => framed(aad.len(), digest(&SHA256, aad).as_ref(), metadata),
+        None => framed(0, &[], metadata),
+    }
+}
+
+fn framed(aad_len: usize, aad: &[u8], metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let (Ok(aad_len), Ok(metadata_len)) = (u16::try_from(aad_len), u8::try_from(metadata.len())) else {
+        return Err(ApiError::new(
+            ErrorName::UnsupportedOperationException,
+            "additionalAuthenticatedData or ciphertextMetadata is too long",
+        ));
+    };
+    let mut out = Vec::with_capacity(2 + aad.len() + 1 + metadata.len());
+    out.extend_from_slice(&aad_len.to_be_bytes());
+    out.extend_from_slice(aad);
+    out.push(metadata_len);
+    out.extend_from_slice(metadata);
+    Ok(out)
+}
+
+/// SHA-256 fed with the beginning of what the integrity value covers. spec, appendix C: "additionalAuthenticatedData ||
+/// ciphertextMetadata || initializationVector || ciphertext || authenticationTag"; the last three come from the key manager.
+pub fn integrity_prefix(aad: &[u8], metadata: &[u8]) -> Context {
+    let mut context = Context::new(&SHA256);
+    context.update(aad);
+    context.update(metadata);
+    context
+}
