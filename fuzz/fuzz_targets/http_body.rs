@@ -7,7 +7,7 @@ use xksd::limits::{BODY_BYTES_MAX, CHUNKED_OVERHEAD_BYTES_MAX};
 
 const HEAD: &[u8] = b"head";
 
-/// The first byte is the size of the pieces in which the rest comes.
+// The first byte is the size of the pieces in which the rest comes.
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((&piece, input)) = data.split_first() else { return };
     let whole = decode(input, input.len().max(1));
