@@ -131,7 +131,6 @@ impl RequestHead {
         self.method = Span::of(method.as_bytes(), head);
         self.path = Span::of(target.path.as_bytes(), head);
         self.query = Span::of(target.query.as_bytes(), head);
-        self.headers.clear();
         self.headers.extend(parsed.headers.iter().map(|h| (Span::of(h.name.as_bytes(), head), Span::of(h.value, head))));
         Ok(())
     }
