@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Request line and headers together, bytes. KMS sends under 1 KiB.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Empty lines skipped before a request line. RFC 9112, 2.2: "SHOULD ignore at least one empty line (CRLF)".
+pub const LEADING_EMPTY_LINES_MAX: usize = 4;
 /// Number of header fields in one request.
 pub const HEADERS_MAX: usize = 64;
 /// Request target, bytes. spec: "the total URI length MUST NOT exceed 256 characters"; this leaves room for an
