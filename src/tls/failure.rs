@@ -64,9 +64,12 @@ fn incompatible(why: &PeerIncompatible) -> &'static str {
         | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
         | PeerIncompatible::SupportedVersionsExtensionRequired
         | PeerIncompatible::Tls12NotOffered
-        | PeerIncompatible::Tls12NotOfferedOrEnabled => "unsupported_version",
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        // TLS 1.2 brought this extension, and rustls looks for it first: who lacks it speaks something older.
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => "unsupported_version",
         PeerIncompatible::NoCipherSuitesInCommon
         | PeerIncompatible::NoKxGroupsInCommon
+        | PeerIncompatible::NamedGroupsExtensionRequired
         | PeerIncompatible::NoSignatureSchemesInCommon
         | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => "no_shared_cipher",
         _ => "malformed",
