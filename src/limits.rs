@@ -43,6 +43,16 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+// ---- TLS ------------------------------------------------------------------------------------------------------
+
+/// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together takes about 220 KiB.
+pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// `xksd check` warns of a certificate that expires sooner than this.
+pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one lets a connection
+/// pool reopen two connections in place of one.
+pub const TLS13_TICKETS: usize = 2;
+
 // ---- XKS API --------------------------------------------------------------------------------------------------
 
 /// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".

@@ -1,0 +1,206 @@
+//! Client certificates: a chain to the configured anchors, and exactly one subject common name out of the list.
+//!
+//! spec: "The XKS proxy MUST terminate the TLS handshake if the client presents a certificate containing a different
+//! subject name or chained to a different certificate authority." It is the subject's CN that the specification names;
+//! subject alternative names are not looked at.
+
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
+use x509_parser::asn1_rs::Tag;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::{ClientSettings, Report, SUBJECT_COMMON_NAMES, TRUST_ANCHORS, pem_file, provider};
+
+/// Why a client certificate that chains to a trust anchor was refused all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectRefused {
+    /// The subject has no common name.
+    NoCommonName,
+    /// The subject has more than one common name: which of them is meant would be anyone's guess.
+    SeveralCommonNames,
+    /// The common name is neither a UTF8String nor a PrintableString, or not valid as one.
+    NotText,
+    /// The common name is not in `tls.client.subject_common_names`. The text comes from the client: escape it where it is shown.
+    NotListed(String),
+}
+
+impl std::fmt::Display for SubjectRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoCommonName => f.write_str("the client certificate's subject has no common name"),
+            Self::SeveralCommonNames => f.write_str("the client certificate's subject has several common names"),
+            Self::NotText => f.write_str("the client certificate's common name is neither UTF8String nor PrintableString"),
+            Self::NotListed(name) => write!(f, "the client certificate's common name {name:?} is not in tls.client.subject_common_names"),
+        }
+    }
+}
+
+impl std::error::Error for SubjectRefused {}
+
+/// None only with a problem in the report.
+pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc<ClientVerifier>> {
+    if settings.subject_common_names.is_empty() {
+        report.problem(SUBJECT_COMMON_NAMES, "no name: list the one AWS KMS presents, `cks.kms.REGION.amazonaws.com`");
+    }
+    for name in &settings.subject_common_names {
+        if name.is_empty() || name.trim() != name {
+            report.problem(
+                SUBJECT_COMMON_NAMES,
+                format!("{name:?} is empty or has white space at an end, and names are compared byte for byte"),
+            );
+        }
+    }
+    let anchors = match pem_file::certificates(&settings.trust_anchors) {
+        Ok(anchors) => anchors,
+        Err(message) => {
+            report.problem(TRUST_ANCHORS, message);
+            return None;
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    for (i, anchor) in anchors.into_iter().enumerate() {
+        if let Err(error) = roots.add(anchor) {
+            report.problem(TRUST_ANCHORS, format!("certificate {} of {}: {error}", i + 1, settings.trust_anchors.display()));
+        }
+    }
+    Some(Arc::new(ClientVerifier {
+        root_hint_subjects: roots.subjects(),
+        roots,
+        subject_common_names: settings.subject_common_names.clone(),
+        purpose: if settings.require_client_auth_eku { Purpose::Client } else { Purpose::ClientOrServer },
+        algorithms: provider::crypto_provider().signature_verification_algorithms,
+    }))
+}
+
+/// rustls' own `WebPkiClientVerifier`, with two differences: the subject is checked, and serverAuth may do for clientAuth.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    roots: RootCertStore,
+    root_hint_subjects: Vec<DistinguishedName>,
+    subject_common_names: Vec<String>,
+    purpose: Purpose,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientVerifier {
+    /// The whole judgement on a client's certificate; `now` decides on dates.
+    pub(super) fn verify(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        EndEntityCert::try_from(end_entity)
+            .and_then(|certificate| {
+                certificate
+                    .verify_for_usage(self.algorithms.all, &self.roots.roots, intermediates, now, self.purpose, None, None)
+                    .map(|_path| ())
+            })
+            .map_err(rustls_error)?;
+        // Only now: a subject that nobody vouches for is not worth taking apart.
+        self.check_subject(end_entity).map_err(|refused| CertificateError::Other(OtherError(Arc::new(refused))).into())
+    }
+
+    fn check_subject(&self, end_entity: &CertificateDer<'_>) -> Result<(), SubjectRefused> {
+        let Ok(([], certificate)) = X509Certificate::from_der(end_entity) else { return Err(SubjectRefused::NotText) };
+        let mut names = certificate.subject().iter_common_name();
+        let name = names.next().ok_or(SubjectRefused::NoCommonName)?.attr_value();
+        if names.next().is_some() {
+            return Err(SubjectRefused::SeveralCommonNames);
+        }
+        // TeletexString, BMPString and UniversalString would need a conversion before the comparison, and two readers of
+        // one certificate could disagree on it.
+        if !matches!(name.tag(), Tag::Utf8String | Tag::PrintableString) {
+            return Err(SubjectRefused::NotText);
+        }
+        let name = std::str::from_utf8(name.data).map_err(|_| SubjectRefused::NotText)?;
+        match self.subject_common_names.iter().any(|listed| listed == name) {
+            true => Ok(()),
+            false => Err(SubjectRefused::NotListed(name.to_owned())),
+        }
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.root_hint_subjects
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// What a certificate's extended key usage, where there is one, must include. Holds for the CAs between leaf and anchor too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Client,
+    ClientOrServer,
+}
+
+impl ExtendedKeyUsageValidator for Purpose {
+    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let mut present = Vec::new();
+        for purpose in purposes {
+            let oid = purpose?.to_decoded_oid();
+            if oid == KeyUsage::CLIENT_AUTH_REPR || (*self == Self::ClientOrServer && oid == KeyUsage::SERVER_AUTH_REPR) {
+                return Ok(());
+            }
+            present.push(oid);
+        }
+        match present.is_empty() {
+            true => Ok(()),
+            false => {
+                let required = KeyUsage::client_auth();
+                Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+            }
+        }
+    }
+}
+
+/// The variants rustls turns into the fitting TLS alert; the rest keeps its text.
+fn rustls_error(error: webpki::Error) -> Error {
+    match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => CertificateError::BadEncoding,
+        webpki::Error::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
+        webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    }
+    .into()
+}
