@@ -110,6 +110,10 @@ pub const BATCH_JOBS_MAX: usize = 16;
 pub const SESSIONS_MAX: usize = 1024;
 /// Hung lanes left behind before no more are replaced, as a multiple of the configured sessions.
 pub const ABANDONED_LANES_PER_SESSION_MAX: usize = 2;
+/// Sessions of one key manager being opened at once.
+pub const SESSION_OPENINGS_MAX: usize = 4;
+/// Jobs one shard waits for at once, over all key managers.
+pub const TICKETS_A_SHARD_MAX: usize = 64 * 1024;
 /// IVs drawn with one C_GenerateRandom.
 pub const IV_BLOCK: usize = 256;
 /// A shard looks for jobs past their deadline this often.
@@ -148,4 +152,6 @@ const _: () = {
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+    // A full queue of one key manager leaves tickets for the others.
+    assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= TICKETS_A_SHARD_MAX);
 };

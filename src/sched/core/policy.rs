@@ -1,0 +1,103 @@
+//! Which queue a lane serves, how much it takes at once, and when another lane is worth waking.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Core, Entry, LATE_AT_ONCE_MAX, LaneId, State};
+
+/// Another lane is woken when the jobs in the queue would wait longer than this for the lanes already awake. Waking a thread costs some 5 µs
+/// of CPU and 50 µs until it runs, and two sessions of an in-process module contend for its lock (SoftHSM: 57,000 jobs/s with one session,
+/// 41,000 with two): below it a second lane costs more than it brings. A network HSM's single call is always above it.
+pub const WAKE_WAIT: Duration = Duration::from_micros(100);
+/// So often in a row a lane serves its home queue while others wait; the next take is theirs. A flooded shard keeps three quarters of its
+/// home lanes, and a shard without lanes of its own is never starved.
+pub const HOME_RUN_MAX: u32 = 3;
+
+impl<J> Core<J> {
+    /// Hands `slot` its next batch.
+    pub(super) fn take(&mut self, slot: usize, now: Instant, out: &mut VecDeque<Entry<J>>, late: &mut Vec<Entry<J>>) {
+        let mut room = self.batch();
+        while room > 0
+            && out.is_empty()
+            && late.len() < LATE_AT_ONCE_MAX
+            && let Some(shard) = self.queue_for(slot)
+        {
+            while room > 0
+                && late.len() < LATE_AT_ONCE_MAX
+                && let Some(entry) = self.queues[shard].pop_front()
+            {
+                self.queued -= 1;
+                if entry.deadline <= now {
+                    self.totals.late += 1;
+                    late.push(entry);
+                } else {
+                    room -= 1;
+                    out.push_back(entry);
+                }
+            }
+        }
+    }
+
+    /// How much one lane takes now: what fits the batch time, but not what the other lanes that are or should be awake could do meanwhile.
+    fn batch(&self) -> usize {
+        let batch = self.service.batch();
+        match self.service.mean() {
+            Some(service) if batch > 1 => {
+                let wanted = (service.mul_f64(self.queued as f64).as_nanos().div_ceil(WAKE_WAIT.as_nanos())) as usize;
+                // The asking lane is among the awake ones.
+                let sharing = wanted.min(self.counts.idle + self.counts.awake).max(1);
+                batch.min(self.queued.div_ceil(sharing))
+            }
+            _ => batch,
+        }
+    }
+
+    fn queue_for(&mut self, slot: usize) -> Option<usize> {
+        let lane = &mut self.lanes[slot];
+        let others_wait = self.queued > self.queues[lane.home].len();
+        if !self.queues[lane.home].is_empty() && (!others_wait || lane.home_run < HOME_RUN_MAX) {
+            lane.home_run = if others_wait { lane.home_run + 1 } else { 0 };
+            return Some(lane.home);
+        }
+        lane.home_run = 0;
+        let (home, shards) = (lane.home, self.queues.len());
+        let found = (0..shards).map(|i| (self.steal_from + i) % shards).find(|&s| s != home && !self.queues[s].is_empty())?;
+        self.steal_from = (found + 1) % shards;
+        Some(found)
+    }
+
+    /// Wakes one more lane if what is queued needs it: a home lane of `shard` first, else one of the shard with most idle lanes.
+    pub(super) fn wake_if_needed(&mut self, shard: usize, now: Instant) -> Option<LaneId> {
+        if self.queued == 0 || self.counts.idle == 0 || !self.another_is_worth_it(now) {
+            return None;
+        }
+        let fullest = |idle: &[Vec<u32>]| (0..idle.len()).max_by_key(|&s| idle[s].len());
+        let from = if self.idle[shard].is_empty() { fullest(&self.idle)? } else { shard };
+        let slot = *self.idle[from].last()? as usize;
+        self.set(slot, State::Awake, now);
+        Some(self.id(slot))
+    }
+
+    fn another_is_worth_it(&self, now: Instant) -> bool {
+        let service = match self.service.mean() {
+            Some(service) if service < WAKE_WAIT => service,
+            // Slow or unknown: a lane for every job that none is coming for.
+            _ => return self.queued > self.counts.awake,
+        };
+        // Fast: few lanes are awake, so looking at each is cheap.
+        let mut awake = self.counts.awake as u32;
+        let mut work = service.mul_f64(self.queued as f64);
+        if self.counts.busy > 0 {
+            for lane in &self.lanes {
+                let State::Busy { since, jobs, stalled: false } = lane.state else { continue };
+                let (expected, elapsed) = (service * jobs, now.saturating_duration_since(since));
+                // A lane far behind its time may be hanging: nobody must wait for it.
+                if elapsed <= expected + WAKE_WAIT {
+                    awake += 1;
+                    work += expected.saturating_sub(elapsed);
+                }
+            }
+        }
+        awake == 0 || work > WAKE_WAIT * awake
+    }
+}

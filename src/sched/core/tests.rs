@@ -1,0 +1,359 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn us(n: u64) -> Duration {
+    Duration::from_micros(n)
+}
+
+/// A core with a clock and the buffers of its lanes.
+struct Rig {
+    core: Core<u32>,
+    now: Instant,
+    out: VecDeque<Entry<u32>>,
+    late: Vec<Entry<u32>>,
+}
+
+impl Rig {
+    fn new(shards: usize, lanes: usize) -> Rig {
+        let now = Instant::now();
+        let settings = Settings {
+            shards,
+            lanes,
+            queue_max: 8,
+            openings_max: 2,
+            hang_after: ms(500),
+            open_hang_after: ms(3000),
+            abandoned_max: 2 * lanes,
+            seed: 7,
+        };
+        Rig { core: Core::new(settings, now), now, out: VecDeque::new(), late: Vec::new() }
+    }
+
+    /// With all lanes idle, opened in order of their places.
+    fn open(shards: usize, lanes: usize) -> Rig {
+        let mut rig = Rig::new(shards, lanes);
+        for lane in rig.lanes() {
+            assert_eq!(rig.step(lane), Step::Open);
+            rig.core.opened(lane, rig.now);
+            assert_eq!(rig.step(lane), Step::Park(None));
+        }
+        rig
+    }
+
+    fn measured(shards: usize, lanes: usize, service: Duration) -> Rig {
+        let mut rig = Rig::open(shards, lanes);
+        rig.core.service.record(16, service * 16);
+        rig
+    }
+
+    fn lanes(&self) -> Vec<LaneId> {
+        self.core.lanes().collect()
+    }
+
+    fn step(&mut self, lane: LaneId) -> Step {
+        self.next(lane).step
+    }
+
+    fn next(&mut self, lane: LaneId) -> Next {
+        self.out.clear();
+        self.late.clear();
+        self.core.step(lane, self.now, &mut self.out, &mut self.late)
+    }
+
+    fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
+        self.core.submit(shard, job, self.now + ms(200), self.now).map_err(|(refused, _)| refused)
+    }
+
+    fn jobs(&self) -> Vec<u32> {
+        self.out.iter().map(|entry| entry.job).collect()
+    }
+
+    fn tick(&mut self) -> Tick<u32> {
+        let mut tick = Tick::default();
+        self.core.tick(self.now, &mut tick);
+        tick
+    }
+}
+
+#[test]
+fn every_job_of_a_slow_or_unknown_hsm_wakes_a_lane() {
+    for mut rig in [Rig::open(2, 4), Rig::measured(2, 4, ms(1))] {
+        let woken: Vec<usize> = (0..5).filter_map(|job| rig.submit(0, job).unwrap()).map(LaneId::slot).collect();
+        // Home lanes first, the last to become idle first; then the others.
+        assert_eq!(woken, [2, 0, 3, 1]);
+    }
+}
+
+#[test]
+fn a_fast_hsm_wakes_a_second_lane_only_for_a_wait_worth_it() {
+    let mut rig = Rig::measured(1, 4, us(42));
+    assert!(rig.submit(0, 0).unwrap().is_some());
+    assert_eq!(rig.submit(0, 1).unwrap(), None);
+    // Three jobs: 126 µs for one lane.
+    assert!(rig.submit(0, 2).unwrap().is_some());
+    assert_eq!(rig.submit(0, 3).unwrap(), None);
+}
+
+#[test]
+fn a_lane_that_does_not_come_back_is_not_waited_for() {
+    let mut rig = Rig::measured(1, 2, us(42));
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.submit(0, 1).unwrap(), None, "42 µs more are worth no wake");
+    rig.now += ms(1);
+    assert_eq!(rig.tick().wake.len(), 1);
+}
+
+#[test]
+fn batches_are_short_and_leave_work_to_lanes_that_should_be_awake() {
+    let mut rig = Rig::measured(1, 1, us(42));
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    (1..8).for_each(|job| assert_eq!(rig.submit(0, job).unwrap(), None));
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [0, 1, 2, 3]);
+
+    let mut rig = Rig::measured(1, 4, us(42));
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    (1..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [0, 1], "336 µs of work are shared by four");
+
+    let mut rig = Rig::measured(1, 1, ms(1));
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    rig.submit(0, 1).unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [0]);
+}
+
+#[test]
+fn home_first_but_no_shard_starves() {
+    let mut rig = Rig::open(3, 1);
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    (1..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
+    (0..2).for_each(|job| drop(rig.submit(1, 10 + job).unwrap()));
+    rig.submit(2, 20).unwrap();
+    let mut order = Vec::new();
+    while rig.step(lane) == Step::Work {
+        order.extend(rig.jobs());
+    }
+    assert_eq!(order, [0, 1, 2, 10, 3, 4, 5, 20, 6, 7, 11]);
+}
+
+#[test]
+fn queue_is_bounded_on_both_sides() {
+    let mut rig = Rig::open(2, 1);
+    (0..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
+    assert_eq!(rig.submit(0, 8), Err(Refused::QueueFull));
+    assert!(rig.submit(1, 9).is_ok(), "each shard has its own");
+    let lane = rig.lanes()[0];
+    assert_eq!(rig.step(lane), Step::Work);
+    let entry = rig.out.pop_front().unwrap();
+    assert!(rig.core.requeue(entry).is_ok());
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [0], "given back to the head");
+    rig.submit(0, 8).unwrap();
+    let entry = rig.out.pop_front().unwrap();
+    assert!(rig.core.requeue(entry).is_err());
+    assert_eq!(rig.core.totals().queue_full, 1);
+    assert_eq!(rig.submit(2, 0), Err(Refused::NoLanes(Some(Arc::from("no such shard")))));
+}
+
+#[test]
+fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
+    for (measured, service) in [(false, ms(60)), (true, ms(60))] {
+        let mut rig = Rig::open(1, 1);
+        if measured {
+            rig.core.service.record(1, service);
+        }
+        let lane = rig.submit(0, 0).unwrap().unwrap();
+        assert_eq!(rig.step(lane), Step::Work);
+        // 60, 120 and 180 ms at the least, of 200.
+        (1..4).for_each(|job| drop(rig.submit(0, job).unwrap()));
+        assert_eq!(rig.submit(0, 4), if measured { Err(Refused::CannotMakeIt) } else { Ok(None) });
+    }
+    let mut rig = Rig::measured(1, 1, ms(900));
+    assert!(rig.submit(0, 0).is_ok(), "an idle lane is tried: else nothing would ever be measured again");
+    let now = rig.now;
+    let past = rig.core.submit(0, 1, now, now).map_err(|(refused, job)| (refused, job));
+    assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
+}
+
+#[test]
+fn the_estimate_of_a_flooded_shard_does_not_refuse_another_shards_jobs() {
+    let mut rig = Rig::measured(2, 2, ms(60));
+    for job in 0..2 {
+        let lane = rig.submit(0, job).unwrap().unwrap();
+        assert_eq!(rig.step(lane), Step::Work);
+    }
+    while rig.submit(0, 9).is_ok() {}
+    assert_eq!(rig.submit(0, 9), Err(Refused::CannotMakeIt));
+    assert!(rig.submit(1, 10).is_ok());
+}
+
+#[test]
+fn late_jobs_are_told_and_never_served() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    rig.now += ms(100);
+    rig.submit(0, 1).unwrap();
+    rig.now += ms(100);
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [1]);
+    assert_eq!(rig.late.iter().map(|entry| entry.job).collect::<Vec<_>>(), [0], "a deadline is reached at its instant");
+    rig.submit(0, 2).unwrap();
+    rig.now += ms(200);
+    assert_eq!(rig.tick().late.len(), 1);
+    assert_eq!(rig.core.totals().late, 2);
+    assert_eq!(rig.step(lane), Step::Park(None));
+}
+
+#[test]
+fn a_short_outage_is_waited_out_and_a_long_one_refused_with_its_fault() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    rig.core.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
+    rig.core.lost(lane, Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"), rig.now);
+    rig.now += SHORT_OUTAGE - us(1);
+    assert!(rig.submit(0, 1).is_ok());
+    rig.now += us(1);
+    assert_eq!(rig.submit(0, 2), Err(Refused::NoLanes(Some(Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID")))));
+    assert_eq!(rig.step(lane), Step::Open);
+    rig.core.opened(lane, rig.now);
+    assert!(rig.submit(0, 3).is_ok());
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [1]);
+    assert_eq!(rig.core.totals().reopened, 1);
+}
+
+#[test]
+fn first_loss_reopens_at_once_then_backs_off_with_jitter_to_a_bound() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.lanes()[0];
+    rig.core.lost(lane, Arc::from("lost"), rig.now);
+    let mut full = BACKOFF.0;
+    for _ in 0..12 {
+        assert_eq!(rig.step(lane), Step::Open);
+        rig.core.opened(lane, rig.now);
+        rig.core.lost(lane, Arc::from("lost again before it served"), rig.now);
+        let Step::Park(Some(wait)) = rig.step(lane) else { panic!("must wait") };
+        assert!(wait <= full && wait >= full / 2, "{wait:?} of {full:?}");
+        rig.now += wait;
+        full = (full * 2).min(BACKOFF.1);
+    }
+    assert_eq!(full, BACKOFF.1);
+    assert_eq!(rig.step(lane), Step::Open);
+    rig.core.opened(lane, rig.now);
+    rig.core.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
+    rig.core.lost(lane, Arc::from("lost after it served"), rig.now);
+    assert_eq!(rig.step(lane), Step::Open);
+}
+
+#[test]
+fn few_sessions_open_at_once_and_each_gets_its_turn() {
+    let mut rig = Rig::new(1, 4);
+    let lanes = rig.lanes();
+    let steps: Vec<Step> = lanes.iter().map(|&lane| rig.step(lane)).collect();
+    assert_eq!(steps, [Step::Open, Step::Open, Step::Park(None), Step::Park(None)]);
+    assert_eq!(rig.core.opened(lanes[0], rig.now), Some(lanes[2]));
+    assert_eq!(rig.step(lanes[2]), Step::Open);
+    assert_eq!(rig.core.open_failed(lanes[1], Arc::from("CKR_SESSION_COUNT"), rig.now), Some(lanes[3]));
+    assert_eq!(rig.core.counts().opening, 2);
+    assert!(matches!(rig.step(lanes[1]), Step::Park(Some(_))));
+}
+
+#[test]
+fn a_hung_lane_is_replaced_up_to_the_bound_and_its_word_counts_no_more() {
+    let mut rig = Rig::open(1, 1);
+    let mut old = Vec::new();
+    for round in 0..3 {
+        let lane = rig.lanes()[0];
+        if round > 0 {
+            assert_eq!(rig.step(lane), Step::Open);
+            rig.core.opened(lane, rig.now);
+        }
+        rig.submit(0, round).unwrap();
+        assert_eq!(rig.step(lane), Step::Work);
+        rig.now += ms(500);
+        assert!(rig.tick().start.is_empty(), "not longer than hang_after");
+        rig.now += us(1);
+        // Two may be left behind; the second is the last.
+        let tick = rig.tick();
+        old.push(lane);
+        assert_eq!(tick.stalled, [lane]);
+        assert_eq!(tick.start, rig.lanes()[..usize::from(round == 0)]);
+        if round == 1 {
+            break;
+        }
+    }
+    assert_eq!((rig.core.counts().abandoned, rig.core.counts().serving()), (2, 0));
+    assert!(rig.tick().start.is_empty());
+    rig.core.finished(old[0], Report { served: 1, served_time: ms(9000) }, rig.now);
+    assert_eq!(rig.core.service_time(), None, "a hung call is no measure");
+    assert_eq!(rig.step(old[0]), Step::Exit);
+    rig.core.exited(old[0], rig.now);
+    let tick = rig.tick();
+    assert_eq!(tick.start, rig.lanes(), "a call returned: there is room for one more");
+    assert_eq!(rig.step(tick.start[0]), Step::Open);
+}
+
+#[test]
+fn opening_may_hang_too_and_a_place_without_thread_is_tried_again() {
+    let mut rig = Rig::new(1, 1);
+    let lane = rig.lanes()[0];
+    assert_eq!(rig.step(lane), Step::Open);
+    rig.now += ms(3001);
+    let tick = rig.tick();
+    assert_eq!(tick.start.len(), 1);
+    rig.core.exited(tick.start[0], rig.now);
+    assert_eq!(rig.tick().start, tick.start);
+    assert_eq!(rig.core.opened(lane, rig.now), None);
+    assert_eq!(rig.step(lane), Step::Exit);
+}
+
+#[test]
+fn a_stalled_lane_serves_no_more_until_it_is_back() {
+    let mut rig = Rig::measured(1, 1, us(42));
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    rig.now += STALL_AFTER_MIN;
+    assert!(rig.tick().stalled.is_empty());
+    rig.now += us(1);
+    assert_eq!(rig.tick().stalled, [lane]);
+    assert!(rig.tick().stalled.is_empty(), "told once");
+    assert_eq!((rig.core.counts().stalled, rig.core.counts().serving()), (1, 0));
+    rig.now += SHORT_OUTAGE;
+    assert!(matches!(rig.submit(0, 1), Err(Refused::NoLanes(_))));
+    rig.core.finished(lane, Report::default(), rig.now);
+    assert!(rig.submit(0, 1).is_ok());
+}
+
+#[test]
+fn faults_are_no_service_time() {
+    let mut rig = Rig::measured(1, 1, ms(4));
+    let lane = rig.lanes()[0];
+    for _ in 0..100 {
+        rig.core.finished(lane, Report { served: 0, served_time: us(1) }, rig.now);
+    }
+    assert_eq!(rig.core.service_time(), Some(ms(4)));
+}
+
+#[test]
+fn stopping_admits_nothing_and_lanes_end_when_the_queue_is_empty() {
+    let mut rig = Rig::open(1, 2);
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    rig.core.stop();
+    assert!(matches!(rig.submit(0, 1), Err(Refused::NoLanes(_))));
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.step(lane), Step::Exit);
+    rig.core.exited(lane, rig.now);
+    assert!(rig.tick().start.is_empty());
+    assert_eq!(rig.step(rig.lanes()[0]), Step::Exit);
+}
