@@ -1,1 +1,3 @@
-//! control
+//! The control plane: everything that is not on a request's way.
+
+pub mod config;
