@@ -1,0 +1,61 @@
+//! A CA of the demo's own and a server certificate from it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, Error, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
+};
+use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+const CA_DAYS: i64 = 3650;
+/// The longest life that common clients accept of a server certificate.
+const SERVER_DAYS: i64 = 398;
+
+/// PEM texts.
+pub(super) struct Certificates {
+    pub(super) ca: String,
+    pub(super) chain: String,
+    /// PKCS#8.
+    pub(super) key: Zeroizing<String>,
+}
+
+/// Makes both. The CA's key is not kept: whoever trusts this CA trusts this one certificate and no other.
+pub(super) fn make(listen: IpAddr) -> Result<Certificates, Error> {
+    let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut ca = parameters("xksd demo CA", CA_DAYS);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca_certificate = ca.self_signed(&ca_key)?;
+    let issuer = Issuer::new(ca, ca_key);
+
+    let server_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut server = parameters("localhost", SERVER_DAYS);
+    server.subject_alt_names = vec![
+        SanType::DnsName("localhost".try_into()?),
+        SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+        SanType::IpAddress(Ipv6Addr::LOCALHOST.into()),
+    ];
+    if !listen.is_unspecified() && listen != Ipv4Addr::LOCALHOST && listen != Ipv6Addr::LOCALHOST {
+        server.subject_alt_names.push(SanType::IpAddress(listen));
+    }
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.use_authority_key_identifier_extension = true;
+    let chain = server.signed_by(&server_key, &issuer)?;
+
+    Ok(Certificates { ca: ca_certificate.pem(), chain: chain.pem(), key: Zeroizing::new(server_key.serialize_pem()) })
+}
+
+fn parameters(common_name: &str, days: i64) -> CertificateParams {
+    let now = OffsetDateTime::now_utc();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = name;
+    // An hour back, for clients whose clock is behind; counted as part of its life.
+    parameters.not_before = now - Duration::hours(1);
+    parameters.not_after = parameters.not_before + Duration::days(days);
+    parameters
+}
