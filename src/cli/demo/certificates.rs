@@ -59,3 +59,63 @@ fn parameters(common_name: &str, days: i64) -> CertificateParams {
     parameters.not_after = parameters.not_before + Duration::days(days);
     parameters
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// Whether a client that trusts the CA alone accepts the certificate for this name.
+    fn accepted(certificates: &Certificates, name: &str) -> bool {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = CertificateDer::pem_slice_iter(certificates.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = server.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+
+        let mut client = ClientConnection::new(client.into(), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
+        let mut server = ServerConnection::new(server.into()).unwrap();
+        let mut bytes = Vec::new();
+        for _ in 0..4 {
+            bytes.clear();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            if client.process_new_packets().is_err() {
+                return false;
+            }
+        }
+        assert!(!client.is_handshaking());
+        true
+    }
+
+    #[test]
+    fn a_client_that_trusts_the_ca_connects_by_each_local_name() {
+        let certificates = make("10.1.2.3".parse().unwrap()).unwrap();
+        for name in ["localhost", "127.0.0.1", "::1", "10.1.2.3"] {
+            assert!(accepted(&certificates, name), "{name}");
+        }
+        for name in ["example.com", "10.1.2.4"] {
+            assert!(!accepted(&certificates, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn another_ca_of_the_same_name_is_not_enough() {
+        let listen = Ipv4Addr::LOCALHOST.into();
+        let mixed = Certificates { ca: make(listen).unwrap().ca, ..make(listen).unwrap() };
+        assert!(!accepted(&mixed, "localhost"));
+    }
+}

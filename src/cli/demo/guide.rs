@@ -1,10 +1,10 @@
 //! What the demo tells the person who started it.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::files::Layout;
-use crate::control::config::Config;
+use crate::control::config::{Config, shell_word};
 
 /// What was made, and the lines to try.
 pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> String {
@@ -28,22 +28,12 @@ pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> Strin
              --user \"{id}:$(cat {secret})\" --header 'Content-Type: application/json' \\\n    \
              --data '{{\"requestMetadata\":{{\"kmsRequestId\":\"try-1\",\"kmsOperation\":\"KmsHealthCheck\"}}}}' \\\n    \
              https://{host}{path}/health\n",
-            config_file = word(&layout.config),
-            ca = word(&layout.ca),
+            config_file = shell_word(&layout.config),
+            ca = shell_word(&layout.ca),
             id = credential.access_key_id,
-            secret = word(&layout.secret),
+            secret = shell_word(&layout.secret),
             path = store.uri_path(),
         );
     }
     text
-}
-
-/// A path as one word for a POSIX shell.
-fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }

@@ -30,6 +30,7 @@ pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
 pub use problem::{Invalid, Problem};
 pub use secret::SecretString;
 pub use server::{LogFormat, Server};
+pub(crate) use sources::shell_word;
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{Tls, TlsClient};
 

@@ -82,7 +82,7 @@ fn open_regular(path: &Path) -> Result<File, String> {
 pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
     match mode & 0o007 {
         0 => Ok(()),
-        _ => Err(format!("is open to every user (mode {:04o}); run: chmod o-rwx {}", mode & 0o7777, shell_quoted(path))),
+        _ => Err(format!("is open to every user (mode {:04o}); run: chmod o-rwx {}", mode & 0o7777, shell_word(path))),
     }
 }
 
@@ -96,7 +96,7 @@ pub(super) fn cannot_read(error: &io::Error) -> String {
 }
 
 /// A path as one word for a POSIX shell.
-fn shell_quoted(path: &Path) -> String {
+pub(crate) fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&b)) {
         text
