@@ -195,6 +195,38 @@ fn the_configuration_itself_is_bounded_and_text() {
     assert!(only(Config::load(Path::new("/"))).1.starts_with("cannot be read"));
 }
 
+/// docs/configuration.md tells every key that is accepted, and its example is one.
+#[test]
+fn the_manual_is_complete() {
+    let manual = include_str!("../docs/configuration.md");
+    let example = manual.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let site = Site::new();
+    fs::create_dir(site.path("secrets")).unwrap();
+    for name in ["pin", "key-store-1", "key-store-2"] {
+        site.write(&format!("secrets/{name}"), &[b'a'; 43], 0o600);
+    }
+    // In a test the environment cannot be changed without harm to other threads.
+    let text = example.replace("{ env = \"XKSD_NSS_PIN\" }", "{ file = \"secrets/pin\" }");
+    site.write("xksd.toml", text.as_bytes(), 0o600);
+    let config = site.load().unwrap();
+    assert_eq!(config.warnings, Vec::<String>::new());
+
+    // A wrong key in each table draws the list of the right ones.
+    let wrong = example.lines().map(|line| format!("{line}\n{}", if line.starts_with('[') { "oops = 1\n" } else { "" }));
+    site.write("xksd.toml", format!("oops = 1\n{}", wrong.collect::<String>()).as_bytes(), 0o600);
+    let told = site.load().unwrap_err();
+    let tables = example.lines().filter(|line| line.starts_with('[')).count() + 1;
+    assert_eq!(told.problems.iter().filter(|p| p.key.ends_with("oops")).count(), tables, "{told}");
+    for problem in told.problems.iter().filter(|p| p.key.ends_with("oops")) {
+        // `keystore[0].key[1].` without the numbers.
+        let table: String = problem.key.trim_end_matches("oops").split(['[', ']']).filter(|part| part.parse::<usize>().is_err()).collect();
+        for key in problem.message.strip_prefix("unknown key; accepted here: ").unwrap().split(", ") {
+            let forms = [format!("`{table}{key}`"), format!("`[{table}{key}]`"), format!("`[[{table}{key}]]`")];
+            assert!(forms.iter().any(|form| manual.contains(form)), "{table}{key} is not in the manual");
+        }
+    }
+}
+
 /// Deep nesting must not exhaust the stack: neither in the parser nor when the document is dropped.
 #[test]
 fn deep_nesting_is_a_problem_and_not_a_crash() {
