@@ -134,6 +134,31 @@ pub const EKM_FLEET_MAX: usize = 10;
 /// Log lines waiting for the writer; further ones are dropped and counted.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
 
+// ---- Configuration --------------------------------------------------------------------------------------------
+
+/// The configuration file, bytes: some ten thousand keys.
+pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A file that holds one secret, bytes.
+pub const SECRET_FILE_BYTES_MAX: usize = 4 * 1024;
+/// `server.shards`; 0 asks for one a core.
+pub const SHARDS: std::ops::RangeInclusive<u64> = 0..=1024;
+/// `server.request_budget_ms`. KMS gives up after 250 ms; 10 ms stay for the way back.
+pub const REQUEST_BUDGET_MS: std::ops::RangeInclusive<u64> = 10..=240;
+/// `server.shutdown_ms`.
+pub const SHUTDOWN_MS: std::ops::RangeInclusive<u64> = 100..=300_000;
+/// Names of key managers, characters: they stand in metrics and in health answers.
+pub const KEY_MANAGER_NAME_CHARS_MAX: usize = 64;
+/// Region names, characters.
+pub const REGION_CHARS_MAX: usize = 32;
+/// X.520 `ub-common-name`, characters.
+pub const COMMON_NAME_CHARS_MAX: usize = 64;
+/// `CK_TOKEN_INFO.label`, bytes.
+pub const TOKEN_LABEL_BYTES_MAX: usize = 32;
+/// `CK_TOKEN_INFO.serialNumber`, bytes.
+pub const TOKEN_SERIAL_BYTES_MAX: usize = 16;
+/// CKA_LABEL of a key, bytes.
+pub const KEY_LABEL_BYTES_MAX: usize = 255;
+
 // ---- Relations ------------------------------------------------------------------------------------------------
 
 /// Bytes of base64 text for `n` bytes.
@@ -154,4 +179,6 @@ const _: () = {
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
     // A full queue of one key manager leaves tickets for the others.
     assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= TICKETS_A_SHARD_MAX);
+    // KMS is answered before it gives up.
+    assert!(*REQUEST_BUDGET_MS.end() < 250);
 };

@@ -1,3 +1,12 @@
 //! The `xksd` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    xksd::cli::run(xksd::cli::Cli::parse())
+}

@@ -1,1 +1,100 @@
-//! cli
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong configuration or usage (also clap's own for wrong usage).
+
+mod check;
+mod credential;
+mod demo;
+mod files;
+mod keystore;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::control::config::Invalid;
+
+/// AWS KMS External Key Store (XKS) proxy: answers AWS KMS from your own HSM
+#[derive(Debug, Parser)]
+#[command(name = "xksd", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "\
+To try it without an HSM:
+  xksd demo
+
+To set it up:
+  xksd credential new --write-secret secrets/key-store-1
+  xksd check --config xksd.toml
+  xksd keystore export --config xksd.toml --prefix /example
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration or usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Demo(demo::Args),
+    #[command(subcommand)]
+    Credential(credential::Command),
+    #[command(subcommand)]
+    Keystore(keystore::Command),
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Check(args) => finish(check::run(&args)),
+        Command::Demo(args) => finish(demo::prepare(&args).map(drop)),
+        Command::Credential(command) => finish(credential::run(&command)),
+        Command::Keystore(command) => finish(keystore::run(&command)),
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Wrong configuration or usage: exit code 2.
+    Usage(String),
+}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Self {
+        let count = match invalid.problems.len() {
+            1 => "1 problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        Self::Usage(format!("{invalid}\n{count} in {}", invalid.file.display()))
+    }
+}
+
+/// Tells a failure on standard error and gives the command's exit code.
+fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => {
+            tell(&message);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(message)) => {
+            tell(&message);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A line for the person at the terminal, on standard error.
+fn tell(message: &str) {
+    // When nobody reads standard error, there is nobody to tell that either.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// A command's result, on standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::Failed(format!("cannot write to standard output: {e}")))
+}

@@ -1,3 +1,4 @@
-//! The control plane, on the main thread and its helpers: configuration, start and stop, reload, health probes, admin listener.
+//! The control plane, on the main thread and its helpers: everything that is not on a request's way.
 
+pub mod config;
 pub mod system;

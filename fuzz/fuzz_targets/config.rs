@@ -1,0 +1,50 @@
+//! Any text as a configuration: never a panic, always either a configuration or problems that have a place, and no secret told.
+
+#![no_main]
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use xksd::control::config::{Config, Exposure, Sources};
+use xksd::hsm::Secret;
+
+/// The content of every file and variable.
+const SECRET: &str = "5ecret5ecret5ecret5ecret5ecret5ecret5ecret5ecret";
+
+/// Nothing of this machine: the text names files of the fuzzer's choice.
+struct Nowhere;
+
+impl Sources for Nowhere {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        (name != "NONE").then(|| SECRET.into())
+    }
+
+    fn secret_file(&self, path: &Path) -> Result<Secret, String> {
+        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(SECRET.as_bytes().to_vec().into()) }
+    }
+
+    fn check_file(&self, path: &Path, _: Exposure) -> Result<(), String> {
+        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(()) }
+    }
+}
+
+fuzz_target!(|text: &str| {
+    let told = match Config::parse(text, Path::new("/etc/xksd/xksd.toml"), &Nowhere) {
+        Ok(config) => {
+            assert!(!config.key_managers.is_empty() && !config.keystores.is_empty());
+            for store in &config.keystores {
+                assert!(!store.credentials.is_empty() && !store.key_managers.is_empty());
+                assert!(store.key_managers.iter().all(|&i| i < config.key_managers.len()));
+            }
+            format!("{config:?}")
+        }
+        Err(invalid) => {
+            assert!(!invalid.problems.is_empty());
+            assert!(invalid.problems.iter().all(|problem| problem.line.is_some()));
+            invalid.to_string()
+        }
+    };
+    // Unless the text itself holds it, perhaps escaped: names and paths are quoted in messages.
+    assert!(text.contains("5ecret") || text.contains('\\') || !told.contains("5ecret"));
+});

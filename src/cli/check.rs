@@ -1,0 +1,66 @@
+//! `xksd check`
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use super::{Failure, print, tell};
+use crate::control::config::{Config, Kind};
+
+/// Check a configuration and every file it names, and change nothing
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+All problems are told at once on standard error, each with line and key path:
+  xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd credential new
+
+The HSM is not touched: whether the keys can be used is told by `xksd keys`.
+
+Exit codes: 0 the configuration can be used, 2 it cannot.
+
+Example:
+  xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd")]
+pub struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let config = Config::check(&args.config)?;
+    for warning in &config.warnings {
+        tell(&format!("{}: warning: {warning}", args.config.display()));
+    }
+    print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
+}
+
+/// What the configuration says, in a few lines.
+fn summary(config: &Config) -> String {
+    let mut text = format!("  listens on {}", config.server.listen);
+    if let Some(admin) = config.admin {
+        let _ = write!(text, ", admin on {admin}");
+    }
+    text.push('\n');
+    for manager in &config.key_managers {
+        let kind = match &manager.kind {
+            Kind::Local { .. } => "local, for trying out".to_owned(),
+            Kind::Pkcs11(hsm) => format!("pkcs11, {}", count(hsm.sessions, "session")),
+        };
+        let _ = writeln!(text, "  key manager {}: {kind}", manager.name);
+    }
+    for store in &config.keystores {
+        let managers: Vec<&str> = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i)).map(|m| m.name.as_str()).collect();
+        let _ = writeln!(
+            text,
+            "  key store {}: {}, {}, on {}{}",
+            store.uri_path(),
+            count(store.keys.len(), "key"),
+            count(store.credentials.len(), "credential"),
+            managers.join(", "),
+            if store.enabled { "" } else { " (disabled)" }
+        );
+    }
+    text
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

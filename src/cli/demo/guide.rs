@@ -1,0 +1,39 @@
+//! What the demo tells the person who started it.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use super::files::Layout;
+use crate::control::config::{Config, shell_word};
+
+/// What was made, and the lines to try.
+pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> String {
+    let mut text = String::new();
+    if made.is_empty() {
+        let _ = writeln!(text, "Using what is in {}.", layout.dir.display());
+    } else {
+        let made: Vec<String> = made.iter().map(|path| path.display().to_string()).collect();
+        let _ = writeln!(text, "Made {}.", made.join(", "));
+    }
+    // The configuration may have been edited meanwhile; it is valid, so there is a first key store with a credential.
+    if let Some((store, credential)) = config.keystores.first().and_then(|s| Some((s, s.credentials.first()?))) {
+        let listen = config.server.listen;
+        let host = if listen.ip().is_unspecified() { format!("localhost:{}", listen.port()) } else { listen.to_string() };
+        let region = config.server.regions.first().map_or("us-east-1", String::as_str);
+        let _ = write!(
+            text,
+            "\nTry all calls:\n  xksd probe --config {config_file}\n\n\
+             Or one with curl (7.75 or later):\n  \
+             curl --cacert {ca} --aws-sigv4 \"aws:amz:{region}:kms-xks-proxy\" \\\n    \
+             --user \"{id}:$(cat {secret})\" --header 'Content-Type: application/json' \\\n    \
+             --data '{{\"requestMetadata\":{{\"kmsRequestId\":\"try-1\",\"kmsOperation\":\"KmsHealthCheck\"}}}}' \\\n    \
+             https://{host}{path}/health\n",
+            config_file = shell_word(&layout.config),
+            ca = shell_word(&layout.ca),
+            id = credential.access_key_id,
+            secret = shell_word(&layout.secret),
+            path = store.uri_path(),
+        );
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! `xksd demo`: everything that is needed to try xksd, made where it is missing.
+
+mod certificates;
+mod files;
+mod guide;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::{Failure, print};
+use crate::control::config::{Config, Kind};
+
+/// Make CA, certificate, credential, key and configuration in a directory, and serve from it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What is in the directory already is used as it is: the second run serves the same keys.
+
+Examples:
+  xksd demo                                     # no HSM: the keys stand in a file
+  xksd demo --dir /tmp/xks --listen 127.0.0.1:9443
+  xksd demo --dir hsm --module /usr/lib/softhsm/libsofthsm2.so --profile softhsm --token xks --pin-file pin
+
+With --module the token must hold an AES-256 key with the label \"demo\".")]
+pub struct Args {
+    /// Where the files are
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    dir: PathBuf,
+    /// Address and port of the XKS API [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address and port of the admin listener [default: 127.0.0.1:9180]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Make the files and do not serve
+    #[arg(long)]
+    files_only: bool,
+    #[command(flatten)]
+    hsm: HsmArgs,
+}
+
+/// A key manager other than the embedded one.
+#[derive(Debug, clap::Args)]
+struct HsmArgs {
+    /// Use an HSM through this PKCS#11 module
+    #[arg(long, value_name = "FILE", requires_all = ["token", "pin_file"])]
+    module: Option<PathBuf>,
+    /// Label of the module's token
+    #[arg(long, value_name = "LABEL", requires = "module")]
+    token: Option<String>,
+    /// File that holds the user PIN
+    #[arg(long, value_name = "FILE", requires = "module")]
+    pin_file: Option<PathBuf>,
+    /// Profile of the module: generic, softhsm, nss or kryoptic [default: generic]
+    #[arg(long, value_name = "NAME", requires = "module")]
+    profile: Option<String>,
+}
+
+/// The external key id, and the key's label.
+const KEY: &str = "demo";
+const PREFIX: &str = "/demo";
+const REGION: &str = "us-east-1";
+
+/// Makes what is missing and tells how to try it. Gives the configuration to serve, unless only the files were asked for.
+pub(super) fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
+    let layout = files::Layout::new(&args.dir);
+    let made = files::make(args, &layout)?;
+    let config = Config::load(&layout.config)?;
+    refuse_contradiction(args, &config, &layout.config)?;
+    print(&guide::guide(&layout, &made, &config))?;
+    Ok((!args.files_only).then_some(layout.config))
+}
+
+/// A configuration that was there before is not changed: what the command line says must not differ from it.
+fn refuse_contradiction(args: &Args, config: &Config, file: &Path) -> Result<(), Failure> {
+    let refuse = |option: &str, key: &str, value: String| {
+        let message = format!("{option} differs from {key} in {}, which is {value}: edit that file, or take another --dir", file.display());
+        Err(Failure::Usage(message))
+    };
+    if args.listen.is_some_and(|listen| listen != config.server.listen) {
+        return refuse("--listen", "server.listen", config.server.listen.to_string());
+    }
+    if args.admin.is_some() && args.admin != config.admin {
+        return refuse("--admin", "admin.listen", config.admin.map_or("not there".to_owned(), |a| a.to_string()));
+    }
+    if let (Some(module), Some(manager)) = (&args.hsm.module, config.key_managers.first()) {
+        match &manager.kind {
+            Kind::Pkcs11(hsm) if std::path::absolute(module).is_ok_and(|module| module == hsm.module) => {}
+            Kind::Pkcs11(hsm) => return refuse("--module", "key_manager[0].module", hsm.module.display().to_string()),
+            Kind::Local { .. } => return refuse("--module", "key_manager[0].kind", "\"local\"".to_owned()),
+        }
+    }
+    Ok(())
+}

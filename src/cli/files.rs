@@ -1,0 +1,38 @@
+//! Making files that are never overwritten.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::Failure;
+
+/// Mode of a file that holds a secret.
+pub(super) const PRIVATE: u32 = 0o600;
+/// Mode of any other file.
+pub(super) const PUBLIC: u32 = 0o644;
+
+/// Makes a file that must not exist yet.
+pub(super) fn create(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failure> {
+    let cannot = |e: std::io::Error| Failure::Failed(format!("cannot make {}: {e}", path.display()));
+    // The mode is given at creation: the secret is at no moment open to others.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| {
+        // Made here a moment ago, and useless: half a key must not look like a key the next time.
+        let _ = fs::remove_file(path);
+        cannot(e)
+    })
+}
+
+/// Text as a TOML string.
+pub(super) fn toml_string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A path as a TOML string.
+pub(super) fn toml_path(path: &Path) -> Result<String, Failure> {
+    match path.to_str() {
+        Some(text) => Ok(toml_string(text)),
+        None => Err(Failure::Usage(format!("{}: a configuration cannot name a path that is not UTF-8", path.display()))),
+    }
+}

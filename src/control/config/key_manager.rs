@@ -1,0 +1,197 @@
+//! `[[key_manager]]`.
+
+use std::path::PathBuf;
+
+use super::problem::quoted;
+use super::reader::{Section, Value, all, distinct};
+use super::secret::{SecretString, secret};
+use crate::limits::{KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX};
+
+/// One `[[key_manager]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyManager {
+    /// Unique; key stores refer to it, metrics and health answers show it.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// `kind` of a key manager with what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// AES-256-GCM in this process, for trying out.
+    Local {
+        /// JSON file with the keys.
+        key_file: PathBuf,
+    },
+    /// An HSM behind a PKCS#11 module.
+    Pkcs11(Pkcs11),
+}
+
+/// A key manager of `kind = "pkcs11"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pkcs11 {
+    /// The module, a shared object.
+    pub module: PathBuf,
+    /// Which of the module's tokens.
+    pub token: TokenSelector,
+    /// The user PIN.
+    pub pin: SecretString,
+    /// How the module differs from the standard.
+    pub profile: Profile,
+    /// Sessions over all shards.
+    pub sessions: usize,
+    /// Given to C_Initialize as `pReserved`; NSS takes its database's place so.
+    pub initialize_parameters: Option<String>,
+}
+
+/// How a token is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSelector {
+    /// `token = "…"`: its label.
+    Label(String),
+    /// `serial = "…"`: its serial number.
+    Serial(String),
+    /// `slot = …`: the slot it is in.
+    Slot(u64),
+}
+
+/// How a PKCS#11 module differs from the standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As the standard says.
+    Generic,
+    /// SoftHSM 2.
+    SoftHsm,
+    /// NSS softokn.
+    Nss,
+    /// Kryoptic.
+    Kryoptic,
+}
+
+/// Default of `sessions`.
+const SESSIONS: u64 = 16;
+
+pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
+    let value = root.required("key_manager", "at least one [[key_manager]]")?;
+    let elements = value.elements()?;
+    if elements.is_empty() {
+        return value.refuse("at least one [[key_manager]] is needed");
+    }
+    let distinct = distinct(&elements, "name");
+    let managers = all(elements.iter().map(key_manager))?;
+    (compare(&elements, &managers) && distinct).then_some(managers)
+}
+
+/// What must or should hold between key managers that use the same module.
+fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
+    let mut good = true;
+    for (i, (value, manager)) in elements.iter().zip(managers).enumerate() {
+        let Kind::Pkcs11(this) = &manager.kind else { continue };
+        let earlier = managers[..i].iter().enumerate().filter_map(|(j, m)| match &m.kind {
+            Kind::Pkcs11(other) if other.module == this.module => Some((j, other)),
+            _ => None,
+        });
+        for (j, other) in earlier {
+            if this.initialize_parameters != other.initialize_parameters {
+                let message =
+                    format!("a module is initialised once: it must be the same as of key_manager[{j}], which has the same module");
+                value.reader.problem(&format!("{}.initialize_parameters", value.path), &value.span_of("initialize_parameters"), message);
+                good = false;
+                break;
+            }
+            if this.token == other.token {
+                let message = format!("{}: the same token as key_manager[{j}]; it is no replica of it", value.path);
+                value.reader.warning(message);
+                break;
+            }
+        }
+    }
+    good
+}
+
+fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
+    const ALL: [&str; 11] =
+        ["name", "kind", "key_file", "module", "token", "serial", "slot", "pin", "profile", "sessions", "initialize_parameters"];
+    // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of them.
+    let accepted: &[&str] = match value.peek("kind") {
+        Some("local") => &ALL[..3],
+        Some("pkcs11") => &["name", "kind", "module", "token", "serial", "slot", "pin", "profile", "sessions", "initialize_parameters"],
+        _ => &ALL,
+    };
+    let section = value.section(accepted)?;
+    let name = section.must("name", "a name that key stores refer to", |v| {
+        let accepted = format!("a name has 1 to {KEY_MANAGER_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
+        v.string_where(&accepted, |t| {
+            (1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        })
+    });
+    let kind = section.must("kind", "\"pkcs11\" or \"local\"", |v| {
+        match v.string_where("\"pkcs11\" or \"local\"", |t| t == "pkcs11" || t == "local")? {
+            "local" => {
+                section.must("key_file", "the JSON file that holds the keys", Value::private_file).map(|key_file| Kind::Local { key_file })
+            }
+            _ => pkcs11(&section).map(Kind::Pkcs11),
+        }
+    });
+    Some(KeyManager { name: name?.to_owned(), kind: kind? })
+}
+
+fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
+    let module = section.must("module", "the vendor's PKCS#11 library, a shared object", Value::file);
+    let token = token(section);
+    let pin = section.must("pin", "the user PIN, for example { file = \"secrets/pin\" }", |v| {
+        secret(v, "a PIN has no NUL and no line end", |t| !t.contains(['\0', '\n', '\r']))
+    });
+    let profile = section.or("profile", Profile::Generic, profile);
+    let sessions = section.or("sessions", SESSIONS, |v| v.integer("sessions", 1..=SESSIONS_MAX as u64));
+    let parameters = section.or("initialize_parameters", None, |v| {
+        v.string_where("C_Initialize's parameters are not empty and have no NUL", |t| !t.is_empty() && !t.contains('\0'))
+            .map(|t| Some(t.to_owned()))
+    });
+    Some(Pkcs11 {
+        module: module?,
+        token: token?,
+        pin: pin?,
+        profile: profile?,
+        sessions: usize::try_from(sessions?).ok()?,
+        initialize_parameters: parameters?,
+    })
+}
+
+fn token(section: &Section<'_>) -> Option<TokenSelector> {
+    let text = |value: &Value<'_>, bytes_max: usize| {
+        let accepted = format!("1 to {bytes_max} bytes, as PKCS#11 has room for, without control characters");
+        value.string_where(&accepted, |t| (1..=bytes_max).contains(&t.len()) && !t.chars().any(char::is_control)).map(ToOwned::to_owned)
+    };
+    let mut given: Vec<Option<TokenSelector>> = Vec::new();
+    if let Some(value) = section.optional("token") {
+        given.push(text(&value, TOKEN_LABEL_BYTES_MAX).map(TokenSelector::Label));
+    }
+    if let Some(value) = section.optional("serial") {
+        given.push(text(&value, TOKEN_SERIAL_BYTES_MAX).map(TokenSelector::Serial));
+    }
+    if let Some(value) = section.optional("slot") {
+        given.push(value.integer("", 0..=u64::MAX).map(TokenSelector::Slot));
+    }
+    if given.len() != 1 {
+        let count = if given.is_empty() { "none" } else { "several" };
+        return section.refuse(format!(
+            "{count} of token, serial and slot are given; exactly one must say which token: its label, its serial number or its slot"
+        ));
+    }
+    given.pop()?
+}
+
+fn profile(value: &Value<'_>) -> Option<Profile> {
+    match value.string()? {
+        "generic" => Some(Profile::Generic),
+        "softhsm" => Some(Profile::SoftHsm),
+        "nss" => Some(Profile::Nss),
+        "kryoptic" => Some(Profile::Kryoptic),
+        name @ ("luna" | "nshield" | "cloudhsm") => {
+            value.refuse(format!("the profile {name:?} is not available yet in this version; generic, softhsm, nss and kryoptic are"))
+        }
+        other => value.refuse(format!("{} is not accepted: a profile is one of generic, softhsm, nss, kryoptic", quoted(other))),
+    }
+}

@@ -1,0 +1,182 @@
+//! `[[keystore]]`.
+
+use std::collections::HashMap;
+
+use super::problem::quoted;
+use super::reader::{Section, Value, all, distinct};
+use super::secret::{SecretString, secret};
+use crate::limits::{
+    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX, SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
+};
+
+/// What follows the prefix in every path of the API.
+pub const API_PATH: &str = "/kms/xks/v1";
+
+/// One `[[keystore]]`: what AWS KMS calls a custom key store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyStore {
+    /// Empty, or begins with `/` and does not end with it. Unique.
+    pub path_prefix: String,
+    /// Indices into [`super::Config::key_managers`], in the order given: replicas of the same keys. At least one.
+    pub key_managers: Vec<usize>,
+    /// False: every key call is answered InvalidStateException.
+    pub enabled: bool,
+    /// At least one; ids are unique within the key store.
+    pub credentials: Vec<Credential>,
+    /// Ids are unique within the key store.
+    pub keys: Vec<Key>,
+    /// Ciphertext of other proxies that Decrypt opens.
+    pub accept_foreign_ciphertext: Vec<ForeignCiphertext>,
+}
+
+impl KeyStore {
+    /// The whole path that AWS calls `XksProxyUriPath`.
+    pub fn uri_path(&self) -> String {
+        format!("{}{API_PATH}", self.path_prefix)
+    }
+}
+
+/// One `[[keystore.credential]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Not secret.
+    pub access_key_id: String,
+    /// Signs requests.
+    pub secret_access_key: SecretString,
+}
+
+/// One `[[keystore.key]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The external key id that KMS uses.
+    pub id: String,
+    /// CKA_LABEL in the HSM, or the name in a local key file.
+    pub label: String,
+    /// False: calls with this key are answered InvalidStateException.
+    pub enabled: bool,
+}
+
+/// A format of ciphertext that is not xksd's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignCiphertext {
+    /// AWS's sample proxy.
+    AwsSample,
+}
+
+/// `managers`: the name of each key manager, by its index.
+pub(super) fn keystores(root: &Section<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<KeyStore>> {
+    let value = root.required("keystore", "at least one [[keystore]]")?;
+    let elements = value.elements()?;
+    if elements.is_empty() {
+        return value.refuse("at least one [[keystore]] is needed");
+    }
+    let distinct = distinct(&elements, "path_prefix");
+    all(elements.iter().map(|v| keystore(v, managers))).filter(|_| distinct)
+}
+
+fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeyStore> {
+    let section = value.section(&["path_prefix", "key_manager", "enabled", "credential", "key", "accept_foreign_ciphertext"])?;
+    let prefix = section.must("path_prefix", "what stands before /kms/xks/v1 in this key store's paths; \"\" for nothing", path_prefix);
+    let key_managers = section.must("key_manager", "names of key managers, for example [\"hsm-a\"]", |v| references(v, managers));
+    let enabled = section.or("enabled", true, Value::boolean);
+    let credentials = section.must("credential", "at least one [[keystore.credential]]", |v| {
+        let distinct = distinct(&v.elements()?, "access_key_id");
+        v.one_or_more(credential).filter(|_| distinct)
+    });
+    let keys = section.or("key", Vec::new(), |v| {
+        let elements = v.elements()?;
+        let distinct = distinct(&elements, "id");
+        all(elements.iter().map(key)).filter(|_| distinct)
+    });
+    let foreign = section.or("accept_foreign_ciphertext", Vec::new(), |v| all(v.elements()?.iter().map(foreign_ciphertext)));
+    if keys.as_ref().is_some_and(Vec::is_empty) {
+        value.reader.warning(format!("{}: no [[keystore.key]]: every key call will be answered KeyNotFoundException", value.path));
+    }
+    Some(KeyStore {
+        path_prefix: prefix?.to_owned(),
+        key_managers: key_managers?,
+        enabled: enabled?,
+        credentials: credentials?,
+        keys: keys?,
+        accept_foreign_ciphertext: foreign?,
+    })
+}
+
+fn path_prefix<'r>(value: &Value<'r>) -> Option<&'r str> {
+    let prefix = value.string_where(
+        "a prefix is \"\" or begins with /, does not end with /, has no empty part, and is made of A-Z a-z 0-9 / _ -",
+        |t| {
+            t.is_empty()
+                || t.strip_prefix('/').is_some_and(|rest| {
+                    rest.split('/').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)))
+                })
+        },
+    )?;
+    // spec: "total length of the XksProxyUriPath MUST NOT exceed 128 characters"
+    let chars_max = URI_PATH_CHARS_MAX - API_PATH.len();
+    if prefix.len() > chars_max {
+        return value.refuse(format!(
+            "{} characters are too many: {chars_max} at most, so that with {API_PATH} there are no more than {URI_PATH_CHARS_MAX}",
+            prefix.len()
+        ));
+    }
+    Some(prefix)
+}
+
+/// Indices of the key managers that `value` names.
+fn references(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<usize>> {
+    let names = value.distinct_strings(|v| {
+        let name = v.string()?;
+        if managers.contains_key(name) {
+            return Some(name);
+        }
+        let mut known: Vec<String> = managers.keys().map(|name| quoted(name)).collect();
+        known.sort_unstable();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        v.refuse(format!("there is no key manager {}; there is: {known}", quoted(name)))
+    })?;
+    // spec: ekmFleetDetails has 1 to 10 elements.
+    if names.len() > EKM_FLEET_MAX {
+        return value.refuse(format!("{} are too many: a key store has {EKM_FLEET_MAX} key managers at most", names.len()));
+    }
+    names.iter().map(|name| managers.get(name.as_str()).copied()).collect()
+}
+
+fn credential(value: &Value<'_>) -> Option<Credential> {
+    let section = value.section(&["access_key_id", "secret_access_key"])?;
+    let id = section.must("access_key_id", "make one with: xksd credential new", |v| {
+        let accepted = format!("an access key id has {} to {} of A-Z 2-7", ACCESS_KEY_ID_CHARS.start(), ACCESS_KEY_ID_CHARS.end());
+        v.string_where(&accepted, |t| ACCESS_KEY_ID_CHARS.contains(&t.len()) && t.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7')))
+    });
+    let secret_access_key = section.must("secret_access_key", "make one with: xksd credential new", |v| {
+        let accepted = format!(
+            "a secret access key has {} to {} of A-Z a-z 0-9 / + =",
+            SECRET_ACCESS_KEY_CHARS.start(),
+            SECRET_ACCESS_KEY_CHARS.end()
+        );
+        secret(v, &accepted, |t| {
+            SECRET_ACCESS_KEY_CHARS.contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+=".contains(&b))
+        })
+    });
+    Some(Credential { access_key_id: id?.to_owned(), secret_access_key: secret_access_key? })
+}
+
+fn key(value: &Value<'_>) -> Option<Key> {
+    let section = value.section(&["id", "label", "enabled"])?;
+    let id = section.must("id", "the external key id that KMS uses", |v| {
+        let accepted = format!("an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -");
+        v.string_where(&accepted, |t| {
+            (1..=EXTERNAL_KEY_ID_CHARS_MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        })
+    });
+    let label = section.or("label", id.unwrap_or_default(), |v| {
+        let accepted = format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
+        v.string_where(&accepted, |t| (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control))
+    });
+    let enabled = section.or("enabled", true, Value::boolean);
+    Some(Key { id: id?.to_owned(), label: label?.to_owned(), enabled: enabled? })
+}
+
+fn foreign_ciphertext(value: &Value<'_>) -> Option<ForeignCiphertext> {
+    value.string_where("\"aws-sample\" is the only foreign format known", |t| t == "aws-sample").map(|_| ForeignCiphertext::AwsSample)
+}

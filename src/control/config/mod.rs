@@ -1,0 +1,158 @@
+//! Configuration: TOML text → [`Config`], which is valid as a whole, or every problem at once.
+//!
+//! The document is walked by hand ([`reader`]) and not by serde, which stops at the first problem.
+//! Each section has its own file with its types and its rules; `docs/configuration.md` tells the same to the operator.
+
+mod key_manager;
+mod keystore;
+mod problem;
+mod reader;
+mod secret;
+mod server;
+mod sources;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use toml::de::DeTable;
+use zeroize::Zeroizing;
+
+pub use key_manager::{KeyManager, Kind, Pkcs11, Profile, TokenSelector};
+pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
+pub use problem::{Invalid, Problem};
+pub use secret::SecretString;
+pub use server::{LogFormat, Server};
+pub(crate) use sources::shell_word;
+pub use sources::{Exposure, Machine, Sources};
+pub use tls::{Tls, TlsClient};
+
+use reader::{Reader, Section};
+
+use crate::limits::CONFIG_BYTES_MAX;
+
+/// A configuration that is right in itself: bounds kept, names unique, references resolved, secrets read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[tls]`
+    pub tls: Tls,
+    /// Address of the admin listener; without `[admin]` there is none.
+    pub admin: Option<SocketAddr>,
+    /// Every `[[key_manager]]`, at least one.
+    pub key_managers: Vec<KeyManager>,
+    /// Every `[[keystore]]`, at least one.
+    pub keystores: Vec<KeyStore>,
+    /// What can be used and is probably not meant, for the operator to read.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file and the secrets it refers to. Other files (certificates, modules) are left to who uses them.
+    pub fn load(file: &Path) -> Result<Self, Invalid> {
+        read(file, &Machine { check_files: false })
+    }
+
+    /// Like [`Config::load`], and looks at every file that is named.
+    pub fn check(file: &Path) -> Result<Self, Invalid> {
+        read(file, &Machine { check_files: true })
+    }
+
+    /// Reads `text` as the content of `file`, which need not exist: its directory is where relative paths begin.
+    pub fn parse(text: &str, file: &Path, sources: &dyn Sources) -> Result<Self, Invalid> {
+        parse(text, file, 0, sources)
+    }
+}
+
+fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
+    let refuse = |message: String| Err(Invalid { file: path.to_owned(), problems: vec![Problem::of_key("", message)] });
+    // The text may hold secrets. Room at once: growing would leave copies behind that nobody zeroes.
+    let (text, mode) = match read_bounded(path) {
+        Ok(read) => read,
+        Err(error) => return refuse(sources::cannot_read(&error)),
+    };
+    if text.len() > CONFIG_BYTES_MAX {
+        return refuse(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
+    }
+    match std::str::from_utf8(&text) {
+        Ok(text) => parse(text, path, mode, sources),
+        Err(error) => {
+            let line = text[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
+            refuse(format!("line {line} holds bytes that are not UTF-8 text"))
+        }
+    }
+}
+
+/// The file's content, up to one byte more than is accepted, and its mode.
+fn read_bounded(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(CONFIG_BYTES_MAX) + 1;
+    let mut text = Zeroizing::new(Vec::with_capacity(expected));
+    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+    Ok((text, metadata.mode()))
+}
+
+/// `mode`: the file's, since who may read the file may read the secrets in it.
+fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Config, Invalid> {
+    let base = file.parent().unwrap_or(Path::new(""));
+    let reader = Reader::new(text, base, sources);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors.iter().take(SYNTAX_ERRORS_TOLD_MAX) {
+        reader.syntax(error);
+    }
+    // What a broken text means is a guess: nothing is said of it.
+    let config = if errors.is_empty() { sections(&reader, document.get_ref()) } else { None };
+    if let Some((key, span)) = reader.inline_secret.take()
+        && let Err(why) = sources::refuse_open_mode(file, mode)
+    {
+        reader.problem(&key, &span, format!("a secret stands in this file, and the file {why}"));
+    }
+    let (problems, warnings) = reader.finish();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(Invalid::new(file, problems)),
+    }
+}
+
+/// Errors of syntax draw further ones after them; more than these help nobody.
+const SYNTAX_ERRORS_TOLD_MAX: usize = 10;
+
+fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
+    let root = Section::root(reader, document, &["server", "tls", "admin", "key_manager", "keystore"]);
+    let server = server::server(&root);
+    let tls = tls::tls(&root);
+    let admin = server::admin(&root);
+    let key_managers = key_manager::key_managers(&root);
+    let keystores = keystore::keystores(&root, &key_manager_names(document));
+
+    if let (Some(server), Some(Some(admin))) = (&server, admin)
+        && server::collision(server.listen, admin)
+    {
+        root.optional("admin")?.refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
+    }
+    if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
+        for (i, manager) in managers.iter().enumerate() {
+            if !stores.iter().any(|s| s.key_managers.contains(&i)) {
+                reader.warning(format!("key_manager[{i}]: no key store uses {:?}", manager.name));
+            }
+        }
+    }
+    Some(Config { server: server?, tls: tls?, admin: admin?, key_managers: key_managers?, keystores: keystores?, warnings: Vec::new() })
+}
+
+/// Names of all key managers, also of those that are wrong otherwise: a reference to them is right.
+fn key_manager_names<'a>(document: &'a DeTable<'_>) -> HashMap<&'a str, usize> {
+    let managers = document.get("key_manager").and_then(|v| v.get_ref().as_array()).into_iter().flat_map(|a| a.iter());
+    let named = managers.enumerate().filter_map(|(i, m)| Some((m.get_ref().as_table()?.get("name")?.get_ref().as_str()?, i)));
+    // Of two with the same name, which is a problem of its own, any will do.
+    named.collect()
+}

@@ -1,0 +1,316 @@
+//! Walks a parsed TOML document and collects every problem instead of stopping at the first, as serde would.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Problem, quoted};
+use super::sources::{Exposure, Sources};
+
+/// What reading a configuration needs at hand and what it finds.
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    base: &'a Path,
+    pub(super) sources: &'a dyn Sources,
+    /// Key path of the first secret written into the configuration file itself.
+    pub(super) inline_secret: RefCell<Option<(String, Range<usize>)>>,
+    problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<String>>,
+    /// Line counting goes on from the place asked for last: (byte, line from 1). Problems come roughly in the order of the file.
+    counted: Cell<(usize, usize)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: &'a str, base: &'a Path, sources: &'a dyn Sources) -> Self {
+        Self {
+            text,
+            base,
+            sources,
+            inline_secret: RefCell::default(),
+            problems: RefCell::default(),
+            warnings: RefCell::default(),
+            counted: Cell::new((0, 1)),
+        }
+    }
+
+    pub(super) fn problem(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
+        let problem = Problem { key: key.to_owned(), line: Some(self.line(span.start)), column: None, message: message.into() };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    pub(super) fn syntax(&self, error: &toml::de::Error) {
+        // Not `to_string()`: that quotes the source line, which may hold a secret.
+        let message = error.message().to_owned();
+        let start = error.span().map_or(self.text.len(), |s| s.start.min(self.text.len()));
+        let before = self.text.get(..start).unwrap_or_default();
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let problem = Problem { key: String::new(), line: Some(self.line(start)), column: Some(column), message };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    pub(super) fn warning(&self, message: String) {
+        self.warnings.borrow_mut().push(message);
+    }
+
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<String>) {
+        (self.problems.into_inner(), self.warnings.into_inner())
+    }
+
+    /// Line of a byte offset, from 1.
+    fn line(&self, byte: usize) -> usize {
+        let byte = byte.min(self.text.len());
+        let (from, line) = match self.counted.get() {
+            (from, line) if from <= byte => (from, line),
+            _ => (0, 1),
+        };
+        let line = line + self.text.as_bytes()[from..byte].iter().filter(|&&b| b == b'\n').count();
+        self.counted.set((byte, line));
+        line
+    }
+}
+
+/// One value with the path that leads to it.
+pub(super) struct Value<'r> {
+    pub(super) reader: &'r Reader<'r>,
+    pub(super) path: String,
+    pub(super) span: Range<usize>,
+    value: &'r DeValue<'r>,
+}
+
+impl<'r> Value<'r> {
+    fn new(reader: &'r Reader<'r>, path: String, value: &'r Spanned<DeValue<'r>>) -> Self {
+        Self { reader, path, span: value.span(), value: value.get_ref() }
+    }
+
+    /// Reports a problem of this value and gives `None`, for `return value.refuse(…)`.
+    pub(super) fn refuse<T>(&self, message: impl Into<String>) -> Option<T> {
+        self.reader.problem(&self.path, &self.span, message);
+        None
+    }
+
+    fn wrong_type<T>(&self, accepted: &str) -> Option<T> {
+        // The value itself is not told: it may be a secret in the wrong place.
+        self.refuse(format!("{accepted} is expected here, not {}", type_name(self.value)))
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
+    pub(super) fn string(&self) -> Option<&'r str> {
+        match self.value {
+            DeValue::String(text) => Some(text),
+            _ => self.wrong_type("a string"),
+        }
+    }
+
+    /// A string for which `valid` holds; `accepted` ends the sentence "… is not accepted: ".
+    pub(super) fn string_where(&self, accepted: &str, valid: impl Fn(&str) -> bool) -> Option<&'r str> {
+        let text = self.string()?;
+        if valid(text) { Some(text) } else { self.refuse(format!("{} is not accepted: {accepted}", quoted(text))) }
+    }
+
+    pub(super) fn integer(&self, unit: &str, accepted: RangeInclusive<u64>) -> Option<u64> {
+        let DeValue::Integer(digits) = self.value else { return self.wrong_type("an integer") };
+        let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+        match u64::from_str_radix(digits.as_str(), digits.radix()) {
+            Ok(number) if accepted.contains(&number) => Some(number),
+            // Not parsed: negative, or beyond 64 bits.
+            _ => self.refuse(format!(
+                "{} is out of bounds: {} to {}{unit} are accepted",
+                quoted(digits.as_str()).trim_matches('"'),
+                accepted.start(),
+                accepted.end()
+            )),
+        }
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong_type("true or false"),
+        }
+    }
+
+    /// A path, relative ones taken from the configuration file's directory.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        let text = self.string_where("a path is not empty and has no NUL", |t| !t.is_empty() && !t.contains('\0'))?;
+        Some(self.reader.base.join(text))
+    }
+
+    /// A path of a file that others may read.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.checked_file(Exposure::Public)
+    }
+
+    /// A path of a file that holds private keys.
+    pub(super) fn private_file(&self) -> Option<PathBuf> {
+        self.checked_file(Exposure::Private)
+    }
+
+    fn checked_file(&self, exposure: Exposure) -> Option<PathBuf> {
+        let path = self.path()?;
+        match self.reader.sources.check_file(&path, exposure) {
+            Ok(()) => Some(path),
+            Err(why) => self.refuse(format!("{} {why}", path.display())),
+        }
+    }
+
+    /// The elements of an array.
+    pub(super) fn elements(&self) -> Option<Vec<Value<'r>>> {
+        let array = match self.value {
+            DeValue::Array(array) => array,
+            DeValue::Table(_) => return self.wrong_type("an array (sections that may repeat have double brackets: [[…]])"),
+            _ => return self.wrong_type("an array"),
+        };
+        Some(array.iter().enumerate().map(|(i, value)| Value::new(self.reader, format!("{}[{i}]", self.path), value)).collect())
+    }
+
+    /// The elements of an array with at least one, read by `read`; `None` as soon as one of them is wrong, after all were looked at.
+    pub(super) fn one_or_more<T>(&self, read: impl Fn(&Value<'r>) -> Option<T>) -> Option<Vec<T>> {
+        let elements = self.elements()?;
+        if elements.is_empty() {
+            return self.refuse("at least one is needed");
+        }
+        all(elements.iter().map(read))
+    }
+
+    /// Like [`Value::one_or_more`] for strings, of which none may come twice.
+    pub(super) fn distinct_strings(&self, read: impl Fn(&Value<'r>) -> Option<&'r str>) -> Option<Vec<String>> {
+        let seen = RefCell::new(Vec::new());
+        self.one_or_more(|value| {
+            let text = read(value)?;
+            if seen.borrow().contains(&text) {
+                return value.refuse(format!("{} stands here twice", quoted(text)));
+            }
+            seen.borrow_mut().push(text);
+            Some(text.to_owned())
+        })
+    }
+
+    /// The string under `key`, if this is a table and has one. Reports nothing: for relations between tables, which are looked at
+    /// whether or not each table is right in itself.
+    pub(super) fn peek(&self, key: &str) -> Option<&'r str> {
+        let DeValue::Table(table) = self.value else { return None };
+        table.get(key)?.get_ref().as_str()
+    }
+
+    /// Where the value of `key` stands, or this table where there is none.
+    pub(super) fn span_of(&self, key: &str) -> Range<usize> {
+        let DeValue::Table(table) = self.value else { return self.span.clone() };
+        table.get(key).map_or_else(|| self.span.clone(), Spanned::span)
+    }
+
+    /// A table in which only the keys `accepted` may stand.
+    pub(super) fn section(&self, accepted: &[&str]) -> Option<Section<'r>> {
+        let DeValue::Table(table) = self.value else { return self.wrong_type("a table") };
+        let section = Section { reader: self.reader, path: self.path.clone(), span: self.span.clone(), table };
+        section.refuse_unknown(accepted);
+        Some(section)
+    }
+}
+
+/// One table with the path that leads to it.
+pub(super) struct Section<'r> {
+    pub(super) reader: &'r Reader<'r>,
+    path: String,
+    span: Range<usize>,
+    table: &'r DeTable<'r>,
+}
+
+impl<'r> Section<'r> {
+    /// The whole document.
+    pub(super) fn root(reader: &'r Reader<'r>, table: &'r DeTable<'r>, accepted: &[&str]) -> Self {
+        let section = Self { reader, path: String::new(), span: 0..0, table };
+        section.refuse_unknown(accepted);
+        section
+    }
+
+    fn refuse_unknown(&self, accepted: &[&str]) {
+        for key in self.table.keys() {
+            if !accepted.contains(&key.get_ref().as_ref()) {
+                let message = format!("unknown key; accepted here: {}", accepted.join(", "));
+                self.reader.problem(&self.join(key.get_ref()), &key.span(), message);
+            }
+        }
+    }
+
+    /// Path of the key `key` in this table, in TOML's spelling.
+    pub(super) fn join(&self, key: &str) -> String {
+        let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The value of `key`, if it is there.
+    pub(super) fn optional(&self, key: &str) -> Option<Value<'r>> {
+        self.table.get(key).map(|value| Value::new(self.reader, self.join(key), value))
+    }
+
+    /// The value of `key`; its absence is a problem. `what` tells what it is.
+    pub(super) fn required(&self, key: &str, what: &str) -> Option<Value<'r>> {
+        let value = self.optional(key);
+        if value.is_none() {
+            self.reader.problem(&self.join(key), &self.span, format!("missing: {what}"));
+        }
+        value
+    }
+
+    /// What `read` makes of the value of `key`, or `default` where the key is left out; `None` if the value is wrong.
+    pub(super) fn or<T>(&self, key: &str, default: T, read: impl FnOnce(&Value<'r>) -> Option<T>) -> Option<T> {
+        self.optional(key).map_or(Some(default), |value| read(&value))
+    }
+
+    /// What `read` makes of the value of a key that must be there.
+    pub(super) fn must<T>(&self, key: &str, what: &str, read: impl FnOnce(&Value<'r>) -> Option<T>) -> Option<T> {
+        self.required(key, what).and_then(|value| read(&value))
+    }
+
+    /// Reports a problem of this table and gives `None`.
+    pub(super) fn refuse<T>(&self, message: impl Into<String>) -> Option<T> {
+        self.reader.problem(&self.path, &self.span, message);
+        None
+    }
+}
+
+/// All values, or `None` if one is missing. Unlike `collect::<Option<_>>` it looks at every one, so that each can report its problems.
+pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    values.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Whether no two tables have the same string under `key`; each later one is reported.
+pub(super) fn distinct(tables: &[Value<'_>], key: &str) -> bool {
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    let mut distinct = true;
+    for table in tables {
+        let Some(text) = table.peek(key) else { continue };
+        if let Some(first) = seen.get(text) {
+            let message = format!("{} is taken: {first} has it too", quoted(text));
+            table.reader.problem(&format!("{}.{key}", table.path), &table.span_of(key), message);
+            distinct = false;
+        } else {
+            seen.insert(text, &table.path);
+        }
+    }
+    distinct
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,78 @@
+//! Secrets: read from a file, the environment or the text, never shown.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::problem::quoted;
+use super::reader::Value;
+
+/// Text that is zeroed when dropped and that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretString(Zeroizing<String>);
+
+impl SecretString {
+    /// Takes `text` over.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretString(…)")
+    }
+}
+
+const FORMS: &str = "a secret is one of { file = \"…\" }, { env = \"…\" } and { value = \"…\" }";
+
+/// Reads a secret for which `valid` holds; `accepted` tells its form. No problem tells the secret or any part of it.
+pub(super) fn secret(value: &Value<'_>, accepted: &str, valid: impl Fn(&str) -> bool) -> Option<SecretString> {
+    if !value.is_table() {
+        return value.refuse(FORMS);
+    }
+    let section = value.section(&["file", "env", "value"])?;
+    let given = ["file", "env", "value"].iter().filter(|key| section.has(key)).count();
+    if given != 1 {
+        return value.refuse(format!("{} of them are given; exactly one is needed: {FORMS}", if given == 0 { "none" } else { "several" }));
+    }
+    let (origin, text) = if let Some(file) = section.optional("file") {
+        let path = file.path()?;
+        let content = match value.reader.sources.secret_file(&path) {
+            Ok(content) => content,
+            Err(why) => return file.refuse(format!("{} {why}", path.display())),
+        };
+        let Ok(text) = std::str::from_utf8(&content) else {
+            return file.refuse(format!("{} holds bytes that are not UTF-8 text", path.display()));
+        };
+        // One line end is an editor's; more would be part of the secret, and then wrong.
+        let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
+        (format!("the content of {}", path.display()), Zeroizing::new(text.to_owned()))
+    } else if let Some(env) = section.optional("env") {
+        let name = env.string_where("the name of an environment variable", |n| !n.is_empty() && !n.contains(['=', '\0']))?;
+        let Some(content) = value.reader.sources.variable(name) else {
+            return env.refuse(format!("the environment variable {} is not set", quoted(name)));
+        };
+        let Ok(text) = content.into_string().map(Zeroizing::new) else {
+            return env.refuse(format!("the environment variable {} is not UTF-8 text", quoted(name)));
+        };
+        (format!("the environment variable {}", quoted(name)), text)
+    } else {
+        let inline = section.optional("value")?;
+        let text = inline.string()?;
+        value.reader.inline_secret.borrow_mut().get_or_insert_with(|| (inline.path.clone(), inline.span.clone()));
+        ("the value".to_owned(), Zeroizing::new(text.to_owned()))
+    };
+    if text.is_empty() {
+        return value.refuse(format!("{origin} is empty"));
+    }
+    if !valid(&text) {
+        return value.refuse(format!("{origin} ({} characters) is not accepted: {accepted}", text.chars().count()));
+    }
+    Some(SecretString(text))
+}

@@ -1,0 +1,103 @@
+//! `[server]` and `[admin]`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::reader::{Section, Value};
+use crate::limits::{REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_MS};
+
+/// `[server]`: the XKS API's listener and what holds for all key stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where KMS connects to.
+    pub listen: SocketAddr,
+    /// Number of shards; 0: one for each core this process may use.
+    pub shards: usize,
+    /// Every request is answered by then, counted from its first byte.
+    pub request_budget: Duration,
+    /// SigV4 regions accepted, at least one.
+    pub regions: Vec<String>,
+    /// After a stop signal, requests in flight have this long.
+    pub shutdown_time: Duration,
+    /// Form of the log lines.
+    pub log: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+pub(super) fn server(root: &Section<'_>) -> Option<Server> {
+    let section = root.required("server", "a section [server] with at least listen and regions")?.section(&[
+        "listen",
+        "shards",
+        "request_budget_ms",
+        "regions",
+        "shutdown_ms",
+        "log",
+    ])?;
+    let listen = section.must("listen", "address and port to listen on, for example \"0.0.0.0:443\"", socket_address);
+    let shards = section.or("shards", 0, |v| v.integer("shards", SHARDS));
+    let budget = section.or("request_budget_ms", 200, |v| v.integer("milliseconds", REQUEST_BUDGET_MS));
+    let regions =
+        section.must("regions", "the AWS regions whose KMS may call, for example [\"us-east-1\"]", |v| v.distinct_strings(region));
+    let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
+    let log = section.or("log", LogFormat::Auto, log_format);
+    Some(Server {
+        listen: listen?,
+        shards: usize::try_from(shards?).ok()?,
+        request_budget: Duration::from_millis(budget?),
+        regions: regions?,
+        shutdown_time: Duration::from_millis(shutdown?),
+        log: log?,
+    })
+}
+
+/// `Some(None)` where the section is left out.
+pub(super) fn admin(root: &Section<'_>) -> Option<Option<SocketAddr>> {
+    let Some(value) = root.optional("admin") else { return Some(None) };
+    let section = value.section(&["listen"])?;
+    section.must("listen", "address and port of the admin listener, for example \"127.0.0.1:9180\"", socket_address).map(Some)
+}
+
+/// Two listeners cannot share a port on addresses that overlap.
+pub(super) fn collision(server: SocketAddr, admin: SocketAddr) -> bool {
+    let overlap = server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
+    server.port() != 0 && server.port() == admin.port() && overlap
+}
+
+fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
+    let accepted = "an IP address (not a name) and a port, as in \"0.0.0.0:443\" or \"[::]:443\"";
+    let text = value.string_where(accepted, |t| t.parse::<SocketAddr>().is_ok())?;
+    text.parse().ok()
+}
+
+fn region<'r>(value: &Value<'r>) -> Option<&'r str> {
+    value.string_where("an AWS region is meant, as in \"us-east-1\"", is_region)
+}
+
+/// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`: words of small letters and a number, joined by `-`.
+fn is_region(text: &str) -> bool {
+    let mut words: Vec<&str> = text.split('-').collect();
+    let Some(number) = words.pop() else { return false };
+    text.len() <= REGION_CHARS_MAX
+        && words.len() >= 2
+        && words.iter().all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase()))
+        && (1..=2).contains(&number.len())
+        && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn log_format(value: &Value<'_>) -> Option<LogFormat> {
+    match value.string_where("\"auto\", \"json\" or \"text\"", |t| ["auto", "json", "text"].contains(&t))? {
+        "json" => Some(LogFormat::Json),
+        "text" => Some(LogFormat::Text),
+        _ => Some(LogFormat::Auto),
+    }
+}

@@ -1,0 +1,269 @@
+//! The commands as a person runs them: what they print, where, and their exit codes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use xksd::control::config::{Config, Kind, TokenSelector};
+
+fn xksd(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xksd")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// A directory with the demo's files in `demo`.
+fn demo() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let output = xksd(dir.path(), &["demo", "--files-only"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    dir
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_help_with_0() {
+    let here = tempfile::tempdir().unwrap();
+    for args in
+        [&[][..], &["serv"], &["check"], &["check", "--config"], &["credential"], &["demo", "--token", "x"], &["demo", "--module", "x"]]
+    {
+        let output = xksd(here.path(), args);
+        assert_eq!((code(&output), stdout(&output)), (2, ""), "{args:?}");
+    }
+    for args in [
+        &["--help"][..],
+        &["-V"],
+        &["check", "--help"],
+        &["credential", "new", "--help"],
+        &["keystore", "export", "-h"],
+        &["demo", "--help"],
+    ] {
+        let output = xksd(here.path(), args);
+        assert_eq!((code(&output), stderr(&output)), (0, ""), "{args:?}");
+    }
+    assert_eq!(stdout(&xksd(here.path(), &["-V"])), concat!("xksd ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn check_tells_all_problems_and_exits_with_2() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("bad.toml"), "[server]\nlisten = 1\ncolour = 2\n").unwrap();
+    let output = xksd(dir.path(), &["check", "--config", "bad.toml"]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+    for words in ["bad.toml:2: server.listen: ", "bad.toml:3: server.colour: unknown key", "tls: missing", "6 problems in bad.toml"] {
+        assert!(stderr(&output).contains(words), "{words}: {}", stderr(&output));
+    }
+    let output = xksd(dir.path(), &["check", "--config", "none.toml"]);
+    assert_eq!((code(&output), stderr(&output)), (2, "none.toml: does not exist\n1 problem in none.toml\n"));
+}
+
+#[test]
+fn check_of_a_good_configuration_exits_with_0() {
+    let dir = demo();
+    let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
+    for words in ["demo/xksd.toml can be used.", "127.0.0.1:8443", "/demo/kms/xks/v1: 1 key, 1 credential, on demo"] {
+        assert!(stdout(&output).contains(words), "{words}: {}", stdout(&output));
+    }
+
+    let config = dir.path().join("demo/xksd.toml");
+    let spare = "\n[[key_manager]]\nname = \"spare\"\nkind = \"local\"\nkey_file = \"keys.json\"\n";
+    fs::write(&config, fs::read_to_string(&config).unwrap() + spare).unwrap();
+    let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+    assert_eq!(code(&output), 0);
+    assert_eq!(stderr(&output), "demo/xksd.toml: warning: key_manager[1]: no key store uses \"spare\"\n");
+
+    fs::remove_file(dir.path().join("demo/keys.json")).unwrap();
+    assert_eq!(code(&xksd(dir.path(), &["check", "--config", "demo/xksd.toml"])), 2);
+}
+
+#[test]
+fn a_new_credential_is_accepted_by_the_configuration() {
+    let dir = demo();
+    let config = dir.path().join("demo/xksd.toml");
+    let printed = xksd(dir.path(), &["credential", "new"]);
+    assert_eq!(code(&printed), 0);
+    assert!(stderr(&printed).contains("secret"));
+    let written = xksd(dir.path(), &["credential", "new", "--write-secret", "my \"secret\""]);
+    assert_eq!((code(&written), stderr(&written)), (0, ""));
+    let file = dir.path().join("my \"secret\"");
+    assert_eq!(mode(&file), 0o600);
+
+    // As a person would: below the key store, the last section of the file.
+    fs::write(&config, fs::read_to_string(&config).unwrap() + stdout(&printed) + stdout(&written)).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let credentials = Config::load(&config).unwrap().keystores.remove(0).credentials;
+    assert_eq!(credentials.len(), 3);
+    assert_eq!(credentials[2].secret_access_key.expose(), fs::read_to_string(&file).unwrap());
+    for credential in &credentials {
+        assert_eq!(credential.access_key_id.len(), 20);
+        assert_eq!(STANDARD.decode(credential.secret_access_key.expose()).unwrap().len(), 32);
+    }
+    assert_ne!(credentials[1].access_key_id, credentials[2].access_key_id);
+    assert_ne!(credentials[1].secret_access_key, credentials[2].secret_access_key);
+}
+
+#[test]
+fn a_secret_is_never_written_over_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("there"), "precious").unwrap();
+    let output = xksd(dir.path(), &["credential", "new", "--write-secret", "there"]);
+    assert_eq!((code(&output), stdout(&output)), (1, ""));
+    assert_eq!(fs::read_to_string(dir.path().join("there")).unwrap(), "precious");
+}
+
+#[test]
+fn export_prints_what_the_console_takes() {
+    let dir = demo();
+    let config = Config::load(&dir.path().join("demo/xksd.toml")).unwrap();
+    let credential = &config.keystores[0].credentials[0];
+    let output = xksd(dir.path(), &["keystore", "export", "--config", "demo/xksd.toml", "--prefix", "/demo"]);
+    assert_eq!(code(&output), 0);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({
+        "XksProxyUriPath": "/demo/kms/xks/v1",
+        "XksProxyAuthenticationCredential": {
+            "AccessKeyId": credential.access_key_id,
+            "RawSecretAccessKey": credential.secret_access_key.expose(),
+        }
+    });
+    assert_eq!(told, expected);
+    assert!(stderr(&output).contains("holds the secret"));
+    assert!(!stderr(&output).contains(credential.secret_access_key.expose()));
+}
+
+#[test]
+fn export_names_what_there_is_instead() {
+    let dir = demo();
+    let export = |more: &[&str]| {
+        let args = [&["keystore", "export", "--config", "demo/xksd.toml"], more].concat();
+        xksd(dir.path(), &args)
+    };
+    let output = export(&["--prefix", "/other"]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+    assert!(stderr(&output).contains("there is: \"/demo\""), "{}", stderr(&output));
+
+    let id = Config::load(&dir.path().join("demo/xksd.toml")).unwrap().keystores[0].credentials[0].access_key_id.clone();
+    let output = export(&["--prefix", "/demo", "--access-key-id", "NONE"]);
+    assert_eq!((code(&output), stdout(&output)), (2, ""));
+    assert!(stderr(&output).contains(&id), "{}", stderr(&output));
+    assert_eq!(code(&export(&["--prefix", "/demo", "--access-key-id", &id])), 0);
+}
+
+#[test]
+fn demo_makes_everything_once() {
+    let dir = demo();
+    let files = ["ca.pem", "tls/chain.pem", "tls/key.pem", "secrets/key-store-1", "keys.json", "xksd.toml"];
+    let content = || files.map(|name| fs::read(dir.path().join("demo").join(name)).unwrap());
+    let first = content();
+    for name in ["tls/key.pem", "secrets/key-store-1", "keys.json"] {
+        assert_eq!(mode(&dir.path().join("demo").join(name)), 0o600, "{name}");
+    }
+    let keys: serde_json::Value = serde_json::from_slice(&first[4]).unwrap();
+    assert_eq!(keys["keys"][0]["label"], "demo");
+    assert_eq!(STANDARD.decode(keys["keys"][0]["key"].as_str().unwrap()).unwrap().len(), 32);
+
+    let again = xksd(dir.path(), &["demo", "--files-only"]);
+    assert_eq!(code(&again), 0);
+    assert!(stdout(&again).starts_with("Using what is in demo."));
+    assert_eq!(content(), first);
+
+    // Without its configuration the directory gets a new one, around the keys and the secret that are there.
+    fs::remove_file(dir.path().join("demo/xksd.toml")).unwrap();
+    assert_eq!(code(&xksd(dir.path(), &["demo", "--files-only"])), 0);
+    assert_eq!(content()[..5], first[..5]);
+    assert_eq!(code(&xksd(dir.path(), &["check", "--config", "demo/xksd.toml"])), 0);
+}
+
+#[test]
+fn demo_tells_what_to_try_and_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = xksd(dir.path(), &["demo", "--files-only", "--dir", "a b", "--listen", "[::]:9443"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    for words in [
+        "xksd probe --config 'a b/xksd.toml'",
+        "--aws-sigv4 \"aws:amz:us-east-1:kms-xks-proxy\"",
+        "--cacert 'a b/ca.pem'",
+        "https://localhost:9443/demo/kms/xks/v1/health",
+    ] {
+        assert!(stdout(&output).contains(words), "{words}: {}", stdout(&output));
+    }
+    let secret = fs::read_to_string(dir.path().join("a b/secrets/key-store-1")).unwrap();
+    assert!(!stdout(&output).contains(&secret));
+}
+
+#[test]
+fn demo_does_not_change_a_configuration() {
+    let dir = demo();
+    for (args, words) in [
+        (&["--listen", "127.0.0.1:9999"][..], "--listen differs from server.listen"),
+        (&["--admin", "127.0.0.1:9999"], "--admin differs from admin.listen"),
+        (&["--module", "m", "--token", "t", "--pin-file", "p"], "--module differs from key_manager[0].kind"),
+    ] {
+        let output = xksd(dir.path(), &[&["demo", "--files-only"], args].concat());
+        assert_eq!(code(&output), 2, "{args:?}");
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+    let same = xksd(dir.path(), &["demo", "--files-only", "--listen", "127.0.0.1:8443", "--admin", "127.0.0.1:9180"]);
+    assert_eq!(code(&same), 0);
+}
+
+#[test]
+fn demo_never_overwrites_half_of_a_certificate() {
+    let dir = demo();
+    fs::remove_file(dir.path().join("demo/xksd.toml")).unwrap();
+    fs::remove_file(dir.path().join("demo/ca.pem")).unwrap();
+    let key = fs::read(dir.path().join("demo/tls/key.pem")).unwrap();
+    let output = xksd(dir.path(), &["demo", "--files-only"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("missing: demo/ca.pem"), "{}", stderr(&output));
+    assert_eq!(fs::read(dir.path().join("demo/tls/key.pem")).unwrap(), key);
+}
+
+#[test]
+fn demo_with_an_hsm_names_it_in_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p11.so"), "").unwrap();
+    fs::write(dir.path().join("pin"), "1234\n").unwrap();
+    let args = ["demo", "--files-only", "--module", "p11.so", "--token", "my \"token\"", "--pin-file", "pin", "--profile", "softhsm"];
+
+    // The PIN file is open to every user: told, and nothing left behind that would fail the next time too.
+    fs::set_permissions(dir.path().join("pin"), fs::Permissions::from_mode(0o644)).unwrap();
+    let output = xksd(dir.path(), &args);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("chmod o-rwx"), "{}", stderr(&output));
+    assert!(!dir.path().join("demo/xksd.toml").exists());
+
+    fs::set_permissions(dir.path().join("pin"), fs::Permissions::from_mode(0o600)).unwrap();
+    for _ in 0..2 {
+        let output = xksd(dir.path(), &args);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    }
+    assert!(!dir.path().join("demo/keys.json").exists());
+    let config = Config::load(&dir.path().join("demo/xksd.toml")).unwrap();
+    let Kind::Pkcs11(hsm) = &config.key_managers[0].kind else { panic!("not pkcs11") };
+    assert_eq!(hsm.module, fs::canonicalize(dir.path()).unwrap().join("p11.so"));
+    assert_eq!(hsm.token, TokenSelector::Label("my \"token\"".to_owned()));
+    assert_eq!(hsm.pin.expose(), "1234");
+
+    let mut other = args;
+    other[3] = "other.so";
+    assert_eq!(code(&xksd(dir.path(), &other)), 2);
+}
