@@ -116,6 +116,18 @@ pub const SESSION_OPENINGS_MAX: usize = 4;
 pub const TICKETS_A_SHARD_MAX: usize = 64 * 1024;
 /// IVs drawn with one C_GenerateRandom.
 pub const IV_BLOCK: usize = 256;
+/// IV blocks remembered for all sessions of one key manager, so that a generator that repeats itself is noticed: a million IVs.
+pub const IV_BLOCKS_REMEMBERED: usize = 4096;
+/// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and usages are noticed.
+pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
+/// The same before a key's attributes are the reason for a refusal.
+pub const KEY_REFUSAL_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long an opening session waits for another's C_Login.
+pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.
+pub const HSM_OUTPUT_ROOM_BYTES: usize = 48;
+/// Key file of a local key manager, bytes.
+pub const KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
 /// Health probe of each key manager.
@@ -174,6 +186,8 @@ const _: () = {
     assert!(AAD_BYTES_MAX <= u16::MAX as usize);
     assert!(CIPHERTEXT_METADATA_BYTES_MAX <= u8::MAX as usize);
     assert!(IV_BYTES <= IV_BYTES_MAX);
+    assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_ROOM_BYTES);
+    assert!(KEY_REFUSAL_AGE_MAX.as_millis() <= KEY_ATTRIBUTES_AGE_MAX.as_millis());
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);

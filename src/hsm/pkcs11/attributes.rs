@@ -1,0 +1,240 @@
+//! What a key's attributes say it is and may do.
+
+use cryptoki_sys::*;
+
+use super::errors::CallError;
+use super::ffi::Functions;
+use crate::hsm::KeyDescription;
+
+/// What is read of a key, with the most bytes each may have.
+const WANTED: &[(CK_ATTRIBUTE_TYPE, usize)] = &[
+    (CKA_LABEL, 1024),
+    (CKA_ID, 256),
+    (CKA_KEY_TYPE, size_of::<CK_ULONG>()),
+    (CKA_VALUE_LEN, size_of::<CK_ULONG>()),
+    (CKA_ENCRYPT, 1),
+    (CKA_DECRYPT, 1),
+    (CKA_SIGN, 1),
+    (CKA_VERIFY, 1),
+    (CKA_WRAP, 1),
+    (CKA_UNWRAP, 1),
+    (CKA_DERIVE, 1),
+    // Last, being those that modules most often do not have.
+    (CKA_START_DATE, size_of::<CK_DATE>()),
+    (CKA_END_DATE, size_of::<CK_DATE>()),
+];
+
+/// Usages in the order of [`KeyDescription::usage`].
+const USAGES: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
+    (CKA_ENCRYPT, "ENCRYPT"),
+    (CKA_DECRYPT, "DECRYPT"),
+    (CKA_SIGN, "SIGN"),
+    (CKA_VERIFY, "VERIFY"),
+    (CKA_WRAP, "WRAP"),
+    (CKA_UNWRAP, "UNWRAP"),
+    (CKA_DERIVE, "DERIVE"),
+];
+
+/// A secret key's attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) label: Vec<u8>,
+    pub(super) id: Vec<u8>,
+    kind: Option<CK_KEY_TYPE>,
+    /// CKA_VALUE_LEN.
+    bytes: Option<CK_ULONG>,
+    usage: Vec<&'static str>,
+    pub(super) start: Date,
+    pub(super) end: Date,
+}
+
+/// A CK_DATE: `YYYYMMDD` in ASCII digits, which as text sorts as days do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Date {
+    /// Empty, or filled with NUL, blanks or zeros, as modules have it that cannot leave it empty.
+    Unset,
+    Day([u8; 8]),
+    /// Not a date. The key counts as disabled: somebody meant to bound it.
+    Malformed,
+}
+
+impl Date {
+    fn read(value: Option<&[u8]>) -> Date {
+        match value {
+            None => Date::Unset,
+            Some(value) if value.iter().all(|byte| matches!(byte, 0 | b' ' | b'0')) => Date::Unset,
+            Some(value) => match <[u8; 8]>::try_from(value) {
+                Ok(day) if day.iter().all(u8::is_ascii_digit) => Date::Day(day),
+                _ => Date::Malformed,
+            },
+        }
+    }
+
+    /// `2026-03-31`, or `not a date`.
+    pub(super) fn text(self) -> Option<String> {
+        match self {
+            Date::Unset => None,
+            Date::Malformed => Some("not a date".to_owned()),
+            Date::Day(day) => {
+                let text = String::from_utf8_lossy(&day);
+                Some(format!("{}-{}-{}", &text[..4], &text[4..6], &text[6..]))
+            }
+        }
+    }
+}
+
+/// Today in UTC as a CK_DATE.
+pub(super) fn today() -> [u8; 8] {
+    let date = time::OffsetDateTime::now_utc().date();
+    let number = date.year().unsigned_abs() * 10_000 + u32::from(u8::from(date.month())) * 100 + u32::from(date.day());
+    let mut day = [b'0'; 8];
+    let mut rest = number;
+    for digit in day.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    day
+}
+
+impl Attributes {
+    /// One C_GetAttributeValue.
+    pub(super) fn read(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<Attributes, CallError> {
+        functions.attributes(session, object, WANTED).map(|values| Attributes::from_values(&values))
+    }
+
+    /// `values` in the order of [`WANTED`].
+    fn from_values(values: &[Option<Vec<u8>>]) -> Attributes {
+        let value = |type_| WANTED.iter().zip(values).find(|(wanted, _)| wanted.0 == type_).and_then(|(_, value)| value.as_deref());
+        let number = |type_| value(type_).and_then(|value| value.try_into().ok()).map(CK_ULONG::from_ne_bytes);
+        Attributes {
+            label: value(CKA_LABEL).unwrap_or_default().to_vec(),
+            id: value(CKA_ID).unwrap_or_default().to_vec(),
+            kind: number(CKA_KEY_TYPE),
+            bytes: number(CKA_VALUE_LEN),
+            usage: USAGES
+                .iter()
+                .filter(|(type_, _)| value(*type_).and_then(|value| value.first()).is_some_and(|byte| *byte != CK_FALSE))
+                .map(|(_, name)| *name)
+                .collect(),
+            start: Date::read(value(CKA_START_DATE)),
+            end: Date::read(value(CKA_END_DATE)),
+        }
+    }
+
+    /// The API knows AES-GCM with 256 bits and nothing else.
+    pub(super) fn is_aes_256(&self) -> bool {
+        self.kind == Some(CKK_AES) && self.bytes == Some(32)
+    }
+
+    /// `usage` as in [`KeyDescription::usage`].
+    pub(super) fn allows(&self, usage: &str) -> bool {
+        self.usage.contains(&usage)
+    }
+
+    /// Both dates are inclusive.
+    pub(super) fn is_enabled(&self, today: [u8; 8]) -> bool {
+        let started = match self.start {
+            Date::Unset => true,
+            Date::Day(start) => start <= today,
+            Date::Malformed => false,
+        };
+        let not_ended = match self.end {
+            Date::Unset => true,
+            Date::Day(end) => today <= end,
+            Date::Malformed => false,
+        };
+        started && not_ended
+    }
+
+    pub(super) fn describe(&self, today: [u8; 8]) -> KeyDescription {
+        KeyDescription { spec: self.spec(), usage: self.usage.clone(), enabled: self.is_enabled(today) }
+    }
+
+    fn spec(&self) -> String {
+        let Some(kind) = self.kind else { return "UNKNOWN".to_owned() };
+        // DES keys: the bits that are key, without parity; their CKA_VALUE_LEN is never there.
+        let name = match kind {
+            CKK_AES => "AES",
+            CKK_GENERIC_SECRET => "GENERIC_SECRET",
+            CKK_CHACHA20 => "CHACHA20",
+            CKK_DES => return "DES_56".to_owned(),
+            CKK_DES2 => return "DES2_112".to_owned(),
+            CKK_DES3 => return "DES3_168".to_owned(),
+            other => return format!("CKK_{other:#x}"),
+        };
+        match self.bytes {
+            Some(bytes) => format!("{name}_{}", bytes.saturating_mul(8)),
+            None => name.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(set: &[(CK_ATTRIBUTE_TYPE, &[u8])]) -> Attributes {
+        let values: Vec<_> = WANTED.iter().map(|(type_, _)| set.iter().find(|(one, _)| one == type_).map(|(_, v)| v.to_vec())).collect();
+        Attributes::from_values(&values)
+    }
+
+    fn of_kind(kind: CK_KEY_TYPE, bytes: CK_ULONG) -> Attributes {
+        key(&[(CKA_KEY_TYPE, &kind.to_ne_bytes()), (CKA_VALUE_LEN, &bytes.to_ne_bytes())])
+    }
+
+    #[test]
+    fn spec_in_the_api_s_spelling() {
+        for (kind, bytes, spec) in [
+            (CKK_AES, 32, "AES_256"),
+            (CKK_AES, 24, "AES_192"),
+            (CKK_AES, 16, "AES_128"),
+            (CKK_GENERIC_SECRET, 20, "GENERIC_SECRET_160"),
+            (CKK_DES3, 24, "DES3_168"),
+            (CKK_VENDOR_DEFINED + 5, 32, "CKK_0x80000005"),
+        ] {
+            let attributes = of_kind(kind, bytes);
+            assert_eq!(attributes.spec(), spec);
+            assert_eq!(attributes.is_aes_256(), spec == "AES_256");
+        }
+        assert_eq!(key(&[]).spec(), "UNKNOWN");
+        let no_size = key(&[(CKA_KEY_TYPE, &CKK_AES.to_ne_bytes())]);
+        assert_eq!((no_size.spec().as_str(), no_size.is_aes_256()), ("AES", false));
+    }
+
+    #[test]
+    fn usage_in_order() {
+        let all = key(&[(CKA_DERIVE, &[1]), (CKA_ENCRYPT, &[1]), (CKA_UNWRAP, &[0]), (CKA_SIGN, &[1])]);
+        assert_eq!(all.describe(today()).usage, ["ENCRYPT", "SIGN", "DERIVE"]);
+        assert!(all.allows("ENCRYPT") && !all.allows("DECRYPT") && !all.allows("UNWRAP"));
+        assert!(key(&[(CKA_ENCRYPT, &[])]).usage.is_empty());
+    }
+
+    #[test]
+    fn dates_are_inclusive() {
+        let key = key(&[(CKA_START_DATE, b"20260301"), (CKA_END_DATE, b"20260331")]);
+        for (day, enabled) in [(b"20260228", false), (b"20260301", true), (b"20260331", true), (b"20260401", false), (b"20270315", false)] {
+            assert_eq!(key.is_enabled(*day), enabled, "{}", String::from_utf8_lossy(day));
+        }
+        assert_eq!((key.start.text().as_deref(), key.end.text().as_deref()), (Some("2026-03-01"), Some("2026-03-31")));
+    }
+
+    #[test]
+    fn dates_that_are_none() {
+        for unset in [&b""[..], b"\0\0\0\0\0\0\0\0", b"        ", b"00000000"] {
+            let key = key(&[(CKA_START_DATE, unset), (CKA_END_DATE, unset)]);
+            assert!(key.is_enabled(today()), "{unset:?}");
+            assert_eq!(key.end.text(), None);
+        }
+        for malformed in [&b"2026"[..], b"2026-3-1", b"\xff0260301"] {
+            assert!(!key(&[(CKA_END_DATE, malformed)]).is_enabled(*b"20260101"), "{malformed:?}");
+            assert!(!key(&[(CKA_START_DATE, malformed)]).is_enabled(*b"20260101"), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn today_is_a_date() {
+        let today = today();
+        assert!(today.iter().all(u8::is_ascii_digit));
+        assert!(today > *b"20200101" && today < *b"30000101");
+    }
+}

@@ -1,0 +1,172 @@
+//! What a PKCS#11 return code means, and for which call it means that.
+
+use std::fmt;
+
+use cryptoki::error::{Error, Rv, RvError};
+use cryptoki_sys::*;
+
+use super::profile::Profile;
+use crate::hsm::Fault;
+
+/// The PKCS#11 functions xksd calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Call {
+    GetFunctionList,
+    Initialize,
+    GetInfo,
+    GetSlotList,
+    GetTokenInfo,
+    OpenSession,
+    GetSessionInfo,
+    Login,
+    FindObjects,
+    GetAttributeValue,
+    GenerateKey,
+    GenerateRandom,
+    EncryptInit,
+    Encrypt,
+    DecryptInit,
+    Decrypt,
+}
+
+/// A call that did not return CKR_OK. Displayed as `C_Encrypt: CKR_DEVICE_ERROR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// The function.
+    pub call: Call,
+    /// What it returned.
+    pub code: CK_RV,
+}
+
+/// What follows from a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// The tag does not match.
+    BadCiphertext,
+    /// The module says this for a tag that does not match and for failures of its own: the session test key decides.
+    Ambiguous,
+    /// The key's handle is no longer valid: look the key up again.
+    KeyHandle,
+    /// The session is gone, or in a state only a new session gets out of.
+    SessionLost,
+    /// The session is no longer logged in.
+    LoginLost,
+    /// Too much to do.
+    Busy,
+    /// The key may not be used so.
+    Usage,
+    /// Everything else: the key manager failed.
+    Device,
+}
+
+/// When `call` (any, where `None`) returns one of the codes, the reaction follows. The first rule that fits holds.
+pub(super) struct Rule(pub(super) Option<Call>, pub(super) &'static [CK_RV], pub(super) Reaction);
+
+/// What holds for every module, after the profile's own rules.
+const COMMON: &[Rule] = &[
+    // CKR_ENCRYPTED_DATA_LEN_RANGE: what is given is never shorter than a tag, so a length that is refused was not made here.
+    Rule(
+        Some(Call::Decrypt),
+        &[CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_AEAD_DECRYPT_FAILED],
+        Reaction::BadCiphertext,
+    ),
+    Rule(None, &[CKR_KEY_HANDLE_INVALID, CKR_OBJECT_HANDLE_INVALID], Reaction::KeyHandle),
+    Rule(
+        None,
+        &[
+            CKR_SESSION_HANDLE_INVALID,
+            CKR_SESSION_CLOSED,
+            CKR_DEVICE_REMOVED,
+            CKR_TOKEN_NOT_PRESENT,
+            CKR_TOKEN_NOT_RECOGNIZED,
+            CKR_CRYPTOKI_NOT_INITIALIZED,
+            CKR_OPERATION_ACTIVE,
+            CKR_OPERATION_NOT_INITIALIZED,
+            CKR_SLOT_ID_INVALID,
+        ],
+        Reaction::SessionLost,
+    ),
+    Rule(None, &[CKR_USER_NOT_LOGGED_IN], Reaction::LoginLost),
+    Rule(None, &[CKR_TOKEN_RESOURCE_EXCEEDED], Reaction::Busy),
+    Rule(Some(Call::EncryptInit), &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE], Reaction::Usage),
+    Rule(Some(Call::DecryptInit), &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE], Reaction::Usage),
+];
+
+/// Codes after which a PIN must not be tried again: each further try may lock the token.
+pub(super) const PIN_REFUSED: &[CK_RV] = &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
+
+impl CallError {
+    pub(super) fn unsupported(call: Call) -> CallError {
+        CallError { call, code: CKR_FUNCTION_NOT_SUPPORTED }
+    }
+
+    /// What the crate made of a code, turned back. An answer that the crate cannot read counts as CKR_GENERAL_ERROR.
+    pub(super) fn from_cryptoki(call: Call, error: &Error) -> CallError {
+        let code = match error {
+            Error::Pkcs11(RvError::VendorDefined(code) | RvError::UnknownErrorCode(code), _) => *code,
+            Error::Pkcs11(named, _) => NAMES
+                .iter()
+                .map(|(code, _)| *code)
+                .find(|code| known_to_cryptoki(*code) && Rv::from(*code) == Rv::Error(*named))
+                .unwrap_or(CKR_GENERAL_ERROR),
+            Error::NullFunctionPointer => CKR_FUNCTION_NOT_SUPPORTED,
+            _ => CKR_GENERAL_ERROR,
+        };
+        CallError { call, code }
+    }
+
+    /// What follows from it, by the profile's table and then the common one.
+    pub fn reaction(&self, profile: Profile) -> Reaction {
+        profile
+            .row()
+            .rules
+            .iter()
+            .chain(COMMON)
+            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call) && codes.contains(&self.code))
+            .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
+    }
+
+    /// The fault that tells the operator of it.
+    pub(super) fn fault(&self) -> Fault {
+        Fault::Device { detail: self.to_string() }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "C_{:?}: ", self.call)?;
+        match NAMES.iter().find(|(code, _)| *code == self.code) {
+            Some((_, name)) => f.write_str(name),
+            None if self.code >= CKR_VENDOR_DEFINED => write!(f, "CKR_VENDOR_DEFINED + {:#x}", self.code - CKR_VENDOR_DEFINED),
+            None => write!(f, "CKR {:#x}", self.code),
+        }
+    }
+}
+
+macro_rules! names {
+    ($($name:ident)*) => { &[$(($name, stringify!($name))),*] };
+}
+
+/// Every code of PKCS#11 that a function xksd calls may return.
+const NAMES: &[(CK_RV, &str)] = names! {
+    CKR_CANCEL CKR_HOST_MEMORY CKR_SLOT_ID_INVALID CKR_GENERAL_ERROR CKR_FUNCTION_FAILED CKR_ARGUMENTS_BAD CKR_NEED_TO_CREATE_THREADS
+    CKR_CANT_LOCK CKR_ATTRIBUTE_READ_ONLY CKR_ATTRIBUTE_SENSITIVE CKR_ATTRIBUTE_TYPE_INVALID CKR_ATTRIBUTE_VALUE_INVALID
+    CKR_ACTION_PROHIBITED CKR_DATA_INVALID CKR_DATA_LEN_RANGE CKR_DEVICE_ERROR CKR_DEVICE_MEMORY CKR_DEVICE_REMOVED
+    CKR_ENCRYPTED_DATA_INVALID CKR_ENCRYPTED_DATA_LEN_RANGE CKR_AEAD_DECRYPT_FAILED CKR_FUNCTION_CANCELED CKR_FUNCTION_NOT_PARALLEL
+    CKR_FUNCTION_NOT_SUPPORTED CKR_KEY_HANDLE_INVALID CKR_KEY_SIZE_RANGE CKR_KEY_TYPE_INCONSISTENT CKR_KEY_FUNCTION_NOT_PERMITTED
+    CKR_MECHANISM_INVALID CKR_MECHANISM_PARAM_INVALID CKR_OBJECT_HANDLE_INVALID CKR_OPERATION_ACTIVE CKR_OPERATION_NOT_INITIALIZED
+    CKR_PIN_INCORRECT CKR_PIN_INVALID CKR_PIN_LEN_RANGE CKR_PIN_EXPIRED CKR_PIN_LOCKED CKR_SESSION_CLOSED CKR_SESSION_COUNT
+    CKR_SESSION_HANDLE_INVALID CKR_SESSION_PARALLEL_NOT_SUPPORTED CKR_SESSION_READ_ONLY CKR_SESSION_EXISTS CKR_SESSION_READ_ONLY_EXISTS
+    CKR_SESSION_READ_WRITE_SO_EXISTS CKR_SIGNATURE_INVALID CKR_SIGNATURE_LEN_RANGE CKR_TEMPLATE_INCOMPLETE CKR_TEMPLATE_INCONSISTENT
+    CKR_TOKEN_NOT_PRESENT CKR_TOKEN_NOT_RECOGNIZED CKR_TOKEN_WRITE_PROTECTED CKR_USER_ALREADY_LOGGED_IN CKR_USER_NOT_LOGGED_IN
+    CKR_USER_PIN_NOT_INITIALIZED CKR_USER_TYPE_INVALID CKR_USER_ANOTHER_ALREADY_LOGGED_IN CKR_USER_TOO_MANY_TYPES
+    CKR_RANDOM_SEED_NOT_SUPPORTED CKR_RANDOM_NO_RNG CKR_BUFFER_TOO_SMALL CKR_CRYPTOKI_NOT_INITIALIZED CKR_CRYPTOKI_ALREADY_INITIALIZED
+    CKR_MUTEX_BAD CKR_MUTEX_NOT_LOCKED CKR_FIPS_SELF_TEST_FAILED CKR_LIBRARY_LOAD_FAILED CKR_FUNCTION_REJECTED
+    CKR_TOKEN_RESOURCE_EXCEEDED CKR_OPERATION_CANCEL_FAILED CKR_KEY_EXHAUSTED
+};
+
+/// The crate logs an error for each code it has no name for; these are such.
+fn known_to_cryptoki(code: CK_RV) -> bool {
+    ![CKR_AEAD_DECRYPT_FAILED, CKR_TOKEN_RESOURCE_EXCEEDED, CKR_OPERATION_CANCEL_FAILED, CKR_KEY_EXHAUSTED].contains(&code)
+}

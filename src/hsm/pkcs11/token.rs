@@ -1,0 +1,79 @@
+//! Finding the token.
+
+use cryptoki::context::Pkcs11;
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki_sys::CK_SLOT_ID;
+
+use super::errors::{Call, CallError};
+
+/// Which of a module's tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSelector {
+    /// By CK_TOKEN_INFO's label.
+    Label(String),
+    /// By its serial number.
+    Serial(String),
+    /// By slot id, which some modules change at every start.
+    Slot(u64),
+}
+
+impl std::fmt::Display for TokenSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TokenSelector::Label(label) => write!(f, "token \"{label}\""),
+            TokenSelector::Serial(serial) => write!(f, "token with serial \"{serial}\""),
+            TokenSelector::Slot(slot) => write!(f, "slot {slot}"),
+        }
+    }
+}
+
+/// Why there is no token.
+pub(super) enum NoToken {
+    /// A call failed.
+    Call(CallError),
+    /// For the operator: none or several.
+    Choice(String),
+}
+
+/// The one token that `selector` names.
+pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo), NoToken> {
+    let info = |slot| pkcs11.get_token_info(slot).map_err(|error| CallError::from_cryptoki(Call::GetTokenInfo, &error));
+    if let TokenSelector::Slot(id) = selector {
+        let slot = CK_SLOT_ID::try_from(*id)
+            .ok()
+            .and_then(|id| Slot::try_from(id).ok())
+            .ok_or_else(|| NoToken::Choice(format!("{selector} is no slot id")))?;
+        return Ok((slot, info(slot).map_err(NoToken::Call)?));
+    }
+    let slots = pkcs11.get_slots_with_token().map_err(|error| NoToken::Call(CallError::from_cryptoki(Call::GetSlotList, &error)))?;
+    let mut unreadable = None;
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for slot in slots {
+        match info(slot) {
+            Ok(info) => {
+                let matches = match selector {
+                    TokenSelector::Label(label) => info.label() == label,
+                    TokenSelector::Serial(serial) => info.serial_number() == serial,
+                    TokenSelector::Slot(_) => false,
+                };
+                seen.push(format!("\"{}\" (serial {}, slot {slot})", info.label(), info.serial_number()));
+                if matches {
+                    found.push((slot, info));
+                }
+            }
+            // One broken token must not hide another.
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    if found.len() > 1 {
+        let candidates: Vec<String> = found.iter().map(|(slot, info)| format!("serial {}, slot {slot}", info.serial_number())).collect();
+        return Err(NoToken::Choice(format!("{selector} is ambiguous ({}): choose by serial", candidates.join("; "))));
+    }
+    match (found.pop(), unreadable) {
+        (Some(token), _) => Ok(token),
+        (None, Some(error)) => Err(NoToken::Call(error)),
+        (None, None) if seen.is_empty() => Err(NoToken::Choice(format!("{selector} not found: the module shows no tokens"))),
+        (None, None) => Err(NoToken::Choice(format!("{selector} not found; there are {}", seen.join(", ")))),
+    }
+}
