@@ -1,0 +1,358 @@
+//! One HSM, from C_Initialize to C_Finalize: its sessions, what goes wrong with it, and the way of every call.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+
+use cryptoki_sys::*;
+
+use crate::calls::Call;
+use crate::clock::sleep_ms;
+use crate::config::Config;
+use crate::control::{Control, Faults};
+use crate::device::Timing;
+use crate::gcm::Pending;
+use crate::random::Streams;
+use crate::real::Functions;
+use crate::stats::{Dealt, STATS, StatsFile};
+use crate::{lock, read, write};
+
+/// Handles are this module's own and never come back, so that the handle of a lost session can never meet a new one.
+static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
+
+/// An open session.
+pub struct Session {
+    /// The real module's handle.
+    pub real: CK_SESSION_HANDLE,
+    /// What it draws from.
+    pub streams: Streams,
+    /// An AES-GCM encryption whose IV is ours.
+    pub pending: Mutex<Option<Pending>>,
+    /// The decryption that was begun last is AES-GCM.
+    pub decrypts_gcm: AtomicBool,
+    slot: CK_SLOT_ID,
+    /// Cleared, behind the gate, when the session is closed or lost.
+    alive: AtomicBool,
+}
+
+/// An error that a fault rule gives in place of the call.
+pub struct Injected {
+    /// What to return.
+    pub code: CK_RV,
+    /// The real operation is left as it is.
+    pub leaves_operation: bool,
+}
+
+impl From<Injected> for CK_RV {
+    fn from(injected: Injected) -> CK_RV {
+        injected.code
+    }
+}
+
+/// One HSM.
+pub struct Instance {
+    /// As it is in its good days.
+    pub config: Config,
+    /// As it is now.
+    pub control: Control,
+    functions: &'static Functions,
+    timing: Timing,
+    stats_file: Option<StatsFile>,
+    /// For calls without a session.
+    streams: Streams,
+    sessions: RwLock<HashMap<CK_SESSION_HANDLE, Arc<Session>>>,
+    /// Sessions that have a place under the limit.
+    open: AtomicU64,
+    opened: AtomicU64,
+    /// Calls to the device since C_Initialize, as far as the slow start needs to know.
+    started: AtomicU64,
+    /// Whether the real module is initialised. Every call into it holds this shared, so that calls do not wait for each other; closing,
+    /// losing sessions and C_Finalize hold it alone, for a real module may free what another thread is using. Never held while waiting.
+    gate: RwLock<bool>,
+}
+
+impl Instance {
+    /// Not initialised yet.
+    pub fn new(mut config: Config, control: Control, functions: &'static Functions) -> Instance {
+        Instance {
+            timing: Timing::new(config.wire.take(), config.device.take()),
+            stats_file: config.stats.take().map(StatsFile::new),
+            streams: Streams::new(config.seed, 0),
+            config,
+            control,
+            functions,
+            sessions: RwLock::default(),
+            open: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            gate: RwLock::new(false),
+        }
+    }
+
+    /// Looks whether the control file says something new, and loses sessions if so. Not to be called with the gate held.
+    pub fn look(&self) {
+        if let Some(change) = self.control.poll() {
+            let lost = change.new.sessions_lost.is_some() && change.new.sessions_lost != change.old.sessions_lost;
+            if lost || (change.new.token_removed && !change.old.token_removed) {
+                self.lose_sessions();
+            }
+        }
+    }
+
+    /// Writes the counters, if a file is configured for them.
+    pub fn write_stats(&self) {
+        if let Some(file) = &self.stats_file {
+            file.write(STATS.to_json(self.timing.busy_peak(), self.control.counts()));
+        }
+    }
+
+    /// Whether something has to be looked after in the background.
+    pub fn needs_ticks(&self) -> bool {
+        self.stats_file.is_some() || self.config.control.is_some()
+    }
+
+    /// The session of a handle.
+    pub fn session(&self, handle: CK_SESSION_HANDLE) -> Result<Arc<Session>, CK_RV> {
+        self.look();
+        if self.control.faults().token_removed {
+            return Err(CKR_DEVICE_REMOVED);
+        }
+        read(&self.sessions).get(&handle).cloned().ok_or(CKR_SESSION_HANDLE_INVALID)
+    }
+
+    /// Fails when the token is not in its slot.
+    pub fn token_is_present(&self) -> Result<(), CK_RV> {
+        self.look();
+        if self.control.faults().token_removed { Err(CKR_TOKEN_NOT_PRESENT) } else { Ok(()) }
+    }
+
+    /// The way to the device: whatever delays the call or lets it fail before the real module sees it. Nothing is held meanwhile.
+    pub fn travel(&self, call: Call, session: Option<&Session>) -> Result<(), Injected> {
+        let streams = session.map_or(&self.streams, |session| &session.streams);
+        self.look();
+        let faults = self.control.faults();
+        // Every rule that names the call draws, hit or not: what is drawn later does not depend on it.
+        if faults
+            .hang
+            .iter()
+            .filter(|rule| rule.call.contains(call))
+            .fold(false, |hit, rule| streams.faults.happens(rule.probability) || hit)
+        {
+            self.hang(call, faults.clone());
+        }
+        for rule in faults.stall.iter().filter(|rule| rule.call.contains(call)) {
+            if streams.faults.happens(rule.probability) {
+                STATS.dealt(Dealt::Stall);
+                sleep_ms(rule.ms);
+            }
+        }
+        self.start_slowly(call, &faults);
+        self.timing.wait(call, streams).map_err(|code| {
+            STATS.dealt(Dealt::Throttle);
+            Injected { code, leaves_operation: false }
+        })?;
+        let mut injected = None;
+        for rule in faults.error.iter().filter(|rule| rule.call.contains(call)) {
+            if streams.faults.happens(rule.probability) && injected.is_none() {
+                injected = Some(Injected { code: rule.code.0, leaves_operation: rule.leaves_operation });
+            }
+        }
+        match injected {
+            Some(injected) => {
+                STATS.dealt(Dealt::Error);
+                Err(injected)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn hang(&self, call: Call, mut faults: Arc<Faults>) {
+        STATS.dealt(Dealt::Hang);
+        STATS.hung.fetch_add(1, Ordering::Relaxed);
+        while faults.hangs(call) {
+            self.control.wait_for_change(&faults);
+            self.look();
+            faults = self.control.faults();
+        }
+        STATS.hung.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn start_slowly(&self, call: Call, faults: &Faults) {
+        let slow = &faults.slow_start;
+        let ms = if call == Call::C_Initialize {
+            slow.initialize_ms
+        } else if call.reaches_device() && self.started.fetch_add(1, Ordering::Relaxed) < slow.calls {
+            slow.ms
+        } else {
+            0
+        };
+        if ms > 0 {
+            STATS.dealt(Dealt::SlowStart);
+            sleep_ms(ms);
+        }
+    }
+
+    /// Into the real module.
+    pub fn enter(&self) -> Result<Inside<'_>, CK_RV> {
+        let gate = read(&self.gate);
+        if *gate { Ok(Inside { functions: self.functions, _gate: gate }) } else { Err(CKR_CRYPTOKI_NOT_INITIALIZED) }
+    }
+
+    /// Into the real module with a session, unless it was lost on the way.
+    pub fn enter_with(&self, session: &Session) -> Result<Inside<'_>, CK_RV> {
+        let inside = self.enter()?;
+        if session.alive.load(Ordering::Acquire) {
+            Ok(inside)
+        } else if self.control.faults().token_removed {
+            Err(CKR_DEVICE_REMOVED)
+        } else {
+            Err(CKR_SESSION_HANDLE_INVALID)
+        }
+    }
+
+    /// Opens a session with `open`, which calls the real C_OpenSession. Gives the handle.
+    pub fn open_session(
+        &self,
+        slot: CK_SLOT_ID,
+        open: impl FnOnce(&Functions, &mut CK_SESSION_HANDLE) -> CK_RV,
+    ) -> Result<CK_SESSION_HANDLE, CK_RV> {
+        let max = self.config.sessions_max.unwrap_or(u64::MAX);
+        let place = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
+        if place.is_err() {
+            STATS.dealt(Dealt::SessionCount);
+            return Err(CKR_SESSION_COUNT);
+        }
+        let result = self.enter().and_then(|inside| {
+            if self.control.faults().token_removed {
+                return Err(CKR_TOKEN_NOT_PRESENT);
+            }
+            let mut real = 0;
+            result_of(open(inside.functions, &mut real))?;
+            let session = Session {
+                real,
+                streams: Streams::new(self.config.seed, self.opened.fetch_add(1, Ordering::Relaxed) + 1),
+                pending: Mutex::new(None),
+                decrypts_gcm: AtomicBool::new(false),
+                slot,
+                alive: AtomicBool::new(true),
+            };
+            let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed) as CK_SESSION_HANDLE;
+            STATS.sessions_opened.fetch_add(1, Ordering::Relaxed);
+            STATS.sessions_peak.fetch_max(STATS.sessions_open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            // Still inside: whoever loses all sessions must find this one too.
+            write(&self.sessions).insert(handle, Arc::new(session));
+            Ok(handle)
+        });
+        if result.is_err() {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+        }
+        result
+    }
+
+    /// Closes one session.
+    pub fn close_session(&self, handle: CK_SESSION_HANDLE) -> Result<(), CK_RV> {
+        let gate = write(&self.gate);
+        if !*gate {
+            return Err(CKR_CRYPTOKI_NOT_INITIALIZED);
+        }
+        let session = write(&self.sessions).remove(&handle).ok_or(CKR_SESSION_HANDLE_INVALID)?;
+        self.forget(&session);
+        self.close_real(&session)
+    }
+
+    /// Closes all sessions of a slot.
+    pub fn close_slot(&self, slot: CK_SLOT_ID) -> Result<(), CK_RV> {
+        let gate = write(&self.gate);
+        if !*gate {
+            return Err(CKR_CRYPTOKI_NOT_INITIALIZED);
+        }
+        write(&self.sessions).retain(|_, session| {
+            let stays = session.slot != slot;
+            if !stays {
+                self.forget(session);
+            }
+            stays
+        });
+        let Some(close_all) = self.functions.C_CloseAllSessions else { return Err(CKR_FUNCTION_NOT_SUPPORTED) };
+        // SAFETY: the module is initialised, and nobody else is in it.
+        result_of(unsafe { close_all(slot) })
+    }
+
+    /// What a reboot of the device does: every session is gone, and the login.
+    fn lose_sessions(&self) {
+        let gate = write(&self.gate);
+        let lost = std::mem::take(&mut *write(&self.sessions));
+        let mut one_a_slot: BTreeMap<CK_SLOT_ID, &Session> = BTreeMap::new();
+        for session in lost.values() {
+            self.forget(session);
+            one_a_slot.entry(session.slot).or_insert(session);
+        }
+        if !*gate {
+            return;
+        }
+        if let Some(logout) = self.functions.C_Logout {
+            for session in one_a_slot.values() {
+                // SAFETY: the module is initialised, nobody else is in it. Nobody may be logged in, so the result says nothing.
+                unsafe { logout(session.real) };
+            }
+        }
+        for session in lost.values() {
+            // The caller has lost it whatever the real module says.
+            let _ = self.close_real(session);
+        }
+    }
+
+    /// With the gate held alone: the session is no longer of this world.
+    fn forget(&self, session: &Session) {
+        if session.alive.swap(false, Ordering::AcqRel) {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            STATS.sessions_open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// With the gate held alone and open.
+    fn close_real(&self, session: &Session) -> Result<(), CK_RV> {
+        let Some(close) = self.functions.C_CloseSession else { return Err(CKR_FUNCTION_NOT_SUPPORTED) };
+        // SAFETY: the module is initialised, nobody else is in it, and the handle was open until now.
+        result_of(unsafe { close(session.real) })
+    }
+
+    /// Initialises the real module with `initialize`.
+    pub fn open_gate(&self, initialize: impl FnOnce(&Functions) -> CK_RV) -> Result<(), CK_RV> {
+        let mut gate = write(&self.gate);
+        result_of(initialize(self.functions))?;
+        *gate = true;
+        Ok(())
+    }
+
+    /// Finalises the real module with `finalize`, after the last call has left it. Calls that still wait here will find the gate closed.
+    pub fn close_gate(&self, finalize: impl FnOnce(&Functions) -> CK_RV) -> Result<(), CK_RV> {
+        let mut gate = write(&self.gate);
+        if !*gate {
+            return Err(CKR_CRYPTOKI_NOT_INITIALIZED);
+        }
+        result_of(finalize(self.functions))?;
+        *gate = false;
+        for (_, session) in write(&self.sessions).drain() {
+            self.forget(&session);
+        }
+        Ok(())
+    }
+}
+
+/// The right to call the real module, until dropped.
+pub struct Inside<'a> {
+    /// Its functions.
+    pub functions: &'a Functions,
+    _gate: RwLockReadGuard<'a, bool>,
+}
+
+/// CKR_OK or not.
+pub fn result_of(code: CK_RV) -> Result<(), CK_RV> {
+    if code == CKR_OK { Ok(()) } else { Err(code) }
+}
+
+/// Takes the pending encryption away.
+pub fn end_encryption(session: &Session) {
+    lock(&session.pending).take();
+}

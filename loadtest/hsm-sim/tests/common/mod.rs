@@ -1,0 +1,220 @@
+//! Runs each test in a process of its own, with a SoftHSM token and a configuration of its own: both are named by environment variables,
+//! which belong to the process.
+
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+use cryptoki_sys::*;
+use hsm_sim::codes;
+use hsm_sim::real::{self, Functions};
+use serde_json::Value;
+
+const CHILD: &str = "HSM_SIM_TEST_DIRECTORY";
+const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+const PIN: &str = "1234";
+/// Nothing here takes that long; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// AAD of all tests.
+pub const AAD: &[u8] = b"project=nile";
+/// Plaintext of all tests.
+pub const DATA: &[u8] = b"the quick brown fox jumps over..";
+pub const TAG_BYTES: usize = 16;
+
+/// The cdylib, which cargo builds beside the test.
+pub fn module() -> PathBuf {
+    let module = std::env::current_exe().unwrap().with_file_name("libhsm_sim.so");
+    assert!(module.is_file(), "{} is not there", module.display());
+    module
+}
+
+/// Runs `body` in a child process under `config`, to which module, control and stats are added. `test` is the test's full name.
+pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
+    if let Some(directory) = std::env::var_os(CHILD) {
+        return body(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::create_dir(path("tokens")).unwrap();
+    let softhsm = format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
+    std::fs::write(path("softhsm2.conf"), softhsm).unwrap();
+    let config = format!("module = {SOFTHSM:?}\ncontrol = \"control.toml\"\nstats = \"stats.json\"\n{config}");
+    std::fs::write(path("hsm-sim.toml"), config).unwrap();
+    let token = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "test", "--so-pin", "0000", "--pin", PIN])
+        .env("SOFTHSM2_CONF", path("softhsm2.conf"))
+        .output()
+        .unwrap();
+    assert!(token.status.success(), "{token:?}");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, directory.path())
+        .env("SOFTHSM2_CONF", path("softhsm2.conf"))
+        .env("HSM_SIM_CONFIG", path("hsm-sim.toml"))
+        .output()
+        .unwrap();
+    let (out, error) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && out.contains("1 passed"), "{test}: {:?}\n{out}\n{error}", child.status);
+}
+
+/// The module, initialised.
+pub struct Hsm {
+    pub directory: PathBuf,
+    pub pkcs11: Pkcs11,
+    pub functions: &'static Functions,
+    pub slot: Slot,
+}
+
+/// Calls a function of the raw list and gives its code by name.
+#[macro_export]
+macro_rules! raw {
+    ($functions:expr, $name:ident $(, $argument:expr)*) => {{
+        // SAFETY: pointers among the arguments are to live values of the lengths given with them.
+        let code = unsafe { $functions.$name.unwrap()($($argument),*) };
+        hsm_sim::codes::name(code)
+    }};
+}
+
+/// C_Initialize with locking by the operating system: `CKR_…`.
+pub fn initialize(functions: &Functions) -> String {
+    let mut arguments = CK_C_INITIALIZE_ARGS {
+        CreateMutex: None,
+        DestroyMutex: None,
+        LockMutex: None,
+        UnlockMutex: None,
+        flags: CKF_OS_LOCKING_OK,
+        pReserved: ptr::null_mut(),
+    };
+    raw!(functions, C_Initialize, (&raw mut arguments).cast())
+}
+
+impl Hsm {
+    pub fn start(directory: &Path) -> Hsm {
+        let pkcs11 = Pkcs11::new(module()).unwrap();
+        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let functions = real::load(&module()).unwrap();
+        let slot = pkcs11.get_slots_with_token().unwrap()[0];
+        Hsm { directory: directory.to_owned(), pkcs11, functions, slot }
+    }
+
+    pub fn open(&self) -> Session {
+        self.pkcs11.open_rw_session(self.slot).unwrap()
+    }
+
+    /// A session that is logged in, and a token key.
+    pub fn session_and_key(&self) -> (Session, ObjectHandle) {
+        let session = self.open();
+        session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+        let template = [
+            Attribute::ValueLen(32.into()),
+            Attribute::Token(true),
+            Attribute::Encrypt(true),
+            Attribute::Decrypt(true),
+            Attribute::Label(b"key".to_vec()),
+        ];
+        let key = session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
+        (session, key)
+    }
+
+    pub fn login(&self, session: &Session) -> String {
+        let mut pin = PIN.as_bytes().to_vec();
+        raw!(self.functions, C_Login, session.handle(), CKU_USER, pin.as_mut_ptr(), pin.len() as CK_ULONG)
+    }
+
+    /// The counters, once they are so.
+    pub fn stats_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(self.directory.join("stats.json")).unwrap_or_default();
+            let stats = serde_json::from_str(&text).unwrap_or(Value::Null);
+            if wanted(&stats) {
+                return stats;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited in vain; the counters are {stats:#}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Puts the control file in force: returns when the module has read it.
+    pub fn control(&self, text: &str) {
+        let seen = |stats: &Value| Some(stats["control"]["read"].as_u64()? + stats["control"]["refused"].as_u64()?);
+        let before = seen(&self.stats_when(|stats| seen(stats).is_some()));
+        std::fs::write(self.directory.join("control.new"), text).unwrap();
+        std::fs::rename(self.directory.join("control.new"), self.directory.join("control.toml")).unwrap();
+        self.stats_when(|stats| seen(stats) > before);
+    }
+
+    pub fn encrypt_init(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> String {
+        let mut parameters = gcm(iv);
+        let mut mechanism = mechanism(&mut parameters);
+        raw!(self.functions, C_EncryptInit, session.handle(), &mut mechanism, key.handle())
+    }
+
+    pub fn decrypt_init(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> String {
+        let mut parameters = gcm(iv);
+        let mut mechanism = mechanism(&mut parameters);
+        raw!(self.functions, C_DecryptInit, session.handle(), &mut mechanism, key.handle())
+    }
+
+    /// C_Encrypt with this much room; the output as long as the module says.
+    pub fn encrypt(&self, session: &Session, room: usize) -> (String, Vec<u8>) {
+        let mut data = DATA.to_vec();
+        self.transform(self.functions.C_Encrypt, session, &mut data, room)
+    }
+
+    pub fn decrypt(&self, session: &Session, encrypted: &[u8]) -> (String, Vec<u8>) {
+        self.transform(self.functions.C_Decrypt, session, &mut encrypted.to_vec(), encrypted.len())
+    }
+
+    fn transform(&self, function: CK_C_Encrypt, session: &Session, data: &mut [u8], room: usize) -> (String, Vec<u8>) {
+        let (mut out, mut out_len) = (vec![0; room], room as CK_ULONG);
+        // SAFETY: live buffers of these lengths.
+        let code =
+            unsafe { function.unwrap()(session.handle(), data.as_mut_ptr(), data.len() as CK_ULONG, out.as_mut_ptr(), &mut out_len) };
+        out.resize(out_len as usize, 0);
+        (codes::name(code), out)
+    }
+
+    /// Encrypts under the caller's IV; everything must go well.
+    pub fn encrypted(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> Vec<u8> {
+        assert_eq!(self.encrypt_init(session, key, iv), "CKR_OK");
+        let (code, out) = self.encrypt(session, DATA.len() + TAG_BYTES);
+        assert_eq!(code, "CKR_OK");
+        out
+    }
+
+    /// C_DecryptInit, which must go well, and C_Decrypt.
+    pub fn decrypted(&self, session: &Session, key: ObjectHandle, iv: &mut [u8], encrypted: &[u8]) -> (String, Vec<u8>) {
+        assert_eq!(self.decrypt_init(session, key, iv), "CKR_OK");
+        self.decrypt(session, encrypted)
+    }
+}
+
+fn gcm(iv: &mut [u8]) -> CK_GCM_PARAMS {
+    CK_GCM_PARAMS {
+        pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },
+        ulIvLen: iv.len() as CK_ULONG,
+        ulIvBits: iv.len() as CK_ULONG * 8,
+        pAAD: AAD.as_ptr().cast_mut(),
+        ulAADLen: AAD.len() as CK_ULONG,
+        ulTagBits: TAG_BYTES as CK_ULONG * 8,
+    }
+}
+
+fn mechanism(parameters: &mut CK_GCM_PARAMS) -> CK_MECHANISM {
+    CK_MECHANISM {
+        mechanism: CKM_AES_GCM,
+        pParameter: ptr::from_mut(parameters).cast(),
+        ulParameterLen: size_of::<CK_GCM_PARAMS>() as CK_ULONG,
+    }
+}
