@@ -150,8 +150,11 @@ fn what_curl_signs_is_authentic() {
     received.must_be_authentic("a further header");
 }
 
-/// What botocore sends for these requests: method, target, further headers, body.
-fn botocore(requests: &[(&str, &str, &[(&str, &str)], &str)]) -> Vec<Received> {
+/// Method, target, further headers, body.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
+/// What botocore sends for these requests.
+fn botocore(requests: &[Case<'_>]) -> Vec<Received> {
     let job = json!({
         "access_key_id": ID, "secret_access_key": SECRET, "region": REGION,
         "requests": requests.iter().map(|(method, target, headers, body)| json!({
@@ -177,7 +180,7 @@ fn botocore(requests: &[(&str, &str, &[(&str, &str)], &str)]) -> Vec<Received> {
     let text = |value: &Value| value.as_str().expect("text").to_string();
     let signed = signed.as_array().expect("a list");
     assert_eq!(signed.len(), requests.len());
-    let received = |((method, target, _, body), headers): (&(&str, &str, &[(&str, &str)], &str), &Value)| {
+    let received = |((method, target, _, body), headers): (&Case<'_>, &Value)| {
         let (path, query) = split_target(target);
         let headers = headers.as_array().expect("a list").iter().map(|pair| (text(&pair[0]), text(&pair[1]).trim().as_bytes().to_vec()));
         // botocore signs the host of the URL and leaves the header to the HTTP client.
@@ -190,7 +193,7 @@ fn botocore(requests: &[(&str, &str, &[(&str, &str)], &str)]) -> Vec<Received> {
 
 #[test]
 fn what_botocore_signs_is_authentic() {
-    let cases: [(&str, &str, &[(&str, &str)], &str); 8] = [
+    let cases: [Case<'_>; 8] = [
         ("POST", PATH, &[("Content-Type", "application/json")], BODY),
         ("POST", "/kms/xks/v1/health", &[], BODY),
         ("POST", "/kms/xks/v1/health", &[], ""),

@@ -75,8 +75,8 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Encodes the path as it was sent, which may be percent-encoded itself: "each path segment must be URI-encoded twice except for Amazon
-/// S3". Different paths stay different.
+/// Encodes the path as it was sent, which may be percent-encoded itself. AWS: "Each path segment must be URI-encoded twice (except for
+/// Amazon S3 which only gets URI-encoded once)". Different paths stay different.
 fn write_path(path: &str, out: &mut impl FnMut(&[u8])) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for run in path.as_bytes().chunk_by(|a, b| is_kept(*a) && is_kept(*b)) {

@@ -8,7 +8,7 @@ use crate::limits::CLOCK_SKEW_SECONDS_MAX;
 /// Untrusted text longer than this is cut before it is shown, characters.
 const EXCERPT_CHARS_MAX: usize = 48;
 
-/// Text out of a request that is safe to show: printable ASCII alone, and short. Only [`Excerpt::of`] makes one.
+/// Text out of a request that is safe to show: printable ASCII alone, and short. Made in this module alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 

@@ -67,15 +67,15 @@ proptest! {
     fn a_changed_byte_of_method_path_or_query_is_noticed(message in message(), which in 0..3, at: Index, to: u8) {
         let mut signed = message.signed(&signer());
         let text = match which { 0 => &mut signed.method, 1 => &mut signed.path, _ => &mut signed.query };
-        prop_assume!(change_text(text, at, to));
-        prop_assert!(authenticate_at(&signed, NOW).is_err());
+        let is_changed = change_text(text, at, to); // not where it is empty or the byte is the same
+        prop_assert_eq!(authenticate_at(&signed, NOW).is_err(), is_changed);
     }
 
     #[test]
     fn a_changed_byte_of_the_body_is_noticed(message in message(), at: Index, to: u8) {
         let mut signed = message.signed(&signer());
-        prop_assume!(change(&mut signed.body, at, to).is_some());
-        prop_assert!(authenticate_at(&signed, NOW).is_err());
+        let is_changed = change(&mut signed.body, at, to).is_some();
+        prop_assert_eq!(authenticate_at(&signed, NOW).is_err(), is_changed);
     }
 
     #[test]
@@ -94,26 +94,27 @@ proptest! {
     fn a_changed_byte_of_a_header_value_is_noticed(message in message(), header: Index, at: Index, to: u8) {
         let mut signed = message.signed(&signer());
         let header = header.index(signed.headers.len());
-        let changed = change(&mut signed.headers[header].1, at, to);
         // Runs of blanks fold into one space: one kind for the other makes no difference to the signer either.
-        prop_assume!(changed.is_some_and(|(from, to)| !(is_blank(from) && is_blank(to))));
-        prop_assert!(authenticate_at(&signed, NOW).is_err());
+        let folds = signed.headers[header].0 != "Authorization";
+        let is_noticed =
+            change(&mut signed.headers[header].1, at, to).is_some_and(|(from, to)| !(folds && is_blank(from) && is_blank(to)));
+        prop_assert_eq!(authenticate_at(&signed, NOW).is_err(), is_noticed);
     }
 
     #[test]
     fn every_byte_of_authorization_counts(at: Index, to: u8) {
         let mut signed = signed();
         let authorization = signed.headers.last_mut().expect("headers");
-        prop_assume!(change(&mut authorization.1, at, to).is_some());
-        prop_assert!(authenticate_at(&signed, NOW).is_err());
+        let is_changed = change(&mut authorization.1, at, to).is_some();
+        prop_assert_eq!(authenticate_at(&signed, NOW).is_err(), is_changed);
     }
 
     #[test]
     fn every_byte_of_the_date_counts(at: Index, to: u8, seconds in -300..=300_i64) {
         let mut signed = signed();
         let date = signed.headers.iter_mut().find(|header| header.0 == "X-Amz-Date").expect("the date");
-        prop_assume!(change(&mut date.1, at, to).is_some());
-        prop_assert!(authenticate_at(&signed, NOW + seconds).is_err());
+        let is_changed = change(&mut date.1, at, to).is_some();
+        prop_assert_eq!(authenticate_at(&signed, NOW + seconds).is_err(), is_changed);
     }
 
     #[test]

@@ -11,6 +11,9 @@ const NOW: i64 = 1_440_938_160;
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 const UNRESERVED: &str = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// Name, method, target, headers besides Host and X-Amz-Date, body, signature.
+type Vector<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+
 fn authenticate(message: &Message, secret: &str, now: i64) -> Result<Authenticated, AuthError> {
     let credentials = CredentialSet::new(vec![Credential::unchecked("AKIDEXAMPLE", secret)]).expect("one credential");
     let regions = ["us-east-1".to_string()];
@@ -41,8 +44,7 @@ fn the_signatures_of_the_aws_suite_verify() {
     let unreserved_path = format!("/{UNRESERVED}");
     let unreserved_query = format!("/?{UNRESERVED}={UNRESERVED}");
     #[rustfmt::skip]
-    let vectors: [(&str, &str, &str, &[(&str, &str)], &str, &str); 29] = [
-        // name, method, target, headers besides Host and X-Amz-Date, body, signature
+    let vectors: [Vector<'_>; 29] = [
         ("get-vanilla", "GET", "/", &[], "", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
         ("post-vanilla", "POST", "/", &[], "", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
         ("get-unreserved", "GET", &unreserved_path, &[], "", "07ef7494c76fa4850883e2b006601f940f8a34d404d0cfa977f52a65bbf5f24f"),
