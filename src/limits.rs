@@ -136,6 +136,8 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 pub const PROBE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A call into a module that takes longer than this hangs: its session is left behind and replaced.
 pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
+/// As [`HUNG_CALL_TIME`], of opening a session with its login: some HSMs take seconds for a login.
+pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
 /// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.

@@ -6,7 +6,10 @@ mod check;
 mod credential;
 mod demo;
 mod files;
+mod keys;
 mod keystore;
+pub mod probe;
+mod serve;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -25,7 +28,10 @@ To try it without an HSM:
 To set it up:
   xksd credential new --write-secret secrets/key-store-1
   xksd check --config xksd.toml
+  xksd keys --config xksd.toml
   xksd keystore export --config xksd.toml --prefix /example
+  xksd serve --config xksd.toml
+  xksd probe --config xksd.toml
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration or usage.")]
 pub struct Cli {
@@ -35,8 +41,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Check(check::Args),
     Demo(demo::Args),
+    Probe(probe::Args),
+    Keys(keys::Args),
     #[command(subcommand)]
     Credential(credential::Command),
     #[command(subcommand)]
@@ -46,8 +55,11 @@ enum Command {
 /// Does what the command line says.
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
+        Command::Serve(args) => finish(serve::run(&args)),
         Command::Check(args) => finish(check::run(&args)),
-        Command::Demo(args) => finish(demo::prepare(&args).map(drop)),
+        Command::Demo(args) => finish(demo::run(&args)),
+        Command::Probe(args) => finish(probe::run(&args)),
+        Command::Keys(args) => finish(keys::run(&args)),
         Command::Credential(command) => finish(credential::run(&command)),
         Command::Keystore(command) => finish(keystore::run(&command)),
     }

@@ -3,10 +3,7 @@
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
-/// Memory for registered buffers of each executor, bytes. Networking uses none; 64 KiB makes glommio lock 192 KiB a shard instead of 30 MiB.
-pub const IO_MEMORY_BYTES: usize = 64 * 1024;
-/// glommio refuses to start an executor below this limit, bytes.
-const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+use crate::limits::{IO_MEMORY_BYTES, MEMLOCK_BYTES_MIN};
 
 /// Cores this process may use, in ascending order.
 ///

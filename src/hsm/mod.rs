@@ -122,6 +122,19 @@ pub enum Fault {
     Timeout,
 }
 
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Fault::KeyNotFound { detail } | Fault::Device { detail } => detail,
+            Fault::KeyDisabled => "the key is disabled, or outside its start and end date",
+            Fault::KeyUsage => "the key is not an AES-256 key that allows this operation",
+            Fault::BadCiphertext => "the ciphertext is not what was encrypted under this key",
+            Fault::Busy => "the key manager says it has too much to do",
+            Fault::Timeout => "not done by its deadline",
+        })
+    }
+}
+
 /// What a probe or `xksd keys` learns of a key manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManagerInfo {

@@ -161,10 +161,10 @@ impl Inbox {
         Rc::new(Inbox { shard, mailbox, slots: RefCell::default(), spare: RefCell::default(), earliest: Cell::new(None) })
     }
 
-    /// Hands a job to a key manager, or is told at once that it will not be done.
-    pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, Refused> {
+    /// Hands a job to a key manager, or is told at once that it will not be done, and gets the job back for another one.
+    pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, (Refused, Job)> {
         let (now, deadline) = (Instant::now(), job.deadline);
-        let Some(token) = self.reserve(now, deadline) else { return Err(Refused::QueueFull) };
+        let Some(token) = self.reserve(now, deadline) else { return Err((Refused::QueueFull, job)) };
         // Dropped on refusal, which frees the slot.
         let ticket = Ticket { inbox: self.clone(), index: token.index, taken: false };
         pool.submit(self.shard, token, job, now)?;

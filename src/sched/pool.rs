@@ -141,7 +141,7 @@ impl Pool {
         self.shared.core().counts().serving() > 0
     }
 
-    pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Refused> {
+    pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), (Refused, Job)> {
         let deadline = job.deadline;
         let mut core = self.shared.core();
         let mut submitted = core.submit(shard, Work { job, token }, deadline, now);
@@ -156,8 +156,7 @@ impl Pool {
         }
         drop(core);
         self.shared.answer_late(&mut late);
-        // A refused job is dropped here, after the lock: its plaintext is zeroed.
-        let wake = submitted.map_err(|(refused, _)| refused)?;
+        let wake = submitted.map_err(|(refused, work)| (refused, work.job))?;
         if let Some(lane) = wake {
             self.shared.wake(lane);
         }

@@ -1,2 +1,233 @@
-//! A shard.
-pub mod watch;
+//! A shard: one pinned thread, one executor, its own listener on the shared port. Shards share nothing on the way of a request but what is
+//! immutable (key stores, TLS configuration) and the key managers' queues.
+
+mod connection;
+mod watch;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use futures_util::task::AtomicWaker;
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::sleep;
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+
+use self::watch::{SWEEP, Watches};
+use crate::keystore::KeyStores;
+use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
+use crate::pipeline::Pipeline;
+use crate::sched::{Inbox, Mailbox};
+use crate::telemetry::{Level, Log, ShardMetrics};
+use crate::tls;
+
+/// Requests wait for other threads (the lanes), whose wake-ups are looked at when the running queue is preempted: after at most this in a
+/// queue that says so, after up to 100 ms in one that does not.
+const REQUEST_LATENCY: Duration = Duration::from_micros(200);
+/// Pause after accept(2) failed: the usual cause is a lack of descriptors, and accept would fail again at once.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What a shard is made of.
+pub struct ShardSeed {
+    /// Number, from 0.
+    pub index: usize,
+    /// Core it is pinned to.
+    pub core: usize,
+    /// Address of the listener.
+    pub listen: SocketAddr,
+    /// What is served.
+    pub stores: Arc<ArcSwap<KeyStores>>,
+    /// TLS configuration for new connections.
+    pub tls: Arc<ArcSwap<tls::Server>>,
+    /// Where lanes put outcomes for this shard.
+    pub mailbox: Arc<Mailbox>,
+    /// Figures.
+    pub metrics: Arc<ShardMetrics>,
+    /// Log.
+    pub log: Log,
+    /// Tells the shard to drain.
+    pub stop: Arc<Stop>,
+}
+
+/// Tells a shard, from another thread, to take no more connections and end when the open ones are done.
+#[derive(Default)]
+pub struct Stop {
+    requested: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Stop {
+    /// Asks for it.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+}
+
+/// What the connections of a shard share.
+struct Shard {
+    pipeline: Pipeline,
+    tls: Arc<ArcSwap<tls::Server>>,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl ShardSeed {
+    /// Starts the shard's thread. `started` is called once, on that thread: with the address when it listens, or why it does not.
+    ///
+    /// # Errors
+    /// When no thread or io_uring can be had.
+    pub fn start(self, started: impl FnOnce(Result<SocketAddr, String>) + Send + 'static) -> Result<ShardThread, String> {
+        let alive = Arc::new(());
+        let held = alive.clone();
+        let core = self.core;
+        let run = move || async move {
+            self.run(started).await;
+            drop(held);
+        };
+        LocalExecutorBuilder::new(Placement::Fixed(core))
+            .name("xksd-shard")
+            .io_memory(IO_MEMORY_BYTES)
+            .spawn(run)
+            .map(|handle| ShardThread { handle, alive })
+            .map_err(|error| error.to_string())
+    }
+
+    async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
+        let listener = match TcpListener::bind(self.listen).and_then(|listener| Ok((listener.local_addr()?, listener))) {
+            Ok((address, listener)) => {
+                started(Ok(address));
+                listener
+            }
+            Err(error) => return started(Err(format!("cannot listen on {}: {error}", self.listen))),
+        };
+        let requests = glommio::executor().create_task_queue(Shares::default(), Latency::Matters(REQUEST_LATENCY), "requests");
+        let watches = Rc::new(Watches::default());
+        let inbox = Inbox::new(self.index, self.mailbox);
+        let shard = Rc::new(Shard {
+            pipeline: Pipeline::new(self.index, self.stores, inbox.clone(), self.metrics.clone(), self.log.clone()),
+            tls: self.tls,
+            metrics: self.metrics,
+        });
+        let delivering = {
+            let inbox = inbox.clone();
+            glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
+        };
+        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone()), requests);
+        let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
+            return self.log.event(Level::Error, "a shard could not start its tasks");
+        };
+
+        while let Some(accepted) = accept(&listener, &self.stop).await {
+            match accepted {
+                Ok((stream, client)) => {
+                    if watches.len() >= CONNECTIONS_A_SHARD_MAX {
+                        shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
+                    let watch = watches.add();
+                    let serving = connection::serve(shard.clone(), stream, client, watch);
+                    let log = self.log.clone();
+                    // A panic would end the shard, and with it every other connection.
+                    let guarded = AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
+                        if ended.is_err() {
+                            log.event(Level::Error, "a connection ended in a panic: this is a defect of xksd, please report it");
+                        }
+                    });
+                    match glommio::spawn_local_into(guarded, requests) {
+                        Ok(task) => drop(task.detach()),
+                        Err(error) => self.log.event(Level::Error, format!("a connection could not be served: {error}")),
+                    }
+                }
+                Err(error) => {
+                    let failures = shard.metrics.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    if failures == 0 {
+                        self.log.event(
+                            Level::Error,
+                            format!("accept fails: {error} (further failures are counted in xksd_accept_errors_total)"),
+                        );
+                    }
+                    sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+            shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
+        }
+        drop(listener);
+        watches.drain();
+        while !watches.is_empty() {
+            sleep(DEADLINE_TICK).await;
+        }
+        shard.metrics.connections_open.store(0, Ordering::Relaxed);
+        // What is pending when an executor ends would leak.
+        delivering.cancel().await;
+        keeping_time.cancel().await;
+    }
+}
+
+/// The next connection; `None` when the shard is to stop.
+async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<(TcpStream, SocketAddr), String>> {
+    poll_fn(|cx| {
+        stop.waker.register(cx.waker());
+        if stop.is_requested() {
+            return Poll::Ready(None);
+        }
+        // The listener keeps its place between polls, so that leaving here loses no connection.
+        listener.poll_accept(cx).map(|accepted| {
+            Some(
+                accepted
+                    .and_then(|stream| Ok((stream.peer_addr()?, stream)))
+                    .map(|(client, stream)| (stream, client))
+                    .map_err(|e| e.to_string()),
+            )
+        })
+    })
+    .await
+}
+
+/// Answers jobs whose deadline has come, and ends connections whose time is over.
+async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>) {
+    let mut next_sweep = Instant::now() + SWEEP;
+    loop {
+        // Without jobs there is no deadline to keep, and an idle machine is left asleep for longer.
+        sleep(if inbox.pending() == 0 { DEADLINE_TICK * 4 } else { DEADLINE_TICK }).await;
+        let now = Instant::now();
+        inbox.expire(now);
+        if now >= next_sweep {
+            watches.sweep(now);
+            next_sweep = now + SWEEP;
+        }
+    }
+}
+
+/// A running shard.
+pub struct ShardThread {
+    handle: glommio::ExecutorJoinHandle<()>,
+    /// The shard holds the other one.
+    alive: Arc<()>,
+}
+
+impl ShardThread {
+    /// Whether the shard has ended, by itself or because it was asked to.
+    pub fn is_finished(&self) -> bool {
+        Arc::strong_count(&self.alive) == 1
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the shard panicked, or could not start.
+    pub fn join(self) -> Result<(), String> {
+        self.handle.join().map_err(|error| error.to_string())
+    }
+}

@@ -45,7 +45,11 @@ pub(super) fn make(listen: IpAddr) -> Result<Certificates, Error> {
     server.use_authority_key_identifier_extension = true;
     let chain = server.signed_by(&server_key, &issuer)?;
 
-    Ok(Certificates { ca: ca_certificate.pem(), chain: chain.pem(), key: Zeroizing::new(server_key.serialize_pem()) })
+    Ok(Certificates {
+        ca: ca_certificate.pem(),
+        chain: chain.pem() + &ca_certificate.pem(),
+        key: Zeroizing::new(server_key.serialize_pem()),
+    })
 }
 
 fn parameters(common_name: &str, days: i64) -> CertificateParams {

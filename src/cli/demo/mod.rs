@@ -7,8 +7,8 @@ mod guide;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, print};
-use crate::control::config::{Config, Kind};
+use super::{Failure, print, probe, serve};
+use crate::control::config::{Config, Kind, shell_word};
 
 /// Make CA, certificate, credential, key and configuration in a directory, and serve from it
 #[derive(Debug, clap::Args)]
@@ -60,8 +60,23 @@ const KEY: &str = "demo";
 const PREFIX: &str = "/demo";
 const REGION: &str = "us-east-1";
 
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let Some(config) = prepare(args)? else { return Ok(()) };
+    // Once it serves, it proves itself the way a stranger would: over the network.
+    serve::serve(&config, |_| {
+        let config = config.clone();
+        let _ = std::thread::Builder::new().name("xksd-demo-probe".into()).spawn(move || {
+            let _ = print(&format!("\nxksd probe --config {}\n", shell_word(&config)));
+            match probe::probe_own(&config) {
+                Ok(()) => print("\nServing; Ctrl-C stops.\n"),
+                Err(failure) => Err(failure),
+            }
+        });
+    })
+}
+
 /// Makes what is missing and tells how to try it. Gives the configuration to serve, unless only the files were asked for.
-pub(super) fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
+fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let layout = files::Layout::new(&args.dir);
     let made = files::make(args, &layout)?;
     let config = Config::load(&layout.config)?;

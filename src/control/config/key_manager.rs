@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
+use crate::hsm::pkcs11::{Profile, TokenSelector};
 use crate::limits::{KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX};
 
 /// One `[[key_manager]]`.
@@ -43,30 +44,6 @@ pub struct Pkcs11 {
     pub sessions: usize,
     /// Given to C_Initialize as `pReserved`; NSS takes its database's place so.
     pub initialize_parameters: Option<String>,
-}
-
-/// How a token is chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenSelector {
-    /// `token = "…"`: its label.
-    Label(String),
-    /// `serial = "…"`: its serial number.
-    Serial(String),
-    /// `slot = …`: the slot it is in.
-    Slot(u64),
-}
-
-/// How a PKCS#11 module differs from the standard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// As the standard says.
-    Generic,
-    /// SoftHSM 2.
-    SoftHsm,
-    /// NSS softokn.
-    Nss,
-    /// Kryoptic.
-    Kryoptic,
 }
 
 /// Default of `sessions`.
@@ -184,14 +161,13 @@ fn token(section: &Section<'_>) -> Option<TokenSelector> {
 }
 
 fn profile(value: &Value<'_>) -> Option<Profile> {
-    match value.string()? {
-        "generic" => Some(Profile::Generic),
-        "softhsm" => Some(Profile::SoftHsm),
-        "nss" => Some(Profile::Nss),
-        "kryoptic" => Some(Profile::Kryoptic),
-        name @ ("luna" | "nshield" | "cloudhsm") => {
-            value.refuse(format!("the profile {name:?} is not available yet in this version; generic, softhsm, nss and kryoptic are"))
+    let name = value.string()?;
+    let names: Vec<&str> = Profile::names().collect();
+    match Profile::from_name(name) {
+        Some(profile) => Some(profile),
+        None if ["luna", "nshield", "cloudhsm"].contains(&name) => {
+            value.refuse(format!("the profile {name:?} is not available yet in this version; {} are", names.join(", ")))
         }
-        other => value.refuse(format!("{} is not accepted: a profile is one of generic, softhsm, nss, kryoptic", quoted(other))),
+        None => value.refuse(format!("{} is not accepted: a profile is one of {}", quoted(name), names.join(", "))),
     }
 }

@@ -25,7 +25,7 @@ use std::path::Path;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
-pub use key_manager::{KeyManager, Kind, Pkcs11, Profile, TokenSelector};
+pub use key_manager::{KeyManager, Kind, Pkcs11};
 pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
 pub use problem::{Invalid, Problem};
 pub use secret::SecretString;

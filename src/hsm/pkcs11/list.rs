@@ -26,6 +26,21 @@ pub struct KeyListing {
     pub end_date: Option<String>,
 }
 
+impl std::fmt::Display for KeyListing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A label is the HSM's bytes: quoted, so that it cannot steer a terminal.
+        write!(f, "{:?}: {}, {}", self.label, self.spec, if self.usage.is_empty() { "no usage".into() } else { self.usage.join(" ") })?;
+        if !self.id.is_empty() {
+            write!(f, ", id {}", self.id)?;
+        }
+        if self.start_date.is_some() || self.end_date.is_some() {
+            let day = |day: &Option<String>| day.clone().unwrap_or_default();
+            write!(f, ", {} to {}{}", day(&self.start_date), day(&self.end_date), if self.enabled { "" } else { " (not today)" })?;
+        }
+        Ok(())
+    }
+}
+
 /// The token's secret keys, sorted by label and id. Opens a session of its own; a wrong PIN counts as one try.
 pub fn list_keys(settings: &Settings) -> Result<Vec<KeyListing>, Fault> {
     Pkcs11Engine::new(settings.clone())?.list_keys()

@@ -1,0 +1,209 @@
+//! One HTTPS connection, blocking, with the time of each phase.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+/// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told with its time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer of the API is a few KiB; more is not one.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Where and how to connect.
+pub struct Target {
+    /// Host name or address, as in the certificate and the Host field.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// PEM file of the authorities trusted for the server's certificate.
+    pub ca: PathBuf,
+    /// Client certificate chain and key, for mutual TLS.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// An open connection.
+pub struct Client {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    host: String,
+    /// Name look-up and TCP connection.
+    pub connect: Duration,
+    /// TLS handshake.
+    pub handshake: Duration,
+    /// For example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
+    pub protocol: String,
+}
+
+/// An answer.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, without transfer coding.
+    pub body: Vec<u8>,
+    /// `Content-Type`.
+    pub content_type: String,
+    /// From the first byte sent to the last byte received.
+    pub time: Duration,
+}
+
+impl Client {
+    /// Connects and finishes the handshake.
+    ///
+    /// # Errors
+    /// A sentence naming the step that failed.
+    pub fn connect(target: &Target) -> Result<Client, String> {
+        let config = Arc::new(tls_config(target)?);
+        let name = ServerName::try_from(target.host.clone()).map_err(|e| format!("{}: {e}", target.host))?;
+        let start = Instant::now();
+        let mut addresses =
+            (target.host.as_str(), target.port).to_socket_addrs().map_err(|e| format!("looking up {}: {e}", target.host))?;
+        // KMS connects over IPv4 only.
+        let address =
+            addresses.clone().find(|a| a.is_ipv4()).or_else(|| addresses.next()).ok_or(format!("{} has no address", target.host))?;
+        let mut socket = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| format!("connecting to {address}: {e}"))?;
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
+            .and_then(|()| socket.set_nodelay(true))
+            .map_err(|e| format!("{address}: {e}"))?;
+        let connect = start.elapsed();
+        let mut tls = ClientConnection::new(config, name).map_err(|e| format!("TLS: {e}"))?;
+        let start = Instant::now();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).map_err(|e| format!("TLS handshake with {address}: {e}"))?;
+        }
+        let handshake = start.elapsed();
+        let protocol = format!(
+            "{} {}",
+            tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
+            tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
+        );
+        let host = if target.port == 443 { target.host.clone() } else { format!("{}:{}", target.host, target.port) };
+        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, handshake, protocol })
+    }
+
+    /// What goes into the Host field.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Sends one request and reads its answer.
+    ///
+    /// # Errors
+    /// A sentence saying what is wrong with the connection or the answer.
+    pub fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        let mut bytes = request.into_bytes();
+        bytes.extend_from_slice(body);
+        let start = Instant::now();
+        self.stream.write_all(&bytes).and_then(|()| self.stream.flush()).map_err(|e| format!("sending {method} {path}: {e}"))?;
+        let (status, content_type, body) = self.read_answer().map_err(|e| format!("answer to {method} {path}: {e}"))?;
+        Ok(Answer { status, body, content_type, time: start.elapsed() })
+    }
+
+    fn read_answer(&mut self) -> Result<(u16, String, Vec<u8>), String> {
+        let mut bytes = Vec::new();
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut response = httparse::Response::new(&mut fields);
+            if let httparse::Status::Complete(head) = response.parse(&bytes).map_err(|e| e.to_string())? {
+                let status = response.code.unwrap_or(0);
+                let field = |name: &str| {
+                    let value = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?.value;
+                    Some(String::from_utf8_lossy(value).into_owned())
+                };
+                let content_type = field("content-type").unwrap_or_default();
+                let chunked = field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+                let length = field("content-length");
+                bytes.drain(..head);
+                let body = match (chunked, length) {
+                    (true, _) => self.read_chunked(bytes)?,
+                    (false, Some(length)) => {
+                        let length = length.parse().map_err(|_| format!("Content-Length {length}"))?;
+                        self.read_until(&mut bytes, length)?;
+                        bytes.truncate(length);
+                        bytes
+                    }
+                    (false, None) => return Err("neither Content-Length nor chunked".into()),
+                };
+                return Ok((status, content_type, body));
+            }
+            let have = bytes.len();
+            self.read_until(&mut bytes, have + 1)?;
+        }
+    }
+
+    fn read_until(&mut self, bytes: &mut Vec<u8>, length: usize) -> Result<(), String> {
+        if length > ANSWER_BYTES_MAX {
+            return Err(format!("larger than {ANSWER_BYTES_MAX} bytes"));
+        }
+        let mut chunk = [0; 4096];
+        while bytes.len() < length {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err("the connection was closed before its end".into()),
+                Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_chunked(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+        let (mut body, mut at) = (Vec::new(), 0);
+        loop {
+            let (line, size) = loop {
+                match httparse::parse_chunk_size(&bytes[at..]).map_err(|_| "bad chunk size".to_string())? {
+                    httparse::Status::Complete((line, size)) => break (line, size),
+                    httparse::Status::Partial => {
+                        let have = bytes.len();
+                        self.read_until(&mut bytes, have + 1)?;
+                    }
+                }
+            };
+            let size = usize::try_from(size).ok().filter(|&n| n <= ANSWER_BYTES_MAX).ok_or("chunk too large")?;
+            self.read_until(&mut bytes, at + line + size + 2)?;
+            body.extend_from_slice(&bytes[at + line..at + line + size]);
+            at += line + size + 2;
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+}
+
+fn tls_config(target: &Target) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    let file = |path: &PathBuf, e: rustls::pki_types::pem::Error| format!("{}: {e}", path.display());
+    for certificate in CertificateDer::pem_file_iter(&target.ca).map_err(|e| file(&target.ca, e))? {
+        // Bundles of public authorities hold some that cannot be used; the handshake tells when the needed one is missing.
+        let _ = roots.add(certificate.map_err(|e| file(&target.ca, e))?);
+    }
+    if roots.is_empty() {
+        return Err(format!("{}: no certificate that can be trusted", target.ca.display()));
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match &target.client {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let certificates = CertificateDer::pem_file_iter(chain)
+                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+                .map_err(|e| file(chain, e))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, e))?;
+            builder.with_client_auth_cert(certificates, key).map_err(|e| format!("{}: {e}", chain.display()))?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,208 @@
+//! `xksd probe`: the four calls against any XKS proxy, every answer checked, every phase timed.
+
+mod checks;
+pub mod client;
+pub mod sign;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use self::client::{Client, Target};
+use self::sign::Signer;
+use super::{Failure, print};
+use crate::control::config::{Config, KeyStore};
+
+/// Debian's bundle of public authorities.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Check an XKS proxy from the outside: connect, sign and send the four calls, verify every answer, print the time of each phase.
+///
+/// Works against xksd and any other XKS proxy. It encrypts and decrypts 32 random bytes under the key named.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "Examples:
+  xksd probe --config demo/xksd.toml
+  xksd probe --endpoint https://xks.example.com --prefix /example --key my-key \\
+             --access-key-id BETWEEN2TENAND3TENCHARACTERS --secret-file secret
+
+Without --secret-file the secret is read from the environment variable XKS_SECRET_ACCESS_KEY.
+Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage.")]
+pub struct Args {
+    /// Take address, prefix, credential and key from this xksd configuration; other options override
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Endpoint, https://host or https://host:port
+    #[arg(long, value_name = "URL", required_unless_present = "config")]
+    endpoint: Option<String>,
+    /// Path prefix of the key store: the part before /kms/xks/v1
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// External key id
+    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    key: Option<String>,
+    /// Access key id
+    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    access_key_id: Option<String>,
+    /// File holding the secret access key
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// SigV4 region [default: us-east-1, or the configuration's first]
+    #[arg(long)]
+    region: Option<String>,
+    /// PEM file of trusted authorities [default: the system's; with --config the ca.pem beside it, if there]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Client certificate chain for mutual TLS
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Private key of the client certificate
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+}
+
+/// What to probe, put together from options and configuration.
+struct Plan {
+    target: Target,
+    signer: Signer,
+    prefix: String,
+    key: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    probe(plan(args).map_err(|why| Failure::Usage(format!("xksd probe: {why}")))?)
+}
+
+/// Probes the server of this configuration on this machine.
+pub(super) fn probe_own(config: &Path) -> Result<(), Failure> {
+    run(&Args { config: Some(config.to_path_buf()), ..Args::default() })
+}
+
+fn probe(plan: Plan) -> Result<(), Failure> {
+    let Plan { target, signer, prefix, key } = plan;
+    let mut client = Client::connect(&target).map_err(|why| Failure::Failed(format!("xksd probe: {why}")))?;
+    let mut report = Report { failed: 0 };
+    print(&format!("{}:{}  {}\n", target.host, target.port, client.protocol))?;
+    report.line(Ok(client.connect), "TCP connection", "")?;
+    report.line(Ok(client.handshake), "TLS handshake", "")?;
+    checks::Checks { client: &mut client, signer, prefix, key }.run(&mut report)?;
+    match report.failed {
+        0 => print("all checks passed\n"),
+        1 => Err(Failure::Failed("1 check failed".into())),
+        failed => Err(Failure::Failed(format!("{failed} checks failed"))),
+    }
+}
+
+/// Prints a line a check.
+struct Report {
+    failed: usize,
+}
+
+impl Report {
+    /// `note` is printed behind a check that passed.
+    fn line(&mut self, result: Result<Duration, String>, what: &str, note: &str) -> Result<(), Failure> {
+        match result {
+            Ok(time) => print(&format!("  ok    {what:<28} {:>9.3} ms  {note}\n", time.as_secs_f64() * 1e3)),
+            Err(why) => {
+                self.failed += 1;
+                print(&format!("  FAIL  {what:<28} {why}\n"))
+            }
+        }
+    }
+}
+
+fn plan(args: &Args) -> Result<Plan, String> {
+    let config = match &args.config {
+        Some(path) => Some(Config::load(path).map_err(|invalid| invalid.to_string())?),
+        None => None,
+    };
+    let store = config.as_ref().map(|config| store(config, args.prefix.as_deref())).transpose()?;
+    let (host, port) = match (&args.endpoint, &config) {
+        (Some(endpoint), _) => endpoint_parts(endpoint)?,
+        (None, Some(config)) => {
+            // A wildcard address is where the server listens, not where a client connects.
+            let ip = config.server.listen.ip();
+            (if ip.is_unspecified() || ip.is_loopback() { "localhost".into() } else { ip.to_string() }, config.server.listen.port())
+        }
+        (None, None) => return Err("give --endpoint or --config".into()),
+    };
+    let key = match (&args.key, store) {
+        (Some(key), _) => key.clone(),
+        (None, Some(store)) => store.keys.first().map(|key| key.id.clone()).ok_or("this key store has no key; give --key")?,
+        (None, None) => return Err("give --key".into()),
+    };
+    let (access_key_id, secret_access_key) = credential(args, store)?;
+    let ca = args.ca.clone().unwrap_or_else(|| {
+        let beside = args.config.as_ref().and_then(|path| path.parent()).map(|dir| dir.join("ca.pem")).filter(|ca| ca.exists());
+        beside.unwrap_or_else(|| SYSTEM_AUTHORITIES.into())
+    });
+    let region = args.region.clone().or_else(|| config.as_ref()?.server.regions.first().cloned()).unwrap_or_else(|| "us-east-1".into());
+    Ok(Plan {
+        target: Target { host, port, ca, client: args.client_certificate.clone().zip(args.client_key.clone()) },
+        signer: Signer { access_key_id, secret_access_key, region },
+        prefix: args.prefix.clone().or_else(|| store.map(|store| store.path_prefix.clone())).unwrap_or_default(),
+        key,
+    })
+}
+
+fn store<'a>(config: &'a Config, prefix: Option<&str>) -> Result<&'a KeyStore, String> {
+    match prefix {
+        None => config.keystores.first().ok_or_else(|| "the configuration has no key store".to_string()),
+        Some(prefix) => {
+            config.keystores.iter().find(|store| store.path_prefix == prefix).ok_or_else(|| format!("no key store has the prefix {prefix}"))
+        }
+    }
+}
+
+fn credential(args: &Args, store: Option<&KeyStore>) -> Result<(String, Zeroizing<String>), String> {
+    let given = match &args.secret_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("{}: {e}", path.display()))?;
+            Some(Zeroizing::new(text.trim_end().to_string()))
+        }
+        None => std::env::var("XKS_SECRET_ACCESS_KEY").ok().map(Zeroizing::new),
+    };
+    if let (Some(id), Some(secret)) = (&args.access_key_id, &given) {
+        return Ok((id.clone(), secret.clone()));
+    }
+    let known = store.and_then(|store| match &args.access_key_id {
+        Some(id) => store.credentials.iter().find(|credential| credential.access_key_id == *id),
+        None => store.credentials.first(),
+    });
+    match known {
+        Some(credential) => {
+            let configured = || Zeroizing::new(credential.secret_access_key.expose().to_string());
+            Ok((credential.access_key_id.clone(), given.unwrap_or_else(configured)))
+        }
+        None => Err("give --access-key-id, and its secret with --secret-file or in XKS_SECRET_ACCESS_KEY".into()),
+    }
+}
+
+fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
+    let authority =
+        endpoint.strip_prefix("https://").ok_or_else(|| format!("{endpoint}: an endpoint starts with https://"))?.trim_end_matches('/');
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| format!("{endpoint}: {port} is no port"))?),
+        _ => (authority, 443),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || host.contains(['/', ' ']) {
+        return Err(format!("{endpoint}: an endpoint is https://host or https://host:port"));
+    }
+    Ok((host.to_string(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint_parts;
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(endpoint_parts("https://xks.example.com"), Ok(("xks.example.com".into(), 443)));
+        assert_eq!(endpoint_parts("https://localhost:8443/"), Ok(("localhost".into(), 8443)));
+        assert_eq!(endpoint_parts("https://[::1]:8443"), Ok(("::1".into(), 8443)));
+        assert!(endpoint_parts("http://localhost").is_err());
+        assert!(endpoint_parts("https://localhost:http").is_err());
+        assert!(endpoint_parts("https://").is_err());
+    }
+}

@@ -1,0 +1,33 @@
+//! `xksd serve`
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::control::run;
+
+/// Serve AWS KMS
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+SIGTERM or SIGINT stops: readiness off, requests in flight answered, sessions closed; a second one ends at once.
+SIGHUP reads the configuration anew: key stores, credentials, keys, regions, budget and TLS change without a restart.
+
+The log goes to standard error: JSON, or text on a terminal.
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration.")]
+pub struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    serve(&args.config, |_| ())
+}
+
+/// Serves until a signal says stop. `serving` is called once, when requests are answered.
+pub(super) fn serve(config: &Path, serving: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
+    run::serve(config, serving).map_err(|failure| match failure {
+        run::Failure::Configuration(problems) => Failure::Usage(problems),
+        run::Failure::Other(why) => Failure::Failed(format!("xksd: {why}")),
+    })
+}

@@ -1,0 +1,93 @@
+//! The admin listener: health for load balancers, metrics, status. Plain HTTP for a private address; never the XKS API.
+//!
+//! A thread a connection, one request each: what asks here asks every few seconds.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::service::Service;
+use super::{metrics, status};
+use crate::http1::{Header, Progress, RequestHead};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEADERS_MAX};
+
+/// Pause after accept(2) or a thread's start failed: both lack something that will not be there at once.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Starts the listener; it runs until the process ends.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+    let service = service.clone();
+    let run = move || {
+        let open = Arc::new(AtomicUsize::new(0));
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::sleep(ACCEPT_BACKOFF);
+                continue;
+            };
+            if open.load(Ordering::Relaxed) >= ADMIN_CONNECTIONS_MAX {
+                continue;
+            }
+            open.fetch_add(1, Ordering::Relaxed);
+            let (service, open_here) = (service.clone(), open.clone());
+            let serve = move || {
+                let _ = answer(&service, stream);
+                open_here.fetch_sub(1, Ordering::Relaxed);
+            };
+            if std::thread::Builder::new().name("xksd-admin".into()).spawn(serve).is_err() {
+                open.fetch_sub(1, Ordering::Relaxed);
+                std::thread::sleep(ACCEPT_BACKOFF);
+            }
+        }
+    };
+    std::thread::Builder::new().name("xksd-admin".into()).spawn(run).map_err(|e| e.to_string())?;
+    Ok(address)
+}
+
+fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(ADMIN_TIME_MAX))?;
+    stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
+    let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
+    let mut chunk = [0; 2048];
+    let (status, content_type, body) = loop {
+        match head.parse(&buffer) {
+            Ok(Progress::Complete { .. }) => {
+                let mut room = [Header::EMPTY; HEADERS_MAX];
+                let request = head.request(&buffer, &mut room);
+                break respond(service, request.method, request.path);
+            }
+            Ok(Progress::Partial) => match stream.read(&mut chunk)? {
+                0 => return Ok(()),
+                n => buffer.extend_from_slice(&chunk[..n]),
+            },
+            Err(reject) => break (reject.status, TEXT, format!("{}\n", reject.reason)),
+        }
+    };
+    let head = format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn respond(service: &Service, method: &str, path: &str) -> (u16, &'static str, String) {
+    if method != "GET" {
+        return (405, TEXT, "only GET\n".into());
+    }
+    match path {
+        // Alive: the process answers. Restarting it because an HSM is down would help nobody.
+        "/livez" | "/ping" => (200, TEXT, "ok\n".into()),
+        "/readyz" if service.is_ready() => (200, TEXT, "ready\n".into()),
+        "/readyz" if service.draining.load(Ordering::Acquire) => (503, TEXT, "stopping\n".into()),
+        "/readyz" => (503, TEXT, "no key manager serves\n".into()),
+        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics::expose(service)),
+        "/status" => (200, "application/json", status::json(service)),
+        _ => (404, TEXT, "there are /livez /readyz /ping /metrics /status\n".into()),
+    }
+}

@@ -1,0 +1,132 @@
+//! `/metrics`: the figures of the service in the Prometheus text format. `docs/operations.md` says what each is for.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::service::Service;
+use crate::api::response::HealthStatus;
+use crate::keystore::Backend;
+use crate::telemetry::metrics::Totals;
+use crate::telemetry::prometheus::Exposition;
+
+/// The whole text.
+pub fn expose(service: &Service) -> String {
+    let totals = Totals::of(&service.metrics);
+    let mut text = Exposition::default();
+    text.metric("xksd_build_info", "gauge", "Version of this xksd.").sample(
+        "xksd_build_info",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1,
+    );
+    text.metric("xksd_uptime_seconds", "gauge", "Time since the start.").sample(
+        "xksd_uptime_seconds",
+        &[],
+        service.started.elapsed().as_secs_f64(),
+    );
+    text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample("xksd_ready", &[], u8::from(service.is_ready()));
+    requests(&mut text, &totals);
+    connections(&mut text, service, &totals);
+    key_managers(&mut text, service);
+    text.metric("xksd_log_lines_dropped_total", "counter", "Log lines dropped because the writer was behind.").sample(
+        "xksd_log_lines_dropped_total",
+        &[],
+        service.log.dropped(),
+    );
+    text.finish()
+}
+
+fn requests(text: &mut Exposition, totals: &Totals) {
+    const REQUESTS: &str = "xksd_requests_total";
+    text.metric(REQUESTS, "counter", "Requests answered, by key store, operation and errorName (none: success).");
+    for (key, count) in &totals.requests.answered {
+        text.sample(REQUESTS, &[("keystore", &key.key_store), ("operation", key.operation), ("error", key.error)], count);
+    }
+    const UNAUTHENTICATED: &str = "xksd_authentication_failures_total";
+    text.metric(UNAUTHENTICATED, "counter", "Requests whose signature was refused, by reason.");
+    for (reason, count) in &totals.requests.unauthenticated {
+        text.sample(UNAUTHENTICATED, &[("reason", reason)], count);
+    }
+    for (name, help, pick) in [
+        ("xksd_request_duration_seconds", "From a request's first byte to its answer.", 0),
+        ("xksd_queue_duration_seconds", "Waiting for a session of the key manager.", 1),
+        ("xksd_hsm_duration_seconds", "In the key manager.", 2),
+    ] {
+        text.metric(name, "histogram", help);
+        for (operation, latencies) in &totals.requests.latencies {
+            let histogram = [&latencies.total, &latencies.queue, &latencies.hsm][pick];
+            text.histogram(name, &[("operation", operation)], histogram);
+        }
+    }
+}
+
+fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
+    const OPEN: &str = "xksd_connections_open";
+    text.metric(OPEN, "gauge", "Connections open, by shard.");
+    for (shard, metrics) in service.metrics.iter().enumerate() {
+        text.sample(OPEN, &[("shard", &shard.to_string())], metrics.connections_open.load(Ordering::Relaxed));
+    }
+    for (name, help, value) in [
+        ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
+        ("xksd_connections_refused_total", "Connections closed at accept because a shard had its maximum.", totals.connections_refused),
+        ("xksd_accept_errors_total", "Failures of accept.", totals.accept_errors),
+        ("xksd_tls_handshakes_total", "TLS handshakes completed.", totals.handshakes),
+        ("xksd_tls_handshakes_resumed_total", "Of these, resumed sessions.", totals.handshakes_resumed),
+    ] {
+        text.metric(name, "counter", help).sample(name, &[], value);
+    }
+    const FAILURES: &str = "xksd_tls_handshake_failures_total";
+    text.metric(FAILURES, "counter", "TLS handshakes that failed, by reason.");
+    for (reason, count) in &totals.handshake_failures {
+        text.sample(FAILURES, &[("reason", reason)], count);
+    }
+}
+
+fn key_managers(text: &mut Exposition, service: &Service) {
+    let now = Instant::now();
+    const HEALTH: &str = "xksd_key_manager_health";
+    text.metric(HEALTH, "gauge", "2 ACTIVE, 1 DEGRADED, 0 UNAVAILABLE.");
+    for manager in &service.managers {
+        let value = match manager.health(now) {
+            HealthStatus::Active => 2,
+            HealthStatus::Degraded => 1,
+            HealthStatus::Unavailable => 0,
+        };
+        text.sample(HEALTH, &[("key_manager", &manager.name)], value);
+    }
+    let pools: Vec<_> = service
+        .managers
+        .iter()
+        .filter_map(|manager| match &manager.backend {
+            Backend::Pool(pool) => Some((manager.name.as_ref(), pool.stats())),
+            Backend::Local(_) => None,
+        })
+        .collect();
+    const QUEUE: &str = "xksd_queue_jobs";
+    text.metric(QUEUE, "gauge", "Jobs waiting for a session, by key manager and shard.");
+    for (name, stats) in &pools {
+        for (shard, jobs) in stats.queued.iter().enumerate() {
+            text.sample(QUEUE, &[("key_manager", name), ("shard", &shard.to_string())], jobs);
+        }
+    }
+    const SESSIONS: &str = "xksd_sessions";
+    text.metric(SESSIONS, "gauge", "Sessions with the key manager: configured, open, busy, hung.");
+    for (name, stats) in &pools {
+        for (state, count) in
+            [("configured", stats.lanes_configured), ("open", stats.lanes_open), ("busy", stats.lanes_busy), ("hung", stats.lanes_hung)]
+        {
+            text.sample(SESSIONS, &[("key_manager", name), ("state", state)], count);
+        }
+    }
+    for (metric, help, pick) in [
+        ("xksd_jobs_total", "Jobs done by the key manager.", 0),
+        ("xksd_jobs_late_total", "Jobs that were past their deadline before a session was free.", 1),
+        ("xksd_sessions_reopened_total", "Sessions lost and opened anew.", 2),
+        ("xksd_sessions_abandoned_total", "Sessions left behind in a call that hangs.", 3),
+    ] {
+        text.metric(metric, "counter", help);
+        for (name, stats) in &pools {
+            let value = [stats.jobs_total, stats.late_total, stats.sessions_reopened_total, stats.abandoned_total][pick];
+            text.sample(metric, &[("key_manager", name)], value);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The running service as the control plane sees it: what it is made of, and how a configuration becomes that.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use zeroize::Zeroizing;
+
+use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
+use crate::api::response::HealthStatus;
+use crate::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
+use crate::hsm::local::Local;
+use crate::hsm::pkcs11::{Pkcs11Engine, Settings};
+use crate::hsm::{Answer, Engine, Outcome};
+use crate::keystore::{Backend, Key, KeyStore, KeyStores, Manager};
+use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
+use crate::sched::{Mailbox, Pool, PoolSettings};
+use crate::telemetry::{Log, ShardMetrics};
+use crate::tls;
+
+/// Everything that runs but the shards themselves.
+pub struct Service {
+    /// Where the configuration came from.
+    pub config_file: PathBuf,
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// In the configuration's order.
+    pub managers: Vec<Arc<Manager>>,
+    /// Engines of the key managers that have lanes, for probing.
+    pub engines: Vec<(Arc<Manager>, Arc<dyn Engine>)>,
+    /// What shards serve.
+    pub stores: Arc<ArcSwap<KeyStores>>,
+    /// What shards greet new connections with.
+    pub tls: Arc<ArcSwap<tls::Server>>,
+    /// One a shard.
+    pub metrics: Vec<Arc<ShardMetrics>>,
+    /// One a shard.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Log.
+    pub log: Log,
+    /// Set once stopping has begun.
+    pub draining: AtomicBool,
+    /// Start of the process, nearly.
+    pub started: Instant,
+}
+
+impl Service {
+    /// Builds everything and starts the lanes of the key managers.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn build(config_file: PathBuf, config: Config, tls: tls::Server, shards: usize, log: Log) -> Result<Service, String> {
+        let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
+        let mut managers = Vec::new();
+        let mut engines = Vec::new();
+        for configured in &config.key_managers {
+            let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
+            match open(configured)? {
+                Opened::Local(local) => managers.push(manager(Backend::Local(Box::new(local)))),
+                Opened::Pkcs11(engine, sessions) => {
+                    let engine: Arc<dyn Engine> = engine;
+                    let settings = PoolSettings {
+                        name: configured.name.clone(),
+                        lanes: sessions,
+                        shards,
+                        hang_after: HUNG_CALL_TIME,
+                        open_hang_after: HUNG_OPEN_TIME,
+                    };
+                    let pool = Pool::start(settings, engine.clone(), mailboxes.clone());
+                    let manager = manager(Backend::Pool(pool));
+                    engines.push((manager.clone(), engine));
+                    managers.push(manager);
+                }
+            }
+        }
+        let stores = key_stores(&config, &managers)?;
+        Ok(Service {
+            config_file,
+            config: ArcSwap::from_pointee(config),
+            managers,
+            engines,
+            stores: Arc::new(ArcSwap::from_pointee(stores)),
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            metrics: (0..shards).map(|_| Arc::default()).collect(),
+            mailboxes,
+            log,
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+        })
+    }
+
+    /// Whether a load balancer should send requests here: not stopping, and some key manager serves.
+    pub fn is_ready(&self) -> bool {
+        let now = Instant::now();
+        !self.draining.load(Ordering::Acquire) && self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
+    }
+
+    /// Labels of the keys that key stores expect in a key manager, each with the store and id that want it.
+    pub fn expected_keys(&self, manager: &Arc<Manager>) -> Vec<(Arc<str>, String)> {
+        let stores = self.stores.load();
+        let mut keys = Vec::new();
+        for store in stores.by_prefix.values().filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager))) {
+            for (id, key) in &store.keys {
+                keys.push((key.label.clone(), format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix)));
+            }
+        }
+        keys.sort();
+        keys
+    }
+
+    /// Ends the lanes of all key managers, together within `patience`; false where some hang in the module.
+    pub fn stop_lanes(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let stopped = self.managers.iter().map(|manager| match &manager.backend {
+            Backend::Local(_) => true,
+            Backend::Pool(pool) => pool.stop(deadline),
+        });
+        stopped.fold(true, |all, one| all && one)
+    }
+}
+
+/// A key manager as configured, ready to be used.
+pub enum Opened {
+    /// Keys in this process.
+    Local(Local),
+    /// A PKCS#11 token, and how many sessions to have.
+    Pkcs11(Arc<Pkcs11Engine>, usize),
+}
+
+/// Opens a key manager: reads key files; does not touch an HSM yet.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn open(configured: &KeyManager) -> Result<Opened, String> {
+    match &configured.kind {
+        Kind::Local { key_file } => Local::load(key_file).map(Opened::Local).map_err(|e| format!("key manager {:?}: {e}", configured.name)),
+        Kind::Pkcs11(pkcs11) => {
+            let settings = Settings {
+                name: configured.name.clone(),
+                module: pkcs11.module.clone(),
+                token: pkcs11.token.clone(),
+                pin: Zeroizing::new(pkcs11.pin.expose().to_string()),
+                profile: pkcs11.profile,
+                initialize_parameters: pkcs11.initialize_parameters.clone(),
+            };
+            let engine = Pkcs11Engine::new(settings).map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
+            Ok(Opened::Pkcs11(engine, pkcs11.sessions))
+        }
+    }
+}
+
+/// The key stores of a configuration over key managers that run.
+///
+/// # Errors
+/// A sentence for the operator; a validated configuration gives none.
+pub fn key_stores(config: &Config, managers: &[Arc<Manager>]) -> Result<KeyStores, String> {
+    let mut by_prefix = HashMap::new();
+    for store in &config.keystores {
+        let at = |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
+        let mut credentials = Vec::new();
+        for credential in &store.credentials {
+            let id = AccessKeyId::new(&credential.access_key_id).map_err(|e| at(&e))?;
+            let secret = SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
+            credentials.push(Credential::new(id, secret));
+        }
+        let keys = store.keys.iter().map(|key| (key.id.clone(), Key { label: key.label.as_str().into(), enabled: key.enabled })).collect();
+        let built = KeyStore {
+            prefix: store.path_prefix.as_str().into(),
+            enabled: store.enabled,
+            credentials: CredentialSet::new(credentials).map_err(|e| at(&e))?,
+            keys,
+            managers: store.key_managers.iter().filter_map(|&index| managers.get(index).cloned()).collect(),
+            accept_aws_sample: store.accept_foreign_ciphertext.contains(&ForeignCiphertext::AwsSample),
+        };
+        by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
+    }
+    Ok(KeyStores { by_prefix, regions: config.server.regions.clone(), request_budget: config.server.request_budget })
+}
+
+/// Why a key of this description cannot serve AWS KMS; `None` when it can.
+pub fn why_not(described: Outcome) -> Option<String> {
+    match described {
+        Ok(Answer::Described(key)) if key.spec != "AES_256" => Some(format!("it is {} and not AES_256", key.spec)),
+        Ok(Answer::Described(key)) if !(key.usage.contains(&"ENCRYPT") && key.usage.contains(&"DECRYPT")) => Some(format!(
+            "its usage is {} and lacks ENCRYPT or DECRYPT",
+            if key.usage.is_empty() { "empty".into() } else { key.usage.join(", ") }
+        )),
+        Ok(Answer::Described(key)) if !key.enabled => Some("today is outside its start and end date".into()),
+        Ok(Answer::Described(_)) => None,
+        Ok(_) => Some("the key manager answered another question".into()),
+        Err(fault) => Some(fault.to_string()),
+    }
+}

@@ -1,0 +1,106 @@
+//! `/status`: the state of the service as JSON, for a person in a hurry and for scripts.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::service::Service;
+use crate::keystore::{Backend, Manager};
+use crate::telemetry::metrics::{Latencies, Totals};
+
+/// The JSON text, indented.
+pub fn json(service: &Service) -> String {
+    let now = Instant::now();
+    let totals = Totals::of(&service.metrics);
+    let config = service.config.load();
+    let requests: Vec<Value> = totals
+        .requests
+        .answered
+        .iter()
+        .map(|(key, count)| json!({"keystore": &*key.key_store, "operation": key.operation, "error": key.error, "count": count}))
+        .collect();
+    let latencies: serde_json::Map<String, Value> =
+        totals.requests.latencies.iter().map(|(operation, latencies)| (operation.to_string(), percentiles(latencies))).collect();
+    let stores: Vec<Value> = config
+        .keystores
+        .iter()
+        .map(|store| {
+            json!({
+                "path_prefix": store.path_prefix,
+                "enabled": store.enabled,
+                "key_managers": store.key_managers.iter().filter_map(|&i| config.key_managers.get(i)).map(|m| &m.name).collect::<Vec<_>>(),
+                "access_key_ids": store.credentials.iter().map(|c| &c.access_key_id).collect::<Vec<_>>(),
+                "keys": store.keys.len(),
+            })
+        })
+        .collect();
+    let shards: Vec<Value> =
+        service.metrics.iter().map(|metrics| json!({"connections_open": metrics.connections_open.load(Ordering::Relaxed)})).collect();
+    let status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": service.is_ready(),
+        "draining": service.draining.load(Ordering::Acquire),
+        "uptime_seconds": service.started.elapsed().as_secs(),
+        "config_file": service.config_file,
+        "listen": config.server.listen.to_string(),
+        "shards": shards,
+        "key_managers": service.managers.iter().map(|manager| key_manager(manager, now)).collect::<Vec<_>>(),
+        "key_stores": stores,
+        "requests": requests,
+        "latency_us": latencies,
+        "authentication_failures": totals.requests.unauthenticated,
+        "tls": {
+            "handshakes": totals.handshakes,
+            "resumed": totals.handshakes_resumed,
+            "failures": totals.handshake_failures,
+        },
+        "log_lines_dropped": service.log.dropped(),
+    });
+    let mut text = serde_json::to_string_pretty(&status).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn percentiles(latencies: &Latencies) -> Value {
+    let one = |histogram: &hdrhistogram::Histogram<u64>| {
+        json!({
+            "count": histogram.len(),
+            "p50": histogram.value_at_quantile(0.5),
+            "p99": histogram.value_at_quantile(0.99),
+            "p99.9": histogram.value_at_quantile(0.999),
+            "max": histogram.max(),
+        })
+    };
+    json!({"total": one(&latencies.total), "queue": one(&latencies.queue), "hsm": one(&latencies.hsm)})
+}
+
+fn key_manager(manager: &Manager, now: Instant) -> Value {
+    let mut value = json!({"name": &*manager.name, "health": manager.health(now)});
+    if let Some(probe) = manager.probe.load().as_ref() {
+        value["vendor"] = json!(probe.info.vendor);
+        value["model"] = json!(probe.info.model);
+        value["token"] = json!(probe.info.token);
+        value["serial"] = json!(probe.info.serial);
+        value["versions"] = json!(probe.info.versions);
+        value["probe_age_ms"] = json!(now.saturating_duration_since(probe.at).as_millis() as u64);
+        match &probe.result {
+            Ok(time) => value["probe_us"] = json!(time.as_micros() as u64),
+            Err(why) => value["probe_error"] = json!(why),
+        }
+    }
+    if let Backend::Pool(pool) = &manager.backend {
+        let stats = pool.stats();
+        value["sessions"] = json!({
+            "configured": stats.lanes_configured,
+            "open": stats.lanes_open,
+            "busy": stats.lanes_busy,
+            "hung": stats.lanes_hung,
+            "reopened": stats.sessions_reopened_total,
+            "abandoned": stats.abandoned_total,
+        });
+        value["queued"] = json!(stats.queued);
+        value["last_fault"] = json!(stats.last_fault);
+    }
+    value
+}

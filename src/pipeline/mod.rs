@@ -1,0 +1,320 @@
+//! The request's way, on one page: route → authenticate → decode → key → key manager → encode. One [`Pipeline`] a shard.
+
+mod faults;
+mod health;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use crate::api::framing::{self, Format, KEY_VERSION};
+use crate::api::response::{self, Encrypted, HealthStatus, KeyMetadata};
+use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation, RequestMetadata, Route};
+use crate::auth::{self, SigningKeys};
+use crate::hsm::{Answer, Job, Task};
+use crate::http1::{Reject, Request};
+use crate::keystore::{Backend, Key, KeyStore, KeyStores, Manager};
+use crate::sched::{Delivered, Inbox};
+use crate::telemetry::{Log, RequestKey, RequestRecord, ShardMetrics};
+
+/// Everything a shard needs to answer requests.
+pub struct Pipeline {
+    shard: usize,
+    stores: Arc<ArcSwap<KeyStores>>,
+    inbox: Rc<Inbox>,
+    signing_keys: RefCell<SigningKeys>,
+    metrics: Arc<ShardMetrics>,
+    log: Log,
+}
+
+/// When and from where a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Its first byte: the budget counts from here.
+    pub first_byte: Instant,
+    /// When its head was read; signatures are judged by this.
+    pub head_read: SystemTime,
+    /// The peer.
+    pub client: SocketAddr,
+}
+
+impl Arrival {
+    fn unix_seconds(&self) -> i64 {
+        self.head_read.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    }
+}
+
+/// What is learned of a request on its way, for the log and the counters.
+struct Story {
+    record: Box<RequestRecord>,
+    hsm: Option<(Duration, Duration)>,
+}
+
+impl Pipeline {
+    /// The pipeline of shard `shard`.
+    pub fn new(shard: usize, stores: Arc<ArcSwap<KeyStores>>, inbox: Rc<Inbox>, metrics: Arc<ShardMetrics>, log: Log) -> Pipeline {
+        Pipeline { shard, stores, inbox, signing_keys: RefCell::new(SigningKeys::new()), metrics, log }
+    }
+
+    /// Whether a request is worth reading its body: false when its path, method or what it says of its signature already
+    /// fails. [`Pipeline::on_request`] then answers it without its body.
+    pub fn wants_body(&self, request: &Request<'_>, arrival: &Arrival) -> bool {
+        let stores = self.stores.load();
+        self.route(&stores, request)
+            .is_ok_and(|(_, store)| auth::precheck(request, &store.credentials, &stores.regions, arrival.unix_seconds()).is_ok())
+    }
+
+    /// Answers a request: appends the JSON body to `out` and gives the status. `body` is the whole body.
+    pub async fn on_request(&self, request: &Request<'_>, body: &[u8], arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
+        let mut story = Story { record: Box::default(), hsm: None };
+        story.record.operation = "none";
+        let result = self.serve(request, body, arrival, out, &mut story).await;
+        self.finish(result, arrival, out, story)
+    }
+
+    /// Answers what is no HTTP request that could be read.
+    pub fn on_reject(&self, reject: &Reject, arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
+        let mut story = Story { record: Box::default(), hsm: None };
+        story.record.operation = "none";
+        self.finish(Err(ApiError::transport(reject.status, reject.reason)), arrival, out, story)
+    }
+
+    async fn serve(
+        &self,
+        request: &Request<'_>,
+        body: &[u8],
+        arrival: &Arrival,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
+        let stores = self.stores.load_full();
+        let (route, store) = self.route(&stores, request)?;
+        story.record.key_store = store.prefix.clone();
+        story.record.operation = route.operation.as_str();
+        story.record.key = route.key_id.to_string();
+        self.authenticate(&stores, store, request, body, arrival, story)?;
+
+        let (metadata, call) = match crate::api::decode(route.operation, body) {
+            Ok(valid) => valid.into_parts(),
+            Err(rejection) => {
+                story.tell(rejection.metadata);
+                return Err(rejection.error);
+            }
+        };
+        story.tell(metadata);
+        if !store.enabled {
+            return Err(ApiError::new(ErrorName::InvalidStateException, "this key store is disabled in the proxy's configuration"));
+        }
+        let deadline = arrival.first_byte + stores.request_budget;
+        match call {
+            Call::Health => {
+                health::write(store, Instant::now(), out);
+                Ok(())
+            }
+            Call::Metadata => self.metadata(store, find_key(store, &route)?, deadline, out, story).await,
+            Call::Encrypt(encrypt) => self.encrypt(store, find_enabled_key(store, &route)?, encrypt, deadline, out, story).await,
+            Call::Decrypt(decrypt) => self.decrypt(store, find_enabled_key(store, &route)?, decrypt, deadline, out, story).await,
+        }
+    }
+
+    fn route<'s, 'r>(&self, stores: &'s KeyStores, request: &Request<'r>) -> Result<(Route<'r>, &'s Arc<KeyStore>), ApiError> {
+        let route = crate::api::route(request.path)?;
+        let store = stores
+            .by_prefix
+            .get(route.prefix)
+            .ok_or_else(|| ApiError::new(ErrorName::InvalidUriPathException, "no key store has this path prefix"))?;
+        crate::api::check_method(request.method)?;
+        Ok((route, store))
+    }
+
+    fn authenticate(
+        &self,
+        stores: &KeyStores,
+        store: &KeyStore,
+        request: &Request<'_>,
+        body: &[u8],
+        arrival: &Arrival,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
+        let mut keys = self.signing_keys.borrow_mut();
+        match auth::authenticate(request, body, &store.credentials, &stores.regions, arrival.unix_seconds(), &mut keys) {
+            Ok(authenticated) => {
+                story.record.access_key_id = authenticated.access_key_id().clone();
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.unauthenticated(error.reason());
+                Err(ApiError::new(ErrorName::AuthenticationFailedException, error.to_string()))
+            }
+        }
+    }
+
+    async fn metadata(&self, store: &KeyStore, key: &Key, deadline: Instant, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+        match self.execute(store, key, Task::Describe, deadline, story).await? {
+            Answer::Described(described) => {
+                let enabled = key.enabled && described.enabled;
+                response::metadata(&KeyMetadata { spec: &described.spec, usage: &described.usage, enabled }, out);
+                Ok(())
+            }
+            _ => Err(faults::wrong_answer()),
+        }
+    }
+
+    async fn encrypt(
+        &self,
+        store: &KeyStore,
+        key: &Key,
+        encrypt: Encrypt,
+        deadline: Instant,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
+        let metadata = framing::encode_metadata(KEY_VERSION);
+        let aad = encrypt.aad.unwrap_or_default();
+        let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
+        let task = Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(&aad, &metadata)?, integrity };
+        match self.execute(store, key, task, deadline, story).await? {
+            Answer::Encrypted { iv, ciphertext, tag, integrity } => {
+                let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
+                response::encrypt(&Encrypted { ciphertext: &ciphertext, iv: &iv, tag: &tag, metadata, integrity }, out);
+                Ok(())
+            }
+            _ => Err(faults::wrong_answer()),
+        }
+    }
+
+    async fn decrypt(
+        &self,
+        store: &KeyStore,
+        key: &Key,
+        decrypt: Decrypt,
+        deadline: Instant,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
+        let aad = decrypt.aad.as_deref();
+        let metadata = decrypt.metadata.as_deref();
+        let framed = match framing::parse(metadata) {
+            Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
+            Ok(Format::Absent) if store.accept_aws_sample => framing::aad_aws_sample(aad, &[])?,
+            Ok(Format::Absent) => {
+                return Err(ApiError::new(
+                    ErrorName::InvalidCiphertextException,
+                    "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
+                ));
+            }
+            Err(error) => return Err(error),
+        };
+        let task = Task::Decrypt { ciphertext: decrypt.ciphertext, iv: decrypt.iv, tag: decrypt.tag, aad: framed };
+        match self.execute(store, key, task, deadline, story).await? {
+            Answer::Decrypted(plaintext) => {
+                response::decrypt(&plaintext.0, out);
+                Ok(())
+            }
+            _ => Err(faults::wrong_answer()),
+        }
+    }
+
+    /// Has a key manager do the task: the healthiest that takes it.
+    async fn execute(&self, store: &KeyStore, key: &Key, task: Task, deadline: Instant, story: &mut Story) -> Result<Answer, ApiError> {
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(ApiError::new(
+                ErrorName::DependencyTimeoutException,
+                "the request took longer to arrive than it may take to answer",
+            ));
+        }
+        let mut job = Job { label: key.label.clone(), task, deadline };
+        let mut refused = None;
+        for manager in by_health(&store.managers, now) {
+            story.record.key_manager = manager.name.clone();
+            let delivered = match &manager.backend {
+                Backend::Local(local) => {
+                    let outcome = local.execute(job);
+                    Delivered { outcome, queue_wait: Duration::ZERO, hsm_time: now.elapsed() }
+                }
+                Backend::Pool(pool) => match self.inbox.submit(pool, job) {
+                    Ok(ticket) => ticket.await,
+                    Err((why, returned)) => {
+                        job = returned;
+                        refused = Some(why);
+                        continue;
+                    }
+                },
+            };
+            story.hsm = Some((delivered.queue_wait, delivered.hsm_time));
+            return delivered.outcome.map_err(|fault| faults::to_api_error(fault, &mut story.record.detail));
+        }
+        Err(faults::refused(refused, &mut story.record.detail))
+    }
+
+    /// Writes an error's body, logs and counts.
+    fn finish(&self, result: Result<(), ApiError>, arrival: &Arrival, out: &mut Vec<u8>, story: Story) -> u16 {
+        let Story { mut record, hsm } = story;
+        (record.status, record.error) = match &result {
+            Ok(()) => (200, "none"),
+            Err(error) => {
+                out.clear();
+                error.write_body(out);
+                if record.detail.is_empty() {
+                    record.detail = error.message().to_string();
+                }
+                (error.status(), error.name().as_str())
+            }
+        };
+        let total = arrival.first_byte.elapsed();
+        let key = RequestKey { key_store: record.key_store.clone(), operation: record.operation, error: record.error };
+        self.metrics.request(&key, total, hsm);
+        let (queue, hsm) = hsm.unwrap_or_default();
+        (record.total_us, record.queue_us, record.hsm_us) = (total.as_micros() as u64, queue.as_micros() as u64, hsm.as_micros() as u64);
+        record.client = arrival.client.to_string();
+        record.shard = self.shard;
+        let status = record.status;
+        self.log.request(record);
+        status
+    }
+}
+
+impl Story {
+    fn tell(&mut self, metadata: RequestMetadata<'_>) {
+        let text = |field: Option<std::borrow::Cow<'_, str>>| field.map(std::borrow::Cow::into_owned).unwrap_or_default();
+        let record = &mut self.record;
+        record.kms_request_id = text(metadata.kms_request_id);
+        record.kms_operation = text(metadata.kms_operation);
+        record.principal = text(metadata.principal);
+        record.kms_key_arn = text(metadata.kms_key_arn);
+        record.kms_via_service = text(metadata.via_service);
+        record.source_vpc = text(metadata.vpc);
+        record.source_vpce = text(metadata.vpce);
+    }
+}
+
+fn find_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Key, ApiError> {
+    debug_assert_ne!(route.operation, Operation::Health);
+    store.keys.get(route.key_id).ok_or_else(|| ApiError::new(ErrorName::KeyNotFoundException, "this key store has no such external key"))
+}
+
+fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Key, ApiError> {
+    let key = find_key(store, route)?;
+    if key.enabled {
+        Ok(key)
+    } else {
+        Err(ApiError::new(ErrorName::InvalidStateException, "this external key is disabled in the proxy's configuration"))
+    }
+}
+
+/// Serving managers first, in the order of the configuration; those that are unavailable last, because what is known of them may be old.
+fn by_health(managers: &[Arc<Manager>], now: Instant) -> impl Iterator<Item = &Arc<Manager>> {
+    // With one there is nothing to choose, and nothing to be spent on it.
+    let choose = managers.len() > 1;
+    let rank = move |manager: &Arc<Manager>| match choose.then(|| manager.health(now)) {
+        None | Some(HealthStatus::Active) => 0,
+        Some(HealthStatus::Degraded) => 1,
+        Some(HealthStatus::Unavailable) => 2,
+    };
+    (0..if choose { 3 } else { 1 }).flat_map(move |wanted| managers.iter().filter(move |manager| rank(manager) == wanted))
+}

@@ -1,0 +1,283 @@
+//! One connection: TLS handshake, then requests one after the other until either side has enough.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use futures_rustls::TlsAcceptor;
+use futures_rustls::server::TlsStream;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+use zeroize::Zeroize;
+
+use super::Shard;
+use super::watch::{Over, Watch};
+use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
+use crate::limits::{
+    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX,
+    READ_BYTES, WRITE_TIME_MAX,
+};
+use crate::pipeline::Arrival;
+use crate::tls;
+
+/// Serves a connection from handshake to close.
+pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) {
+    // Answers are written whole; waiting for more to send only adds latency.
+    let _ = stream.set_nodelay(true);
+    watch.limit(Instant::now() + HANDSHAKE_TIME_MAX);
+    let tls = shard.tls.load_full();
+    let acceptor = TlsAcceptor::from(tls.config().clone());
+    let stream = match watch.wait(acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return shard.metrics.handshake_failed(tls::handshake_failure_label(&error)),
+        Err(_) => return shard.metrics.handshake_failed("timeout"),
+    };
+    // Resumption skips the check of the client's certificate: it is made again here, before a byte is read.
+    if let Err(error) = tls.confirm(stream.get_ref().1) {
+        return shard.metrics.handshake_failed(tls::tls_failure_label(&error));
+    }
+    shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
+    if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+        shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
+    }
+    let mut connection = Connection {
+        shard,
+        stream,
+        client,
+        watch,
+        buffer: Vec::new(),
+        last_read: Instant::now(),
+        head: RequestHead::new(),
+        body: Vec::new(),
+        out: Vec::new(),
+    };
+    // Every way to end is here: what a peer does to its own connection is not worth a word.
+    let _ = connection.run().await;
+}
+
+struct Connection {
+    shard: Rc<Shard>,
+    stream: TlsStream<TcpStream>,
+    client: SocketAddr,
+    watch: Watch,
+    /// Received and not yet done: a request's head, its body, and what is pipelined behind.
+    buffer: Vec<u8>,
+    /// When the bytes at the buffer's end came.
+    last_read: Instant,
+    head: RequestHead,
+    /// JSON of the answer.
+    body: Vec<u8>,
+    /// The answer as it goes to TLS.
+    out: Vec<u8>,
+}
+
+/// How a connection ends early: nothing more can be said to the peer.
+enum End {
+    Closed,
+    TimedOut,
+    Drained,
+}
+
+impl From<Over> for End {
+    fn from(over: Over) -> End {
+        match over {
+            Over::Time => End::TimedOut,
+            Over::Drain => End::Drained,
+        }
+    }
+}
+
+/// What became of reading one request.
+enum Read {
+    /// Body in `buffer[start..end]`.
+    Whole {
+        start: usize,
+        end: usize,
+    },
+    /// To be refused without its body.
+    WithoutBody,
+    Rejected(Reject),
+}
+
+impl Connection {
+    async fn run(&mut self) -> Result<(), End> {
+        loop {
+            if self.buffer.is_empty() {
+                self.watch.idle(Instant::now() + IDLE_TIME_MAX);
+                match self.read().await {
+                    Ok(()) => {}
+                    Err(End::Drained | End::TimedOut) => return self.close().await,
+                    Err(End::Closed) => return Err(End::Closed),
+                }
+            }
+            let mut arrival = Arrival { first_byte: self.last_read, head_read: SystemTime::UNIX_EPOCH, client: self.client };
+            let read = match self.read_request(&mut arrival).await {
+                Ok(read) => read,
+                Err(End::TimedOut) => Read::Rejected(Reject { status: 408, reason: "the request did not arrive in time" }),
+                Err(end) => return Err(end),
+            };
+            self.watch.busy();
+            if !self.answer(read, &arrival).await? {
+                return self.linger().await;
+            }
+        }
+    }
+
+    /// Reads some more bytes behind those in the buffer.
+    async fn read(&mut self) -> Result<(), End> {
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + READ_BYTES, 0);
+        let read = self.watch.wait(self.stream.read(&mut self.buffer[filled..])).await;
+        self.buffer.truncate(filled + if let Ok(Ok(n)) = read { n } else { 0 });
+        match read? {
+            Ok(0) | Err(_) => Err(End::Closed),
+            Ok(_) => {
+                self.last_read = Instant::now();
+                Ok(())
+            }
+        }
+    }
+
+    async fn read_request(&mut self, arrival: &mut Arrival) -> Result<Read, End> {
+        self.watch.limit(arrival.first_byte + HEAD_TIME_MAX);
+        let head_end = loop {
+            match self.head.parse(&self.buffer) {
+                Ok(Progress::Complete { end }) => break end,
+                Ok(Progress::Partial) => self.read().await?,
+                Err(reject) => return Ok(Read::Rejected(reject)),
+            }
+        };
+        arrival.head_read = SystemTime::now();
+        let mut body = Body::new(head_end, self.head.framing());
+        let mut asked_for_body = false;
+        self.watch.limit(Instant::now() + BODY_TIME_MAX);
+        loop {
+            match body.advance(&mut self.buffer) {
+                Ok(Progress::Complete { end }) => return Ok(Read::Whole { start: head_end, end }),
+                Ok(Progress::Partial) => {}
+                Err(reject) => return Ok(Read::Rejected(reject)),
+            }
+            if !asked_for_body {
+                // Only now, so that the usual request, whole in one read, is looked at once.
+                let wanted = {
+                    let mut room = [Header::EMPTY; HEADERS_MAX];
+                    self.shard.pipeline.wants_body(&self.head.request(&self.buffer, &mut room), arrival)
+                };
+                if !wanted {
+                    return Ok(Read::WithoutBody);
+                }
+                if self.head.expect_continue() {
+                    self.write(|out| out.extend_from_slice(CONTINUE)).await?;
+                    self.watch.limit(Instant::now() + BODY_TIME_MAX);
+                }
+                asked_for_body = true;
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Answers; false when the connection ends with this answer.
+    async fn answer(&mut self, read: Read, arrival: &Arrival) -> Result<bool, End> {
+        self.body.clear();
+        let pipeline = &self.shard.pipeline;
+        let mut room = [Header::EMPTY; HEADERS_MAX];
+        let (status, consumed, without_body) = match read {
+            Read::Whole { start, end } => {
+                let request = self.head.request(&self.buffer, &mut room);
+                let without_body = request.method == "HEAD";
+                let status = pipeline.on_request(&request, &self.buffer[start..end], arrival, &mut self.body).await;
+                (status, Some(end), without_body)
+            }
+            Read::WithoutBody => {
+                let request = self.head.request(&self.buffer, &mut room);
+                (pipeline.on_request(&request, &[], arrival, &mut self.body).await, None, request.method == "HEAD")
+            }
+            Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
+        };
+        let keep_alive = consumed.is_some() && self.head.keep_alive() && !self.watch.is_draining();
+        let version = if consumed.is_some() { self.head.version() } else { Version::Http11 };
+        let body = std::mem::take(&mut self.body);
+        let written = self.write(|out| Response { status, version, keep_alive, without_body, body: &body }.write(out)).await;
+        self.body = body;
+        self.wipe(consumed.unwrap_or(self.buffer.len()));
+        written?;
+        self.head.clear();
+        Ok(keep_alive)
+    }
+
+    /// Writes what `fill` puts into the output buffer, whole.
+    async fn write(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), End> {
+        self.out.clear();
+        fill(&mut self.out);
+        self.watch.limit(Instant::now() + WRITE_TIME_MAX);
+        let stream = &mut self.stream;
+        let out = &self.out;
+        let written = self
+            .watch
+            .wait(async {
+                stream.write_all(out).await?;
+                stream.flush().await
+            })
+            .await;
+        match written? {
+            Ok(()) => Ok(()),
+            Err(_) => Err(End::Closed),
+        }
+    }
+
+    /// Zeroes plaintext that came or went, and drops what is done from the buffer's front.
+    fn wipe(&mut self, done: usize) {
+        self.body.zeroize();
+        self.out.zeroize();
+        if done >= self.buffer.len() {
+            // The usual case. The whole capacity, because unwrapped chunks leave bytes behind the end.
+            self.buffer.zeroize();
+        } else {
+            let left = self.buffer.len() - done;
+            self.buffer.copy_within(done.., 0);
+            self.buffer[left..].zeroize();
+            self.buffer.truncate(left);
+        }
+        for buffer in [&mut self.buffer, &mut self.body, &mut self.out] {
+            if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// Says goodbye in TLS.
+    async fn close(&mut self) -> Result<(), End> {
+        self.watch.limit(Instant::now() + WRITE_TIME_MAX);
+        let _ = self.watch.wait(self.stream.close()).await?;
+        Ok(())
+    }
+
+    /// Closes after an answer that the client may not have read while it was still sending: a close with unread bytes is
+    /// a reset, which would take the answer with it. So what still comes is read and thrown away, within bounds.
+    async fn linger(&mut self) -> Result<(), End> {
+        self.close().await?;
+        self.watch.limit(Instant::now() + LINGER_TIME_MAX);
+        let (socket, _) = Pin::new(&mut self.stream).get_mut().get_mut();
+        let mut thrown_away = 0;
+        let mut scratch = vec![0; READ_BYTES];
+        while thrown_away < LINGER_BYTES_MAX {
+            match self.watch.wait(socket.read(&mut scratch)).await? {
+                Ok(0) | Err(_) => break,
+                Ok(n) => thrown_away += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Also when the peer vanished in the middle of a request.
+        for buffer in [&mut self.buffer, &mut self.body, &mut self.out] {
+            // The whole capacity: unwrapped chunks leave bytes behind the end.
+            buffer.zeroize();
+        }
+    }
+}
