@@ -139,11 +139,12 @@ fn secrets_open_to_every_user_are_refused() {
 }
 
 #[test]
-fn keys_open_to_every_user_are_refused_by_check() {
+fn keys_open_to_every_user_are_refused() {
     for (name, key) in [("key.pem", "tls.private_key"), ("keys.json", "key_manager[1].key_file")] {
         let site = Site::new();
         fs::set_permissions(site.path(name), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(only(site.check()).0, key);
+        assert_eq!(only(site.load()).0, key);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Configuration: TOML text → [`Config`], which is valid as a whole, or every problem at once.
 //!
-//! The document is walked by hand ([`reader`]) and not by serde, which stops at the first problem.
+//! The document is walked by hand (`reader`) and not by serde, which stops at the first problem.
 //! Each section has its own file with its types and its rules; `docs/configuration.md` tells the same to the operator.
 
 mod key_manager;
@@ -56,7 +56,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file and the secrets it refers to. Other files (certificates, modules) are left to who uses them.
+    /// Reads the file and the secrets it refers to. Other files (certificates, modules) are left to who uses them,
+    /// but for private keys that are open to every user.
     pub fn load(file: &Path) -> Result<Self, Invalid> {
         read(file, &Machine { check_files: false })
     }

@@ -121,8 +121,8 @@ impl<'r> Value<'r> {
             Ok(number) if accepted.contains(&number) => Some(number),
             // Not parsed: negative, or beyond 64 bits.
             _ => self.refuse(format!(
-                "{} is out of bounds: {} to {}{unit} are accepted",
-                quoted(digits.as_str()).trim_matches('"'),
+                "{:.40} is out of bounds: {} to {}{unit} are accepted",
+                digits.to_string(),
                 accepted.start(),
                 accepted.end()
             )),

@@ -54,7 +54,14 @@ pub(super) fn secret(value: &Value<'_>, accepted: &str, valid: impl Fn(&str) -> 
         let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
         (format!("the content of {}", path.display()), Zeroizing::new(text.to_owned()))
     } else if let Some(env) = section.optional("env") {
-        let name = env.string_where("the name of an environment variable", |n| !n.is_empty() && !n.contains(['=', '\0']))?;
+        let name = env.string()?;
+        // Not quoted: the likely mistake is the secret itself in the place of the name.
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        {
+            return env.refuse("this is not the name of an environment variable: letters, digits and _ are accepted");
+        }
         let Some(content) = value.reader.sources.variable(name) else {
             return env.refuse(format!("the environment variable {} is not set", quoted(name)));
         };

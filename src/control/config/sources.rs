@@ -31,8 +31,8 @@ pub enum Exposure {
 
 /// Files and environment of this process.
 pub struct Machine {
-    /// Whether [`Sources::check_file`] looks at files. The server does not ask for it: it opens each file itself, and one that is missing
-    /// may concern a single key manager while the rest can serve.
+    /// Whether [`Sources::check_file`] opens files. The server does not ask for it: it opens each file itself, and one that is missing
+    /// may concern a single key manager while the rest can serve. A private file that is open to all is refused in any case.
     pub check_files: bool,
 }
 
@@ -56,14 +56,15 @@ impl Sources for Machine {
     }
 
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {
-        if !self.check_files {
-            return Ok(());
+        if exposure == Exposure::Private
+            && let Ok(found) = std::fs::metadata(path)
+        {
+            refuse_open_mode(path, found.mode())?;
         }
-        let file = open_regular(path)?;
-        match exposure {
-            Exposure::Public => Ok(()),
-            Exposure::Private => refuse_open_mode(path, file.metadata().map_err(|e| cannot_read(&e))?.mode()),
+        if self.check_files {
+            open_regular(path)?;
         }
+        Ok(())
     }
 }
 
