@@ -132,12 +132,11 @@ impl Instance {
         self.look();
         let faults = self.control.faults();
         // Every rule that names the call draws, hit or not: what is drawn later does not depend on it.
-        if faults
-            .hang
-            .iter()
-            .filter(|rule| rule.call.contains(call))
-            .fold(false, |hit, rule| streams.faults.happens(rule.probability) || hit)
-        {
+        let mut hangs = false;
+        for rule in faults.hang.iter().filter(|rule| rule.call.contains(call)) {
+            hangs |= streams.faults.happens(rule.probability);
+        }
+        if hangs {
             self.hang(call, faults.clone());
         }
         for rule in faults.stall.iter().filter(|rule| rule.call.contains(call)) {

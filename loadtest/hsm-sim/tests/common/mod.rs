@@ -2,6 +2,7 @@
 //! which belong to the process.
 
 #![allow(dead_code)] // Each test file uses its part.
+#![allow(clippy::macro_metavars_in_unsafe)] // raw! is handed pointers and lengths, made in the open right there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
