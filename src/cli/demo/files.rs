@@ -11,6 +11,7 @@ use crate::cli::Failure;
 use crate::cli::credential::{Credential, random_base64};
 use crate::cli::files::{PRIVATE, PUBLIC, create, toml_path, toml_string};
 use crate::control::config::{Config, Machine};
+use crate::hsm::local::Local;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
@@ -58,7 +59,7 @@ pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure
         made.push(layout.secret.clone());
     }
     if args.hsm.module.is_none() && !exists(&layout.keys)? {
-        create_key_file(&layout.keys)?;
+        Local::create(&layout.keys, &[KEY]).map_err(Failure::Failed)?;
         made.push(layout.keys.clone());
     }
     let text = configuration(args, &credential.id)?;
@@ -96,13 +97,6 @@ fn make_certificates(listen: IpAddr, layout: &Layout, made: &mut Vec<PathBuf>) -
     create(&layout.ca, PUBLIC, certificates.ca.as_bytes())?;
     made.extend(files.map(Clone::clone));
     Ok(())
-}
-
-/// A file of a local key manager with one key.
-fn create_key_file(path: &Path) -> Result<(), Failure> {
-    let key = random_base64()?;
-    let text = Zeroizing::new(format!("{{\"keys\":[{{\"label\":\"{KEY}\",\"key\":\"{}\"}}]}}\n", *key));
-    create(path, PRIVATE, text.as_bytes())
 }
 
 fn exists(path: &Path) -> Result<bool, Failure> {
