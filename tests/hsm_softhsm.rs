@@ -249,9 +249,12 @@ own_process! {
         // SoftHSM gives the same handles anew: the old session neither works with them nor closes them.
         assert!(!other.is_usable());
         assert!(detail(&encrypt(&mut *other, "foo", b"text", b"").expect_err("stale")).contains("initialised anew"));
+        let mut namesakes: Vec<_> = (0..20).map(|_| engine.open().expect("opens")).collect();
         drop(other);
         drop(session);
-        assert_eq!(decrypt(&mut *again, "foo", &sealed, b""), Ok(b"text".to_vec()));
+        for session in namesakes.iter_mut().chain([&mut again]) {
+            assert_eq!(decrypt(&mut **session, "foo", &sealed, b""), Ok(b"text".to_vec()));
+        }
     }
 }
 
