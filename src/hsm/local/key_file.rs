@@ -86,7 +86,7 @@ fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {
 }
 
 fn decode(text: &str) -> Option<RawKey> {
-    // Room for what 44 characters can hold at most; anything longer does not fit and is refused.
+    // A little more room than a key needs, so that a longer one is seen to be longer.
     let mut bytes = Zeroizing::new([0; KEY_BYTES + 2]);
     let length = STANDARD.decode_slice(text, &mut *bytes).ok()?;
     let mut key = Zeroizing::new([0; KEY_BYTES]);
@@ -129,7 +129,7 @@ fn compose(labels: &[&str], random: &dyn SecureRandom) -> Result<Zeroizing<Strin
         text.push_str("{\"label\":");
         text.push_str(&label);
         text.push_str(",\"key\":\"");
-        STANDARD.encode_string(&*key, &mut text);
+        STANDARD.encode_string(key.as_slice(), &mut text);
         text.push_str("\"}");
         text.push_str(separator);
         text.push('\n');

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::errors::CallError;
-use super::ffi::Functions;
+use super::ffi::{Functions, Value};
 use crate::hsm::KeyDescription;
 
 /// What is read of a key, with the most bytes each may have.
@@ -46,6 +46,8 @@ pub(super) struct Attributes {
     usage: Vec<&'static str>,
     pub(super) start: Date,
     pub(super) end: Date,
+    /// The module failed on one of them.
+    pub(super) unreadable: Option<CallError>,
 }
 
 /// A CK_DATE: `YYYYMMDD` in ASCII digits, which as text sorts as days do.
@@ -54,7 +56,7 @@ pub(super) enum Date {
     /// Empty, or filled with NUL, blanks or zeros, as modules have it that cannot leave it empty.
     Unset,
     Day([u8; 8]),
-    /// Not a date. The key counts as disabled: somebody meant to bound it.
+    /// Not a date, or not readable. The key counts as disabled: somebody meant to bound it.
     Malformed,
 }
 
@@ -70,11 +72,11 @@ impl Date {
         }
     }
 
-    /// `2026-03-31`, or `not a date`.
+    /// `2026-03-31`, or `not readable`.
     pub(super) fn text(self) -> Option<String> {
         match self {
             Date::Unset => None,
-            Date::Malformed => Some("not a date".to_owned()),
+            Date::Malformed => Some("not readable".to_owned()),
             Date::Day(day) => {
                 let text = String::from_utf8_lossy(&day);
                 Some(format!("{}-{}-{}", &text[..4], &text[4..6], &text[6..]))
@@ -103,8 +105,10 @@ impl Attributes {
     }
 
     /// `values` in the order of [`WANTED`].
-    fn from_values(values: &[Option<Vec<u8>>]) -> Attributes {
-        let value = |type_| WANTED.iter().zip(values).find(|(wanted, _)| wanted.0 == type_).and_then(|(_, value)| value.as_deref());
+    fn from_values(values: &[Value]) -> Attributes {
+        let found = |type_| WANTED.iter().zip(values).find(|(wanted, _)| wanted.0 == type_).map(|(_, value)| value);
+        let value = |type_| found(type_).and_then(|value| value.as_ref().ok()?.as_deref());
+        let date = |type_| if let Some(Err(_)) = found(type_) { Date::Malformed } else { Date::read(value(type_)) };
         let number = |type_| value(type_).and_then(|value| value.try_into().ok()).map(CK_ULONG::from_ne_bytes);
         Attributes {
             label: value(CKA_LABEL).unwrap_or_default().to_vec(),
@@ -116,8 +120,9 @@ impl Attributes {
                 .filter(|(type_, _)| value(*type_).and_then(|value| value.first()).is_some_and(|byte| *byte != CK_FALSE))
                 .map(|(_, name)| *name)
                 .collect(),
-            start: Date::read(value(CKA_START_DATE)),
-            end: Date::read(value(CKA_END_DATE)),
+            start: date(CKA_START_DATE),
+            end: date(CKA_END_DATE),
+            unreadable: values.iter().find_map(|value| value.as_ref().err().copied()),
         }
     }
 
@@ -174,7 +179,8 @@ mod tests {
     use super::*;
 
     fn key(set: &[(CK_ATTRIBUTE_TYPE, &[u8])]) -> Attributes {
-        let values: Vec<_> = WANTED.iter().map(|(type_, _)| set.iter().find(|(one, _)| one == type_).map(|(_, v)| v.to_vec())).collect();
+        let values: Vec<_> =
+            WANTED.iter().map(|(type_, _)| set.iter().find(|(one, _)| one == type_).map(|(_, v)| v.to_vec())).map(Ok).collect();
         Attributes::from_values(&values)
     }
 

@@ -26,6 +26,12 @@ struct InitializeArgs {
     nss_reserved: *mut c_void,
 }
 
+/// An attribute's value, as bytes.
+type Bytes = Vec<u8>;
+
+/// What became of one attribute: there, not there, or the module failed on it.
+pub(super) type Value = Result<Option<Bytes>, CallError>;
+
 /// Given instead of a dangling pointer where a text is empty: some modules refuse null, and a client library may read before it looks at
 /// the length.
 static EMPTY: [u8; 1] = [0];
@@ -132,19 +138,22 @@ impl Functions {
     }
 
     /// C_GetAttributeValue of several attributes (type and the most bytes expected of it). One that the object does not have, does not
-    /// show, or that is longer, is `None`.
+    /// show, or that is longer, is `None`; a module may also fail on single ones.
     pub(super) fn attributes(
         &self,
         session: CK_SESSION_HANDLE,
         object: CK_OBJECT_HANDLE,
         wanted: &[(CK_ATTRIBUTE_TYPE, usize)],
-    ) -> Result<Vec<Option<Vec<u8>>>, CallError> {
-        let (values, complete) = self.attributes_once(session, object, wanted)?;
-        if complete || wanted.len() == 1 {
-            return Ok(values);
+    ) -> Result<Vec<Value>, CallError> {
+        match self.attributes_once(session, object, wanted) {
+            Ok((values, true)) => return Ok(values.into_iter().map(Ok).collect()),
+            // The standard has a module go on after an attribute it does not know; not every one does. SoftHSM 2.6 fails as a whole over
+            // the dates of private keys, which it stores in clear and decrypts when asked for them. Then one by one.
+            Ok((_, false)) | Err(CallError { code: CKR_GENERAL_ERROR, .. }) => {}
+            Err(error) => return Err(error),
         }
-        // The standard has a module go on after an attribute it does not know; not every one does. Then one by one.
-        wanted.iter().map(|one| self.attributes_once(session, object, &[*one]).map(|(mut value, _)| value.pop().flatten())).collect()
+        let one = |one| self.attributes_once(session, object, &[one]).map(|(mut value, _)| value.pop().flatten());
+        Ok(wanted.iter().copied().map(one).collect())
     }
 
     /// The values, and whether the module had no reservations about any of them.
@@ -153,7 +162,7 @@ impl Functions {
         session: CK_SESSION_HANDLE,
         object: CK_OBJECT_HANDLE,
         wanted: &[(CK_ATTRIBUTE_TYPE, usize)],
-    ) -> Result<(Vec<Option<Vec<u8>>>, bool), CallError> {
+    ) -> Result<(Vec<Option<Bytes>>, bool), CallError> {
         let function = self.list.C_GetAttributeValue.ok_or(CallError::unsupported(Call::GetAttributeValue))?;
         let mut buffers: Vec<Vec<u8>> = wanted.iter().map(|(_, bytes_max)| vec![0; *bytes_max]).collect();
         let mut template: Vec<CK_ATTRIBUTE> = wanted

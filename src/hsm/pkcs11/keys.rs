@@ -85,14 +85,20 @@ pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {
     }
 }
 
-/// All secret keys of the token.
+/// All secret keys of the token, also those the module cannot tell everything of.
 pub(super) fn find_all(session: &OpenSession) -> Result<Vec<Key>, CallError> {
     let template = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY)];
-    all(session, &template)?.into_iter().map(|handle| read(session, handle)).collect()
+    all(session, &template)?.into_iter().map(|handle| read_what_can_be(session, handle)).collect()
 }
 
-/// The key of a known handle.
+/// The key of a known handle, with all its attributes.
 pub(super) fn read(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
+    let key = read_what_can_be(session, handle)?;
+    // A date that cannot be read is a fault, neither a key without one nor a disabled key.
+    key.attributes.unreadable.map_or(Ok(key), Err)
+}
+
+fn read_what_can_be(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
     // Before the call: a change made during it is not missed by the next look.
     let read_at = Instant::now();
     let attributes = Attributes::read(&session.module.functions, session.handle(), handle)?;

@@ -1,7 +1,7 @@
 //! Logging in: once a token, and never twice with a PIN that was refused.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
@@ -13,10 +13,10 @@ use crate::hsm::Fault;
 use crate::limits::LOGIN_WAIT_MAX;
 
 /// Lets one session at a time log in.
-#[derive(Default)]
 pub(super) struct Login {
     state: Mutex<State>,
     done: Condvar,
+    wait_max: Duration,
 }
 
 #[derive(Default)]
@@ -28,6 +28,12 @@ struct State {
     accepted: bool,
     /// The PIN was refused: what every later attempt is told, without one.
     refused: Option<Fault>,
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login { state: Mutex::default(), done: Condvar::new(), wait_max: LOGIN_WAIT_MAX }
+    }
 }
 
 impl Login {
@@ -42,8 +48,12 @@ impl Login {
 
     /// Logs the session's token in unless it is; true when that was needed.
     pub(super) fn log_in(&self, session: &OpenSession, pin: &str) -> Result<bool, Fault> {
+        self.once_at_a_time(|| attempt(session, pin))
+    }
+
+    fn once_at_a_time(&self, log_in: impl FnOnce() -> Result<bool, CallError>) -> Result<bool, Fault> {
         let attempt = self.enter()?;
-        let result = self.attempt(session, pin);
+        let result = log_in();
         let mut state = self.state();
         if let Err(error) = &result
             && PIN_REFUSED.contains(&error.code)
@@ -74,29 +84,108 @@ impl Login {
             if let Some(refused) = &state.refused {
                 return Err(refused.clone());
             }
-            let hung = state.accepted && state.busy_since.is_some_and(|since| since.elapsed() >= LOGIN_WAIT_MAX);
+            let hung = state.accepted && state.busy_since.is_some_and(|since| since.elapsed() >= self.wait_max);
             if state.busy_since.is_none() || hung {
                 state.busy_since = Some(Instant::now());
                 state.attempt += 1;
                 return Ok(state.attempt);
             }
-            let Some(left) = LOGIN_WAIT_MAX.checked_sub(waiting_since.elapsed()) else {
+            let Some(left) = self.wait_max.checked_sub(waiting_since.elapsed()) else {
                 return Err(Fault::Device { detail: "C_Login: another session is still waiting for it".to_owned() });
             };
             state = self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
 
-    fn attempt(&self, session: &OpenSession, pin: &str) -> Result<bool, CallError> {
-        if session.is_logged_in()? {
-            return Ok(false);
+fn attempt(session: &OpenSession, pin: &str) -> Result<bool, CallError> {
+    if session.is_logged_in()? {
+        return Ok(false);
+    }
+    let result = session.set_up(Call::Login)?.login(UserType::User, Some(&AuthPin::new(pin.into())));
+    match result.map_err(|error| CallError::from_cryptoki(Call::Login, &error)) {
+        Ok(()) => Ok(true),
+        // By another key manager on the same token, between the two calls.
+        Err(CallError { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use cryptoki_sys::{CK_RV, CKR_DEVICE_ERROR, CKR_PIN_INCORRECT};
+
+    use super::*;
+
+    fn fails_with(code: CK_RV) -> impl FnOnce() -> Result<bool, CallError> {
+        move || Err(CallError { call: Call::Login, code })
+    }
+
+    #[test]
+    fn a_refused_pin_is_tried_once_by_however_many() {
+        for code in PIN_REFUSED {
+            let (login, tries, start) = (Login::default(), AtomicUsize::new(0), Barrier::new(8));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        let result = login.once_at_a_time(|| {
+                            tries.fetch_add(1, Ordering::Relaxed);
+                            fails_with(*code)()
+                        });
+                        assert!(matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again")));
+                    });
+                }
+            });
+            assert_eq!(tries.into_inner(), 1, "{code:#x}");
+            assert!(login.check().is_err());
         }
-        let result = session.set_up(Call::Login)?.login(UserType::User, Some(&AuthPin::new(pin.into())));
-        match result.map_err(|error| CallError::from_cryptoki(Call::Login, &error)) {
-            Ok(()) => Ok(true),
-            // By another key manager on the same token, between the two calls.
-            Err(CallError { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+    }
+
+    #[test]
+    fn another_fault_is_tried_again() {
+        let login = Login::default();
+        let fault = Fault::Device { detail: "C_Login: CKR_DEVICE_ERROR".to_owned() };
+        assert_eq!(login.once_at_a_time(fails_with(CKR_DEVICE_ERROR)), Err(fault));
+        assert_eq!(login.check(), Ok(()));
+        assert_eq!(login.once_at_a_time(|| Ok(true)), Ok(true));
+        assert_eq!(login.once_at_a_time(|| Ok(false)), Ok(false));
+    }
+
+    /// An attempt that hangs, begun while `login` is as given; tells how another one fares meanwhile, and after it has ended with a refusal.
+    fn beside_a_hung_one(login: &Login) -> (Result<bool, Fault>, Result<bool, Fault>) {
+        let (inside, leave) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            let hung = scope.spawn(|| {
+                login.once_at_a_time(|| {
+                    inside.wait();
+                    leave.wait();
+                    fails_with(CKR_PIN_INCORRECT)()
+                })
+            });
+            inside.wait();
+            let meanwhile = login.once_at_a_time(|| Ok(true));
+            leave.wait();
+            assert!(hung.join().expect("ends").is_err());
+            (meanwhile, login.once_at_a_time(|| Ok(true)))
+        })
+    }
+
+    #[test]
+    fn a_login_that_hangs_keeps_others_out_while_the_pin_is_unproven() {
+        let short = || Login { wait_max: Duration::from_millis(20), ..Login::default() };
+        let (meanwhile, after) = beside_a_hung_one(&short());
+        assert!(matches!(meanwhile, Err(Fault::Device { detail }) if detail.contains("still waiting")));
+        assert!(matches!(after, Err(Fault::Device { detail }) if detail.contains("CKR_PIN_INCORRECT")));
+
+        let proven = short();
+        assert_eq!(proven.once_at_a_time(|| Ok(true)), Ok(true));
+        let (meanwhile, after) = beside_a_hung_one(&proven);
+        assert_eq!(meanwhile, Ok(true));
+        // The PIN was changed on the token: that holds, whoever was told.
+        assert!(after.is_err());
     }
 }

@@ -317,6 +317,8 @@ impl HsmSession {
                 }
                 error.fault().into()
             }
+            // Begins no operation, and may be about this one object: it says nothing against the session.
+            Reaction::Device if error.call == Call::GetAttributeValue => error.fault().into(),
             Reaction::Ambiguous | Reaction::Device => self.broken(error.to_string()).into(),
         }
     }

@@ -1,0 +1,459 @@
+//! The PKCS#11 key manager with a module that misbehaves: SoftHSM, with functions of this test in front of its own.
+
+mod hsm_common;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::*;
+use hsm_common::softhsm::{engine, load, settings, softhsm, token};
+use hsm_common::*;
+use ring::digest;
+use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
+use xksd::hsm::{Answer, Engine, Fault, Job, Session, Task};
+use xksd::limits::IV_BLOCK;
+use zeroize::Zeroizing;
+
+/// What goes wrong from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trick {
+    None,
+    /// The call named returns the code without being made.
+    Code(&'static str, CK_RV),
+    /// The call named is made, and returns the code all the same.
+    After(&'static str, CK_RV),
+    /// C_Encrypt: ciphertext with a changed bit.
+    Ciphertext,
+    /// C_Encrypt: tag with a changed bit.
+    Tag,
+    /// C_Encrypt: says that it appended 16 bytes more.
+    Appended,
+    /// C_EncryptInit: another IV in the parameters.
+    OwnIv,
+    /// C_Decrypt: plaintext with a changed bit.
+    Plaintext,
+    /// C_Decrypt: plaintext short of a byte.
+    Short,
+    /// C_Decrypt: changes its input, and gives the right plaintext.
+    Input,
+    /// C_GenerateRandom: the same byte all over.
+    Constant(u8),
+    /// C_GenerateRandom: what it gave before.
+    Again,
+    /// C_Encrypt takes longer than the job has.
+    Slow,
+}
+
+static OWN: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
+static TRICK: Mutex<Trick> = Mutex::new(Trick::None);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static LOGINS: AtomicUsize = AtomicUsize::new(0);
+static RANDOM: AtomicU64 = AtomicU64::new(0);
+
+fn own() -> &'static CK_FUNCTION_LIST {
+    OWN.get().expect("intercepted")
+}
+
+fn trick() -> Trick {
+    *TRICK.lock().expect("not poisoned")
+}
+
+fn play(new: Trick) {
+    *TRICK.lock().expect("not poisoned") = new;
+}
+
+/// The code that `call` is to return instead of being made.
+fn refused(call: &str) -> Option<CK_RV> {
+    CALLS.fetch_add(1, SeqCst);
+    match trick() {
+        Trick::Code(which, code) if which == call => Some(code),
+        _ => None,
+    }
+}
+
+fn after(call: &str, code: CK_RV) -> CK_RV {
+    match trick() {
+        Trick::After(which, other) if which == call => other,
+        _ => code,
+    }
+}
+
+// SAFETY, of all that follow: PKCS#11 functions, called with what xksd gives the module and handing it on to the module's own; buffers are
+// touched within the lengths that come with them.
+
+unsafe extern "C" fn c_encrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+    if let Some(code) = refused("EncryptInit") {
+        return code;
+    }
+    // SAFETY: see above; AES-GCM's parameters are CK_GCM_PARAMS.
+    unsafe {
+        let code = own().C_EncryptInit.expect("there")(session, mechanism, key);
+        if trick() == Trick::OwnIv {
+            *(*(*mechanism).pParameter.cast::<CK_GCM_PARAMS>()).pIv ^= 1;
+        }
+        after("EncryptInit", code)
+    }
+}
+
+unsafe extern "C" fn c_encrypt(session: CK_SESSION_HANDLE, data: *mut u8, length: CK_ULONG, out: *mut u8, room: *mut CK_ULONG) -> CK_RV {
+    if let Some(code) = refused("Encrypt") {
+        return code;
+    }
+    // SAFETY: see above.
+    unsafe {
+        let code = own().C_Encrypt.expect("there")(session, data, length, out, room);
+        match trick() {
+            Trick::Ciphertext => *out ^= 1,
+            Trick::Tag => *out.add(*room as usize - 1) ^= 1,
+            Trick::Appended => *room += 16,
+            Trick::Slow => std::thread::sleep(Duration::from_millis(1200)),
+            _ => {}
+        }
+        after("Encrypt", code)
+    }
+}
+
+unsafe extern "C" fn c_decrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+    // SAFETY: see above.
+    refused("DecryptInit").unwrap_or_else(|| unsafe { own().C_DecryptInit.expect("there")(session, mechanism, key) })
+}
+
+unsafe extern "C" fn c_decrypt(session: CK_SESSION_HANDLE, data: *mut u8, length: CK_ULONG, out: *mut u8, room: *mut CK_ULONG) -> CK_RV {
+    if let Some(code) = refused("Decrypt") {
+        return code;
+    }
+    // SAFETY: see above. xksd's own buffer is changed as a failing memory would.
+    unsafe {
+        let code = own().C_Decrypt.expect("there")(session, data, length, out, room);
+        match trick() {
+            Trick::Plaintext => *out ^= 1,
+            Trick::Short => *room -= 1,
+            Trick::Input => *data ^= 1,
+            _ => {}
+        }
+        after("Decrypt", code)
+    }
+}
+
+unsafe extern "C" fn c_generate_random(session: CK_SESSION_HANDLE, out: *mut u8, length: CK_ULONG) -> CK_RV {
+    if let Some(code) = refused("GenerateRandom") {
+        return code;
+    }
+    // SAFETY: see above.
+    unsafe {
+        match trick() {
+            Trick::Constant(byte) => std::ptr::write_bytes(out, byte, length as usize),
+            Trick::Again => {
+                // A generator that starts from the same state each time it is asked.
+                let mut state = RANDOM.load(SeqCst) | 1;
+                for n in 0..length as usize {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    *out.add(n) = (state >> 33) as u8;
+                }
+            }
+            _ => return own().C_GenerateRandom.expect("there")(session, out, length),
+        }
+    }
+    CKR_OK
+}
+
+unsafe extern "C" fn c_find_objects_init(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, length: CK_ULONG) -> CK_RV {
+    // SAFETY: see above.
+    refused("FindObjectsInit").unwrap_or_else(|| unsafe { own().C_FindObjectsInit.expect("there")(session, template, length) })
+}
+
+unsafe extern "C" fn c_get_attribute_value(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    length: CK_ULONG,
+) -> CK_RV {
+    // SAFETY: see above.
+    refused("GetAttributeValue").unwrap_or_else(|| unsafe { own().C_GetAttributeValue.expect("there")(session, object, template, length) })
+}
+
+unsafe extern "C" fn c_generate_key(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    template: *mut CK_ATTRIBUTE,
+    length: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    // SAFETY: see above.
+    refused("GenerateKey").unwrap_or_else(|| unsafe { own().C_GenerateKey.expect("there")(session, mechanism, template, length, key) })
+}
+
+unsafe extern "C" fn c_login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut u8, length: CK_ULONG) -> CK_RV {
+    LOGINS.fetch_add(1, SeqCst);
+    // SAFETY: see above.
+    refused("Login").unwrap_or_else(|| unsafe { own().C_Login.expect("there")(session, user, pin, length) })
+}
+
+unsafe extern "C" fn c_initialize(args: *mut std::ffi::c_void) -> CK_RV {
+    // SAFETY: see above.
+    refused("Initialize").unwrap_or_else(|| unsafe { own().C_Initialize.expect("there")(args) })
+}
+
+unsafe extern "C" fn c_open_session(
+    slot: CK_SLOT_ID,
+    flags: CK_FLAGS,
+    application: *mut std::ffi::c_void,
+    notify: CK_NOTIFY,
+    session: *mut CK_SESSION_HANDLE,
+) -> CK_RV {
+    // SAFETY: see above.
+    refused("OpenSession").unwrap_or_else(|| unsafe { own().C_OpenSession.expect("there")(slot, flags, application, notify, session) })
+}
+
+/// Before anything else loads SoftHSM.
+fn intercept() {
+    let functions = raw::intercept(&softhsm(), |list| {
+        list.C_Initialize = Some(c_initialize);
+        list.C_OpenSession = Some(c_open_session);
+        list.C_Login = Some(c_login);
+        list.C_FindObjectsInit = Some(c_find_objects_init);
+        list.C_GetAttributeValue = Some(c_get_attribute_value);
+        list.C_GenerateKey = Some(c_generate_key);
+        list.C_GenerateRandom = Some(c_generate_random);
+        list.C_EncryptInit = Some(c_encrypt_init);
+        list.C_Encrypt = Some(c_encrypt);
+        list.C_DecryptInit = Some(c_decrypt_init);
+        list.C_Decrypt = Some(c_decrypt);
+    });
+    assert!(OWN.set(functions).is_ok());
+}
+
+/// A token with the key foo, and a session that has found it.
+fn ready(profile: Profile) -> (Arc<Pkcs11Engine>, Box<dyn Session>, Beside) {
+    intercept();
+    let beside = token(&load(), "xks");
+    beside.make_key("foo", 32, &[]);
+    let engine = Pkcs11Engine::new(Settings { profile, ..settings() }).expect("made");
+    let mut session = engine.open().expect("opens");
+    encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
+    (engine, session, beside)
+}
+
+/// The fault of a CDIV encryption while `new` is played, on a session of its own; and whether that is usable afterwards.
+fn encrypting_with(engine: &Pkcs11Engine, new: Trick) -> (Fault, bool) {
+    play(Trick::None);
+    let mut session = engine.open().expect("opens");
+    encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
+    play(new);
+    let fault = encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect_err("fails");
+    play(Trick::None);
+    (fault, session.is_usable())
+}
+
+own_process! {
+    fn what_does_not_decrypt_to_what_it_was_never_gets_an_integrity_value(_directory) {
+        let (engine, _session, _beside) = ready(Profile::SoftHsm);
+        for (trick, says) in [
+            (Trick::Ciphertext, "does not decrypt: C_Decrypt: CKR_GENERAL_ERROR"),
+            (Trick::Tag, "does not decrypt: C_Decrypt: CKR_GENERAL_ERROR"),
+            (Trick::Plaintext, "decrypts to something else"),
+            (Trick::Short, "decrypts to something else"),
+            (Trick::Appended, "C_Encrypt: 36 bytes instead of 20"),
+            (Trick::OwnIv, "C_Encrypt: the module put in an IV of its own"),
+            (Trick::Code("Decrypt", CKR_ENCRYPTED_DATA_INVALID), "does not decrypt: C_Decrypt: CKR_ENCRYPTED_DATA_INVALID"),
+            (Trick::Code("Decrypt", CKR_DEVICE_ERROR), "C_Decrypt: CKR_DEVICE_ERROR"),
+        ] {
+            let (fault, usable) = encrypting_with(&engine, trick);
+            assert!(matches!(fault, Fault::Device { .. }) && detail(&fault).contains(says), "{trick:?}: {fault:?}");
+            assert!(!usable, "{trick:?}");
+        }
+    }
+}
+
+own_process! {
+    fn the_integrity_value_is_computed_before_the_decryption(_directory) {
+        let (_engine, mut session, _beside) = ready(Profile::SoftHsm);
+        play(Trick::Input);
+        let task = Task::Encrypt {
+            plaintext: Zeroizing::new(b"text".to_vec()),
+            aad: vec![],
+            integrity: Some(digest::Context::new(&digest::SHA256)),
+        };
+        let Ok(Answer::Encrypted { iv, mut ciphertext, tag, integrity }) = session.execute(job("foo", task)) else {
+            panic!("the module gave the right plaintext");
+        };
+        // What was changed while it was decrypted does not have that value, and KMS sees it.
+        let value = |ciphertext: &[u8]| digest::digest(&digest::SHA256, &[&iv, ciphertext, &tag].concat());
+        assert_ne!(integrity.expect("asked for"), value(&ciphertext).as_ref());
+        ciphertext[0] ^= 1;
+        assert_eq!(integrity.expect("asked for"), value(&ciphertext).as_ref());
+    }
+}
+
+own_process! {
+    fn codes_become_faults(_directory) {
+        let (engine, _session, _beside) = ready(Profile::SoftHsm);
+        let device = |text: &str| Fault::Device { detail: text.to_owned() };
+        for (call, code, fault, usable) in [
+            ("EncryptInit", CKR_DEVICE_ERROR, device("C_EncryptInit: CKR_DEVICE_ERROR"), false),
+            ("EncryptInit", CKR_OPERATION_ACTIVE, device("C_EncryptInit: CKR_OPERATION_ACTIVE"), false),
+            ("EncryptInit", CKR_USER_NOT_LOGGED_IN, device("C_EncryptInit: CKR_USER_NOT_LOGGED_IN"), false),
+            ("EncryptInit", CKR_TOKEN_NOT_PRESENT, device("C_EncryptInit: CKR_TOKEN_NOT_PRESENT"), false),
+            ("EncryptInit", CKR_KEY_FUNCTION_NOT_PERMITTED, Fault::KeyUsage, true),
+            ("EncryptInit", CKR_MECHANISM_INVALID, device("C_EncryptInit: CKR_MECHANISM_INVALID"), false),
+            ("EncryptInit", CKR_KEY_HANDLE_INVALID, device("C_EncryptInit: CKR_KEY_HANDLE_INVALID"), true),
+            ("EncryptInit", CKR_TOKEN_RESOURCE_EXCEEDED, Fault::Busy, true),
+            ("Encrypt", CKR_DEVICE_REMOVED, device("C_Encrypt: CKR_DEVICE_REMOVED"), false),
+            ("Encrypt", CKR_BUFFER_TOO_SMALL, device("C_Encrypt: CKR_BUFFER_TOO_SMALL"), false),
+            ("Encrypt", CKR_ENCRYPTED_DATA_INVALID, device("C_Encrypt: CKR_ENCRYPTED_DATA_INVALID"), false),
+            ("Encrypt", CKR_VENDOR_DEFINED + 3, device("C_Encrypt: CKR_VENDOR_DEFINED + 0x3"), false),
+            ("DecryptInit", CKR_SESSION_CLOSED, device("C_DecryptInit: CKR_SESSION_CLOSED"), false),
+        ] {
+            assert_eq!(encrypting_with(&engine, Trick::Code(call, code)), (fault, usable), "{call} {code:#x}");
+        }
+    }
+}
+
+own_process! {
+    fn an_ambiguous_code_is_settled_on_the_test_key(_directory) {
+        let (engine, mut session, _beside) = ready(Profile::Generic);
+        let sealed = encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
+        let mut wrong = sealed.clone();
+        wrong.tag[0] ^= 1;
+        assert_eq!(decrypt(&mut *session, "foo", &wrong, b""), Err(Fault::BadCiphertext));
+        // A module that answers every decryption so is broken, whatever the tag.
+        for code in [CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID] {
+            let mut session = engine.open().expect("opens");
+            play(Trick::Code("Decrypt", code));
+            let fault = decrypt(&mut *session, "foo", &sealed, b"").expect_err("fails");
+            play(Trick::None);
+            assert!(detail(&fault).contains("the session test key fails too"), "{fault:?}");
+            assert!(!session.is_usable());
+        }
+        // No test key, no verdict.
+        let mut session = engine.open().expect("opens");
+        play(Trick::Code("GenerateKey", CKR_MECHANISM_INVALID));
+        let fault = decrypt(&mut *session, "foo", &wrong, b"").expect_err("fails");
+        assert!(detail(&fault).contains("C_GenerateKey: CKR_MECHANISM_INVALID"), "{fault:?}");
+        assert!(engine.open().expect("opens").probe().is_err());
+        play(Trick::None);
+        // And what is no matter of opinion is not put to the test.
+        for code in [CKR_ENCRYPTED_DATA_INVALID, CKR_AEAD_DECRYPT_FAILED] {
+            play(Trick::After("Decrypt", code));
+            let mut session = engine.open().expect("opens");
+            assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), Err(Fault::BadCiphertext));
+            assert!(session.is_usable());
+        }
+    }
+}
+
+own_process! {
+    fn a_generator_that_is_not_one_encrypts_nothing(_directory) {
+        let (engine, session, _beside) = ready(Profile::SoftHsm);
+        drop(session);
+        let first = |trick| {
+            play(trick);
+            let mut session = engine.open().expect("opens");
+            let result = encrypt(&mut *session, "foo", b"text", b"");
+            (result, session)
+        };
+        for (trick, says) in [(Trick::Constant(0), "an IV of zeros"), (Trick::Constant(7), "the same IV twice")] {
+            let (result, session) = first(trick);
+            assert_eq!(detail(&result.expect_err("refused")), format!("C_GenerateRandom: {says}"));
+            assert!(!session.is_usable());
+        }
+        // The same block to two sessions.
+        let (result, mut session) = first(Trick::Again);
+        result.expect("first time");
+        let (result, _) = first(Trick::Again);
+        assert_eq!(detail(&result.expect_err("refused")), "C_GenerateRandom: an IV that was drawn before");
+        // And to the same session.
+        for _ in 1..IV_BLOCK {
+            encrypt(&mut *session, "foo", b"text", b"").expect("the rest of the block");
+        }
+        assert_eq!(detail(&encrypt(&mut *session, "foo", b"text", b"").expect_err("refused")), "C_GenerateRandom: an IV that was drawn before");
+        let (result, _) = first(Trick::Code("GenerateRandom", CKR_RANDOM_NO_RNG));
+        assert_eq!(detail(&result.expect_err("refused")), "C_GenerateRandom: CKR_RANDOM_NO_RNG");
+    }
+}
+
+own_process! {
+    fn a_checked_encryption_costs_four_calls(_directory) {
+        let (_engine, mut session, _beside) = ready(Profile::SoftHsm);
+        // One IV is used up.
+        let left = IV_BLOCK - 1;
+        let before = CALLS.load(SeqCst);
+        for _ in 0..left {
+            encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
+        }
+        assert_eq!(CALLS.load(SeqCst) - before, 4 * left);
+        encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
+        assert_eq!(CALLS.load(SeqCst) - before, 4 * left + 5, "one C_GenerateRandom for a block");
+    }
+}
+
+own_process! {
+    fn a_pin_is_given_once(_directory) {
+        intercept();
+        let _beside = token(&load(), "xks");
+        for code in [CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED] {
+            play(Trick::Code("Login", code));
+            let (engine, before) = (engine(), LOGINS.load(SeqCst));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| (0..3).for_each(|_| assert!(engine.open().is_err())));
+                }
+            });
+            assert!(engine.list_keys().is_err());
+            play(Trick::None);
+            assert!(engine.open().is_err(), "only a new engine tries again");
+            assert_eq!(LOGINS.load(SeqCst) - before, 1, "{code:#x}");
+        }
+        let (engine, before) = (engine(), LOGINS.load(SeqCst));
+        // A device that fails has not refused the PIN.
+        play(Trick::Code("Login", CKR_DEVICE_ERROR));
+        assert_eq!(detail(&engine.open().err().expect("fails")), "C_Login: CKR_DEVICE_ERROR");
+        play(Trick::None);
+        let sessions: Vec<_> = (0..5).map(|_| engine.open().expect("opens")).collect();
+        assert_eq!(LOGINS.load(SeqCst) - before, 2, "one login for the token");
+        drop(sessions);
+        engine.open().expect("opens");
+        assert_eq!(LOGINS.load(SeqCst) - before, 2, "which lasts");
+    }
+}
+
+own_process! {
+    fn an_hsm_that_is_down_heals(_directory) {
+        intercept();
+        play(Trick::Code("Initialize", CKR_DEVICE_ERROR));
+        let engine = engine();
+        for _ in 0..2 {
+            assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: CKR_DEVICE_ERROR");
+        }
+        play(Trick::None);
+        assert!(detail(&engine.open().err().expect("no token")).contains("not found"));
+        let beside = token(&cryptoki::context::Pkcs11::new(softhsm()).expect("loads"), "xks");
+        beside.make_key("foo", 32, &[]);
+        for code in [CKR_DEVICE_REMOVED, CKR_SESSION_COUNT, CKR_TOKEN_NOT_PRESENT] {
+            play(Trick::Code("OpenSession", code));
+            assert!(detail(&engine.open().err().expect("down")).starts_with("C_OpenSession: CKR_"));
+        }
+        play(Trick::None);
+        encrypt(&mut *engine.open().expect("opens"), "foo", b"text", b"").expect("encrypts");
+    }
+}
+
+own_process! {
+    fn a_job_that_is_late_between_two_calls_leaves_the_session_in_order(_directory) {
+        let (_engine, mut session, _beside) = ready(Profile::SoftHsm);
+        play(Trick::Slow);
+        let task = Task::Encrypt {
+            plaintext: Zeroizing::new(b"text".to_vec()),
+            aad: vec![],
+            integrity: Some(digest::Context::new(&digest::SHA256)),
+        };
+        let before = CALLS.load(SeqCst);
+        let outcome = session.execute(Job { label: "foo".into(), task, deadline: Instant::now() + Duration::from_secs(1) });
+        assert_eq!(outcome.err(), Some(Fault::Timeout));
+        assert_eq!(CALLS.load(SeqCst) - before, 2, "the decryption was left out, not the encryption unfinished");
+        play(Trick::None);
+        assert!(session.is_usable());
+        encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
+    }
+}

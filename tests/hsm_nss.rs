@@ -1,0 +1,154 @@
+//! The PKCS#11 key manager with NSS softokn.
+
+mod hsm_common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use cryptoki::context::Pkcs11;
+use cryptoki::object::{Attribute, KeyType};
+use hsm_common::*;
+use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::hsm::{Engine, Fault};
+use zeroize::Zeroizing;
+
+/// The token with the keys; softokn's other one holds none.
+const TOKEN: &str = "NSS Certificate DB";
+
+fn softokn() -> PathBuf {
+    module(&[
+        "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
+        "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
+        "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
+        "/usr/lib64/libsoftokn3.so",
+    ])
+}
+
+fn settings(directory: &Path) -> Settings {
+    Settings {
+        name: "nss".to_owned(),
+        module: softokn(),
+        token: TokenSelector::Label(TOKEN.to_owned()),
+        pin: Zeroizing::new(PIN.to_owned()),
+        profile: Profile::Nss,
+        initialize_parameters: Some(format!(
+            "configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=",
+            directory.display()
+        )),
+    }
+}
+
+/// A database with a PIN, xksd's engine on it (which initialises softokn), and the test's own way in.
+fn database(directory: &Path) -> (Arc<Pkcs11Engine>, Beside) {
+    let password = directory.join("password");
+    std::fs::write(&password, format!("{PIN}\n")).expect("written");
+    let made = Command::new("certutil")
+        .args(["-N", "-d"])
+        .arg(format!("sql:{}", directory.display()))
+        .arg("-f")
+        .arg(&password)
+        .output()
+        .expect("certutil is installed by scripts/test");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let engine = Pkcs11Engine::new(settings(directory)).expect("made");
+    engine.info().expect("initialises softokn");
+    let pkcs11 = Pkcs11::new(softokn()).expect("loads");
+    let slots = pkcs11.get_slots_with_token().expect("slots");
+    let slot = slots.into_iter().find(|slot| pkcs11.get_token_info(*slot).expect("a token").label() == TOKEN).expect("the database");
+    (engine, Beside { pkcs11, slot })
+}
+
+own_process! {
+    fn encrypts_and_decrypts(directory) {
+        let (engine, beside) = database(directory);
+        beside.make_key("foo", 32, &[]);
+        let mut session = engine.open().expect("opens");
+        good_and_bad_ciphertexts(&mut *session, "foo");
+        let info = engine.info().expect("there");
+        assert_eq!(info.token, TOKEN);
+        assert!(info.vendor.contains("Mozilla") && info.versions.starts_with("library 3."), "{info:?}");
+        assert!(engine.in_process());
+    }
+}
+
+own_process! {
+    fn keys_do_what_their_attributes_allow(directory) {
+        let (engine, beside) = database(directory);
+        beside.make_key("encrypt-only", 32, &[Attribute::Decrypt(false)]);
+        beside.make_key("decrypt-only", 32, &[Attribute::Encrypt(false)]);
+        beside.make_key("small", 16, &[]);
+        beside.import_key("secret", KeyType::GENERIC_SECRET, &[7; 32], &[Attribute::Sign(true)]);
+        beside.make_key("twin", 32, &[Attribute::Id(vec![1])]);
+        beside.make_key("twin", 32, &[Attribute::Id(vec![2])]);
+        let mut session = engine.open().expect("opens");
+        let session = &mut *session;
+        let sealed = encrypt(session, "encrypt-only", b"text", b"aad").expect("allowed");
+        assert_eq!(decrypt(session, "encrypt-only", &sealed, b"aad"), Err(Fault::KeyUsage));
+        assert_eq!(encrypt_checked(session, "encrypt-only", b"text", b"aad", b"").err(), Some(Fault::KeyUsage));
+        assert_eq!(decrypt(session, "decrypt-only", &sealed, b"aad"), Err(Fault::BadCiphertext));
+        for label in ["decrypt-only", "small", "secret"] {
+            assert_eq!(encrypt(session, label, b"text", b"aad").err(), Some(Fault::KeyUsage), "{label}");
+        }
+        for (label, spec) in [("encrypt-only", "AES_256"), ("small", "AES_128"), ("secret", "GENERIC_SECRET_256")] {
+            let description = describe(session, label).expect("there");
+            assert_eq!((description.spec.as_str(), description.enabled), (spec, true));
+        }
+        assert!(detail(&describe(session, "twin").expect_err("two")).starts_with("2 secret keys"));
+        assert!(matches!(describe(session, "nope"), Err(Fault::KeyNotFound { .. })));
+        assert!(session.is_usable());
+        assert_eq!(engine.list_keys().expect("lists").len(), 6);
+    }
+}
+
+own_process! {
+    fn a_wrong_pin_is_refused_and_the_right_one_still_works(directory) {
+        let (engine, _beside) = database(directory);
+        let wrong = Pkcs11Engine::new(Settings { pin: Zeroizing::new("wrong".to_owned()), ..settings(directory) }).expect("made");
+        let first = wrong.open().err().expect("refused");
+        assert!(detail(&first).starts_with("C_Login: CKR_PIN_INCORRECT"), "{first:?}");
+        let mut session = engine.open().expect("opens");
+        session.probe().expect("healthy");
+        assert_eq!(wrong.open().err(), Some(first));
+    }
+}
+
+own_process! {
+    fn lost_sessions_and_exchanged_keys(directory) {
+        let (engine, beside) = database(directory);
+        beside.make_key("foo", 32, &[]);
+        let mut session = engine.open().expect("opens");
+        let old = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
+        beside.delete_key("foo");
+        assert!(matches!(encrypt(&mut *session, "foo", b"text", b""), Err(Fault::KeyNotFound { .. })));
+        beside.make_key("foo", 32, &[]);
+        let new = encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("found");
+        assert_eq!(decrypt(&mut *session, "foo", &old, b""), Err(Fault::BadCiphertext));
+        raw::close_all_sessions(&softokn(), beside.slot);
+        assert!(matches!(decrypt(&mut *session, "foo", &new, b""), Err(Fault::Device { .. })));
+        assert!(!session.is_usable());
+        drop(session);
+        let mut session = engine.open().expect("opens and logs in again");
+        assert_eq!(decrypt(&mut *session, "foo", &new, b""), Ok(b"text".to_vec()));
+    }
+}
+
+own_process! {
+    fn many_sessions_on_threads(directory) {
+        let (engine, beside) = database(directory);
+        beside.make_key("foo", 32, &[]);
+        std::thread::scope(|scope| {
+            for thread in 0..8u8 {
+                let engine = &engine;
+                scope.spawn(move || {
+                    let mut session = engine.open().expect("opens");
+                    for n in 0..100u8 {
+                        let text = vec![thread ^ n; usize::from(n) * 7];
+                        let sealed = encrypt_checked(&mut *session, "foo", &text, &[n], b"").expect("encrypts");
+                        assert_eq!(decrypt(&mut *session, "foo", &sealed, &[n]), Ok(text));
+                    }
+                });
+            }
+        });
+    }
+}
