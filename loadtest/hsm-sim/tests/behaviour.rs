@@ -226,6 +226,8 @@ fn iv_appended() {
         assert_eq!((code.as_str(), needed.len()), ("CKR_BUFFER_TOO_SMALL", full));
         let (code, output) = hsm.encrypt(&session, full + 5);
         assert_eq!((code.as_str(), output.len()), ("CKR_OK", full));
+        assert_eq!(hsm.encrypt(&session, full).0, "CKR_OPERATION_NOT_INITIALIZED");
+        assert_eq!(hsm.encrypt(&session, 0).0, "CKR_OPERATION_NOT_INITIALIZED");
         let (encrypted, iv) = output.split_at(full - 16);
         assert_eq!(hsm.decrypted(&session, key, &mut iv.to_vec(), encrypted).1, DATA);
         assert_eq!(hsm.encrypt_init(&session, key, &mut []), "CKR_OK");
