@@ -326,6 +326,33 @@ fn a_copy_has_the_configuration_beside_it() {
 }
 
 #[test]
+fn two_hsms_live_in_one_process() {
+    isolated("two_hsms_live_in_one_process", "", |directory| {
+        let hsms = ["a", "b"].map(|name| {
+            let path = |ending: &str| directory.join(format!("{name}{ending}"));
+            std::fs::copy(module(), path(".so")).unwrap();
+            std::fs::copy("/usr/lib/softhsm/libsofthsm2.so", path("-softhsm.so")).unwrap();
+            let config = format!("module = \"./{name}-softhsm.so\"\ncontrol = \"{name}-control.toml\"");
+            std::fs::write(path(".so.toml"), config).unwrap();
+            real::load(&path(".so")).unwrap()
+        });
+        assert_eq!(hsms.map(initialize), ["CKR_OK", "CKR_OK"]);
+        std::fs::write(directory.join("a-control.toml"), "token_removed = true").unwrap();
+        let slots = |functions: &real::Functions| {
+            let mut count = 0;
+            assert_eq!(raw!(functions, C_GetSlotList, CK_TRUE, ptr::null_mut(), &mut count), "CKR_OK");
+            count
+        };
+        while slots(hsms[0]) > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(slots(hsms[1]) > 0);
+        assert_eq!(raw!(hsms[0], C_Finalize, ptr::null_mut()), "CKR_OK");
+        assert!(slots(hsms[1]) > 0);
+    });
+}
+
+#[test]
 fn the_bare_loop_counts_operations() {
     isolated("the_bare_loop_counts_operations", "[gcm]\niv = \"append\"", |directory| {
         let module = module();
