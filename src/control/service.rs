@@ -59,7 +59,7 @@ impl Service {
         for configured in &config.key_managers {
             let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
             match open(configured)? {
-                Opened::Local(local) => managers.push(manager(Backend::Local(Box::new(local)))),
+                Opened::Local(local) => managers.push(manager(Backend::Local(local))),
                 Opened::Pkcs11(engine, sessions) => {
                     let engine: Arc<dyn Engine> = engine;
                     let settings = PoolSettings {
@@ -114,18 +114,20 @@ impl Service {
     /// Ends the lanes of all key managers, together within `patience`; false where some hang in the module.
     pub fn stop_lanes(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        let stopped = self.managers.iter().map(|manager| match &manager.backend {
-            Backend::Local(_) => true,
-            Backend::Pool(pool) => pool.stop(deadline),
-        });
-        stopped.fold(true, |all, one| all && one)
+        let mut all = true;
+        for manager in &self.managers {
+            if let Backend::Pool(pool) = &manager.backend {
+                all &= pool.stop(deadline);
+            }
+        }
+        all
     }
 }
 
 /// A key manager as configured, ready to be used.
 pub enum Opened {
     /// Keys in this process.
-    Local(Local),
+    Local(Box<Local>),
     /// A PKCS#11 token, and how many sessions to have.
     Pkcs11(Arc<Pkcs11Engine>, usize),
 }
@@ -136,7 +138,9 @@ pub enum Opened {
 /// A sentence for the operator.
 pub fn open(configured: &KeyManager) -> Result<Opened, String> {
     match &configured.kind {
-        Kind::Local { key_file } => Local::load(key_file).map(Opened::Local).map_err(|e| format!("key manager {:?}: {e}", configured.name)),
+        Kind::Local { key_file } => {
+            Local::load(key_file).map(|local| Opened::Local(Box::new(local))).map_err(|e| format!("key manager {:?}: {e}", configured.name))
+        }
         Kind::Pkcs11(pkcs11) => {
             let settings = Settings {
                 name: configured.name.clone(),

@@ -239,8 +239,9 @@ impl Pipeline {
                 }
                 Backend::Pool(pool) => match self.inbox.submit(pool, job) {
                     Ok(ticket) => ticket.await,
-                    Err((why, returned)) => {
-                        job = returned;
+                    Err(returned) => {
+                        let why;
+                        (why, job) = *returned;
                         refused = Some(why);
                         continue;
                     }

@@ -162,9 +162,9 @@ impl Inbox {
     }
 
     /// Hands a job to a key manager, or is told at once that it will not be done, and gets the job back for another one.
-    pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, (Refused, Job)> {
+    pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, Box<(Refused, Job)>> {
         let (now, deadline) = (Instant::now(), job.deadline);
-        let Some(token) = self.reserve(now, deadline) else { return Err((Refused::QueueFull, job)) };
+        let Some(token) = self.reserve(now, deadline) else { return Err(Box::new((Refused::QueueFull, job))) };
         // Dropped on refusal, which frees the slot.
         let ticket = Ticket { inbox: self.clone(), index: token.index, taken: false };
         pool.submit(self.shard, token, job, now)?;

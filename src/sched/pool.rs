@@ -141,7 +141,7 @@ impl Pool {
         self.shared.core().counts().serving() > 0
     }
 
-    pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), (Refused, Job)> {
+    pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Box<(Refused, Job)>> {
         let deadline = job.deadline;
         let mut core = self.shared.core();
         let mut submitted = core.submit(shard, Work { job, token }, deadline, now);
@@ -156,7 +156,7 @@ impl Pool {
         }
         drop(core);
         self.shared.answer_late(&mut late);
-        let wake = submitted.map_err(|(refused, work)| (refused, work.job))?;
+        let wake = submitted.map_err(|(refused, work)| Box::new((refused, work.job)))?;
         if let Some(lane) = wake {
             self.shared.wake(lane);
         }

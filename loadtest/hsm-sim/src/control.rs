@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -187,7 +187,7 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 pub struct Control {
     path: Option<PathBuf>,
     looked_at_ns: AtomicU64,
-    /// Held while the file is read, by one thread; the others go on with what they have.
+    /// Held by the one thread that reads the file and puts it in force; the others go on with what they have.
     stamp: Mutex<Stamp>,
     current: Mutex<Arc<Faults>>,
     changed: Condvar,
@@ -195,12 +195,21 @@ pub struct Control {
     refused: AtomicU64,
 }
 
-/// What a look at the file brought.
-pub struct Change {
-    /// Before.
-    pub old: Arc<Faults>,
-    /// Now.
+/// What the file says anew, not in force yet. One at a time.
+pub struct Change<'a> {
+    control: &'a Control,
+    /// What it says.
     pub new: Arc<Faults>,
+    _turn: MutexGuard<'a, Stamp>,
+}
+
+impl Change<'_> {
+    /// Puts it in force.
+    pub fn commit(self) {
+        *lock(&self.control.current) = self.new;
+        self.control.changed.notify_all();
+        self.control.read.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Control {
@@ -216,9 +225,8 @@ impl Control {
             refused: AtomicU64::new(0),
         };
         *lock(&control.stamp) = control.stamp_of_file();
-        if let Some(faults) = control.read_file()? {
-            *lock(&control.current) = Arc::new(faults);
-        }
+        *lock(&control.current) = Arc::new(control.read_file()?);
+        control.read.fetch_add(1, Ordering::Relaxed);
         Ok(control)
     }
 
@@ -233,7 +241,7 @@ impl Control {
     }
 
     /// Looks at the file, if nobody has within 5 ms; tells when it says something new.
-    pub fn poll(&self) -> Option<Change> {
+    pub fn poll(&self) -> Option<Change<'_>> {
         self.path.as_ref()?;
         let (now, looked_at) = (now_ns(), self.looked_at_ns.load(Ordering::Relaxed));
         if now.saturating_sub(looked_at) < LOOK_INTERVAL_NS
@@ -248,12 +256,7 @@ impl Control {
         }
         *known = stamp;
         match self.read_file() {
-            Ok(faults) => {
-                let new = Arc::new(faults.unwrap_or_default());
-                let old = std::mem::replace(&mut *lock(&self.current), new.clone());
-                self.changed.notify_all();
-                Some(Change { old, new })
-            }
+            Ok(faults) => Some(Change { control: self, new: Arc::new(faults), _turn: known }),
             Err(error) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 complain(&format!("{error}\nwhat the control file said before stays in force"));
@@ -276,20 +279,15 @@ impl Control {
         Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
-    /// None when there is no file.
-    fn read_file(&self) -> Result<Option<Faults>, String> {
-        let Some(path) = &self.path else { return Ok(None) };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.read.fetch_add(1, Ordering::Relaxed);
-                return Ok(None);
-            }
-            Err(error) => return Err(format!("{}: {error}", path.display())),
-        };
-        let faults = Faults::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        self.read.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(faults))
+    /// Nothing is wrong when there is no file.
+    fn read_file(&self) -> Result<Faults, String> {
+        let Some(path) = &self.path else { return Ok(Faults::default()) };
+        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        match std::fs::read_to_string(path) {
+            Ok(text) => Faults::parse(&text).map_err(|error| told(&error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Faults::default()),
+            Err(error) => Err(told(&error)),
+        }
     }
 }
 
@@ -365,7 +363,7 @@ mod tests {
         let control = Control::open(Some(path.clone())).unwrap();
         let look = || {
             control.looked_at_ns.store(0, Ordering::Relaxed);
-            control.poll().is_some()
+            control.poll().map(Change::commit).is_some()
         };
         assert!(control.faults().token_removed && !look());
         std::fs::write(&path, "token_removed = maybe").unwrap();

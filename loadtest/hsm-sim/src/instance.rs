@@ -1,6 +1,6 @@
 //! One HSM, from C_Initialize to C_Finalize: its sessions, what goes wrong with it, and the way of every call.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
@@ -64,6 +64,8 @@ pub struct Instance {
     /// Sessions that have a place under the limit.
     open: AtomicU64,
     opened: AtomicU64,
+    /// The last `sessions_lost`.
+    reboots: AtomicU64,
     /// Calls to the device since C_Initialize, as far as the slow start needs to know.
     started: AtomicU64,
     /// Whether the real module is initialised. Every call into it holds this shared, so that calls do not wait for each other; closing,
@@ -78,6 +80,8 @@ impl Instance {
             timing: Timing::new(config.wire.take(), config.device.take()),
             stats_file: config.stats.take().map(StatsFile::new),
             streams: Streams::new(config.seed, 0),
+            // What the file says at C_Initialize was lost before.
+            reboots: AtomicU64::new(control.faults().sessions_lost.unwrap_or(0)),
             config,
             control,
             functions,
@@ -91,11 +95,17 @@ impl Instance {
 
     /// Looks whether the control file says something new, and loses sessions if so. Not to be called with the gate held.
     pub fn look(&self) {
-        if let Some(change) = self.control.poll() {
-            let lost = change.new.sessions_lost.is_some() && change.new.sessions_lost != change.old.sessions_lost;
-            if lost || (change.new.token_removed && !change.old.token_removed) {
-                self.lose_sessions();
-            }
+        let Some(change) = self.control.poll() else { return };
+        let old = self.control.faults();
+        let reboot = change.new.sessions_lost.is_some_and(|number| self.reboots.swap(number, Ordering::AcqRel) != number);
+        if reboot || (change.new.token_removed && !old.token_removed) {
+            // In force before anybody else is let in: a call that the change releases finds its session lost, and no session is opened
+            // on a token that is gone.
+            let gate = write(&self.gate);
+            self.lose_sessions(*gate);
+            change.commit();
+        } else {
+            change.commit();
         }
     }
 
@@ -277,27 +287,14 @@ impl Instance {
         result_of(unsafe { close_all(slot) })
     }
 
-    /// What a reboot of the device does: every session is gone, and the login.
-    fn lose_sessions(&self) {
-        let gate = write(&self.gate);
-        let lost = std::mem::take(&mut *write(&self.sessions));
-        let mut one_a_slot: BTreeMap<CK_SLOT_ID, &Session> = BTreeMap::new();
-        for session in lost.values() {
+    /// What a reboot of the device does: every session is gone, and the login with the last one. The gate is held alone.
+    fn lose_sessions(&self, initialised: bool) {
+        for session in std::mem::take(&mut *write(&self.sessions)).values() {
             self.forget(session);
-            one_a_slot.entry(session.slot).or_insert(session);
-        }
-        if !*gate {
-            return;
-        }
-        if let Some(logout) = self.functions.C_Logout {
-            for session in one_a_slot.values() {
-                // SAFETY: the module is initialised, nobody else is in it. Nobody may be logged in, so the result says nothing.
-                unsafe { logout(session.real) };
+            if initialised {
+                // The caller has lost it whatever the real module says.
+                let _ = self.close_real(session);
             }
-        }
-        for session in lost.values() {
-            // The caller has lost it whatever the real module says.
-            let _ = self.close_real(session);
         }
     }
 

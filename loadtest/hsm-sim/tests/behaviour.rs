@@ -226,6 +226,8 @@ fn iv_appended() {
         assert_eq!((code.as_str(), needed.len()), ("CKR_BUFFER_TOO_SMALL", full));
         let (code, output) = hsm.encrypt(&session, full + 5);
         assert_eq!((code.as_str(), output.len()), ("CKR_OK", full));
+        assert_eq!(hsm.encrypt(&session, full).0, "CKR_OPERATION_NOT_INITIALIZED");
+        assert_eq!(hsm.encrypt(&session, 0).0, "CKR_OPERATION_NOT_INITIALIZED");
         let (encrypted, iv) = output.split_at(full - 16);
         assert_eq!(hsm.decrypted(&session, key, &mut iv.to_vec(), encrypted).1, DATA);
         assert_eq!(hsm.encrypt_init(&session, key, &mut []), "CKR_OK");
@@ -320,6 +322,33 @@ fn a_copy_has_the_configuration_beside_it() {
         std::fs::write(directory.join("other.so.toml"), "nonsense").unwrap();
         assert_eq!(initialize(real::load(&copy).unwrap()), "CKR_GENERAL_ERROR");
         assert_eq!(initialize(real::load(&module()).unwrap()), "CKR_OK");
+    });
+}
+
+#[test]
+fn two_hsms_live_in_one_process() {
+    isolated("two_hsms_live_in_one_process", "", |directory| {
+        let hsms = ["a", "b"].map(|name| {
+            let path = |ending: &str| directory.join(format!("{name}{ending}"));
+            std::fs::copy(module(), path(".so")).unwrap();
+            std::fs::copy("/usr/lib/softhsm/libsofthsm2.so", path("-softhsm.so")).unwrap();
+            let config = format!("module = \"./{name}-softhsm.so\"\ncontrol = \"{name}-control.toml\"");
+            std::fs::write(path(".so.toml"), config).unwrap();
+            real::load(&path(".so")).unwrap()
+        });
+        assert_eq!(hsms.map(initialize), ["CKR_OK", "CKR_OK"]);
+        std::fs::write(directory.join("a-control.toml"), "token_removed = true").unwrap();
+        let slots = |functions: &real::Functions| {
+            let mut count = 0;
+            assert_eq!(raw!(functions, C_GetSlotList, CK_TRUE, ptr::null_mut(), &mut count), "CKR_OK");
+            count
+        };
+        while slots(hsms[0]) > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(slots(hsms[1]) > 0);
+        assert_eq!(raw!(hsms[0], C_Finalize, ptr::null_mut()), "CKR_OK");
+        assert!(slots(hsms[1]) > 0);
     });
 }
 

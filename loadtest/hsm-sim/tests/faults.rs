@@ -91,9 +91,10 @@ fn sessions_are_lost_and_the_login_with_them() {
         assert_eq!(hsm.login(&first), "CKR_OK");
         let found = second.find_objects(&[cryptoki::object::Attribute::Label(b"key".to_vec())]).unwrap();
         hsm.encrypted(&second, found[0], &mut [1; 12]);
-        // The same number again, and then no number, change nothing.
+        // The same number again, no number, and the same number after none, change nothing.
         hsm.control("sessions_lost = 1\ncorrupt_ciphertext = 0.0");
         hsm.control("");
+        hsm.control("sessions_lost = 1");
         hsm.encrypted(&second, found[0], &mut [1; 12]);
         hsm.control("sessions_lost = 2");
         assert_eq!(hsm.encrypt_init(&second, found[0], &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
@@ -188,6 +189,13 @@ fn a_session_that_is_lost_while_its_call_hangs_is_told_so() {
         hsm.stats_when(|stats| stats["hung"] == 1);
         hsm.control("sessions_lost = 1");
         assert_eq!(hung.join().unwrap(), "CKR_SESSION_HANDLE_INVALID");
+        let session = hsm.open();
+        hsm.control("hang = \"*\"");
+        let session = session.handle();
+        let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
+        hsm.stats_when(|stats| stats["hung"] == 1);
+        hsm.control("token_removed = true");
+        assert_eq!(hung.join().unwrap(), "CKR_DEVICE_REMOVED");
     });
 }
 

@@ -4,11 +4,9 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroizing;
-
 use super::{Args, KEY, PREFIX, REGION, certificates};
 use crate::cli::Failure;
-use crate::cli::credential::{Credential, random_base64};
+use crate::cli::credential::Credential;
 use crate::cli::files::{PRIVATE, PUBLIC, create, toml_path, toml_string};
 use crate::control::config::{Config, Machine};
 use crate::hsm::local::Local;

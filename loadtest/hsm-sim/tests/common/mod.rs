@@ -2,7 +2,6 @@
 //! which belong to the process.
 
 #![allow(dead_code)] // Each test file uses its part.
-#![allow(clippy::macro_metavars_in_unsafe)] // raw! is handed pointers and lengths, made in the open right there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,7 +76,6 @@ pub struct Hsm {
 }
 
 /// Calls a function of the raw list and gives its code by name.
-#[macro_export]
 macro_rules! raw {
     ($functions:expr, $name:ident $(, $argument:expr)*) => {{
         // SAFETY: pointers among the arguments are to live values of the lengths given with them.
@@ -85,6 +83,7 @@ macro_rules! raw {
         hsm_sim::codes::name(code)
     }};
 }
+pub(crate) use raw;
 
 /// C_Initialize with locking by the operating system: `CKR_…`.
 pub fn initialize(functions: &Functions) -> String {
