@@ -82,6 +82,8 @@ pub struct PoolStats {
     pub refused_no_lanes_total: u64,
     /// Dropped at their deadline without an HSM call.
     pub late_total: u64,
+    /// Dropped without an HSM call before its deadline because nobody waited any more.
+    pub cancelled_total: u64,
     /// Admitted.
     pub jobs_total: u64,
     /// What the last lost, hung or refused session said.
@@ -97,6 +99,7 @@ impl Pool {
         if engine.in_process() {
             lanes = lanes.min(std::thread::available_parallelism().map_or(1, usize::from));
         }
+        let boxes = mailboxes.clone();
         let core = Core::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
@@ -108,6 +111,7 @@ impl Pool {
                 abandoned_max: lanes * ABANDONED_LANES_PER_SESSION_MAX,
                 seed: seed(),
             },
+            Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
             Instant::now(),
         );
         let start: Vec<LaneId> = core.lanes().collect();
@@ -185,7 +189,7 @@ impl Pool {
     pub fn stats(&self) -> PoolStats {
         let core = self.shared.core();
         let (Counts { idle, awake, busy, stalled, abandoned, .. }, totals) = (core.counts(), core.totals());
-        let Totals { jobs, late, queue_full, cannot_make_it, no_lanes, abandoned: abandoned_total, reopened } = totals;
+        let Totals { jobs, late, cancelled, queue_full, cannot_make_it, no_lanes, abandoned: abandoned_total, reopened } = totals;
         PoolStats {
             lanes_configured: self.lanes(),
             lanes_open: idle + awake + busy + stalled,
@@ -198,6 +202,7 @@ impl Pool {
             refused_cannot_make_it_total: cannot_make_it,
             refused_no_lanes_total: no_lanes,
             late_total: late,
+            cancelled_total: cancelled,
             jobs_total: jobs,
             last_fault: core.last_fault().map(|fault| fault.as_ref().to_owned()),
             service_time_ewma: core.service_time(),

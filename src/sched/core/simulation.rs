@@ -2,8 +2,8 @@
 //! Everything follows from the seed, which a failure prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` one alone.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -62,6 +62,8 @@ enum Event {
     Tick,
     Weather,
     Arrival,
+    /// The client has gone.
+    Cancel(usize),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -101,6 +103,7 @@ struct Simulation {
     permits: Vec<bool>,
     weather: Weather,
     fates: Vec<Fate>,
+    cancelled: Arc<Mutex<HashSet<usize>>>,
     requeued: Vec<bool>,
     last_begun: Vec<Option<usize>>,
     /// Takes by any lane since the shard's queue was served while it was not empty.
@@ -126,8 +129,10 @@ impl Simulation {
             seed: random.next(),
         };
         let rate = [200, 2000, 8000][random.below(3) as usize];
+        let cancelled: Arc<Mutex<HashSet<usize>>> = Arc::default();
+        let asked = cancelled.clone();
         let mut sim = Simulation {
-            core: Core::new(settings, now),
+            core: Core::new(settings, Box::new(move |entry| asked.lock().unwrap().contains(&entry.job)), now),
             start: now,
             now,
             events: BinaryHeap::new(),
@@ -137,6 +142,7 @@ impl Simulation {
             permits: vec![false; lanes],
             weather: Weather::Fair([42, 300, 1000, 5000][random.below(4) as usize]),
             fates: Vec::new(),
+            cancelled,
             requeued: Vec::new(),
             last_begun: vec![None; shards],
             passed_over: vec![0; shards],
@@ -197,6 +203,7 @@ impl Simulation {
                 let wait = self.random.micros(50_000, 900_000);
                 self.after(wait, Event::Weather);
             }
+            Event::Cancel(job) => drop(self.cancelled.lock().unwrap().insert(job)),
             Event::Run(lane) => self.step(lane),
             Event::ParkEnds(lane, park) => {
                 if let Some(state) = self.lanes.get_mut(&lane)
@@ -237,6 +244,9 @@ impl Simulation {
                 Ok(wake) => {
                     self.fates.push(Fate::Waiting);
                     self.wake(wake);
+                    if self.random.percent(10) {
+                        self.after(Duration::from_millis(3), Event::Cancel(job));
+                    }
                 }
                 Err((_, back)) => {
                     assert_eq!(back, job);
@@ -351,6 +361,7 @@ impl Simulation {
         }
         for entry in &out {
             assert!(entry.deadline > self.now, "job {} handed out past its deadline", entry.job);
+            assert!(!self.cancelled.lock().unwrap().contains(&entry.job), "job {} handed out for nobody", entry.job);
             assert_eq!(entry.shard, out[0].shard);
             self.turn(entry.job, Fate::Waiting, Fate::Handed);
             if !self.requeued[entry.job] {
@@ -427,7 +438,7 @@ impl Simulation {
     fn all_late(&mut self, late: Vec<Entry<usize>>) {
         assert!(late.len() <= LATE_AT_ONCE_MAX);
         for entry in late {
-            assert!(entry.deadline <= self.now);
+            assert!(entry.deadline <= self.now || self.cancelled.lock().unwrap().contains(&entry.job));
             // Its queue was looked at, though nothing in it was worth serving.
             self.passed_over[entry.shard] = 0;
             self.turn(entry.job, Fate::Waiting, Fate::Late);

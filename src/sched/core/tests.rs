@@ -12,6 +12,9 @@ fn us(n: u64) -> Duration {
     Duration::from_micros(n)
 }
 
+/// Nobody waits for jobs of this number.
+const CANCELLED: u32 = 666;
+
 /// A core with a clock and the buffers of its lanes.
 struct Rig {
     core: Core<u32>,
@@ -33,7 +36,7 @@ impl Rig {
             abandoned_max: 2 * lanes,
             seed: 7,
         };
-        Rig { core: Core::new(settings, now), now, out: VecDeque::new(), late: Vec::new() }
+        Rig { core: Core::new(settings, Box::new(|entry| entry.job == CANCELLED), now), now, out: VecDeque::new(), late: Vec::new() }
     }
 
     /// With all lanes idle, opened in order of their places.
@@ -181,7 +184,7 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
     let mut rig = Rig::measured(1, 1, ms(900));
     assert!(rig.submit(0, 0).is_ok(), "an idle lane is tried: else nothing would ever be measured again");
     let now = rig.now;
-    let past = rig.core.submit(0, 1, now, now).map_err(|(refused, job)| (refused, job));
+    let past = rig.core.submit(0, 1, now, now);
     assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
 }
 
@@ -211,6 +214,20 @@ fn late_jobs_are_told_and_never_served() {
     rig.now += ms(200);
     assert_eq!(rig.tick().late.len(), 1);
     assert_eq!(rig.core.totals().late, 2);
+    assert_eq!(rig.step(lane), Step::Park(None));
+}
+
+#[test]
+fn cancelled_jobs_cost_neither_a_call_nor_a_place() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.submit(0, CANCELLED).unwrap().unwrap();
+    rig.submit(0, 1).unwrap();
+    rig.submit(0, CANCELLED).unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!((rig.jobs(), rig.late.len()), (vec![1], 1));
+    rig.core.reap(rig.now, &mut rig.late);
+    assert_eq!(rig.late.len(), 2);
+    assert_eq!((rig.core.totals().cancelled, rig.core.totals().late), (2, 0));
     assert_eq!(rig.step(lane), Step::Park(None));
 }
 

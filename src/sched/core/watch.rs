@@ -22,7 +22,7 @@ pub struct Tick<J> {
     pub start: Vec<LaneId>,
     /// Lanes found stalled or abandoned now: what they hold and have not begun is to be requeued.
     pub stalled: Vec<LaneId>,
-    /// Jobs past their deadline.
+    /// Jobs past their deadline or cancelled.
     pub late: Vec<Entry<J>>,
 }
 
