@@ -148,16 +148,8 @@ impl Pool {
     pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Refused> {
         let deadline = job.deadline;
         let mut core = self.shared.core();
-        let mut submitted = core.submit(shard, Work { job, token }, deadline, now);
         let mut late = Vec::new();
-        if let Err((Refused::QueueFull, work)) = submitted {
-            // Full of jobs that nobody waits for, maybe: during an outage they pile up until a tick.
-            core.reap(now, &mut late);
-            submitted = match late.is_empty() {
-                true => Err((Refused::QueueFull, work)),
-                false => core.submit(shard, work, deadline, now),
-            };
-        }
+        let submitted = core.submit(shard, Work { job, token }, deadline, now, &mut late);
         drop(core);
         self.shared.answer_late(&mut late);
         // A refused job is dropped here, after the lock: its plaintext is zeroed.

@@ -258,6 +258,34 @@ fn what_nobody_waits_for_is_not_begun() {
     rig.stop();
 }
 
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_shard_is_woken_once_until_it_has_looked_and_not_after_it_is_gone() {
+    let mailbox = Mailbox::new();
+    let inbox = Inbox::new(0, mailbox.clone());
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut deliver = Box::pin(inbox.deliver());
+    for looked in 1..4 {
+        assert!(deliver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        (0..5).for_each(|_| mailbox.wake());
+        assert_eq!(count.0.load(Ordering::SeqCst), looked);
+    }
+    assert!(deliver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(deliver);
+    mailbox.wake();
+    assert_eq!(count.0.load(Ordering::SeqCst), 3);
+    drop(waker);
+    assert_eq!(Arc::strong_count(&count), 1, "lanes hold no waker of a shard that is gone");
+}
+
 #[test]
 fn a_panic_costs_its_job_and_session_alone() {
     let rig = Rig::start(1, Behaviour::default());
@@ -365,6 +393,8 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
     drop(tickets);
     release.send(()).unwrap();
     assert_eq!(number(&block_on(&rig.inbox, hung)), Some(0));
+    rig.until("the cancelled ones are gone", |rig| rig.pool.stats().queued == [0]);
+    assert_eq!(rig.behaviour.executed.load(Ordering::SeqCst), 1);
     rig.served("k", 5);
     rig.stop();
 }

@@ -285,9 +285,25 @@ impl<J> Core<J> {
         self.last_fault.clone()
     }
 
-    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it.
-    pub fn submit(&mut self, shard: usize, job: J, deadline: Instant, now: Instant) -> Result<Option<LaneId>, (Refused, J)> {
-        if let Some(refused) = self.refusal(shard, deadline, now) {
+    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it. What made no sense to queue any longer and stood
+    /// in its way goes to `late`.
+    pub fn submit(
+        &mut self,
+        shard: usize,
+        job: J,
+        deadline: Instant,
+        now: Instant,
+        late: &mut Vec<Entry<J>>,
+    ) -> Result<Option<LaneId>, (Refused, J)> {
+        let mut refusal = self.refusal(shard, deadline, now);
+        if matches!(refusal, Some(Refused::QueueFull | Refused::CannotMakeIt)) {
+            // For the sake of jobs that nobody waits for, maybe: they stay until a lane or a tick comes.
+            self.reap(now, late);
+            if !late.is_empty() {
+                refusal = self.refusal(shard, deadline, now);
+            }
+        }
+        if let Some(refused) = refusal {
             match refused {
                 Refused::QueueFull => self.totals.queue_full += 1,
                 Refused::CannotMakeIt => self.totals.cannot_make_it += 1,

@@ -240,7 +240,10 @@ impl Simulation {
             let job = self.fates.len();
             let deadline = self.now + if self.random.percent(5) { Duration::from_millis(5) } else { Duration::from_millis(200) };
             self.requeued.push(false);
-            match self.core.submit(shard, job, deadline, self.now) {
+            let mut late = Vec::new();
+            let submitted = self.core.submit(shard, job, deadline, self.now, &mut late);
+            self.all_late(late);
+            match submitted {
                 Ok(wake) => {
                     self.fates.push(Fate::Waiting);
                     self.wake(wake);

@@ -71,7 +71,7 @@ impl Rig {
     }
 
     fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
-        self.core.submit(shard, job, self.now + ms(200), self.now).map_err(|(refused, _)| refused)
+        self.core.submit(shard, job, self.now + ms(200), self.now, &mut self.late).map_err(|(refused, _)| refused)
     }
 
     fn jobs(&self) -> Vec<u32> {
@@ -184,7 +184,7 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
     let mut rig = Rig::measured(1, 1, ms(900));
     assert!(rig.submit(0, 0).is_ok(), "an idle lane is tried: else nothing would ever be measured again");
     let now = rig.now;
-    let past = rig.core.submit(0, 1, now, now);
+    let past = rig.core.submit(0, 1, now, now, &mut rig.late);
     assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
 }
 
@@ -229,6 +229,9 @@ fn cancelled_jobs_cost_neither_a_call_nor_a_place() {
     assert_eq!(rig.late.len(), 2);
     assert_eq!((rig.core.totals().cancelled, rig.core.totals().late), (2, 0));
     assert_eq!(rig.step(lane), Step::Park(None));
+    (0..8).for_each(|_| assert!(rig.submit(0, CANCELLED).is_ok()));
+    assert!(rig.submit(0, 2).is_ok(), "they make room for one that is waited for");
+    assert_eq!((rig.late.len(), rig.core.totals().queue_full), (8, 0));
 }
 
 #[test]
