@@ -1,7 +1,7 @@
 //! The lanes of one key manager, and the lock around its core.
 //!
 //! One mutex a key manager, held for about 100 ns a submission and as much a batch: at the 10⁴ jobs/s an HSM tops out at it is held for some
-//! tenths of a percent of the time, so a shard practically never waits for it. Nothing is called, allocated in bulk, freed or woken under it.
+//! tenths of a percent of the time, so a shard practically never waits for it. No session is called, no job dropped and no thread woken under it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
