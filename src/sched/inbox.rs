@@ -206,7 +206,8 @@ impl Inbox {
             return;
         }
         let mut earliest: Option<Instant> = None;
-        for index in 0..self.slots.borrow().slots.len() {
+        let count = self.slots.borrow().slots.len();
+        for index in 0..count {
             let mut slots = self.slots.borrow_mut();
             let slot = &slots.slots[index];
             if !matches!(slot.state, SlotState::Waiting(_)) {

@@ -1,7 +1,7 @@
 //! The lanes of one key manager, and the lock around its core.
 //!
 //! One mutex a key manager, held for about 100 ns a submission and as much a batch: at the 10⁴ jobs/s an HSM tops out at it is held for some
-//! tenths of a percent of the time, so a shard practically never waits for it. Nothing is called, allocated in bulk, freed or woken under it.
+//! tenths of a percent of the time, so a shard practically never waits for it. No session is called, no job dropped and no thread woken under it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -82,6 +82,8 @@ pub struct PoolStats {
     pub refused_no_lanes_total: u64,
     /// Dropped at their deadline without an HSM call.
     pub late_total: u64,
+    /// Dropped without an HSM call before its deadline because nobody waited any more.
+    pub cancelled_total: u64,
     /// Admitted.
     pub jobs_total: u64,
     /// What the last lost, hung or refused session said.
@@ -97,6 +99,7 @@ impl Pool {
         if engine.in_process() {
             lanes = lanes.min(std::thread::available_parallelism().map_or(1, usize::from));
         }
+        let boxes = mailboxes.clone();
         let core = Core::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
@@ -108,6 +111,7 @@ impl Pool {
                 abandoned_max: lanes * ABANDONED_LANES_PER_SESSION_MAX,
                 seed: seed(),
             },
+            Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
             Instant::now(),
         );
         let start: Vec<LaneId> = core.lanes().collect();
@@ -144,16 +148,8 @@ impl Pool {
     pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Box<(Refused, Job)>> {
         let deadline = job.deadline;
         let mut core = self.shared.core();
-        let mut submitted = core.submit(shard, Work { job, token }, deadline, now);
         let mut late = Vec::new();
-        if let Err((Refused::QueueFull, work)) = submitted {
-            // Full of jobs that nobody waits for, maybe: during an outage they pile up until a tick.
-            core.reap(now, &mut late);
-            submitted = match late.is_empty() {
-                true => Err((Refused::QueueFull, work)),
-                false => core.submit(shard, work, deadline, now),
-            };
-        }
+        let submitted = core.submit(shard, Work { job, token }, deadline, now, &mut late);
         drop(core);
         self.shared.answer_late(&mut late);
         let wake = submitted.map_err(|(refused, work)| Box::new((refused, work.job)))?;
@@ -184,7 +180,7 @@ impl Pool {
     pub fn stats(&self) -> PoolStats {
         let core = self.shared.core();
         let (Counts { idle, awake, busy, stalled, abandoned, .. }, totals) = (core.counts(), core.totals());
-        let Totals { jobs, late, queue_full, cannot_make_it, no_lanes, abandoned: abandoned_total, reopened } = totals;
+        let Totals { jobs, late, cancelled, queue_full, cannot_make_it, no_lanes, abandoned: abandoned_total, reopened } = totals;
         PoolStats {
             lanes_configured: self.lanes(),
             lanes_open: idle + awake + busy + stalled,
@@ -197,6 +193,7 @@ impl Pool {
             refused_cannot_make_it_total: cannot_make_it,
             refused_no_lanes_total: no_lanes,
             late_total: late,
+            cancelled_total: cancelled,
             jobs_total: jobs,
             last_fault: core.last_fault().map(|fault| fault.as_ref().to_owned()),
             service_time_ewma: core.service_time(),

@@ -31,7 +31,7 @@ pub use watch::{BACKOFF, STALL_AFTER_MIN, Tick};
 /// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget: one immediate attempt to reopen and one
 /// after the first backoff fit in, and a job let in at its end still has time to be served.
 pub const SHORT_OUTAGE: Duration = Duration::from_millis(100);
-/// Jobs past their deadline handed out at once, so that the lock is not held for a whole queue of them.
+/// Jobs past their deadline or cancelled handed out at once, so that the lock is not held for a whole queue of them.
 pub const LATE_AT_ONCE_MAX: usize = 64;
 
 /// One lane: a place for a session, and which occupant of that place. Calls of an earlier occupant (an abandoned lane) have no effect.
@@ -189,6 +189,8 @@ pub struct Totals {
     pub jobs: u64,
     /// Dropped at their deadline without an HSM call.
     pub late: u64,
+    /// Dropped without an HSM call because nobody waited any more.
+    pub cancelled: u64,
     /// Refused: the shard's queue was full.
     pub queue_full: u64,
     /// Refused: could not have made it.
@@ -201,10 +203,13 @@ pub struct Totals {
     pub reopened: u64,
 }
 
+/// Tells that nobody waits for a job any more.
+pub type IsCancelled<J> = Box<dyn Fn(&Entry<J>) -> bool + Send>;
+
 /// Queues, lanes and estimates of one key manager.
-#[derive(Debug)]
 pub struct Core<J> {
     settings: Settings,
+    is_cancelled: IsCancelled<J>,
     queues: Vec<VecDeque<Entry<J>>>,
     queued: usize,
     /// Shard at which the next steal starts looking.
@@ -227,7 +232,7 @@ pub struct Core<J> {
 
 impl<J> Core<J> {
     /// All lanes closed and due to open; start a thread for each of [`Core::lanes`].
-    pub fn new(settings: Settings, now: Instant) -> Core<J> {
+    pub fn new(settings: Settings, is_cancelled: IsCancelled<J>, now: Instant) -> Core<J> {
         let shards = settings.shards.max(1);
         let lane = |slot| Lane { epoch: 0, home: slot % shards, state: State::Closed { retry_at: now }, failures: 0, home_run: 0 };
         Core {
@@ -246,6 +251,7 @@ impl<J> Core<J> {
             stopping: false,
             random: settings.seed | 1,
             settings,
+            is_cancelled,
         }
     }
 
@@ -279,9 +285,25 @@ impl<J> Core<J> {
         self.last_fault.clone()
     }
 
-    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it.
-    pub fn submit(&mut self, shard: usize, job: J, deadline: Instant, now: Instant) -> Result<Option<LaneId>, (Refused, J)> {
-        if let Some(refused) = self.refusal(shard, deadline, now) {
+    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it. What made no sense to queue any longer and stood
+    /// in its way goes to `late`.
+    pub fn submit(
+        &mut self,
+        shard: usize,
+        job: J,
+        deadline: Instant,
+        now: Instant,
+        late: &mut Vec<Entry<J>>,
+    ) -> Result<Option<LaneId>, (Refused, J)> {
+        let mut refusal = self.refusal(shard, deadline, now);
+        if matches!(refusal, Some(Refused::QueueFull | Refused::CannotMakeIt)) {
+            // For the sake of jobs that nobody waits for, maybe: they stay until a lane or a tick comes.
+            self.reap(now, late);
+            if !late.is_empty() {
+                refusal = self.refusal(shard, deadline, now);
+            }
+        }
+        if let Some(refused) = refusal {
             match refused {
                 Refused::QueueFull => self.totals.queue_full += 1,
                 Refused::CannotMakeIt => self.totals.cannot_make_it += 1,
@@ -335,7 +357,8 @@ impl<J> Core<J> {
         }
     }
 
-    /// What `lane` is to do now. Jobs to serve go to `out`, jobs past their deadline to `late`.
+    /// What `lane` is to do now. Jobs to serve go to `out`, those past their deadline or cancelled to
+    /// `late`.
     pub fn step(&mut self, lane: LaneId, now: Instant, out: &mut VecDeque<Entry<J>>, late: &mut Vec<Entry<J>>) -> Next {
         let next = |step| Next { step, wake: None };
         let Some(slot) = self.current(lane) else { return next(Step::Exit) };
@@ -373,18 +396,23 @@ impl<J> Core<J> {
         self.set(slot, State::Awake, now);
     }
 
-    /// Moves jobs past their deadline from the heads of the queues to `late`, some at once.
+    /// Moves jobs that are past their deadline or cancelled from the heads of the queues to `late`, some at once.
     pub fn reap(&mut self, now: Instant, late: &mut Vec<Entry<J>>) {
-        for queue in &mut self.queues {
+        for shard in 0..self.queues.len() {
             while late.len() < LATE_AT_ONCE_MAX
-                && queue.front().is_some_and(|entry| entry.deadline <= now)
-                && let Some(entry) = queue.pop_front()
+                && self.queues[shard].front().is_some_and(|entry| entry.deadline <= now || (self.is_cancelled)(entry))
+                && let Some(entry) = self.queues[shard].pop_front()
             {
                 self.queued -= 1;
-                self.totals.late += 1;
+                self.count_dropped(&entry, now);
                 late.push(entry);
             }
         }
+    }
+
+    fn count_dropped(&mut self, entry: &Entry<J>, now: Instant) {
+        let total = if entry.deadline <= now { &mut self.totals.late } else { &mut self.totals.cancelled };
+        *total += 1;
     }
 
     /// From now on nothing is admitted, and lanes end when the queues are empty. All lanes must be woken.

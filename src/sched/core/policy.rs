@@ -27,8 +27,8 @@ impl<J> Core<J> {
                 && let Some(entry) = self.queues[shard].pop_front()
             {
                 self.queued -= 1;
-                if entry.deadline <= now {
-                    self.totals.late += 1;
+                if entry.deadline <= now || (self.is_cancelled)(&entry) {
+                    self.count_dropped(&entry, now);
                     late.push(entry);
                 } else {
                     room -= 1;

@@ -12,6 +12,9 @@ fn us(n: u64) -> Duration {
     Duration::from_micros(n)
 }
 
+/// Nobody waits for jobs of this number.
+const CANCELLED: u32 = 666;
+
 /// A core with a clock and the buffers of its lanes.
 struct Rig {
     core: Core<u32>,
@@ -33,7 +36,7 @@ impl Rig {
             abandoned_max: 2 * lanes,
             seed: 7,
         };
-        Rig { core: Core::new(settings, now), now, out: VecDeque::new(), late: Vec::new() }
+        Rig { core: Core::new(settings, Box::new(|entry| entry.job == CANCELLED), now), now, out: VecDeque::new(), late: Vec::new() }
     }
 
     /// With all lanes idle, opened in order of their places.
@@ -68,7 +71,7 @@ impl Rig {
     }
 
     fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
-        self.core.submit(shard, job, self.now + ms(200), self.now).map_err(|(refused, _)| refused)
+        self.core.submit(shard, job, self.now + ms(200), self.now, &mut self.late).map_err(|(refused, _)| refused)
     }
 
     fn jobs(&self) -> Vec<u32> {
@@ -121,7 +124,7 @@ fn batches_are_short_and_leave_work_to_lanes_that_should_be_awake() {
 
     let mut rig = Rig::measured(1, 4, us(42));
     let lane = rig.submit(0, 0).unwrap().unwrap();
-    (1..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
+    (1..8).for_each(|job| assert!(rig.submit(0, job).is_ok()));
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!(rig.jobs(), [0, 1], "336 µs of work are shared by four");
 
@@ -136,8 +139,8 @@ fn batches_are_short_and_leave_work_to_lanes_that_should_be_awake() {
 fn home_first_but_no_shard_starves() {
     let mut rig = Rig::open(3, 1);
     let lane = rig.submit(0, 0).unwrap().unwrap();
-    (1..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
-    (0..2).for_each(|job| drop(rig.submit(1, 10 + job).unwrap()));
+    (1..8).for_each(|job| assert!(rig.submit(0, job).is_ok()));
+    (0..2).for_each(|job| assert!(rig.submit(1, 10 + job).is_ok()));
     rig.submit(2, 20).unwrap();
     let mut order = Vec::new();
     while rig.step(lane) == Step::Work {
@@ -149,7 +152,7 @@ fn home_first_but_no_shard_starves() {
 #[test]
 fn queue_is_bounded_on_both_sides() {
     let mut rig = Rig::open(2, 1);
-    (0..8).for_each(|job| drop(rig.submit(0, job).unwrap()));
+    (0..8).for_each(|job| assert!(rig.submit(0, job).is_ok()));
     assert_eq!(rig.submit(0, 8), Err(Refused::QueueFull));
     assert!(rig.submit(1, 9).is_ok(), "each shard has its own");
     let lane = rig.lanes()[0];
@@ -175,13 +178,13 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
         let lane = rig.submit(0, 0).unwrap().unwrap();
         assert_eq!(rig.step(lane), Step::Work);
         // 60, 120 and 180 ms at the least, of 200.
-        (1..4).for_each(|job| drop(rig.submit(0, job).unwrap()));
+        (1..4).for_each(|job| assert!(rig.submit(0, job).is_ok()));
         assert_eq!(rig.submit(0, 4), if measured { Err(Refused::CannotMakeIt) } else { Ok(None) });
     }
     let mut rig = Rig::measured(1, 1, ms(900));
     assert!(rig.submit(0, 0).is_ok(), "an idle lane is tried: else nothing would ever be measured again");
     let now = rig.now;
-    let past = rig.core.submit(0, 1, now, now).map_err(|(refused, job)| (refused, job));
+    let past = rig.core.submit(0, 1, now, now, &mut rig.late);
     assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
 }
 
@@ -212,6 +215,23 @@ fn late_jobs_are_told_and_never_served() {
     assert_eq!(rig.tick().late.len(), 1);
     assert_eq!(rig.core.totals().late, 2);
     assert_eq!(rig.step(lane), Step::Park(None));
+}
+
+#[test]
+fn cancelled_jobs_cost_neither_a_call_nor_a_place() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.submit(0, CANCELLED).unwrap().unwrap();
+    rig.submit(0, 1).unwrap();
+    rig.submit(0, CANCELLED).unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!((rig.jobs(), rig.late.len()), (vec![1], 1));
+    rig.core.reap(rig.now, &mut rig.late);
+    assert_eq!(rig.late.len(), 2);
+    assert_eq!((rig.core.totals().cancelled, rig.core.totals().late), (2, 0));
+    assert_eq!(rig.step(lane), Step::Park(None));
+    (0..8).for_each(|_| assert!(rig.submit(0, CANCELLED).is_ok()));
+    assert!(rig.submit(0, 2).is_ok(), "they make room for one that is waited for");
+    assert_eq!((rig.late.len(), rig.core.totals().queue_full), (8, 0));
 }
 
 #[test]

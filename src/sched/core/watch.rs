@@ -8,7 +8,7 @@ use super::{Core, Entry, LaneId, State, Step};
 /// Wait before a session is opened again: the first, doubled with each failure up to the second, of which a random part of up to half is
 /// taken off so that lanes do not come back in step.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// A lane at work for longer than this, and [`STALL_TIMES`] what its jobs should take, is held for stalled: it no longer counts as serving
+/// A lane at work for longer than this, and eight times what its jobs should take, is held for stalled: it no longer counts as serving
 /// and the jobs it has not begun go back to the queue. Well below the budget of a request, well above an HSM's usual tail.
 pub const STALL_AFTER_MIN: Duration = Duration::from_millis(20);
 const STALL_TIMES: u32 = 8;
@@ -22,7 +22,7 @@ pub struct Tick<J> {
     pub start: Vec<LaneId>,
     /// Lanes found stalled or abandoned now: what they hold and have not begun is to be requeued.
     pub stalled: Vec<LaneId>,
-    /// Jobs past their deadline.
+    /// Jobs past their deadline or cancelled.
     pub late: Vec<Entry<J>>,
 }
 
