@@ -20,6 +20,9 @@ use crate::tls;
 
 /// The main thread looks at signals, shards and hung lanes this often.
 const TICK: Duration = Duration::from_millis(50);
+/// A shard that has not moved for this many ticks is dead: 10 s of this thread's own running time, so that a paused process is not
+/// taken for a dead one.
+const STILL_TICKS_MAX: u32 = 200;
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -103,6 +106,7 @@ fn run(
             metrics: service.metrics[index].clone(),
             log: service.log.clone(),
             stop: stop.clone(),
+            beats: Arc::default(),
         };
         let started = started.clone();
         let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
@@ -127,6 +131,7 @@ fn run(
     serving(listen);
 
     let running = Running { shards, stop_probes, probes };
+    let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     loop {
         std::thread::sleep(TICK);
         for signal in signals.pending() {
@@ -139,9 +144,12 @@ fn run(
             }
         }
         tick_pools(service);
-        if let Some(index) = running.shards.iter().position(|(shard, _)| shard.is_finished()) {
-            // Without it a share of all connections would be lost: better to be started anew as a whole.
-            return Err(format!("shard {index} died: this is a defect of xksd, please report it"));
+        for (index, ((shard, _), (beats, ticks))) in running.shards.iter().zip(&mut still).enumerate() {
+            (*beats, *ticks) = if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
+            if shard.is_finished() || *ticks > STILL_TICKS_MAX {
+                // Without it a share of all connections would hang: better to be started anew as a whole.
+                return Err(format!("shard {index} died or is stuck: this is a defect of xksd, please report it"));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub struct ShardSeed {
     pub log: Log,
     /// Tells the shard to drain.
     pub stop: Arc<Stop>,
+    /// See [`ShardThread::beats`]; a new counter.
+    pub beats: Arc<AtomicU64>,
 }
 
 /// Tells a shard, from another thread, to take no more connections and end when the open ones are done.
@@ -90,6 +92,7 @@ impl ShardSeed {
     pub fn start(self, started: impl FnOnce(Result<SocketAddr, String>) + Send + 'static) -> Result<ShardThread, String> {
         let alive = Arc::new(());
         let held = alive.clone();
+        let beats = self.beats.clone();
         let core = self.core;
         let run = move || async move {
             self.run(started).await;
@@ -99,7 +102,7 @@ impl ShardSeed {
             .name("xksd-shard")
             .io_memory(IO_MEMORY_BYTES)
             .spawn(run)
-            .map(|handle| ShardThread { handle, alive })
+            .map(|handle| ShardThread { handle, alive, beats })
             .map_err(|error| error.to_string())
     }
 
@@ -123,7 +126,7 @@ impl ShardSeed {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone()), requests);
+        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone(), self.beats), requests);
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -196,11 +199,12 @@ async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<(TcpStream
 }
 
 /// Answers jobs whose deadline has come, and ends connections whose time is over.
-async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>) {
+async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>) {
     let mut next_sweep = Instant::now() + SWEEP;
     loop {
         // Without jobs there is no deadline to keep, and an idle machine is left asleep for longer.
         sleep(if inbox.pending() == 0 { DEADLINE_TICK * 4 } else { DEADLINE_TICK }).await;
+        beats.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         inbox.expire(now);
         if now >= next_sweep {
@@ -215,12 +219,18 @@ pub struct ShardThread {
     handle: glommio::ExecutorJoinHandle<()>,
     /// The shard holds the other one.
     alive: Arc<()>,
+    beats: Arc<AtomicU64>,
 }
 
 impl ShardThread {
     /// Whether the shard has ended, by itself or because it was asked to.
     pub fn is_finished(&self) -> bool {
         Arc::strong_count(&self.alive) == 1
+    }
+
+    /// Grows while the shard moves, at least every 20 ms. A shard that panicked leaks what it holds and never says so: it just stops.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     /// Waits for its end.
