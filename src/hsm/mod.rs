@@ -54,6 +54,17 @@ pub enum Task {
     },
 }
 
+/// Label and lengths alone: a job holds plaintext.
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.task {
+            Task::Describe => write!(f, "describe {:?}", self.label),
+            Task::Encrypt { plaintext, .. } => write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label),
+            Task::Decrypt { ciphertext, .. } => write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label),
+        }
+    }
+}
+
 /// How a job ended.
 pub type Outcome = Result<Answer, Fault>;
 

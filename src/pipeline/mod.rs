@@ -200,7 +200,8 @@ impl Pipeline {
         let metadata = decrypt.metadata.as_deref();
         let framed = match framing::parse(metadata) {
             Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
-            Ok(Format::Absent) if store.accept_aws_sample => framing::aad_aws_sample(aad, &[])?,
+            // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
+            Ok(Format::Absent) | Err(_) if store.accept_aws_sample => framing::aad_aws_sample(aad, metadata.unwrap_or_default())?,
             Ok(Format::Absent) => {
                 return Err(ApiError::new(
                     ErrorName::InvalidCiphertextException,
