@@ -1,8 +1,10 @@
 //! Start, run, reload, drain, stop: the life of `xksd serve`, on the main thread.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
@@ -23,6 +25,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// A shard that has not moved for this many ticks is dead: 10 s of this thread's own running time, so that a paused process is not
 /// taken for a dead one.
 const STILL_TICKS_MAX: u32 = 200;
+/// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones that were not closed.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -68,20 +72,41 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> 
     let (listen, admin_listen, shutdown_time) = (config.server.listen, config.admin, config.server.shutdown_time);
     let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), log.clone()).map_err(Failure::Other)?;
     let service = Arc::new(service);
+    let (stop_probes, probes_stopped) = bounded(0);
+    let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     let result = run(&service, &placed, listen, admin_listen, &mut signals, serving);
-    // From here on a second signal ends at once.
     service.draining.store(true, Ordering::Release);
-    let result = result.and_then(|running| drain(&service, running, shutdown_time, &mut signals));
+    drop(stop_probes);
+    let result = result.and_then(|shards| drain(&service, shards, shutdown_time, &mut signals));
+    let deadline = Instant::now() + result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
+    let left_the_modules = service.stop_lanes(deadline) & wait_for(&probes, deadline);
+    match &result {
+        Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
+        Ok(_) => log.event(Level::Warn, "stopped; a call into a key manager's module still hangs, and its session is left open"),
+        // Else it is told by the command.
+        Err(why) if !left_the_modules => log.event(Level::Error, why.as_str()),
+        Err(_) => {}
+    }
     log.flush(FLUSH_TIME);
-    result.map_err(Failure::Other)
+    if !left_the_modules {
+        // A module's destructors would run under the feet of the thread that is still inside.
+        signal_hook::low_level::exit(i32::from(result.is_err()));
+    }
+    result.map(drop).map_err(Failure::Other)
 }
 
-/// What has to be ended.
-struct Running {
-    shards: Vec<(ShardThread, Arc<Stop>)>,
-    stop_probes: crossbeam::channel::Sender<()>,
-    probes: Vec<std::thread::JoinHandle<()>>,
+/// Whether all these threads end by `deadline`.
+fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
+    loop {
+        let ended = threads.iter().all(JoinHandle::is_finished);
+        if ended || Instant::now() >= deadline {
+            return ended;
+        }
+        std::thread::sleep(TICK / 10);
+    }
 }
+
+type Shards = Vec<(ShardThread, Arc<Stop>)>;
 
 fn run(
     service: &Arc<Service>,
@@ -90,7 +115,10 @@ fn run(
     admin_listen: Option<std::net::SocketAddr>,
     signals: &mut Signals,
     serving: impl FnOnce(std::net::SocketAddr),
-) -> Result<Running, String> {
+) -> Result<Shards, String> {
+    // Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, taking a part of the connections. Binding without
+    // that option tells.
+    drop(TcpListener::bind(listen).map_err(|e| format!("server.listen: cannot listen on {listen}: {e}"))?);
     let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
     let mut listen = listen;
@@ -122,15 +150,12 @@ fn run(
         let address = admin::start(service, address)?;
         service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
-    let (stop_probes, probes_stopped) = bounded(0);
-    let probes = probes::start(service, &probes_stopped).map_err(|e| format!("cannot start a probe: {e}"))?;
     service.log.event(
         Level::Info,
         format!("xksd {} serves on {listen} with {} shards on cores {placed:?}", env!("CARGO_PKG_VERSION"), placed.len()),
     );
     serving(listen);
 
-    let running = Running { shards, stop_probes, probes };
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     loop {
         std::thread::sleep(TICK);
@@ -140,11 +165,11 @@ fn run(
             } else {
                 let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
                 service.log.event(Level::Info, format!("{name}: stopping"));
-                return Ok(running);
+                return Ok(shards);
             }
         }
         tick_pools(service);
-        for (index, ((shard, _), (beats, ticks))) in running.shards.iter().zip(&mut still).enumerate() {
+        for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
             (*beats, *ticks) = if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
             if shard.is_finished() || *ticks > STILL_TICKS_MAX {
                 // Without it a share of all connections would hang: better to be started anew as a whole.
@@ -164,37 +189,27 @@ fn tick_pools(service: &Service) {
 }
 
 /// Readiness is off already; listeners close, requests in flight are answered, idle connections end, sessions close.
-fn drain(service: &Arc<Service>, running: Running, shutdown_time: Duration, signals: &mut Signals) -> Result<(), String> {
+///
+/// Gives the time that is left.
+fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, signals: &mut Signals) -> Result<Duration, String> {
     let deadline = Instant::now() + shutdown_time;
-    let Running { mut shards, stop_probes, probes } = running;
     for (_, stop) in &shards {
         stop.request();
     }
-    drop(stop_probes);
     while shards.iter().any(|(shard, _)| !shard.is_finished()) && Instant::now() < deadline {
         if signals.pending().any(|signal| signal != SIGHUP) {
-            service.log.event(Level::Warn, "second signal: ending at once");
-            return Err("ended by a second signal".into());
+            return Err("ended at once by a second signal".into());
         }
         tick_pools(service);
         std::thread::sleep(TICK / 5);
     }
-    let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
     if shards.iter().all(|(shard, _)| shard.is_finished()) {
         for (shard, _) in shards.drain(..) {
             shard.join()?;
         }
     } else {
+        let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
         service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
     }
-    // Sessions even then get a moment: an HSM counts the ones that were not closed.
-    let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
-    if !service.stop_lanes(patience) {
-        service.log.event(Level::Warn, "a call into a key manager's module still hangs; its session is left open");
-    }
-    for probe in probes.into_iter().filter(std::thread::JoinHandle::is_finished) {
-        let _ = probe.join();
-    }
-    service.log.event(Level::Info, "stopped");
-    Ok(())
+    Ok(deadline.saturating_duration_since(Instant::now()))
 }
