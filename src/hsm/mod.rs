@@ -28,6 +28,7 @@ pub struct Job {
 }
 
 /// What a job asks for.
+#[derive(Clone)]
 pub enum Task {
     /// Look the key up anew and tell its attributes.
     Describe,
