@@ -123,7 +123,7 @@ impl ShardSeed {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone()), requests);
+        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone(), shard.metrics.clone()), requests);
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -161,7 +161,6 @@ impl ShardSeed {
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
-            shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         }
         drop(listener);
         watches.drain();
@@ -195,14 +194,16 @@ async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<(TcpStream
     .await
 }
 
-/// Answers jobs whose deadline has come, and ends connections whose time is over.
-async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>) {
+/// Answers jobs whose deadline has come, ends connections whose time is over, and tells how many are open.
+async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, metrics: Arc<ShardMetrics>) {
     let mut next_sweep = Instant::now() + SWEEP;
     loop {
         // Without jobs there is no deadline to keep, and an idle machine is left asleep for longer.
         sleep(if inbox.pending() == 0 { DEADLINE_TICK * 4 } else { DEADLINE_TICK }).await;
         let now = Instant::now();
         inbox.expire(now);
+        // Here and not at accept: connections also end while none comes.
+        metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         if now >= next_sweep {
             watches.sweep(now);
             next_sweep = now + SWEEP;
