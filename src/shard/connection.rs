@@ -196,7 +196,9 @@ impl Connection {
             }
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
         };
-        let keep_alive = consumed.is_some() && self.head.keep_alive() && !self.watch.is_draining();
+        // While draining, what the client has sent already is still answered; the last answer of it closes.
+        let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
+        let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();
         let version = if consumed.is_some() { self.head.version() } else { Version::Http11 };
         let body = std::mem::take(&mut self.body);
         let written = self.write(|out| Response { status, version, keep_alive, without_body, body: &body }.write(out)).await;
