@@ -164,10 +164,7 @@ fn drain(service: &Arc<Service>, running: Running, shutdown_time: Duration, sign
     }
     drop(stop_probes);
     while shards.iter().any(|(shard, _)| !shard.is_finished()) && Instant::now() < deadline {
-        if signals.pending().any(|signal| signal != SIGHUP) {
-            service.log.event(Level::Warn, "second signal: ending at once");
-            return Err("ended by a second signal".into());
-        }
+        heed_second_signal(service, signals)?;
         tick_pools(service);
         std::thread::sleep(TICK / 5);
     }
@@ -180,13 +177,26 @@ fn drain(service: &Arc<Service>, running: Running, shutdown_time: Duration, sign
         service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
     }
     // Sessions even then get a moment: an HSM counts the ones that were not closed.
-    let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
-    if !service.stop_lanes(patience) {
-        service.log.event(Level::Warn, "a call into a key manager's module still hangs; its session is left open");
+    let deadline = deadline.max(Instant::now() + Duration::from_millis(500));
+    while !service.stop_lanes(TICK) {
+        heed_second_signal(service, signals)?;
+        if Instant::now() >= deadline {
+            service.log.event(Level::Warn, "a call into a key manager's module still hangs; its session is left open");
+            break;
+        }
     }
     for probe in probes.into_iter().filter(std::thread::JoinHandle::is_finished) {
         let _ = probe.join();
     }
     service.log.event(Level::Info, "stopped");
+    Ok(())
+}
+
+/// An error once another signal to stop has come.
+fn heed_second_signal(service: &Service, signals: &mut Signals) -> Result<(), String> {
+    if signals.pending().any(|signal| signal != SIGHUP) {
+        service.log.event(Level::Warn, "second signal: ending at once");
+        return Err("ended by a second signal".into());
+    }
     Ok(())
 }
