@@ -88,6 +88,12 @@ fn run(
     signals: &mut Signals,
     serving: impl FnOnce(std::net::SocketAddr),
 ) -> Result<Running, String> {
+    // First, because it refuses a port that is taken: the shards' listeners would share it (SO_REUSEPORT) with an xksd that serves
+    // already, and take connections from it before the admin listener fails.
+    if let Some(address) = admin_listen {
+        let address = admin::start(service, address)?;
+        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
+    }
     let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
     let mut listen = listen;
@@ -113,10 +119,6 @@ fn run(
             Err(_) => return Err(format!("shard {index} did not start: {}", shard.join().err().unwrap_or_default())),
         }
         shards.push((shard, stop));
-    }
-    if let Some(address) = admin_listen {
-        let address = admin::start(service, address)?;
-        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(service, &probes_stopped).map_err(|e| format!("cannot start a probe: {e}"))?;
