@@ -188,6 +188,8 @@ fn who_is_slow_is_told_or_closed_and_delays_nobody() {
     let mut in_body = Wire::connect(&site, &server);
     in_body.send(&bytes[..bytes.len() - 1]);
     let mut idle = Wire::connect(&site, &server);
+    let mut admin = TcpStream::connect(("127.0.0.1", server.admin)).expect("connects");
+    admin.set_read_timeout(Some(e2e::PATIENCE)).expect("set");
 
     // A byte now and then does not extend the time for a head.
     let mut sent = 0;
@@ -195,6 +197,7 @@ fn who_is_slow_is_told_or_closed_and_delays_nobody() {
         if dripping.try_send(&bytes[sent..=sent]).is_err() {
             break;
         }
+        let _ = admin.write_all(&b"GET /livez HTTP/1.1\r\nX: "[sent.min(24)..][..1]);
         sent += 1;
         // What takes its time must not take others'.
         still_serves(&site, &server);
@@ -207,6 +210,7 @@ fn who_is_slow_is_told_or_closed_and_delays_nobody() {
     }
     closed(&silent);
     closed(&in_handshake);
+    closed(&admin);
     assert_eq!(server.metric("xksd_tls_handshake_failures_total{reason=\"timeout\"}"), 2.0);
     assert!(start.elapsed() >= Duration::from_millis(4900));
     // Without a request there is nothing to be late with.

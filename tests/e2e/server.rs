@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,8 +47,18 @@ impl Server {
         Self::run(&mut command)
     }
 
-    /// Runs a command that serves (with [admin]) and waits until it listens.
+    /// Runs a command that serves (with an admin listener) and waits until it listens.
     pub fn run(command: &mut Command) -> Self {
+        Self::run_child(command).0
+    }
+
+    /// As [`Server::run`], with the standard output that the command was given a pipe for.
+    pub fn run_with_output(command: &mut Command) -> (Self, ChildStdout) {
+        let (server, output) = Self::run_child(command);
+        (server, output.expect("piped"))
+    }
+
+    fn run_child(command: &mut Command) -> (Self, Option<ChildStdout>) {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
         let (log, stall) = (Arc::new(Log::default()), Stall::default());
         let reader = BufReader::new(child.stderr.take().expect("piped"));
@@ -62,6 +72,7 @@ impl Server {
             shared.lines.lock().expect("whole").1 = true;
             shared.changed.notify_all();
         });
+        let output = child.stdout.take();
         let mut server = Self { child, log, stall, port: 0, admin: 0 };
         let port = |message: &str, before: &str| {
             let digits = message.split_once(before)?.1.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -69,7 +80,7 @@ impl Server {
         };
         server.admin = server.wait_for("the admin listener", |line| port(line, "admin listener on http://127.0.0.1:"));
         server.port = server.wait_for("the listener", |line| port(line, "serves on 127.0.0.1:"));
-        server
+        (server, output)
     }
 
     /// The `Host` of requests.
