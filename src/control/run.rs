@@ -78,8 +78,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> 
     service.draining.store(true, Ordering::Release);
     drop(stop_probes);
     let result = result.and_then(|shards| drain(&service, shards, shutdown_time, &mut signals));
-    let deadline = Instant::now() + result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
-    let left_the_modules = service.stop_lanes(deadline) & wait_for(&probes, deadline);
+    let patience = result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
+    let left_the_modules = leave_modules(&service, &probes, patience, &mut signals);
     match &result {
         Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
         Ok(_) => log.event(Level::Warn, "stopped; a call into a key manager's module still hangs, and its session is left open"),
@@ -95,15 +95,16 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> 
     result.map(drop).map_err(Failure::Other)
 }
 
-/// Whether all these threads end by `deadline`.
-fn wait_for(threads: &[JoinHandle<()>], deadline: Instant) -> bool {
-    loop {
-        let ended = threads.iter().all(JoinHandle::is_finished);
-        if ended || Instant::now() >= deadline {
-            return ended;
+/// Ends lanes and probes. False when one is still inside its module when `patience` is over, or another signal comes.
+fn leave_modules(service: &Service, probes: &[JoinHandle<()>], patience: Duration, signals: &mut Signals) -> bool {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline && heed_second_signal(signals).is_ok() {
+        if service.stop_lanes(Instant::now() + TICK) && probes.iter().all(JoinHandle::is_finished) {
+            return true;
         }
         std::thread::sleep(TICK / 10);
     }
+    false
 }
 
 type Shards = Vec<(ShardThread, Arc<Stop>)>;
@@ -119,6 +120,11 @@ fn run(
     // Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, taking a part of the connections. Binding without
     // that option tells.
     drop(TcpListener::bind(listen).map_err(|e| format!("server.listen: cannot listen on {listen}: {e}"))?);
+    // The admin listener first: it too refuses a port that is taken, before a connection is.
+    if let Some(address) = admin_listen {
+        let address = admin::start(service, address)?;
+        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
+    }
     let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
     let mut listen = listen;
@@ -145,10 +151,6 @@ fn run(
             Err(_) => return Err(format!("shard {index} did not start: {}", shard.join().err().unwrap_or_default())),
         }
         shards.push((shard, stop));
-    }
-    if let Some(address) = admin_listen {
-        let address = admin::start(service, address)?;
-        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
     service.log.event(
         Level::Info,
@@ -197,9 +199,7 @@ fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, si
         stop.request();
     }
     while shards.iter().any(|(shard, _)| !shard.is_finished()) && Instant::now() < deadline {
-        if signals.pending().any(|signal| signal != SIGHUP) {
-            return Err("ended at once by a second signal".into());
-        }
+        heed_second_signal(signals)?;
         tick_pools(service);
         std::thread::sleep(TICK / 5);
     }
@@ -212,4 +212,9 @@ fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, si
         service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
     }
     Ok(deadline.saturating_duration_since(Instant::now()))
+}
+
+/// An error once another signal to stop has come.
+fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
+    if signals.pending().any(|signal| signal != SIGHUP) { Err("ended at once by a second signal".into()) } else { Ok(()) }
 }

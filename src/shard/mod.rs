@@ -127,7 +127,8 @@ impl ShardSeed {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time = glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats), requests);
+        let keeping_time =
+            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats, shard.metrics.clone()), requests);
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -165,7 +166,6 @@ impl ShardSeed {
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
-            shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         }
         drop(listener);
         watches.drain();

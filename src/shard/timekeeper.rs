@@ -13,6 +13,7 @@ use glommio::timer::{Timer, sleep};
 use super::watch::{SWEEP, Watches};
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
+use crate::telemetry::ShardMetrics;
 
 /// An idle shard looks at its clock this often.
 const IDLE_TICK: Duration = Duration::from_millis(20);
@@ -22,7 +23,7 @@ const ALARM_DISTANCE: Duration = Duration::from_millis(1);
 const ALARMS: u32 = 12;
 
 /// Runs as long as the shard. `beats` counts its turns.
-pub(super) async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>) {
+pub(super) async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>, metrics: Arc<ShardMetrics>) {
     let mut next_sweep = Instant::now() + SWEEP;
     let mut seen = watches.activity();
     loop {
@@ -34,6 +35,8 @@ pub(super) async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc
         sleep(tick).await;
         let now = Instant::now();
         inbox.expire(now);
+        // Here and not at accept: connections also end while none comes.
+        metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         if now >= next_sweep {
             watches.sweep(now);
             next_sweep = now + SWEEP;
