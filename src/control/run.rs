@@ -1,6 +1,6 @@
 //! Start, run, reload, drain, stop: the life of `xksd serve`, on the main thread.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// When it could not start, or a shard died.
-pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> Result<(), Failure> {
+pub fn serve(config_file: &Path, serving: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
     let settings = reload::tls_settings(&config);
@@ -107,19 +107,31 @@ fn leave_modules(service: &Service, probes: &[JoinHandle<()>], patience: Duratio
     false
 }
 
+/// Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, which would silently get a part of the connections.
+fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    // Trying to bind without the option would tell too, but also fails for a minute after a restart, for old connections' sake.
+    if listen.port() != 0 && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok() {
+        return Err(format!("server.listen: something listens on {listen} already"));
+    }
+    Ok(())
+}
+
 type Shards = Vec<(ShardThread, Arc<Stop>)>;
 
 fn run(
     service: &Arc<Service>,
     placed: &[usize],
-    listen: std::net::SocketAddr,
-    admin_listen: Option<std::net::SocketAddr>,
+    listen: SocketAddr,
+    admin_listen: Option<SocketAddr>,
     signals: &mut Signals,
-    serving: impl FnOnce(std::net::SocketAddr),
+    serving: impl FnOnce(SocketAddr),
 ) -> Result<Shards, String> {
-    // Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, taking a part of the connections. Binding without
-    // that option tells.
-    drop(TcpListener::bind(listen).map_err(|e| format!("server.listen: cannot listen on {listen}: {e}"))?);
+    refuse_taken(listen)?;
     // The admin listener first: it too refuses a port that is taken, before a connection is.
     if let Some(address) = admin_listen {
         let address = admin::start(service, address)?;
