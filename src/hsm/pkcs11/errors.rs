@@ -14,6 +14,7 @@ use crate::hsm::Fault;
 pub enum Call {
     GetFunctionList,
     Initialize,
+    Finalize,
     GetInfo,
     GetSlotList,
     GetTokenInfo,
@@ -46,6 +47,9 @@ pub enum Reaction {
     BadCiphertext,
     /// The module says this for a tag that does not match and for failures of its own: the session test key decides.
     Ambiguous,
+    /// The module says this for a tag that does not match and when it has too much to do, which passes: only a decryption that keeps failing
+    /// between others that succeed has a bad tag.
+    BusyOrBadCiphertext,
     /// The key's handle is no longer valid: look the key up again.
     KeyHandle,
     /// The session is gone, or in a state only a new session gets out of.
@@ -95,6 +99,17 @@ const COMMON: &[Rule] = &[
 
 /// Codes after which a PIN must not be tried again: each further try may lock the token.
 pub(super) const PIN_REFUSED: &[CK_RV] = &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
+
+/// Codes of an opening that can mean that the library has lost its HSM for good, until it is initialised anew.
+pub(super) const LIBRARY_LOST: &[CK_RV] = &[
+    CKR_DEVICE_ERROR,
+    CKR_DEVICE_REMOVED,
+    CKR_TOKEN_NOT_PRESENT,
+    CKR_TOKEN_NOT_RECOGNIZED,
+    CKR_GENERAL_ERROR,
+    CKR_FUNCTION_FAILED,
+    CKR_SLOT_ID_INVALID,
+];
 
 impl CallError {
     pub(super) fn unsupported(call: Call) -> CallError {

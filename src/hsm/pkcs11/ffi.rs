@@ -12,6 +12,7 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::errors::{Call, CallError};
+use crate::limits::{IV_BYTES_MAX, TAG_BYTES};
 
 /// A PKCS#11 module's functions, as its C_GetFunctionList gave them.
 pub(super) struct Functions {
@@ -82,8 +83,16 @@ impl Functions {
         check(Call::Initialize, unsafe { function(ptr::from_mut(&mut args).cast()) })
     }
 
-    /// C_EncryptInit and C_Encrypt with CKM_AES_GCM: ciphertext ‖ tag into `out`, their length returned. `iv` is the caller's, writable
-    /// because some modules put another one there.
+    /// C_Finalize. No thread may be inside the module, nor come in until [`Functions::initialize`] has returned: the standard leaves open
+    /// what happens then.
+    pub(super) fn finalize(&self) -> Result<(), CallError> {
+        let function = self.list.C_Finalize.ok_or(CallError::unsupported(Call::Finalize))?;
+        // SAFETY: the reserved argument is null, as the standard demands; the caller keeps all others out.
+        check(Call::Finalize, unsafe { function(ptr::null_mut()) })
+    }
+
+    /// C_EncryptInit and C_Encrypt with CKM_AES_GCM: ciphertext ‖ tag into `out`, with what the module appends; the length of all returned.
+    /// `iv` is writable because some modules put theirs there; empty, it is given as null.
     pub(super) fn encrypt_gcm(
         &self,
         session: CK_SESSION_HANDLE,
@@ -119,8 +128,10 @@ impl Functions {
         let init = self.list.C_DecryptInit.ok_or(CallError::unsupported(Call::DecryptInit))?;
         let decrypt = self.list.C_Decrypt.ok_or(CallError::unsupported(Call::Decrypt))?;
         // A copy, since the standard's pointer is mutable and the caller's IV is not ours to have overwritten.
-        let mut iv = iv.to_vec();
-        let mut gcm = gcm(&mut iv, aad);
+        let mut copy = [0; IV_BYTES_MAX];
+        let copy = copy.get_mut(..iv.len()).ok_or(CallError { call: Call::DecryptInit, code: CKR_MECHANISM_PARAM_INVALID })?;
+        copy.copy_from_slice(iv);
+        let mut gcm = gcm(copy, aad);
         let mut mechanism = mechanism(&mut gcm);
         // SAFETY: mechanism, parameters, IV and AAD live to the end of this function, beyond both calls.
         check(Call::DecryptInit, unsafe { init(session, &mut mechanism, key) })?;
@@ -200,12 +211,12 @@ impl Functions {
 
 fn gcm(iv: &mut [u8], aad: &[u8]) -> CK_GCM_PARAMS {
     CK_GCM_PARAMS {
-        pIv: iv.as_mut_ptr(),
+        pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },
         ulIvLen: iv.len() as CK_ULONG,
         ulIvBits: (iv.len() * 8) as CK_ULONG,
         pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
         ulAADLen: aad.len() as CK_ULONG,
-        ulTagBits: (crate::limits::TAG_BYTES * 8) as CK_ULONG,
+        ulTagBits: (TAG_BYTES * 8) as CK_ULONG,
     }
 }
 
