@@ -150,15 +150,9 @@ mod tests {
 
     #[test]
     fn every_profile_has_its_row() {
-        for profile in [
-            Profile::Generic,
-            Profile::SoftHsm,
-            Profile::Nss,
-            Profile::Kryoptic,
-            Profile::Luna,
-            Profile::NShield,
-            Profile::CloudHsm,
-        ] {
+        for profile in
+            [Profile::Generic, Profile::SoftHsm, Profile::Nss, Profile::Kryoptic, Profile::Luna, Profile::NShield, Profile::CloudHsm]
+        {
             assert_eq!(profile.row().profile, profile);
             assert_eq!(Profile::from_name(profile.name()), Some(profile));
             assert!((1..=SESSIONS_MAX).contains(&profile.default_sessions()));

@@ -18,8 +18,7 @@ use super::module::OpenSession;
 use super::profile::IvMode;
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Secret, Session, Task, same_bytes};
 use crate::limits::{
-    AMBIGUOUS_CONFIRMATIONS, BUSY_CONFIRMATIONS, HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX,
-    TAG_BYTES,
+    AMBIGUOUS_CONFIRMATIONS, HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES,
 };
 
 /// CKA_LABEL of the session test key.
@@ -234,10 +233,12 @@ impl HsmSession {
         let iv = match mode {
             IvMode::Caller | IvMode::Fill => *after,
             // 16 bytes; firmware that can be asked for shorter ones may be set to make 12.
-            IvMode::Append => match sealed.get(expected..).filter(|iv| [IV_BYTES, IV_BYTES_MAX].contains(&iv.len())).and_then(AnyIv::copy_of) {
-                Some(iv) => iv,
-                None => return Err(format!("C_Encrypt: {} bytes, which is not {expected} and an IV: wrong profile?", sealed.len())),
-            },
+            IvMode::Append => {
+                match sealed.get(expected..).filter(|iv| [IV_BYTES, IV_BYTES_MAX].contains(&iv.len())).and_then(AnyIv::copy_of) {
+                    Some(iv) => iv,
+                    None => return Err(format!("C_Encrypt: {} bytes, which is not {expected} and an IV: wrong profile?", sealed.len())),
+                }
+            }
         };
         if mode == IvMode::Append {
             sealed.truncate(expected);
@@ -295,13 +296,13 @@ impl HsmSession {
             && profile.row().iv != IvMode::Append
             && error.call == Call::DecryptInit
             && [CKR_MECHANISM_PARAM_INVALID, CKR_ARGUMENTS_BAD].contains(&error.code);
-        let confirmations = match error.reaction(profile) {
+        match error.reaction(profile) {
             Reaction::BadCiphertext => return Err(Fault::BadCiphertext.into()),
-            Reaction::BusyOrBadCiphertext => BUSY_CONFIRMATIONS,
-            reaction if reaction == Reaction::Ambiguous || perhaps_iv => AMBIGUOUS_CONFIRMATIONS,
+            Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
+            _ if perhaps_iv => {}
             _ => return Err(self.trouble(error)),
-        };
-        for _ in 0..confirmations {
+        }
+        for _ in 0..AMBIGUOUS_CONFIRMATIONS {
             // The test key gets the same AAD and as long a text: what the module cannot do, it then cannot do here either.
             self.round_trip(aad, sealed.len().saturating_sub(TAG_BYTES), deadline).map_err(|fault| match fault {
                 Fault::Device { detail } => Fault::Device { detail: format!("{error}, and the session test key fails too: {detail}") },
