@@ -40,7 +40,7 @@ pub fn in_own_process(name: &str, test: impl FnOnce(&Path)) {
     std::fs::write(&configuration, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display()))
         .expect("written");
     let output = Command::new(std::env::current_exe().expect("this test"))
-        .args([name, "--exact", "--nocapture"])
+        .args([name, "--exact", "--nocapture", "--include-ignored"])
         .env(DIRECTORY, directory.path())
         .env("SOFTHSM2_CONF", &configuration)
         .output()
