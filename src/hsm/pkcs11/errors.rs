@@ -29,6 +29,23 @@ pub enum Call {
     Encrypt,
     DecryptInit,
     Decrypt,
+    MessageEncryptInit,
+    EncryptMessage,
+    MessageDecryptInit,
+    DecryptMessage,
+}
+
+impl Call {
+    /// The call of PKCS#11 2.40 that does the same: what a code means for that, it means for this.
+    fn classic(self) -> Call {
+        match self {
+            Call::MessageEncryptInit => Call::EncryptInit,
+            Call::EncryptMessage => Call::Encrypt,
+            Call::MessageDecryptInit => Call::DecryptInit,
+            Call::DecryptMessage => Call::Decrypt,
+            other => other,
+        }
+    }
 }
 
 /// A call that did not return CKR_OK. Displayed as `C_Encrypt: CKR_DEVICE_ERROR`.
@@ -138,8 +155,13 @@ impl CallError {
             .rules
             .iter()
             .chain(COMMON)
-            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call) && codes.contains(&self.code))
+            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code))
             .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
+    }
+
+    /// Of a call of the message interface.
+    pub(super) fn is_of_messages(&self) -> bool {
+        self.call != self.call.classic()
     }
 
     /// The fault that tells the operator of it.

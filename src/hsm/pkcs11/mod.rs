@@ -10,6 +10,7 @@ mod iv;
 mod keys;
 mod list;
 mod login;
+mod messages;
 mod module;
 mod profile;
 mod session;
@@ -17,6 +18,7 @@ mod token;
 
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -87,6 +89,8 @@ struct Shared {
     keys: KeyCache,
     iv_watch: IvWatch,
     made_iv_watch: MadeIvWatch,
+    /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
+    messages_misbehave: AtomicBool,
 }
 
 /// A step of opening that failed.
@@ -148,6 +152,7 @@ impl Pkcs11Engine {
             keys: KeyCache::default(),
             iv_watch: IvWatch::default(),
             made_iv_watch: MadeIvWatch::default(),
+            messages_misbehave: AtomicBool::new(false),
         });
         Ok(Arc::new(Pkcs11Engine {
             settings,
@@ -267,6 +272,14 @@ impl Pkcs11Engine {
 
 impl Engine for Pkcs11Engine {
     fn open(&self) -> Result<Box<dyn Session>, Fault> {
+        let (session, needs_login) = self.session()?;
+        let mut session = HsmSession::new(session, needs_login, self.shared.clone());
+        if session.try_messages() {
+            return Ok(Box::new(session));
+        }
+        // The attempt may have left an operation in it.
+        self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        drop(session);
         let (session, needs_login) = self.session()?;
         Ok(Box::new(HsmSession::new(session, needs_login, self.shared.clone())))
     }

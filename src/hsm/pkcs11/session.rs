@@ -1,6 +1,7 @@
 //! One session: a job in, an outcome out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use cryptoki::mechanism::Mechanism;
@@ -12,8 +13,10 @@ use zeroize::Zeroizing;
 use super::Shared;
 use super::attributes::today;
 use super::errors::{Call, CallError, Reaction};
+use super::ffi::MessageKind;
 use super::iv::{AnyIv, Iv, IvSupply};
 use super::keys::{self, Key, KnownKeys, NoKey};
+use super::messages::{Direction, MISBEHAVES, Way};
 use super::module::OpenSession;
 use super::profile::IvMode;
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Secret, Session, Task, same_bytes};
@@ -23,6 +26,10 @@ use crate::limits::{
 
 /// CKA_LABEL of the session test key.
 const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
+/// AAD in the trial of the message interface.
+const TEST_AAD: &[u8] = b"xksd";
+/// Begins what is told of ciphertext that does not decrypt to what it was.
+const INTEGRITY: &str = "integrity check";
 /// Encrypted by [`Session::probe`], bytes: as much as a data key of KMS.
 const PROBE_TEXT_BYTES: usize = 32;
 
@@ -36,9 +43,18 @@ pub(super) struct HsmSession {
     ivs: IvSupply,
     /// Ciphertext ‖ tag of a decryption, kept for its room.
     sealed: Vec<u8>,
+    /// Where the module's message interface works: what is begun in it.
+    messages: Option<Messages>,
     /// AES-256, a session object: it never is on the token, and goes with the session.
     test_key: Option<CK_OBJECT_HANDLE>,
     usable: bool,
+}
+
+/// The message operations of a session.
+#[derive(Default)]
+struct Messages {
+    encrypt: Direction,
+    decrypt: Direction,
 }
 
 /// Why an attempt at a job failed.
@@ -80,6 +96,7 @@ impl HsmSession {
             known: KnownKeys::default(),
             ivs: IvSupply::default(),
             sealed: Vec::new(),
+            messages: None,
             test_key: None,
             usable: true,
         }
@@ -192,12 +209,7 @@ impl HsmSession {
         in_time(deadline)?;
         let mut sealed = vec![0; plaintext.len() + HSM_OUTPUT_ROOM_BYTES];
         let mut after = given;
-        let length = self
-            .session
-            .module
-            .functions
-            .encrypt_gcm(self.session.handle(), key, after.as_mut(), aad, plaintext, &mut sealed)
-            .map_err(|error| self.trouble(error))?;
+        let length = self.seal(key, &mut after, aad, plaintext, &mut sealed).map_err(|error| self.trouble(error))?;
         sealed.truncate(length);
         let iv = self.iv_used(&given, &after, plaintext.len(), &mut sealed).map_err(|why| self.broken(why))?;
         let integrity = match integrity {
@@ -264,19 +276,127 @@ impl HsmSession {
         in_time(deadline)?;
         match self.open_sealed(key, iv, aad, sealed) {
             Ok(text) if same_bytes(&text, plaintext) => Ok(()),
-            Ok(_) => Err(self.broken("integrity check: what was encrypted decrypts to something else".to_owned()).into()),
+            Ok(_) => Err(self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into()),
             Err(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
-                Err(self.broken(format!("integrity check: what was encrypted does not decrypt: {error}")).into())
+                Err(self.broken(format!("{INTEGRITY}: what was encrypted does not decrypt: {error}")).into())
             }
             Err(error) => Err(self.trouble(error)),
         }
     }
 
-    fn open_sealed(&self, key: CK_OBJECT_HANDLE, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Secret, CallError> {
-        let mut text = Zeroizing::new(vec![0; sealed.len() - TAG_BYTES.min(sealed.len()) + HSM_OUTPUT_ROOM_BYTES]);
-        let length = self.session.module.functions.decrypt_gcm(self.session.handle(), key, iv, aad, sealed, &mut text)?;
+    /// Ciphertext ‖ tag, and what the module appends, into `sealed`; the length of all returned.
+    fn seal(&mut self, key: CK_OBJECT_HANDLE, iv: &mut AnyIv, aad: &[u8], text: &[u8], sealed: &mut [u8]) -> Result<usize, CallError> {
+        let mut tag = [0; TAG_BYTES];
+        match self.message(MessageKind::Encrypt, key, iv, &mut tag, aad, text, sealed) {
+            None => self.session.module.functions.encrypt_gcm(self.session.handle(), key, iv.as_mut(), aad, text, sealed),
+            Some(result) => {
+                let length = result?;
+                // The tag takes its place behind; without room the length gives the module away.
+                let all = length + TAG_BYTES;
+                if let Some(place) = sealed.get_mut(length..all) {
+                    place.copy_from_slice(&tag);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    fn open_sealed(&mut self, key: CK_OBJECT_HANDLE, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Secret, CallError> {
+        let (ciphertext, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_BYTES));
+        let mut text = Zeroizing::new(vec![0; ciphertext.len() + HSM_OUTPUT_ROOM_BYTES]);
+        // IVs of another length are refused in ways that the classic calls are known for.
+        let by_message = match (AnyIv::copy_of(iv).filter(|_| iv.len() == IV_BYTES), <[u8; TAG_BYTES]>::try_from(tag)) {
+            (Some(mut iv), Ok(mut tag)) => self.message(MessageKind::Decrypt, key, &mut iv, &mut tag, aad, ciphertext, &mut text),
+            _ => None,
+        };
+        let length = match by_message {
+            Some(result) => result?,
+            None => self.session.module.functions.decrypt_gcm(self.session.handle(), key, iv, aad, sealed, &mut text)?,
+        };
         text.truncate(length);
         Ok(text)
+    }
+
+    /// One message by the message interface; `None` where that is not to be used.
+    #[allow(clippy::too_many_arguments)]
+    fn message(
+        &mut self,
+        kind: MessageKind,
+        key: CK_OBJECT_HANDLE,
+        iv: &mut AnyIv,
+        tag: &mut [u8; TAG_BYTES],
+        aad: &[u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Option<Result<usize, CallError>> {
+        let messages = self.messages.as_mut()?;
+        let direction = match kind {
+            MessageKind::Encrypt => &mut messages.encrypt,
+            MessageKind::Decrypt => &mut messages.decrypt,
+        };
+        let (functions, session) = (&self.session.module.functions, self.session.handle());
+        let begun = match direction.way(key) {
+            Way::Classic => return None,
+            Way::Message => Ok(()),
+            Way::Begin { end } => {
+                if end {
+                    functions.end_messages(session, kind);
+                }
+                functions.begin_messages(session, key, kind)
+            }
+        };
+        let result = begun.and_then(|()| functions.message(session, kind, iv.as_mut(), tag, aad, data, out));
+        match &result {
+            Ok(_) => direction.done(key),
+            Err(_) => direction.failed(),
+        }
+        Some(result)
+    }
+
+    /// Tries the module's message interface on the session test key. False when it must not be used, nor this session any more, which may be
+    /// left with an operation; true also where there is none.
+    pub(super) fn try_messages(&mut self) -> bool {
+        let wanted = self.shared.profile.row().iv == IvMode::Caller && !self.shared.messages_misbehave.load(Ordering::Relaxed);
+        !wanted || !self.session.module.functions.has_messages() || self.messages_work().unwrap_or(false)
+    }
+
+    /// Both ways must come to the same, with both directions begun at once, and classic calls beside them.
+    fn messages_work(&mut self) -> Result<bool, Trouble> {
+        let key = self.test_key(None)?;
+        // Used more than once, under a key that has no other purpose.
+        let iv = AnyIv::from(self.next_iv(None)?);
+        let text = [0x5a; PROBE_TEXT_BYTES];
+        let failed = |error: CallError| Trouble::Fault(error.fault());
+        let seal = |session: &mut HsmSession| {
+            let (mut used, mut sealed) = (iv, vec![0; text.len() + HSM_OUTPUT_ROOM_BYTES]);
+            let length = session.seal(key, &mut used, TEST_AAD, &text, &mut sealed).map_err(failed)?;
+            sealed.truncate(length);
+            Ok::<_, Trouble>((used, sealed))
+        };
+        let expected = seal(self)?;
+        for _ in 0..2 {
+            self.messages.get_or_insert_default();
+            if seal(self)? != expected || expected.1.len() != text.len() + TAG_BYTES {
+                return Ok(false);
+            }
+            let refused = self.open_sealed(key, iv.as_slice(), b"", &expected.1);
+            if !refused.is_err_and(|error| error.reaction(self.shared.profile) == Reaction::BadCiphertext) {
+                return Ok(false);
+            }
+            let opened = self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?;
+            let messages = self.messages.take();
+            let beside = (seal(self)?, self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?);
+            self.messages = messages;
+            if *opened != text || beside.0 != expected || *beside.1 != text {
+                return Ok(false);
+            }
+        }
+        // Begun with the key of the first job then.
+        if let Some(messages) = &mut self.messages {
+            messages.encrypt.failed();
+            messages.decrypt.failed();
+        }
+        Ok(true)
     }
 
     /// Finds out whether `error` says that the ciphertext is bad, or the module is. Where that is not clear the same is tried again, between
@@ -311,7 +431,7 @@ impl HsmSession {
             in_time(deadline)?;
             match self.open_sealed(key, iv, aad, sealed) {
                 Ok(text) => return Ok(text),
-                Err(again) if again == error => {}
+                Err(again) if again.code == error.code => {}
                 Err(again) if again.reaction(profile) == Reaction::BadCiphertext => break,
                 Err(again) => return Err(self.trouble(again)),
             }
@@ -379,6 +499,9 @@ impl HsmSession {
 
     /// What follows from a call that failed, for the session and for the job.
     fn trouble(&mut self, error: CallError) -> Trouble {
+        if error.is_of_messages() && MISBEHAVES.contains(&error.code) {
+            self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        }
         match error.reaction(self.shared.profile) {
             Reaction::KeyHandle => Trouble::Handle(error),
             Reaction::BadCiphertext => Fault::BadCiphertext.into(),
@@ -406,6 +529,10 @@ impl HsmSession {
 
     /// The session is not to be trusted any further: it may be left with an operation unfinished.
     fn broken(&mut self, detail: String) -> Fault {
+        // Whatever was wrong, sessions opened from now on do without what fewer modules have been tried with.
+        if self.messages.is_some() && detail.starts_with(INTEGRITY) {
+            self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        }
         self.usable = false;
         Fault::Device { detail }
     }
