@@ -30,6 +30,13 @@ pub(super) enum Way {
     Message,
 }
 
+/// The message operations of a session.
+#[derive(Default)]
+pub(super) struct Messages {
+    pub(super) encrypt: Direction,
+    pub(super) decrypt: Direction,
+}
+
 /// One direction of a session: a session has one message operation for encryption, and one for decryption.
 #[derive(Default)]
 pub(super) struct Direction {
