@@ -11,6 +11,7 @@ use cryptoki::object::{Attribute, KeyType};
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault};
+use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
 /// The token with the keys; softokn's other one holds none.
@@ -122,6 +123,7 @@ own_process! {
         beside.delete_key("foo");
         assert!(matches!(encrypt(&mut *session, "foo", b"text", b""), Err(Fault::KeyNotFound { .. })));
         beside.make_key("foo", 32, &[]);
+        std::thread::sleep(KEY_REFUSAL_AGE_MAX);
         let new = encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("found");
         assert_eq!(decrypt(&mut *session, "foo", &old, b""), Err(Fault::BadCiphertext));
         raw::close_all_sessions(&softokn(), beside.slot);
