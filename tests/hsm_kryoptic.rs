@@ -12,7 +12,7 @@ use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::hsm::{Engine, Fault};
+use xksd::hsm::{Engine, Fault, Runs};
 use zeroize::Zeroizing;
 
 const SO_PIN: &str = "87654321";
@@ -54,7 +54,7 @@ own_process! {
         good_and_bad_ciphertexts(&mut *session, "foo");
         assert_eq!(encrypt(&mut *session, "small", b"text", b"aad").err(), Some(Fault::KeyUsage));
         assert!(matches!(describe(&mut *session, "nope"), Err(Fault::KeyNotFound { .. })));
-        assert!(session.is_usable() && engine.in_process());
+        assert!(session.is_usable() && engine.runs() == Runs::InProcess);
         assert!(engine.info().expect("there").vendor.contains("Kryoptic"));
     }
 }

@@ -10,7 +10,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, KeyType};
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::hsm::{Engine, Fault};
+use xksd::hsm::{Engine, Fault, Runs};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -69,7 +69,7 @@ own_process! {
         let info = engine.info().expect("there");
         assert_eq!(info.token, TOKEN);
         assert!(info.vendor.contains("Mozilla") && info.versions.starts_with("library 3."), "{info:?}");
-        assert!(engine.in_process());
+        assert_eq!(engine.runs(), Runs::InProcess);
     }
 }
 

@@ -31,7 +31,7 @@ pub use list::{KeyListing, list_keys};
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Engine, Fault, ManagerInfo, Session};
+use super::{Engine, Fault, ManagerInfo, Runs, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use iv::{IvWatch, MadeIvWatch};
@@ -299,7 +299,7 @@ impl Engine for Pkcs11Engine {
         .map_err(NotOpen::fault)
     }
 
-    fn in_process(&self) -> bool {
-        self.settings.profile.row().in_process
+    fn runs(&self) -> Runs {
+        self.settings.profile.row().runs
     }
 }
