@@ -6,7 +6,7 @@
 //! shard every [`NUDGE_INTERVAL`]: a wake finds the tasks still queued, and costs some microseconds.
 
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{OnceLock, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ pub struct Nudge {
 }
 
 impl Nudge {
-    /// A task for the shard to run for ever, in a queue without latency requirements: there, a wake costs a system call only while the shard
-    /// sleeps.
-    pub(super) async fn listen(self: Arc<Self>) {
+    /// From now on nudges wake the task that calls this: the shard's first, in a queue without latency requirements, where a wake costs a system
+    /// call only while the shard sleeps. To be called before anything else that could sleep.
+    pub(super) async fn enlist(&self) {
         poll_fn(|cx| {
             self.waker.get_or_init(|| cx.waker().clone());
-            Poll::Pending
+            Poll::Ready(())
         })
         .await
     }
@@ -62,6 +62,7 @@ pub fn start(shards: Vec<Weak<Nudge>>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake};
 
@@ -78,10 +79,10 @@ mod tests {
 
     #[test]
     fn every_nudge_wakes_whether_the_task_was_run_or_not() {
-        let (nudge, count) = (Arc::new(Nudge::default()), Arc::new(Count::default()));
+        let (nudge, count) = (Nudge::default(), Arc::new(Count::default()));
         nudge.nudge();
         let waker = Waker::from(count.clone());
-        assert!(pin!(nudge.clone().listen()).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(pin!(nudge.enlist()).poll(&mut Context::from_waker(&waker)).is_ready());
         (0..3).for_each(|_| nudge.nudge());
         assert_eq!(count.0.load(Ordering::SeqCst), 3);
     }
