@@ -28,7 +28,11 @@ impl Sla {
         let (name, limit) = text.split_once('=').ok_or_else(wrong)?;
         let quantile = match (name, name.strip_prefix('p')) {
             ("max", _) => 1.0,
-            (_, Some(percent)) => percent.parse::<f64>().ok().filter(|p| *p > 0.0 && *p <= 100.0).ok_or_else(wrong)? / 100.0,
+            (_, Some(percent)) => {
+                let percent = percent.parse::<f64>().ok().filter(|p| *p >= 1e-7 && *p <= 100.0).ok_or_else(wrong)?;
+                // 99.9 / 100 is a little more than 0.999, and would ask for one request more than meant.
+                (percent * 1e7).round() / 1e9
+            }
             _ => return Err(wrong()),
         };
         let limit = units::duration(limit)?;
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn bounds_are_read() {
         let sla = Sla::parse("p99.9=250ms").unwrap();
-        assert!((sla.quantile - 0.999).abs() < 1e-12);
+        assert_eq!(sla.quantile, 0.999);
         assert_eq!((sla.name.as_str(), sla.limit_us), ("p99.9", 250_000));
         assert_eq!(Sla::parse("max=1s").unwrap().quantile, 1.0);
         for wrong in ["", "p99", "99=1ms", "p0=1ms", "p101=1ms", "p99=1", "p=1s", "p99=0ms", "p99=61s", "pNaN=1s"] {

@@ -60,7 +60,7 @@ pub struct Chart {
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 330.0;
 const LEFT: f64 = 74.0;
-const RIGHT: f64 = 24.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 50.0;
 /// Labels along x closer than this, pixels, would run into each other.
@@ -192,7 +192,7 @@ impl Chart {
         );
         for mark in &self.marks {
             let (path, at_x, at_y, anchor, text) = match mark {
-                Mark::Horizontal(at, text) => (format!("M{LEFT} {0:.1}H{right}", y(*at)), LEFT + 6.0, y(*at) - 4.0, "start", text),
+                Mark::Horizontal(at, text) => (format!("M{LEFT} {0:.1}H{right}", y(*at)), right - 6.0, y(*at) - 4.0, "end", text),
                 Mark::Vertical(at, text) if x(*at) > WIDTH / 2.0 => {
                     (format!("M{0:.1} {TOP}V{bottom}", x(*at)), x(*at) - 5.0, TOP + 12.0, "end", text)
                 }

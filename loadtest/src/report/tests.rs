@@ -89,7 +89,10 @@ fn reports_are_read_back_as_they_were_written() {
     report.save(&file).unwrap();
     let again = Report::load(&file).unwrap();
     assert_eq!(text::summary(&again), text::summary(&report));
-    assert!(html::page(&again) == html::page(&report));
+    assert_eq!(
+        (&again.steps, &again.timeline, &again.checks, &again.slas),
+        (&report.steps, &report.timeline, &report.checks, &report.slas)
+    );
     std::fs::write(&file, serde_json::to_string(&report).unwrap().replacen("\"format\":1", "\"format\":9", 1)).unwrap();
     assert!(Report::load(&file).unwrap_err().contains("format 9"));
     std::fs::write(&file, "{}").unwrap();

@@ -100,10 +100,14 @@ impl Hub {
 
     // ---- the life of a run --------------------------------------------------------------------------------
 
+    /// The run has begun, at `at`.
     pub(super) fn start(&self, at: Instant) {
         self.started.set(Some(at));
         if self.plan.closed {
-            self.links.borrow().iter().for_each(|link| link.wake());
+            for link in self.links.borrow().iter() {
+                link.free.set(false);
+                link.wake();
+            }
         }
     }
 
