@@ -14,11 +14,13 @@ use crate::schedule::Plan;
 use crate::sla::{Promise, judge};
 use crate::stats::{Second, Stats, latency};
 use crate::target::Target;
-use crate::worker::{Failure, Seed, Transport};
+use crate::worker::{Failure, Nudge, Seed, Transport};
 use crate::workload::Shape;
 
 /// Between "all are ready" and the first request.
 const LEAD: Duration = Duration::from_millis(20);
+/// See [`Nudge`]: the longest that a request is late because of it.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(2);
 /// Requests handed out later than this (p99) make the figures doubtful, microseconds.
 const LAG_DOUBTFUL_US: u64 = 5_000;
 
@@ -54,7 +56,7 @@ impl Run {
         let (go, abort) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
         let (ready, all_ready) = channel();
         let (seconds_in, seconds) = channel();
-        let mut workers = Vec::new();
+        let (mut workers, mut nudges) = (Vec::new(), Vec::new());
         let mut failure = None;
         for index in 0..self.workers {
             let seed = Seed {
@@ -70,7 +72,9 @@ impl Run {
                 abort: abort.clone(),
                 ready: ready.clone(),
                 seconds: seconds_in.clone(),
+                nudge: Nudge::default(),
             };
+            nudges.push(seed.nudge.clone());
             match seed.start() {
                 Ok(worker) => workers.push(worker),
                 Err(why) => failure = Some(Failure::Setup(why)),
@@ -78,7 +82,13 @@ impl Run {
         }
         drop((ready, seconds_in));
         for _ in 0..workers.len() {
-            match all_ready.recv() {
+            let told = loop {
+                match all_ready.recv_timeout(NUDGE_INTERVAL) {
+                    Err(RecvTimeoutError::Timeout) => nudges.iter().for_each(Nudge::wake),
+                    told => break told,
+                }
+            };
+            match told {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => failure = failure.or(Some(why)),
                 Err(_) => failure = failure.or(Some(Failure::Setup("a worker ended before it was ready".into()))),
@@ -92,7 +102,7 @@ impl Run {
         let start = Instant::now() + LEAD;
         let started = time::OffsetDateTime::now_utc();
         let _ = go.set(start);
-        let mut collector = Collector { seconds, workers: self.workers, partial: BTreeMap::new(), timeline: Vec::new() };
+        let mut collector = Collector { seconds, nudges, workers: self.workers, partial: BTreeMap::new(), timeline: Vec::new() };
         let mut observer = Observer::new(&self.target);
         let of = self.plan.length().as_secs_f64();
         collector.until(start + self.plan.measured_from(), of, live);
@@ -148,7 +158,7 @@ impl Run {
                 crate::units::micros(client.lag_p99_us)
             ));
         }
-        let unsteady = timeline.iter().any(|p| p.right == 0 && p.offered > 0);
+        let unsteady = timeline.iter().any(|p| p.right == 0 && p.offered >= 10);
         if unsteady {
             warnings.push("there are seconds without any right answer: see the picture over time".into());
         }
@@ -219,6 +229,7 @@ impl Run {
 /// Puts the workers' seconds together.
 struct Collector {
     seconds: Receiver<Second>,
+    nudges: Vec<Nudge>,
     workers: usize,
     partial: BTreeMap<u64, (usize, Second)>,
     timeline: Vec<Point>,
@@ -245,9 +256,11 @@ impl Collector {
     /// False when all workers have ended.
     fn until(&mut self, deadline: Instant, of: f64, live: &mut Live) -> bool {
         loop {
-            match self.seconds.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.seconds.recv_timeout(left.min(NUDGE_INTERVAL)) {
                 Ok(second) => self.take(second, of, live),
-                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return true,
+                Err(RecvTimeoutError::Timeout) => self.nudges.iter().for_each(Nudge::wake),
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
                     return false;

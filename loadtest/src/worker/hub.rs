@@ -271,19 +271,14 @@ impl Hub {
         }
     }
 
-    /// Begins a new second when the last one is over.
-    fn turn(&self, now: Instant) {
+    /// Publishes the seconds that are over.
+    pub(super) fn turn(&self, now: Instant) {
         let Some(start) = self.started.get() else { return };
         let second = now.saturating_duration_since(start).as_secs();
         while self.second.borrow().second < second {
             let next = Second::new(self.second.borrow().second + 1);
             let _ = self.seconds.send(self.second.replace(next));
         }
-    }
-
-    /// Publishes the seconds that are over.
-    pub(super) fn flush_seconds(&self, now: Instant) {
-        self.turn(now);
     }
 
     pub(super) fn cpu(&self, cpu: Duration, of: Duration) {

@@ -4,10 +4,12 @@ mod connection;
 mod hub;
 mod preflight;
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
@@ -66,6 +68,30 @@ pub struct Seed {
     pub ready: Sender<Result<(), Failure>>,
     /// Told each second.
     pub seconds: Sender<Second>,
+    /// By which the worker is got out of a sleep it should not be in.
+    pub nudge: Nudge,
+}
+
+/// Wakes a worker. glommio-ng 0.12.0 may go to sleep over tasks that are ready when its preemption timer fires before the first of them is
+/// run (glommio/glommio#53), and a worker that waits for nothing but its own clock would not wake again.
+#[derive(Clone, Default)]
+pub struct Nudge(Arc<OnceLock<Waker>>);
+
+impl Nudge {
+    /// To be called every few milliseconds.
+    pub fn wake(&self) {
+        if let Some(waker) = self.0.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    async fn listen(self) {
+        poll_fn(|cx| {
+            self.0.get_or_init(|| cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Why a run cannot start.
@@ -90,17 +116,19 @@ impl Seed {
     }
 
     async fn run(self) -> Option<Stats> {
-        // No latency requirement: nothing here waits for another thread, and glommio-ng 0.12.0 may go to sleep over work when the timer of
-        // such a requirement fires before the first task is run (glommio/glommio#53).
+        // No latency requirement: nothing here waits for another thread, and its timer, firing often, would often find what Nudge is for.
         let queue = glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, "requests");
         let ready = self.ready.clone();
-        match glommio::spawn_local_into(self.work(queue), queue) {
+        let nudged = glommio::spawn_local(self.nudge.clone().listen());
+        let done = match glommio::spawn_local_into(self.work(queue), queue) {
             Ok(task) => task.await,
             Err(error) => {
                 let _ = ready.send(Err(Failure::Setup(error.to_string())));
                 None
             }
-        }
+        };
+        nudged.cancel().await;
+        done
     }
 
     async fn work(self, queue: glommio::TaskQueueHandle) -> Option<Stats> {
@@ -152,7 +180,7 @@ impl Seed {
         if let Ok(watching) = watching {
             watching.cancel().await;
         }
-        hub.flush_seconds(start + self.plan.length() + Duration::from_secs(1));
+        hub.turn(start + self.plan.length() + Duration::from_secs(1));
         preflight::decrypt_what_is_left(&hub, &connector).await;
         Some(hub.take_stats())
     }
@@ -215,7 +243,7 @@ impl Seed {
                 let now = Instant::now();
                 let elapsed = now.saturating_duration_since(start);
                 hub.expire(now);
-                hub.flush_seconds(now);
+                hub.turn(now);
                 let wanted = (elapsed.as_secs_f64() * rate).floor();
                 while retired < wanted {
                     hub.retire_one();
