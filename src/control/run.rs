@@ -14,6 +14,7 @@ use super::config::{Config, LogFormat};
 use super::service::Service;
 use super::{admin, probes, reload, system};
 use crate::keystore::Backend;
+use crate::shard::nudge::{self, Nudge};
 use crate::shard::{ShardSeed, ShardThread, Stop};
 use crate::telemetry::{Level, Log, log};
 use crate::tls;
@@ -93,6 +94,8 @@ fn run(
 ) -> Result<Running, String> {
     let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
+    let nudges: Vec<Arc<Nudge>> = placed.iter().map(|_| Arc::default()).collect();
+    nudge::start(nudges.iter().map(Arc::downgrade).collect()).map_err(|e| format!("cannot start a thread: {e}"))?;
     let mut listen = listen;
     for (index, &core) in placed.iter().enumerate() {
         let stop = Arc::new(Stop::default());
@@ -107,6 +110,7 @@ fn run(
             log: service.log.clone(),
             stop: stop.clone(),
             beats: Arc::default(),
+            nudge: nudges[index].clone(),
         };
         let started = started.clone();
         let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
@@ -118,6 +122,8 @@ fn run(
         }
         shards.push((shard, stop));
     }
+    // Each shard holds its own for as long as it runs.
+    drop(nudges);
     if let Some(address) = admin_listen {
         let address = admin::start(service, address)?;
         service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));

@@ -2,6 +2,7 @@
 //! immutable (key stores, TLS configuration) and the key managers' queues.
 
 mod connection;
+pub mod nudge;
 mod watch;
 
 use std::future::poll_fn;
@@ -20,6 +21,7 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
+use self::nudge::Nudge;
 use self::watch::{SWEEP, Watches};
 use crate::keystore::KeyStores;
 use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
@@ -56,6 +58,8 @@ pub struct ShardSeed {
     pub stop: Arc<Stop>,
     /// See [`ShardThread::beats`]; a new counter.
     pub beats: Arc<AtomicU64>,
+    /// Through which it is woken from sleeping over work.
+    pub nudge: Arc<Nudge>,
 }
 
 /// Tells a shard, from another thread, to take no more connections and end when the open ones are done.
@@ -127,6 +131,7 @@ impl ShardSeed {
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
         let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone(), self.beats), requests);
+        let nudged = glommio::spawn_local(self.nudge.listen());
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -175,6 +180,7 @@ impl ShardSeed {
         // What is pending when an executor ends would leak.
         delivering.cancel().await;
         keeping_time.cancel().await;
+        nudged.cancel().await;
     }
 }
 
