@@ -1,0 +1,93 @@
+//! HSMs that are not well when the server starts.
+
+use std::time::Duration;
+
+use super::hsm::Hsm;
+use super::server::{PATIENCE, Place, Server, eventually, key_manager, key_manager_with_pin, key_store};
+
+fn start_with(fault: &str) -> (Hsm, Server) {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    hsm.prepare(fault);
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    (hsm, server)
+}
+
+/// Starts all the same, is not ready, says why, and heals.
+#[test]
+fn an_hsm_that_is_down_at_the_start_may_come_later() {
+    // C_Initialize that fails leaves nothing that would see a new control file before it is tried again.
+    for (fault, told) in [
+        ("initialize_fails = \"CKR_DEVICE_ERROR\"", "C_Initialize: CKR_DEVICE_ERROR"),
+        ("token_removed = true", "the module shows no tokens"),
+        ("login_fails = \"CKR_DEVICE_ERROR\"", "C_Login: CKR_DEVICE_ERROR"),
+        ("slow_start = { initialize_ms = 1500, calls = 10, ms = 50 }", ""),
+    ] {
+        let (hsm, server) = start_with(fault);
+        assert!(!server.is_ready());
+        assert_eq!((server.admin("/livez").0, server.admin("/readyz").0), (200, 503), "{fault}");
+        let mut client = server.client("/s");
+        assert_eq!(client.fleet()["hsm"], "UNAVAILABLE");
+        let reply = client.encrypt(b"too early");
+        assert!([500, 503].contains(&reply.status), "{fault}: {}", reply.json);
+        if !told.is_empty() {
+            server.wait_for_message(&["\"hsm\" does not serve", told]);
+            hsm.prepare("");
+        }
+        let ready = server.wait_until_ready();
+        server.wait_for_sessions("hsm", 2);
+        client.round_trip(b"now").unwrap();
+        println!("{fault}: ready {ready:?} after it was well");
+        server.kept_the_budget();
+    }
+}
+
+/// Each try with a wrong PIN brings the token nearer to its lock.
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let server = place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
+    server.wait_for_message(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "not tried again"]);
+    let mut client = server.client("/s");
+    for _ in 0..30 {
+        client.encrypt(b"no").must_be(500, "InternalException");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!((server.admin("/livez").0, server.is_ready()), (200, false));
+    assert_eq!(hsm.settled_stats()["calls"]["C_Login"], 1);
+    let (status, _, _) = server.stop();
+    assert!(status.success());
+    assert_eq!(hsm.stats()["calls"]["C_Login"], 1);
+}
+
+/// Fewer sessions than configured: serves with what it gets, is healthy, and says so.
+#[test]
+fn fewer_sessions_than_configured_are_lived_with() {
+    for sessions_max in [1_u64, 5] {
+        let place = Place::new();
+        let hsm = place.hsm("hsm", &format!("sessions_max = {sessions_max}"));
+        let server = place.serve(&[key_manager(&hsm, 8), key_store("/s", &["hsm"])]);
+        server.wait_until_ready();
+        let load = server.load("/s", 3);
+        load.serves(20, PATIENCE);
+        server.wait_for_message(&["\"hsm\"", "of 8 sessions", "CKR_SESSION_COUNT"]);
+        let open = server.sessions("hsm").0;
+        assert!((1..=sessions_max).contains(&open), "{open}");
+        assert_eq!(server.key_manager("hsm")["sessions"]["configured"], 8);
+        let metrics = server.admin("/metrics").1;
+        assert!(metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"), "{metrics}");
+        // Longer than the time from one probe to the next.
+        let told = load.told_in(Duration::from_millis(if sessions_max == 1 { 11_000 } else { 500 }));
+        assert_eq!(told.failed(), 0, "{told:?}");
+        assert!(server.is_ready());
+        assert_eq!(server.client("/s").fleet()["hsm"], if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" });
+
+        // Also after all were lost: whoever comes first must not keep the others from being well.
+        hsm.set("sessions_lost = 1");
+        load.serves(20, PATIENCE);
+        eventually("ready", PATIENCE, || server.is_ready());
+        load.end();
+        server.kept_the_budget();
+    }
+}
