@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -29,8 +29,8 @@ pub struct Service {
     pub config: ArcSwap<Config>,
     /// In the configuration's order.
     pub managers: Vec<Arc<Manager>>,
-    /// Engines of the key managers that have lanes, for probing.
-    pub engines: Vec<(Arc<Manager>, Arc<dyn Engine>)>,
+    /// The key managers that have lanes, for probing.
+    pub probed: Vec<Probed>,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -47,6 +47,16 @@ pub struct Service {
     pub started: Instant,
 }
 
+/// A key manager with lanes as its prober sees it.
+pub struct Probed {
+    /// Which.
+    pub manager: Arc<Manager>,
+    /// Tells what it is.
+    pub engine: Arc<dyn Engine>,
+    /// For outcomes of the prober's jobs: the pool's one after the shards'.
+    pub mailbox: Arc<Mailbox>,
+}
+
 impl Service {
     /// Builds everything and starts the lanes of the key managers.
     ///
@@ -55,7 +65,7 @@ impl Service {
     pub fn build(config_file: PathBuf, config: Config, tls: tls::Server, shards: usize, log: Log) -> Result<Service, String> {
         let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
         let mut managers = Vec::new();
-        let mut engines = Vec::new();
+        let mut probed = Vec::new();
         for configured in &config.key_managers {
             let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
             match open(configured)? {
@@ -69,9 +79,10 @@ impl Service {
                         hang_after: HUNG_CALL_TIME,
                         open_hang_after: HUNG_OPEN_TIME,
                     };
-                    let pool = Pool::start(settings, engine.clone(), mailboxes.clone());
+                    let mailbox = Mailbox::new();
+                    let pool = Pool::start(settings, engine.clone(), mailboxes.iter().chain([&mailbox]).cloned().collect());
                     let manager = manager(Backend::Pool(pool));
-                    engines.push((manager.clone(), engine));
+                    probed.push(Probed { manager: manager.clone(), engine, mailbox });
                     managers.push(manager);
                 }
             }
@@ -81,7 +92,7 @@ impl Service {
             config_file,
             config: ArcSwap::from_pointee(config),
             managers,
-            engines,
+            probed,
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             metrics: (0..shards).map(|_| Arc::default()).collect(),

@@ -31,6 +31,8 @@ pub struct Job {
 pub enum Task {
     /// Look the key up anew and tell its attributes.
     Describe,
+    /// As [`Session::probe`]; the job's label means nothing.
+    Probe,
     /// AES-GCM with a fresh 96-bit IV and a 128-bit tag.
     Encrypt {
         /// To be encrypted; zeroed when the job is dropped.
@@ -62,6 +64,8 @@ pub type Outcome = Result<Answer, Fault>;
 pub enum Answer {
     /// For [`Task::Describe`].
     Described(KeyDescription),
+    /// For [`Task::Probe`]: encrypts and decrypts.
+    Probed,
     /// For [`Task::Encrypt`].
     Encrypted {
         /// The IV that was used, 12 bytes (16 where the HSM insists).

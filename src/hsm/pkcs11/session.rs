@@ -74,6 +74,7 @@ impl HsmSession {
     fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
         match task {
             Task::Describe => Ok(Answer::Described(self.look_up(label, deadline)?.attributes.describe(today()))),
+            Task::Probe => Ok(self.round_trip(b"", PROBE_TEXT_BYTES, deadline).map(|()| Answer::Probed)?),
             Task::Encrypt { plaintext, aad, integrity } => {
                 // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test client expects
                 // InvalidKeyUsageException from it when a CDIV is asked for.
