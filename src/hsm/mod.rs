@@ -170,6 +170,11 @@ pub trait Session {
     fn execute(&mut self, job: Job) -> Outcome;
     /// Encrypts and decrypts under a session test key (never a customer's) and compares.
     fn probe(&mut self) -> Result<(), Fault>;
+    /// To be asked before a session that may have waited long is given work: finds out, with a call at the most, whether it was lost
+    /// meanwhile, if there is reason to think so. False: as [`Session::is_usable`].
+    fn check(&mut self) -> bool {
+        self.is_usable()
+    }
     /// False when the session must be closed (dropped) and opened anew: lost, or left with an operation unfinished.
     fn is_usable(&self) -> bool;
 }

@@ -34,6 +34,8 @@ pub(super) struct HsmSession {
     /// AES-256, a session object: it never is on the token, and goes with the session.
     test_key: Option<CK_OBJECT_HANDLE>,
     usable: bool,
+    /// The session was found well after the handles were void for the so-many-th time.
+    well_at: u64,
 }
 
 /// Why an attempt at a job failed.
@@ -68,7 +70,8 @@ fn permit(key: &Key, usages: &[&str]) -> Result<(), Fault> {
 
 impl HsmSession {
     pub(super) fn new(session: OpenSession, needs_login: bool, shared: Arc<Shared>) -> HsmSession {
-        HsmSession { session, needs_login, shared, ivs: IvSupply::default(), test_key: None, usable: true }
+        let well_at = shared.keys.epoch();
+        HsmSession { session, needs_login, shared, ivs: IvSupply::default(), test_key: None, usable: true, well_at }
     }
 
     fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
@@ -328,15 +331,20 @@ impl HsmSession {
             Reaction::Usage => Fault::KeyUsage.into(),
             Reaction::SessionLost | Reaction::LoginLost => {
                 self.lose();
-                self.session.forget_if_gone(&error);
-                if error.code == CKR_CRYPTOKI_NOT_INITIALIZED {
-                    self.session.module.lost(self.session.generation);
-                }
+                self.let_go(&error);
                 error.fault().into()
             }
             // Begins no operation, and may be about this one object: it says nothing against the session.
             Reaction::Device if error.call == Call::GetAttributeValue => error.fault().into(),
             Reaction::Ambiguous | Reaction::Device => self.broken(error.to_string()).into(),
+        }
+    }
+
+    /// After an error that may say that the handle is no longer this session's, or the module no longer initialised.
+    fn let_go(&mut self, error: &CallError) {
+        self.session.forget_if_gone(error);
+        if error.code == CKR_CRYPTOKI_NOT_INITIALIZED {
+            self.session.module.lost(self.session.generation);
         }
     }
 
@@ -374,6 +382,22 @@ impl Session for HsmSession {
     fn probe(&mut self) -> Result<(), Fault> {
         self.check_usable()?;
         self.round_trip(b"", PROBE_TEXT_BYTES, None)
+    }
+
+    fn check(&mut self) -> bool {
+        let epoch = self.shared.keys.epoch();
+        if self.is_usable() && epoch != self.well_at {
+            // Another session was lost, or the login: a rebooted HSM has lost all of them, and one request that fails is enough.
+            match self.session.is_logged_in() {
+                Ok(logged_in) => self.usable = logged_in || !self.needs_login,
+                Err(error) => {
+                    self.usable = false;
+                    self.let_go(&error);
+                }
+            }
+            self.well_at = epoch;
+        }
+        self.is_usable()
     }
 
     fn is_usable(&self) -> bool {
