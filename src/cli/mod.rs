@@ -13,6 +13,7 @@ mod serve;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -51,6 +52,9 @@ enum Command {
     #[command(subcommand)]
     Keystore(keystore::Command),
 }
+
+/// A line on standard error is waited for so long.
+const TELL_TIME: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> ExitCode {
@@ -101,8 +105,18 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
 
 /// A line for the person at the terminal, on standard error.
 fn tell(message: &str) {
-    // When nobody reads standard error, there is nobody to tell that either.
-    let _ = writeln!(io::stderr(), "{message}");
+    let line = format!("{message}\n");
+    let (done, told) = std::sync::mpsc::sync_channel(1);
+    // On a thread of its own: where nobody reads a pipe that is full, also the log's writer may be waiting in standard error, for
+    // ever, and the process must end all the same.
+    let write = move || {
+        // When standard error is closed, there is nobody to tell that either.
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = told.recv_timeout(TELL_TIME);
+    }
 }
 
 /// A command's result, on standard output.

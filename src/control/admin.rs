@@ -2,16 +2,16 @@
 //!
 //! A thread a connection, one request each: what asks here asks every few seconds.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::service::Service;
 use super::{metrics, status};
 use crate::http1::{Header, Progress, RequestHead};
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEADERS_MAX};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX};
 
 /// Pause after accept(2) or a thread's start failed: both lack something that will not be there at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -51,7 +51,8 @@ pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, S
 }
 
 fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(ADMIN_TIME_MAX))?;
+    // For the head as a whole: bytes that come one by one must not hold a thread for longer.
+    let end = Instant::now() + ADMIN_TIME_MAX;
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
@@ -62,7 +63,7 @@ fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
                 let request = head.request(&buffer, &mut room);
                 break respond(service, request.method, request.path);
             }
-            Ok(Progress::Partial) => match stream.read(&mut chunk)? {
+            Ok(Progress::Partial) => match read(&mut stream, &mut chunk, end)? {
                 0 => return Ok(()),
                 n => buffer.extend_from_slice(&chunk[..n]),
             },
@@ -71,7 +72,27 @@ fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
     };
     let head = format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
+    stream.write_all(body.as_bytes())?;
+    // A close with unread bytes is a reset, which would take the answer with it: what still comes is thrown away, within bounds.
+    stream.shutdown(Shutdown::Write)?;
+    let end = Instant::now() + LINGER_TIME_MAX;
+    let mut thrown_away = 0;
+    while thrown_away < HEAD_BYTES_MAX * 4 {
+        match read(&mut stream, &mut chunk, end)? {
+            0 => break,
+            n => thrown_away += n,
+        }
+    }
+    Ok(())
+}
+
+fn read(stream: &mut TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Result<usize> {
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(Some(left))?;
+    stream.read(chunk)
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,8 +1,10 @@
 //! Start, run, reload, drain, stop: the life of `xksd serve`, on the main thread.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
@@ -24,6 +26,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// A shard that has not moved for this many ticks is dead: 10 s of this thread's own running time, so that a paused process is not
 /// taken for a dead one.
 const STILL_TICKS_MAX: u32 = 200;
+/// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones that were not closed.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -40,7 +44,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// When it could not start, or a shard died.
-pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> Result<(), Failure> {
+pub fn serve(config_file: &Path, serving: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
     let settings = reload::tls_settings(&config);
@@ -69,29 +73,71 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(std::net::SocketAddr)) -> 
     let (listen, admin_listen, shutdown_time) = (config.server.listen, config.admin, config.server.shutdown_time);
     let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), log.clone()).map_err(Failure::Other)?;
     let service = Arc::new(service);
+    let (stop_probes, probes_stopped) = bounded(0);
+    let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     let result = run(&service, &placed, listen, admin_listen, &mut signals, serving);
-    // From here on a second signal ends at once.
     service.draining.store(true, Ordering::Release);
-    let result = result.and_then(|running| drain(&service, running, shutdown_time, &mut signals));
+    drop(stop_probes);
+    let result = result.and_then(|shards| drain(&service, shards, shutdown_time, &mut signals));
+    let patience = result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
+    let left_the_modules = leave_modules(&service, &probes, patience, &mut signals);
+    match &result {
+        Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
+        Ok(_) => log.event(Level::Warn, "stopped; a call into a key manager's module still hangs, and its session is left open"),
+        // Else it is told by the command.
+        Err(why) if !left_the_modules => log.event(Level::Error, why.as_str()),
+        Err(_) => {}
+    }
     log.flush(FLUSH_TIME);
-    result.map_err(Failure::Other)
+    if !left_the_modules {
+        // A module's destructors would run under the feet of the thread that is still inside.
+        signal_hook::low_level::exit(i32::from(result.is_err()));
+    }
+    result.map(drop).map_err(Failure::Other)
 }
 
-/// What has to be ended.
-struct Running {
-    shards: Vec<(ShardThread, Arc<Stop>)>,
-    stop_probes: crossbeam::channel::Sender<()>,
-    probes: Vec<std::thread::JoinHandle<()>>,
+/// Ends lanes and probes. False when one is still inside its module when `patience` is over, or another signal comes.
+fn leave_modules(service: &Service, probes: &[JoinHandle<()>], patience: Duration, signals: &mut Signals) -> bool {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline && heed_second_signal(signals).is_ok() {
+        if service.stop_lanes(Instant::now() + TICK) && probes.iter().all(JoinHandle::is_finished) {
+            return true;
+        }
+        std::thread::sleep(TICK / 10);
+    }
+    false
 }
+
+/// Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, which would silently get a part of the connections.
+fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    // Trying to bind without the option would tell too, but also fails for a minute after a restart, for old connections' sake.
+    if listen.port() != 0 && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok() {
+        return Err(format!("server.listen: something listens on {listen} already"));
+    }
+    Ok(())
+}
+
+type Shards = Vec<(ShardThread, Arc<Stop>)>;
 
 fn run(
     service: &Arc<Service>,
     placed: &[usize],
-    listen: std::net::SocketAddr,
-    admin_listen: Option<std::net::SocketAddr>,
+    listen: SocketAddr,
+    admin_listen: Option<SocketAddr>,
     signals: &mut Signals,
-    serving: impl FnOnce(std::net::SocketAddr),
-) -> Result<Running, String> {
+    serving: impl FnOnce(SocketAddr),
+) -> Result<Shards, String> {
+    refuse_taken(listen)?;
+    // The admin listener first: it too refuses a port that is taken, before a connection is.
+    if let Some(address) = admin_listen {
+        let address = admin::start(service, address)?;
+        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
+    }
     let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
     let nudges: Vec<Arc<Nudge>> = placed.iter().map(|_| Arc::default()).collect();
@@ -124,19 +170,12 @@ fn run(
     }
     // Each shard holds its own for as long as it runs.
     drop(nudges);
-    if let Some(address) = admin_listen {
-        let address = admin::start(service, address)?;
-        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
-    }
-    let (stop_probes, probes_stopped) = bounded(0);
-    let probes = probes::start(service, &probes_stopped).map_err(|e| format!("cannot start a probe: {e}"))?;
     service.log.event(
         Level::Info,
         format!("xksd {} serves on {listen} with {} shards on cores {placed:?}", env!("CARGO_PKG_VERSION"), placed.len()),
     );
     serving(listen);
 
-    let running = Running { shards, stop_probes, probes };
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     loop {
         std::thread::sleep(TICK);
@@ -146,11 +185,11 @@ fn run(
             } else {
                 let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
                 service.log.event(Level::Info, format!("{name}: stopping"));
-                return Ok(running);
+                return Ok(shards);
             }
         }
         tick_pools(service);
-        for (index, ((shard, _), (beats, ticks))) in running.shards.iter().zip(&mut still).enumerate() {
+        for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
             (*beats, *ticks) = if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
             if shard.is_finished() || *ticks > STILL_TICKS_MAX {
                 // Without it a share of all connections would hang: better to be started anew as a whole.
@@ -170,37 +209,30 @@ fn tick_pools(service: &Service) {
 }
 
 /// Readiness is off already; listeners close, requests in flight are answered, idle connections end, sessions close.
-fn drain(service: &Arc<Service>, running: Running, shutdown_time: Duration, signals: &mut Signals) -> Result<(), String> {
+///
+/// Gives the time that is left.
+fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, signals: &mut Signals) -> Result<Duration, String> {
     let deadline = Instant::now() + shutdown_time;
-    let Running { mut shards, stop_probes, probes } = running;
     for (_, stop) in &shards {
         stop.request();
     }
-    drop(stop_probes);
     while shards.iter().any(|(shard, _)| !shard.is_finished()) && Instant::now() < deadline {
-        if signals.pending().any(|signal| signal != SIGHUP) {
-            service.log.event(Level::Warn, "second signal: ending at once");
-            return Err("ended by a second signal".into());
-        }
+        heed_second_signal(signals)?;
         tick_pools(service);
         std::thread::sleep(TICK / 5);
     }
-    let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
     if shards.iter().all(|(shard, _)| shard.is_finished()) {
         for (shard, _) in shards.drain(..) {
             shard.join()?;
         }
     } else {
+        let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
         service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
     }
-    // Sessions even then get a moment: an HSM counts the ones that were not closed.
-    let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(500));
-    if !service.stop_lanes(patience) {
-        service.log.event(Level::Warn, "a call into a key manager's module still hangs; its session is left open");
-    }
-    for probe in probes.into_iter().filter(std::thread::JoinHandle::is_finished) {
-        let _ = probe.join();
-    }
-    service.log.event(Level::Info, "stopped");
-    Ok(())
+    Ok(deadline.saturating_duration_since(Instant::now()))
+}
+
+/// An error once another signal to stop has come.
+fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
+    if signals.pending().any(|signal| signal != SIGHUP) { Err("ended at once by a second signal".into()) } else { Ok(()) }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use zeroize::Zeroizing;
@@ -122,9 +122,8 @@ impl Service {
         keys
     }
 
-    /// Ends the lanes of all key managers, together within `patience`; false where some hang in the module.
-    pub fn stop_lanes(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    /// Ends the lanes of all key managers, together by `deadline`; false where some hang in the module.
+    pub fn stop_lanes(&self, deadline: Instant) -> bool {
         let mut all = true;
         for manager in &self.managers {
             if let Backend::Pool(pool) = &manager.backend {

@@ -28,6 +28,7 @@ pub struct Job {
 }
 
 /// What a job asks for.
+#[derive(Clone)]
 pub enum Task {
     /// Look the key up anew and tell its attributes.
     Describe,
@@ -54,6 +55,18 @@ pub enum Task {
         /// AAD exactly as the HSM gets it.
         aad: Vec<u8>,
     },
+}
+
+/// Label and lengths alone: a job holds plaintext.
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.task {
+            Task::Describe => write!(f, "describe {:?}", self.label),
+            Task::Probe => write!(f, "probe"),
+            Task::Encrypt { plaintext, .. } => write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label),
+            Task::Decrypt { ciphertext, .. } => write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label),
+        }
+    }
 }
 
 /// How a job ended.

@@ -29,19 +29,33 @@ pub(super) fn to_api_error(fault: Fault, detail: &mut String) -> ApiError {
     }
 }
 
-/// The error for a job that no key manager took.
-pub(super) fn refused(refused: Option<Refused>, detail: &mut String) -> ApiError {
-    match refused {
-        Some(Refused::NoLanes(last_fault)) => {
+/// Whether another try may succeed: on another session always, and `on_a_replica` also where this key manager cannot.
+pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
+    match fault {
+        Fault::Device { .. } => true,
+        Fault::Busy | Fault::Timeout | Fault::KeyNotFound { .. } => on_a_replica,
+        // A statement about the request or the key, which a replica of the key would repeat.
+        Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled => false,
+    }
+}
+
+/// The error for a job that a key manager did not take.
+pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
+    match why {
+        Refused::NoLanes(last_fault) => {
             *detail = last_fault.as_deref().unwrap_or("no session was ever open").to_string();
             ApiError::new(ErrorName::InternalException, "no session with the key manager is open; the proxy's log says why")
         }
-        Some(why @ (Refused::QueueFull | Refused::CannotMakeIt)) => {
+        Refused::QueueFull | Refused::CannotMakeIt => {
             *detail = format!("{why:?}");
             ApiError::new(ErrorName::ThrottlingException, "the key manager cannot do more requests in time")
         }
-        None => ApiError::new(ErrorName::InternalException, "this key store has no key manager"),
     }
+}
+
+/// The error of a key store without a key manager, which the configuration does not allow.
+pub(super) fn no_manager() -> ApiError {
+    ApiError::new(ErrorName::InternalException, "this key store has no key manager")
 }
 
 /// A key manager answered something else than was asked: never to be passed on.

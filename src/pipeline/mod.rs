@@ -18,7 +18,7 @@ use crate::auth::{self, SigningKeys};
 use crate::hsm::{Answer, Job, Task};
 use crate::http1::{Reject, Request};
 use crate::keystore::{Backend, Key, KeyStore, KeyStores, Manager};
-use crate::sched::{Delivered, Inbox};
+use crate::sched::Inbox;
 use crate::telemetry::{Log, RequestKey, RequestRecord, ShardMetrics};
 
 /// Everything a shard needs to answer requests.
@@ -110,6 +110,10 @@ impl Pipeline {
             return Err(ApiError::new(ErrorName::InvalidStateException, "this key store is disabled in the proxy's configuration"));
         }
         let deadline = arrival.first_byte + stores.request_budget;
+        if Instant::now() >= deadline {
+            let message = "the request took longer to arrive than it may take to answer";
+            return Err(ApiError::new(ErrorName::DependencyTimeoutException, message));
+        }
         match call {
             Call::Health => {
                 health::write(store, Instant::now(), out);
@@ -200,7 +204,8 @@ impl Pipeline {
         let metadata = decrypt.metadata.as_deref();
         let framed = match framing::parse(metadata) {
             Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
-            Ok(Format::Absent) if store.accept_aws_sample => framing::aad_aws_sample(aad, &[])?,
+            // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
+            Ok(Format::Absent) | Err(_) if store.accept_aws_sample => framing::aad_aws_sample(aad, metadata.unwrap_or_default())?,
             Ok(Format::Absent) => {
                 return Err(ApiError::new(
                     ErrorName::InvalidCiphertextException,
@@ -219,38 +224,55 @@ impl Pipeline {
         }
     }
 
-    /// Has a key manager do the task: the healthiest that takes it.
+    /// Has a key manager do the task, the healthiest first; tried once more, on another replica or session, when that may help and there is
+    /// time for it.
     async fn execute(&self, store: &KeyStore, key: &Key, task: Task, deadline: Instant, story: &mut Story) -> Result<Answer, ApiError> {
-        let now = Instant::now();
-        if now >= deadline {
-            return Err(ApiError::new(
-                ErrorName::DependencyTimeoutException,
-                "the request took longer to arrive than it may take to answer",
-            ));
-        }
-        let mut job = Job { label: key.label.clone(), task, deadline };
-        let mut refused = None;
-        for manager in by_health(&store.managers, now) {
+        let mut tries = tries(&store.managers, Instant::now()).peekable();
+        let mut failed = Err(faults::no_manager());
+        while let Some(manager) = tries.next() {
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            let replica_left = tries.peek().is_some_and(|next| !Arc::ptr_eq(next, manager));
+            // A replica that hangs must leave time for the other one.
+            let deadline = if replica_left { now + (deadline - now) / 2 } else { deadline };
+            let job = Job { label: key.label.clone(), task: task.clone(), deadline };
             story.record.key_manager = manager.name.clone();
-            let delivered = match &manager.backend {
+            let outcome = match &manager.backend {
                 Backend::Local(local) => {
                     let outcome = local.execute(job);
-                    Delivered { outcome, queue_wait: Duration::ZERO, hsm_time: now.elapsed() }
+                    story.spent(Duration::ZERO, now.elapsed());
+                    outcome
                 }
                 Backend::Pool(pool) => match self.inbox.submit(pool, job) {
-                    Ok(ticket) => ticket.await,
+                    Ok(ticket) => {
+                        let delivered = ticket.await;
+                        story.spent(delivered.queue_wait, delivered.hsm_time);
+                        delivered.outcome
+                    }
                     Err(returned) => {
-                        let why;
-                        (why, job) = *returned;
-                        refused = Some(why);
-                        continue;
+                        failed = Err(faults::refused(&returned.0, &mut story.record.detail));
+                        // Refused by this one; the same one would refuse again.
+                        if replica_left { continue } else { break }
                     }
                 },
             };
-            story.hsm = Some((delivered.queue_wait, delivered.hsm_time));
-            return delivered.outcome.map_err(|fault| faults::to_api_error(fault, &mut story.record.detail));
+            match outcome {
+                Ok(answer) => {
+                    story.record.detail.clear();
+                    return Ok(answer);
+                }
+                Err(fault) => {
+                    let again = faults::may_pass_elsewhere(&fault, replica_left);
+                    failed = Err(faults::to_api_error(fault, &mut story.record.detail));
+                    if !again {
+                        break;
+                    }
+                }
+            }
         }
-        Err(faults::refused(refused, &mut story.record.detail))
+        failed
     }
 
     /// Writes an error's body, logs and counts.
@@ -281,6 +303,12 @@ impl Pipeline {
 }
 
 impl Story {
+    /// Adds up what all tries took.
+    fn spent(&mut self, queue: Duration, hsm: Duration) {
+        let (queue_before, hsm_before) = self.hsm.unwrap_or_default();
+        self.hsm = Some((queue_before + queue, hsm_before + hsm));
+    }
+
     fn tell(&mut self, metadata: RequestMetadata<'_>) {
         let text = |field: Option<std::borrow::Cow<'_, str>>| field.map(std::borrow::Cow::into_owned).unwrap_or_default();
         let record = &mut self.record;
@@ -308,14 +336,21 @@ fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Ke
     }
 }
 
-/// Serving managers first, in the order of the configuration; those that are unavailable last, because what is known of them may be old.
-fn by_health(managers: &[Arc<Manager>], now: Instant) -> impl Iterator<Item = &Arc<Manager>> {
-    // With one there is nothing to choose, and nothing to be spent on it.
-    let choose = managers.len() > 1;
-    let rank = move |manager: &Arc<Manager>| match choose.then(|| manager.health(now)) {
-        None | Some(HealthStatus::Active) => 0,
-        Some(HealthStatus::Degraded) => 1,
-        Some(HealthStatus::Unavailable) => 2,
+/// Key managers to try in turn: two different ones, serving ones first and otherwise in the order of the configuration; or the only one
+/// twice, the second time on another session. Those that are unavailable come last, because what is known of them may be old.
+fn tries(managers: &[Arc<Manager>], now: Instant) -> impl Iterator<Item = &Arc<Manager>> {
+    let [first, second] = match managers {
+        [] => [None, None],
+        [only] => [Some(only), Some(only)],
+        several => {
+            let rank = |manager: &&Arc<Manager>| match manager.health(now) {
+                HealthStatus::Active => 0,
+                HealthStatus::Degraded => 1,
+                HealthStatus::Unavailable => 2,
+            };
+            let first = several.iter().min_by_key(rank);
+            [first, several.iter().filter(|manager| first.is_some_and(|first| !Arc::ptr_eq(first, manager))).min_by_key(rank)]
+        }
     };
-    (0..if choose { 3 } else { 1 }).flat_map(move |wanted| managers.iter().filter(move |manager| rank(manager) == wanted))
+    first.into_iter().chain(second)
 }

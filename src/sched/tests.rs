@@ -297,14 +297,19 @@ fn a_panic_costs_its_job_and_session_alone() {
     rig.stop();
 }
 
+/// Why a job was not taken.
+fn refused(submitted: Result<Ticket, Box<(Refused, Job)>>) -> Option<Refused> {
+    submitted.err().map(|returned| returned.0)
+}
+
 #[test]
 fn all_sessions_lost_and_back() {
     let rig = Rig::start(2, Behaviour::default());
     rig.served("k", 1);
     rig.until("both open", |rig| rig.pool.stats().lanes_open == 2);
     rig.behaviour.down.store(true, Ordering::SeqCst);
-    rig.until("refused at once, with the fault", |rig| match rig.inbox.submit(&rig.pool, job("k", 2, LONG)) {
-        Err(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
+    rig.until("refused at once, with the fault", |rig| match refused(rig.inbox.submit(&rig.pool, job("k", 2, LONG))) {
+        Some(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
         _ => false,
     });
     assert!(!rig.pool.can_serve());
@@ -350,7 +355,7 @@ fn stop_serves_what_is_queued_and_admits_nothing() {
     rig.served("k", 0);
     let tickets: Vec<_> = (1..50).map(|n| (n, rig.inbox.submit(&rig.pool, job("slow", n, LONG)).unwrap())).collect();
     assert!(rig.pool.stop(Instant::now() + LONG));
-    assert!(matches!(rig.inbox.submit(&rig.pool, job("k", 99, LONG)), Err(Refused::NoLanes(_))));
+    assert!(matches!(refused(rig.inbox.submit(&rig.pool, job("k", 99, LONG))), Some(Refused::NoLanes(_))));
     block_on(&rig.inbox, async {
         for (n, ticket) in tickets {
             assert_eq!(number(&ticket.await), Some(n));
@@ -374,7 +379,7 @@ fn a_pool_that_is_dropped_ends_its_lanes() {
 #[test]
 fn the_inbox_is_bounded_and_frees_what_was_refused() {
     let rig = Rig::start(1, Behaviour { down: AtomicBool::new(true), ..Behaviour::default() });
-    rig.until("no lanes", |rig| matches!(rig.inbox.submit(&rig.pool, job("k", 1, LONG)), Err(Refused::NoLanes(_))));
+    rig.until("no lanes", |rig| matches!(refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))), Some(Refused::NoLanes(_))));
     assert_eq!(rig.inbox.pending(), 0);
     let past = rig.inbox.submit(&rig.pool, job("k", 1, Duration::ZERO));
     assert!(past.is_err());
@@ -388,7 +393,7 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
     }
     let max = crate::limits::QUEUE_JOBS_A_SHARD_MAX as u32;
     let tickets: Vec<_> = (0..max).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
-    assert_eq!(rig.inbox.submit(&rig.pool, job("k", 0, LONG)).err(), Some(Refused::QueueFull));
+    assert_eq!(refused(rig.inbox.submit(&rig.pool, job("k", 0, LONG))), Some(Refused::QueueFull));
     assert_eq!(rig.inbox.pending(), tickets.len() + 1);
     drop(tickets);
     release.send(()).unwrap();

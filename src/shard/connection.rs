@@ -26,13 +26,15 @@ use crate::tls;
 pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) {
     // Answers are written whole; waiting for more to send only adds latency.
     let _ = stream.set_nodelay(true);
-    watch.limit(Instant::now() + HANDSHAKE_TIME_MAX);
+    // Idle, because no request is cut off when draining ends it.
+    watch.idle(Instant::now() + HANDSHAKE_TIME_MAX);
     let tls = shard.tls.load_full();
     let acceptor = TlsAcceptor::from(tls.config().clone());
     let stream = match watch.wait(acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return shard.metrics.handshake_failed(tls::handshake_failure_label(&error)),
-        Err(_) => return shard.metrics.handshake_failed("timeout"),
+        Err(Over::Time) => return shard.metrics.handshake_failed("timeout"),
+        Err(Over::Drain) => return,
     };
     // Resumption skips the check of the client's certificate: it is made again here, before a byte is read.
     if let Err(error) = tls.confirm(stream.get_ref().1) {
@@ -196,7 +198,9 @@ impl Connection {
             }
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
         };
-        let keep_alive = consumed.is_some() && self.head.keep_alive() && !self.watch.is_draining();
+        // While draining, what the client has sent already is still answered; the last answer of it closes.
+        let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
+        let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();
         let version = if consumed.is_some() { self.head.version() } else { Version::Http11 };
         let body = std::mem::take(&mut self.body);
         let written = self.write(|out| Response { status, version, keep_alive, without_body, body: &body }.write(out)).await;

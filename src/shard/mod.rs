@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod nudge;
+mod timekeeper;
 mod watch;
 
 use std::future::poll_fn;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -22,7 +23,7 @@ use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
 use self::nudge::Nudge;
-use self::watch::{SWEEP, Watches};
+use self::watch::Watches;
 use crate::keystore::KeyStores;
 use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
 use crate::pipeline::Pipeline;
@@ -130,7 +131,8 @@ impl ShardSeed {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time = glommio::spawn_local_into(keep_time(inbox, watches.clone(), self.beats), requests);
+        let keeping_time =
+            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats, shard.metrics.clone()), requests);
         let nudged = glommio::spawn_local(self.nudge.listen());
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
@@ -169,7 +171,6 @@ impl ShardSeed {
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
-            shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         }
         drop(listener);
         watches.drain();
@@ -202,22 +203,6 @@ async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<(TcpStream
         })
     })
     .await
-}
-
-/// Answers jobs whose deadline has come, and ends connections whose time is over.
-async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>) {
-    let mut next_sweep = Instant::now() + SWEEP;
-    loop {
-        // Without jobs there is no deadline to keep, and an idle machine is left asleep for longer.
-        sleep(if inbox.pending() == 0 { DEADLINE_TICK * 4 } else { DEADLINE_TICK }).await;
-        beats.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        inbox.expire(now);
-        if now >= next_sweep {
-            watches.sweep(now);
-            next_sweep = now + SWEEP;
-        }
-    }
 }
 
 /// A running shard.

@@ -1,9 +1,9 @@
 //! Gets a shard out of a sleep it should not be in.
 //!
 //! glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before the first of them is run: it takes
-//! "preempted" for "nothing to do" (glommio/glommio#53, mended after that release). Nothing of the shard's own ends that sleep, for its timers
-//! have fired already. With the 200 µs that requests need it takes no more than a machine with other work to do. So another thread wakes each
-//! shard every [`NUDGE_INTERVAL`]: a wake finds the tasks still queued, and costs some microseconds.
+//! "preempted" for "nothing to do" (glommio/glommio#53, mended after that release). What else is to come for the shard may end that sleep, as
+//! the alarms of a shard at work do; an idle one has nothing to come, for its timers have fired, and would answer nobody, or only the
+//! second request. So another thread wakes each shard every [`NUDGE_INTERVAL`]: the executor then finds the tasks still queued.
 
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock, Weak};

@@ -185,6 +185,8 @@ fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &Req
         record: &'a RequestRecord,
     }
     let level = match record.status {
+        // What the request asks is not supported: nothing here has failed.
+        501 => Level::Warn,
         500.. => Level::Error,
         400.. => Level::Warn,
         _ => Level::Info,

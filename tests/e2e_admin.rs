@@ -1,0 +1,312 @@
+//! Seen from outside: the admin listener and the log.
+
+mod e2e;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use e2e::api::{encrypt_body, name};
+use e2e::site::{FOO, OTHER};
+use e2e::{A, Api, B, C, Config, Request, Server, Site, Wire, aad, b64, envelope, eventually, with};
+use serde_json::{Value, json};
+
+fn requests(server: &Server, key_store: &str, operation: &str, error: &str) -> f64 {
+    server.metric(&format!("xksd_requests_total{{keystore=\"{key_store}\",operation=\"{operation}\",error=\"{error}\"}}"))
+}
+
+#[test]
+fn every_page_of_the_admin_listener() {
+    let site = Site::default();
+    let server = site.start();
+    assert_eq!(server.get("/livez"), (200, "ok\n".to_owned()));
+    assert_eq!(server.get("/ping"), (200, "ok\n".to_owned()));
+    assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
+    assert_eq!(server.get("/metrics").0, 200);
+    assert_eq!(server.get("/readyz?verbose").0, 200);
+    for path in ["/", "/readyz/", "/one/kms/xks/v1/health", "/config", "/%2e%2e/metrics"] {
+        assert_eq!(server.get(path).0, 404, "{path}");
+    }
+    for method in ["POST", "HEAD", "PUT"] {
+        let (status, _) = server.admin_request(&format!("{method} /metrics HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        assert_eq!(status, 405, "{method}");
+    }
+    assert_eq!(server.admin_request("GET /livez HTTP/1.0\r\n\r\n").0, 200);
+    assert_eq!(server.admin_request("GET /livez\r\n\r\n").0, 400);
+    assert_eq!(server.admin_request(&format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000))).0, 431);
+
+    let status = server.status();
+    assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["key_managers"][0]["name"], "local");
+    assert_eq!(status["key_managers"][0]["health"], "ACTIVE");
+    assert_eq!(status["key_stores"][0]["path_prefix"], "/one");
+    assert_eq!(status["key_stores"][0]["access_key_ids"], json!([A.id, B.id]));
+    assert_eq!(status["key_stores"][2]["enabled"], false);
+}
+
+#[test]
+fn the_admin_listener_bears_a_crowd_and_a_silent_one() {
+    let site = Site::default();
+    let server = site.start();
+    let silent: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    assert_eq!(server.get("/livez").0, 200);
+    // Beyond the bound they are closed, and the XKS API does not notice.
+    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    let mut last = crowd.last().expect("there");
+    last.set_read_timeout(Some(e2e::PATIENCE)).expect("set");
+    let _ = last.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = last.read_to_end(&mut answer);
+    assert!(answer.is_empty());
+    Api::new(&site, &server).round_trip("foo");
+    drop((silent, crowd));
+    eventually("served again", || {
+        let mut socket = TcpStream::connect(("127.0.0.1", server.admin)).expect("connects");
+        let mut answer = Vec::new();
+        socket.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && socket.read_to_end(&mut answer).is_ok() && !answer.is_empty()
+    });
+}
+
+#[test]
+fn requests_are_counted_by_key_store_operation_and_error() {
+    let site = Site::default();
+    let server = site.start();
+    let mut api = Api::new(&site, &server);
+    let answer = api.encrypt("foo", b"text", &json!({}));
+    for _ in 0..3 {
+        api.decrypt("foo", &answer, &json!({}));
+    }
+    assert_eq!(api.decrypt_error("foo", &answer, &aad("another")), name(400, "InvalidCiphertextException"));
+    assert_eq!(api.error("keys/nobody/encrypt", &encrypt_body(b"text", &json!({}))).0, 404);
+    assert_eq!(api.error("keys/off/encrypt", &encrypt_body(b"text", &json!({}))).0, 400);
+    api.ok("keys/foo/metadata", &envelope("DescribeKey", &json!({})));
+    api.health();
+    let mut two = Api::new(&site, &server);
+    (two.prefix, two.credential) = ("/two", C);
+    two.encrypt("foo", b"text", &json!({}));
+    assert_eq!(two.wire.call(&two.request("health", &json!({})).with(|r| r.credential = A)).status, 401);
+    assert_eq!(two.wire.call(&Request::of_bytes(&server, "/nowhere/at/all", Vec::new())).status, 404);
+    let mut broken = Wire::connect(&site, &server);
+    broken.send(b"nonsense\r\n\r\n");
+    assert_eq!(broken.response().status, 400);
+
+    for (count, key_store, operation, error) in [
+        (1.0, "/one", "encrypt", "none"),
+        (3.0, "/one", "decrypt", "none"),
+        (1.0, "/one", "decrypt", "InvalidCiphertextException"),
+        (1.0, "/one", "encrypt", "KeyNotFoundException"),
+        (1.0, "/one", "encrypt", "InvalidStateException"),
+        (1.0, "/one", "metadata", "none"),
+        (1.0, "/one", "health", "none"),
+        (1.0, "/two", "encrypt", "none"),
+        (1.0, "/two", "health", "AuthenticationFailedException"),
+        (1.0, "", "none", "InvalidUriPathException"),
+        (1.0, "", "none", "ValidationException"),
+    ] {
+        assert_eq!(requests(&server, key_store, operation, error), count, "{key_store} {operation} {error}");
+        let all = server.status();
+        let entry = json!({"keystore": key_store, "operation": operation, "error": error, "count": count as u64});
+        assert!(all["requests"].as_array().expect("an array").contains(&entry), "{entry}: {all}");
+    }
+    for (operation, count) in [("encrypt", 4.0), ("decrypt", 4.0), ("health", 2.0)] {
+        assert_eq!(server.metric(&format!("xksd_request_duration_seconds_count{{operation=\"{operation}\"}}")), count);
+        assert_eq!(server.metric(&format!("xksd_request_duration_seconds_bucket{{operation=\"{operation}\",le=\"+Inf\"}}")), count);
+    }
+    assert_eq!(server.metric("xksd_hsm_duration_seconds_count{operation=\"decrypt\"}"), 4.0);
+    assert_eq!(server.metric("xksd_tls_handshakes_total"), 3.0);
+    assert_eq!(server.metric("xksd_connections_open{shard=\"0\"}"), 3.0);
+    assert_eq!(server.metric("xksd_ready"), 1.0);
+    assert_eq!(server.metric("xksd_log_lines_dropped_total"), 0.0);
+    assert_eq!(server.metric("xksd_key_manager_health{key_manager=\"local\"}"), 2.0);
+    drop((api, two, broken));
+    eventually("all closed", || server.metric("xksd_connections_open{shard=\"0\"}") == 0.0);
+}
+
+#[test]
+fn the_metrics_are_in_the_form_that_prometheus_reads() {
+    let site = Site::default();
+    let server = site.start();
+    Api::new(&site, &server).round_trip("foo");
+    let (_, text) = server.get("/metrics");
+    let mut announced = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (metric, kind) = rest.split_once(' ').expect("name and kind");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(!announced.contains(&metric), "{metric} twice");
+            assert_eq!(kind == "counter", metric.ends_with("_total"), "{line}");
+            announced.push(metric);
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.rsplit_once(' ').expect("a sample");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let metric = sample.split('{').next().expect("a name");
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| metric.strip_suffix(suffix)).unwrap_or(metric);
+            assert!(announced.last().is_some_and(|last| *last == metric || *last == family), "{line}");
+        }
+    }
+    assert!(announced.len() > 15, "{announced:?}");
+}
+
+#[test]
+fn a_request_leaves_one_line_with_everything_about_it() {
+    let site = Site::default();
+    let server = site.start();
+    let mut api = Api::new(&site, &server);
+    let metadata = json!({
+        "awsPrincipalArn": "arn:aws:sts::123456789012:assumed-role/Admin/\u{e9}\"quoted\"\nsecond line",
+        "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/k",
+        "kmsOperation": "ReEncrypt",
+        "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
+        "kmsViaService": "s3.us-east-1.amazonaws.com",
+        "awsSourceVpc": "vpc-1",
+        "awsSourceVpce": "vpce-2",
+    });
+    let mut body = with(&encrypt_body(b"text", &json!({})), &json!({"requestMetadata": metadata}));
+    api.ok("keys/foo/encrypt", &body);
+    let line = server.request_line("4112f4d6-db54-4af4-ae30-c55a22a8dfae");
+    for (field, value) in [
+        ("event", json!("request")),
+        ("level", json!("info")),
+        ("key_store", json!("/one")),
+        ("key", json!("foo")),
+        ("operation", json!("encrypt")),
+        ("kmsOperation", json!("ReEncrypt")),
+        ("principal", metadata["awsPrincipalArn"].clone()),
+        ("kmsKeyArn", metadata["kmsKeyArn"].clone()),
+        ("kmsViaService", metadata["kmsViaService"].clone()),
+        ("awsSourceVpc", json!("vpc-1")),
+        ("awsSourceVpce", json!("vpce-2")),
+        ("access_key_id", json!(A.id)),
+        ("status", json!(200)),
+        ("error", json!("none")),
+        ("key_manager", json!("local")),
+        ("shard", json!(0)),
+        ("queue_us", json!(0)),
+    ] {
+        assert_eq!(line[field], value, "{field}: {line}");
+    }
+    assert!(line["total_us"].as_u64() > Some(0) && line["total_us"].as_u64() >= line["hsm_us"].as_u64(), "{line}");
+    assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    assert!(line["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1:")), "{line}");
+
+    // Of a refused one too, and why.
+    body["requestMetadata"]["kmsRequestId"] = json!("refused");
+    assert_eq!(api.error("keys/nobody/encrypt", &body).0, 404);
+    let line = server.request_line("refused");
+    assert_eq!((&line["status"], &line["error"], &line["key"]), (&json!(404), &json!("KeyNotFoundException"), &json!("nobody")));
+    assert_eq!((&line["level"], line["detail"].as_str().is_some_and(|why| !why.is_empty())), (&json!("warn"), true));
+    body["requestMetadata"]["kmsRequestId"] = json!("broken");
+    body["plaintext"] = json!("no Base64");
+    assert_eq!(api.error("keys/foo/encrypt", &body).0, 400);
+    assert_eq!(server.request_line("broken")["principal"], metadata["awsPrincipalArn"]);
+    // Larger than is supported is the request's fault, not this server's.
+    body["requestMetadata"]["kmsRequestId"] = json!("large");
+    body["plaintext"] = json!(b64([0; 4301]));
+    assert_eq!(api.error("keys/foo/encrypt", &body).0, 501);
+    assert_eq!(server.request_line("large")["level"], "warn");
+    // Of one that is not signed, nothing is believed.
+    body["requestMetadata"]["kmsRequestId"] = json!("forged");
+    let request = api.request("keys/foo/encrypt", &body).with(|r| r.credential = C);
+    assert_eq!(Wire::connect(&site, &server).call(&request).status, 401);
+    body["requestMetadata"]["kmsRequestId"] = json!("last");
+    assert_eq!(api.error("keys/nobody/metadata", &body).0, 404);
+    server.request_line("last");
+    let log = server.log();
+    assert!(!log.iter().any(|line| line.contains("forged")));
+    let unsigned: Vec<Value> =
+        log.iter().map(|line| serde_json::from_str(line).expect("JSON")).filter(|json: &Value| json["status"] == 401).collect();
+    assert_eq!((unsigned.len(), &unsigned[0]["access_key_id"], &unsigned[0]["kmsRequestId"]), (1, &json!(""), &json!("")));
+}
+
+/// The secret itself, in Base64 and in hex.
+fn forms(secret: &[u8]) -> Vec<String> {
+    vec![String::from_utf8_lossy(secret).into_owned(), b64(secret).trim_end_matches('=').to_owned(), e2e::sign::hex(secret)]
+}
+
+#[test]
+fn nothing_secret_is_in_the_log_or_on_the_admin_listener() {
+    let site = Site::default();
+    let server = site.start();
+    let mut api = Api::new(&site, &server);
+    let plaintext = b"the-plaintext-nobody-may-see-0001";
+    let context = "the-encryption-context-of-a-customer";
+    let body = with(&encrypt_body(plaintext, &aad(context)), &json!({"ciphertextDataIntegrityValueAlgorithm": "SHA_256"}));
+    let answer = api.ok("keys/foo/encrypt", &body);
+    api.decrypt("foo", &answer, &aad(context));
+    // And where things go wrong with it: each field broken in turn, unsigned, cut off, refused by its size.
+    for field in ["plaintext", "additionalAuthenticatedData", "encryptionAlgorithm", "requestMetadata"] {
+        let value = format!("{}*", body[field].as_str().unwrap_or_default());
+        api.error("keys/foo/encrypt", &with(&body, &json!({field: value})));
+    }
+    api.decrypt_error("foo", &answer, &aad("the-encryption-context-of-a-customer-2"));
+    let request = api.request("keys/foo/encrypt", &body);
+    api.wire.call(&request.clone().with(|r| r.body_sent = Some(r.body[..r.body.len() - 9].to_vec())));
+    api.wire.call(&request.clone().with(|r| r.credential = e2e::Credential { id: A.secret, ..A }));
+    api.wire.call(&request.clone().with(|r| r.target += &format!("?secret={}", b64(plaintext))));
+    api.wire.call(&Request::of_bytes(&server, &format!("/one/kms/xks/v1/keys/foo/{}", b64(plaintext)), Vec::new()));
+    let mut cut = Wire::connect(&site, &server);
+    cut.send(&request.bytes()[..request.bytes().len() - 30]);
+    drop(cut);
+    let mut broken = Wire::connect(&site, &server);
+    broken.send(&[b"\0", &request.bytes()[..]].concat());
+    broken.response();
+    server.reload();
+
+    let mut seen = vec![server.get("/status").1, server.get("/metrics").1];
+    let key = std::fs::read_to_string(site.path().join("tls/key.pem")).expect("there");
+    let (_, log) = server.stop();
+    assert!(log.len() > 10);
+    seen.extend(log);
+    let secrets: Vec<&[u8]> = vec![
+        plaintext,
+        context.as_bytes(),
+        A.secret.as_bytes(),
+        B.secret.as_bytes(),
+        C.secret.as_bytes(),
+        &FOO,
+        &OTHER,
+        key.lines().nth(1).expect("Base64").as_bytes(),
+    ];
+    for form in secrets.into_iter().flat_map(forms) {
+        for text in &seen {
+            assert!(!text.contains(&form), "{form} in {text}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_requests() {
+    let site = Site::default();
+    let server = site.start();
+    let mut api = Api::new(&site, &server);
+    let stall = server.stall_log();
+    let stalled = stall.lock().expect("free");
+    // Lines of 2 KiB: the pipe (64 KiB) and the writer's own buffer are full after some dozens.
+    let request = Request::health(&server, &"x".repeat(2000));
+    for _ in 0..300 {
+        assert_eq!(api.wire.call(&request).status, 200);
+    }
+    api.round_trip("foo");
+    assert_eq!(server.get("/readyz").0, 200);
+    let held = server.log().len();
+    assert!(held < 300, "the log was not stalled");
+    drop(stalled);
+    eventually("the log catches up", || server.log().iter().filter(|line| line.contains("xxxx")).count() == 300);
+    assert_eq!(server.metric("xksd_log_lines_dropped_total"), 0.0);
+}
+
+#[test]
+fn text_for_people_when_it_is_asked_for() {
+    let site = Site::new(&Config::default().server("log = \"text\""));
+    let server = site.start();
+    let mut api = Api::new(&site, &server);
+    let body = encrypt_body(b"text", &json!({}));
+    let body = with(
+        &body,
+        &json!({"requestMetadata": with(&body["requestMetadata"], &json!({"kmsRequestId": "a\u{1b}[31m\nforged 200 encrypt"}))}),
+    );
+    api.ok("keys/foo/encrypt", &body);
+    let line = server.wait_for("the request", |line| line.contains("forged").then(|| line.to_owned()));
+    assert!(line.contains(" 200 encrypt /one key=foo ok ") && !line.contains('\u{1b}'), "{line}");
+    assert!(serde_json::from_str::<Value>(&line).is_err());
+}

@@ -1,0 +1,278 @@
+//! The commands that serve, and those that look at what serves: exit codes and what they say. Files alone: `cli_commands.rs`.
+
+mod e2e;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use e2e::site::{key, key_store};
+use e2e::{A, Api, B, Config, Server, Site, eventually};
+use rustix::process::Signal;
+
+fn xksd(directory: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xksd")).args(words).current_dir(directory).stdin(Stdio::null()).output().expect("runs")
+}
+
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+/// A configuration with a port that `xksd probe --config` can know.
+fn with_port(port: u16) -> Config {
+    let config = Config::default();
+    Config { server: config.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")), ..config }
+}
+
+#[test]
+fn probe_takes_everything_from_the_configuration() {
+    let site = Site::new(&with_port(free_port()));
+    let _server = site.start();
+    let (code, out, err) = told(&xksd(site.path(), &["probe", "--config", "xksd.toml"]));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    for words in [
+        "TLSv1_3",
+        "TLS handshake",
+        "GetHealthStatus",
+        "local ACTIVE",
+        "GetKeyMetadata",
+        "AES_256, ENABLED",
+        "CDIV verified",
+        "all checks passed",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    assert!(!out.contains("FAIL") && !out.contains(A.secret));
+    let (code, out, _) = told(&xksd(site.path(), &["probe", "--config", "xksd.toml", "--prefix", "/two", "--region", "eu-west-3"]));
+    assert_eq!(code, 0, "{out}");
+}
+
+#[test]
+fn probe_tells_what_is_wrong_with_a_proxy() {
+    let site = Site::default();
+    let server = site.start();
+    let endpoint = format!("https://localhost:{}", server.port);
+    site.write("right", &format!("{}\n", A.secret));
+    site.write("wrong", B.secret);
+    let probe = |secret: &str, more: &[&str]| {
+        let base =
+            ["probe", "--endpoint", &endpoint, "--prefix", "/one", "--access-key-id", A.id, "--ca", "ca.pem", "--secret-file", secret];
+        told(&xksd(site.path(), &[&base[..], more].concat()))
+    };
+    let (code, out, _) = probe("right", &["--key", "foo"]);
+    assert_eq!(code, 0, "{out}");
+
+    let (code, out, err) = probe("wrong", &["--key", "foo"]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("FAIL  GetHealthStatus") && out.contains("status 401") && out.contains("secret access key"), "{out}");
+    assert!(err.contains("checks failed"), "{err}");
+    assert!(![&out, &err].iter().any(|text| text.contains(A.secret) || text.contains(B.secret)));
+    for (more, words) in [
+        (&["--key", "nobody"][..], "KeyNotFoundException"),
+        (&["--key", "off"], "DISABLED"),
+        (&["--key", "foo", "--region", "us-west-2"], "us-west-2"),
+    ] {
+        let (code, out, _) = probe("right", more);
+        assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
+    }
+    assert_eq!(probe("right", &[]).0, 2);
+    // Not trusted, not there, not an endpoint.
+    site.new_certificate();
+    assert_eq!(probe("right", &["--key", "foo"]).0, 1);
+    let nobody = format!("https://localhost:{}", free_port());
+    for (endpoint, code) in [(nobody.as_str(), 1), ("localhost", 2), ("http://localhost", 2)] {
+        let words = ["probe", "--endpoint", endpoint, "--access-key-id", A.id, "--key", "foo", "--ca", "ca.pem", "--secret-file", "right"];
+        let (found, _, err) = told(&xksd(site.path(), &words));
+        assert_eq!(found, code, "{endpoint}");
+        assert!(err.starts_with("xksd probe: "), "{err}");
+    }
+    assert_eq!(probe("absent", &["--key", "foo"]).0, 2);
+}
+
+#[test]
+fn keys_tells_which_can_serve() {
+    let keys = [key("foo", ""), key("bar", "label = \"other\"")].concat();
+    let mut config = Config { key_stores: key_store("/one", "key_manager = [\"local\"]", &[&A], &keys), ..Config::default() };
+    let site = Site::new(&config);
+    let (code, out, err) = told(&xksd(site.path(), &["keys", "--config", "xksd.toml"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    for words in [
+        "key manager local",
+        "foo: AES_256",
+        "other: AES_256",
+        "key foo of key store \"/one\" (label foo): can serve",
+        "(label other): can serve",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    // It needs no server, and works beside one.
+    let server = site.start();
+    assert_eq!(told(&xksd(site.path(), &["keys", "--config", "xksd.toml"])).0, 0);
+    Api::new(&site, &server).round_trip("foo");
+
+    config.key_stores += &key("lost", "");
+    site.configure(&config);
+    let (code, out, err) = told(&xksd(site.path(), &["keys", "--config", "xksd.toml"]));
+    assert_eq!((code, err.as_str()), (1, "1 configured key cannot serve\n"));
+    assert!(out.contains("(label lost): CANNOT SERVE: "), "{out}");
+    assert!(out.contains("(label foo): can serve"), "{out}");
+    assert_eq!(told(&xksd(site.path(), &["keys", "--config", "none.toml"])).0, 2);
+}
+
+#[test]
+fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
+    let site = Site::default();
+    let text = Config::default().text().replace("shards = 1", "shards = -1\ncolour = 3").replace("keys.json", "none.json");
+    site.write("xksd.toml", &text.replace("key_manager = [\"local\"]", "key_manager = [\"other\"]"));
+    for command in ["serve", "check"] {
+        let (code, out, err) = told(&xksd(site.path(), &[command, "--config", "xksd.toml"]));
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        for words in ["server.shards", "server.colour", "keystore[0].key_manager", "keystore[2].key_manager"] {
+            assert!(err.contains(words), "{command} {words}: {err}");
+        }
+        // Whether the files are there is looked at by check; serve opens them.
+        assert_eq!(err.contains("none.json"), command == "check", "{err}");
+    }
+    site.write("xksd.toml", &Config::default().text().replace("keys.json", "none.json"));
+    let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+    assert!(code == 1 && err.contains("none.json"), "{err}");
+    // What only the certificates tell.
+    site.configure(&Config::default());
+    site.write("tls/key.pem", "nothing");
+    for command in ["serve", "check"] {
+        let (code, _, err) = told(&xksd(site.path(), &[command, "--config", "xksd.toml"]));
+        assert_eq!(code, 2);
+        assert!(err.contains("tls.private_key"), "{command}: {err}");
+    }
+}
+
+#[test]
+fn serve_that_cannot_have_its_port_exits_with_1_and_leaves_a_running_one_alone() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let site = Site::new(&with_port(port));
+    let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+    assert_eq!(code, 1);
+    assert!(err.contains("server.listen") && err.contains(&port.to_string()), "{err}");
+    drop(taken);
+
+    // A second xksd on the same port could share it with the first; on the same admin port it cannot.
+    for (key, other) in [("server.listen", free_port()), ("admin.listen", free_port())] {
+        let with_admin = |port, admin| Config { admin: format!("[admin]\nlisten = \"127.0.0.1:{admin}\""), ..with_port(port) };
+        let (port, admin) = (free_port(), free_port());
+        let site = Site::new(&with_admin(port, admin));
+        let server = site.start();
+        let second = if key == "server.listen" { with_admin(port, other) } else { with_admin(other, admin) };
+        let second = Site::new(&second);
+        let (code, _, err) = told(&xksd(second.path(), &["serve", "--config", "xksd.toml"]));
+        assert_eq!(code, 1);
+        let taken = if key == "server.listen" { port } else { admin };
+        assert!(err.contains(key) && err.contains(&taken.to_string()), "{err}");
+        assert!(!err.contains("serves on"), "{err}");
+        for _ in 0..20 {
+            Api::new(&site, &server).round_trip("foo");
+        }
+    }
+}
+
+#[test]
+fn a_restart_has_the_port_at_once() {
+    let site = Site::new(&with_port(free_port()));
+    for _ in 0..2 {
+        let server = site.start();
+        // An open connection, which the server closes as it stops: its address waits in TIME_WAIT.
+        let mut api = Api::new(&site, &server);
+        api.round_trip("foo");
+        drop(server);
+    }
+}
+
+#[test]
+fn too_little_locked_memory_is_one_clear_sentence() {
+    let site = Site::default();
+    let config = site.config_file();
+    let mut words = vec!["prlimit", "--memlock=65536:65536"];
+    // As root the limit would not be a limit for everything; xksd must not need root to say so.
+    if std::fs::metadata(site.path()).expect("there").uid() == 0 {
+        let all = Command::new("chown").arg("-R").arg("65534:65534").arg(site.path()).status().expect("chown");
+        assert!(all.success());
+        words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    // The build directory may be closed to others.
+    let binary = site.path().join("xksd");
+    std::fs::copy(env!("CARGO_BIN_EXE_xksd"), &binary).expect("copied");
+    words.extend([binary.to_str().expect("UTF-8"), "serve", "--config", config.to_str().expect("UTF-8")]);
+    let output = Command::new(words[0]).args(&words[1..]).output().expect("runs");
+    let (code, out, err) = told(&output);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    for words in ["64 KiB", "512 KiB", "LimitMEMLOCK", "ulimit -l"] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+}
+
+/// Starts the demo; its standard output as it comes.
+fn demo(directory: &Path, words: &[&str]) -> (Server, std::sync::mpsc::Receiver<String>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
+    command.arg("demo").args(words).current_dir(directory).stdout(Stdio::piped());
+    let (mut server, out) = Server::run_with_output(&mut command);
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    assert!(server.is_running());
+    (server, lines)
+}
+
+fn until(lines: &std::sync::mpsc::Receiver<String>, words: &str) -> Vec<String> {
+    let mut seen = Vec::new();
+    loop {
+        let line = lines.recv_timeout(e2e::PATIENCE).unwrap_or_else(|_| panic!("no {words:?} in {seen:#?}"));
+        let found = line.contains(words);
+        seen.push(line);
+        if found {
+            return seen;
+        }
+    }
+}
+
+#[test]
+fn the_demo_proves_itself_serves_until_ctrl_c_and_starts_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let words = ["--dir", "d", "--listen", &listen, "--admin", &admin];
+    let mut keys = Vec::new();
+    for run in 0..2 {
+        let (mut server, lines) = demo(directory.path(), &words);
+        let seen = until(&lines, "Serving; Ctrl-C stops.");
+        assert!(seen.iter().any(|line| line.contains("all checks passed")), "{seen:#?}");
+        assert!(seen.iter().any(|line| line.contains("curl")), "{seen:#?}");
+        assert_eq!(seen.iter().any(|line| line.starts_with("Using what is in d.")), run == 1, "{seen:#?}");
+        server.wait_event(&["trying out"]);
+        let (code, out, _) = told(&xksd(directory.path(), &["probe", "--config", "d/xksd.toml"]));
+        assert_eq!(code, 0, "{out}");
+        keys.push(std::fs::read(directory.path().join("d/keys.json")).expect("there"));
+
+        if run == 1 {
+            // A second demo beside it tells that it cannot.
+            let (code, _, err) = told(&xksd(directory.path(), &[&["demo"], &words[..]].concat()));
+            assert_eq!(code, 1, "{err}");
+            assert!(err.contains("server.listen"), "{err}");
+            assert_eq!(told(&xksd(directory.path(), &["probe", "--config", "d/xksd.toml"])).0, 0);
+        }
+        server.signal(Signal::INT);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+    assert_eq!(keys[0], keys[1]);
+    eventually("gone", || TcpListener::bind(&listen).is_ok());
+}

@@ -1,0 +1,246 @@
+//! Clients that are broken, slow, gone or hostile: after each the server still answers.
+
+mod e2e;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e::api::{encrypt_body, still_serves};
+use e2e::wire::{End, tcp};
+use e2e::{Api, Request, Server, Site, Wire, eventually};
+use serde_json::json;
+
+/// Waits until the peer has closed.
+fn closed(mut socket: &TcpStream) {
+    let mut scratch = [0; 4096];
+    loop {
+        match socket.read(&mut scratch) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("still open"),
+            Err(_) => return,
+        }
+    }
+}
+
+fn open(server: &Server) -> f64 {
+    server.metric("xksd_connections_open{shard=\"0\"}")
+}
+
+#[test]
+fn bytes_that_are_no_tls() {
+    let site = Site::default();
+    let server = site.start();
+    let mut noise = vec![0; 100_000];
+    let mut state = 0x2545_f491_u32;
+    for byte in &mut noise {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    }
+    let record_of_zeros = [&[22, 3, 1, 0xff, 0xff][..], &[0; 70_000]].concat();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n",
+        b"\0",
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        &[0x16, 0x03, 0x01, 0x00, 0x05, 0x01, 0x00, 0x00, 0x01, 0x03],
+        &[0x80, 0x2e, 0x01, 0x00, 0x02],
+        &record_of_zeros,
+        &noise,
+    ] {
+        let mut socket = tcp(&server);
+        // The server may hang up before it has taken everything.
+        let _ = socket.write_all(garbage);
+        let _ = socket.shutdown(Shutdown::Write);
+        closed(&socket);
+    }
+    assert!(server.metric("xksd_tls_handshake_failures_total{reason=\"not_tls\"}") >= 4.0);
+    still_serves(&site, &server);
+    eventually("all closed", || open(&server) == 0.0);
+}
+
+#[test]
+fn garbage_within_tls() {
+    let site = Site::default();
+    let server = site.start();
+    for garbage in [&[0xff; 20_000][..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", &[b'\r'; 17_000], b"\n", b"{}\r\n\r\n"] {
+        let mut wire = Wire::connect(&site, &server);
+        wire.send(garbage);
+        let answer = wire.response();
+        assert!(matches!(answer.status, 400 | 414 | 431) && answer.closes(), "{answer:?}");
+        answer.error();
+        assert_eq!(wire.end(), End::CloseNotify);
+    }
+    // Broken below HTTP: a record that does not decrypt.
+    let mut wire = Wire::connect(&site, &server);
+    wire.stream
+        .sock
+        .write_all(&[23, 3, 3, 0, 32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2])
+        .expect("sent");
+    closed(&wire.stream.sock);
+    still_serves(&site, &server);
+}
+
+#[test]
+fn connections_that_end_in_the_middle_of_everything() {
+    let site = Site::default();
+    let server = site.start();
+    let path = "/one/kms/xks/v1/keys/foo/encrypt";
+    let bytes = Request::new(&server, path, &encrypt_body(&[1; 4000], &json!({}))).bytes();
+    for cut in [0, 1, 20, 200, 600, bytes.len() - 1, bytes.len()] {
+        let mut wire = Wire::connect(&site, &server);
+        wire.send(&bytes[..cut]);
+        match cut % 3 {
+            // Gone without a word.
+            0 => drop(wire.stream.sock.shutdown(Shutdown::Both)),
+            // With a word, and then deaf.
+            1 => {
+                wire.stream.conn.send_close_notify();
+                let _ = wire.stream.conn.complete_io(&mut wire.stream.sock);
+            }
+            // Half-open: sends nothing more, still listens.
+            _ => drop(wire.stream.sock.shutdown(Shutdown::Write)),
+        }
+        if cut % 3 == 2 {
+            closed(&wire.stream.sock);
+        }
+    }
+    still_serves(&site, &server);
+    eventually("all closed", || open(&server) == 0.0);
+}
+
+#[test]
+fn a_client_process_killed_in_the_middle_of_a_request() {
+    let site = Site::default();
+    let server = site.start();
+    let bytes = Request::health(&server, "killed").bytes();
+    let mut handshakes = 0.0;
+    for cut in [0, 30, bytes.len() - 10] {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{}", server.port)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl is missing: run scripts/test");
+        client.stdin.as_mut().expect("piped").write_all(&bytes[..cut]).expect("sent");
+        // Its own, and one for each check before it.
+        handshakes += 1.0;
+        eventually("connected", || server.metric("xksd_tls_handshakes_total") == handshakes);
+        client.kill().expect("SIGKILL");
+        client.wait().expect("ended");
+        still_serves(&site, &server);
+        handshakes += 1.0;
+    }
+    eventually("all closed", || open(&server) == 0.0);
+}
+
+#[test]
+fn five_hundred_connections_opened_and_dropped() {
+    let site = Site::default();
+    let server = site.start();
+    let config = site.client();
+    let mut sockets: Vec<TcpStream> = (0..400).map(|_| tcp(&server)).collect();
+    let mut wires: Vec<Wire> = (0..100).map(|_| Wire::connect_with(&config, &server).expect("connects")).collect();
+    eventually("all open", || open(&server) >= 500.0);
+    // Served while they are there, and each of them too.
+    still_serves(&site, &server);
+    assert_eq!(wires[99].call(&Request::health(&server, "one of many")).status, 200);
+    sockets.truncate(10);
+    wires.truncate(10);
+    still_serves(&site, &server);
+    drop((sockets, wires));
+    still_serves(&site, &server);
+    eventually("all closed", || open(&server) == 0.0);
+}
+
+#[test]
+fn more_connections_than_descriptors() {
+    let site = Site::default();
+    let server = Server::start(&site, &["prlimit", "--nofile=80:80"], |_| ());
+    let mut first = Api::new(&site, &server);
+    let crowd: Vec<TcpStream> = (0..150).map(|_| tcp(&server)).collect();
+    let told = server.wait_event(&["accept fails"]);
+    assert!(told.contains("os error 24"), "{told}");
+    // Who is in is served.
+    first.round_trip("foo");
+    drop(crowd);
+    // Also those that waited in the backlog are accepted and found closed.
+    eventually("descriptors are back", || open(&server) == 1.0 && server.metric("xksd_connections_accepted_total") == 151.0);
+    still_serves(&site, &server);
+    first.round_trip("foo");
+}
+
+/// One test for all limits of time, which have five seconds each.
+#[test]
+fn who_is_slow_is_told_or_closed_and_delays_nobody() {
+    let site = Site::default();
+    let server = site.start();
+    let bytes = Request::health(&server, "slow").bytes();
+    let start = Instant::now();
+
+    let silent = tcp(&server);
+    let mut in_handshake = tcp(&server);
+    in_handshake.write_all(&[22, 3, 1, 1, 0, 1]).expect("sent");
+    let mut dripping = Wire::connect(&site, &server);
+    let mut in_body = Wire::connect(&site, &server);
+    in_body.send(&bytes[..bytes.len() - 1]);
+    let mut idle = Wire::connect(&site, &server);
+    let mut admin = TcpStream::connect(("127.0.0.1", server.admin)).expect("connects");
+    admin.set_read_timeout(Some(e2e::PATIENCE)).expect("set");
+
+    // A byte now and then does not extend the time for a head.
+    let mut sent = 0;
+    while start.elapsed() < Duration::from_secs(6) && sent < 100 {
+        if dripping.try_send(&bytes[sent..=sent]).is_err() {
+            break;
+        }
+        let _ = admin.write_all(&b"GET /livez HTTP/1.1\r\nX: "[sent.min(24)..][..1]);
+        sent += 1;
+        // What takes its time must not take others'.
+        still_serves(&site, &server);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for wire in [&mut dripping, &mut in_body] {
+        let answer = wire.response();
+        assert_eq!((answer.error().0, answer.closes()), (408, true));
+        assert_eq!(wire.end(), End::CloseNotify);
+    }
+    closed(&silent);
+    closed(&in_handshake);
+    closed(&admin);
+    assert_eq!(server.metric("xksd_tls_handshake_failures_total{reason=\"timeout\"}"), 2.0);
+    assert!(start.elapsed() >= Duration::from_millis(4900));
+    // Without a request there is nothing to be late with.
+    assert_eq!(idle.call(&Request::health(&server, "still there")).status, 200);
+}
+
+#[test]
+fn a_client_that_never_reads_is_not_waited_for() {
+    let site = Site::default();
+    let server = site.start();
+    let path = "/one/kms/xks/v1/keys/foo/encrypt";
+    let bytes = Request::new(&server, path, &encrypt_body(&[1; 4300], &json!({}))).bytes();
+    let mut deaf = Wire::connect(&site, &server);
+    deaf.stream.sock.set_nonblocking(true).expect("set");
+    // Until both directions are full.
+    let full = Instant::now();
+    let mut stuck = 0;
+    while stuck < 50 && full.elapsed() < Duration::from_secs(20) {
+        match deaf.try_send(&bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                stuck += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(_) => break,
+            Ok(()) => stuck = 0,
+        }
+    }
+    assert!(stuck > 0, "never full");
+    still_serves(&site, &server);
+    eventually("given up on", || open(&server) == 0.0);
+    drop(deaf);
+    still_serves(&site, &server);
+}

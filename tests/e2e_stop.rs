@@ -1,0 +1,170 @@
+//! Stopping: what is in flight is answered, what is idle is closed, and it ends in time.
+
+mod e2e;
+
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use e2e::api::encrypt_body;
+use e2e::wire::End;
+use e2e::{Api, Config, Request, Server, Site, Wire, bytes, eventually};
+use rustix::process::Signal;
+use serde_json::json;
+
+/// A connection with all of a health call but its last byte, which the server is known to be reading.
+fn in_flight(site: &Site, server: &Server) -> (Wire, u8) {
+    let bytes = Request::health(server, "in flight").header("Expect", "100-continue").bytes();
+    let (last, most) = bytes.split_last().expect("bytes");
+    let (head, body) = most.split_at(most.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4);
+    let mut wire = Wire::connect(site, server);
+    wire.send(head);
+    assert_eq!(wire.response().status, 100);
+    wire.send(body);
+    (wire, *last)
+}
+
+fn stopping(server: &Server) {
+    eventually("stopping", || server.get("/readyz") == (503, "stopping\n".to_owned()));
+}
+
+#[test]
+fn sigterm_answers_what_is_in_flight_and_closes_what_is_idle() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let site = Site::default();
+        let mut server = site.start();
+        let mut never_used = Wire::connect(&site, &server);
+        let mut used = Api::new(&site, &server);
+        used.round_trip("foo");
+        let (mut slow, last) = in_flight(&site, &server);
+        assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
+
+        server.signal(signal);
+        stopping(&server);
+        assert_eq!(server.get("/livez").0, 200);
+        assert_eq!((server.metric("xksd_ready"), &server.status()["draining"]), (0.0, &json!(true)));
+        assert_eq!(never_used.end(), End::CloseNotify);
+        assert_eq!(used.wire.end(), End::CloseNotify);
+        eventually("the listener is closed", || TcpStream::connect(("127.0.0.1", server.port)).is_err());
+
+        assert!(server.is_running());
+        slow.send(&[last]);
+        let answer = slow.response();
+        assert_eq!((answer.status, answer.closes()), (200, true));
+        assert_eq!(slow.end(), End::CloseNotify);
+        drop(slow);
+        assert_eq!(server.wait().code(), Some(0));
+        server.wait_event(&[if signal == Signal::TERM { "SIGTERM" } else { "SIGINT" }, "stopping"]);
+        server.wait_event(&["stopped"]);
+        // The last request is in the log too.
+        assert_eq!(server.request_line("in flight")["status"], 200);
+    }
+}
+
+#[test]
+fn requests_pipelined_behind_the_one_in_flight_are_answered_too() {
+    let site = Site::default();
+    let mut server = site.start();
+    let api = Api::new(&site, &server);
+    let behind: Vec<u8> =
+        (1..=3).flat_map(|n| api.request("keys/foo/encrypt", &encrypt_body(&vec![n; n.into()], &json!({}))).bytes()).collect();
+    drop(api);
+    let (mut wire, last) = in_flight(&site, &server);
+    server.signal(Signal::TERM);
+    stopping(&server);
+    wire.send(&[&[last], &behind[..]].concat());
+    let first = wire.response();
+    assert_eq!((first.status, first.closes()), (200, false));
+    for n in 1..=3 {
+        let answer = wire.response();
+        assert_eq!((bytes(&answer.json(), "ciphertext").len(), answer.closes()), (n, n == 3));
+    }
+    assert_eq!(wire.end(), End::CloseNotify);
+    drop(wire);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn an_idle_server_stops_at_once() {
+    let site = Site::default();
+    let (code, log) = site.start().stop();
+    assert_eq!(code, Some(0));
+    assert!(log.last().is_some_and(|line| line.contains("\"stopped\"")), "{log:?}");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let site = Site::default();
+    let mut server = site.start();
+    let (mut wire, _) = in_flight(&site, &server);
+    server.signal(Signal::TERM);
+    stopping(&server);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(wire.try_response().is_err());
+    server.wait_event(&["second signal"]);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_also_when_nobody_reads_the_log() {
+    let site = Site::default();
+    let mut server = site.start();
+    let stall = server.stall_log();
+    let stalled = stall.lock().expect("free");
+    // Fills the pipe.
+    let mut wire = Wire::connect(&site, &server);
+    let bytes = Request::health(&server, &"x".repeat(2000)).bytes();
+    (0..200).for_each(|_| {
+        wire.send(&bytes);
+        assert_eq!(wire.response().status, 200);
+    });
+    let (_held, _) = in_flight(&site, &server);
+    server.signal(Signal::TERM);
+    stopping(&server);
+    server.signal(Signal::INT);
+    assert_eq!(server.wait().code(), Some(1));
+    drop(stalled);
+}
+
+#[test]
+fn what_does_not_end_is_cut_off_when_its_time_is_over() {
+    let site = Site::new(&Config::default().server("shutdown_ms = 300"));
+    let mut server = site.start();
+    let (mut wire, _) = in_flight(&site, &server);
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert!(wire.try_response().is_err());
+    server.wait_event(&["1 connections were still open after 300 ms"]);
+}
+
+#[test]
+fn a_hangup_while_stopping_does_not_count_as_a_second_signal() {
+    let site = Site::default();
+    let mut server = site.start();
+    let (mut wire, last) = in_flight(&site, &server);
+    server.signal(Signal::TERM);
+    stopping(&server);
+    server.signal(Signal::HUP);
+    sleep(Duration::from_millis(100));
+    assert!(server.is_running());
+    wire.send(&[last]);
+    assert_eq!(wire.response().status, 200);
+    drop(wire);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn clients_that_have_not_finished_their_handshake_do_not_hold_it_up() {
+    let site = Site::default();
+    let mut server = site.start();
+    let silent = e2e::wire::tcp(&server);
+    eventually("accepted", || server.metric("xksd_connections_open{shard=\"0\"}") == 1.0);
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    // Its handshake could take 5 s.
+    assert!(start.elapsed() < Duration::from_secs(4));
+    drop(silent);
+}
