@@ -94,7 +94,8 @@ impl Prober<'_> {
                 let ask = || asker.ask(&self.manager.name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
                 // Once more: a session that was lost in silence, or one that hangs, says nothing of the others.
                 let result = ask().or_else(|_| ask());
-                (result, info.get())
+                let info = if result.is_ok() { info.get() } else { info.known.clone() };
+                (result, info)
             }
             (Backend::Pool(_), None) => (Err(Fault::Timeout), ManagerInfo::default()),
         };

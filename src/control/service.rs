@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use zeroize::Zeroizing;
 
 use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
@@ -55,6 +56,27 @@ pub struct Probed {
     pub engine: Arc<dyn Engine>,
     /// For outcomes of the prober's jobs: the pool's one after the shards'.
     pub mailbox: Arc<Mailbox>,
+    /// Tells that the engine, which was told to, has closed.
+    closed: Mutex<Option<Receiver<()>>>,
+}
+
+impl Probed {
+    /// Closes the engine unless that was done; false when it hangs.
+    fn close(&self, deadline: Instant) -> bool {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = closed.get_or_insert_with(|| {
+            let (done, closed) = bounded(1);
+            let engine = self.engine.clone();
+            let close = move || {
+                engine.close();
+                let _ = done.send(());
+            };
+            // Without a thread the session goes with the process.
+            let _ = std::thread::Builder::new().name("xksd-close".into()).spawn(close);
+            closed
+        });
+        closed.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
+    }
 }
 
 impl Service {
@@ -82,7 +104,7 @@ impl Service {
                     let mailbox = Mailbox::new();
                     let pool = Pool::start(settings, engine.clone(), mailboxes.iter().chain([&mailbox]).cloned().collect());
                     let manager = manager(Backend::Pool(pool));
-                    probed.push(Probed { manager: manager.clone(), engine, mailbox });
+                    probed.push(Probed { manager: manager.clone(), engine, mailbox, closed: Mutex::new(None) });
                     managers.push(manager);
                 }
             }
@@ -122,12 +144,13 @@ impl Service {
         keys
     }
 
-    /// Ends the lanes of all key managers, together by `deadline`; false where some hang in the module.
+    /// Ends the lanes of all key managers and closes their engines, together by `deadline`; false where some hang in the module: to be
+    /// called again.
     pub fn stop_lanes(&self, deadline: Instant) -> bool {
         let mut all = true;
-        for manager in &self.managers {
-            if let Backend::Pool(pool) = &manager.backend {
-                all &= pool.stop(deadline);
+        for probed in &self.probed {
+            if let Backend::Pool(pool) = &probed.manager.backend {
+                all &= pool.stop(deadline) && probed.close(deadline);
             }
         }
         all

@@ -171,6 +171,8 @@ pub struct ManagerInfo {
 pub trait Engine: Send + Sync + 'static {
     /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the thread that will own the session.
     fn open(&self) -> Result<Box<dyn Session>, Fault>;
+    /// Lets go of what it holds beside its sessions, once they are all closed. Blocks.
+    fn close(&self) {}
     /// Vendor, model, token, versions. Blocks.
     fn info(&self) -> Result<ManagerInfo, Fault>;
     /// Whether this engine computes in the calling process (SoftHSM, NSS): then more busy sessions than cores only contend.

@@ -14,6 +14,7 @@ use crate::hsm::Fault;
 pub enum Call {
     GetFunctionList,
     Initialize,
+    Finalize,
     GetInfo,
     GetSlotList,
     GetTokenInfo,

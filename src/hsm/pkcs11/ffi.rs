@@ -82,6 +82,13 @@ impl Functions {
         check(Call::Initialize, unsafe { function(ptr::from_mut(&mut args).cast()) })
     }
 
+    /// C_Finalize.
+    pub(super) fn finalize(&self) -> Result<(), CallError> {
+        let function = self.list.C_Finalize.ok_or(CallError::unsupported(Call::Finalize))?;
+        // SAFETY: the argument is reserved, and null.
+        check(Call::Finalize, unsafe { function(ptr::null_mut()) })
+    }
+
     /// C_EncryptInit and C_Encrypt with CKM_AES_GCM: ciphertext ‖ tag into `out`, their length returned. `iv` is the caller's, writable
     /// because some modules put another one there.
     pub(super) fn encrypt_gcm(

@@ -141,6 +141,7 @@ impl Pkcs11Engine {
     /// Finds the token and does `with` it; once more if the module says that it is not initialised (any more).
     fn with_token<T>(&self, with: impl Fn(&Arc<Module>, u64, Slot, &TokenInfo) -> Result<T, NotOpen>) -> Result<T, Fault> {
         let module = self.module()?;
+        let _presence = module.enter();
         let attempt = |generation| {
             let (slot, info) = token::find(&module.pkcs11, &self.settings.token)?;
             with(&module, generation, slot, &info)
@@ -200,6 +201,16 @@ impl Engine for Pkcs11Engine {
     fn open(&self) -> Result<Box<dyn Session>, Fault> {
         let (session, needs_login) = self.session()?;
         Ok(Box::new(HsmSession::new(session, needs_login, self.shared.clone())))
+    }
+
+    fn close(&self) {
+        // With its last session a token logs its user out. Whoever holds the anchor hangs in the module.
+        if let Ok(mut anchor) = self.anchor.try_lock() {
+            *anchor = None;
+        }
+        if let Some(module) = self.module.get() {
+            module.finalize_if_left();
+        }
     }
 
     fn info(&self) -> Result<ManagerInfo, Fault> {

@@ -25,6 +25,8 @@ pub(super) struct Module {
     parameters: Option<CString>,
     /// Held while C_Initialize runs; whether it has, for the generation.
     initialized: Mutex<bool>,
+    /// Who is in the module or has a session in it holds one more.
+    presence: Arc<()>,
     /// Counts C_Initialize. Handles of an older generation may by now be another session's or key's: they are neither used nor closed.
     generation: AtomicU64,
 }
@@ -48,6 +50,7 @@ impl Module {
             pkcs11,
             parameters: parameters.cloned(),
             initialized: Mutex::new(false),
+            presence: Arc::new(()),
             generation: AtomicU64::new(0),
         });
         modules.insert(canonical, module.clone());
@@ -67,6 +70,21 @@ impl Module {
             }
         }
         Ok(self.generation())
+    }
+
+    /// Held while the module is used: it is not finalized meanwhile.
+    pub(super) fn enter(&self) -> Arc<()> {
+        self.presence.clone()
+    }
+
+    /// C_Finalize, if nobody is in the module nor has a session: before the process ends, so that the HSM knows.
+    pub(super) fn finalize_if_left(&self) {
+        let Ok(mut initialized) = self.initialized.try_lock() else { return };
+        if *initialized && Arc::strong_count(&self.presence) == 1 {
+            *initialized = false;
+            // Nobody is left to be told.
+            let _ = self.functions.finalize();
+        }
     }
 
     /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next [`Module::initialize`] does it again.
@@ -89,6 +107,7 @@ pub(super) struct OpenSession {
     /// `None` once it must not be closed any more.
     session: Option<Session>,
     handle: CK_SESSION_HANDLE,
+    _presence: Arc<()>,
 }
 
 impl OpenSession {
@@ -96,7 +115,7 @@ impl OpenSession {
         // Read-only: xksd never writes to a token. Session objects (the test key) may be made in it.
         let session = module.pkcs11.open_ro_session_no_drop(slot).map_err(|error| CallError::from_cryptoki(Call::OpenSession, &error))?;
         let handle = session.handle();
-        Ok(OpenSession { module: module.clone(), generation, session: Some(session), handle })
+        Ok(OpenSession { module: module.clone(), generation, session: Some(session), handle, _presence: module.enter() })
     }
 
     pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
