@@ -14,11 +14,11 @@ const ENCRYPTS: usize = 10_240;
 fn an_encrypt_costs_four_calls_and_has_an_iv_of_its_own() {
     let place = Place::new();
     let hsm = place.hsm("hsm", "");
-    // One session, so that it is known how many blocks of IVs were begun.
+    // One session, so that it is known when a block of IVs is used up.
     let server = place.serve(&[key_manager(&hsm, 1), key_store("/s", &["hsm"])]);
     server.wait_until_ready();
     let mut warm = server.client("/s");
-    // The key is looked up, and the rest of a block of IVs is used up by half.
+    // The key is looked up, and half a block of IVs is used up.
     (0..IV_BLOCK / 2).for_each(|_| assert!(warm.encrypt(b"warm-up").is_ok()));
     let before = hsm.settled_stats()["calls"].clone();
     let threads: Vec<_> = (0..CLIENTS)
@@ -39,7 +39,7 @@ fn an_encrypt_costs_four_calls_and_has_an_iv_of_its_own() {
 
     let count = |calls: &serde_json::Value, name: &str| calls[name].as_u64().unwrap_or(0);
     let made = |name: &str| count(&after, name) - count(&before, name);
-    // Probes come every ten seconds beside the requests, on a session and with IVs of their own.
+    // Probes come every ten seconds beside the requests.
     let probes = made("C_EncryptInit") - ENCRYPTS as u64;
     assert!(probes <= 6, "{probes} calls too many");
     for name in ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt"] {

@@ -108,11 +108,6 @@ impl Hsm {
         self.stats()
     }
 
-    /// How often a function was called.
-    pub fn calls(&self, function: &str) -> u64 {
-        self.stats()["calls"][function].as_u64().unwrap_or(0)
-    }
-
     /// Calls that hang now.
     pub fn hung(&self) -> u64 {
         self.stats()["hung"].as_u64().unwrap_or(0)

@@ -22,8 +22,8 @@ fn what_is_lost_comes_back_under_load() {
         hsm.set(&format!("sessions_lost = {generation}"));
         let told = load.told_in(Duration::from_millis(500));
         println!("all sessions lost: {told:?}");
-        // Each lane learns it by one request; then the login and the keys are found again.
-        assert!(told.failed() <= 2 * SESSIONS && told.good > 0, "{told:?}");
+        // One request finds it out, or one at each lane that was at work, and each is tried again; then the login and the keys are found.
+        assert!(told.failed() <= SESSIONS && told.good > 0, "{told:?}");
         load.serves(20, PATIENCE);
         server.wait_for_sessions("hsm", SESSIONS);
     }
@@ -31,7 +31,6 @@ fn what_is_lost_comes_back_under_load() {
     hsm.set("token_removed = true");
     let told = load.told_in(Duration::from_millis(700));
     assert!(told.good == 0 && told.failed() > 0, "{told:?}");
-    assert!(told.errors.keys().all(|error| error == "InternalException"), "{told:?}");
     hsm.heal();
     let healed = load.serves(20, PATIENCE);
     println!("token back: serves after {healed:?}");
@@ -45,8 +44,8 @@ fn what_is_lost_comes_back_under_load() {
     server.wait_for_sessions("hsm", SESSIONS);
     load.end();
     server.kept_the_budget();
-    // Lanes, the one that holds the login, the one that probes: what was lost was not opened twice.
-    eventually("no session too many", PATIENCE, || hsm.sessions() <= SESSIONS + 2);
+    // The lanes' and the one that holds the login: what was lost was not opened twice.
+    eventually("no session too many", PATIENCE, || hsm.sessions() <= SESSIONS + 1);
 }
 
 /// A session lost while nothing happens is no outage: health does not flicker.
@@ -68,8 +67,9 @@ fn sessions_lost_in_silence_make_no_outage() {
     assert!(server.is_ready());
     assert!(!server.messages().iter().any(|message| message.contains("does not serve")), "{:#?}", server.messages());
     let mut client = server.client("/s");
+    hsm.set("sessions_lost = 2");
     let failed = (0..10).filter(|_| client.round_trip(b"after").is_err()).count();
-    assert!(failed <= 2, "{failed}");
+    assert_eq!(failed, 0, "one try finds it out, the next one has a session");
 }
 
 /// Health follows the HSM: for KMS, for load balancers and in the log.
@@ -89,8 +89,8 @@ fn health_follows_the_token() {
     assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
 
     hsm.set("token_removed = true");
-    client.encrypt(b"notices it").must_be(500, "InternalException");
-    client.encrypt(b"notices it").must_be(500, "InternalException");
+    client.encrypt(b"notices it").must_be_a_fault();
+    client.encrypt(b"notices it").must_be_a_fault();
     eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
     eventually("not ready", PATIENCE, || !server.is_ready());
     assert_eq!(server.admin("/livez").0, 200);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -234,11 +234,12 @@ impl Server {
     }
 
     /// SIGTERM; how it ended and how long that took.
-    pub fn stop(mut self) -> (ExitStatus, Duration, Vec<String>) {
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
         self.terminate();
-        let (status, time) = self.wait_for_end();
+        let ended = self.wait_for_end();
+        // The rest of its log is read.
         std::thread::sleep(Duration::from_millis(50));
-        (status, time, self.messages())
+        ended
     }
 
     pub fn wait_for_end(&mut self) -> (ExitStatus, Duration) {
@@ -248,11 +249,6 @@ impl Server {
             status.is_some()
         });
         (status.unwrap(), time)
-    }
-
-    /// Where its files are.
-    pub fn directory(&self) -> PathBuf {
-        self.place.path().to_owned()
     }
 }
 
