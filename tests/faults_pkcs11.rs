@@ -10,6 +10,7 @@ mod pki;
 mod faults {
     pub mod client;
     pub mod hsm;
+    pub mod noise;
     pub mod server;
 
     mod calls;

@@ -29,8 +29,19 @@ impl Asker {
     /// # Errors
     /// As the session says, [`Fault::Timeout`], or why there is none that could.
     pub fn ask(&self, label: &Arc<str>, task: Task, patience: Duration) -> Result<(Answer, Duration), Fault> {
-        let job = Job { label: label.clone(), task, deadline: Instant::now() + patience };
-        let ticket = self.inbox.submit(&self.pool, job).map_err(|refused| no_session(refused.0))?;
+        let deadline = Instant::now() + patience;
+        let mut job = Job { label: label.clone(), task, deadline };
+        let ticket = loop {
+            match self.inbox.submit(&self.pool, job).map_err(|refused| *refused) {
+                Ok(ticket) => break ticket,
+                // The first sessions are still being opened.
+                Err((Refused::NoLanes(None), returned)) if Instant::now() < deadline => {
+                    job = returned;
+                    std::thread::sleep(LOOK_INTERVAL);
+                }
+                Err((refused, _)) => return Err(no_session(refused)),
+            }
+        };
         let mut ticket = pin!(ticket);
         loop {
             self.inbox.expire(Instant::now());
@@ -45,7 +56,7 @@ impl Asker {
 fn no_session(refused: Refused) -> Fault {
     let detail = match refused {
         Refused::NoLanes(Some(last_fault)) => last_fault.to_string(),
-        Refused::NoLanes(None) => "no session was ever open".to_owned(),
+        Refused::NoLanes(None) => "no session is open yet".to_owned(),
         Refused::QueueFull | Refused::CannotMakeIt => return Fault::Busy,
     };
     Fault::Device { detail }

@@ -12,7 +12,6 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::ask::Asker;
 use super::service::{Service, why_not};
-use crate::api::response::HealthStatus;
 use crate::hsm::{Engine, Fault, ManagerInfo, Task};
 use crate::keystore::{Backend, Manager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
@@ -42,7 +41,7 @@ struct Prober<'a> {
     /// Of a key manager with lanes.
     lanes: Option<(Asker, Info)>,
     /// As it was told last.
-    told: Option<HealthStatus>,
+    told: Option<Told>,
     sessions: Sessions,
     /// Those that were looked up or are to be.
     keys: Vec<(Arc<str>, String)>,
@@ -68,7 +67,7 @@ impl Prober<'_> {
                 let serves = self.probe();
                 next_probe = Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
             }
-            if self.told == Some(HealthStatus::Active) {
+            if self.told.as_ref().is_some_and(|told| told.why_not.is_none()) {
                 self.tell_keys();
             }
             if let Backend::Pool(pool) = &self.manager.backend
@@ -109,12 +108,16 @@ impl Prober<'_> {
         serves
     }
 
-    /// A line when a key manager comes or goes, not one every probe.
+    /// A line when a key manager comes or goes, or for another reason than was told; not one every probe.
     fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
-        let now = if result.is_ok() { HealthStatus::Active } else { HealthStatus::Unavailable };
-        if self.told.replace(now) == Some(now) {
-            return;
+        let why_not = result.as_ref().err();
+        if let Some(told) = &self.told {
+            let same_health = told.why_not.is_some() == why_not.is_some();
+            if same_health && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL) {
+                return;
+            }
         }
+        self.told = Some(Told { at: Instant::now(), why_not: why_not.cloned() });
         let (name, log) = (&self.manager.name, &self.service.log);
         match result {
             Ok(time) => log.event(
@@ -159,6 +162,12 @@ impl Prober<'_> {
             }
         }
     }
+}
+
+/// What was last told of a key manager's health.
+struct Told {
+    at: Instant,
+    why_not: Option<String>,
 }
 
 /// What the module tells of itself. Asked on threads of their own: these calls may hang too.

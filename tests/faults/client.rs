@@ -20,8 +20,9 @@ use super::server::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 
 /// Of all requests.
 const AAD: &[u8] = b"project=nile,department=marketing";
-/// Well above the budget: an answer that comes later than this was none. Generous, because the machine may be busy with other things.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Well above the budget: an answer that comes later than this was none. The machine may be busy with other things; the server's own clock is
+/// held to the budget.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An answer.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use xksd::cli::probe::client::Target;
 
 use super::client::{Client, Load};
 use super::hsm::{Hsm, KEY, PIN};
+use super::noise;
 use crate::pki::{Ca, Leaf};
 
 pub const ACCESS_KEY_ID: &str = "AAAAAAAAAAAAAAAAAAAA";
@@ -63,6 +64,7 @@ pub fn key_store(prefix: &str, key_managers: &[&str]) -> String {
 
 impl Place {
     pub fn new() -> Place {
+        noise::watch();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         std::fs::create_dir(path.join("tokens")).unwrap();
@@ -222,10 +224,11 @@ impl Server {
         let mut times: Vec<u64> = self.requests().iter().map(|line| line["total_us"].as_u64().unwrap()).collect();
         times.sort_unstable();
         let latest = Duration::from_micros(*times.last().expect("requests"));
-        // A machine that is busy with something else may put any thread to sleep for a while.
-        let usual = Duration::from_micros(times[(times.len() * 98 / 100).min(times.len() - 1)]);
-        assert!(usual <= BUDGET + Duration::from_millis(50), "2% of {} answers took longer than {usual:?}", times.len());
-        assert!(latest <= BUDGET + Duration::from_millis(500), "the latest of {} answers came after {latest:?}", times.len());
+        let noise = noise::worst();
+        let allowed = BUDGET + Duration::from_millis(50) + 2 * noise;
+        let late: Vec<_> =
+            self.requests().into_iter().filter(|line| line["total_us"].as_u64() > Some(allowed.as_micros() as u64)).collect();
+        assert!(late.is_empty(), "with up to {noise:?} of noise, late among {} answers: {late:#?}", times.len());
         latest
     }
 
