@@ -118,10 +118,26 @@ pub const TICKETS_A_SHARD_MAX: usize = 64 * 1024;
 pub const IV_BLOCK: usize = 256;
 /// IV blocks remembered for all sessions of one key manager, so that a generator that repeats itself is noticed: a million IVs.
 pub const IV_BLOCKS_REMEMBERED: usize = 4096;
+/// IVs made by the HSM itself that are remembered for all sessions of one key manager, so that one that comes again is noticed.
+pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
+/// How often a decryption must fail again, between others under the session test key that succeed, before a code that can also mean a failing or
+/// busy HSM is told as bad ciphertext. With a fault that hits every fifth C_Decrypt, good ciphertext is then called bad once in 50,000 times;
+/// bad ciphertext, which is rare, costs 32 calls.
+pub const AMBIGUOUS_CONFIRMATIONS: u32 = 5;
 /// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and usages are noticed.
 pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
 /// The same before a key's attributes are the reason for a refusal.
 pub const KEY_REFUSAL_AGE_MAX: Duration = Duration::from_secs(1);
+/// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them does not load the HSM with searches.
+pub const MISSING_KEYS_REMEMBERED: usize = 1024;
+/// No session is asked of a token for this long after it said that it has none left.
+pub const SESSION_COUNT_BACKOFF: Duration = Duration::from_millis(500);
+/// How long an opening session waits for another thread's C_Initialize, from its beginning.
+pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Openings in a row that fail as if the library had lost its HSM, before it is finalised and initialised anew.
+pub const REINITIALIZE_FAILURES: u32 = 8;
+/// From one such attempt to the next.
+pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an opening session waits for another's C_Login.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.

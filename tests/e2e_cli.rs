@@ -219,6 +219,24 @@ fn too_little_locked_memory_is_one_clear_sentence() {
     }
 }
 
+#[test]
+fn missing_io_uring_is_one_clear_sentence() {
+    let site = Site::default();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/without_io_uring.py");
+    // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.
+    for errno in ["1", "38"] {
+        let config = site.config_file();
+        let words = [script, errno, env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")];
+        let output = Command::new("python3").args(words).stdin(Stdio::null()).output().expect("python3 is missing: run scripts/test");
+        let (code, out, err) = told(&output);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        for words in ["io_uring is not available", "kernel.io_uring_disabled", "seccomp"] {
+            assert!(err.contains(words), "{words}: {err}");
+        }
+    }
+}
+
 /// Starts the demo; its standard output as it comes.
 fn demo(directory: &Path, words: &[&str]) -> (Server, std::sync::mpsc::Receiver<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));

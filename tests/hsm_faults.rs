@@ -49,6 +49,9 @@ static OWN: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
 static TRICK: Mutex<Trick> = Mutex::new(Trick::None);
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static LOGINS: AtomicUsize = AtomicUsize::new(0);
+/// Sessions opened since the test last looked: all, and read/write ones.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
+static OPENED_READ_WRITE: AtomicUsize = AtomicUsize::new(0);
 static RANDOM: AtomicU64 = AtomicU64::new(0);
 
 fn own() -> &'static CK_FUNCTION_LIST {
@@ -202,6 +205,8 @@ unsafe extern "C" fn c_open_session(
     notify: CK_NOTIFY,
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
+    OPENED.fetch_add(1, SeqCst);
+    OPENED_READ_WRITE.fetch_add(usize::from(flags & CKF_RW_SESSION != 0), SeqCst);
     // SAFETY: see above.
     refused("OpenSession").unwrap_or_else(|| unsafe { own().C_OpenSession.expect("there")(slot, flags, application, notify, session) })
 }
@@ -430,7 +435,7 @@ own_process! {
         assert!(detail(&engine.open().err().expect("no token")).contains("not found"));
         let beside = token(&cryptoki::context::Pkcs11::new(softhsm()).expect("loads"), "xks");
         beside.make_key("foo", 32, &[]);
-        for code in [CKR_DEVICE_REMOVED, CKR_SESSION_COUNT, CKR_TOKEN_NOT_PRESENT] {
+        for code in [CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT] {
             play(Trick::Code("OpenSession", code));
             assert!(detail(&engine.open().err().expect("down")).starts_with("C_OpenSession: CKR_"));
         }
@@ -455,5 +460,42 @@ own_process! {
         play(Trick::None);
         assert!(session.is_usable());
         encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
+    }
+}
+
+own_process! {
+    fn an_iv_that_the_hsm_made_before_is_refused_in_every_session(_directory) {
+        intercept();
+        let beside = token(&load(), "xks");
+        beside.make_key("foo", 32, &[]);
+        let engine = Pkcs11Engine::new(Settings { profile: Profile::NShield, ..settings() }).expect("made");
+        play(Trick::OwnIv);
+        // The same each time.
+        let mut session = engine.open().expect("opens");
+        assert_eq!(encrypt(&mut *session, "foo", b"text", b"").expect("the first").iv, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        for mut session in [session, engine.open().expect("opens")] {
+            let fault = encrypt(&mut *session, "foo", b"text", b"").expect_err("refused");
+            assert_eq!(detail(&fault), "C_Encrypt: the HSM made an IV that it had made before");
+            assert!(!session.is_usable());
+        }
+        // Left as it was.
+        play(Trick::None);
+        let fault = encrypt(&mut *engine.open().expect("opens"), "foo", b"text", b"").expect_err("refused");
+        assert_eq!(detail(&fault), "C_Encrypt: an IV of zeros: wrong profile?");
+    }
+}
+
+own_process! {
+    fn sessions_are_read_only_where_the_module_has_such(_directory) {
+        intercept();
+        let _beside = token(&load(), "xks");
+        for (profile, read_write) in [(Profile::Generic, false), (Profile::Luna, false), (Profile::NShield, false), (Profile::CloudHsm, true)] {
+            let engine = Pkcs11Engine::new(Settings { profile, ..settings() }).expect("made");
+            let before = (OPENED.load(SeqCst), OPENED_READ_WRITE.load(SeqCst));
+            engine.open().expect("opens");
+            let opened = OPENED.load(SeqCst) - before.0;
+            // The session, and the one that keeps the login.
+            assert_eq!((opened, OPENED_READ_WRITE.load(SeqCst) - before.1), (2, if read_write { 2 } else { 0 }), "{profile:?}");
+        }
     }
 }

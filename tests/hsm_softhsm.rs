@@ -10,7 +10,8 @@ use cryptoki::types::Date;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector, list_keys};
-use xksd::hsm::{Engine, Fault, Job, Task};
+use xksd::hsm::{Engine, Fault, Job, Runs, Task};
+use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
 fn date(text: &str) -> Date {
@@ -28,7 +29,7 @@ own_process! {
         let beside = token(&load(), "xks");
         beside.make_key("foo", 32, &[]);
         let engine = engine();
-        assert!(engine.in_process());
+        assert_eq!(engine.runs(), Runs::InProcessAlone);
         let mut session = engine.open().expect("opens");
         good_and_bad_ciphertexts(&mut *session, "foo");
         // More encryptions than one block has IVs; no IV twice.
@@ -268,6 +269,9 @@ own_process! {
         beside.delete_key("foo");
         assert!(matches!(encrypt(&mut *session, "foo", b"text", b""), Err(Fault::KeyNotFound { .. })));
         beside.make_key("foo", 32, &[]);
+        // For a moment it is taken for granted that there is none.
+        assert!(matches!(describe(&mut *engine.open().expect("opens"), "foo"), Err(Fault::KeyNotFound { .. })));
+        std::thread::sleep(KEY_REFUSAL_AGE_MAX);
         let new = encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("found");
         assert_eq!(decrypt(&mut *session, "foo", &new, b""), Ok(b"text".to_vec()));
         // Replaced between two jobs: the same job finds the new one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, timer};
-use xksd::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Session, Task};
+use xksd::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session, Task};
 use xksd::limits::DEADLINE_TICK;
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
 
@@ -18,8 +18,8 @@ impl Engine for TestEngine {
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(ManagerInfo::default())
     }
-    fn in_process(&self) -> bool {
-        false
+    fn runs(&self) -> Runs {
+        Runs::Elsewhere
     }
 }
 

@@ -28,6 +28,9 @@ const TICK: Duration = Duration::from_millis(50);
 const STILL_TICKS_MAX: u32 = 200;
 /// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones that were not closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+/// A port that is taken is tried again for so long: of a process that was killed, the kernel closes the listeners that io_uring held some
+/// time after the process has gone.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -115,9 +118,13 @@ fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
+    let deadline = Instant::now() + PORT_PATIENCE;
     // Trying to bind without the option would tell too, but also fails for a minute after a restart, for old connections' sake.
-    if listen.port() != 0 && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok() {
-        return Err(format!("server.listen: something listens on {listen} already"));
+    while listen.port() != 0 && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok() {
+        if Instant::now() >= deadline {
+            return Err(format!("server.listen: something listens on {listen} already"));
+        }
+        std::thread::sleep(TICK);
     }
     Ok(())
 }

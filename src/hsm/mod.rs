@@ -167,6 +167,17 @@ pub struct ManagerInfo {
     pub versions: String,
 }
 
+/// Where a key manager computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// In a device: sessions wait for it side by side.
+    Elsewhere,
+    /// In this process, on as many cores as there are: more busy sessions than cores only contend.
+    InProcess,
+    /// In this process, one thing at a time: a second busy session makes the first one slower.
+    InProcessAlone,
+}
+
 /// Opens sessions on one key manager.
 pub trait Engine: Send + Sync + 'static {
     /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the thread that will own the session.
@@ -175,8 +186,8 @@ pub trait Engine: Send + Sync + 'static {
     fn close(&self) {}
     /// Vendor, model, token, versions. Blocks.
     fn info(&self) -> Result<ManagerInfo, Fault>;
-    /// Whether this engine computes in the calling process (SoftHSM, NSS): then more busy sessions than cores only contend.
-    fn in_process(&self) -> bool;
+    /// Where the cryptography is computed, and so how many busy sessions do any good.
+    fn runs(&self) -> Runs;
 }
 
 /// One session with a key manager, owned by one thread.

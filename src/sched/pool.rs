@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
 use super::inbox::{Delivered, Mailbox, Token};
 use super::lane::{self, Desk, Work};
-use crate::hsm::{Engine, Job};
+use crate::hsm::{Engine, Job, Runs};
 use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
 
 /// Stack of a lane's thread, bytes. Vendors' modules put buffers on it; pages that are not touched cost address space only.
@@ -97,10 +97,12 @@ pub struct PoolStats {
 impl Pool {
     /// Starts the lanes; their sessions open in the background, a few at once, and serve from the first on. One mailbox a shard, in order.
     pub fn start(settings: PoolSettings, engine: Arc<dyn Engine>, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Pool> {
-        let mut lanes = settings.lanes.max(1);
-        if engine.in_process() {
-            lanes = lanes.min(std::thread::available_parallelism().map_or(1, usize::from));
-        }
+        let useful = match engine.runs() {
+            Runs::Elsewhere => settings.lanes,
+            Runs::InProcess => std::thread::available_parallelism().map_or(1, usize::from),
+            Runs::InProcessAlone => 1,
+        };
+        let lanes = settings.lanes.min(useful).max(1);
         let boxes = mailboxes.clone();
         let mut core = Core::new(
             Settings {

@@ -9,13 +9,13 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Session, Task};
+use crate::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Runs, Session, Task};
 
 /// What the session does with a job is said by the job's label.
 #[derive(Default)]
 struct Behaviour {
     down: AtomicBool,
-    in_process: bool,
+    runs: Option<Runs>,
     opened: AtomicUsize,
     closed: AtomicUsize,
     executed: AtomicUsize,
@@ -43,8 +43,8 @@ impl Engine for TestEngine {
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(ManagerInfo::default())
     }
-    fn in_process(&self) -> bool {
-        self.0.in_process
+    fn runs(&self) -> Runs {
+        self.0.runs.unwrap_or(Runs::Elsewhere)
     }
 }
 
@@ -358,11 +358,13 @@ fn a_session_that_fails_is_tried_on_the_test_key_and_kept_or_closed() {
 }
 
 #[test]
-fn in_process_engines_get_no_more_lanes_than_cores() {
-    let rig = Rig::start(500, Behaviour { in_process: true, ..Behaviour::default() });
-    assert_eq!(rig.pool.lanes(), thread::available_parallelism().unwrap().get().min(500));
-    rig.served("k", 1);
-    rig.stop();
+fn in_process_engines_get_no_more_lanes_than_do_any_good() {
+    let cores = thread::available_parallelism().unwrap().get();
+    for (runs, lanes) in [(Runs::Elsewhere, 500), (Runs::InProcess, cores.min(500)), (Runs::InProcessAlone, 1)] {
+        let rig = Rig::start(500, Behaviour { runs: Some(runs), ..Behaviour::default() });
+        assert_eq!(rig.pool.lanes(), lanes);
+        rig.stop();
+    }
 }
 
 #[test]

@@ -112,6 +112,7 @@ impl ShardSeed {
     }
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
+        self.nudge.enlist().await;
         let listener = match TcpListener::bind(self.listen).and_then(|listener| Ok((listener.local_addr()?, listener))) {
             Ok((address, listener)) => {
                 started(Ok(address));
@@ -133,7 +134,6 @@ impl ShardSeed {
         };
         let keeping_time =
             glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats, shard.metrics.clone()), requests);
-        let nudged = glommio::spawn_local(self.nudge.listen());
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -181,7 +181,6 @@ impl ShardSeed {
         // What is pending when an executor ends would leak.
         delivering.cancel().await;
         keeping_time.cancel().await;
-        nudged.cancel().await;
     }
 }
 

@@ -39,7 +39,6 @@ struct Entry {
 pub struct Watches {
     entries: RefCell<Slab<Rc<Entry>>>,
     draining: Cell<bool>,
-    activity: Cell<u64>,
 }
 
 impl Watches {
@@ -51,11 +50,6 @@ impl Watches {
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
         self.entries.borrow().is_empty()
-    }
-
-    /// Grows with everything that connections do.
-    pub fn activity(&self) -> u64 {
-        self.activity.get()
     }
 
     /// Watches one more connection.
@@ -111,7 +105,6 @@ pub struct Watch {
 impl Watch {
     /// What is waited for through [`Watch::wait`] from now on must be done by `limit`.
     pub fn limit(&self, limit: Instant) {
-        self.watches.activity.set(self.watches.activity.get().wrapping_add(1));
         self.entry.idle.set(false);
         self.entry.limit.set(Some(limit));
         self.entry.over.set(None);

@@ -27,8 +27,8 @@ pub fn request_id() -> String {
 /// A body with full requestMetadata and these fields.
 pub fn envelope(kms_operation: &str, fields: &Value) -> Value {
     let metadata = json!({
-        "awsPrincipalArn": "arn:aws:iam::123456789012:role/Backup",
-        "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555",
+        "awsPrincipalArn": "arn:aws:iam::210987654321:role/Backup",
+        "kmsKeyArn": "arn:aws:kms:us-east-1:210987654321:key/11111111-2222-3333-4444-555555555555",
         "kmsOperation": kms_operation,
         "kmsRequestId": request_id(),
         "kmsViaService": "ebs.us-east-1.amazonaws.com",

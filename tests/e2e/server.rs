@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +16,13 @@ use super::{PATIENCE, Site, eventually};
 struct Log {
     lines: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
+}
+
+impl Log {
+    /// Also for a test that failed while it held it.
+    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// While it is held, nobody reads the child's standard error.
@@ -65,11 +72,11 @@ impl Server {
         let (shared, gate) = (log.clone(), stall.clone());
         std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
-                shared.lines.lock().expect("whole").0.push(line);
+                shared.lock().0.push(line);
                 shared.changed.notify_all();
                 drop(gate.lock());
             }
-            shared.lines.lock().expect("whole").1 = true;
+            shared.lock().1 = true;
             shared.changed.notify_all();
         });
         let output = child.stdout.take();
@@ -94,13 +101,13 @@ impl Server {
 
     /// All lines so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().expect("whole").0.clone()
+        self.log.lock().0.clone()
     }
 
     /// The first line, old or new, of which `pick` gives something.
     pub fn wait_for<T>(&self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
         let start = Instant::now();
-        let mut lines = self.log.lines.lock().expect("whole");
+        let mut lines = self.log.lock();
         let mut seen = 0;
         loop {
             for line in &lines.0[seen..] {
@@ -198,7 +205,7 @@ impl Server {
     pub fn stop(mut self) -> (Option<i32>, Vec<String>) {
         self.signal(Signal::TERM);
         let code = self.wait().code();
-        eventually("the log's end", || self.log.lines.lock().expect("whole").1);
+        eventually("the log's end", || self.log.lock().1);
         (code, self.log())
     }
 }

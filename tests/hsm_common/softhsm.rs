@@ -1,6 +1,6 @@
 //! Tokens of SoftHSM.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -23,7 +23,12 @@ pub fn softhsm() -> PathBuf {
 }
 
 pub fn load() -> Pkcs11 {
-    let pkcs11 = Pkcs11::new(softhsm()).expect("loads");
+    load_from(&softhsm())
+}
+
+/// SoftHSM, or a module that stands before it.
+pub fn load_from(module: &Path) -> Pkcs11 {
+    let pkcs11 = Pkcs11::new(module).expect("loads");
     pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialises");
     pkcs11
 }

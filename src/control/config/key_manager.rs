@@ -46,9 +46,6 @@ pub struct Pkcs11 {
     pub initialize_parameters: Option<String>,
 }
 
-/// Default of `sessions`.
-const SESSIONS: u64 = 16;
-
 pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
     let value = root.required("key_manager", "at least one [[key_manager]]")?;
     let elements = value.elements()?;
@@ -121,7 +118,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         secret(v, "a PIN has no NUL and no line end", |t| !t.contains(['\0', '\n', '\r']))
     });
     let profile = section.or("profile", Profile::Generic, profile);
-    let sessions = section.or("sessions", SESSIONS, |v| v.integer("sessions", 1..=SESSIONS_MAX as u64));
+    let sessions = section.or("sessions", None, |v| v.integer("sessions", 1..=SESSIONS_MAX as u64).map(Some));
     let parameters = section.or("initialize_parameters", None, |v| {
         v.string_where("C_Initialize's parameters are not empty and have no NUL", |t| !t.is_empty() && !t.contains('\0'))
             .map(|t| Some(t.to_owned()))
@@ -131,7 +128,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         token: token?,
         pin: pin?,
         profile: profile?,
-        sessions: usize::try_from(sessions?).ok()?,
+        sessions: sessions?.map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,
         initialize_parameters: parameters?,
     })
 }
@@ -165,9 +162,6 @@ fn profile(value: &Value<'_>) -> Option<Profile> {
     let names: Vec<&str> = Profile::names().collect();
     match Profile::from_name(name) {
         Some(profile) => Some(profile),
-        None if ["luna", "nshield", "cloudhsm"].contains(&name) => {
-            value.refuse(format!("the profile {name:?} is not available yet in this version; {} are", names.join(", ")))
-        }
         None => value.refuse(format!("{} is not accepted: a profile is one of {}", quoted(name), names.join(", "))),
     }
 }

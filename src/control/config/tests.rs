@@ -128,6 +128,18 @@ fn defaults() {
 }
 
 #[test]
+fn sessions_where_none_are_given_are_the_profile_s() {
+    let sessions = |more: &str| {
+        let config = read(&edited("token = \"xks\"", &format!("token = \"xks\"\n{more}"))).unwrap();
+        let Kind::Pkcs11(hsm) = &config.key_managers[0].kind else { panic!("not pkcs11") };
+        (hsm.profile, hsm.sessions)
+    };
+    assert_eq!(sessions("profile = \"luna\""), (Profile::Luna, 32));
+    assert_eq!(sessions("profile = \"cloudhsm\"\nsessions = 5"), (Profile::CloudHsm, 5));
+    assert_eq!(sessions("profile = \"nshield\""), (Profile::NShield, 32));
+}
+
+#[test]
 fn everything_given() {
     let text = r#"
 [server]

@@ -136,6 +136,17 @@ impl Attributes {
         self.usage.contains(&usage)
     }
 
+    /// Of an object of which nothing is known.
+    #[cfg(test)]
+    pub(super) fn none() -> Attributes {
+        Attributes::from_values(&[])
+    }
+
+    /// Whether it may be used on any day: then the day need not be found out.
+    pub(super) fn is_undated(&self) -> bool {
+        self.start == Date::Unset && self.end == Date::Unset
+    }
+
     /// Both dates are inclusive.
     pub(super) fn is_enabled(&self, today: [u8; 8]) -> bool {
         let started = match self.start {

@@ -29,6 +29,23 @@ pub enum Call {
     Encrypt,
     DecryptInit,
     Decrypt,
+    MessageEncryptInit,
+    EncryptMessage,
+    MessageDecryptInit,
+    DecryptMessage,
+}
+
+impl Call {
+    /// The call of PKCS#11 2.40 that does the same: what a code means for that, it means for this.
+    fn classic(self) -> Call {
+        match self {
+            Call::MessageEncryptInit => Call::EncryptInit,
+            Call::EncryptMessage => Call::Encrypt,
+            Call::MessageDecryptInit => Call::DecryptInit,
+            Call::DecryptMessage => Call::Decrypt,
+            other => other,
+        }
+    }
 }
 
 /// A call that did not return CKR_OK. Displayed as `C_Encrypt: CKR_DEVICE_ERROR`.
@@ -47,6 +64,9 @@ pub enum Reaction {
     BadCiphertext,
     /// The module says this for a tag that does not match and for failures of its own: the session test key decides.
     Ambiguous,
+    /// The module says this for a tag that does not match and when it has too much to do, which passes: only a decryption that keeps failing
+    /// between others that succeed has a bad tag.
+    BusyOrBadCiphertext,
     /// The key's handle is no longer valid: look the key up again.
     KeyHandle,
     /// The session is gone, or in a state only a new session gets out of.
@@ -97,6 +117,17 @@ const COMMON: &[Rule] = &[
 /// Codes after which a PIN must not be tried again: each further try may lock the token.
 pub(super) const PIN_REFUSED: &[CK_RV] = &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
 
+/// Codes of an opening that can mean that the library has lost its HSM for good, until it is initialised anew.
+pub(super) const LIBRARY_LOST: &[CK_RV] = &[
+    CKR_DEVICE_ERROR,
+    CKR_DEVICE_REMOVED,
+    CKR_TOKEN_NOT_PRESENT,
+    CKR_TOKEN_NOT_RECOGNIZED,
+    CKR_GENERAL_ERROR,
+    CKR_FUNCTION_FAILED,
+    CKR_SLOT_ID_INVALID,
+];
+
 impl CallError {
     pub(super) fn unsupported(call: Call) -> CallError {
         CallError { call, code: CKR_FUNCTION_NOT_SUPPORTED }
@@ -124,8 +155,13 @@ impl CallError {
             .rules
             .iter()
             .chain(COMMON)
-            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call) && codes.contains(&self.code))
+            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code))
             .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
+    }
+
+    /// Of a call of the message interface.
+    pub(super) fn is_of_messages(&self) -> bool {
+        self.call != self.call.classic()
     }
 
     /// The fault that tells the operator of it.

@@ -12,10 +12,68 @@ use std::ptr;
 use cryptoki_sys::*;
 
 use super::errors::{Call, CallError};
+use crate::limits::{IV_BYTES_MAX, TAG_BYTES};
 
 /// A PKCS#11 module's functions, as its C_GetFunctionList gave them.
 pub(super) struct Functions {
     list: CK_FUNCTION_LIST,
+    messages: Option<MessageFunctions>,
+}
+
+/// PKCS#11 3.0's message interface.
+struct MessageFunctions {
+    encrypt: MessageDirection,
+    decrypt: MessageDirection,
+}
+
+/// One direction of it; C_EncryptMessage and C_DecryptMessage have one type.
+struct MessageDirection {
+    init: unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV,
+    message: Message,
+    end: unsafe extern "C" fn(CK_SESSION_HANDLE) -> CK_RV,
+}
+
+type Message = unsafe extern "C" fn(
+    CK_SESSION_HANDLE,
+    *mut c_void,
+    CK_ULONG,
+    *mut CK_BYTE,
+    CK_ULONG,
+    *mut CK_BYTE,
+    CK_ULONG,
+    *mut CK_BYTE,
+    *mut CK_ULONG,
+) -> CK_RV;
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MessageKind {
+    Encrypt,
+    Decrypt,
+}
+
+/// The message interface, if the module has one of its own. The dynamic linker also finds a C_GetInterface in what the module is linked to: its
+/// functions are not the module's, and know nothing of its sessions. So the module's own C_EncryptInit must be in the list, too.
+fn message_functions(library: &libloading::Library, own: &CK_FUNCTION_LIST) -> Option<MessageFunctions> {
+    type GetInterface = unsafe extern "C" fn(*mut CK_UTF8CHAR, *mut CK_VERSION, *mut *mut CK_INTERFACE, CK_FLAGS) -> CK_RV;
+    // SAFETY: PKCS#11 3.0 fixes the type of the symbol of this name.
+    let get = unsafe { library.get::<GetInterface>(b"C_GetInterface\0") }.ok()?;
+    let mut version = CK_VERSION { major: 3, minor: 0 };
+    let mut interface: *mut CK_INTERFACE = ptr::null_mut();
+    // SAFETY: a name that ends with NUL, a version, and room for one pointer, all alive during the call; names are not written.
+    let code = unsafe { get(c"PKCS 11".as_ptr().cast_mut().cast(), &mut version, &mut interface, 0) };
+    // SAFETY: after CKR_OK it is null or points to the interface, which lives as long as the module.
+    let interface = unsafe { interface.as_ref() }.filter(|_| code == CKR_OK)?;
+    // SAFETY: as the interface of version 3.0 was asked for, its list is this one; it lives as long as the module.
+    let list = unsafe { interface.pFunctionList.cast::<CK_FUNCTION_LIST_3_0>().as_ref() }.filter(|list| list.version.major == 3)?;
+    let same = |one: Option<usize>, other: Option<usize>| one.is_some() && one == other;
+    if !same(list.C_EncryptInit.map(|function| function as usize), own.C_EncryptInit.map(|function| function as usize)) {
+        return None;
+    }
+    Some(MessageFunctions {
+        encrypt: MessageDirection { init: list.C_MessageEncryptInit?, message: list.C_EncryptMessage?, end: list.C_MessageEncryptFinal? },
+        decrypt: MessageDirection { init: list.C_MessageDecryptInit?, message: list.C_DecryptMessage?, end: list.C_MessageDecryptFinal? },
+    })
 }
 
 /// CK_C_INITIALIZE_ARGS as NSS declares it: PKCS#11's pReserved is its parameter text, and one more pointer follows that it reads when
@@ -62,9 +120,10 @@ impl Functions {
         }
         // SAFETY: the module answered CKR_OK with a pointer to its list, which every version of the standard begins with this structure.
         let list = unsafe { *list };
+        let messages = message_functions(&library, &list);
         // Never unloaded: the module may have threads of its own, and `list` points into it.
         std::mem::forget(library);
-        Ok(Functions { list })
+        Ok(Functions { list, messages })
     }
 
     /// C_Initialize with native locking allowed; `parameters` go where NSS wants them.
@@ -82,15 +141,16 @@ impl Functions {
         check(Call::Initialize, unsafe { function(ptr::from_mut(&mut args).cast()) })
     }
 
-    /// C_Finalize.
+    /// C_Finalize. No thread may be inside the module, nor come in until [`Functions::initialize`] has returned: the standard leaves open
+    /// what happens then.
     pub(super) fn finalize(&self) -> Result<(), CallError> {
         let function = self.list.C_Finalize.ok_or(CallError::unsupported(Call::Finalize))?;
-        // SAFETY: the argument is reserved, and null.
+        // SAFETY: the reserved argument is null, as the standard demands; the caller keeps all others out.
         check(Call::Finalize, unsafe { function(ptr::null_mut()) })
     }
 
-    /// C_EncryptInit and C_Encrypt with CKM_AES_GCM: ciphertext ‖ tag into `out`, their length returned. `iv` is the caller's, writable
-    /// because some modules put another one there.
+    /// C_EncryptInit and C_Encrypt with CKM_AES_GCM: ciphertext ‖ tag into `out`, with what the module appends; the length of all returned.
+    /// `iv` is writable because some modules put theirs there; empty, it is given as null.
     pub(super) fn encrypt_gcm(
         &self,
         session: CK_SESSION_HANDLE,
@@ -126,8 +186,10 @@ impl Functions {
         let init = self.list.C_DecryptInit.ok_or(CallError::unsupported(Call::DecryptInit))?;
         let decrypt = self.list.C_Decrypt.ok_or(CallError::unsupported(Call::Decrypt))?;
         // A copy, since the standard's pointer is mutable and the caller's IV is not ours to have overwritten.
-        let mut iv = iv.to_vec();
-        let mut gcm = gcm(&mut iv, aad);
+        let mut copy = [0; IV_BYTES_MAX];
+        let copy = copy.get_mut(..iv.len()).ok_or(CallError { call: Call::DecryptInit, code: CKR_MECHANISM_PARAM_INVALID })?;
+        copy.copy_from_slice(iv);
+        let mut gcm = gcm(copy, aad);
         let mut mechanism = mechanism(&mut gcm);
         // SAFETY: mechanism, parameters, IV and AAD live to the end of this function, beyond both calls.
         check(Call::DecryptInit, unsafe { init(session, &mut mechanism, key) })?;
@@ -135,6 +197,78 @@ impl Functions {
         // SAFETY: `data` is readable for its length, `out` writable for `length`, which says so.
         check(Call::Decrypt, unsafe { decrypt(session, input(data), data.len() as CK_ULONG, out.as_mut_ptr(), &mut length) })?;
         within(Call::Decrypt, length, out.len())
+    }
+
+    /// Whether the module has PKCS#11 3.0's message interface.
+    pub(super) fn has_messages(&self) -> bool {
+        self.messages.is_some()
+    }
+
+    fn message_direction(&self, kind: MessageKind) -> Option<(&MessageDirection, Call, Call)> {
+        let messages = self.messages.as_ref()?;
+        Some(match kind {
+            MessageKind::Encrypt => (&messages.encrypt, Call::MessageEncryptInit, Call::EncryptMessage),
+            MessageKind::Decrypt => (&messages.decrypt, Call::MessageDecryptInit, Call::DecryptMessage),
+        })
+    }
+
+    /// C_MessageEncryptInit or C_MessageDecryptInit with CKM_AES_GCM: messages under `key` from now on.
+    pub(super) fn begin_messages(&self, session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE, kind: MessageKind) -> Result<(), CallError> {
+        let (direction, call, _) = self.message_direction(kind).ok_or(CallError::unsupported(Call::MessageEncryptInit))?;
+        // The parameters come with each message.
+        let mut mechanism = CK_MECHANISM { mechanism: CKM_AES_GCM, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+        // SAFETY: the mechanism lives through the call, and has no parameters.
+        check(call, unsafe { (direction.init)(session, &mut mechanism, key) })
+    }
+
+    /// C_MessageEncryptFinal or C_MessageDecryptFinal. What it says does not matter: there may be nothing to end.
+    pub(super) fn end_messages(&self, session: CK_SESSION_HANDLE, kind: MessageKind) {
+        if let Some((direction, ..)) = self.message_direction(kind) {
+            // SAFETY: takes a number.
+            let _ = unsafe { (direction.end)(session) };
+        }
+    }
+
+    /// C_EncryptMessage or C_DecryptMessage: `data` without the tag into `out`, its length returned. `iv` and `tag` are writable because the
+    /// standard has them so; a decryption does not change the tag.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn message(
+        &self,
+        session: CK_SESSION_HANDLE,
+        kind: MessageKind,
+        iv: &mut [u8],
+        tag: &mut [u8; TAG_BYTES],
+        aad: &[u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, CallError> {
+        let (direction, _, call) = self.message_direction(kind).ok_or(CallError::unsupported(Call::EncryptMessage))?;
+        let mut parameters = CK_GCM_MESSAGE_PARAMS {
+            pIv: iv.as_mut_ptr(),
+            ulIvLen: iv.len() as CK_ULONG,
+            ulIvFixedBits: 0,
+            ivGenerator: CKG_NO_GENERATE,
+            pTag: tag.as_mut_ptr(),
+            ulTagBits: (TAG_BYTES * 8) as CK_ULONG,
+        };
+        let mut length = out.len() as CK_ULONG;
+        // SAFETY: parameters, IV and tag live through the call and are writable; AAD and data are readable for their lengths, `out` is writable
+        // for `length`, which says so.
+        let code = unsafe {
+            (direction.message)(
+                session,
+                ptr::from_mut(&mut parameters).cast(),
+                size_of::<CK_GCM_MESSAGE_PARAMS>() as CK_ULONG,
+                input(aad),
+                aad.len() as CK_ULONG,
+                input(data),
+                data.len() as CK_ULONG,
+                out.as_mut_ptr(),
+                &mut length,
+            )
+        };
+        check(call, code)?;
+        within(call, length, out.len())
     }
 
     /// C_GenerateRandom: fills `out`.
@@ -207,12 +341,12 @@ impl Functions {
 
 fn gcm(iv: &mut [u8], aad: &[u8]) -> CK_GCM_PARAMS {
     CK_GCM_PARAMS {
-        pIv: iv.as_mut_ptr(),
+        pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },
         ulIvLen: iv.len() as CK_ULONG,
         ulIvBits: (iv.len() * 8) as CK_ULONG,
         pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
         ulAADLen: aad.len() as CK_ULONG,
-        ulTagBits: (crate::limits::TAG_BYTES * 8) as CK_ULONG,
+        ulTagBits: (TAG_BYTES * 8) as CK_ULONG,
     }
 }
 

@@ -1,25 +1,85 @@
 //! IVs from the HSM's generator, drawn in blocks, each used once.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
-use crate::limits::{IV_BLOCK, IV_BLOCKS_REMEMBERED, IV_BYTES};
+use crate::limits::{IV_BLOCK, IV_BLOCKS_REMEMBERED, IV_BYTES, IV_BYTES_MAX, MADE_IVS_REMEMBERED};
 
-/// One IV.
+/// One IV of the generator's.
 pub(super) type Iv = [u8; IV_BYTES];
+
+/// An IV of any length the API has, without an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct AnyIv {
+    bytes: [u8; IV_BYTES_MAX],
+    length: usize,
+}
+
+impl AnyIv {
+    /// `length` zeros, or as many as there may be.
+    pub(super) fn zeros(length: usize) -> AnyIv {
+        AnyIv { bytes: [0; IV_BYTES_MAX], length: length.min(IV_BYTES_MAX) }
+    }
+
+    /// `None` when it is too long.
+    pub(super) fn copy_of(iv: &[u8]) -> Option<AnyIv> {
+        let mut copy = AnyIv::zeros(iv.len());
+        (copy.length == iv.len()).then(|| copy.as_mut().copy_from_slice(iv))?;
+        Some(copy)
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+
+    fn is_zero(&self) -> bool {
+        self.as_slice().iter().all(|byte| *byte == 0)
+    }
+}
+
+impl From<Iv> for AnyIv {
+    fn from(iv: Iv) -> AnyIv {
+        let mut copy = AnyIv::zeros(IV_BYTES);
+        copy.as_mut().copy_from_slice(&iv);
+        copy
+    }
+}
+
+/// The last so many values.
+struct Seen<T> {
+    values: HashSet<T>,
+    order: VecDeque<T>,
+}
+
+impl<T> Default for Seen<T> {
+    fn default() -> Seen<T> {
+        Seen { values: HashSet::default(), order: VecDeque::default() }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Seen<T> {
+    fn remember(&mut self, value: T, values_max: usize) {
+        if self.order.len() == values_max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.values.remove(&oldest);
+        }
+        self.values.insert(value);
+        self.order.push_back(value);
+    }
+}
 
 /// What the generator gave of late. A generator that is stuck, or restarts from the same state, gives a block again: an IV used twice
 /// under one key ends the secrecy of AES-GCM, so nothing is encrypted with it.
 #[derive(Default)]
 pub(super) struct IvWatch {
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// The first IV of each block stands for the block.
-    first: HashSet<Iv>,
-    order: VecDeque<Iv>,
+    /// The first IV of each block stands for the block. One lock for all sessions: taken once a block.
+    seen: Mutex<Seen<Iv>>,
 }
 
 impl IvWatch {
@@ -33,17 +93,43 @@ impl IvWatch {
             return Err("C_GenerateRandom: the same IV twice");
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if block.iter().any(|iv| seen.first.contains(iv)) {
+        if block.iter().any(|iv| seen.values.contains(iv)) {
             return Err("C_GenerateRandom: an IV that was drawn before");
         }
-        if seen.order.len() == IV_BLOCKS_REMEMBERED
-            && let Some(oldest) = seen.order.pop_front()
-        {
-            seen.first.remove(&oldest);
-        }
-        seen.first.insert(*first);
-        seen.order.push_back(*first);
+        seen.remember(*first, IV_BLOCKS_REMEMBERED);
         Ok(*first)
+    }
+}
+
+/// Locks of [`MadeIvWatch`]: many, so that sessions that encrypt at the same moment practically never want the same one.
+const WATCH_PARTS: usize = 64;
+
+/// The IVs that the HSM itself made of late, under whatever key. What it encrypted with an IV of zeros or one that it used before is thrown
+/// away unseen: a stuck generator, or a profile that the module does not fit, must not cost a key its secrecy.
+pub(super) struct MadeIvWatch {
+    parts: [Mutex<Seen<AnyIv>>; WATCH_PARTS],
+}
+
+impl Default for MadeIvWatch {
+    fn default() -> MadeIvWatch {
+        MadeIvWatch { parts: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl MadeIvWatch {
+    /// What is wrong with it otherwise.
+    pub(super) fn admit(&self, iv: &AnyIv) -> Result<(), &'static str> {
+        if iv.is_zero() {
+            return Err("C_Encrypt: an IV of zeros: wrong profile?");
+        }
+        // A generator that gives the same IV again gives it to the same part.
+        let part = &self.parts[usize::from(iv.bytes[0]) % WATCH_PARTS];
+        let mut seen = part.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.values.contains(iv) {
+            return Err("C_Encrypt: the HSM made an IV that it had made before");
+        }
+        seen.remember(*iv, MADE_IVS_REMEMBERED / WATCH_PARTS);
+        Ok(())
     }
 }
 
@@ -129,8 +215,35 @@ mod tests {
             supply.refill(&random(seed), &watch).expect("all different");
         }
         assert_eq!(watch.seen.lock().unwrap().order.len(), IV_BLOCKS_REMEMBERED);
-        assert_eq!(watch.seen.lock().unwrap().first.len(), IV_BLOCKS_REMEMBERED);
+        assert_eq!(watch.seen.lock().unwrap().values.len(), IV_BLOCKS_REMEMBERED);
         assert!(supply.refill(&random(1), &watch).is_err());
         supply.refill(&random(0), &watch).expect("forgotten");
+    }
+
+    #[test]
+    fn what_the_hsm_makes_is_neither_zero_nor_made_before() {
+        let watch = MadeIvWatch::default();
+        let iv = |bytes: &[u8]| AnyIv::copy_of(bytes).expect("short enough");
+        for length in [12, 16] {
+            assert_eq!(watch.admit(&AnyIv::zeros(length)), Err("C_Encrypt: an IV of zeros: wrong profile?"));
+            assert_eq!(watch.admit(&iv(&vec![7; length])), Ok(()));
+            assert!(watch.admit(&iv(&vec![7; length])).is_err());
+        }
+        assert_eq!(watch.admit(&iv(&[&[7; 11][..], &[8]].concat())), Ok(()));
+        assert!(watch.admit(&AnyIv::zeros(0)).is_err());
+        assert_eq!(AnyIv::copy_of(&[1; IV_BYTES_MAX + 1]), None);
+    }
+
+    #[test]
+    fn memory_of_made_ivs_is_bounded() {
+        let watch = MadeIvWatch::default();
+        let iv = |n: u32| AnyIv::copy_of(&[&[9][..], &n.to_be_bytes(), &[0; 7]].concat()).expect("12 bytes");
+        let part = MADE_IVS_REMEMBERED / WATCH_PARTS;
+        for n in 0..=part as u32 {
+            watch.admit(&iv(n)).expect("all different");
+        }
+        assert_eq!(watch.parts[9].lock().unwrap().values.len(), part);
+        assert!(watch.admit(&iv(1)).is_err());
+        watch.admit(&iv(0)).expect("forgotten");
     }
 }

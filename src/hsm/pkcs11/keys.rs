@@ -1,7 +1,8 @@
 //! Keys found on the token, shared by the sessions of an engine.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use cryptoki::object::{Attribute, ObjectClass};
@@ -10,8 +11,10 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 use super::attributes::Attributes;
 use super::errors::{Call, CallError};
 use super::module::OpenSession;
+use crate::limits::{KEY_REFUSAL_AGE_MAX, MISSING_KEYS_REMEMBERED};
 
 /// A key as it was found.
+#[derive(Clone)]
 pub(super) struct Key {
     pub(super) handle: CK_OBJECT_HANDLE,
     pub(super) attributes: Attributes,
@@ -31,42 +34,107 @@ pub(super) enum NoKey {
 #[derive(Default)]
 pub(super) struct KeyCache {
     inner: RwLock<Inner>,
+    /// Grows when something known becomes void: then what the sessions know by themselves is, too.
+    version: AtomicU64,
 }
 
 #[derive(Default)]
 struct Inner {
-    keys: HashMap<Arc<str>, Arc<Key>>,
-    /// Counts [`KeyCache::clear`].
-    epoch: u64,
+    keys: HashMap<Arc<str>, Key>,
+    /// Labels without a key: when that was found out, and what the operator is told.
+    missing: HashMap<Arc<str>, (Instant, String)>,
 }
 
 impl KeyCache {
-    pub(super) fn get(&self, label: &str) -> Option<Arc<Key>> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).keys.get(label).cloned()
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be asked before a key is looked up that [`KeyCache::insert`] shall take.
-    pub(super) fn epoch(&self) -> u64 {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).epoch
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
-    /// Keeps the key, unless all handles have been declared void since `epoch`.
-    pub(super) fn insert(&self, label: &Arc<str>, key: &Arc<Key>, epoch: u64) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        if inner.epoch == epoch {
-            inner.keys.insert(label.clone(), key.clone());
+    fn invalidate(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Keeps the key, unless handles have been declared void since `version`.
+    pub(super) fn insert(&self, label: &Arc<str>, key: &Key, version: u64) {
+        let mut inner = self.write();
+        if self.version() == version {
+            inner.missing.remove(label);
+            let before = inner.keys.insert(label.clone(), key.clone());
+            if before.is_some_and(|before| before.handle != key.handle) {
+                self.invalidate();
+            }
         }
     }
 
     pub(super) fn remove(&self, label: &str) {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner).keys.remove(label);
+        let mut inner = self.write();
+        if inner.keys.remove(label).is_some() {
+            self.invalidate();
+        }
     }
 
     /// All handles are void: after a lost login or session the same number may be another key's.
     pub(super) fn clear(&self) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        inner.keys.clear();
-        inner.epoch += 1;
+        let mut inner = self.write();
+        *inner = Inner::default();
+        self.invalidate();
+    }
+
+    /// There is no key of this label; `detail` for the operator.
+    pub(super) fn insert_missing(&self, label: &Arc<str>, detail: &str, now: Instant) {
+        let mut inner = self.write();
+        if inner.missing.len() >= MISSING_KEYS_REMEMBERED {
+            inner.missing.retain(|_, (found, _)| now.saturating_duration_since(*found) < KEY_REFUSAL_AGE_MAX);
+        }
+        if inner.missing.len() < MISSING_KEYS_REMEMBERED {
+            inner.missing.insert(label.clone(), (now, detail.to_owned()));
+        }
+    }
+
+    /// What the operator is told of a label that was searched for in vain a moment ago.
+    pub(super) fn missing(&self, label: &str, now: Instant) -> Option<String> {
+        let inner = self.read();
+        let (found, detail) = inner.missing.get(label)?;
+        (now.saturating_duration_since(*found) < KEY_REFUSAL_AGE_MAX).then(|| detail.clone())
+    }
+}
+
+/// What one session knows of the keys: looked at for every job, so without a lock, and without a reference count that others count too.
+#[derive(Default)]
+pub(super) struct KnownKeys {
+    keys: HashMap<Arc<str>, Key>,
+    version: u64,
+}
+
+impl KnownKeys {
+    /// What this session knows, or else the others do.
+    pub(super) fn get(&mut self, shared: &KeyCache, label: &Arc<str>) -> Option<&Key> {
+        // Before the look at the shared ones: what becomes void in between is noticed the next time.
+        let version = shared.version();
+        if version != self.version {
+            self.keys.clear();
+            self.version = version;
+        }
+        if !self.keys.contains_key(label) {
+            self.renew(shared, label);
+        }
+        self.keys.get(label)
+    }
+
+    /// What the others know by now.
+    pub(super) fn renew(&mut self, shared: &KeyCache, label: &Arc<str>) -> Option<&Key> {
+        let key = shared.read().keys.get(label).cloned()?;
+        self.keys.insert(label.clone(), key);
+        self.keys.get(label)
     }
 }
 
@@ -111,4 +179,81 @@ fn all(session: &OpenSession, template: &[Attribute]) -> Result<Vec<CK_OBJECT_HA
         .find_objects(template)
         .map(|objects| objects.iter().map(|object| object.handle()).collect())
         .map_err(|error| CallError::from_cryptoki(Call::FindObjects, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(handle: CK_OBJECT_HANDLE) -> Key {
+        Key { handle, attributes: Attributes::none(), read_at: Instant::now() }
+    }
+
+    fn handle(known: &mut KnownKeys, shared: &KeyCache, label: &Arc<str>) -> Option<CK_OBJECT_HANDLE> {
+        known.get(shared, label).map(|key| key.handle)
+    }
+
+    #[test]
+    fn a_session_forgets_what_another_has_found_void() {
+        let (shared, label): (_, Arc<str>) = (KeyCache::default(), "foo".into());
+        let (mut one, mut other) = (KnownKeys::default(), KnownKeys::default());
+        assert_eq!(handle(&mut one, &shared, &label), None);
+        shared.insert(&label, &key(7), shared.version());
+        for known in [&mut one, &mut other] {
+            assert_eq!(handle(known, &shared, &label), Some(7));
+        }
+        // Another handle under the same label: the key was exchanged.
+        shared.insert(&label, &key(8), shared.version());
+        assert_eq!(handle(&mut one, &shared, &label), Some(8));
+        shared.remove(&label);
+        assert_eq!(handle(&mut one, &shared, &label), None);
+        assert_eq!(handle(&mut other, &shared, &label), None);
+        shared.insert(&label, &key(9), shared.version());
+        assert_eq!(handle(&mut other, &shared, &label), Some(9));
+        let version = shared.version();
+        shared.clear();
+        assert_eq!(handle(&mut other, &shared, &label), None);
+        // Looked up before the handles became void.
+        shared.insert(&label, &key(9), version);
+        assert_eq!(handle(&mut other, &shared, &label), None);
+    }
+
+    #[test]
+    fn a_key_read_again_is_no_reason_to_forget() {
+        let (shared, label): (_, Arc<str>) = (KeyCache::default(), "foo".into());
+        let mut known = KnownKeys::default();
+        shared.insert(&label, &key(7), shared.version());
+        let first = known.get(&shared, &label).expect("known").read_at;
+        let version = shared.version();
+        shared.insert(&label, &key(7), version);
+        assert_eq!(shared.version(), version);
+        assert_eq!(known.get(&shared, &label).expect("known").read_at, first, "its own");
+        assert!(known.renew(&shared, &label).expect("known").read_at >= first);
+        // What is not there to be removed changes nothing.
+        shared.remove("bar");
+        assert_eq!(shared.version(), version);
+    }
+
+    #[test]
+    fn missing_keys_are_remembered_for_a_while_and_in_bounds() {
+        let (shared, now) = (KeyCache::default(), Instant::now());
+        for n in 0..MISSING_KEYS_REMEMBERED + 10 {
+            shared.insert_missing(&n.to_string().into(), "none", now);
+        }
+        assert_eq!(shared.read().missing.len(), MISSING_KEYS_REMEMBERED);
+        assert_eq!(shared.missing("0", now).as_deref(), Some("none"));
+        assert_eq!(shared.missing("0", now + KEY_REFUSAL_AGE_MAX - Duration::from_nanos(1)).as_deref(), Some("none"));
+        assert_eq!(shared.missing("0", now + KEY_REFUSAL_AGE_MAX), None);
+        // The old ones make room.
+        shared.insert_missing(&"late".into(), "none", now + KEY_REFUSAL_AGE_MAX);
+        assert_eq!(shared.read().missing.len(), 1);
+        // Found meanwhile.
+        shared.insert(&"late".into(), &key(7), shared.version());
+        assert_eq!(shared.missing("late", now + KEY_REFUSAL_AGE_MAX), None);
+        shared.insert_missing(&"other".into(), "none", now);
+        shared.clear();
+        assert_eq!(shared.missing("other", now), None);
+    }
 }

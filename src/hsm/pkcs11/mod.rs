@@ -10,6 +10,7 @@ mod iv;
 mod keys;
 mod list;
 mod login;
+mod messages;
 mod module;
 mod profile;
 mod session;
@@ -17,10 +18,12 @@ mod token;
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::CKR_CRYPTOKI_NOT_INITIALIZED;
+use cryptoki_sys::{CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
@@ -28,11 +31,13 @@ pub use list::{KeyListing, list_keys};
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Engine, Fault, ManagerInfo, Session};
-use iv::IvWatch;
+use super::{Engine, Fault, ManagerInfo, Runs, Session};
+use crate::limits::SESSION_COUNT_BACKOFF;
+use errors::LIBRARY_LOST;
+use iv::{IvWatch, MadeIvWatch};
 use keys::KeyCache;
 use login::Login;
-use module::{Module, OpenSession};
+use module::{Module, OpenSession, Visit};
 use session::HsmSession;
 use token::NoToken;
 
@@ -73,6 +78,8 @@ pub struct Pkcs11Engine {
     login: Login,
     /// Open for as long as the engine lives: a token logs its user out when the last session is closed.
     anchor: Mutex<Option<OpenSession>>,
+    /// When the token last said that it has no session left.
+    full_at: Mutex<Option<Instant>>,
     shared: Arc<Shared>,
 }
 
@@ -81,12 +88,39 @@ struct Shared {
     profile: Profile,
     keys: KeyCache,
     iv_watch: IvWatch,
+    made_iv_watch: MadeIvWatch,
+    /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
+    messages_misbehave: AtomicBool,
 }
 
 /// A step of opening that failed.
 enum NotOpen {
     Call(CallError),
+    /// For the operator: the token cannot be told from what the module shows.
+    NoToken(String),
     Fault(Fault),
+}
+
+impl NotOpen {
+    /// As if the library had lost its HSM: no token where there was one, or a code of [`LIBRARY_LOST`].
+    fn may_need_initialization(&self) -> bool {
+        match self {
+            NotOpen::Call(error) => LIBRARY_LOST.contains(&error.code),
+            NotOpen::NoToken(_) => true,
+            NotOpen::Fault(_) => false,
+        }
+    }
+
+    fn fault(self) -> Fault {
+        match self {
+            NotOpen::Call(error) if error.code == CKR_SESSION_COUNT => {
+                Fault::Device { detail: format!("{error}: the token has no session left; configure fewer, or let the HSM give more") }
+            }
+            NotOpen::Call(error) => error.fault(),
+            NotOpen::NoToken(detail) => Fault::Device { detail },
+            NotOpen::Fault(fault) => fault,
+        }
+    }
 }
 
 impl From<CallError> for NotOpen {
@@ -99,7 +133,7 @@ impl From<NoToken> for NotOpen {
     fn from(error: NoToken) -> NotOpen {
         match error {
             NoToken::Call(error) => NotOpen::Call(error),
-            NoToken::Choice(detail) => NotOpen::Fault(Fault::Device { detail }),
+            NoToken::Choice(detail) => NotOpen::NoToken(detail),
         }
     }
 }
@@ -113,13 +147,20 @@ impl Pkcs11Engine {
             .map(CString::new)
             .transpose()
             .map_err(|_| Fault::Device { detail: "the initialize parameters hold a NUL character".to_owned() })?;
-        let shared = Arc::new(Shared { profile: settings.profile, keys: KeyCache::default(), iv_watch: IvWatch::default() });
+        let shared = Arc::new(Shared {
+            profile: settings.profile,
+            keys: KeyCache::default(),
+            iv_watch: IvWatch::default(),
+            made_iv_watch: MadeIvWatch::default(),
+            messages_misbehave: AtomicBool::new(false),
+        });
         Ok(Arc::new(Pkcs11Engine {
             settings,
             parameters,
             module: OnceLock::new(),
             login: Login::default(),
             anchor: Mutex::new(None),
+            full_at: Mutex::new(None),
             shared,
         }))
     }
@@ -139,44 +180,76 @@ impl Pkcs11Engine {
     }
 
     /// Finds the token and does `with` it; once more if the module says that it is not initialised (any more).
-    fn with_token<T>(&self, with: impl Fn(&Arc<Module>, u64, Slot, &TokenInfo) -> Result<T, NotOpen>) -> Result<T, Fault> {
-        let module = self.module()?;
-        let _presence = module.enter();
-        let attempt = |generation| {
-            let (slot, info) = token::find(&module.pkcs11, &self.settings.token)?;
-            with(&module, generation, slot, &info)
-        };
-        let generation = module.initialize().map_err(|error| error.fault())?;
-        let result = match attempt(generation) {
-            Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) => {
-                module.lost(generation);
-                attempt(module.initialize().map_err(|error| error.fault())?)
+    fn with_token<T>(&self, with: impl Fn(&Visit, Slot, &TokenInfo) -> Result<T, NotOpen>) -> Result<T, NotOpen> {
+        let module = self.module().map_err(NotOpen::Fault)?;
+        let attempt = || {
+            let visit = module.enter().map_err(NotOpen::Fault)?;
+            let found = token::find(&module.pkcs11, &self.settings.token).map_err(NotOpen::from);
+            let result = found.and_then(|(slot, info)| with(&visit, slot, &info));
+            if let Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) = result {
+                module.lost(visit.generation);
             }
-            result => result,
+            result
         };
-        result.map_err(|error| match error {
-            NotOpen::Call(error) => error.fault(),
-            NotOpen::Fault(fault) => fault,
-        })
+        match attempt() {
+            Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) => attempt(),
+            result => result,
+        }
     }
 
     /// A session, logged in; and whether the token asks for a login.
     fn session(&self) -> Result<(OpenSession, bool), Fault> {
         self.login.check()?;
-        self.with_token(|module, generation, slot, info| {
-            let session = OpenSession::open(module, generation, slot)?;
+        self.check_not_full()?;
+        let opened = self.with_token(|visit, slot, info| {
+            let session = OpenSession::open(visit, slot, self.shared.profile.row().read_write)?;
             let needs_login = info.login_required();
             let newly = needs_login && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
             if newly {
                 // The login was lost, or never was: with it went every handle.
                 self.shared.keys.clear();
             }
-            self.hold_anchor(&session, slot, newly);
+            self.hold_anchor(visit, slot, newly);
             Ok((session, needs_login))
-        })
+        });
+        let Some(module) = self.module.get() else { return opened.map_err(NotOpen::fault) };
+        match &opened {
+            Ok(_) => module.opening_succeeded(),
+            Err(NotOpen::Call(CallError { code: CKR_SESSION_COUNT, .. })) => {
+                *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+            Err(error) if error.may_need_initialization() => {
+                // While it lives, the module is not initialised anew.
+                self.let_a_dead_anchor_go();
+                module.opening_failed();
+            }
+            Err(_) => {}
+        }
+        opened.map_err(NotOpen::fault)
     }
 
-    fn hold_anchor(&self, session: &OpenSession, slot: Slot, newly_logged_in: bool) {
+    /// A token without a session left is not asked for one by every lane that would like one.
+    fn check_not_full(&self) -> Result<(), Fault> {
+        let full_at = *self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        match full_at {
+            Some(at) if at.elapsed() < SESSION_COUNT_BACKOFF => {
+                Err(NotOpen::Call(CallError { call: Call::OpenSession, code: CKR_SESSION_COUNT }).fault())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn let_a_dead_anchor_go(&self) {
+        let Ok(mut anchor) = self.anchor.try_lock() else { return };
+        if let Some(open) = anchor.as_mut()
+            && let Err(error) = open.is_logged_in()
+        {
+            open.forget_if_gone(&error);
+            *anchor = None;
+        }
+    }
+
+    fn hold_anchor(&self, visit: &Visit, slot: Slot, newly_logged_in: bool) {
         // Not waited for: whoever holds it is doing the same, or hangs.
         let Ok(mut anchor) = self.anchor.try_lock() else { return };
         let good = anchor.as_mut().is_some_and(|anchor| {
@@ -192,13 +265,21 @@ impl Pkcs11Engine {
         });
         if !good {
             // Where the token has no session left for it, the login lasts as long as the sessions do.
-            *anchor = OpenSession::open(&session.module, session.generation, slot).ok();
+            *anchor = OpenSession::open(visit, slot, self.shared.profile.row().read_write).ok();
         }
     }
 }
 
 impl Engine for Pkcs11Engine {
     fn open(&self) -> Result<Box<dyn Session>, Fault> {
+        let (session, needs_login) = self.session()?;
+        let mut session = HsmSession::new(session, needs_login, self.shared.clone());
+        if session.try_messages() {
+            return Ok(Box::new(session));
+        }
+        // The attempt may have left an operation in it.
+        self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        drop(session);
         let (session, needs_login) = self.session()?;
         Ok(Box::new(HsmSession::new(session, needs_login, self.shared.clone())))
     }
@@ -214,8 +295,8 @@ impl Engine for Pkcs11Engine {
     }
 
     fn info(&self) -> Result<ManagerInfo, Fault> {
-        self.with_token(|module, _, _, token| {
-            let library = module.pkcs11.get_library_info().map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;
+        self.with_token(|visit, _, token| {
+            let library = visit.module.pkcs11.get_library_info().map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;
             let (hardware, firmware) = (token.hardware_version(), token.firmware_version());
             Ok(ManagerInfo {
                 vendor: token.manufacturer_id().to_owned(),
@@ -225,9 +306,10 @@ impl Engine for Pkcs11Engine {
                 versions: format!("library {}, hardware {hardware}, firmware {firmware}", library.library_version()),
             })
         })
+        .map_err(NotOpen::fault)
     }
 
-    fn in_process(&self) -> bool {
-        self.settings.profile.row().in_process
+    fn runs(&self) -> Runs {
+        self.settings.profile.row().runs
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::session::{Session, SessionState};
@@ -14,6 +15,7 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESS
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
 use crate::hsm::Fault;
+use crate::limits::{HUNG_OPEN_TIME, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES, REINITIALIZE_INTERVAL};
 
 /// By canonical path. A library stays loaded to the end of the process.
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
@@ -23,12 +25,66 @@ pub(super) struct Module {
     pub(super) functions: Functions,
     pub(super) pkcs11: Pkcs11,
     parameters: Option<CString>,
-    /// Held while C_Initialize runs; whether it has, for the generation.
-    initialized: Mutex<bool>,
-    /// Who is in the module or has a session in it holds one more.
-    presence: Arc<()>,
+    state: Mutex<State>,
+    changed: Condvar,
     /// Counts C_Initialize. Handles of an older generation may by now be another session's or key's: they are neither used nor closed.
     generation: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// Threads that set something up in the module.
+    visits: usize,
+    /// Sessions that live, each of whose threads may be inside at any moment.
+    sessions: usize,
+    /// Openings in a row that failed as if the library had lost its HSM, and when there were enough of them.
+    failures: u32,
+    failing_since: Option<Instant>,
+    /// When the module was last finalised for that.
+    reinitialized_at: Option<Instant>,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Down,
+    /// A thread is in C_Finalize or C_Initialize.
+    Changing {
+        since: Instant,
+    },
+    Up,
+}
+
+/// What a thread that wants in has to do.
+enum Entry {
+    In,
+    Change { finalize: bool },
+    Wait { since: Instant },
+    Refused(&'static str),
+}
+
+impl State {
+    fn entry(&self, now: Instant) -> Entry {
+        match self.phase {
+            Phase::Down => Entry::Change { finalize: false },
+            Phase::Changing { since } => Entry::Wait { since },
+            Phase::Up => {
+                let lately = self.reinitialized_at.is_some_and(|at| now.saturating_duration_since(at) < REINITIALIZE_INTERVAL);
+                // A session that works, or whose thread hangs in a call, keeps the module as it is.
+                if self.failures < REINITIALIZE_FAILURES || self.sessions > 0 || lately {
+                    Entry::In
+                } else if self.visits == 0 {
+                    Entry::Change { finalize: true }
+                } else if self.failing_since.is_some_and(|since| now.saturating_duration_since(since) < HUNG_OPEN_TIME) {
+                    Entry::Refused("C_Finalize: waits until no thread is inside the module")
+                } else {
+                    // One hangs in there: the others try what they can.
+                    Entry::In
+                }
+            }
+        }
+    }
 }
 
 impl Module {
@@ -49,54 +105,121 @@ impl Module {
             functions,
             pkcs11,
             parameters: parameters.cloned(),
-            initialized: Mutex::new(false),
-            presence: Arc::new(()),
+            state: Mutex::default(),
+            changed: Condvar::new(),
             generation: AtomicU64::new(0),
         });
         modules.insert(canonical, module.clone());
         Ok(module)
     }
 
-    /// Initialises if that has not been done, or was lost; tells the generation.
-    pub(super) fn initialize(&self) -> Result<u64, CallError> {
-        let mut initialized = self.initialized.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*initialized {
-            // Before the call: from its first moment on, handles are new ones.
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            match self.functions.initialize(self.parameters.as_deref()) {
-                // Already: by other code in this process, which is as good.
-                Ok(()) | Err(CallError { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => *initialized = true,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.generation())
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held while the module is used: it is not finalized meanwhile.
-    pub(super) fn enter(&self) -> Arc<()> {
-        self.presence.clone()
+    /// Lets a thread in, into an initialised module. One thread initialises; the others wait for it a little and are then told so, at once if it
+    /// has been at it for longer: a C_Initialize that hangs holds nobody up.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Visit, Fault> {
+        let mut state = self.state();
+        loop {
+            let now = Instant::now();
+            match state.entry(now) {
+                Entry::In => {
+                    state.visits += 1;
+                    return Ok(Visit { module: self.clone(), generation: self.generation() });
+                }
+                Entry::Refused(detail) => return Err(Fault::Device { detail: detail.to_owned() }),
+                Entry::Wait { since } => {
+                    let Some(left) = INITIALIZE_WAIT_MAX.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+                    else {
+                        return Err(Fault::Device { detail: "C_Initialize: another thread is still waiting for it".to_owned() });
+                    };
+                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Entry::Change { finalize } => {
+                    state.phase = Phase::Changing { since: now };
+                    if finalize {
+                        state.reinitialized_at = Some(now);
+                    }
+                    state.failures = 0;
+                    state.failing_since = None;
+                    drop(state);
+                    let result = self.change(finalize);
+                    state = self.state();
+                    state.phase = if result.is_ok() { Phase::Up } else { Phase::Down };
+                    self.changed.notify_all();
+                    result.map_err(|error| error.fault())?;
+                }
+            }
+        }
+    }
+
+    /// Nobody else is inside when the module is finalised: no session lives, and [`Module::enter`] lets none in meanwhile.
+    fn change(&self, finalize: bool) -> Result<(), CallError> {
+        if finalize {
+            // What it says does not matter: C_Initialize tells whether the module is well.
+            let _ = self.functions.finalize();
+        }
+        // Before the call: from its first moment on, handles are new ones.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        match self.functions.initialize(self.parameters.as_deref()) {
+            // Already: by other code in this process, which is as good.
+            Ok(()) | Err(CallError { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// C_Finalize, if nobody is in the module nor has a session: before the process ends, so that the HSM knows.
     pub(super) fn finalize_if_left(&self) {
-        let Ok(mut initialized) = self.initialized.try_lock() else { return };
-        if *initialized && Arc::strong_count(&self.presence) == 1 {
-            *initialized = false;
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Up) && state.visits == 0 && state.sessions == 0 {
+            state.phase = Phase::Changing { since: Instant::now() };
+            drop(state);
             // Nobody is left to be told.
             let _ = self.functions.finalize();
+            self.state().phase = Phase::Down;
+            self.changed.notify_all();
         }
     }
 
-    /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next [`Module::initialize`] does it again.
+    /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next [`Module::enter`] initialises it again.
     pub(super) fn lost(&self, generation: u64) {
-        let mut initialized = self.initialized.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.generation() == generation {
-            *initialized = false;
+        let mut state = self.state();
+        if self.generation() == generation && matches!(state.phase, Phase::Up) {
+            state.phase = Phase::Down;
         }
+    }
+
+    /// A session could not be opened, and perhaps never can until the library is initialised anew.
+    pub(super) fn opening_failed(&self) {
+        let mut state = self.state();
+        state.failures = state.failures.saturating_add(1);
+        if state.failures == REINITIALIZE_FAILURES {
+            state.failing_since = Some(Instant::now());
+        }
+    }
+
+    /// A session was opened: the library has its HSM.
+    pub(super) fn opening_succeeded(&self) {
+        let mut state = self.state();
+        state.failures = 0;
+        state.failing_since = None;
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+}
+
+/// A thread's stay in an initialised module: it is not finalised meanwhile.
+pub(super) struct Visit {
+    pub(super) module: Arc<Module>,
+    pub(super) generation: u64,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.module.state().visits -= 1;
     }
 }
 
@@ -107,15 +230,20 @@ pub(super) struct OpenSession {
     /// `None` once it must not be closed any more.
     session: Option<Session>,
     handle: CK_SESSION_HANDLE,
-    _presence: Arc<()>,
 }
 
 impl OpenSession {
-    pub(super) fn open(module: &Arc<Module>, generation: u64, slot: Slot) -> Result<OpenSession, CallError> {
-        // Read-only: xksd never writes to a token. Session objects (the test key) may be made in it.
-        let session = module.pkcs11.open_ro_session_no_drop(slot).map_err(|error| CallError::from_cryptoki(Call::OpenSession, &error))?;
+    pub(super) fn open(visit: &Visit, slot: Slot, read_write: bool) -> Result<OpenSession, CallError> {
+        let Visit { module, generation } = visit;
+        // Read-only where the module has it: xksd never writes to a token. Session objects (the test key) may be made in it.
+        let session = match read_write {
+            false => module.pkcs11.open_ro_session_no_drop(slot),
+            true => module.pkcs11.open_rw_session_no_drop(slot),
+        }
+        .map_err(|error| CallError::from_cryptoki(Call::OpenSession, &error))?;
         let handle = session.handle();
-        Ok(OpenSession { module: module.clone(), generation, session: Some(session), handle, _presence: module.enter() })
+        module.state().sessions += 1;
+        Ok(OpenSession { module: module.clone(), generation: *generation, session: Some(session), handle })
     }
 
     pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
@@ -156,5 +284,42 @@ impl Drop for OpenSession {
             // Nobody is left to be told; a session that cannot be closed is gone or goes with the process.
             let _ = session.close();
         }
+        self.module.state().sessions -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Initialised, and so many openings have failed.
+    fn failing(failures: u32, since: Instant) -> State {
+        State { phase: Phase::Up, failures, failing_since: Some(since), ..State::default() }
+    }
+
+    #[test]
+    fn the_module_is_finalised_when_openings_fail_and_nobody_is_inside() {
+        let now = Instant::now();
+        assert!(matches!(State::default().entry(now), Entry::Change { finalize: false }));
+        assert!(matches!(failing(REINITIALIZE_FAILURES - 1, now).entry(now), Entry::In));
+        assert!(matches!(failing(REINITIALIZE_FAILURES, now).entry(now), Entry::Change { finalize: true }));
+        // A session that lives keeps it from that, whatever it does.
+        assert!(matches!(State { sessions: 1, ..failing(u32::MAX, now) }.entry(now), Entry::In));
+        // Those that are inside are waited for, but not for ever.
+        let visited = State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) };
+        assert!(matches!(visited.entry(now), Entry::Refused(_)));
+        assert!(matches!(visited.entry(now + HUNG_OPEN_TIME - Duration::from_millis(1)), Entry::Refused(_)));
+        assert!(matches!(visited.entry(now + HUNG_OPEN_TIME), Entry::In));
+    }
+
+    #[test]
+    fn not_again_at_once() {
+        let now = Instant::now();
+        let lately = State { reinitialized_at: Some(now), ..failing(REINITIALIZE_FAILURES, now) };
+        assert!(matches!(lately.entry(now), Entry::In));
+        assert!(matches!(lately.entry(now + REINITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::In));
+        assert!(matches!(lately.entry(now + REINITIALIZE_INTERVAL), Entry::Change { finalize: true }));
     }
 }

@@ -2,6 +2,7 @@
 
 use cryptoki_sys::*;
 
+use super::super::Runs;
 use super::errors::{Call, Reaction, Rule};
 
 /// A make of PKCS#11 module.
@@ -15,6 +16,12 @@ pub enum Profile {
     Nss,
     /// kryoptic.
     Kryoptic,
+    /// Thales Luna 7.
+    Luna,
+    /// Entrust nShield.
+    NShield,
+    /// AWS CloudHSM, client SDK 5.
+    CloudHsm,
 }
 
 /// Where the IV of an encryption comes from.
@@ -22,6 +29,10 @@ pub enum Profile {
 pub(super) enum IvMode {
     /// xksd gives it, from the HSM's generator.
     Caller,
+    /// xksd gives zeros, and the module writes the HSM's IV into their place during C_EncryptInit or C_Encrypt.
+    Fill,
+    /// xksd gives none, and the HSM's IV follows the tag in C_Encrypt's output.
+    Append,
 }
 
 /// A profile's row.
@@ -29,35 +40,89 @@ pub(super) struct Row {
     profile: Profile,
     name: &'static str,
     pub(super) iv: IvMode,
-    /// Computes in this process, see [`crate::hsm::Engine::in_process`].
-    pub(super) in_process: bool,
+    /// Where it computes.
+    pub(super) runs: Runs,
+    /// Opens read/write sessions, because the module has no others.
+    pub(super) read_write: bool,
+    /// Sessions where none are configured.
+    sessions: usize,
     /// Rules that go before the common ones.
     pub(super) rules: &'static [Rule],
 }
+
+/// Codes that some module is known to return for a wrong tag, none of which means it. CKR_DEVICE_ERROR is not among them: it may pass, and
+/// must never be told as bad ciphertext.
+const UNCERTAIN: &[CK_RV] = &[CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID, CKR_SIGNATURE_INVALID];
 
 const ROWS: &[Row] = &[
     Row {
         profile: Profile::Generic,
         name: "generic",
         iv: IvMode::Caller,
-        in_process: false,
-        // Unknown make: all the codes that some module is known to return for a wrong tag, none of them trusted to mean it.
-        rules: &[Rule(
-            Some(Call::Decrypt),
-            &[CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID, CKR_SIGNATURE_INVALID],
-            Reaction::Ambiguous,
-        )],
+        runs: Runs::Elsewhere,
+        read_write: false,
+        sessions: 16,
+        rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
     },
     Row {
         profile: Profile::SoftHsm,
         name: "softhsm",
         iv: IvMode::Caller,
-        in_process: true,
+        // A lock around everything: one thread does 47,000 CDIV encrypts a second, two do 28,000 together.
+        runs: Runs::InProcessAlone,
+        read_write: false,
+        sessions: 16,
         // CKR_GENERAL_ERROR is its answer to a wrong tag, and to everything that goes wrong in its store.
         rules: &[Rule(Some(Call::Decrypt), &[CKR_GENERAL_ERROR], Reaction::Ambiguous)],
     },
-    Row { profile: Profile::Nss, name: "nss", iv: IvMode::Caller, in_process: true, rules: &[] },
-    Row { profile: Profile::Kryoptic, name: "kryoptic", iv: IvMode::Caller, in_process: true, rules: &[] },
+    Row { profile: Profile::Nss, name: "nss", iv: IvMode::Caller, runs: Runs::InProcess, read_write: false, sessions: 16, rules: &[] },
+    Row {
+        profile: Profile::Kryoptic,
+        name: "kryoptic",
+        iv: IvMode::Caller,
+        runs: Runs::InProcess,
+        read_write: false,
+        sessions: 16,
+        rules: &[],
+    },
+    Row {
+        profile: Profile::Luna,
+        name: "luna",
+        // In FIPS mode it refuses an IV of the caller's; out of it, it makes one just the same when none is given.
+        iv: IvMode::Append,
+        runs: Runs::Elsewhere,
+        read_write: false,
+        sessions: 32,
+        // Its code for a wrong tag is not published.
+        rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
+    },
+    Row {
+        profile: Profile::NShield,
+        name: "nshield",
+        iv: IvMode::Fill,
+        runs: Runs::Elsewhere,
+        read_write: false,
+        sessions: 32,
+        // CKR_FUNCTION_FAILED is its answer to a wrong tag, and to most of what the hardserver refuses.
+        rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
+    },
+    Row {
+        profile: Profile::CloudHsm,
+        name: "cloudhsm",
+        iv: IvMode::Fill,
+        runs: Runs::Elsewhere,
+        // "Read Only Session is not supported in SDK 5" (its known issues).
+        read_write: true,
+        sessions: 32,
+        rules: &[
+            // Documented for a throttled call; the code for a wrong tag is not documented.
+            Rule(Some(Call::Decrypt), &[CKR_FUNCTION_FAILED], Reaction::BusyOrBadCiphertext),
+            Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous),
+            Rule(None, &[CKR_FUNCTION_FAILED], Reaction::Busy),
+            // Documented for a throttled one (its known issues).
+            Rule(Some(Call::GetAttributeValue), &[CKR_DEVICE_ERROR], Reaction::Busy),
+        ],
+    },
 ];
 
 impl Profile {
@@ -76,6 +141,11 @@ impl Profile {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
     }
 
+    /// Sessions of a key manager for which none are configured.
+    pub fn default_sessions(self) -> usize {
+        self.row().sessions
+    }
+
     /// All names, in the order of the documentation.
     pub fn names() -> impl Iterator<Item = &'static str> {
         ROWS.iter().map(|row| row.name)
@@ -86,14 +156,18 @@ impl Profile {
 mod tests {
     use super::super::errors::CallError;
     use super::*;
+    use crate::limits::SESSIONS_MAX;
 
     #[test]
     fn every_profile_has_its_row() {
-        for profile in [Profile::Generic, Profile::SoftHsm, Profile::Nss, Profile::Kryoptic] {
+        for profile in
+            [Profile::Generic, Profile::SoftHsm, Profile::Nss, Profile::Kryoptic, Profile::Luna, Profile::NShield, Profile::CloudHsm]
+        {
             assert_eq!(profile.row().profile, profile);
             assert_eq!(Profile::from_name(profile.name()), Some(profile));
+            assert!((1..=SESSIONS_MAX).contains(&profile.default_sessions()));
         }
-        assert_eq!(Profile::names().collect::<Vec<_>>(), ["generic", "softhsm", "nss", "kryoptic"]);
+        assert_eq!(Profile::names().collect::<Vec<_>>(), ["generic", "softhsm", "nss", "kryoptic", "luna", "nshield", "cloudhsm"]);
         assert_eq!(Profile::from_name("SoftHSM"), None);
     }
 
@@ -113,6 +187,27 @@ mod tests {
         assert_eq!(reaction(Profile::Generic, Call::FindObjects, CKR_OPERATION_ACTIVE), Reaction::SessionLost);
         assert_eq!(reaction(Profile::Generic, Call::DecryptInit, CKR_KEY_FUNCTION_NOT_PERMITTED), Reaction::Usage);
         assert_eq!(reaction(Profile::Generic, Call::GenerateKey, CKR_KEY_SIZE_RANGE), Reaction::Device);
+    }
+
+    #[test]
+    fn the_same_code_by_profile() {
+        let reaction = |profile: Profile, call| CallError { call, code: CKR_FUNCTION_FAILED }.reaction(profile);
+        assert_eq!(reaction(Profile::NShield, Call::Decrypt), Reaction::Ambiguous);
+        assert_eq!(reaction(Profile::NShield, Call::Encrypt), Reaction::Device);
+        assert_eq!(reaction(Profile::Luna, Call::Decrypt), Reaction::Ambiguous);
+        assert_eq!(reaction(Profile::CloudHsm, Call::Decrypt), Reaction::BusyOrBadCiphertext);
+        for call in [Call::EncryptInit, Call::Encrypt, Call::DecryptInit, Call::GenerateRandom, Call::FindObjects, Call::GenerateKey] {
+            assert_eq!(reaction(Profile::CloudHsm, call), Reaction::Busy, "{call:?}");
+        }
+        let attributes = CallError { call: Call::GetAttributeValue, code: CKR_DEVICE_ERROR };
+        assert_eq!(attributes.reaction(Profile::CloudHsm), Reaction::Busy);
+        assert_eq!(attributes.reaction(Profile::Luna), Reaction::Device);
+        // A fault that may pass is never bad ciphertext.
+        for name in Profile::names() {
+            let profile = Profile::from_name(name).expect("a profile");
+            let error = CallError { call: Call::Decrypt, code: CKR_DEVICE_ERROR };
+            assert_eq!(error.reaction(profile), Reaction::Device, "{name}");
+        }
     }
 
     #[test]

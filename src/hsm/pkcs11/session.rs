@@ -1,26 +1,33 @@
 //! One session: a job in, an outcome out.
 
+mod seal;
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ARGUMENTS_BAD, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_MECHANISM_PARAM_INVALID};
 use ring::digest;
-use zeroize::Zeroizing;
 
 use super::Shared;
 use super::attributes::today;
 use super::errors::{Call, CallError, Reaction};
-use super::iv::{Iv, IvSupply};
-use super::keys::{self, Key, NoKey};
+use super::iv::{AnyIv, Iv, IvSupply};
+use super::keys::{self, Key, KnownKeys, NoKey};
+use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::profile::IvMode;
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Secret, Session, Task, same_bytes};
-use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES};
+use crate::limits::{
+    AMBIGUOUS_CONFIRMATIONS, HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES,
+};
 
 /// CKA_LABEL of the session test key.
 const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
+/// Begins what is told of ciphertext that does not decrypt to what it was.
+const INTEGRITY: &str = "integrity check";
 /// Encrypted by [`Session::probe`], bytes: as much as a data key of KMS.
 const PROBE_TEXT_BYTES: usize = 32;
 
@@ -30,11 +37,16 @@ pub(super) struct HsmSession {
     /// The token asks for a login: without one it hides keys.
     needs_login: bool,
     shared: Arc<Shared>,
+    known: KnownKeys,
     ivs: IvSupply,
+    /// Ciphertext ‖ tag of a decryption, kept for its room.
+    sealed: Vec<u8>,
+    /// Where the module's message interface works: what is begun in it.
+    messages: Option<Messages>,
     /// AES-256, a session object: it never is on the token, and goes with the session.
     test_key: Option<CK_OBJECT_HANDLE>,
     usable: bool,
-    /// The session was found well after the handles were void for the so-many-th time.
+    /// [`KeyCache::version`](super::keys::KeyCache::version) when the session was found well.
     well_at: u64,
 }
 
@@ -59,7 +71,7 @@ fn in_time(deadline: Option<Instant>) -> Result<(), Fault> {
 
 /// Whether the key may do all of `usages` today.
 fn permit(key: &Key, usages: &[&str]) -> Result<(), Fault> {
-    if !key.attributes.is_enabled(today()) {
+    if !key.attributes.is_undated() && !key.attributes.is_enabled(today()) {
         return Err(Fault::KeyDisabled);
     }
     if !key.attributes.is_aes_256() || !usages.iter().all(|usage| key.attributes.allows(usage)) {
@@ -70,8 +82,19 @@ fn permit(key: &Key, usages: &[&str]) -> Result<(), Fault> {
 
 impl HsmSession {
     pub(super) fn new(session: OpenSession, needs_login: bool, shared: Arc<Shared>) -> HsmSession {
-        let well_at = shared.keys.epoch();
-        HsmSession { session, needs_login, shared, ivs: IvSupply::default(), test_key: None, usable: true, well_at }
+        let well_at = shared.keys.version();
+        HsmSession {
+            session,
+            needs_login,
+            shared,
+            known: KnownKeys::default(),
+            ivs: IvSupply::default(),
+            sealed: Vec::new(),
+            messages: None,
+            test_key: None,
+            usable: true,
+            well_at,
+        }
     }
 
     fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
@@ -83,16 +106,21 @@ impl HsmSession {
                 // InvalidKeyUsageException from it when a CDIV is asked for.
                 let usages: &[&str] = if integrity.is_some() { &["ENCRYPT", "DECRYPT"] } else { &["ENCRYPT"] };
                 let key = self.key(label, usages, deadline)?;
-                self.encrypt(key.handle, plaintext, aad, integrity.as_ref(), deadline)
+                self.encrypt(key, plaintext, aad, integrity.as_ref(), deadline)
             }
             Task::Decrypt { ciphertext, iv, tag, aad } => {
                 let key = self.key(label, &["DECRYPT"], deadline)?;
                 in_time(deadline)?;
-                let sealed = [&ciphertext[..], tag].concat();
-                let text = match self.open_sealed(key.handle, iv, aad, &sealed) {
-                    Ok(text) => text,
-                    Err(error) => self.open_refused(error, key.handle, iv, aad, &sealed, deadline)?,
+                let mut sealed = std::mem::take(&mut self.sealed);
+                sealed.clear();
+                sealed.extend_from_slice(ciphertext);
+                sealed.extend_from_slice(tag);
+                let opened = match self.open_sealed(key, iv, aad, &sealed) {
+                    Ok(text) => Ok(text),
+                    Err(error) => self.refused_ciphertext(error, key, iv, aad, &sealed, deadline),
                 };
+                self.sealed = sealed;
+                let text = opened?;
                 if text.len() != ciphertext.len() {
                     return Err(self.broken(format!("C_Decrypt: {} bytes out of {}", text.len(), ciphertext.len())).into());
                 }
@@ -102,41 +130,49 @@ impl HsmSession {
     }
 
     /// The key, known or looked up, if it may do `usages`.
-    fn key(&mut self, label: &Arc<str>, usages: &[&str], deadline: Option<Instant>) -> Result<Arc<Key>, Trouble> {
-        let Some(known) = self.shared.keys.get(label) else {
-            let found = self.look_up(label, deadline)?;
-            permit(&found, usages)?;
-            return Ok(found);
+    fn key(&mut self, label: &Arc<str>, usages: &[&str], deadline: Option<Instant>) -> Result<CK_OBJECT_HANDLE, Trouble> {
+        // None when the attributes must be read again.
+        let verdict = |key: &Key| {
+            let permitted = permit(key, usages);
+            let age_max = if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
+            (key.read_at.elapsed() <= age_max).then(|| permitted.map(|()| key.handle))
         };
-        let permitted = permit(&known, usages);
-        let age_max = if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
-        if known.read_at.elapsed() <= age_max {
-            permitted?;
-            return Ok(known);
+        let Some(known) = self.known.get(&self.shared.keys, label) else { return self.look_up_for(label, usages, deadline) };
+        let handle = known.handle;
+        // Another session has read them again, maybe.
+        let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
+        if let Some(verdict) = verdict {
+            return Ok(verdict?);
         }
         in_time(deadline)?;
-        let epoch = self.shared.keys.epoch();
-        let read = keys::read(&self.session, known.handle).map_err(|error| self.trouble(error))?;
+        let version = self.shared.keys.version();
+        let read = keys::read(&self.session, handle).map_err(|error| self.trouble(error))?;
         if read.attributes.label != label.as_bytes() {
             // Renamed, or the handle is another object's by now.
-            let found = self.look_up(label, deadline)?;
-            permit(&found, usages)?;
-            return Ok(found);
+            return self.look_up_for(label, usages, deadline);
         }
-        let read = Arc::new(read);
-        self.shared.keys.insert(label, &read, epoch);
+        self.shared.keys.insert(label, &read, version);
+        self.known.renew(&self.shared.keys, label);
         permit(&read, usages)?;
-        Ok(read)
+        Ok(read.handle)
+    }
+
+    fn look_up_for(&mut self, label: &Arc<str>, usages: &[&str], deadline: Option<Instant>) -> Result<CK_OBJECT_HANDLE, Trouble> {
+        let found = self.look_up(label, deadline)?;
+        permit(&found, usages)?;
+        Ok(found.handle)
     }
 
     /// Searches the token.
-    fn look_up(&mut self, label: &Arc<str>, deadline: Option<Instant>) -> Result<Arc<Key>, Trouble> {
+    fn look_up(&mut self, label: &Arc<str>, deadline: Option<Instant>) -> Result<Key, Trouble> {
+        if let Some(detail) = self.shared.keys.missing(label, Instant::now()) {
+            return Err(Fault::KeyNotFound { detail }.into());
+        }
         in_time(deadline)?;
-        let epoch = self.shared.keys.epoch();
+        let version = self.shared.keys.version();
         match keys::find(&self.session, label) {
             Ok(key) => {
-                let key = Arc::new(key);
-                self.shared.keys.insert(label, &key, epoch);
+                self.shared.keys.insert(label, &key, version);
                 Ok(key)
             }
             Err(NoKey::Call(error)) => Err(self.trouble(error)),
@@ -147,6 +183,7 @@ impl HsmSession {
                     self.lose();
                     return Err(Fault::Device { detail: "C_FindObjects: the session is no longer logged in".to_owned() }.into());
                 }
+                self.shared.keys.insert_missing(label, &detail, Instant::now());
                 Err(Fault::KeyNotFound { detail }.into())
             }
         }
@@ -160,27 +197,17 @@ impl HsmSession {
         integrity: Option<&digest::Context>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Trouble> {
-        let iv = match self.shared.profile.row().iv {
-            IvMode::Caller => self.next_iv(deadline)?,
+        let given = match self.shared.profile.row().iv {
+            IvMode::Caller => AnyIv::from(self.next_iv(deadline)?),
+            IvMode::Fill => AnyIv::zeros(IV_BYTES),
+            IvMode::Append => AnyIv::zeros(0),
         };
         in_time(deadline)?;
         let mut sealed = vec![0; plaintext.len() + HSM_OUTPUT_ROOM_BYTES];
-        let mut iv_used = iv;
-        let length = self
-            .session
-            .module
-            .functions
-            .encrypt_gcm(self.session.handle(), key, &mut iv_used, aad, plaintext, &mut sealed)
-            .map_err(|error| self.trouble(error))?;
-        // Either would mean that the module makes its own IVs, and that nothing could decrypt what is answered with ours.
-        if iv_used != iv {
-            return Err(self.broken("C_Encrypt: the module put in an IV of its own: wrong profile".to_owned()).into());
-        }
-        if length != plaintext.len() + TAG_BYTES {
-            let detail = format!("C_Encrypt: {length} bytes instead of {}: wrong profile?", plaintext.len() + TAG_BYTES);
-            return Err(self.broken(detail).into());
-        }
+        let mut after = given;
+        let length = self.seal(key, &mut after, aad, plaintext, &mut sealed).map_err(|error| self.trouble(error))?;
         sealed.truncate(length);
+        let iv = self.iv_used(&given, &after, plaintext.len(), &mut sealed).map_err(|why| self.broken(why))?;
         let integrity = match integrity {
             None => None,
             Some(context) => {
@@ -188,10 +215,10 @@ impl HsmSession {
                 // data corruption such as bit-flips that occur in the time after the decryption is initiated and the CDIV is computed
                 // will go undetected." So: digest, then decrypt the very same bytes.
                 let mut context = context.clone();
-                context.update(&iv);
+                context.update(iv.as_slice());
                 context.update(&sealed);
                 let value = context.finish();
-                self.verify(key, &iv, aad, &sealed, plaintext, deadline)?;
+                self.verify(key, iv.as_slice(), aad, &sealed, plaintext, deadline)?;
                 Some(std::array::from_fn(|n| value.as_ref()[n]))
             }
         };
@@ -199,14 +226,44 @@ impl HsmSession {
         let tag = std::array::from_fn(|n| tag[n]);
         let ciphertext_bytes = ciphertext.len();
         sealed.truncate(ciphertext_bytes);
-        Ok(Answer::Encrypted { iv: iv.to_vec(), ciphertext: sealed, tag, integrity })
+        Ok(Answer::Encrypted { iv: iv.as_slice().to_vec(), ciphertext: sealed, tag, integrity })
+    }
+
+    /// The IV that was used, once the output is ciphertext ‖ tag and nothing else; or why not to believe it. What is refused here is thrown
+    /// away: it must not be seen with an IV that may have been used before.
+    fn iv_used(&self, given: &AnyIv, after: &AnyIv, text_bytes: usize, sealed: &mut Vec<u8>) -> Result<AnyIv, String> {
+        let mode = self.shared.profile.row().iv;
+        // Would mean that the module makes its own IVs, and that nothing could decrypt what is answered with ours.
+        if mode == IvMode::Caller && after != given {
+            return Err("C_Encrypt: the module put in an IV of its own: wrong profile".to_owned());
+        }
+        let expected = text_bytes + TAG_BYTES;
+        let iv = match mode {
+            IvMode::Caller | IvMode::Fill => *after,
+            // 16 bytes; firmware that can be asked for shorter ones may be set to make 12.
+            IvMode::Append => {
+                match sealed.get(expected..).filter(|iv| [IV_BYTES, IV_BYTES_MAX].contains(&iv.len())).and_then(AnyIv::copy_of) {
+                    Some(iv) => iv,
+                    None => return Err(format!("C_Encrypt: {} bytes, which is not {expected} and an IV: wrong profile?", sealed.len())),
+                }
+            }
+        };
+        if mode == IvMode::Append {
+            sealed.truncate(expected);
+        } else if sealed.len() != expected {
+            return Err(format!("C_Encrypt: {} bytes instead of {expected}: wrong profile?", sealed.len()));
+        }
+        if mode != IvMode::Caller {
+            self.shared.made_iv_watch.admit(&iv)?;
+        }
+        Ok(iv)
     }
 
     /// What was encrypted must decrypt to what it was; every other outcome is the key manager's fault.
     fn verify(
         &mut self,
         key: CK_OBJECT_HANDLE,
-        iv: &Iv,
+        iv: &[u8],
         aad: &[u8],
         sealed: &[u8],
         plaintext: &[u8],
@@ -215,23 +272,17 @@ impl HsmSession {
         in_time(deadline)?;
         match self.open_sealed(key, iv, aad, sealed) {
             Ok(text) if same_bytes(&text, plaintext) => Ok(()),
-            Ok(_) => Err(self.broken("integrity check: what was encrypted decrypts to something else".to_owned()).into()),
+            Ok(_) => Err(self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into()),
             Err(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
-                Err(self.broken(format!("integrity check: what was encrypted does not decrypt: {error}")).into())
+                Err(self.broken(format!("{INTEGRITY}: what was encrypted does not decrypt: {error}")).into())
             }
             Err(error) => Err(self.trouble(error)),
         }
     }
 
-    fn open_sealed(&self, key: CK_OBJECT_HANDLE, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Secret, CallError> {
-        let mut text = Zeroizing::new(vec![0; sealed.len() - TAG_BYTES.min(sealed.len()) + HSM_OUTPUT_ROOM_BYTES]);
-        let length = self.session.module.functions.decrypt_gcm(self.session.handle(), key, iv, aad, sealed, &mut text)?;
-        text.truncate(length);
-        Ok(text)
-    }
-
-    /// After `error`, which says that the ciphertext is bad, or the module is; or was for a moment, and opens it now.
-    fn open_refused(
+    /// Finds out whether `error` says that the ciphertext is bad, or the module is. Where that is not clear the same is tried again, between
+    /// round trips under the test key that succeed; so a fault that passes may also end with the plaintext.
+    fn refused_ciphertext(
         &mut self,
         error: CallError,
         key: CK_OBJECT_HANDLE,
@@ -240,27 +291,33 @@ impl HsmSession {
         sealed: &[u8],
         deadline: Option<Instant>,
     ) -> Result<Secret, Trouble> {
+        let profile = self.shared.profile;
         // A module that takes 12-byte IVs only never made a ciphertext with another; but it may mean something else by these codes.
         let perhaps_iv = iv.len() != IV_BYTES
+            && profile.row().iv != IvMode::Append
             && error.call == Call::DecryptInit
             && [CKR_MECHANISM_PARAM_INVALID, CKR_ARGUMENTS_BAD].contains(&error.code);
-        match error.reaction(self.shared.profile) {
-            Reaction::BadCiphertext => Err(Fault::BadCiphertext.into()),
-            // The test key gets the same AAD and as long a text: what the module cannot do, it then cannot do here either.
-            reaction if reaction == Reaction::Ambiguous || perhaps_iv => {
-                self.round_trip(aad, sealed.len() - TAG_BYTES.min(sealed.len()), deadline).map_err(|fault| match fault {
-                    Fault::Device { detail } => Fault::Device { detail: format!("{error}, and the session test key fails too: {detail}") },
-                    other => other,
-                })?;
-                // A fault that passed before the test key was tried must not be held against the ciphertext either.
-                in_time(deadline)?;
-                self.open_sealed(key, iv, aad, sealed).map_err(|again| match again == error {
-                    true => Fault::BadCiphertext.into(),
-                    false => self.trouble(again),
-                })
-            }
-            _ => Err(self.trouble(error)),
+        match error.reaction(profile) {
+            Reaction::BadCiphertext => return Err(Fault::BadCiphertext.into()),
+            Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
+            _ if perhaps_iv => {}
+            _ => return Err(self.trouble(error)),
         }
+        for _ in 0..AMBIGUOUS_CONFIRMATIONS {
+            // The test key gets the same AAD and as long a text: what the module cannot do, it then cannot do here either.
+            self.round_trip(aad, sealed.len().saturating_sub(TAG_BYTES), deadline).map_err(|fault| match fault {
+                Fault::Device { detail } => Fault::Device { detail: format!("{error}, and the session test key fails too: {detail}") },
+                other => other,
+            })?;
+            in_time(deadline)?;
+            match self.open_sealed(key, iv, aad, sealed) {
+                Ok(text) => return Ok(text),
+                Err(again) if again.code == error.code => {}
+                Err(again) if again.reaction(profile) == Reaction::BadCiphertext => break,
+                Err(again) => return Err(self.trouble(again)),
+            }
+        }
+        Err(Fault::BadCiphertext.into())
     }
 
     /// Encrypts and decrypts zeros under the session test key.
@@ -269,7 +326,6 @@ impl HsmSession {
             let text = vec![0; text_bytes];
             let answer = self.encrypt(key, &text, aad, None, deadline)?;
             let Answer::Encrypted { iv, mut ciphertext, tag, .. } = answer else { return Ok(()) };
-            let iv: Iv = std::array::from_fn(|n| iv[n]);
             ciphertext.extend_from_slice(&tag);
             self.verify(key, &iv, aad, &ciphertext, &text, deadline)
         });
@@ -324,10 +380,13 @@ impl HsmSession {
 
     /// What follows from a call that failed, for the session and for the job.
     fn trouble(&mut self, error: CallError) -> Trouble {
+        if error.is_of_messages() && MISBEHAVES.contains(&error.code) {
+            self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        }
         match error.reaction(self.shared.profile) {
             Reaction::KeyHandle => Trouble::Handle(error),
             Reaction::BadCiphertext => Fault::BadCiphertext.into(),
-            Reaction::Busy => Fault::Busy.into(),
+            Reaction::Busy | Reaction::BusyOrBadCiphertext => Fault::Busy.into(),
             Reaction::Usage => Fault::KeyUsage.into(),
             Reaction::SessionLost | Reaction::LoginLost => {
                 self.lose();
@@ -356,6 +415,10 @@ impl HsmSession {
 
     /// The session is not to be trusted any further: it may be left with an operation unfinished.
     fn broken(&mut self, detail: String) -> Fault {
+        // Whatever was wrong, sessions opened from now on do without what fewer modules have been tried with.
+        if self.messages.is_some() && detail.starts_with(INTEGRITY) {
+            self.shared.messages_misbehave.store(true, Ordering::Relaxed);
+        }
         self.usable = false;
         Fault::Device { detail }
     }
@@ -385,7 +448,7 @@ impl Session for HsmSession {
     }
 
     fn check(&mut self) -> bool {
-        let epoch = self.shared.keys.epoch();
+        let epoch = self.shared.keys.version();
         if self.is_usable() && epoch != self.well_at {
             // Another session was lost, or the login: a rebooted HSM has lost all of them, and one request that fails is enough.
             match self.session.is_logged_in() {

@@ -47,7 +47,6 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("token = \"xks\"", "token = \"xks\"\nsessions = 0", "key_manager[0].sessions", "1 to 1024 sessions"),
     ("token = \"xks\"", "token = \"xks\"\nsessions = 1025", "key_manager[0].sessions", "1 to 1024 sessions"),
     ("token = \"xks\"", "token = \"xks\"\nprofile = \"acme\"", "key_manager[0].profile", "generic, softhsm, nss, kryoptic"),
-    ("token = \"xks\"", "token = \"xks\"\nprofile = \"luna\"", "key_manager[0].profile", "not available yet in this version"),
     ("token = \"xks\"", "token = \"xks\"\ninitialize_parameters = \"\"", "key_manager[0].initialize_parameters", "not empty"),
     ("pin = { file = \"secrets/pin\" }", "", "key_manager[0].pin", "missing"),
     ("{ file = \"secrets/pin\" }", "\"1234\"", "key_manager[0].pin", "a secret is one of"),

@@ -1,0 +1,383 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::capacity::{self, Search};
+use crate::compare;
+use crate::limits::{AAD_BYTES_MAX, CONNECTIONS_MAX, DEPTH_MAX, PLAINTEXT_BYTES_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX, WORKERS_MAX};
+use crate::live::Live;
+use crate::report::{Report, html, text};
+use crate::run::Run;
+use crate::schedule::{Arrivals, Plan};
+use crate::sla::{Promise, Sla};
+use crate::target::{Target, TargetArgs};
+use crate::tls::Versions;
+use crate::units::{self, Sizes};
+use crate::worker::{Failure, Transport};
+use crate::workload::{Mix, Shape};
+
+/// Load any XKS proxy the way AWS KMS does, check every answer, and judge its latency
+#[derive(Parser, Debug)]
+#[command(
+    name = "xksd-load",
+    version,
+    after_help = "Exit codes: 0 everything held, 1 something did not (a bound, errors, a wrong answer), 2 could not be judged (usage, connection, credentials)."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(Box<RunArgs>),
+    Capacity(Box<CapacityArgs>),
+    Compare(CompareArgs),
+}
+
+/// Offer a load for a time and judge what came of it
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  xksd-load run --config demo/xksd.toml --rate 1800 --duration 60s --sla p99.9=250ms
+  xksd-load run --config demo/xksd.toml --steps 1000,2000,4000,8000 --html steps.html
+  xksd-load run --config demo/xksd.toml --ramp 100..20000 --duration 60s
+  xksd-load run --config demo/xksd.toml --closed --duration 10s
+  xksd-load run --target xks.example.com --keystore /prefix:ACCESSKEYID:secret.txt --key my-key --rate 100 --i-own-the-target")]
+struct RunArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Constant rate, requests a second [default: 1800, what AWS allows a key store]
+    #[arg(long, value_name = "R", group = "load", help_heading = "Load")]
+    rate: Option<f64>,
+    /// Rates, one after the other
+    #[arg(long, value_name = "R,R,…", group = "load", value_delimiter = ',', help_heading = "Load")]
+    steps: Vec<f64>,
+    /// How long each of the steps takes
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Load")]
+    step_time: Duration,
+    /// A rate that changes evenly over the duration
+    #[arg(long, value_name = "FROM..TO", group = "load", help_heading = "Load")]
+    ramp: Option<String>,
+    /// As fast as it is answered: shows the highest throughput, hides waiting; judge no latency by it
+    #[arg(long, group = "load", help_heading = "Load")]
+    closed: bool,
+    /// Measured time
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, help_heading = "Load")]
+    duration: Duration,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Find the highest rate that holds the bounds, and what keeps it from more
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  xksd-load capacity --config demo/xksd.toml --sla p99.9=35ms --html capacity.html")]
+struct CapacityArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// First rate to try, requests a second; it is doubled from there
+    #[arg(long, value_name = "R", default_value_t = 500.0, help_heading = "Search")]
+    from: f64,
+    /// Try no rate above this
+    #[arg(long, value_name = "R", default_value_t = 200_000.0, help_heading = "Search")]
+    to: f64,
+    /// How exactly, as a share of the rate
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, help_heading = "Search")]
+    precision: f64,
+    /// Measured time of each trial
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, help_heading = "Search")]
+    trial: Duration,
+    /// Measured time of the last trial, at the rate that is told
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration, help_heading = "Search")]
+    confirm: Duration,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Put two reports side by side
+#[derive(Args, Debug)]
+struct CompareArgs {
+    /// A report (--json)
+    a: PathBuf,
+    /// Another
+    b: PathBuf,
+    /// Write a page with pictures
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// What a run and a search have in common.
+#[derive(Args, Debug)]
+struct CommonArgs {
+    /// Time before it is measured
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::duration, help_heading = "Load")]
+    warmup: Duration,
+    /// How requests follow each other
+    #[arg(long, value_enum, default_value = "poisson", help_heading = "Load")]
+    arrivals: Arrivals,
+    /// Shares of the calls
+    #[arg(long, value_name = "MIX", default_value = "encrypt=50,decrypt=50", value_parser = Mix::parse, help_heading = "Requests")]
+    mix: Mix,
+    /// Plaintexts, bytes, or a range; KMS data keys have 32
+    #[arg(long, value_name = "N|N..M", default_value = "32", value_parser = |text: &str| units::sizes(text, PLAINTEXT_BYTES_MAX), help_heading = "Requests")]
+    plaintext_bytes: Sizes,
+    /// Additional authenticated data (the encryption context), bytes, or a range
+    #[arg(long, value_name = "N|N..M", default_value = "64", value_parser = |text: &str| units::sizes(text, AAD_BYTES_MAX), help_heading = "Requests")]
+    aad_bytes: Sizes,
+    /// Share of encrypts that ask for a ciphertext data integrity value
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Requests")]
+    cdiv: f64,
+    /// Sign every request anew with an id of its own, in place of once a second; costs this tool CPU
+    #[arg(long, help_heading = "Requests")]
+    fresh: bool,
+    /// Connections, over all workers
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Connections")]
+    connections: usize,
+    /// Requests in flight on one connection
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Connections")]
+    depth: usize,
+    /// A request without an answer for this long is an error; KMS gives up after 250ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::duration, help_heading = "Connections")]
+    timeout: Duration,
+    /// TLS versions to offer
+    #[arg(long, value_enum, default_value = "any", help_heading = "Connections")]
+    tls: Versions,
+    /// Close and reopen this many connections a second, with full handshakes
+    #[arg(long, value_name = "R", default_value_t = 0.0, help_heading = "Connections")]
+    reconnect_rate: f64,
+    /// Resume TLS sessions when reconnecting
+    #[arg(long, help_heading = "Connections")]
+    resume: bool,
+    /// Threads of this tool
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "This tool")]
+    workers: usize,
+    /// Cores to pin them to
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', help_heading = "This tool")]
+    cores: Vec<usize>,
+    /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
+    #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Verdict")]
+    sla: Vec<Sla>,
+    /// Errors that are accepted [default: 0 where there is a --sla, else any number]
+    #[arg(long, value_name = "N", help_heading = "Verdict")]
+    max_errors: Option<u64>,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Verdict")]
+    json: Option<PathBuf>,
+    /// Write a page with pictures
+    #[arg(long, value_name = "FILE", help_heading = "Verdict")]
+    html: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn main(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Run(args) => run(&args),
+        Command::Capacity(args) => search(&args),
+        Command::Compare(args) => side_by_side(&args).map_err(Failure::Setup),
+    };
+    let complain = |text: &str| drop(writeln!(std::io::stderr(), "xksd-load: {text}"));
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Failure::Wrong(what)) => {
+            complain(&format!("wrong answer: {what}"));
+            ExitCode::FAILURE
+        }
+        Err(Failure::Setup(why)) => {
+            complain(&why);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<bool, Failure> {
+    let (plan, load) = plan(args).map_err(Failure::Setup)?;
+    let run = args.common.run(&args.target, plan, load).map_err(Failure::Setup)?;
+    let report = run.execute(&mut Live::new())?;
+    tell(&text::summary(&report));
+    args.common.save(&report)?;
+    Ok(report.held())
+}
+
+fn search(args: &CapacityArgs) -> Result<bool, Failure> {
+    let search = Search {
+        from: args.from,
+        to: args.to,
+        precision: args.precision,
+        trial: args.trial,
+        confirm: args.confirm,
+        warmup: args.common.warmup,
+    };
+    capacity::check(&search).map_err(Failure::Setup)?;
+    let longest = args.trial.max(args.confirm);
+    let plan = Plan::steps(&[args.from], longest, args.common.warmup, args.common.arrivals);
+    bounded(&plan).map_err(Failure::Setup)?;
+    let mut run = args.common.run(&args.target, plan, String::new()).map_err(Failure::Setup)?;
+    if run.promise.slas.is_empty() {
+        // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250 ms.
+        run.promise = Promise::new(vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?], args.common.max_errors);
+    }
+    let report = capacity::find(&run, &search, args.common.arrivals, &mut Live::new())?;
+    let found = report.capacity.as_ref();
+    tell(&format!("{}\n{}", text::summary(&report), found.map(capacity::text).unwrap_or_default()));
+    args.common.save(&report)?;
+    Ok(found.is_some_and(|c| c.rate.is_some()))
+}
+
+fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
+    let (a, b) = (Report::load(&args.a)?, Report::load(&args.b)?);
+    let names = [args.a.display().to_string(), args.b.display().to_string()];
+    let names = [names[0].as_str(), names[1].as_str()];
+    tell(&compare::text(names, &a, &b));
+    if let Some(path) = &args.html {
+        std::fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(true)
+}
+
+fn tell(text: &str) {
+    // Whoever closed standard output does not want to read it.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
+    let (warmup, arrivals) = (args.common.warmup, args.common.arrivals);
+    let seconds = |time: Duration| time.as_secs_f64();
+    let rate = |rate: f64| {
+        if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(format!("{rate} requests/s: 1 to {RATE_MAX:.0}")) }
+    };
+    let (plan, load) = if args.closed {
+        (Plan::closed(args.duration, warmup), format!("closed loop for {} s", seconds(args.duration)))
+    } else if !args.steps.is_empty() {
+        if args.steps.len() > STEPS_MAX {
+            return Err(format!("--steps: at most {STEPS_MAX}"));
+        }
+        let rates = args.steps.iter().map(|r| rate(*r)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<String> = rates.iter().map(|r| units::figure(*r)).collect();
+        let load = format!("{} requests/s for {} s each", names.join(" – "), seconds(args.step_time));
+        (Plan::steps(&rates, args.step_time, warmup, arrivals), load)
+    } else if let Some(ramp) = &args.ramp {
+        let wrong = || format!("--ramp {ramp:?}: two rates, as in 100..5000");
+        let (from, to) = ramp.split_once("..").ok_or_else(wrong)?;
+        let from = rate(from.parse().map_err(|_| wrong())?)?;
+        let to = rate(to.parse().map_err(|_| wrong())?)?;
+        let load = format!("{} to {} requests/s over {} s", units::figure(from), units::figure(to), seconds(args.duration));
+        (Plan::ramp(from, to, args.duration, warmup, arrivals), load)
+    } else {
+        let rate = rate(args.rate.unwrap_or(1800.0))?;
+        let load = format!("{} requests/s for {} s", units::figure(rate), seconds(args.duration));
+        (Plan::steps(&[rate], args.duration, warmup, arrivals), load)
+    };
+    bounded(&plan)?;
+    Ok((plan, load))
+}
+
+fn bounded(plan: &Plan) -> Result<(), String> {
+    if plan.length() > RUN_TIME_MAX || !plan.phases.iter().any(|phase| phase.measured) {
+        return Err(format!("a run takes more than nothing and at most {} s, warm-up included", RUN_TIME_MAX.as_secs()));
+    }
+    Ok(())
+}
+
+impl CommonArgs {
+    fn run(&self, target: &TargetArgs, plan: Plan, load: String) -> Result<Run, String> {
+        let within = |name: &str, value: usize, max: usize| {
+            if (1..=max).contains(&value) { Ok(()) } else { Err(format!("--{name} {value}: 1 to {max}")) }
+        };
+        within("connections", self.connections, CONNECTIONS_MAX)?;
+        within("depth", self.depth, DEPTH_MAX)?;
+        within("workers", self.workers, WORKERS_MAX)?;
+        if self.workers > self.connections {
+            return Err("--workers: each needs a connection at least".into());
+        }
+        if !(0.0..=1.0).contains(&self.cdiv) {
+            return Err(format!("--cdiv {}: 0 to 1", self.cdiv));
+        }
+        if !(0.0..=100_000.0).contains(&self.reconnect_rate) {
+            return Err(format!("--reconnect-rate {}: 0 to 100000", self.reconnect_rate));
+        }
+        if self.timeout.is_zero() || self.timeout > Duration::from_secs(60) {
+            return Err("--timeout: up to 60s".into());
+        }
+        Ok(Run {
+            target: Arc::new(Target::resolve(target)?),
+            shape: Shape { mix: self.mix, plaintext: self.plaintext_bytes, aad: self.aad_bytes, cdiv: self.cdiv, fresh: self.fresh },
+            plan: Arc::new(plan),
+            transport: Transport {
+                connections: self.connections,
+                depth: self.depth,
+                timeout: self.timeout,
+                tls: self.tls,
+                reconnect_rate: self.reconnect_rate,
+                resume: self.resume,
+            },
+            workers: self.workers,
+            cores: self.cores.clone(),
+            promise: Promise::new(self.sla.clone(), self.max_errors),
+            load,
+        })
+    }
+
+    fn save(&self, report: &Report) -> Result<(), Failure> {
+        if let Some(path) = &self.json {
+            report.save(path).map_err(Failure::Setup)?;
+        }
+        if let Some(path) = &self.html {
+            std::fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_plan(args: &[&str]) -> Result<(Plan, String), String> {
+        let all = ["xksd-load", "run", "--config", "x.toml"].iter().chain(args);
+        match Cli::try_parse_from(all).map_err(|e| e.to_string())?.command {
+            Command::Run(args) => plan(&args),
+            _ => Err("not a run".into()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn loads_are_read() {
+        assert_eq!(run_plan(&[]).unwrap().1, "1,800 requests/s for 30 s");
+        assert_eq!(run_plan(&["--steps", "100,200", "--step-time", "5s"]).unwrap().0.phases.len(), 3);
+        assert_eq!(run_plan(&["--ramp", "100..5000", "--warmup", "0s"]).unwrap().0.phases[0].from, 100.0);
+        assert!(run_plan(&["--closed"]).unwrap().0.closed);
+    }
+
+    #[test]
+    fn loads_are_bounded() {
+        assert!(run_plan(&["--duration", "3598s", "--warmup", "2s"]).is_ok());
+        for wrong in [
+            &["--duration", "3599s", "--warmup", "2s"][..],
+            &["--duration", "0s"],
+            &["--rate", "0"],
+            &["--rate", "NaN"],
+            &["--rate", "1e9"],
+            &["--ramp", "5"],
+            &["--ramp", "0..5"],
+            &["--rate", "5", "--closed"],
+            &["--steps", "1,x"],
+        ] {
+            assert!(run_plan(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

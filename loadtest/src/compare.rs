@@ -1,0 +1,150 @@
+//! Two reports side by side.
+
+use std::fmt::Write;
+
+use crate::report::Report;
+use crate::report::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
+use crate::report::svg::{Axis, Chart, Scale, Series, escape};
+use crate::units::{count, figure};
+
+/// A row: what, A, B, and B as a multiple of A.
+struct Row {
+    what: String,
+    a: String,
+    b: String,
+    ratio: Option<f64>,
+}
+
+fn rows(a: &Report, b: &Report) -> Vec<Row> {
+    let ratio = |a: f64, b: f64| (a > 0.0).then(|| b / a);
+    let mut rows = Vec::new();
+    let mut text = |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
+    text("verdict", verdict(a), verdict(b));
+    text("load", a.settings.load.clone(), b.settings.load.clone());
+    text("wrong answers", count(a.wrong), count(b.wrong));
+    text("errors", count(a.errors), count(b.errors));
+    let mut number = |what: &str, a: f64, b: f64, show: &dyn Fn(f64) -> String| {
+        rows.push(Row { what: what.into(), a: show(a), b: show(b), ratio: ratio(a, b) });
+    };
+    number("throughput, requests/s", a.throughput, b.throughput, &figure);
+    if let (Some(a), Some(b)) = (capacity(a), capacity(b)) {
+        number("capacity, requests/s", a, b, &figure);
+    }
+    let (la, lb) = (&a.latency, &b.latency);
+    for (what, a, b) in
+        [("p50", la.p50, lb.p50), ("p90", la.p90, lb.p90), ("p99", la.p99, lb.p99), ("p99.9", la.p999, lb.p999), ("max", la.max, lb.max)]
+    {
+        number(what, a as f64, b as f64, &html::us);
+    }
+    if let (Some(a), Some(b)) = (&a.server.cpu, &b.server.cpu) {
+        number("proxy CPU, µs a request", a.us_per_request, b.us_per_request, &figure);
+    }
+    if let (Some(a), Some(b)) = (&a.server.key_manager, &b.server.key_manager) {
+        number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
+        number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
+    }
+    number("handshake, p50", a.tls.handshake_p50_us as f64, b.tls.handshake_p50_us as f64, &html::us);
+    rows
+}
+
+fn verdict(report: &Report) -> String {
+    if report.held() { "held".into() } else { "not held".into() }
+}
+
+fn capacity(report: &Report) -> Option<f64> {
+    report.capacity.as_ref()?.rate
+}
+
+/// Settings that differ: what is compared was not asked the same.
+pub fn differences(a: &Report, b: &Report) -> Vec<String> {
+    let (sa, sb) = (&a.settings, &b.settings);
+    let mut found = Vec::new();
+    let mut differ = |what: &str, a: String, b: String| {
+        if a != b {
+            found.push(format!("{what}: {a} against {b}"));
+        }
+    };
+    differ("mix", sa.mix.clone(), sb.mix.clone());
+    differ("arrivals", sa.arrivals.clone(), sb.arrivals.clone());
+    if a.capacity.is_none() && b.capacity.is_none() {
+        differ("load", sa.load.clone(), sb.load.clone());
+    }
+    differ("plaintext bytes", sa.plaintext_bytes.clone(), sb.plaintext_bytes.clone());
+    differ("AAD bytes", sa.aad_bytes.clone(), sb.aad_bytes.clone());
+    differ("CDIV share", sa.cdiv.to_string(), sb.cdiv.to_string());
+    differ("connections", sa.connections.to_string(), sb.connections.to_string());
+    differ("depth", sa.depth.to_string(), sb.depth.to_string());
+    differ("workers", sa.workers.to_string(), sb.workers.to_string());
+    differ("keys", format!("{}×{}", sa.key_stores, sa.keys), format!("{}×{}", sb.key_stores, sb.keys));
+    differ("reconnects", sa.reconnect_rate.to_string(), sb.reconnect_rate.to_string());
+    differ("TLS", a.tls.protocol.clone(), b.tls.protocol.clone());
+    found
+}
+
+/// For a terminal.
+pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
+    let mut text = format!("A: {}\nB: {}\n\n{:<26} {:>16} {:>16} {:>8}\n", names[0], names[1], "", "A", "B", "B/A");
+    for row in rows(a, b) {
+        let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
+        let _ = writeln!(text, "{:<26} {:>16} {:>16} {ratio:>8}", row.what, row.a, row.b);
+    }
+    for difference in differences(a, b) {
+        let _ = writeln!(text, "not asked the same: {difference}");
+    }
+    text
+}
+
+/// As a page.
+pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
+    let mut body = format!("<h1>A against B</h1>\n<p>A: {}<br/>B: {}</p>\n", escape(names[0]), escape(names[1]));
+    for difference in differences(a, b) {
+        let _ = writeln!(body, "<p class=\"warning\">Not asked the same: {}</p>", escape(&difference));
+    }
+    body.push_str("<table><tr><th></th><th class=\"n\">A</th><th class=\"n\">B</th><th class=\"n\">B/A</th></tr>\n");
+    for row in rows(a, b) {
+        let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
+        let (what, a, b) = (escape(&row.what), escape(&row.a), escape(&row.b));
+        let _ = writeln!(body, "<tr><td>{what}</td><td class=\"n\">{a}</td><td class=\"n\">{b}</td><td class=\"n\">{ratio}</td></tr>");
+    }
+    body.push_str("</table>\n");
+    body.push_str(&percentile_chart(&[("A", BLUE, a), ("B", ORANGE, b)], a).draw());
+    if a.steps.len() > 1 && b.steps.len() > 1 {
+        body.push_str(&over_load(a, b, false).draw());
+        body.push_str(&over_load(a, b, true).draw());
+    }
+    document("xksd-load: A against B", &body)
+}
+
+fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
+    let line = |name: &str, color, report: &Report| {
+        let points = report.steps.iter().map(|s| (s.offered_rate, if latency { s.p99 as f64 } else { s.throughput }));
+        Series { name: name.into(), color, dashed: false, points: points.collect() }
+    };
+    let (title, y) = if latency {
+        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us })
+    } else {
+        ("Throughput over offered load", Axis { label: "requests/s", scale: Scale::Linear, text: figure_text })
+    };
+    Chart { title: title.into(), x: load_axis(), y, series: vec![line("A", BLUE, a), line("B", ORANGE, b)], marks: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{assert_well_formed, sample};
+
+    #[test]
+    fn ratios_and_differences_are_told() {
+        let (a, mut b) = (sample(), sample());
+        b.throughput = a.throughput * 2.0;
+        b.settings.mix = "encrypt=1".into();
+        let text = text(["a.json", "b.json"], &a, &b);
+        let line = text.lines().find(|line| line.starts_with("throughput")).unwrap();
+        assert!(line.ends_with("2.00"), "{line}");
+        assert!(text.contains("not asked the same: mix"), "{text}");
+        assert!(differences(&a, &a).is_empty());
+        let page = page(["<a>", "b"], &a, &b);
+        assert_well_formed(page.strip_prefix("<!DOCTYPE html>\n").unwrap());
+        assert_eq!(page.matches("<svg").count(), 3);
+    }
+}

@@ -1,0 +1,61 @@
+//! Every bound of the tool, units in the names. "spec" is the AWS KMS External Key Store Proxy API Specification, version 1.0.3.
+
+use std::time::Duration;
+
+/// A run, warm-up included: nobody forgets a load generator for longer.
+pub const RUN_TIME_MAX: Duration = Duration::from_secs(3600);
+/// Offered load, requests a second.
+pub const RATE_MAX: f64 = 10_000_000.0;
+/// Threads.
+pub const WORKERS_MAX: usize = 256;
+/// Connections over all workers.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Requests in flight on one connection.
+pub const DEPTH_MAX: usize = 64;
+/// Steps of one run.
+pub const STEPS_MAX: usize = 64;
+/// Parts in which a ramp is told.
+pub const RAMP_PARTS: usize = 20;
+/// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".
+pub const PLAINTEXT_BYTES_MAX: usize = 4300;
+/// spec: "The XKS Proxy MUST be able to handle AAD values up to 8192 bytes in length".
+pub const AAD_BYTES_MAX: usize = 8192;
+/// spec: ciphertextMetadata "MUST NOT exceed 20 bytes".
+pub const CIPHERTEXT_METADATA_BYTES_MAX: usize = 20;
+/// One answer, head and body, bytes: an answer to 4,300 bytes has about 6 KiB.
+pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Header fields of an answer.
+pub const ANSWER_HEADERS_MAX: usize = 64;
+/// Requests of each call that differ from each other, a worker.
+pub const DISTINCT_REQUESTS: usize = 256;
+/// Ciphertexts a worker makes before the run, so that there is something to decrypt.
+pub const PRIMED_CIPHERTEXTS: usize = 16;
+/// IVs a worker remembers to notice one that comes again; a power of two.
+pub const IVS_REMEMBERED: usize = 4096;
+/// Requests that are due and wait for a free connection, a worker. Further ones are given up as unsent.
+pub const BACKLOG_MAX: usize = 200_000;
+/// Handshakes a worker has under way at once when it starts.
+pub const CONNECTING_AT_ONCE: usize = 32;
+/// Wrong answers told in full; all are counted.
+pub const WRONG_ANSWERS_TOLD: usize = 20;
+/// Connecting, and the answers before and after the run, take at most this.
+pub const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
+/// A pause after a connection could not be made.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Requests that come due within this time are handed out together, so that a fast schedule does not drown in timers.
+pub const PACING_GRAIN: Duration = Duration::from_micros(50);
+/// How often a worker looks for answers that are overdue.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+/// Latencies are told from 1 µs up to this, microseconds; longer ones count as this long.
+pub const LATENCY_MAX_US: u64 = 60_000_000;
+/// Memory for registered buffers of an executor, bytes: networking uses none.
+pub const IO_MEMORY_BYTES: usize = 64 * 1024;
+/// A file that is read whole (configuration, secret, report), bytes.
+pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// `/metrics` text, bytes.
+pub const METRICS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+const _: () = {
+    assert!(IVS_REMEMBERED.is_power_of_two());
+    assert!(PRIMED_CIPHERTEXTS <= DISTINCT_REQUESTS);
+};

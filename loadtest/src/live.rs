@@ -1,0 +1,56 @@
+//! One line that tells how the run goes, rewritten each second, on a terminal only.
+
+use std::io::{IsTerminal, Write};
+
+use crate::report::Point;
+use crate::units::{count, micros};
+
+/// Writes to the terminal behind standard error, where there is one.
+pub struct Live {
+    terminal: bool,
+    shown: bool,
+}
+
+impl Live {
+    /// Looks whether somebody watches.
+    pub fn new() -> Live {
+        Live { terminal: std::io::stderr().is_terminal(), shown: false }
+    }
+
+    /// The last second.
+    pub fn second(&mut self, point: &Point, of: f64) {
+        if !self.terminal {
+            return;
+        }
+        self.shown = true;
+        let _ = write!(
+            std::io::stderr(),
+            "\r\x1b[K{:>4} of {of:.0} s  {:>7}/s  p50 {}  p99 {}  p99.9 {}  errors {}",
+            point.second + 1,
+            count(point.right),
+            micros(point.p50),
+            micros(point.p99),
+            micros(point.p999),
+            count(point.errors)
+        );
+    }
+
+    /// A line that stays.
+    pub fn note(&mut self, text: &str) {
+        self.clear();
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    /// Takes the line away.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        Live::new()
+    }
+}

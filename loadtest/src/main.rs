@@ -1,0 +1,12 @@
+//! The `xksd-load` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    xksd_load::cli::main(xksd_load::cli::Cli::parse())
+}

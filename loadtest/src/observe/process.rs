@@ -1,0 +1,134 @@
+//! CPU time of a process and its threads, from `/proc`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A process on this machine.
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+}
+
+/// CPU time used so far.
+pub struct CpuTimes {
+    /// Of all threads, also of those that ended.
+    pub total: Duration,
+    /// Cores the process may use.
+    pub cores: usize,
+    threads: BTreeMap<u32, (String, Duration)>,
+}
+
+impl CpuTimes {
+    /// The thread that ran most since an earlier reading, and for how long.
+    pub fn busiest_since(&self, before: &CpuTimes) -> (String, Duration) {
+        let ran = |(id, (name, time)): (&u32, &(String, Duration))| {
+            (name.clone(), time.saturating_sub(before.threads.get(id).map_or(Duration::ZERO, |t| t.1)))
+        };
+        self.threads.iter().map(ran).max_by_key(|(_, time)| *time).unwrap_or_default()
+    }
+}
+
+impl Process {
+    /// The given process, or the one that listens on this address. Another user's sockets cannot be seen: then there is none.
+    pub fn find(pid: Option<u32>, address: SocketAddr) -> Option<Process> {
+        if pid.is_some() {
+            return pid.map(|pid| Process { pid });
+        }
+        if !address.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+            .iter()
+            .flat_map(|file| listeners(&fs::read_to_string(file).unwrap_or_default(), address.port()))
+            .map(|inode| format!("socket:[{inode}]"))
+            .collect();
+        let holds_one = |pid: &u32| {
+            let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+            let mut links = files.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+            links.find(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
+        };
+        let mut processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        processes.find(|pid| holds_one(pid).is_some()).map(|pid| Process { pid })
+    }
+
+    /// CPU times up to now; `None` when the process is gone.
+    pub fn times(&self) -> Option<CpuTimes> {
+        let dir = format!("/proc/{}", self.pid);
+        let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
+        let mut threads = BTreeMap::new();
+        for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
+            if let (Some(id), Some(times)) = (id, times) {
+                threads.insert(id, times);
+            }
+        }
+        let status = fs::read_to_string(format!("{dir}/status")).ok()?;
+        let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map_or(0, |list| count_cores(list.trim()));
+        Some(CpuTimes { total, cores, threads })
+    }
+}
+
+/// Inodes of the sockets that listen on a port, from `/proc/net/tcp`.
+fn listeners(table: &str, port: u16) -> Vec<String> {
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let local_port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+        // 0A: LISTEN.
+        (*state == "0A" && local_port == port).then(|| (*inode).to_owned())
+    };
+    table.lines().filter_map(inode).collect()
+}
+
+/// Name, and user and system time, from a `stat` file. The name stands in parentheses and may itself hold any character.
+fn cpu_time(stat: &str) -> Option<(String, Duration)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let name = before.split_once('(')?.1.to_owned();
+    // utime and stime are fields 14 and 15; the first one behind the name is field 3.
+    let mut fields = after.split_ascii_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some((name, Duration::from_secs_f64(ticks as f64 / per_second as f64)))
+}
+
+/// Cores in a list such as `0-3,8`.
+fn count_cores(list: &str) -> usize {
+    let count = |part: &str| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (from.parse::<usize>().ok()?, to.parse::<usize>().ok()?);
+        Some((to + 1).saturating_sub(from))
+    };
+    list.split(',').filter_map(count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn core_lists() {
+        assert_eq!((count_cores("0-3,8"), count_cores("5"), count_cores("")), (5, 1, 0));
+    }
+
+    #[test]
+    fn names_with_parentheses_do_not_shift_the_fields() {
+        let (name, time) = cpu_time("7 (a) b (c) S 1 1 1 0 -1 4 1 0 0 0 150 50 0 0 20 0").unwrap();
+        assert_eq!(name, "a) b (c");
+        assert_eq!(time, Duration::from_secs_f64(200.0 / rustix::param::clock_ticks_per_second() as f64));
+        assert!(cpu_time("7 (a").is_none());
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let process = Process::find(None, listener.local_addr().unwrap()).expect("this process listens there");
+        assert_eq!(process.pid, std::process::id());
+        let times = process.times().unwrap();
+        assert!(times.cores > 0);
+        assert!(Process { pid: u32::MAX }.times().is_none());
+        assert!(Process::find(None, "192.0.2.1:443".parse().unwrap()).is_none());
+    }
+}

@@ -1,0 +1,279 @@
+//! What came of a run: as data, as text, as a page with pictures.
+
+pub mod html;
+pub mod svg;
+pub mod text;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::{Bound, Server};
+use crate::sla::{Check, Sla};
+use crate::stats::{Latency, PhaseStats, Second};
+use crate::target::read_text;
+
+/// Changes when a reader of reports must change.
+pub const FORMAT: u32 = 1;
+
+/// All of a run. Nothing secret is in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Version of this tool.
+    pub version: String,
+    /// When the load began, UTC.
+    pub started: String,
+    /// What was run.
+    pub settings: Settings,
+    /// The measured time, seconds.
+    pub seconds: f64,
+    /// Requests that were due.
+    pub offered: u64,
+    /// Right answers.
+    pub right: u64,
+    /// Everything else.
+    pub errors: u64,
+    /// By name; also errors that belong to no single request, such as failed connections.
+    pub errors_by_name: std::collections::BTreeMap<String, u64>,
+    /// Answers that claimed success and were wrong.
+    pub wrong: u64,
+    /// The first of them.
+    pub wrong_told: Vec<String>,
+    /// Right answers a second.
+    pub throughput: f64,
+    /// Latency of right answers.
+    pub latency: Percentiles,
+    /// The same by call.
+    pub calls: Vec<CallReport>,
+    /// Steps, or parts of a ramp; one where the rate was constant.
+    pub steps: Vec<Step>,
+    /// Second by second, warm-up included.
+    pub timeline: Vec<Point>,
+    /// TLS.
+    pub tls: Tls,
+    /// How this tool itself fared.
+    pub client: Client,
+    /// What could be seen of the proxy.
+    pub server: Server,
+    /// What kept it from more, where it was at its limit.
+    pub bound: Bound,
+    /// Bounds that were asked for.
+    pub slas: Vec<Sla>,
+    /// What had to hold.
+    pub checks: Vec<Check>,
+    /// What to know before believing the figures.
+    pub warnings: Vec<String>,
+    /// Of a search for the capacity.
+    pub capacity: Option<crate::capacity::Capacity>,
+}
+
+/// What was run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub target: String,
+    pub load: String,
+    pub arrivals: String,
+    pub mix: String,
+    pub plaintext_bytes: String,
+    pub aad_bytes: String,
+    pub cdiv: f64,
+    pub key_stores: usize,
+    pub keys: usize,
+    pub connections: usize,
+    pub depth: usize,
+    pub workers: usize,
+    pub timeout_ms: u64,
+    pub reconnect_rate: f64,
+}
+
+/// Percentiles of latencies, microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Percentiles {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub p9999: u64,
+    pub max: u64,
+    /// Quantile (0 to 1) and latency, as far as there are requests for it.
+    pub curve: Vec<(f64, u64)>,
+}
+
+impl Percentiles {
+    /// Of a histogram.
+    pub fn of(histogram: &Latency) -> Percentiles {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        let mut curve = Vec::new();
+        // Ten points for each nine, until a single request decides.
+        for tenth in 0..80 {
+            let left = 10_f64.powf(-f64::from(tenth) / 10.0);
+            if histogram.is_empty() || left * (histogram.len() as f64) < 1.0 {
+                break;
+            }
+            curve.push((1.0 - left, at(1.0 - left)));
+        }
+        Percentiles {
+            count: histogram.len(),
+            mean: histogram.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: histogram.max(),
+            curve,
+        }
+    }
+}
+
+/// One of the four calls.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CallReport {
+    pub call: String,
+    pub latency: Percentiles,
+}
+
+/// A stretch with one rate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Step {
+    /// Requests due a second; in a closed loop, requests sent.
+    pub offered_rate: f64,
+    /// Right answers a second that came in during the step.
+    pub throughput: f64,
+    pub seconds: f64,
+    pub offered: u64,
+    pub right: u64,
+    pub errors: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+    /// Whether it was served in full, within the bounds that were asked for.
+    pub held: bool,
+}
+
+/// Of what was offered, a step must have answered this share to count as served in full.
+const SERVED_SHARE: f64 = 0.98;
+
+impl Step {
+    /// Of a phase that took `seconds`.
+    pub fn of(phase: &PhaseStats, seconds: f64, slas: &[Sla]) -> Step {
+        let at = |quantile| phase.latency.value_at_quantile(quantile);
+        let served = phase.throughput as f64 >= SERVED_SHARE * phase.offered as f64 && phase.errors == 0 && phase.right > 0;
+        Step {
+            offered_rate: phase.offered as f64 / seconds,
+            throughput: phase.throughput as f64 / seconds,
+            seconds,
+            offered: phase.offered,
+            right: phase.right,
+            errors: phase.errors,
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: phase.latency.max(),
+            held: served && slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
+        }
+    }
+}
+
+/// The knee: the highest step before the first that was not served in full. None where all of them were, or not even the lowest.
+pub fn knee(steps: &[Step]) -> Option<&Step> {
+    let mut sorted: Vec<&Step> = steps.iter().collect();
+    sorted.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
+    let first_lost = sorted.iter().position(|step| !step.held)?;
+    sorted.get(first_lost.checked_sub(1)?).copied()
+}
+
+/// One second of the timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Point {
+    pub second: u64,
+    pub offered: u64,
+    pub right: u64,
+    pub errors: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+impl Point {
+    /// Of a second.
+    pub fn of(second: &Second) -> Point {
+        let at = |quantile| second.latency.value_at_quantile(quantile);
+        Point {
+            second: second.second,
+            offered: second.offered,
+            right: second.right,
+            errors: second.errors,
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: second.latency.max(),
+        }
+    }
+}
+
+/// Connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Tls {
+    pub protocol: String,
+    pub handshakes: u64,
+    pub resumed: u64,
+    pub handshake_p50_us: u64,
+    pub handshake_max_us: u64,
+}
+
+/// How this tool itself fared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Client {
+    /// CPU time of a request, microseconds.
+    pub cpu_us_per_request: f64,
+    /// Share of the time that its busiest worker ran.
+    pub busiest_worker: f64,
+    /// How late requests were handed to connections.
+    pub lag_p99_us: u64,
+    /// The same, worst case.
+    pub lag_max_us: u64,
+    /// Ciphertexts decrypted and compared after the run.
+    pub closing_decrypts: u64,
+}
+
+impl Report {
+    /// Whether everything held that had to.
+    pub fn held(&self) -> bool {
+        self.checks.iter().all(|check| check.held)
+    }
+
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), String> {
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
+        text.push('\n');
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// When the file is no report of this format.
+    pub fn load(path: &Path) -> Result<Report, String> {
+        let report: Report = serde_json::from_str(&read_text(path)?).map_err(|e| format!("{}: no report: {e}", path.display()))?;
+        if report.format == FORMAT { Ok(report) } else { Err(format!("{}: format {}, not {FORMAT}", path.display(), report.format)) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,168 @@
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::stats::{latency, record};
+
+/// A report with something in every part.
+pub(crate) fn sample() -> Report {
+    let mut histogram = latency();
+    for n in 0..10_000_u64 {
+        record(&mut histogram, std::time::Duration::from_micros(200 + n % 100 + if n % 200 == 0 { 20_000 } else { 0 }));
+    }
+    let step = |rate: f64, throughput: f64, p99: u64, held| Step {
+        offered_rate: rate,
+        throughput,
+        seconds: 10.0,
+        offered: (rate * 10.0) as u64,
+        right: (throughput * 10.0) as u64,
+        errors: ((rate - throughput) * 10.0) as u64,
+        p50: p99 / 3,
+        p99,
+        p999: p99 * 2,
+        max: p99 * 4,
+        held,
+    };
+    let point = |second: u64| Point {
+        second,
+        offered: 1800,
+        right: 1790,
+        errors: second % 3,
+        p50: 220,
+        p99: 900 + second * 100,
+        p999: 2000,
+        max: 9000,
+    };
+    Report {
+        format: FORMAT,
+        version: "0.1.0".into(),
+        started: "2026-01-31T12:00:00Z".into(),
+        settings: Settings { target: "<localhost> & \"friends\"".into(), load: "1,800 requests/s".into(), ..Settings::default() },
+        seconds: 40.0,
+        offered: 10_000,
+        right: 9_990,
+        errors: 10,
+        errors_by_name: [("ThrottlingException (429)".to_owned(), 10)].into(),
+        wrong: 1,
+        wrong_told: vec!["decrypt <gave> back another".into()],
+        throughput: 1799.0,
+        latency: Percentiles::of(&histogram),
+        calls: vec![CallReport { call: "encrypt".into(), latency: Percentiles::of(&histogram) }],
+        steps: vec![
+            step(500.0, 500.0, 600, true),
+            step(1000.0, 1000.0, 900, true),
+            step(2000.0, 1990.0, 4000, true),
+            step(4000.0, 2600.0, 900_000, false),
+        ],
+        timeline: (0..40).map(point).collect(),
+        tls: Tls { protocol: "TLSv1_3 TLS13_AES_256_GCM_SHA384".into(), handshakes: 64, ..Tls::default() },
+        client: Client { cpu_us_per_request: 9.5, busiest_worker: 0.4, ..Client::default() },
+        server: Server {
+            cpu: Some(crate::observe::Cpu {
+                pid: 1,
+                us_per_request: 20.0,
+                cores_used: 0.5,
+                cores_allowed: 2,
+                busiest_thread: 0.4,
+                busiest_thread_name: "xksd-shard".into(),
+            }),
+            key_manager: Some(crate::observe::KeyManager {
+                sessions_open: 16,
+                sessions_busy: 4.0,
+                sessions_needed: 6,
+                hsm_mean_us: 2000.0,
+                queue_mean_us: 10.0,
+            }),
+        },
+        bound: Bound::Hsm,
+        slas: vec![Sla::parse("p99.9=250ms").unwrap()],
+        checks: crate::sla::judge(&crate::sla::Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, 1),
+        warnings: vec!["a warning with <angle brackets>".into()],
+        capacity: None,
+    }
+}
+
+#[test]
+fn reports_are_read_back_as_they_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.json");
+    let report = sample();
+    report.save(&file).unwrap();
+    let again = Report::load(&file).unwrap();
+    assert_eq!(text::summary(&again), text::summary(&report));
+    assert_eq!(
+        (&again.steps, &again.timeline, &again.checks, &again.slas),
+        (&report.steps, &report.timeline, &report.checks, &report.slas)
+    );
+    std::fs::write(&file, serde_json::to_string(&report).unwrap().replacen("\"format\":1", "\"format\":9", 1)).unwrap();
+    assert!(Report::load(&file).unwrap_err().contains("format 9"));
+    std::fs::write(&file, "{}").unwrap();
+    assert!(Report::load(&file).is_err());
+}
+
+#[test]
+fn the_knee_is_the_last_step_before_the_first_that_is_lost() {
+    let report = sample();
+    assert_eq!(knee(&report.steps).unwrap().offered_rate, 2000.0);
+    assert_eq!(knee(&report.steps[..3]), None, "never reached");
+    assert_eq!(knee(&report.steps[3..]), None, "below the lowest step");
+}
+
+#[test]
+fn a_step_must_answer_what_is_offered_within_its_bounds() {
+    let slas = [Sla::parse("p99=1ms").unwrap()];
+    let mut phase = PhaseStats { offered: 1000, right: 1000, errors: 0, throughput: 1000, latency: latency() };
+    (0..1000).for_each(|_| phase.latency.record(1000).unwrap());
+    assert!(Step::of(&phase, 1.0, &slas).held);
+    assert!(!Step::of(&PhaseStats { throughput: 979, ..phase.clone() }, 1.0, &slas).held);
+    assert!(Step::of(&PhaseStats { throughput: 980, ..phase.clone() }, 1.0, &slas).held);
+    assert!(!Step::of(&PhaseStats { errors: 1, ..phase.clone() }, 1.0, &slas).held);
+    (0..20).for_each(|_| phase.latency.record(2000).unwrap());
+    assert!(!Step::of(&phase, 1.0, &slas).held);
+}
+
+#[test]
+fn the_curve_goes_as_far_as_there_are_requests() {
+    let percentiles = Percentiles::of(&{
+        let mut histogram = latency();
+        (1..=1000).for_each(|us| histogram.record(us).unwrap());
+        histogram
+    });
+    assert!(percentiles.curve.is_sorted());
+    let (quantile, us) = *percentiles.curve.last().unwrap();
+    assert!((quantile - 0.999).abs() < 1e-9 && us >= 999, "{quantile} {us}");
+    assert!(Percentiles::of(&latency()).curve.is_empty());
+}
+
+/// Python's parser is strict XML: what it takes, no browser has to guess at.
+pub(crate) fn assert_well_formed(text: &str) {
+    use std::io::Write;
+    let script = "import sys, xml.dom.minidom; xml.dom.minidom.parseString(sys.stdin.buffer.read())";
+    let mut child = Command::new("/usr/bin/python3").args(["-c", script]).stdin(Stdio::piped()).spawn().expect("python3");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "not well-formed:\n{text}");
+}
+
+#[test]
+fn the_page_is_well_formed_and_stands_alone() {
+    for report in
+        [sample(), Report { timeline: Vec::new(), steps: Vec::new(), calls: Vec::new(), latency: Percentiles::default(), ..sample() }]
+    {
+        let page = html::page(&report);
+        assert_well_formed(page.strip_prefix("<!DOCTYPE html>\n").unwrap());
+        assert!(!page.contains("<localhost>") && page.contains("&lt;localhost&gt;"));
+        for outside in ["<script", "src=", "href=", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+    let page = html::page(&sample());
+    assert_eq!(page.matches("<svg").count(), 5);
+    assert!(page.contains("knee"));
+}
+
+#[test]
+fn the_text_tells_the_verdict_and_the_reasons() {
+    let text = text::summary(&sample());
+    for part in ["NOT HELD", "p99.9", "ThrottlingException (429)", "wrong answers", "knee", "a warning", "HSM sessions"] {
+        assert!(text.contains(part), "no {part} in\n{text}");
+    }
+}

@@ -1,0 +1,136 @@
+//! The report on a terminal.
+
+use std::fmt::Write;
+
+use super::{Report, knee};
+use crate::units::{count, figure, micros};
+
+/// All that a person needs to judge the run.
+pub fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    let settings = &report.settings;
+    let _ = writeln!(
+        text,
+        "\n{}: {}, {} connections × {}, {}\n",
+        settings.target, settings.load, settings.connections, settings.depth, settings.mix
+    );
+    let rows = [
+        ("requests", format!("{} offered, {} answered right, {} errors", count(report.offered), count(report.right), count(report.errors))),
+        ("throughput", format!("{}/s over {:.1} s", figure(report.throughput), report.seconds)),
+        ("TLS", tls(report)),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<12} {value}");
+    }
+    let _ = writeln!(text, "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}", "latency", "p50", "p90", "p99", "p99.9", "max", "count");
+    let all = std::iter::once(("all", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
+    for (name, p) in all.filter(|(_, p)| p.count > 0) {
+        let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(micros);
+        let _ = write!(text, "{name:<12}");
+        for time in &times {
+            let _ = write!(text, " {time:>10}");
+        }
+        let _ = writeln!(text, " {:>10}", count(p.count));
+    }
+    if report.steps.len() > 1 {
+        let _ = writeln!(text, "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}", "offered/s", "answered/s", "p50", "p99", "p99.9", "errors");
+        for step in &report.steps {
+            let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(micros);
+            let mark = if step.held { "" } else { "  not served in full" };
+            let (offered, throughput, errors) = (figure(step.offered_rate), figure(step.throughput), count(step.errors));
+            let _ = writeln!(text, "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}");
+        }
+        let _ = writeln!(text, "{}", knee_text(report));
+    }
+    if !report.errors_by_name.is_empty() {
+        text.push_str("\nerrors\n");
+        for (name, n) in &report.errors_by_name {
+            let _ = writeln!(text, "  {:>10}  {name}", count(*n));
+        }
+    }
+    for what in &report.wrong_told {
+        let _ = writeln!(text, "WRONG ANSWER: {what}");
+    }
+    text.push('\n');
+    machine(report, &mut text);
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text.push('\n');
+    for check in &report.checks {
+        let _ =
+            writeln!(text, "{:<5} {:<14} {:>12}   at most {}", if check.held { "ok" } else { "NO" }, check.what, check.value, check.limit);
+    }
+    let _ = writeln!(text, "{}", if report.held() { "HELD" } else { "NOT HELD" });
+    text.replace("at most at least", "at least")
+}
+
+/// In a line.
+pub fn tls(report: &Report) -> String {
+    let tls = &report.tls;
+    format!(
+        "{}, {} handshakes ({} resumed), p50 {}, max {}",
+        tls.protocol,
+        count(tls.handshakes),
+        count(tls.resumed),
+        micros(tls.handshake_p50_us),
+        micros(tls.handshake_max_us)
+    )
+}
+
+/// Where throughput stops following the load.
+pub fn knee_text(report: &Report) -> String {
+    match knee(&report.steps) {
+        Some(step) => {
+            format!("knee: {}/s is the highest step that was served in full; limited by {}", figure(step.offered_rate), report.bound.text())
+        }
+        None if report.steps.iter().all(|s| s.held) => "no knee: every step was served in full".into(),
+        None => format!("no knee: not even the lowest step was served in full; limited by {}", report.bound.text()),
+    }
+}
+
+/// Figures of the proxy, the HSM and this tool.
+pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(cpu) = &report.server.cpu {
+        let value = format!(
+            "{} µs a request; {:.2} of {} cores; busiest thread {} {:.0} %",
+            figure(cpu.us_per_request),
+            cpu.cores_used,
+            cpu.cores_allowed,
+            cpu.busiest_thread_name,
+            cpu.busiest_thread * 100.0
+        );
+        rows.push(("proxy CPU", value));
+    }
+    if let Some(hsm) = &report.server.key_manager {
+        rows.push((
+            "key manager",
+            format!("{} a call, after {} in the queue", micros(hsm.hsm_mean_us as u64), micros(hsm.queue_mean_us as u64)),
+        ));
+        if hsm.sessions_open > 0 {
+            let value =
+                format!("{} open, {:.1} in use on average; this load needs {}", hsm.sessions_open, hsm.sessions_busy, hsm.sessions_needed);
+            rows.push(("HSM sessions", value));
+        }
+    }
+    let client = &report.client;
+    rows.push((
+        "this tool",
+        format!(
+            "{} µs a request; busiest worker {:.0} %; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
+            figure(client.cpu_us_per_request),
+            client.busiest_worker * 100.0,
+            micros(client.lag_p99_us),
+            micros(client.lag_max_us),
+            count(client.closing_decrypts)
+        ),
+    ));
+    rows
+}
+
+fn machine(report: &Report, text: &mut String) {
+    for (name, value) in machine_rows(report) {
+        let _ = writeln!(text, "{name:<12} {value}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What is counted, by worker, and how workers add up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::limits::{LATENCY_MAX_US, WRONG_ANSWERS_TOLD};
+use crate::request::Call;
+
+/// Microseconds.
+pub type Latency = Histogram<u64>;
+
+/// An empty histogram of microseconds; a figure of it is at most 0.1 % off.
+pub fn latency() -> Latency {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are constants")
+}
+
+/// Counts a time, in whole microseconds rounded up: a quick answer is still an answer.
+pub fn record(histogram: &mut Latency, time: Duration) {
+    histogram.saturating_record(time.as_nanos().div_ceil(1000).clamp(1, u128::from(LATENCY_MAX_US)) as u64);
+}
+
+fn add(mine: &mut Latency, theirs: &Latency) {
+    mine.add(theirs).expect("all histograms have the same bounds");
+}
+
+/// One phase of the plan.
+#[derive(Clone)]
+pub struct PhaseStats {
+    /// Requests that were due.
+    pub offered: u64,
+    /// Right answers.
+    pub right: u64,
+    /// Everything else that was due.
+    pub errors: u64,
+    /// Right answers that came in during the phase, whenever they were due: its throughput.
+    pub throughput: u64,
+    /// Of right answers, from when the request was due.
+    pub latency: Latency,
+}
+
+impl PhaseStats {
+    fn new() -> PhaseStats {
+        PhaseStats { offered: 0, right: 0, errors: 0, throughput: 0, latency: latency() }
+    }
+}
+
+/// One second of the run, by the time of the answer.
+#[derive(Clone)]
+pub struct Second {
+    /// Whole seconds since the start, warm-up included.
+    pub second: u64,
+    /// Requests that were due.
+    pub offered: u64,
+    /// Right answers.
+    pub right: u64,
+    /// Errors and wrong answers.
+    pub errors: u64,
+    /// Of right answers.
+    pub latency: Latency,
+}
+
+impl Second {
+    /// An empty one.
+    pub fn new(second: u64) -> Second {
+        Second { second, offered: 0, right: 0, errors: 0, latency: latency() }
+    }
+
+    /// Adds another worker's same second.
+    pub fn add(&mut self, other: &Second) {
+        self.offered += other.offered;
+        self.right += other.right;
+        self.errors += other.errors;
+        add(&mut self.latency, &other.latency);
+    }
+}
+
+/// All of one worker, or of all of them.
+pub struct Stats {
+    /// By phase of the plan.
+    pub phases: Vec<PhaseStats>,
+    /// Right answers of the measured phases, by call.
+    pub calls: Vec<Latency>,
+    /// Errors of the measured phases by name.
+    pub errors: BTreeMap<String, u64>,
+    /// Wrong answers, also of the warm-up.
+    pub wrong: u64,
+    /// The first of them.
+    pub wrong_told: Vec<String>,
+    /// How late requests were handed to connections: the tool's own delay.
+    pub lag: Latency,
+    /// TLS handshakes with the TCP connection before them.
+    pub handshakes: Latency,
+    /// Of these, resumed.
+    pub resumed: u64,
+    /// Ciphertexts decrypted after the run.
+    pub closing_decrypts: u64,
+    /// CPU time of the worker's thread during the measured phases.
+    pub cpu: Duration,
+    /// The largest share of the measured time that one worker was on its CPU.
+    pub busiest: f64,
+    /// Protocol and cipher suite.
+    pub protocol: String,
+}
+
+impl Stats {
+    /// Nothing yet.
+    pub fn new(phases: usize) -> Stats {
+        Stats {
+            phases: vec![PhaseStats::new(); phases],
+            calls: vec![latency(); Call::ALL.len()],
+            errors: BTreeMap::new(),
+            wrong: 0,
+            wrong_told: Vec::new(),
+            lag: latency(),
+            handshakes: latency(),
+            resumed: 0,
+            closing_decrypts: 0,
+            cpu: Duration::ZERO,
+            busiest: 0.0,
+            protocol: String::new(),
+        }
+    }
+
+    /// Counts a wrong answer.
+    pub fn wrong(&mut self, what: String) {
+        self.wrong += 1;
+        if self.wrong_told.len() < WRONG_ANSWERS_TOLD {
+            self.wrong_told.push(what);
+        }
+    }
+
+    /// Counts an error by its name.
+    pub fn error(&mut self, name: &str, count: u64) {
+        match self.errors.get_mut(name) {
+            Some(known) => *known += count,
+            None => {
+                self.errors.insert(name.to_owned(), count);
+            }
+        }
+    }
+
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Stats) {
+        for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
+            mine.offered += theirs.offered;
+            mine.right += theirs.right;
+            mine.errors += theirs.errors;
+            mine.throughput += theirs.throughput;
+            add(&mut mine.latency, &theirs.latency);
+        }
+        for (mine, theirs) in self.calls.iter_mut().zip(&other.calls) {
+            add(mine, theirs);
+        }
+        for (name, count) in &other.errors {
+            self.error(name, *count);
+        }
+        let room = WRONG_ANSWERS_TOLD.saturating_sub(self.wrong_told.len());
+        self.wrong_told.extend(other.wrong_told.iter().take(room).cloned());
+        self.wrong += other.wrong;
+        add(&mut self.lag, &other.lag);
+        add(&mut self.handshakes, &other.handshakes);
+        self.resumed += other.resumed;
+        self.closing_decrypts += other.closing_decrypts;
+        self.cpu += other.cpu;
+        self.busiest = self.busiest.max(other.busiest);
+        if self.protocol.is_empty() {
+            self.protocol.clone_from(&other.protocol);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_add_up_to_what_one_would_have_counted() {
+        let (mut one, mut both) = (Stats::new(2), [Stats::new(2), Stats::new(2)]);
+        for us in 1..2000_u64 {
+            let time = Duration::from_micros(us * us);
+            let mine = &mut both[(us % 2) as usize];
+            for stats in [&mut one, mine] {
+                record(&mut stats.phases[1].latency, time);
+                record(&mut stats.calls[0], time);
+                stats.phases[1].right += 1;
+                stats.error(if us % 3 == 0 { "timeout" } else { "other" }, 1);
+                stats.wrong("w".into());
+            }
+        }
+        let mut sum = Stats::new(2);
+        both.iter().for_each(|stats| sum.add(stats));
+        for q in [0.0, 0.5, 0.9, 0.99, 0.999, 1.0] {
+            assert_eq!(sum.phases[1].latency.value_at_quantile(q), one.phases[1].latency.value_at_quantile(q));
+            assert_eq!(sum.calls[0].value_at_quantile(q), one.calls[0].value_at_quantile(q));
+        }
+        assert_eq!((sum.phases[1].right, &sum.errors, sum.wrong), (1999, &one.errors, 1999));
+        assert_eq!(sum.wrong_told.len(), WRONG_ANSWERS_TOLD);
+    }
+
+    #[test]
+    fn times_are_rounded_up_and_held_in_range() {
+        let mut histogram = latency();
+        record(&mut histogram, Duration::ZERO);
+        record(&mut histogram, Duration::from_nanos(1001));
+        record(&mut histogram, Duration::from_secs(3600));
+        assert_eq!(histogram.len(), 3);
+        assert_eq!((histogram.min(), histogram.value_at_quantile(0.5)), (1, 2));
+        assert!(histogram.max() >= LATENCY_MAX_US);
+    }
+}

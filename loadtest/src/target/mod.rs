@@ -1,0 +1,254 @@
+//! Whom to ask: address, certificates, key stores with their credentials, keys.
+
+mod xksd_toml;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::limits::FILE_BYTES_MAX;
+
+/// Certificates of the usual authorities, as Debian and its relatives keep them.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// What the command line says of the target.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Target")]
+pub struct TargetArgs {
+    /// Read everything from a configuration of xksd: its first key store, credential and key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The proxy, as in its certificate
+    #[arg(long, value_name = "HOST[:PORT]", required_unless_present = "config")]
+    pub target: Option<String>,
+    /// Connect here in place of what the host's name resolves to
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub connect: Option<SocketAddr>,
+    /// Authorities to trust, PEM [default: those of the system, or ca.pem beside --config]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A key store: path prefix (may be empty), access key id, file with the secret access key; may be given several times
+    #[arg(long, value_name = "PREFIX:ID:SECRETFILE", required_unless_present = "config")]
+    pub keystore: Vec<String>,
+    /// External key id, of every key store; may be given several times
+    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    pub key: Vec<String>,
+    /// SigV4 region [default: us-east-1, or the first of --config]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Client certificate chain for mutual TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub client_certificate: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    pub client_key: Option<PathBuf>,
+    /// Admin listener of xksd, for what its /metrics tell: http://ADDR:PORT [default: that of --config]
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// Process id of the proxy, for its CPU time [default: found where it listens on this machine]
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Load a target that is not on this machine. Only do it to a proxy you answer for
+    #[arg(long)]
+    pub i_own_the_target: bool,
+}
+
+/// A key store and who may use it.
+#[derive(Clone)]
+pub struct KeyStore {
+    /// What stands before `/kms/xks/v1`.
+    pub prefix: String,
+    /// Access key id.
+    pub access_key_id: String,
+    /// Secret access key.
+    pub secret: Zeroizing<String>,
+}
+
+/// A target that can be asked.
+#[derive(Clone)]
+pub struct Target {
+    /// Name in the certificate.
+    pub name: String,
+    /// The Host field.
+    pub host: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Authorities.
+    pub ca: PathBuf,
+    /// Certificate chain and key for mutual TLS.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// SigV4 region.
+    pub region: String,
+    /// One or more.
+    pub keystores: Vec<KeyStore>,
+    /// One or more.
+    pub keys: Vec<String>,
+    /// Admin listener.
+    pub admin: Option<SocketAddr>,
+    /// Process of the proxy.
+    pub pid: Option<u32>,
+}
+
+impl Target {
+    /// Reads files, resolves names.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn resolve(args: &TargetArgs) -> Result<Target, String> {
+        let from_file = args.config.as_deref().map(xksd_toml::read).transpose()?;
+        let file = from_file.as_ref();
+        let (name, port) = match (&args.target, file) {
+            (Some(target), _) => host_and_port(target)?,
+            (None, Some(file)) => (file.listen.ip().to_string(), file.listen.port()),
+            (None, None) => return Err("--target or --config is needed".into()),
+        };
+        let address = match (args.connect, &args.target, file) {
+            (Some(address), _, _) => address,
+            (None, None, Some(file)) => file.listen,
+            _ => look_up(&name, port)?,
+        };
+        allow(address, args.i_own_the_target)?;
+        let mut keystores = args.keystore.iter().map(|text| key_store(text)).collect::<Result<Vec<_>, _>>()?;
+        if keystores.is_empty() {
+            keystores.extend(file.map(|f| f.keystore.clone()));
+        }
+        let keys = match (args.key.is_empty(), file) {
+            (true, Some(file)) => vec![file.key.clone()],
+            _ => args.key.clone(),
+        };
+        if let Some(key) = keys.iter().find(|k| !is_word(k, b"._-") || k.is_empty() || k.len() > 128) {
+            return Err(format!("--key {key:?}: an external key id has 1 to 128 of A-Z a-z 0-9 . _ -"));
+        }
+        let admin = match (&args.admin, file) {
+            (Some(url), _) => Some(admin_address(url)?),
+            (None, Some(file)) => file.admin,
+            (None, None) => None,
+        };
+        let host = if port == 443 { name.clone() } else { format!("{}:{port}", bracketed(&name)) };
+        Ok(Target {
+            host,
+            name,
+            address,
+            ca: args.ca.clone().or_else(|| file.and_then(|f| f.ca.clone())).unwrap_or_else(|| SYSTEM_CA.into()),
+            client: args.client_certificate.clone().zip(args.client_key.clone()),
+            region: args.region.clone().or_else(|| file.map(|f| f.region.clone())).unwrap_or_else(|| "us-east-1".into()),
+            keystores,
+            keys,
+            admin,
+            pid: args.pid,
+        })
+    }
+}
+
+/// A load generator in the wrong hands, or with a slip in its address, is an attack.
+fn allow(address: SocketAddr, owned: bool) -> Result<(), String> {
+    if owned || address.ip().to_canonical().is_loopback() {
+        Ok(())
+    } else {
+        Err(format!("{address} is not on this machine: add --i-own-the-target if you answer for it and for what stands behind it"))
+    }
+}
+
+fn host_and_port(target: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("--target {target:?}: HOST or HOST:PORT, as in xks.example.com or [::1]:8443");
+    let target = target.strip_prefix("https://").unwrap_or(target).trim_end_matches('/');
+    if let Ok(address) = target.parse::<SocketAddr>() {
+        return Ok((address.ip().to_string(), address.port()));
+    }
+    let (host, port) = match target.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
+        None => (target, 443),
+    };
+    if host.is_empty() || !is_word(host, b".-") { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+}
+
+fn look_up(name: &str, port: u16) -> Result<SocketAddr, String> {
+    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(|e| format!("looking up {name}: {e}"))?.collect();
+    // KMS connects over IPv4 only.
+    addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()).copied().ok_or_else(|| format!("{name} has no address"))
+}
+
+fn bracketed(name: &str) -> String {
+    if name.contains(':') { format!("[{name}]") } else { name.to_owned() }
+}
+
+fn is_word(text: &str, more: &[u8]) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+}
+
+fn key_store(text: &str) -> Result<KeyStore, String> {
+    let mut parts = text.splitn(3, ':');
+    let (Some(prefix), Some(id), Some(file)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("--keystore {text:?}: PREFIX:ACCESS_KEY_ID:SECRETFILE"));
+    };
+    let prefix = prefix.trim_end_matches('/');
+    if !(prefix.is_empty() || prefix.starts_with('/')) || !is_word(prefix, b"/_-") {
+        return Err(format!("--keystore {text:?}: the prefix is empty, or / and A-Z a-z 0-9 _ -"));
+    }
+    if id.is_empty() || !is_word(id, b"") {
+        return Err(format!("--keystore {text:?}: {id:?} is no access key id"));
+    }
+    let secret = Zeroizing::new(read_text(Path::new(file))?);
+    let secret = Zeroizing::new(secret.trim_end_matches(['\r', '\n']).to_owned());
+    Ok(KeyStore { prefix: prefix.to_owned(), access_key_id: id.to_owned(), secret })
+}
+
+fn admin_address(url: &str) -> Result<SocketAddr, String> {
+    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let found = address.to_socket_addrs().map_err(|e| format!("--admin {url:?}: {e}"))?.next();
+    found.ok_or_else(|| format!("--admin {url:?} has no address"))
+}
+
+/// A text file of bounded size.
+///
+/// # Errors
+/// A sentence with the file's name.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let fail = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(fail)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
+    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("{}: larger than {FILE_BYTES_MAX} bytes", path.display())) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_without_a_word() {
+        for own in ["127.0.0.1:443", "[::1]:443", "127.8.9.1:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(allow(own.parse().unwrap(), false), Ok(()), "{own}");
+        }
+        for other in ["10.0.0.1:443", "0.0.0.0:443", "[fe80::1]:443", "192.0.2.1:443"] {
+            assert!(allow(other.parse().unwrap(), false).unwrap_err().contains("--i-own-the-target"), "{other}");
+            assert_eq!(allow(other.parse().unwrap(), true), Ok(()));
+        }
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!(host_and_port("xks.example.com"), Ok(("xks.example.com".into(), 443)));
+        assert_eq!(host_and_port("https://xks.example.com:8443/"), Ok(("xks.example.com".into(), 8443)));
+        assert_eq!(host_and_port("[::1]:8443"), Ok(("::1".into(), 8443)));
+        assert_eq!(bracketed("::1"), "[::1]");
+        for wrong in ["", ":443", "a:b", "a:70000", "a b:1", "http://a/b", "a\r\nx"] {
+            assert!(host_and_port(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn key_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        std::fs::write(&file, "c2VjcmV0\n").unwrap();
+        let store = key_store(&format!("/a/b:ABC234:{}", file.display())).unwrap();
+        assert_eq!((store.prefix.as_str(), store.access_key_id.as_str(), store.secret.as_str()), ("/a/b", "ABC234", "c2VjcmV0"));
+        assert_eq!(key_store(&format!(":ABC234:{}", file.display())).unwrap().prefix, "");
+        for wrong in ["/a", "/a:B", "a:B:f", "/a b:B:f", "/a::f", "/a:B:/nonexistent"] {
+            assert!(key_store(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! One connection: it takes what is due, sends it, and checks what comes back. When it breaks, it is made anew.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_rustls::TlsConnector;
+use futures_rustls::client::TlsStream;
+use futures_util::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use glommio::timer::sleep;
+use rustls::pki_types::ServerName;
+
+use super::Transport;
+use super::hub::{Due, Hub, Link};
+use crate::answer;
+use crate::limits::{RECONNECT_PAUSE, SETUP_TIME_MAX};
+use crate::stats::record;
+use crate::target::Target;
+use crate::workload::Sent;
+
+/// Read from a connection at once, bytes; several answers of the usual size.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Makes connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    address: std::net::SocketAddr,
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Connector {
+    pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
+        let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
+        Ok(Connector { address: target.address, config, name })
+    }
+
+    /// A connection with its handshake done.
+    pub(super) async fn connect(&self, hub: &Hub) -> Result<TlsStream<TcpStream>, String> {
+        let start = Instant::now();
+        let tcp = TcpStream::connect_timeout(self.address, SETUP_TIME_MAX).await.map_err(|e| format!("cannot connect: {e}"))?;
+        // Requests are written whole; waiting for more to send only adds latency.
+        tcp.set_nodelay(true).map_err(|e| format!("cannot connect: {e}"))?;
+        let handshake = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp);
+        let stream = within(SETUP_TIME_MAX, handshake).await.map_err(|e| format!("TLS handshake: {e}"))?;
+        let mut stats = hub.stats.borrow_mut();
+        record(&mut stats.handshakes, start.elapsed());
+        let session = stream.get_ref().1;
+        if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+            stats.resumed += 1;
+        }
+        if stats.protocol.is_empty() {
+            let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
+            let suite = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+            stats.protocol = format!("{version} {suite}");
+        }
+        Ok(stream)
+    }
+}
+
+/// Runs `io` for at most `time`.
+pub(super) async fn within<T>(time: Duration, io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
+    match glommio::future::timeout(time, io).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("not done within {} s", time.as_secs_f64())),
+    }
+}
+
+/// A request that waits for its answer.
+struct InFlight {
+    due: Due,
+    sent: Sent,
+    at: Instant,
+}
+
+/// Why a connection is given up.
+enum End {
+    /// Nothing is left to be done.
+    Over,
+    /// To be made anew, and nothing is lost.
+    Anew,
+    /// Everything in flight is lost.
+    Broken(&'static str),
+}
+
+/// Keeps a connection open from before the run until nothing is left to be sent.
+pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, depth: usize) {
+    poll_fn(|cx| {
+        link.set_waker(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let mut first = true;
+    while !hub.is_over() && hub.failure().is_none() {
+        match connector.connect(&hub).await {
+            Ok(stream) => {
+                if std::mem::take(&mut first) {
+                    hub.has_connected();
+                }
+                let mut connection = Connection {
+                    hub: &hub,
+                    link: &link,
+                    stream,
+                    depth,
+                    in_flight: VecDeque::with_capacity(depth),
+                    out: Vec::new(),
+                    written: 0,
+                    received: vec![0; READ_BYTES],
+                    filled: 0,
+                };
+                if let End::Over = connection.run().await {
+                    return;
+                }
+            }
+            Err(why) if first => return hub.fail(why),
+            Err(why) => {
+                hub.connection_error(&why);
+                sleep(RECONNECT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Connection<'a> {
+    hub: &'a Hub,
+    link: &'a Rc<Link>,
+    stream: TlsStream<TcpStream>,
+    depth: usize,
+    in_flight: VecDeque<InFlight>,
+    out: Vec<u8>,
+    written: usize,
+    received: Vec<u8>,
+    filled: usize,
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> End {
+        self.link.overdue.set(false);
+        self.link.retire.set(false);
+        let end = loop {
+            self.fill();
+            if self.in_flight.is_empty() {
+                if self.hub.is_over() {
+                    break End::Over;
+                }
+                if self.link.retire.get() {
+                    break End::Anew;
+                }
+            }
+            if let Err(end) = self.step().await {
+                break end;
+            }
+        };
+        self.link.oldest.set(None);
+        // Woken for a request that somebody else must take now.
+        if !self.link.is_free() && self.hub.has_backlog() {
+            self.hub.wake_one();
+        }
+        self.link.busy();
+        if let End::Broken(why) = end {
+            for lost in self.in_flight.drain(..) {
+                self.hub.error(lost.due, why);
+            }
+        } else {
+            // The peer is told; whether it listens does not matter.
+            let _ = within(Duration::from_millis(200), futures_util::AsyncWriteExt::close(&mut self.stream)).await;
+        }
+        end
+    }
+
+    /// Takes what is due, as much as the connection may carry.
+    fn fill(&mut self) {
+        while self.in_flight.len() < self.depth && !self.link.retire.get() {
+            let Some(due) = self.hub.take() else { break };
+            let mut workload = self.hub.workload.borrow_mut();
+            let call = workload.draw();
+            let sent = workload.write(call, &mut self.out);
+            let at = Instant::now();
+            if self.in_flight.is_empty() {
+                self.link.oldest.set(Some(at));
+            }
+            self.in_flight.push_back(InFlight { due, sent, at });
+        }
+    }
+
+    /// Writes what is to be written, then waits for an answer, for work, or for the end.
+    async fn step(&mut self) -> Result<(), End> {
+        if self.written < self.out.len() {
+            poll_fn(|cx| {
+                while self.written < self.out.len() {
+                    if self.link.overdue.get() {
+                        return Poll::Ready(Err(End::Broken("timeout")));
+                    }
+                    match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
+                        Poll::Ready(Ok(n)) if n > 0 => self.written += n,
+                        Poll::Ready(_) => return Poll::Ready(Err(End::Broken("connection broken while sending"))),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                match Pin::new(&mut self.stream).poll_flush(cx) {
+                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                    Poll::Ready(Err(_)) => Poll::Ready(Err(End::Broken("connection broken while sending"))),
+                    Poll::Pending if self.link.overdue.get() => Poll::Ready(Err(End::Broken("timeout"))),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await?;
+            self.out.clear();
+            self.written = 0;
+        }
+        let has_room = self.in_flight.len() < self.depth && !self.link.retire.get();
+        if has_room && !self.hub.is_over() {
+            self.hub.wait(self.link);
+        }
+        let mut first = true;
+        let read = poll_fn(|cx| {
+            if self.link.overdue.get() {
+                return Poll::Ready(Some(Err(End::Broken("timeout"))));
+            }
+            // Woken for work, or because the end has come.
+            let idle = self.in_flight.is_empty();
+            if !first && ((has_room && !self.link.is_free()) || (idle && (self.hub.is_over() || self.link.retire.get()))) {
+                return Poll::Ready(None);
+            }
+            first = false;
+            match Pin::new(&mut self.stream).poll_read(cx, &mut self.received[self.filled..]) {
+                Poll::Ready(Ok(n)) if n > 0 => Poll::Ready(Some(Ok(n))),
+                // A proxy may close what is idle.
+                Poll::Ready(_) if idle => Poll::Ready(Some(Err(End::Anew))),
+                Poll::Ready(_) => Poll::Ready(Some(Err(End::Broken("connection closed before the answer")))),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        match read {
+            None => Ok(()),
+            Some(read) => {
+                self.filled += read?;
+                self.answers(Instant::now())
+            }
+        }
+    }
+
+    /// Takes all answers that are whole.
+    fn answers(&mut self, now: Instant) -> Result<(), End> {
+        let mut at = 0;
+        while at < self.filled {
+            let answer = match answer::first(&self.received[at..self.filled]) {
+                Ok(Some(answer)) => answer,
+                Ok(None) => break,
+                Err(_) => return Err(End::Broken("answer that is not HTTP/1.1")),
+            };
+            let Some(request) = self.in_flight.pop_front() else {
+                return Err(End::Broken("answer without a request"));
+            };
+            at += answer.length;
+            let outcome = self.hub.workload.borrow_mut().check(&request.sent, &answer);
+            self.hub.answered(request.due, request.sent.call, outcome, now);
+            if answer.close {
+                return Err(if self.in_flight.is_empty() { End::Anew } else { End::Broken("connection closed before the answer") });
+            }
+        }
+        self.received.copy_within(at..self.filled, 0);
+        self.filled -= at;
+        if self.filled == self.received.len() {
+            self.received.resize(self.filled * 2, 0);
+        }
+        self.link.oldest.set(self.in_flight.front().map(|request| request.at));
+        Ok(())
+    }
+}

@@ -1,0 +1,316 @@
+//! What the connections of a worker share: requests that are due, connections that are free, and what is counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::limits::BACKLOG_MAX;
+use crate::request::Call;
+use crate::schedule::Plan;
+use crate::stats::{Second, Stats, record};
+use crate::workload::{Outcome, Workload};
+
+/// A request that is to be sent.
+#[derive(Clone, Copy)]
+pub(super) struct Due {
+    /// When it was due: its latency counts from here, so that waiting for a free connection is part of it.
+    pub(super) at: Instant,
+    pub(super) phase: usize,
+}
+
+/// A connection as seen from the hub.
+#[derive(Default)]
+pub(super) struct Link {
+    waker: RefCell<Option<Waker>>,
+    /// Stands in the queue of free connections.
+    queued: Cell<bool>,
+    /// Is free. A connection that has found work itself stays queued and is passed over.
+    free: Cell<bool>,
+    /// When the oldest unanswered request was sent.
+    pub(super) oldest: Cell<Option<Instant>>,
+    /// The oldest unanswered request has waited too long.
+    pub(super) overdue: Cell<bool>,
+    /// To be closed and opened anew when it has no request in flight.
+    pub(super) retire: Cell<bool>,
+}
+
+impl Link {
+    /// The task that drives the connection.
+    pub(super) fn set_waker(&self, waker: Waker) {
+        *self.waker.borrow_mut() = Some(waker);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// No longer free.
+    pub(super) fn busy(&self) {
+        self.free.set(false);
+    }
+
+    /// Whether it still waits for work, which is to say has not been woken for some.
+    pub(super) fn is_free(&self) -> bool {
+        self.free.get()
+    }
+}
+
+pub(super) struct Hub {
+    plan: Arc<Plan>,
+    timeout: Duration,
+    started: Cell<Option<Instant>>,
+    finished: Cell<bool>,
+    failure: RefCell<Option<String>>,
+    connected: Cell<usize>,
+    backlog: RefCell<VecDeque<Due>>,
+    free: RefCell<VecDeque<Rc<Link>>>,
+    links: RefCell<Vec<Rc<Link>>>,
+    next_retired: Cell<usize>,
+    pub(super) workload: RefCell<Workload>,
+    pub(super) stats: RefCell<Stats>,
+    second: RefCell<Second>,
+    seconds: Sender<Second>,
+}
+
+impl Hub {
+    pub(super) fn new(plan: Arc<Plan>, workload: Workload, timeout: Duration, seconds: Sender<Second>) -> Hub {
+        Hub {
+            stats: RefCell::new(Stats::new(plan.phases.len())),
+            plan,
+            timeout,
+            started: Cell::new(None),
+            finished: Cell::new(false),
+            failure: RefCell::new(None),
+            connected: Cell::new(0),
+            backlog: RefCell::default(),
+            free: RefCell::default(),
+            links: RefCell::default(),
+            next_retired: Cell::new(0),
+            workload: RefCell::new(workload),
+            second: RefCell::new(Second::new(0)),
+            seconds,
+        }
+    }
+
+    // ---- the life of a run --------------------------------------------------------------------------------
+
+    /// The run has begun, at `at`.
+    pub(super) fn start(&self, at: Instant) {
+        self.started.set(Some(at));
+        if self.plan.closed {
+            for link in self.links.borrow().iter() {
+                link.free.set(false);
+                link.wake();
+            }
+        }
+    }
+
+    /// Nothing more will be due.
+    pub(super) fn finish(&self) {
+        self.finished.set(true);
+        self.links.borrow().iter().for_each(|link| link.wake());
+    }
+
+    /// Nothing is left to be sent.
+    pub(super) fn is_over(&self) -> bool {
+        self.finished.get() && self.backlog.borrow().is_empty()
+    }
+
+    pub(super) fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    pub(super) fn link(&self) -> Rc<Link> {
+        let link = Rc::new(Link::default());
+        self.links.borrow_mut().push(link.clone());
+        link
+    }
+
+    /// Connections that have been open once.
+    pub(super) fn connected(&self) -> usize {
+        self.connected.get()
+    }
+
+    pub(super) fn has_connected(&self) {
+        self.connected.set(self.connected.get() + 1);
+    }
+
+    // ---- work ---------------------------------------------------------------------------------------------
+
+    /// A request is due now.
+    pub(super) fn due(&self, due: Due, now: Instant) {
+        let mut stats = self.stats.borrow_mut();
+        if let Some(phase) = stats.phases.get_mut(due.phase) {
+            phase.offered += 1;
+        }
+        self.second.borrow_mut().offered += 1;
+        if self.is_measured(due.phase) {
+            record(&mut stats.lag, now.saturating_duration_since(due.at));
+        }
+        drop(stats);
+        if self.backlog.borrow().len() >= BACKLOG_MAX {
+            return self.error(due, "unsent: too many requests waited for a connection");
+        }
+        self.backlog.borrow_mut().push_back(due);
+        self.wake_one();
+    }
+
+    /// Wakes the connection that has been free for longest.
+    pub(super) fn wake_one(&self) {
+        let mut free = self.free.borrow_mut();
+        while let Some(link) = free.pop_front() {
+            link.queued.set(false);
+            if link.free.replace(false) {
+                return link.wake();
+            }
+        }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.borrow().is_empty()
+    }
+
+    /// The next request to send.
+    pub(super) fn take(&self) -> Option<Due> {
+        let now = Instant::now();
+        if self.plan.closed {
+            let elapsed = now.checked_duration_since(self.started.get()?)?;
+            if elapsed >= self.plan.length() {
+                return None;
+            }
+            let phase = self.plan.phase_at(elapsed);
+            if let Some(phase) = self.stats.borrow_mut().phases.get_mut(phase) {
+                phase.offered += 1;
+            }
+            self.second.borrow_mut().offered += 1;
+            return Some(Due { at: now, phase });
+        }
+        loop {
+            let due = self.backlog.borrow_mut().pop_front()?;
+            if now.saturating_duration_since(due.at) < self.timeout {
+                return Some(due);
+            }
+            self.error(due, "unsent: no connection was free in time");
+        }
+    }
+
+    /// The connection has room for a request and found none.
+    pub(super) fn wait(&self, link: &Rc<Link>) {
+        link.free.set(true);
+        if !link.queued.replace(true) {
+            self.free.borrow_mut().push_back(link.clone());
+        }
+    }
+
+    // ---- counting -----------------------------------------------------------------------------------------
+
+    fn is_measured(&self, phase: usize) -> bool {
+        self.plan.phases.get(phase).is_some_and(|p| p.measured)
+    }
+
+    pub(super) fn answered(&self, due: Due, call: Call, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Right => {
+                let latency = now.saturating_duration_since(due.at);
+                let mut stats = self.stats.borrow_mut();
+                if let Some(phase) = stats.phases.get_mut(due.phase) {
+                    phase.right += 1;
+                    record(&mut phase.latency, latency);
+                }
+                let elapsed = self.started.get().map_or(Duration::ZERO, |start| now.saturating_duration_since(start));
+                if elapsed < self.plan.length()
+                    && let Some(phase) = stats.phases.get_mut(self.plan.phase_at(elapsed))
+                {
+                    phase.throughput += 1;
+                }
+                if self.is_measured(due.phase) {
+                    record(&mut stats.calls[call as usize], latency);
+                }
+                drop(stats);
+                self.turn(now);
+                let mut second = self.second.borrow_mut();
+                second.right += 1;
+                record(&mut second.latency, latency);
+            }
+            Outcome::Error(name) => self.error(due, &name),
+            Outcome::Wrong(what) => {
+                let mut stats = self.stats.borrow_mut();
+                stats.wrong(what);
+                drop(stats);
+                self.error(due, "wrong answer");
+            }
+        }
+    }
+
+    pub(super) fn error(&self, due: Due, name: &str) {
+        let mut stats = self.stats.borrow_mut();
+        if let Some(phase) = stats.phases.get_mut(due.phase) {
+            phase.errors += 1;
+        }
+        if self.is_measured(due.phase) {
+            stats.error(name, 1);
+        }
+        self.second.borrow_mut().errors += 1;
+    }
+
+    /// An error that belongs to no request.
+    pub(super) fn connection_error(&self, name: &str) {
+        let Some(elapsed) = self.started.get().map(|start| start.elapsed()) else { return };
+        if self.is_measured(self.plan.phase_at(elapsed)) {
+            self.stats.borrow_mut().error(name, 1);
+        }
+    }
+
+    /// Publishes the seconds that are over.
+    pub(super) fn turn(&self, now: Instant) {
+        let Some(start) = self.started.get() else { return };
+        let second = now.saturating_duration_since(start).as_secs();
+        while self.second.borrow().second < second {
+            let next = Second::new(self.second.borrow().second + 1);
+            let _ = self.seconds.send(self.second.replace(next));
+        }
+    }
+
+    pub(super) fn cpu(&self, cpu: Duration, of: Duration) {
+        let mut stats = self.stats.borrow_mut();
+        stats.cpu = cpu;
+        stats.busiest = if of.is_zero() { 0.0 } else { cpu.as_secs_f64() / of.as_secs_f64() };
+    }
+
+    pub(super) fn take_stats(&self) -> Stats {
+        self.stats.replace(Stats::new(0))
+    }
+
+    // ---- connections --------------------------------------------------------------------------------------
+
+    /// Tells the connections whose oldest request has no answer in time.
+    pub(super) fn expire(&self, now: Instant) {
+        for link in self.links.borrow().iter() {
+            if link.oldest.get().is_some_and(|sent| now.saturating_duration_since(sent) >= self.timeout) {
+                link.overdue.set(true);
+                link.wake();
+            }
+        }
+    }
+
+    /// Has the next connection in turn made anew.
+    pub(super) fn retire_one(&self) {
+        let links = self.links.borrow();
+        let at = self.next_retired.get();
+        self.next_retired.set(at + 1);
+        if let Some(link) = links.get(at % links.len().max(1)) {
+            link.retire.set(true);
+            link.wake();
+        }
+    }
+}

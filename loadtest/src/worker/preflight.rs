@@ -1,0 +1,91 @@
+//! One request of each kind before the run, so that wrong settings are told at once and there is something to decrypt; and after the
+//! run a decrypt of every ciphertext that is left, so that no run ends with ciphertexts that cannot be opened.
+
+use std::time::Instant;
+
+use futures_rustls::client::TlsStream;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+
+use super::Failure;
+use super::connection::{Connector, within};
+use super::hub::Hub;
+use crate::answer;
+use crate::limits::{PRIMED_CIPHERTEXTS, SETUP_TIME_MAX};
+use crate::request::Call;
+use crate::workload::{Mix, Outcome};
+
+/// Asks every key of every key store, and each call that the mix has.
+pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Result<(), Failure> {
+    let mut stream = connector.connect(hub).await.map_err(Failure::Setup)?;
+    let routes = hub.workload.borrow().routes();
+    let [encrypt, decrypt, metadata, health] = mix.0;
+    let mut calls = Vec::new();
+    if encrypt + decrypt > 0 {
+        calls.push((Call::Encrypt, routes.max(PRIMED_CIPHERTEXTS)));
+        calls.push((Call::Decrypt, routes));
+    }
+    calls.push((Call::Metadata, if metadata > 0 { routes } else { 0 }));
+    calls.push((Call::Health, usize::from(health > 0)));
+    for (call, count) in calls {
+        for _ in 0..count {
+            match exchange(hub, &mut stream, call).await {
+                Ok(Outcome::Right) => {}
+                Ok(Outcome::Wrong(what)) => return Err(Failure::Wrong(what)),
+                Ok(Outcome::Error(name)) => return Err(Failure::Setup(format!("the first {} was answered {name}", call.name()))),
+                Err(why) => return Err(Failure::Setup(format!("the first {}: {why}", call.name()))),
+            }
+        }
+    }
+    let _ = within(SETUP_TIME_MAX, stream.close()).await;
+    Ok(())
+}
+
+/// Decrypts all that the worker still knows.
+pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
+    let count = hub.workload.borrow().ciphertexts();
+    if count == 0 {
+        return;
+    }
+    let deadline = Instant::now() + SETUP_TIME_MAX;
+    let ended = async {
+        let mut stream = connector.connect(hub).await?;
+        for _ in 0..count {
+            if Instant::now() >= deadline {
+                break;
+            }
+            let outcome = exchange(hub, &mut stream, Call::Decrypt).await?;
+            let mut stats = hub.stats.borrow_mut();
+            match outcome {
+                Outcome::Right => stats.closing_decrypts += 1,
+                Outcome::Wrong(what) => stats.wrong(what),
+                Outcome::Error(name) => stats.error(&format!("{name}, decrypting after the run"), 1),
+            }
+        }
+        let _ = within(SETUP_TIME_MAX, stream.close()).await;
+        Ok::<(), String>(())
+    };
+    if let Err(why) = ended.await {
+        hub.stats.borrow_mut().error(&format!("{why}, decrypting after the run"), 1);
+    }
+}
+
+async fn exchange(hub: &Hub, stream: &mut TlsStream<TcpStream>, call: Call) -> Result<Outcome, String> {
+    let mut out = Vec::new();
+    let sent = hub.workload.borrow_mut().write(call, &mut out);
+    within(SETUP_TIME_MAX, async {
+        stream.write_all(&out).await?;
+        stream.flush().await
+    })
+    .await?;
+    let (mut received, mut chunk) = (Vec::new(), vec![0; 8192]);
+    loop {
+        match within(SETUP_TIME_MAX, stream.read(&mut chunk)).await? {
+            0 => return Err("the connection was closed".into()),
+            n => received.extend_from_slice(&chunk[..n]),
+        }
+        if let Some(answer) = answer::first(&received)? {
+            return Ok(hub.workload.borrow_mut().check(&sent, &answer));
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What a worker sends: requests in rings, signed when they are due, and what each answer must be.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::answer::{self, Answer, Asked, Checker};
+use crate::limits::DISTINCT_REQUESTS;
+use crate::request::{Call, Request, RequestIds, Route, decrypt_fields, encrypt_fields};
+use crate::schedule::Random;
+use crate::sign::{Date, Signer};
+use crate::target::Target;
+use crate::units::Sizes;
+
+/// Shares of the four calls, in the order of [`Call::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mix(pub [u32; 4]);
+
+impl Mix {
+    /// Reads `encrypt=80,decrypt=20`.
+    ///
+    /// # Errors
+    /// A sentence that says what is accepted.
+    pub fn parse(text: &str) -> Result<Mix, String> {
+        let wrong = || format!("{text:?} is no mix: encrypt, decrypt, metadata, health with weights, as in encrypt=80,decrypt=20");
+        let mut mix = [0; 4];
+        for part in text.split(',') {
+            let (name, weight) = part.split_once('=').ok_or_else(wrong)?;
+            let call = Call::ALL.iter().position(|c| c.name() == name.trim()).ok_or_else(wrong)?;
+            mix[call] = weight.trim().parse().ok().filter(|&w| w <= 1_000_000).ok_or_else(wrong)?;
+        }
+        if mix.iter().sum::<u32>() == 0 { Err(wrong()) } else { Ok(Mix(mix)) }
+    }
+
+    /// As it is written.
+    pub fn text(&self) -> String {
+        let parts: Vec<String> =
+            Call::ALL.iter().zip(self.0).filter(|(_, w)| *w > 0).map(|(call, weight)| format!("{}={weight}", call.name())).collect();
+        parts.join(",")
+    }
+}
+
+/// What requests are like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Shares of the calls.
+    pub mix: Mix,
+    /// Plaintexts, bytes.
+    pub plaintext: Sizes,
+    /// Additional authenticated data, bytes.
+    pub aad: Sizes,
+    /// Share of encrypts that ask for a CDIV, 0 to 1.
+    pub cdiv: f64,
+    /// Sign every request anew with an id of its own, in place of once a second.
+    pub fresh: bool,
+}
+
+/// A plaintext to encrypt.
+struct Sample {
+    request: Request,
+    plaintext_base64: Rc<str>,
+    plaintext_bytes: usize,
+    aad: Rc<[u8]>,
+    cdiv: bool,
+}
+
+/// A ciphertext to decrypt.
+struct Ciphertext {
+    request: Request,
+    plaintext_base64: Rc<str>,
+    /// Unix second in which it came in.
+    made: i64,
+}
+
+/// A request on its way.
+pub struct Sent {
+    /// Which call.
+    pub call: Call,
+    slot: usize,
+    number: u64,
+    /// Plaintext that a decrypt must give back, base64.
+    expected: Option<Rc<str>>,
+}
+
+/// What an answer came to.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    /// Right, and checked.
+    Right,
+    /// An error, honestly told.
+    Error(String),
+    /// It claims success and is wrong.
+    Wrong(String),
+}
+
+/// All that one worker sends.
+pub struct Workload {
+    shape: Shape,
+    random: Random,
+    signers: Vec<Signer>,
+    ids: RequestIds,
+    date: Date,
+    samples: Vec<Sample>,
+    ciphertexts: Vec<Ciphertext>,
+    /// The ciphertext that is replaced next.
+    oldest: usize,
+    metadata: Vec<Request>,
+    health: Vec<Request>,
+    next: [usize; 4],
+    routes: Vec<Rc<Route>>,
+    checker: Checker,
+}
+
+impl Workload {
+    /// Makes the requests of a worker.
+    ///
+    /// # Errors
+    /// When the clock or the random generator fails.
+    pub fn new(target: &Target, shape: &Shape, run: u32, worker: usize) -> Result<Workload, String> {
+        let signers: Vec<Signer> = target.keystores.iter().map(|s| Signer::new(&s.access_key_id, &s.secret, &target.region)).collect();
+        let routes: Vec<Rc<Route>> = target
+            .keystores
+            .iter()
+            .enumerate()
+            .flat_map(|(keystore, store)| {
+                let base = format!("{}/kms/xks/v1", store.prefix);
+                target
+                    .keys
+                    .iter()
+                    .map(move |key| Rc::new(Route { keystore, key: key.clone(), host: target.host.clone(), base: base.clone() }))
+            })
+            .collect();
+        let mut random = Random::new(u64::from(run) << 16 | worker as u64);
+        let count = DISTINCT_REQUESTS.max(routes.len());
+        let mut samples = Vec::with_capacity(count);
+        for n in 0..count {
+            let route = &routes[n % routes.len()];
+            samples.push(sample(route, &signers[route.keystore], shape, &mut random, n, count)?);
+        }
+        let plain = |call| routes.iter().map(|route| Request::new(call, route, &signers[route.keystore], "")).collect();
+        Ok(Workload {
+            metadata: plain(Call::Metadata),
+            health: plain(Call::Health),
+            ids: RequestIds::new(run, worker),
+            date: date_now(None)?,
+            random,
+            signers,
+            samples,
+            ciphertexts: Vec::new(),
+            oldest: 0,
+            next: [0; 4],
+            routes,
+            checker: Checker::default(),
+            shape: shape.clone(),
+        })
+    }
+
+    /// Ways to a key.
+    pub fn routes(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Ciphertexts that can be decrypted.
+    pub fn ciphertexts(&self) -> usize {
+        self.ciphertexts.len()
+    }
+
+    /// Draws a call from the mix.
+    pub fn draw(&mut self) -> Call {
+        let weights = self.shape.mix.0;
+        let mut at = self.random.below(u64::from(weights.iter().sum::<u32>()));
+        for (call, weight) in Call::ALL.into_iter().zip(weights) {
+            match at.checked_sub(u64::from(weight)) {
+                Some(rest) => at = rest,
+                None => return call,
+            }
+        }
+        Call::Encrypt
+    }
+
+    /// Appends the next request of a call to `out`. While there is nothing to decrypt yet, a decrypt becomes an encrypt.
+    pub fn write(&mut self, call: Call, out: &mut Vec<u8>) -> Sent {
+        if let Ok(date) = date_now(Some(self.date)) {
+            self.date = date;
+        }
+        let call = if call == Call::Decrypt && self.ciphertexts.is_empty() { Call::Encrypt } else { call };
+        let ring = match call {
+            Call::Encrypt => self.samples.len(),
+            Call::Decrypt => self.ciphertexts.len(),
+            Call::Metadata => self.metadata.len(),
+            Call::Health => self.health.len(),
+        };
+        let next = &mut self.next[call as usize];
+        let slot = *next % ring.max(1);
+        *next = slot + 1;
+        let (request, expected) = match call {
+            Call::Encrypt => (&mut self.samples[slot].request, None),
+            Call::Decrypt => {
+                let ciphertext = &mut self.ciphertexts[slot];
+                (&mut ciphertext.request, Some(ciphertext.plaintext_base64.clone()))
+            }
+            Call::Metadata => (&mut self.metadata[slot], None),
+            Call::Health => (&mut self.health[slot], None),
+        };
+        if self.shape.fresh || request.signed() != self.date.second {
+            request.sign(&mut self.signers[request.keystore()], &mut self.ids, &self.date);
+        }
+        out.extend_from_slice(request.bytes());
+        Sent { call, slot, number: request.number(), expected }
+    }
+
+    /// Checks an answer; a ciphertext is kept for a later decrypt.
+    pub fn check(&mut self, sent: &Sent, answer: &Answer<'_>) -> Outcome {
+        if answer.status != 200 {
+            return Outcome::Error(answer::error_name(answer.status, &answer.body));
+        }
+        let checked = match sent.call {
+            Call::Encrypt => self.encrypted(sent.slot, &answer.body),
+            Call::Decrypt => answer::decrypted(sent.expected.as_deref().unwrap_or_default(), &answer.body),
+            Call::Metadata => answer::metadata(&answer.body),
+            Call::Health => answer::health(&answer.body),
+        };
+        match checked {
+            Ok(()) => Outcome::Right,
+            Err(why) => Outcome::Wrong(format!("{why} (kmsRequestId {})", self.ids.text(sent.number))),
+        }
+    }
+
+    fn encrypted(&mut self, slot: usize, body: &[u8]) -> Result<(), String> {
+        let Some(sample) = self.samples.get(slot) else { return Ok(()) };
+        let route = sample.request.route();
+        let key = (slot % self.routes.len()) as u64;
+        let asked = Asked { plaintext_bytes: sample.plaintext_bytes, aad: &sample.aad, cdiv: sample.cdiv };
+        let answer = self.checker.encrypted(&asked, key, body)?;
+        // Each ciphertext stays for a second at least: making requests of all of them would cost more than sending them.
+        let full = self.ciphertexts.len() >= self.samples.len();
+        if full && self.ciphertexts.get(self.oldest).is_some_and(|c| c.made >= self.date.second) {
+            return Ok(());
+        }
+        let fields = decrypt_fields(
+            &answer.ciphertext,
+            &answer.initializationVector,
+            &answer.authenticationTag,
+            answer.ciphertextMetadata.as_deref(),
+            &sample.aad,
+        );
+        let request = Request::new(Call::Decrypt, route, &self.signers[route.keystore], &fields);
+        let ciphertext = Ciphertext { request, plaintext_base64: sample.plaintext_base64.clone(), made: self.date.second };
+        if !full {
+            self.ciphertexts.push(ciphertext);
+        } else if let Some(place) = self.ciphertexts.get_mut(self.oldest) {
+            *place = ciphertext;
+            self.oldest = (self.oldest + 1) % self.ciphertexts.len();
+        }
+        Ok(())
+    }
+}
+
+fn sample(route: &Rc<Route>, signer: &Signer, shape: &Shape, random: &mut Random, n: usize, count: usize) -> Result<Sample, String> {
+    let mut size = |sizes: Sizes| sizes.from + random.below((sizes.to - sizes.from + 1) as u64) as usize;
+    let mut plaintext = vec![0; size(shape.plaintext)];
+    let mut aad = vec![0; size(shape.aad)];
+    let system = SystemRandom::new();
+    system.fill(&mut plaintext).and_then(|()| system.fill(&mut aad)).map_err(|_| "no random numbers")?;
+    // Spread evenly over the ring, so that any share comes out right over any stretch of it.
+    let share = |n: usize| (n as f64 * shape.cdiv).floor();
+    let cdiv = share(n + 1) > share(n) || (n + 1 == count && shape.cdiv >= 1.0);
+    Ok(Sample {
+        request: Request::new(Call::Encrypt, route, signer, &encrypt_fields(&plaintext, &aad, cdiv)),
+        plaintext_base64: BASE64_STANDARD.encode(&plaintext).into(),
+        plaintext_bytes: plaintext.len(),
+        aad: aad.into(),
+        cdiv,
+    })
+}
+
+fn date_now(last: Option<Date>) -> Result<Date, String> {
+    let clock = "the system's clock is not usable";
+    let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|_| clock)?.as_secs() as i64;
+    match last {
+        Some(date) if date.second == second => Ok(date),
+        _ => Date::at(second).ok_or_else(|| clock.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::target::KeyStore;
+
+    fn target() -> Target {
+        let keystore = |prefix: &str| KeyStore {
+            prefix: prefix.into(),
+            access_key_id: "ABCDEFGHIJKLMNOPQR27".into(),
+            secret: Zeroizing::new("secret".into()),
+        };
+        Target {
+            name: "localhost".into(),
+            host: "localhost".into(),
+            address: ([127, 0, 0, 1], 443).into(),
+            ca: "ca.pem".into(),
+            client: None,
+            region: "us-east-1".into(),
+            keystores: vec![keystore("/a"), keystore("/b")],
+            keys: vec!["k1".into(), "k2".into()],
+            admin: None,
+            pid: None,
+        }
+    }
+
+    fn workload(mix: &str, cdiv: f64) -> Workload {
+        let sizes = Sizes { from: 1, to: 40 };
+        let shape = Shape { mix: Mix::parse(mix).unwrap(), plaintext: sizes, aad: sizes, cdiv, fresh: false };
+        Workload::new(&target(), &shape, 1, 0).unwrap()
+    }
+
+    fn answer(status: u16, body: &str) -> Answer<'_> {
+        Answer { status, body: Cow::Borrowed(body.as_bytes()), length: 0, close: false }
+    }
+
+    #[test]
+    fn mixes() {
+        assert_eq!(Mix::parse("encrypt=80,decrypt=18,metadata=1,health=1").unwrap().0, [80, 18, 1, 1]);
+        assert_eq!(Mix::parse("decrypt=5").unwrap().text(), "decrypt=5");
+        for wrong in ["", "encrypt", "encrypt=-1", "sign=1", "encrypt=0", "encrypt=1,,", "encrypt=99999999"] {
+            assert!(Mix::parse(wrong).is_err(), "{wrong}");
+        }
+        let mut workload = workload("encrypt=3,metadata=1", 1.0);
+        let drawn: Vec<Call> = (0..4000).map(|_| workload.draw()).collect();
+        let encrypts = drawn.iter().filter(|c| **c == Call::Encrypt).count();
+        assert!((2800..3200).contains(&encrypts), "{encrypts}");
+        assert!(drawn.iter().all(|c| matches!(c, Call::Encrypt | Call::Metadata)));
+    }
+
+    #[test]
+    fn every_key_of_every_key_store_is_asked() {
+        let mut workload = workload("encrypt=1", 0.5);
+        let mut out = Vec::new();
+        let paths: std::collections::BTreeSet<String> = (0..8)
+            .map(|_| {
+                out.clear();
+                workload.write(Call::Encrypt, &mut out);
+                String::from_utf8(out.clone()).unwrap().split(' ').nth(1).unwrap().to_owned()
+            })
+            .collect();
+        let expected = [
+            "/a/kms/xks/v1/keys/k1/encrypt",
+            "/a/kms/xks/v1/keys/k2/encrypt",
+            "/b/kms/xks/v1/keys/k1/encrypt",
+            "/b/kms/xks/v1/keys/k2/encrypt",
+        ];
+        assert!(paths.iter().eq(expected.iter()), "{paths:?}");
+    }
+
+    #[test]
+    fn the_share_of_cdiv_is_kept() {
+        for (share, count) in [(0.0, 0), (0.25, DISTINCT_REQUESTS / 4), (1.0, DISTINCT_REQUESTS)] {
+            let workload = workload("encrypt=1", share);
+            assert_eq!(workload.samples.iter().filter(|s| s.cdiv).count(), count, "{share}");
+        }
+    }
+
+    #[test]
+    fn a_decrypt_must_give_back_what_its_encrypt_was_given() {
+        let mut workload = workload("decrypt=1", 0.0);
+        let mut out = Vec::new();
+        let first = workload.write(Call::Decrypt, &mut out);
+        assert_eq!(first.call, Call::Encrypt, "nothing to decrypt yet");
+        let sample = &workload.samples[0];
+        let (plaintext, bytes) = (sample.plaintext_base64.clone(), sample.plaintext_bytes);
+        let ciphertext = BASE64_STANDARD.encode(vec![7; bytes]);
+        let body = format!(
+            r#"{{"ciphertext":"{ciphertext}","initializationVector":"HMrlRw85cAJUd5Ax","authenticationTag":"vBxN2ncH1oEkR8WVXpmyYQ=="}}"#
+        );
+        assert_eq!(workload.check(&first, &answer(200, &body)), Outcome::Right);
+        let second = workload.write(Call::Decrypt, &mut out);
+        assert_eq!(second.call, Call::Decrypt);
+        assert!(String::from_utf8(out.clone()).unwrap().contains(&ciphertext));
+        assert_eq!(workload.check(&second, &answer(200, &format!(r#"{{"plaintext":"{plaintext}"}}"#))), Outcome::Right);
+        let Outcome::Wrong(why) = workload.check(&second, &answer(200, r#"{"plaintext":"AAAA"}"#)) else { panic!("not noticed") };
+        assert!(why.contains("another plaintext") && why.contains("kmsRequestId 00000001-0000-"), "{why}");
+        assert!(!why.contains(&*plaintext));
+        let error = workload.check(&second, &answer(503, r#"{"errorName":"DependencyTimeoutException"}"#));
+        assert_eq!(error, Outcome::Error("DependencyTimeoutException (503)".into()));
+    }
+}

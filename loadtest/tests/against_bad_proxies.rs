@@ -1,0 +1,147 @@
+//! Proxies that answer wrongly, fail or stall: each must be told as what it is.
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
+use common::{Answer, demo_files, fake_proxy, load, told};
+use ring::digest;
+use serde_json::{Value, json};
+
+static IVS: AtomicU64 = AtomicU64::new(1);
+
+/// A proxy whose cipher does nothing: the ciphertext is the plaintext. All else is as it should be.
+fn honest(path: &str, request: &Value) -> Value {
+    let bytes = |name: &str| BASE64.decode(request[name].as_str().unwrap_or_default()).unwrap();
+    if path.ends_with("/decrypt") {
+        return json!({"plaintext": request["ciphertext"]});
+    }
+    let (ciphertext, tag) = (bytes("plaintext"), [7; 16]);
+    let mut iv = [0; 12];
+    iv[..8].copy_from_slice(&IVS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    let all = [&bytes("additionalAuthenticatedData")[..], &iv, &ciphertext, &tag].concat();
+    let cdiv = BASE64.encode(digest::digest(&digest::SHA256, &all));
+    json!({"ciphertext": BASE64.encode(ciphertext), "initializationVector": BASE64.encode(iv), "authenticationTag": BASE64.encode(tag),
+        "ciphertextDataIntegrityValue": cdiv})
+}
+
+fn say(body: &Value) -> Answer {
+    Answer::Say(200, body.to_string())
+}
+
+/// Runs against a proxy; gives exit code, text and report.
+fn against(dir: &Path, more: &[&str], answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> (i32, String, Value) {
+    let address = fake_proxy(dir, answer).to_string();
+    let (config, json) = (dir.join("xksd.toml"), dir.join("r.json"));
+    let _ = std::fs::remove_file(&json);
+    let args = ["run", "--config", config.to_str().unwrap(), "--connect", &address, "--warmup", "0s", "--json", json.to_str().unwrap()];
+    let (code, text) = told(&load(&[&args[..], more].concat()));
+    let report = std::fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    (code, text, report)
+}
+
+const SHORT: &[&str] = &["--rate", "100", "--duration", "1s", "--connections", "2"];
+
+#[test]
+fn an_honest_proxy_passes() {
+    let dir = demo_files();
+    let (code, text, _) = against(dir.path(), SHORT, |path, request| say(&honest(path, request)));
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn another_plaintext_than_was_encrypted_fails_the_run() {
+    let dir = demo_files();
+    let decrypts = AtomicU64::new(0);
+    // As a decrypt under the wrong key would be, if nothing noticed: right at first, then not.
+    let (code, text, report) = against(dir.path(), SHORT, move |path, request| {
+        let mut answer = honest(path, request);
+        if path.ends_with("/decrypt") && decrypts.fetch_add(1, Ordering::Relaxed) > 20 {
+            answer["plaintext"] = BASE64.encode([0; 32]).into();
+        }
+        say(&answer)
+    });
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("WRONG ANSWER: decrypt gave back another plaintext") && text.contains("kmsRequestId"), "{text}");
+    assert!(report["wrong"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_wrong_cdiv_or_a_repeated_iv_is_told_at_once() {
+    let dir = demo_files();
+    let (code, text, _) = against(dir.path(), SHORT, |path, request| {
+        let mut answer = honest(path, request);
+        answer["ciphertextDataIntegrityValue"] = BASE64.encode([1; 32]).into();
+        say(&answer)
+    });
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("CDIV"), "{text}");
+    let (code, text, _) = against(dir.path(), &[SHORT, &["--cdiv", "0"]].concat(), |path, request| {
+        let mut answer = honest(path, request);
+        answer["initializationVector"] = BASE64.encode([0; 12]).into();
+        answer.as_object_mut().unwrap().remove("ciphertextDataIntegrityValue");
+        say(&answer)
+    });
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("same IV twice"), "{text}");
+}
+
+#[test]
+fn errors_are_counted_by_name_and_judged() {
+    let dir = demo_files();
+    let throttling = || {
+        let calls = AtomicU64::new(0);
+        move |path: &str, request: &Value| match calls.fetch_add(1, Ordering::Relaxed) {
+            n if n > 40 && n % 10 == 0 => Answer::Say(429, json!({"errorName": "ThrottlingException"}).to_string()),
+            n if n > 40 && n % 10 == 5 => Answer::HangUp,
+            _ => say(&honest(path, request)),
+        }
+    };
+    let (code, text, report) = against(dir.path(), &[SHORT, &["--max-errors", "0"]].concat(), throttling());
+    assert_eq!(code, 1, "{text}");
+    let errors = &report["errors_by_name"];
+    assert!(errors["ThrottlingException (429)"].as_u64().unwrap() > 0, "{errors}");
+    assert!(errors["connection closed before the answer"].as_u64().unwrap() > 0, "{errors}");
+    assert_eq!(report["offered"].as_u64().unwrap(), report["right"].as_u64().unwrap() + report["steps"][0]["errors"].as_u64().unwrap());
+    // Nobody asked for a verdict on errors.
+    let (code, text, _) = against(dir.path(), SHORT, throttling());
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn a_request_that_is_never_answered_is_a_time_out() {
+    let dir = demo_files();
+    let calls = AtomicU64::new(0);
+    let more = [SHORT, &["--timeout", "200ms", "--max-errors", "0"]].concat();
+    let (code, text, report) = against(dir.path(), &more, move |path, request| {
+        if calls.fetch_add(1, Ordering::Relaxed) == 50 {
+            std::thread::sleep(Duration::from_secs(30));
+        }
+        say(&honest(path, request))
+    });
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(report["errors_by_name"]["timeout"], 1, "{text}");
+}
+
+/// Coordinated omission: a tool that waits for the answer before it sends the next request would see one slow request here, and tell a
+/// p90 as if nothing had been. Every request that was due during the stall waited, and must be told to have waited.
+#[test]
+fn a_stall_is_told_by_every_request_that_was_due_in_it() {
+    let dir = demo_files();
+    let calls = AtomicU64::new(0);
+    let more = ["--rate", "500", "--duration", "2s", "--connections", "1", "--timeout", "30s", "--arrivals", "uniform"];
+    let (code, text, report) = against(dir.path(), &more, move |path, request| {
+        // Beyond the requests before the run.
+        if calls.fetch_add(1, Ordering::Relaxed) == 100 {
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        say(&honest(path, request))
+    });
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(report["offered"], 1000, "the schedule does not care for answers");
+    // 300 of 1,000 were due in the stall; half of these waited for 300 ms or more.
+    assert!(report["latency"]["p90"].as_u64().unwrap() > 250_000, "{text}");
+}

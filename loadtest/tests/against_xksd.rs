@@ -1,0 +1,107 @@
+//! The tool against xksd itself, small loads over loopback. No figure is asserted, only that all of them are there and consistent.
+
+mod common;
+
+use common::{Demo, load, told};
+use serde_json::Value;
+
+fn report(demo: &Demo, name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(demo.file(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn loads_are_run_judged_reported_and_compared() {
+    let demo = Demo::start();
+    let (json, html) = (demo.file("a.json"), demo.file("a.html"));
+    let mix = "encrypt=60,decrypt=30,metadata=5,health=5";
+    let base = ["run", "--config", &demo.config(), "--warmup", "200ms", "--timeout", "20s", "--connections", "4"].map(str::to_owned);
+    let run = |more: &[&str]| {
+        let all: Vec<&str> = base.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        told(&load(&all))
+    };
+
+    // Steps, every size, every call, a promise that is kept.
+    let more =
+        ["--steps", "50,100", "--step-time", "1s", "--mix", mix, "--plaintext-bytes", "0..4300", "--aad-bytes", "0..8192", "--cdiv", "0.5"];
+    let verdict = ["--sla", "p50=20s", "--max-errors", "0", "--json", &json, "--html", &html];
+    let (code, text) = run(&[&more[..], &verdict[..]].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("HELD") && !text.contains("NOT HELD"), "{text}");
+    let a = report(&demo, "a.json");
+    let calls: Vec<&str> = a["calls"].as_array().unwrap().iter().map(|c| c["call"].as_str().unwrap()).collect();
+    assert_eq!(calls, ["encrypt", "decrypt", "metadata", "health"]);
+    assert_eq!((&a["errors"], &a["wrong"], &a["offered"]), (&0.into(), &0.into(), &a["right"]));
+    assert_eq!(a["steps"].as_array().unwrap().len(), 2);
+    assert!(a["offered"].as_u64().unwrap() > 50, "{}", a["offered"]);
+    // What is seen of the server: its process was found, its metrics were read.
+    assert!(a["server"]["cpu"]["pid"].as_u64().unwrap() > 0);
+    assert!(a["server"]["key_manager"]["hsm_mean_us"].as_f64().unwrap() > 0.0);
+    assert!(a["client"]["closing_decrypts"].as_u64().unwrap() > 0);
+    assert!(std::fs::read_to_string(&html).unwrap().contains("<svg"));
+
+    // A promise that nothing can keep.
+    let (code, text) = run(&["--rate", "50", "--duration", "1s", "--sla", "p50=1us"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("NOT HELD"), "{text}");
+
+    // Closed loop, pipelined, two workers, every request signed anew, connections replaced with and without resumption.
+    let b = demo.file("b.json");
+    for (tls, resume) in [("1.2", None), ("1.3", Some("--resume"))] {
+        let mut more =
+            vec!["--closed", "--duration", "1s", "--depth", "3", "--workers", "2", "--fresh", "--reconnect-rate", "20", "--tls", tls];
+        more.extend(resume);
+        more.extend(["--max-errors", "0", "--json", &b]);
+        let (code, text) = run(&more);
+        assert_eq!(code, 0, "{text}");
+        let b = report(&demo, "b.json");
+        assert!(b["tls"]["handshakes"].as_u64().unwrap() > 12, "{}", b["tls"]);
+        assert_eq!(b["tls"]["resumed"].as_u64().unwrap() > 0, resume.is_some(), "{}", b["tls"]);
+        assert!(b["tls"]["protocol"].as_str().unwrap().contains(&tls.replace('.', "_")), "{}", b["tls"]);
+    }
+
+    let page = demo.file("compare.html");
+    let (code, text) = told(&load(&["compare", &json, &b, "--html", &page]));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("throughput") && text.contains("not asked the same: mix"), "{text}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+}
+
+#[test]
+fn a_search_ends_with_a_rate_and_what_bounds_it() {
+    let demo = Demo::start();
+    let json = demo.file("c.json");
+    let args =
+        ["capacity", "--config", &demo.config(), "--from", "20", "--to", "40", "--trial", "1s", "--confirm", "1s", "--warmup", "200ms"];
+    let more = ["--connections", "4", "--timeout", "20s", "--sla", "p50=20s", "--json", &json];
+    let (code, text) = told(&load(&[&args[..], &more[..]].concat()));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("CAPACITY 40.0 requests/s") && text.contains("not bounded"), "{text}");
+    assert!(report(&demo, "c.json")["capacity"]["trials"].as_array().unwrap().len() >= 3);
+}
+
+#[test]
+fn what_cannot_be_judged_exits_with_2() {
+    let demo = Demo::start();
+    let config = demo.config();
+    let (code, text) = told(&load(&["run", "--config", &config, "--key", "no-such-key", "--duration", "1s"]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("KeyNotFoundException (404)"), "{text}");
+    // A secret that is not the key store's.
+    let secret = demo.file("other");
+    std::fs::write(&secret, "b3RoZXIgc2VjcmV0IG90aGVyIHNlY3JldCBvdGhlciBzZWNyZXQ=").unwrap();
+    let store = format!("/demo:ABCDEFGHIJKLMNOPQR27:{secret}");
+    let (code, text) = told(&load(&["run", "--config", &config, "--keystore", &store, "--duration", "1s"]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("AuthenticationFailedException (401)"), "{text}");
+    // An authority that is not the certificate's.
+    let (code, text) = told(&load(&["run", "--config", &config, "--ca", &demo.file("tls/key.pem"), "--duration", "1s"]));
+    assert_eq!(code, 2, "{text}");
+    // Not this machine.
+    let (code, text) = told(&load(&["run", "--config", &config, "--connect", "192.0.2.1:443", "--duration", "1s"]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("--i-own-the-target"), "{text}");
+    // Nobody listens there.
+    let (code, text) = told(&load(&["run", "--config", &config, "--connect", "127.0.0.1:1", "--duration", "1s"]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("cannot connect"), "{text}");
+}

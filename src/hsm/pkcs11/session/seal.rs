@@ -1,0 +1,142 @@
+//! Sealing and opening one text: by which calls of the module, and whether its message interface may be used.
+
+use std::sync::atomic::Ordering;
+
+use cryptoki_sys::CK_OBJECT_HANDLE;
+use zeroize::Zeroizing;
+
+use super::super::errors::{CallError, Reaction};
+use super::super::ffi::MessageKind;
+use super::super::iv::AnyIv;
+use super::super::messages::Way;
+use super::super::profile::IvMode;
+use super::{HsmSession, PROBE_TEXT_BYTES, Trouble};
+use crate::hsm::Secret;
+use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, TAG_BYTES};
+
+/// AAD in the trial of the message interface.
+const TEST_AAD: &[u8] = b"xksd";
+
+impl HsmSession {
+    /// Ciphertext ‖ tag, and what the module appends, into `sealed`; the length of all returned.
+    pub(super) fn seal(
+        &mut self,
+        key: CK_OBJECT_HANDLE,
+        iv: &mut AnyIv,
+        aad: &[u8],
+        text: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<usize, CallError> {
+        let mut tag = [0; TAG_BYTES];
+        match self.message(MessageKind::Encrypt, key, iv, &mut tag, aad, text, sealed) {
+            None => self.session.module.functions.encrypt_gcm(self.session.handle(), key, iv.as_mut(), aad, text, sealed),
+            Some(result) => {
+                let length = result?;
+                // The tag takes its place behind; without room the length gives the module away.
+                let all = length + TAG_BYTES;
+                if let Some(place) = sealed.get_mut(length..all) {
+                    place.copy_from_slice(&tag);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    pub(super) fn open_sealed(&mut self, key: CK_OBJECT_HANDLE, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Secret, CallError> {
+        let (ciphertext, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_BYTES));
+        let mut text = Zeroizing::new(vec![0; ciphertext.len() + HSM_OUTPUT_ROOM_BYTES]);
+        // IVs of another length are refused in ways that the classic calls are known for.
+        let by_message = match (AnyIv::copy_of(iv).filter(|_| iv.len() == IV_BYTES), <[u8; TAG_BYTES]>::try_from(tag)) {
+            (Some(mut iv), Ok(mut tag)) => self.message(MessageKind::Decrypt, key, &mut iv, &mut tag, aad, ciphertext, &mut text),
+            _ => None,
+        };
+        let length = match by_message {
+            Some(result) => result?,
+            None => self.session.module.functions.decrypt_gcm(self.session.handle(), key, iv, aad, sealed, &mut text)?,
+        };
+        text.truncate(length);
+        Ok(text)
+    }
+
+    /// One message by the message interface; `None` where that is not to be used.
+    #[allow(clippy::too_many_arguments)]
+    fn message(
+        &mut self,
+        kind: MessageKind,
+        key: CK_OBJECT_HANDLE,
+        iv: &mut AnyIv,
+        tag: &mut [u8; TAG_BYTES],
+        aad: &[u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Option<Result<usize, CallError>> {
+        let messages = self.messages.as_mut()?;
+        let direction = match kind {
+            MessageKind::Encrypt => &mut messages.encrypt,
+            MessageKind::Decrypt => &mut messages.decrypt,
+        };
+        let (functions, session) = (&self.session.module.functions, self.session.handle());
+        let begun = match direction.way(key) {
+            Way::Classic => return None,
+            Way::Message => Ok(()),
+            Way::Begin { end } => {
+                if end {
+                    functions.end_messages(session, kind);
+                }
+                functions.begin_messages(session, key, kind)
+            }
+        };
+        let result = begun.and_then(|()| functions.message(session, kind, iv.as_mut(), tag, aad, data, out));
+        match &result {
+            Ok(_) => direction.done(key),
+            Err(_) => direction.failed(),
+        }
+        Some(result)
+    }
+
+    /// Tries the module's message interface on the session test key. False when it must not be used, nor this session any more, which may be
+    /// left with an operation; true also where there is none.
+    pub(in super::super) fn try_messages(&mut self) -> bool {
+        let wanted = self.shared.profile.row().iv == IvMode::Caller && !self.shared.messages_misbehave.load(Ordering::Relaxed);
+        !wanted || !self.session.module.functions.has_messages() || self.messages_work().unwrap_or(false)
+    }
+
+    /// Both ways must come to the same, with both directions begun at once, and classic calls beside them.
+    fn messages_work(&mut self) -> Result<bool, Trouble> {
+        let key = self.test_key(None)?;
+        // Used more than once, under a key that has no other purpose.
+        let iv = AnyIv::from(self.next_iv(None)?);
+        let text = [0x5a; PROBE_TEXT_BYTES];
+        let failed = |error: CallError| Trouble::Fault(error.fault());
+        let seal = |session: &mut HsmSession| {
+            let (mut used, mut sealed) = (iv, vec![0; text.len() + HSM_OUTPUT_ROOM_BYTES]);
+            let length = session.seal(key, &mut used, TEST_AAD, &text, &mut sealed).map_err(failed)?;
+            sealed.truncate(length);
+            Ok::<_, Trouble>((used, sealed))
+        };
+        let expected = seal(self)?;
+        for _ in 0..2 {
+            self.messages.get_or_insert_default();
+            if seal(self)? != expected || expected.1.len() != text.len() + TAG_BYTES {
+                return Ok(false);
+            }
+            let refused = self.open_sealed(key, iv.as_slice(), b"", &expected.1);
+            if !refused.is_err_and(|error| matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous)) {
+                return Ok(false);
+            }
+            let opened = self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?;
+            let messages = self.messages.take();
+            let beside = (seal(self)?, self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?);
+            self.messages = messages;
+            if *opened != text || beside.0 != expected || *beside.1 != text {
+                return Ok(false);
+            }
+        }
+        // Begun with the key of the first job then.
+        if let Some(messages) = &mut self.messages {
+            messages.encrypt.failed();
+            messages.decrypt.failed();
+        }
+        Ok(true)
+    }
+}
