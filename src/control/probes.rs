@@ -1,4 +1,5 @@
-//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a session test key, every ten seconds.
+//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a session test key, every ten seconds and
+//! when sessions were lost.
 //!
 //! A probe is a job like the others, beside the shards' queues: it needs no session of its own, which an HSM that is full would refuse, and
 //! one that hangs is left behind as any job is.
@@ -70,10 +71,14 @@ impl Prober<'_> {
             if self.told.as_ref().is_some_and(|told| told.why_not.is_none()) {
                 self.tell_keys();
             }
-            if let Backend::Pool(pool) = &self.manager.backend
-                && let Some((level, told)) = self.sessions.changed(&pool.stats())
-            {
-                self.service.log.event(level, format!("key manager {:?}: {told}", self.manager.name));
+            if let Backend::Pool(pool) = &self.manager.backend {
+                let stats = pool.stats();
+                if self.sessions.lost_some(&stats) {
+                    next_probe = Instant::now();
+                }
+                if let Some((level, told)) = self.sessions.changed(&stats) {
+                    self.service.log.event(level, format!("key manager {:?}: {told}", self.manager.name));
+                }
             }
             let pause = if self.keys_left.is_empty() { PROBE_RETRY_INTERVAL } else { Duration::ZERO };
             if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
@@ -209,9 +214,18 @@ impl Info {
 struct Sessions {
     told: Option<String>,
     seen: Option<String>,
+    /// Sessions that were open, and all that were ever lost.
+    before: (usize, u64),
 }
 
 impl Sessions {
+    /// Whether sessions were lost or left behind since the last look: health is not to wait for the next probe then.
+    fn lost_some(&mut self, stats: &PoolStats) -> bool {
+        let now = (stats.lanes_open, stats.sessions_reopened_total + stats.abandoned_total);
+        let before = std::mem::replace(&mut self.before, now);
+        now.0 < before.0 || now.1 > before.1
+    }
+
     /// A line when sessions lack or hang, and when none does any more: once it has been so for two looks, for sessions come and go.
     fn changed(&mut self, stats: &PoolStats) -> Option<(Level, String)> {
         let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
@@ -242,6 +256,14 @@ mod tests {
 
     fn stats(open: usize, hung: usize) -> PoolStats {
         PoolStats { lanes_configured: 8, lanes_open: open, lanes_hung: hung, last_fault: Some("why".into()), ..PoolStats::default() }
+    }
+
+    #[test]
+    fn a_loss_is_noticed_also_when_the_session_is_back_already() {
+        let mut sessions = Sessions::default();
+        let mut look = |open, reopened| sessions.lost_some(&PoolStats { sessions_reopened_total: reopened, ..stats(open, 0) });
+        assert_eq!((look(3, 0), look(8, 0), look(8, 0)), (false, false, false));
+        assert_eq!((look(7, 0), look(7, 0), look(8, 1), look(8, 1), look(8, 2)), (true, false, true, false, true));
     }
 
     #[test]
