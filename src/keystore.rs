@@ -87,7 +87,7 @@ impl Manager {
             Backend::Local(_) => HealthStatus::Active,
             Backend::Pool(pool) => {
                 let stats = pool.stats();
-                if stats.lanes_open == 0 {
+                if stats.is_out {
                     HealthStatus::Unavailable
                 } else if stats.lanes_hung > 0 || stats.lanes_open * 2 < pool.lanes() {
                     HealthStatus::Degraded

@@ -268,3 +268,16 @@ fn demo_with_an_hsm_names_it_in_the_configuration() {
     other[3] = "other.so";
     assert_eq!(code(&xksd(dir.path(), &other)), 2);
 }
+
+#[test]
+fn check_tells_what_stands_in_the_tls_files_together_with_all_else() {
+    let dir = demo();
+    let config = dir.path().join("demo/xksd.toml");
+    fs::write(dir.path().join("demo/tls/chain.pem"), "no certificate\n").unwrap();
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("[server]\n", "[server]\ncolour = 1\n")).unwrap();
+    let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+    assert_eq!(code(&output), 2);
+    for words in ["server.colour: unknown key", "tls.certificate_chain: ", "2 problems in"] {
+        assert!(stderr(&output).contains(words), "{words}: {}", stderr(&output));
+    }
+}

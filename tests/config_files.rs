@@ -44,12 +44,13 @@ impl Site {
     fn new() -> Self {
         let site = Self(tempfile::tempdir().unwrap());
         site.write("xksd.toml", CONFIG.as_bytes(), 0o644);
-        for name in ["chain.pem", "anchors.pem", "module.so"] {
-            site.write(name, b"-", 0o644);
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for name in ["chain.pem", "anchors.pem"] {
+            site.write(name, made.cert.pem().as_bytes(), 0o644);
         }
-        for name in ["key.pem", "keys.json"] {
-            site.write(name, b"-", 0o640);
-        }
+        site.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o640);
+        site.write("module.so", b"-", 0o644);
+        site.write("keys.json", b"-", 0o640);
         site.write("pin", b"1234\n", 0o600);
         site.write("secret", &[b'a'; 43], 0o640);
         site

@@ -4,9 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Failure, print, tell};
-use crate::control::config::{Config, Invalid, Kind, Problem};
-use crate::control::reload;
-use crate::tls;
+use crate::control::config::{Config, Kind};
 
 /// Check a configuration and every file it names, and change nothing
 #[derive(Debug, clap::Args)]
@@ -28,13 +26,8 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::check(&args.config)?;
-    let tls = tls::check(&reload::tls_settings(&config));
-    for warning in config.warnings.iter().cloned().chain(tls.warnings.iter().map(ToString::to_string)) {
+    for warning in &config.warnings {
         tell(&format!("{}: warning: {warning}", args.config.display()));
-    }
-    if !tls.problems.is_empty() {
-        let problems = tls.problems.iter().map(|problem| Problem::of_key(problem.key, problem.message.as_str())).collect();
-        return Err(Invalid { file: args.config.clone(), problems }.into());
     }
     print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
 }

@@ -3,6 +3,7 @@
 pub mod config;
 
 mod admin;
+mod ask;
 mod metrics;
 mod probes;
 pub mod reload;

@@ -1,18 +1,26 @@
-//! Deep health probes: a thread a key manager encrypts and decrypts under a session test key, on a session of its own, so that
-//! probes neither wait in a queue nor take a lane from requests.
+//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a session test key, every ten seconds and
+//! when sessions were lost.
+//!
+//! A probe is a job like the others, beside the shards' queues: it needs no session of its own, which an HSM that is full would refuse, and
+//! one that hangs is left behind as any job is.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
+use super::ask::Asker;
 use super::service::{Service, why_not};
-use crate::api::response::HealthStatus;
-use crate::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Session, Task};
+use crate::hsm::{Engine, Fault, ManagerInfo, Task};
 use crate::keystore::{Backend, Manager, Probe};
-use crate::limits::{PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
+use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
+use crate::sched::PoolStats;
 use crate::telemetry::Level;
+
+/// For looking up keys, before sessions and health are looked at again: there may be thousands.
+const KEYS_AT_ONCE_TIME: Duration = Duration::from_millis(500);
 
 /// Starts the probes of all key managers; they end when `stop` is disconnected.
 ///
@@ -21,94 +29,252 @@ use crate::telemetry::Level;
 pub fn start(service: &Arc<Service>, stop: &Receiver<()>) -> std::io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for manager in &service.managers {
-        let engine = service.engines.iter().find(|(known, _)| Arc::ptr_eq(known, manager)).map(|(_, engine)| engine.clone());
         let (service, manager, stop) = (service.clone(), manager.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("xksd-probe".into());
-        threads.push(thread.spawn(move || probe_for_ever(&service, &manager, engine.as_deref(), &stop))?);
+        threads.push(thread.spawn(move || Prober::new(&service, &manager).run(&stop))?);
     }
     Ok(threads)
 }
 
-fn probe_for_ever(service: &Service, manager: &Arc<Manager>, engine: Option<&dyn Engine>, stop: &Receiver<()>) {
-    let mut session = None;
-    let mut told: Option<HealthStatus> = None;
-    let mut keys_told: Option<Vec<(Arc<str>, String)>> = None;
-    loop {
-        let (result, info) = match (&manager.backend, engine) {
+struct Prober<'a> {
+    service: &'a Service,
+    manager: &'a Arc<Manager>,
+    /// Of a key manager with lanes.
+    lanes: Option<(Asker, Info)>,
+    /// As it was told last.
+    told: Option<Told>,
+    sessions: Sessions,
+    /// Those that were looked up or are to be.
+    keys: Vec<(Arc<str>, String)>,
+    keys_left: VecDeque<(Arc<str>, String)>,
+}
+
+impl Prober<'_> {
+    fn new<'a>(service: &'a Service, manager: &'a Arc<Manager>) -> Prober<'a> {
+        let lanes = match &manager.backend {
+            Backend::Local(_) => None,
+            Backend::Pool(pool) => service.probed.iter().find(|probed| Arc::ptr_eq(&probed.manager, manager)).map(|probed| {
+                (Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()), Info::new(probed.engine.clone()))
+            }),
+        };
+        let (sessions, keys, keys_left) = (Sessions::default(), Vec::new(), VecDeque::new());
+        Prober { service, manager, lanes, told: None, sessions, keys, keys_left }
+    }
+
+    fn run(&mut self, stop: &Receiver<()>) {
+        let mut next_probe = Instant::now();
+        loop {
+            if Instant::now() >= next_probe {
+                let serves = self.probe();
+                next_probe = Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
+            }
+            if self.told.as_ref().is_some_and(|told| told.why_not.is_none()) {
+                self.tell_keys();
+            }
+            if let Backend::Pool(pool) = &self.manager.backend {
+                let stats = pool.stats();
+                if self.sessions.lost_some(&stats) {
+                    next_probe = Instant::now();
+                }
+                if let Some((level, told)) = self.sessions.changed(&stats) {
+                    self.service.log.event(level, format!("key manager {:?}: {told}", self.manager.name));
+                }
+            }
+            let pause = if self.keys_left.is_empty() { PROBE_RETRY_INTERVAL } else { Duration::ZERO };
+            if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the key manager serves.
+    fn probe(&mut self) -> bool {
+        let (result, info) = match (&self.manager.backend, &mut self.lanes) {
             (Backend::Local(local), _) => {
                 let start = Instant::now();
                 (local.probe().map(|()| start.elapsed()), local.info())
             }
-            (Backend::Pool(_), Some(engine)) => probe_once(engine, &mut session),
-            (Backend::Pool(_), None) => return,
+            (Backend::Pool(_), Some((asker, info))) => {
+                let ask = || asker.ask(&self.manager.name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
+                // Once more: a session that was lost in silence, or one that hangs, says nothing of the others.
+                let result = ask().or_else(|_| ask());
+                let info = if result.is_ok() { info.get() } else { info.known.clone() };
+                (result, info)
+            }
+            (Backend::Pool(_), None) => (Err(Fault::Timeout), ManagerInfo::default()),
         };
-        let result = result.map_err(|fault| fault.to_string());
-        tell_change(service, manager, &result, &info, &mut told);
+        let result = result.map_err(|fault| match fault {
+            Fault::Timeout => format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs()),
+            fault => fault.to_string(),
+        });
+        self.tell_change(&result, &info);
         let serves = result.is_ok();
-        manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result, info })));
-        if serves {
-            // Again when a reload changed what is expected.
-            let expected = service.expected_keys(manager);
-            if keys_told.as_ref() != Some(&expected) {
-                tell_keys(service, manager, session.as_deref_mut(), &expected);
-                keys_told = Some(expected);
+        self.manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result, info })));
+        serves
+    }
+
+    /// A line when a key manager comes or goes, or for another reason than was told; not one every probe.
+    fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
+        let why_not = result.as_ref().err();
+        if let Some(told) = &self.told {
+            let same_health = told.why_not.is_some() == why_not.is_some();
+            if same_health && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL) {
+                return;
             }
         }
-        let pause = if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
-        if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-            return;
+        self.told = Some(Told { at: Instant::now(), why_not: why_not.cloned() });
+        let (name, log) = (&self.manager.name, &self.service.log);
+        match result {
+            Ok(time) => log.event(
+                Level::Info,
+                format!(
+                    "key manager {name:?} serves: {} {} token {:?}, probe {} µs",
+                    info.vendor,
+                    info.model,
+                    info.token,
+                    time.as_micros()
+                ),
+            ),
+            Err(why) => log.event(Level::Error, format!("key manager {name:?} does not serve: {why}")),
+        }
+    }
+
+    /// Names every configured key that cannot serve; the rest serves. Again when a reload changed what is expected.
+    fn tell_keys(&mut self) {
+        let expected = self.service.expected_keys(self.manager);
+        if self.keys != expected {
+            self.keys_left = expected.iter().cloned().collect();
+            self.keys = expected;
+        }
+        let start = Instant::now();
+        while start.elapsed() < KEYS_AT_ONCE_TIME
+            && let Some((label, what)) = self.keys_left.pop_front()
+        {
+            let described = match (&self.manager.backend, &self.lanes) {
+                (Backend::Local(local), _) => {
+                    let deadline = Instant::now() + HUNG_CALL_TIME;
+                    local.execute(crate::hsm::Job { label: label.clone(), task: Task::Describe, deadline })
+                }
+                (Backend::Pool(_), Some((asker, _))) => asker.ask(&label, Task::Describe, HUNG_CALL_TIME).map(|(answer, _)| answer),
+                (Backend::Pool(_), None) => return,
+            };
+            if let Err(Fault::Device { .. } | Fault::Busy | Fault::Timeout) = described {
+                // That says nothing of the key: later again.
+                return self.keys_left.push_back((label, what));
+            }
+            if let Some(why) = why_not(described) {
+                self.service.log.event(Level::Warn, format!("{what} cannot serve from key manager {:?}: {why}", self.manager.name));
+            }
         }
     }
 }
 
-fn probe_once(engine: &dyn Engine, session: &mut Option<Box<dyn Session>>) -> (Result<Duration, Fault>, ManagerInfo) {
-    let start = Instant::now();
-    let result = match session {
-        Some(open) => open.probe(),
-        None => engine.open().and_then(|opened| session.insert(opened).probe()),
-    };
-    if result.is_err() && session.as_ref().is_some_and(|session| !session.is_usable()) {
-        *session = None;
-    }
-    let time = start.elapsed();
-    let info = engine.info().unwrap_or_default();
-    (result.map(|()| time), info)
+/// What was last told of a key manager's health.
+struct Told {
+    at: Instant,
+    why_not: Option<String>,
 }
 
-/// A line when a key manager comes or goes, not one every probe.
-fn tell_change(
-    service: &Service,
-    manager: &Manager,
-    result: &Result<Duration, String>,
-    info: &ManagerInfo,
-    told: &mut Option<HealthStatus>,
-) {
-    let now = if result.is_ok() { HealthStatus::Active } else { HealthStatus::Unavailable };
-    if *told == Some(now) {
-        return;
-    }
-    *told = Some(now);
-    let name = &manager.name;
-    match result {
-        Ok(time) => service.log.event(
-            Level::Info,
-            format!("key manager {name:?} serves: {} {} token {:?}, probe {} µs", info.vendor, info.model, info.token, time.as_micros()),
-        ),
-        Err(why) => service.log.event(Level::Error, format!("key manager {name:?} does not serve: {why}")),
-    }
+/// What the module tells of itself. Asked on threads of their own: these calls may hang too.
+struct Info {
+    engine: Arc<dyn Engine>,
+    known: ManagerInfo,
+    asked: Option<Receiver<Option<ManagerInfo>>>,
 }
 
-/// Names every configured key that cannot serve; the rest serves.
-fn tell_keys(service: &Service, manager: &Manager, session: Option<&mut (dyn Session + 'static)>, expected: &[(Arc<str>, String)]) {
-    let mut describe: Box<dyn FnMut(Job) -> Result<Answer, Fault>> = match (&manager.backend, session) {
-        (Backend::Local(local), _) => Box::new(|job| local.execute(job)),
-        (Backend::Pool(_), Some(session)) => Box::new(|job| session.execute(job)),
-        (Backend::Pool(_), None) => return,
-    };
-    for (label, what) in expected {
-        let deadline = Instant::now() + PROBE_INTERVAL;
-        if let Some(why) = why_not(describe(Job { label: label.clone(), task: Task::Describe, deadline })) {
-            service.log.event(Level::Warn, format!("{what} cannot serve from key manager {:?}: {why}", manager.name));
+impl Info {
+    fn new(engine: Arc<dyn Engine>) -> Info {
+        Info { engine, known: ManagerInfo::default(), asked: None }
+    }
+
+    /// What is known last.
+    fn get(&mut self) -> ManagerInfo {
+        if self.asked.is_none() {
+            let (answer, answered) = bounded(1);
+            let engine = self.engine.clone();
+            let ask = move || drop(answer.send(engine.info().ok()));
+            // Without a thread there is nothing new to be known.
+            if std::thread::Builder::new().name("xksd-info".into()).spawn(ask).is_ok() {
+                self.asked = Some(answered);
+            }
         }
+        if let Some(answered) = &self.asked {
+            match answered.recv_timeout(HUNG_CALL_TIME) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) | Ok(None) => self.asked = None,
+                Ok(Some(info)) => (self.known, self.asked) = (info, None),
+            }
+        }
+        self.known.clone()
+    }
+}
+
+/// What was last told of a key manager's sessions.
+#[derive(Default)]
+struct Sessions {
+    told: Option<String>,
+    seen: Option<String>,
+    /// Sessions that were open, and all that were ever lost.
+    before: (usize, u64),
+}
+
+impl Sessions {
+    /// Whether sessions were lost or left behind since the last look: health is not to wait for the next probe then.
+    fn lost_some(&mut self, stats: &PoolStats) -> bool {
+        let now = (stats.lanes_open, stats.sessions_reopened_total + stats.abandoned_total);
+        let before = std::mem::replace(&mut self.before, now);
+        now.0 < before.0 || now.1 > before.1
+    }
+
+    /// A line when sessions lack or hang, and when none does any more: once it has been so for two looks, for sessions come and go.
+    fn changed(&mut self, stats: &PoolStats) -> Option<(Level, String)> {
+        let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
+        let mut trouble = Vec::new();
+        if open < configured {
+            let why = stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
+            trouble.push(format!("{open} of {configured} sessions are open{why}"));
+        }
+        if *hung > 0 {
+            trouble.push(format!("{hung} hang in a call"));
+        }
+        let now = (!trouble.is_empty()).then(|| trouble.join(", "));
+        let settled = std::mem::replace(&mut self.seen, now.clone()) == now;
+        if !settled || self.told == now {
+            return None;
+        }
+        self.told.clone_from(&now);
+        Some(match now {
+            Some(trouble) => (Level::Warn, trouble),
+            None => (Level::Info, format!("all {configured} sessions are open")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(open: usize, hung: usize) -> PoolStats {
+        PoolStats { lanes_configured: 8, lanes_open: open, lanes_hung: hung, last_fault: Some("why".into()), ..PoolStats::default() }
+    }
+
+    #[test]
+    fn a_loss_is_noticed_also_when_the_session_is_back_already() {
+        let mut sessions = Sessions::default();
+        let mut look = |open, reopened| sessions.lost_some(&PoolStats { sessions_reopened_total: reopened, ..stats(open, 0) });
+        assert_eq!((look(3, 0), look(8, 0), look(8, 0)), (false, false, false));
+        assert_eq!((look(7, 0), look(7, 0), look(8, 1), look(8, 1), look(8, 2)), (true, false, true, false, true));
+    }
+
+    #[test]
+    fn sessions_are_told_when_they_lack_for_a_while_and_once() {
+        let mut sessions = Sessions::default();
+        let mut look = |open, hung| sessions.changed(&stats(open, hung)).map(|(_, told)| told);
+        assert_eq!((look(8, 0), look(8, 0)), (None, None));
+        assert_eq!((look(7, 0), look(8, 0), look(8, 0)), (None, None, None), "a session that was lost and is back");
+        assert_eq!((look(5, 0), look(5, 0)), (None, Some("5 of 8 sessions are open (why)".into())));
+        assert_eq!(look(5, 0), None);
+        assert_eq!((look(8, 2), look(8, 2), look(8, 2)), (None, Some("2 hang in a call".into()), None));
+        assert_eq!((look(8, 0), look(8, 0), look(8, 0)), (None, Some("all 8 sessions are open".into()), None));
     }
 }

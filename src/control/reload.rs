@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{Config, Kind};
 use super::service::{Service, key_stores};
 use crate::telemetry::{Level, Log};
-use crate::tls::{self, ClientSettings, Problem, Settings};
+use crate::tls::{self, Problem};
 
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
 pub fn reload(service: &Arc<Service>) {
@@ -23,7 +23,7 @@ pub fn reload(service: &Arc<Service>) {
 
 fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
-    let settings = tls_settings(&config);
+    let settings = config.tls.settings();
     let tls_config = tls::server(&settings).map_err(|problems| told(&service.config_file, &problems))?;
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
@@ -40,19 +40,6 @@ fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
     Ok(notes)
-}
-
-/// The TLS room's view of the configuration.
-pub fn tls_settings(config: &Config) -> Settings {
-    Settings {
-        certificate_chain: config.tls.certificate_chain.clone(),
-        private_key: config.tls.private_key.clone(),
-        client: config.tls.client.as_ref().map(|client| ClientSettings {
-            trust_anchors: client.trust_anchors.clone(),
-            subject_common_names: client.subject_common_names.clone(),
-            require_client_auth_eku: client.require_client_auth_eku,
-        }),
-    }
 }
 
 /// Problems as lines that name file and key.

@@ -50,7 +50,7 @@ pub enum Failure {
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
-    let settings = reload::tls_settings(&config);
+    let settings = config.tls.settings();
     let checked = tls::check(&settings);
     let tls_config = tls::server(&settings).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
 
@@ -74,7 +74,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     reload::warn_of_local_keys(&config, &log);
 
     let (listen, admin_listen, shutdown_time) = (config.server.listen, config.admin, config.server.shutdown_time);
-    let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), log.clone()).map_err(Failure::Other)?;
+    let service =
+        Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), log.clone()).map_err(Failure::Configuration)?;
     let service = Arc::new(service);
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;

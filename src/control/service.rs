@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use zeroize::Zeroizing;
 
 use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
@@ -29,8 +30,8 @@ pub struct Service {
     pub config: ArcSwap<Config>,
     /// In the configuration's order.
     pub managers: Vec<Arc<Manager>>,
-    /// Engines of the key managers that have lanes, for probing.
-    pub engines: Vec<(Arc<Manager>, Arc<dyn Engine>)>,
+    /// The key managers that have lanes, for probing.
+    pub probed: Vec<Probed>,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -47,6 +48,37 @@ pub struct Service {
     pub started: Instant,
 }
 
+/// A key manager with lanes as its prober sees it.
+pub struct Probed {
+    /// Which.
+    pub manager: Arc<Manager>,
+    /// Tells what it is.
+    pub engine: Arc<dyn Engine>,
+    /// For outcomes of the prober's jobs: the pool's one after the shards'.
+    pub mailbox: Arc<Mailbox>,
+    /// Tells that the engine, which was told to, has closed.
+    closed: Mutex<Option<Receiver<()>>>,
+}
+
+impl Probed {
+    /// Closes the engine unless that was done; false when it hangs.
+    fn close(&self, deadline: Instant) -> bool {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = closed.get_or_insert_with(|| {
+            let (done, closed) = bounded(1);
+            let engine = self.engine.clone();
+            let close = move || {
+                engine.close();
+                let _ = done.send(());
+            };
+            // Without a thread the session goes with the process.
+            let _ = std::thread::Builder::new().name("xksd-close".into()).spawn(close);
+            closed
+        });
+        closed.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
 impl Service {
     /// Builds everything and starts the lanes of the key managers.
     ///
@@ -55,7 +87,7 @@ impl Service {
     pub fn build(config_file: PathBuf, config: Config, tls: tls::Server, shards: usize, log: Log) -> Result<Service, String> {
         let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
         let mut managers = Vec::new();
-        let mut engines = Vec::new();
+        let mut probed = Vec::new();
         for configured in &config.key_managers {
             let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
             match open(configured)? {
@@ -69,9 +101,10 @@ impl Service {
                         hang_after: HUNG_CALL_TIME,
                         open_hang_after: HUNG_OPEN_TIME,
                     };
-                    let pool = Pool::start(settings, engine.clone(), mailboxes.clone());
+                    let mailbox = Mailbox::new();
+                    let pool = Pool::start(settings, engine.clone(), mailboxes.iter().chain([&mailbox]).cloned().collect());
                     let manager = manager(Backend::Pool(pool));
-                    engines.push((manager.clone(), engine));
+                    probed.push(Probed { manager: manager.clone(), engine, mailbox, closed: Mutex::new(None) });
                     managers.push(manager);
                 }
             }
@@ -81,7 +114,7 @@ impl Service {
             config_file,
             config: ArcSwap::from_pointee(config),
             managers,
-            engines,
+            probed,
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             metrics: (0..shards).map(|_| Arc::default()).collect(),
@@ -111,12 +144,13 @@ impl Service {
         keys
     }
 
-    /// Ends the lanes of all key managers, together by `deadline`; false where some hang in the module.
+    /// Ends the lanes of all key managers and closes their engines, together by `deadline`; false where some hang in the module: to be
+    /// called again.
     pub fn stop_lanes(&self, deadline: Instant) -> bool {
         let mut all = true;
-        for manager in &self.managers {
-            if let Backend::Pool(pool) = &manager.backend {
-                all &= pool.stop(deadline);
+        for probed in &self.probed {
+            if let Backend::Pool(pool) = &probed.manager.backend {
+                all &= pool.stop(deadline) && probed.close(deadline);
             }
         }
         all

@@ -77,16 +77,19 @@ impl Local {
     /// Like [`super::Session::execute`].
     pub fn execute(&self, job: Job) -> Outcome {
         let Job { label, task, deadline } = job;
-        let key = self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound { detail: format!("no key \"{label}\" in the key file") })?;
+        let key = || self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound { detail: format!("no key \"{label}\" in the key file") });
         if deadline <= Instant::now() {
             return Err(Fault::Timeout);
         }
         match task {
             Task::Describe => {
+                key()?;
                 Ok(Answer::Described(KeyDescription { spec: "AES_256".to_owned(), usage: vec!["ENCRYPT", "DECRYPT"], enabled: true }))
             }
-            Task::Encrypt { plaintext, aad, integrity } => self.encrypt(key, &plaintext, &aad, integrity),
+            Task::Probe => self.probe().map(|()| Answer::Probed),
+            Task::Encrypt { plaintext, aad, integrity } => self.encrypt(key()?, &plaintext, &aad, integrity),
             Task::Decrypt { ciphertext, iv, tag, aad } => {
+                let key = key()?;
                 // ring's AES-GCM takes 12-byte IVs only. None other was ever made here, so a ciphertext with one is not ours.
                 let iv = <[u8; IV_BYTES]>::try_from(&iv[..]).map_err(|_| Fault::BadCiphertext)?;
                 let text_bytes = ciphertext.len();

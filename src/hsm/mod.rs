@@ -32,6 +32,8 @@ pub struct Job {
 pub enum Task {
     /// Look the key up anew and tell its attributes.
     Describe,
+    /// As [`Session::probe`]; the job's label means nothing.
+    Probe,
     /// AES-GCM with a fresh 96-bit IV and a 128-bit tag.
     Encrypt {
         /// To be encrypted; zeroed when the job is dropped.
@@ -60,6 +62,7 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.task {
             Task::Describe => write!(f, "describe {:?}", self.label),
+            Task::Probe => write!(f, "probe"),
             Task::Encrypt { plaintext, .. } => write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label),
             Task::Decrypt { ciphertext, .. } => write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label),
         }
@@ -74,6 +77,8 @@ pub type Outcome = Result<Answer, Fault>;
 pub enum Answer {
     /// For [`Task::Describe`].
     Described(KeyDescription),
+    /// For [`Task::Probe`]: encrypts and decrypts.
+    Probed,
     /// For [`Task::Encrypt`].
     Encrypted {
         /// The IV that was used, 12 bytes (16 where the HSM insists).
@@ -177,6 +182,8 @@ pub enum Runs {
 pub trait Engine: Send + Sync + 'static {
     /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the thread that will own the session.
     fn open(&self) -> Result<Box<dyn Session>, Fault>;
+    /// Lets go of what it holds beside its sessions, once they are all closed. Blocks.
+    fn close(&self) {}
     /// Vendor, model, token, versions. Blocks.
     fn info(&self) -> Result<ManagerInfo, Fault>;
     /// Where the cryptography is computed, and so how many busy sessions do any good.
@@ -189,6 +196,11 @@ pub trait Session {
     fn execute(&mut self, job: Job) -> Outcome;
     /// Encrypts and decrypts under a session test key (never a customer's) and compares.
     fn probe(&mut self) -> Result<(), Fault>;
+    /// To be asked before a session that may have waited long is given work: finds out, with a call at the most, whether it was lost
+    /// meanwhile, if there is reason to think so. False: as [`Session::is_usable`].
+    fn check(&mut self) -> bool {
+        self.is_usable()
+    }
     /// False when the session must be closed (dropped) and opened anew: lost, or left with an operation unfinished.
     fn is_usable(&self) -> bool;
 }

@@ -138,6 +138,12 @@ impl Runner<'_> {
     fn serve(&mut self, batch: &mut VecDeque<Entry<Work>>) -> Option<Report> {
         let desk = self.shared.desk(self.lane);
         let mut report = Report::default();
+        if !batch.is_empty() && !self.check() {
+            // Nothing was begun: others do it, or this lane once its session is open again.
+            self.shared.lost(self.lane, report, Arc::from("the session was lost"), batch);
+            self.close();
+            return None;
+        }
         let Some(first) = batch.pop_front() else { return Some(report) };
         // A batch comes out of one shard's queue.
         let mailbox = &self.shared.mailboxes[first.shard];
@@ -199,6 +205,11 @@ impl Runner<'_> {
             Ok(done) => done,
             Err(_) => (Err(panicked("a call")), false),
         }
+    }
+
+    fn check(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        catch_unwind(AssertUnwindSafe(|| session.check())).unwrap_or(false)
     }
 
     fn probe(&mut self) -> Result<(), Fault> {

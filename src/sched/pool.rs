@@ -24,7 +24,7 @@ pub struct PoolSettings {
     pub name: String,
     /// Sessions wanted. With an in-process engine no more than the cores this process may use are opened: see [`Pool::lanes`].
     pub lanes: usize,
-    /// Shards that submit: as many as there are mailboxes.
+    /// Shards that submit, each with a mailbox. The mailboxes beyond are those of guests, who submit a few jobs and are no lane's home.
     pub shards: usize,
     /// A lane whose call takes longer is abandoned and replaced.
     pub hang_after: Duration,
@@ -68,6 +68,8 @@ pub struct PoolStats {
     pub lanes_busy: usize,
     /// In a call for suspiciously long, or abandoned with a call that has not returned.
     pub lanes_hung: usize,
+    /// No lane serves, and has not for so long that jobs are refused.
+    pub is_out: bool,
     /// Since the start.
     pub abandoned_total: u64,
     /// Since the start.
@@ -102,7 +104,7 @@ impl Pool {
         };
         let lanes = settings.lanes.min(useful).max(1);
         let boxes = mailboxes.clone();
-        let core = Core::new(
+        let mut core = Core::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
                 lanes,
@@ -116,6 +118,9 @@ impl Pool {
             Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
             Instant::now(),
         );
+        for _ in settings.shards..mailboxes.len() {
+            core.add_guest();
+        }
         let start: Vec<LaneId> = core.lanes().collect();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
@@ -188,9 +193,10 @@ impl Pool {
             lanes_open: idle + awake + busy + stalled,
             lanes_busy: busy + stalled,
             lanes_hung: stalled + abandoned,
+            is_out: core.is_out(Instant::now()),
             abandoned_total,
             sessions_reopened_total: reopened,
-            queued: core.queued().collect(),
+            queued: core.queued().take(self.settings.shards).collect(),
             refused_queue_full_total: queue_full,
             refused_cannot_make_it_total: cannot_make_it,
             refused_no_lanes_total: no_lanes,

@@ -21,6 +21,8 @@ struct Behaviour {
     executed: AtomicUsize,
     probes: AtomicUsize,
     probe_fails: AtomicBool,
+    /// Sessions opened up to this one are lost and nobody has noticed.
+    lost: AtomicUsize,
     /// Jobs labelled `hang` wait for their test here.
     release: Mutex<Option<mpsc::Receiver<()>>>,
     /// Told when a job hangs.
@@ -28,15 +30,15 @@ struct Behaviour {
 }
 
 struct TestEngine(Arc<Behaviour>);
-struct TestSession(Arc<Behaviour>, bool);
+struct TestSession(Arc<Behaviour>, bool, usize);
 
 impl Engine for TestEngine {
     fn open(&self) -> Result<Box<dyn Session>, Fault> {
         if self.0.down.load(Ordering::SeqCst) {
             return Err(Fault::Device { detail: "C_OpenSession: CKR_TOKEN_NOT_PRESENT".to_owned() });
         }
-        self.0.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(TestSession(self.0.clone(), true)))
+        let number = 1 + self.0.opened.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(TestSession(self.0.clone(), true, number)))
     }
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(ManagerInfo::default())
@@ -77,6 +79,9 @@ impl Session for TestSession {
             true => Err(Fault::Device { detail: "probe".to_owned() }),
             false => Ok(()),
         }
+    }
+    fn check(&mut self) -> bool {
+        self.1 && self.0.lost.load(Ordering::SeqCst) < self.2
     }
     fn is_usable(&self) -> bool {
         self.1
@@ -317,6 +322,17 @@ fn all_sessions_lost_and_back() {
     rig.behaviour.down.store(false, Ordering::SeqCst);
     rig.until("healed", |rig| rig.pool.stats().lanes_open == 2);
     rig.served("k", 3);
+    rig.stop();
+}
+
+#[test]
+fn a_session_found_lost_fails_no_job() {
+    let rig = Rig::start(2, Behaviour::default());
+    rig.until("both open", |rig| rig.pool.stats().lanes_open == 2);
+    rig.behaviour.lost.store(2, Ordering::SeqCst);
+    (0..10).for_each(|n| rig.served("k", n));
+    assert_eq!(rig.behaviour.executed.load(Ordering::SeqCst), 10);
+    assert!(rig.behaviour.opened.load(Ordering::SeqCst) > 2);
     rig.stop();
 }
 

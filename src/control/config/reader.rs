@@ -279,6 +279,20 @@ impl<'r> Section<'r> {
         self.reader.problem(&self.path, &self.span, message);
         None
     }
+
+    /// A problem of a key inside this section, given by its whole path.
+    pub(super) fn problem_at(&self, key: &str, message: &str) {
+        let inside = key.strip_prefix(self.path.as_str()).unwrap_or_default();
+        let (mut table, mut span) = (self.table, self.span.clone());
+        for part in inside.split('.').filter(|part| !part.is_empty()) {
+            let Some(value) = table.get(part) else { break };
+            span = value.span();
+            if let DeValue::Table(inner) = value.get_ref() {
+                table = inner;
+            }
+        }
+        self.reader.problem(key, &span, message);
+    }
 }
 
 /// All values, or `None` if one is missing. Unlike `collect::<Option<_>>` it looks at every one, so that each can report its problems.

@@ -9,6 +9,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::limits::SECRET_FILE_BYTES_MAX;
+use crate::tls;
 
 /// What a configuration may refer to besides its own text.
 pub trait Sources {
@@ -18,6 +19,8 @@ pub trait Sources {
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
+    /// What is wrong or unwise with what stands in the TLS files.
+    fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
 }
 
 /// Who may read a file.
@@ -65,6 +68,10 @@ impl Sources for Machine {
             open_regular(path)?;
         }
         Ok(())
+    }
+
+    fn check_tls(&self, settings: &tls::Settings) -> tls::Report {
+        if self.check_files { tls::check(settings) } else { tls::Report::default() }
     }
 }
 

@@ -30,6 +30,10 @@ impl Sources for Fake {
     fn check_file(&self, _: &Path, _: Exposure) -> Result<(), String> {
         Ok(())
     }
+
+    fn check_tls(&self, _: &crate::tls::Settings) -> crate::tls::Report {
+        crate::tls::Report::default()
+    }
 }
 
 const SECRET: &str = "Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA";

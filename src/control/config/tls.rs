@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::reader::{Section, Value};
 use crate::limits::COMMON_NAME_CHARS_MAX;
+use crate::tls;
 
 /// `[tls]`: what the server shows, and whom it lets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,30 @@ pub(super) fn tls(root: &Section<'_>) -> Option<Tls> {
     let chain = section.must("certificate_chain", "the PEM file with the server's certificate and the intermediate ones", Value::file);
     let key = section.must("private_key", "the PEM file with the server's private key", Value::private_file);
     let client = section.optional("client").map_or(Some(None), |v| client(&v).map(Some));
-    Some(Tls { certificate_chain: chain?, private_key: key?, client: client? })
+    let tls = Tls { certificate_chain: chain?, private_key: key?, client: client? };
+    let found = section.reader.sources.check_tls(&tls.settings());
+    for warning in &found.warnings {
+        section.reader.warning(warning.to_string());
+    }
+    for problem in &found.problems {
+        section.problem_at(problem.key, &problem.message);
+    }
+    found.problems.is_empty().then_some(tls)
+}
+
+impl Tls {
+    /// The same for the TLS room, which does not know of configurations.
+    pub fn settings(&self) -> tls::Settings {
+        tls::Settings {
+            certificate_chain: self.certificate_chain.clone(),
+            private_key: self.private_key.clone(),
+            client: self.client.as_ref().map(|client| tls::ClientSettings {
+                trust_anchors: client.trust_anchors.clone(),
+                subject_common_names: client.subject_common_names.clone(),
+                require_client_auth_eku: client.require_client_auth_eku,
+            }),
+        }
+    }
 }
 
 fn client(value: &Value<'_>) -> Option<TlsClient> {

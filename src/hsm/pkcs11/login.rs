@@ -58,7 +58,7 @@ impl Login {
         if let Err(error) = &result
             && PIN_REFUSED.contains(&error.code)
         {
-            let detail = format!("{error}; the PIN is not tried again until xksd is restarted");
+            let detail = format!("{error}; the PIN is not tried again before xksd is restarted");
             state.refused = Some(Fault::Device { detail });
         }
         state.accepted |= matches!(result, Ok(true));

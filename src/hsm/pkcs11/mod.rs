@@ -284,6 +284,16 @@ impl Engine for Pkcs11Engine {
         Ok(Box::new(HsmSession::new(session, needs_login, self.shared.clone())))
     }
 
+    fn close(&self) {
+        // With its last session a token logs its user out. Whoever holds the anchor hangs in the module.
+        if let Ok(mut anchor) = self.anchor.try_lock() {
+            *anchor = None;
+        }
+        if let Some(module) = self.module.get() {
+            module.finalize_if_left();
+        }
+    }
+
     fn info(&self) -> Result<ManagerInfo, Fault> {
         self.with_token(|visit, _, token| {
             let library = visit.module.pkcs11.get_library_info().map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;

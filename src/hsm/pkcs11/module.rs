@@ -169,6 +169,19 @@ impl Module {
         }
     }
 
+    /// C_Finalize, if nobody is in the module nor has a session: before the process ends, so that the HSM knows.
+    pub(super) fn finalize_if_left(&self) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Up) && state.visits == 0 && state.sessions == 0 {
+            state.phase = Phase::Changing { since: Instant::now() };
+            drop(state);
+            // Nobody is left to be told.
+            let _ = self.functions.finalize();
+            self.state().phase = Phase::Down;
+            self.changed.notify_all();
+        }
+    }
+
     /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next [`Module::enter`] initialises it again.
     pub(super) fn lost(&self, generation: u64) {
         let mut state = self.state();

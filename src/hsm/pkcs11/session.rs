@@ -46,6 +46,8 @@ pub(super) struct HsmSession {
     /// AES-256, a session object: it never is on the token, and goes with the session.
     test_key: Option<CK_OBJECT_HANDLE>,
     usable: bool,
+    /// [`KeyCache::version`](super::keys::KeyCache::version) when the session was found well.
+    well_at: u64,
 }
 
 /// Why an attempt at a job failed.
@@ -80,6 +82,7 @@ fn permit(key: &Key, usages: &[&str]) -> Result<(), Fault> {
 
 impl HsmSession {
     pub(super) fn new(session: OpenSession, needs_login: bool, shared: Arc<Shared>) -> HsmSession {
+        let well_at = shared.keys.version();
         HsmSession {
             session,
             needs_login,
@@ -90,12 +93,14 @@ impl HsmSession {
             messages: None,
             test_key: None,
             usable: true,
+            well_at,
         }
     }
 
     fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
         match task {
             Task::Describe => Ok(Answer::Described(self.look_up(label, deadline)?.attributes.describe(today()))),
+            Task::Probe => Ok(self.round_trip(b"", PROBE_TEXT_BYTES, deadline).map(|()| Answer::Probed)?),
             Task::Encrypt { plaintext, aad, integrity } => {
                 // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test client expects
                 // InvalidKeyUsageException from it when a CDIV is asked for.
@@ -385,15 +390,20 @@ impl HsmSession {
             Reaction::Usage => Fault::KeyUsage.into(),
             Reaction::SessionLost | Reaction::LoginLost => {
                 self.lose();
-                self.session.forget_if_gone(&error);
-                if error.code == CKR_CRYPTOKI_NOT_INITIALIZED {
-                    self.session.module.lost(self.session.generation);
-                }
+                self.let_go(&error);
                 error.fault().into()
             }
             // Begins no operation, and may be about this one object: it says nothing against the session.
             Reaction::Device if error.call == Call::GetAttributeValue => error.fault().into(),
             Reaction::Ambiguous | Reaction::Device => self.broken(error.to_string()).into(),
+        }
+    }
+
+    /// After an error that may say that the handle is no longer this session's, or the module no longer initialised.
+    fn let_go(&mut self, error: &CallError) {
+        self.session.forget_if_gone(error);
+        if error.code == CKR_CRYPTOKI_NOT_INITIALIZED {
+            self.session.module.lost(self.session.generation);
         }
     }
 
@@ -435,6 +445,22 @@ impl Session for HsmSession {
     fn probe(&mut self) -> Result<(), Fault> {
         self.check_usable()?;
         self.round_trip(b"", PROBE_TEXT_BYTES, None)
+    }
+
+    fn check(&mut self) -> bool {
+        let epoch = self.shared.keys.version();
+        if self.is_usable() && epoch != self.well_at {
+            // Another session was lost, or the login: a rebooted HSM has lost all of them, and one request that fails is enough.
+            match self.session.is_logged_in() {
+                Ok(logged_in) => self.usable = logged_in || !self.needs_login,
+                Err(error) => {
+                    self.usable = false;
+                    self.let_go(&error);
+                }
+            }
+            self.well_at = epoch;
+        }
+        self.is_usable()
     }
 
     fn is_usable(&self) -> bool {

@@ -255,6 +255,14 @@ impl<J> Core<J> {
         }
     }
 
+    /// One more queue, which is no lane's home: for a submitter of a few jobs. Its index.
+    pub fn add_guest(&mut self) -> usize {
+        self.queues.push(VecDeque::new());
+        self.idle.push(Vec::new());
+        self.home_serving.push(0);
+        self.queues.len() - 1
+    }
+
     /// The lanes as they are now.
     pub fn lanes(&self) -> impl Iterator<Item = LaneId> + '_ {
         (0..self.lanes.len()).map(|slot| self.id(slot))
@@ -322,13 +330,18 @@ impl<J> Core<J> {
         if self.stopping {
             return Some(Refused::NoLanes(Some(Arc::from("stopping"))));
         }
-        if self.outage.is_some_and(|since| now.saturating_duration_since(since) >= SHORT_OUTAGE) {
+        if self.is_out(now) {
             return Some(Refused::NoLanes(self.last_fault.clone()));
         }
         if deadline <= now || now.checked_add(self.least_time(shard)).is_none_or(|done| done > deadline) {
             return Some(Refused::CannotMakeIt);
         }
         (queue.len() >= self.settings.queue_max).then_some(Refused::QueueFull)
+    }
+
+    /// Whether no lane has served for so long that jobs are refused.
+    pub fn is_out(&self, now: Instant) -> bool {
+        self.outage.is_some_and(|since| now.saturating_duration_since(since) >= SHORT_OUTAGE)
     }
 
     /// A lower bound of the time until a job submitted now would be done.

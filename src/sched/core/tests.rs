@@ -218,6 +218,33 @@ fn late_jobs_are_told_and_never_served() {
 }
 
 #[test]
+fn a_lane_that_hangs_while_it_closes_its_session_is_replaced() {
+    let mut rig = Rig::open(1, 1);
+    let lane = rig.submit(0, 0).unwrap().unwrap();
+    assert_eq!(rig.step(lane), Step::Work);
+    rig.core.finished(lane, Report::default(), rig.now);
+    rig.core.lost(lane, Arc::from("C_Encrypt: CKR_DEVICE_ERROR"), rig.now);
+    rig.now += ms(500);
+    assert_eq!(rig.tick().start, []);
+    rig.now += ms(1);
+    let [new] = rig.tick().start[..] else { panic!("replaced") };
+    assert_eq!(rig.core.counts().abandoned, 1);
+    assert_eq!(rig.step(lane), Step::Exit);
+    assert_eq!(rig.step(new), Step::Open);
+}
+
+#[test]
+fn a_guest_is_served_by_lanes_at_home_elsewhere() {
+    let mut rig = Rig::open(2, 2);
+    let guest = rig.core.add_guest();
+    assert_eq!(guest, 2);
+    let lane = rig.submit(guest, 7).unwrap().expect("woken");
+    assert_eq!(rig.step(lane), Step::Work);
+    assert_eq!(rig.jobs(), [7]);
+    assert!(rig.submit(3, 8).is_err(), "no such queue");
+}
+
+#[test]
 fn cancelled_jobs_cost_neither_a_call_nor_a_place() {
     let mut rig = Rig::open(1, 1);
     let lane = rig.submit(0, CANCELLED).unwrap().unwrap();

@@ -118,6 +118,11 @@ impl<J> Core<J> {
                     self.last_fault = Some(Arc::from("opening a session hangs"));
                     self.abandon(slot, now, tick);
                 }
+                // Long due to ask for its session: it is still in the call that closes the old one.
+                State::Closed { retry_at } if now.saturating_duration_since(retry_at) > self.settings.hang_after => {
+                    self.last_fault = Some(Arc::from("closing a session hangs"));
+                    self.abandon(slot, now, tick);
+                }
                 State::Vacant => self.refill(slot, now, tick),
                 _ => {}
             }

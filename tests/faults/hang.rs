@@ -1,0 +1,196 @@
+//! Calls that do not return.
+
+use std::time::Duration;
+
+use super::server::{BUDGET, PATIENCE, Place, eventually, key_manager, key_store};
+
+const SHORT: Duration = Duration::from_millis(700);
+
+/// Every request is answered while calls of an HSM hang for ever; others in the process notice nothing; released, it serves as before.
+#[test]
+fn an_hsm_that_hangs_delays_nobody_and_heals() {
+    let place = Place::new();
+    let (a, b) = (place.hsm("a", ""), place.hsm("b", ""));
+    let server = place.serve(&[key_manager(&a, 6), key_manager(&b, 4), key_store("/a", &["a"]), key_store("/b", &["b"])]);
+    server.wait_for_sessions("a", 6);
+    server.wait_for_sessions("b", 4);
+    let (hanging, beside) = (server.load("/a", 4), server.load("/b", 2));
+    hanging.serves(20, PATIENCE);
+    let mut latest = Duration::ZERO;
+    for (n, fault) in [
+        "hang = \"C_Encrypt\"",
+        "hang = \"C_DecryptInit\"",
+        "hang = \"*\"",
+        // Sessions that are opened anew hang on their way, or with their first IVs.
+        "hang = \"C_OpenSession\"",
+        "hang = \"C_Login\"",
+        "hang = \"C_GenerateRandom\"",
+        "hang = \"C_FindObjectsInit\"",
+        "hang = \"C_CloseSession\"\nerror = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\" }",
+    ]
+    .iter()
+    .enumerate()
+    {
+        a.set(&format!("sessions_lost = {n}\n{fault}"));
+        beside.told();
+        let told = hanging.told_in(SHORT);
+        latest = latest.max(told.latest);
+        assert!(told.failed() > 0, "{fault}: {told:?}");
+        let others = beside.told();
+        assert!(others.failed() == 0 && others.good > 0, "{fault}: {others:?}");
+        a.heal();
+        let healed = hanging.serves(20, PATIENCE);
+        println!("{fault}: {:?}, latest {:?}; serves {healed:?} after release", told.errors, told.latest);
+    }
+    server.wait_for_sessions("a", 6);
+    println!("the client's latest answer: {latest:?}");
+    hanging.end();
+    beside.end();
+    println!("the latest by the server's clock: {:?}", server.kept_the_budget());
+    // Nothing was left behind: six lanes, and one that holds the login.
+    eventually("sessions are closed", PATIENCE, || a.sessions() <= 7);
+}
+
+/// Sessions that hang are left behind and replaced, up to twice as many as there are; then nothing more is risked, and requests are refused at
+/// once. Health tells it. When the calls return, all is as before.
+#[test]
+fn sessions_that_hang_are_replaced_up_to_a_bound() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 2);
+    server.wait_until_ready();
+    let load = server.load("/s", 3);
+    load.serves(10, PATIENCE);
+    hsm.set("hang = \"C_Encrypt\"");
+    let abandoned = || server.key_manager("hsm")["sessions"]["abandoned"].as_u64().unwrap();
+    eventually("two replaced once", PATIENCE, || abandoned() >= 3);
+    // Those at work when the bound of four is reached are not replaced either.
+    eventually("no more are left behind", PATIENCE, || matches!(server.sessions("hsm"), (0, 4..=5)));
+    eventually("not ready", PATIENCE, || !server.is_ready());
+    assert_eq!(server.client("/s").fleet()["hsm"], "UNAVAILABLE");
+    // What was waited for is answered; from then on nothing is.
+    std::thread::sleep(BUDGET);
+    let refused = load.told_in(Duration::from_millis(300));
+    assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "InternalException"), "{refused:?}");
+    server.wait_for_message(&["\"hsm\"", "hang"]);
+
+    hsm.heal();
+    load.serves(20, PATIENCE);
+    server.wait_for_sessions("hsm", 2);
+    server.wait_until_ready();
+    eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
+    assert!((4..=5).contains(&abandoned()));
+    load.end();
+    server.kept_the_budget();
+}
+
+/// What hangs once in a while costs the requests that meet it and no others.
+#[test]
+fn some_sessions_hang_and_the_others_serve() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "seed = 1");
+    let server = place.serve(&[key_manager(&hsm, 8), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 8);
+    let load = server.load("/s", 4);
+    load.serves(20, PATIENCE);
+
+    hsm.set("stall = { call = [\"C_Encrypt\", \"C_Decrypt\"], ms = 400, probability = 0.01 }");
+    let told = load.told_in(Duration::from_secs(2));
+    assert!(told.good > 20 * told.failed().max(1) / 2, "stalls: {told:?}");
+    println!("stalls of 1%: {told:?}");
+
+    hsm.set("hang = { call = \"C_Encrypt\", probability = 0.003 }");
+    eventually("some hang", PATIENCE, || hsm.hung() >= 2);
+    // These stay hung, and no more are added.
+    hsm.set("hang = { call = \"C_Encrypt\", probability = 0.000000001 }");
+    println!("{} of 8 sessions hang", hsm.hung());
+    // Longer than it takes to leave a session behind.
+    let told = load.told_in(Duration::from_secs(3));
+    println!("meanwhile: {told:?}");
+    assert!(told.good > 10 * told.failed().max(1), "hangs: {told:?}");
+    assert!(server.is_ready(), "most sessions serve");
+    assert_eq!(server.client("/s").fleet()["hsm"], "DEGRADED");
+
+    hsm.heal();
+    load.serves(20, PATIENCE);
+    server.wait_for_sessions("hsm", 8);
+    eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
+    load.end();
+    server.kept_the_budget();
+}
+
+/// A probe that hangs blinds nobody: it is told, what it leaves behind is bounded, and the next one is made.
+#[test]
+fn a_probe_that_hangs_is_told_and_repeated() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    // What a probe does beyond a request: it makes its test key.
+    hsm.prepare("hang = \"C_GenerateKey\"");
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 2);
+    assert!(!server.is_ready(), "no probe has been good yet");
+    server.wait_for_message(&["\"hsm\" does not serve", "hangs"]);
+    assert!(hsm.hung() <= 4, "{}", hsm.stats());
+    assert_eq!(server.client("/s").fleet()["hsm"], "UNAVAILABLE");
+    hsm.heal();
+    server.wait_until_ready();
+    server.client("/s").round_trip(b"served").unwrap();
+    eventually("its sessions are closed", PATIENCE, || hsm.sessions() <= 3);
+}
+
+/// SIGTERM while everything hangs: requests in flight are answered, and it ends in time.
+#[test]
+fn stopping_does_not_wait_for_what_hangs() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let mut server = place.serve_with("shutdown_ms = 1500", &[key_manager(&hsm, 3), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 3);
+    server.wait_until_ready();
+    let mut client = server.client("/s");
+    client.round_trip(b"before").unwrap();
+    hsm.set("hang = \"*\"");
+    let in_flight = std::thread::spawn(move || client.encrypt(b"never answered by the HSM"));
+    eventually("it hangs", PATIENCE, || hsm.hung() > 0);
+    let (status, time) = server.stop();
+    assert!(status.success(), "{status}");
+    assert!(time < Duration::from_millis(1500 + 500), "{time:?}");
+    in_flight.join().unwrap().must_be(503, "DependencyTimeoutException");
+    server.wait_for_message(&["still hangs"]);
+}
+
+/// A second signal ends it at once, also while it waits for sessions that hang.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let mut server = place.serve_with("shutdown_ms = 60000", &[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 2);
+    let mut client = server.client("/s");
+    hsm.set("hang = \"*\"");
+    client.encrypt(b"left behind").must_be(503, "DependencyTimeoutException");
+    drop(client);
+    server.terminate();
+    server.wait_for_message(&["SIGTERM: stopping"]);
+    std::thread::sleep(Duration::from_millis(300));
+    server.terminate();
+    let (_, time) = server.wait_for_end();
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
+/// With nothing wrong, stopping closes every session.
+#[test]
+fn stopping_closes_the_sessions() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let mut server = place.serve(&[key_manager(&hsm, 3), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 3);
+    server.wait_until_ready();
+    server.client("/s").round_trip(b"work").unwrap();
+    assert!(hsm.settled_stats()["sessions"]["open"].as_u64().unwrap() >= 4);
+    let (status, _) = server.stop();
+    assert!(status.success(), "{status}");
+    let stats = hsm.stats();
+    assert_eq!(stats["sessions"]["open"], 0, "{stats:#}");
+    assert_eq!(stats["finalized_while_busy"], 0);
+}

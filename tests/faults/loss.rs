@@ -1,0 +1,104 @@
+//! Sessions, logins and tokens that go away and come back.
+
+use std::time::Duration;
+
+use super::server::{PATIENCE, Place, eventually, key_manager, key_store};
+
+const SESSIONS: u64 = 4;
+
+/// Under load and without a restart: what is lost comes back, few requests fail, each by name.
+#[test]
+fn what_is_lost_comes_back_under_load() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let server = place.serve(&[key_manager(&hsm, SESSIONS as usize), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", SESSIONS);
+    server.wait_until_ready();
+    let load = server.load("/s", 3);
+    load.serves(20, PATIENCE);
+
+    for generation in 1..=3 {
+        load.told();
+        hsm.set(&format!("sessions_lost = {generation}"));
+        let told = load.told_in(Duration::from_millis(500));
+        println!("all sessions lost: {told:?}");
+        // One request finds it out, or one at each lane that was at work, and each is tried again; then the login and the keys are found.
+        assert!(told.failed() <= SESSIONS && told.good > 0, "{told:?}");
+        load.serves(20, PATIENCE);
+        server.wait_for_sessions("hsm", SESSIONS);
+    }
+
+    hsm.set("token_removed = true");
+    let told = load.told_in(Duration::from_millis(700));
+    assert!(told.good == 0 && told.failed() > 0, "{told:?}");
+    hsm.heal();
+    let healed = load.serves(20, PATIENCE);
+    println!("token back: serves after {healed:?}");
+    server.wait_for_sessions("hsm", SESSIONS);
+
+    // The login is lost and the sessions stay: as if somebody had logged the application out.
+    hsm.set("error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", probability = 0.2 }");
+    load.told_in(Duration::from_millis(300));
+    hsm.heal();
+    load.serves(20, PATIENCE);
+    server.wait_for_sessions("hsm", SESSIONS);
+    load.end();
+    server.kept_the_budget();
+    // The lanes' and the one that holds the login: what was lost was not opened twice.
+    eventually("no session too many", PATIENCE, || hsm.sessions() <= SESSIONS + 1);
+}
+
+/// A session lost while nothing happens is no outage: health does not flicker.
+#[test]
+fn sessions_lost_in_silence_make_no_outage() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 2);
+    server.wait_until_ready();
+    let probes = hsm.settled_stats()["calls"]["C_Decrypt"].as_u64();
+    hsm.set("sessions_lost = 1");
+    // The next probe finds its session gone.
+    eventually("the next probe", PATIENCE, || {
+        assert!(server.is_ready());
+        hsm.stats()["calls"]["C_Decrypt"].as_u64() > probes
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(server.is_ready());
+    assert!(!server.messages().iter().any(|message| message.contains("does not serve")), "{:#?}", server.messages());
+    let mut client = server.client("/s");
+    hsm.set("sessions_lost = 2");
+    let failed = (0..10).filter(|_| client.round_trip(b"after").is_err()).count();
+    assert_eq!(failed, 0, "one try finds it out, the next one has a session");
+}
+
+/// Health follows the HSM: for KMS, for load balancers and in the log.
+#[test]
+fn health_follows_the_token() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", 2);
+    server.wait_until_ready();
+    let mut client = server.client("/s");
+    assert_eq!(client.fleet()["hsm"], "ACTIVE");
+    let health = client.health().json;
+    assert_eq!((&health["xksProxyFleetSize"], &health["xksProxyVendor"]), (&1.into(), &"xksd".into()));
+    assert!(health["ekmFleetDetails"][0]["model"].as_str().unwrap().contains("SoftHSM"), "{health}");
+    assert!(server.key_manager("hsm")["probe_age_ms"].as_u64().unwrap() < 30_000);
+    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
+
+    hsm.set("token_removed = true");
+    client.encrypt(b"notices it").must_be_a_fault();
+    client.encrypt(b"notices it").must_be_a_fault();
+    eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
+    eventually("not ready", PATIENCE, || !server.is_ready());
+    assert_eq!(server.admin("/livez").0, 200);
+    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
+    server.wait_for_message(&["\"hsm\"", "does not serve"]);
+
+    hsm.heal();
+    server.wait_until_ready();
+    eventually("ACTIVE", PATIENCE, || client.fleet()["hsm"] == "ACTIVE");
+    client.round_trip(b"as before").unwrap();
+}

@@ -1,0 +1,269 @@
+//! `xksd serve` as a child process, with its configuration, its log and its admin listener.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use xksd::cli::probe::client::Target;
+
+use super::client::{Client, Load};
+use super::hsm::{Hsm, KEY, PIN};
+use super::noise;
+use crate::pki::{Ca, Leaf};
+
+pub const ACCESS_KEY_ID: &str = "AAAAAAAAAAAAAAAAAAAA";
+pub const SECRET_ACCESS_KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJ";
+pub const REGION: &str = "us-east-1";
+/// Nothing here takes that long: a test that waits for it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// `request_budget_ms`, the default.
+pub const BUDGET: Duration = Duration::from_millis(200);
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    start.elapsed()
+}
+
+/// A directory with what a server needs.
+pub struct Place {
+    directory: TempDir,
+}
+
+/// A `[[key_manager]]`.
+pub fn key_manager(hsm: &Hsm, sessions: usize) -> String {
+    key_manager_with_pin(hsm, sessions, PIN)
+}
+
+pub fn key_manager_with_pin(hsm: &Hsm, sessions: usize, pin: &str) -> String {
+    // The generic profile: the stand-in is a network HSM, so that all the sessions are wanted, whatever the cores.
+    format!(
+        "[[key_manager]]\nname = {0:?}\nkind = \"pkcs11\"\nmodule = {1:?}\ntoken = {0:?}\npin = {{ value = {pin:?} }}\nsessions = {sessions}\n",
+        hsm.name, hsm.module
+    )
+}
+
+/// A `[[keystore]]` with the key that every HSM has.
+pub fn key_store(prefix: &str, key_managers: &[&str]) -> String {
+    format!(
+        "[[keystore]]\npath_prefix = {prefix:?}\nkey_manager = {key_managers:?}\n\
+         [[keystore.credential]]\naccess_key_id = {ACCESS_KEY_ID:?}\nsecret_access_key = {{ value = {SECRET_ACCESS_KEY:?} }}\n\
+         [[keystore.key]]\nid = {KEY:?}\n"
+    )
+}
+
+impl Place {
+    pub fn new() -> Place {
+        noise::watch();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        std::fs::create_dir(path.join("tokens")).unwrap();
+        let softhsm = format!("directories.tokendir = {}\nlog.level = ERROR\n", path.join("tokens").display());
+        std::fs::write(path.join("softhsm2.conf"), softhsm).unwrap();
+        let (ca, key) = (Ca::root("test CA"), rcgen::KeyPair::generate().unwrap());
+        let certificate = ca.issue(&Leaf { dns_names: vec!["127.0.0.1".to_owned()], ..Leaf::server() }, &key);
+        crate::pki::write(path, "ca.pem", &ca.pem());
+        crate::pki::write(path, "chain.pem", &(certificate.pem() + &ca.pem()));
+        crate::pki::write(path, "key.pem", &key.serialize_pem());
+        Place { directory }
+    }
+
+    /// An HSM; `config` is added to the stand-in's configuration.
+    pub fn hsm(&self, name: &str, config: &str) -> Hsm {
+        Hsm::new(self.directory.path(), name, config)
+    }
+
+    /// A server with these key managers and key stores.
+    pub fn serve(self, sections: &[String]) -> Server {
+        self.serve_with("", sections)
+    }
+
+    /// As [`Place::serve`]; `server` is added to `[server]`.
+    pub fn serve_with(self, server: &str, sections: &[String]) -> Server {
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nshards = 2\nregions = [{REGION:?}]\nlog = \"json\"\n{server}\n\
+             [tls]\ncertificate_chain = \"chain.pem\"\nprivate_key = \"key.pem\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}",
+            sections.concat()
+        );
+        crate::pki::write(self.directory.path(), "xksd.toml", &config);
+        Server::start(self)
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// A running server. Killed when dropped.
+pub struct Server {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    port: u16,
+    admin: String,
+    place: Place,
+}
+
+impl Server {
+    fn start(place: Place) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_xksd"))
+            .arg("serve")
+            .arg("--config")
+            .arg(place.path().join("xksd.toml"))
+            .env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (log, kept) = (BufReader::new(child.stderr.take().unwrap()), lines.clone());
+        std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line)));
+        let mut server = Server { child, lines, port: 0, admin: String::new(), place };
+        eventually("it serves", PATIENCE, || {
+            if let Some(ended) = server.child.try_wait().unwrap() {
+                panic!("ended at once with {ended}: {:#?}", server.lines.lock().unwrap());
+            }
+            let after = |text: &str| server.messages().iter().find_map(|line| Some(line.split_once(text)?.1.to_owned()));
+            let admin = after("admin listener on http://").and_then(|rest| Some(rest.split_once(": ")?.0.to_owned()));
+            let port = after("serves on 127.0.0.1:").and_then(|rest| rest.split_once(' ')?.0.parse().ok());
+            let (Some(admin), Some(port)) = (admin, port) else { return false };
+            (server.admin, server.port) = (admin, port);
+            true
+        });
+        server
+    }
+
+    fn target(&self) -> Target {
+        Target { host: "127.0.0.1".to_owned(), port: self.port, ca: self.place.path().join("ca.pem"), client: None }
+    }
+
+    /// A connection to the key store with this prefix.
+    pub fn client(&self, prefix: &str) -> Client {
+        Client::connect(&self.target(), prefix)
+    }
+
+    /// So many clients at work.
+    pub fn load(&self, prefix: &str, clients: usize) -> Load {
+        Load::start((0..clients).map(|_| self.client(prefix)).collect())
+    }
+
+    /// Status and body of a GET on the admin listener.
+    pub fn admin(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.admin("/readyz").0 == 200
+    }
+
+    pub fn wait_until_ready(&self) -> Duration {
+        eventually("ready", PATIENCE, || self.is_ready())
+    }
+
+    /// What `/status` says of a key manager.
+    pub fn key_manager(&self, name: &str) -> Value {
+        let status: Value = serde_json::from_str(&self.admin("/status").1).unwrap();
+        status["key_managers"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+    }
+
+    /// Sessions of a key manager: open and hung.
+    pub fn sessions(&self, name: &str) -> (u64, u64) {
+        let sessions = &self.key_manager(name)["sessions"];
+        (sessions["open"].as_u64().unwrap(), sessions["hung"].as_u64().unwrap())
+    }
+
+    pub fn wait_for_sessions(&self, name: &str, open: u64) -> Duration {
+        eventually(&format!("{open} sessions of {name} open, none hung"), PATIENCE, || self.sessions(name) == (open, 0))
+    }
+
+    fn log(&self) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap();
+        // What a module writes to standard error is no line of the log.
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Events in the log.
+    pub fn messages(&self) -> Vec<String> {
+        self.log().iter().filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect()
+    }
+
+    /// Waits for an event that holds all of `parts`.
+    pub fn wait_for_message(&self, parts: &[&str]) -> String {
+        let mut found = None;
+        eventually(&format!("{parts:?} in the log: {:#?}", self.messages()), PATIENCE, || {
+            found = self.messages().into_iter().find(|message| parts.iter().all(|part| message.contains(part)));
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Lines of requests.
+    pub fn requests(&self) -> Vec<Value> {
+        self.log().into_iter().filter(|line| line["event"] == "request").collect()
+    }
+
+    /// The promise, by the server's own clock: everything that was read is answered within the budget. Gives the latest.
+    pub fn kept_the_budget(&self) -> Duration {
+        // The log is written behind the answers.
+        std::thread::sleep(Duration::from_millis(100));
+        let mut times: Vec<u64> = self.requests().iter().map(|line| line["total_us"].as_u64().unwrap()).collect();
+        times.sort_unstable();
+        let latest = Duration::from_micros(*times.last().expect("requests"));
+        let noise = noise::worst();
+        let allowed = BUDGET + Duration::from_millis(50) + 2 * noise;
+        let late: Vec<_> =
+            self.requests().into_iter().filter(|line| line["total_us"].as_u64() > Some(allowed.as_micros() as u64)).collect();
+        assert!(late.is_empty(), "with up to {noise:?} of noise, late among {} answers: {late:#?}", times.len());
+        latest
+    }
+
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    /// SIGTERM; how it ended and how long that took.
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        self.terminate();
+        let ended = self.wait_for_end();
+        // The rest of its log is read.
+        std::thread::sleep(Duration::from_millis(50));
+        ended
+    }
+
+    pub fn wait_for_end(&mut self) -> (ExitStatus, Duration) {
+        let mut status = None;
+        let time = eventually("the end", PATIENCE, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.unwrap(), time)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.lines.lock().unwrap();
+            let others = log.iter().filter(|line| !line.contains("\"event\":\"request\"")).cloned().collect::<Vec<_>>().join("\n");
+            eprintln!("the server's log, without requests:\n{others}");
+        }
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,99 @@
+//! HSMs that are not well when the server starts.
+
+use std::time::Duration;
+
+use super::hsm::Hsm;
+use super::server::{PATIENCE, Place, Server, key_manager, key_manager_with_pin, key_store};
+use xksd::limits::PROBE_INTERVAL;
+
+fn start_with(fault: &str) -> (Hsm, Server) {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    hsm.prepare(fault);
+    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    (hsm, server)
+}
+
+/// Starts all the same, is not ready, says why, and heals.
+#[test]
+fn an_hsm_that_is_down_at_the_start_may_come_later() {
+    let down = [
+        ("initialize_fails = \"CKR_DEVICE_ERROR\"", "C_Initialize: CKR_DEVICE_ERROR"),
+        ("token_removed = true", "the module shows no tokens"),
+        ("login_fails = \"CKR_DEVICE_ERROR\"", "C_Login: CKR_DEVICE_ERROR"),
+        ("slow_start = { initialize_ms = 1500, calls = 10, ms = 50 }", ""),
+    ];
+    std::thread::scope(|scope| down.iter().for_each(|(fault, told)| drop(scope.spawn(|| starts_and_heals(fault, told)))));
+}
+
+fn starts_and_heals(fault: &str, told: &str) {
+    let (hsm, server) = start_with(fault);
+    assert_eq!((server.admin("/livez").0, server.admin("/readyz").0), (200, 503), "{fault}");
+    let mut client = server.client("/s");
+    assert_eq!(client.fleet()["hsm"], "UNAVAILABLE");
+    let reply = client.encrypt(b"too early");
+    assert!([500, 503].contains(&reply.status), "{fault}: {}", reply.json);
+    if !told.is_empty() {
+        server.wait_for_message(&["\"hsm\" does not serve", told]);
+        // A C_Initialize that fails leaves nothing that would see a new control file before it is tried again.
+        hsm.prepare("");
+    }
+    let ready = server.wait_until_ready();
+    server.wait_for_sessions("hsm", 2);
+    client.round_trip(b"now").unwrap();
+    println!("{fault}: ready {ready:?} after it was well");
+    server.kept_the_budget();
+}
+
+/// Each try with a wrong PIN brings the token nearer to its lock.
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let mut server = place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
+    server.wait_for_message(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "not tried again"]);
+    let mut client = server.client("/s");
+    for _ in 0..30 {
+        client.encrypt(b"no").must_be_a_fault();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!((server.admin("/livez").0, server.is_ready()), (200, false));
+    assert_eq!(hsm.settled_stats()["calls"]["C_Login"], 1);
+    let (status, _) = server.stop();
+    assert!(status.success());
+    assert_eq!(hsm.stats()["calls"]["C_Login"], 1);
+}
+
+/// Fewer sessions than configured: serves with what it gets, is healthy, and says so.
+#[test]
+fn fewer_sessions_than_configured_are_lived_with() {
+    std::thread::scope(|scope| [1, 5].iter().for_each(|&sessions_max| drop(scope.spawn(move || lives_with(sessions_max)))));
+}
+
+fn lives_with(sessions_max: u64) {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", &format!("sessions_max = {sessions_max}"));
+    let server = place.serve(&[key_manager(&hsm, 8), key_store("/s", &["hsm"])]);
+    server.wait_until_ready();
+    let load = server.load("/s", 3);
+    load.serves(20, PATIENCE);
+    server.wait_for_message(&["\"hsm\"", "of 8 sessions", "CKR_SESSION_COUNT"]);
+    let open = server.sessions("hsm").0;
+    assert!((1..=sessions_max).contains(&open), "{open}");
+    assert_eq!(server.key_manager("hsm")["sessions"]["configured"], 8);
+    let metrics = server.admin("/metrics").1;
+    assert!(metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"), "{metrics}");
+    let told = load.told_in(Duration::from_millis(500));
+    assert_eq!(told.failed(), 0, "{told:?}");
+    assert!(server.is_ready());
+    assert_eq!(server.client("/s").fleet()["hsm"], if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" });
+
+    // Also after all were lost: whoever comes first must not keep the others from being well.
+    hsm.set("sessions_lost = 1");
+    load.serves(20, PATIENCE);
+    // Longer than the time from one probe to the next.
+    std::thread::sleep(PROBE_INTERVAL);
+    assert!(server.is_ready());
+    load.end();
+    server.kept_the_budget();
+}
