@@ -143,7 +143,7 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     }
     site.write("xksd.toml", &Config::default().text().replace("keys.json", "none.json"));
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
-    assert!(code == 1 && err.contains("none.json"), "{err}");
+    assert!(code == 2 && err.contains("none.json"), "{err}");
     // What only the certificates tell.
     site.configure(&Config::default());
     site.write("tls/key.pem", "nothing");

@@ -42,7 +42,7 @@ fn summary(config: &Config) -> String {
     for manager in &config.key_managers {
         let kind = match &manager.kind {
             Kind::Local { .. } => "local, for trying out".to_owned(),
-            Kind::Pkcs11(hsm) => format!("pkcs11, {}", count(hsm.sessions, "session")),
+            Kind::Pkcs11(hsm) => format!("pkcs11, up to {}", count(hsm.sessions, "session")),
         };
         let _ = writeln!(text, "  key manager {}: {kind}", manager.name);
     }

@@ -41,9 +41,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// Prints what one key manager holds; how many of the keys expected there cannot serve.
 fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<usize, Failure> {
     print(&format!("key manager {}\n", manager.name))?;
-    let mut expected: BTreeSet<(&str, &str, &str)> = BTreeSet::new();
+    let mut expected: BTreeSet<(&str, &str, &str, bool)> = BTreeSet::new();
     for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
-        expected.extend(store.keys.iter().map(|key| (key.label.as_str(), key.id.as_str(), store.path_prefix.as_str())));
+        expected.extend(
+            store.keys.iter().map(|key| (key.label.as_str(), key.id.as_str(), store.path_prefix.as_str(), store.enabled && key.enabled)),
+        );
     }
     let opened = match open(manager) {
         Ok(opened) => opened,
@@ -75,10 +77,11 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<u
         }
     };
     let mut cannot = 0;
-    for (label, id, prefix) in expected {
+    for (label, id, prefix, enabled) in expected {
         let job = Job { label: Arc::from(label), task: Task::Describe, deadline: Instant::now() + LOOK_UP_TIME };
         let verdict = match why_not(execute(job)) {
-            None => "can serve".to_string(),
+            None if enabled => "can serve".to_string(),
+            None => "can serve, but is disabled in the configuration".to_string(),
             Some(why) => {
                 cannot += 1;
                 format!("CANNOT SERVE: {why}")

@@ -1,10 +1,11 @@
 //! `xksd serve`
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Failure;
 use crate::control::run;
+use crate::control::service::Service;
 
 /// Serve AWS KMS
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     serve(&args.config, |_| ())
 }
 
-/// Serves until a signal says stop. `serving` is called once, when requests are answered.
-pub(super) fn serve(config: &Path, serving: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
+/// Serves until a signal says stop. `serving` is called once, when requests are answered; a key manager may still be opening.
+pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     run::serve(config, serving).map_err(|failure| match failure {
         run::Failure::Configuration(problems) => Failure::Usage(problems),
         run::Failure::Other(why) => Failure::Failed(format!("xksd: {why}")),

@@ -43,11 +43,11 @@ pub enum Failure {
     Other(String),
 }
 
-/// Serves until a signal says stop. `serving` is called once requests are answered, with the listener's address.
+/// Serves until a signal says stop. `serving` is called once requests are answered; a key manager may still be opening.
 ///
 /// # Errors
 /// When it could not start, or a shard died.
-pub fn serve(config_file: &Path, serving: impl FnOnce(SocketAddr)) -> Result<(), Failure> {
+pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
     let settings = config.tls.settings();
@@ -138,7 +138,7 @@ fn run(
     listen: SocketAddr,
     admin_listen: Option<SocketAddr>,
     signals: &mut Signals,
-    serving: impl FnOnce(SocketAddr),
+    serving: impl FnOnce(&Arc<Service>),
 ) -> Result<Shards, String> {
     refuse_taken(listen)?;
     // The admin listener first: it too refuses a port that is taken, before a connection is.
@@ -182,7 +182,7 @@ fn run(
         Level::Info,
         format!("xksd {} serves on {listen} with {} shards on cores {placed:?}", env!("CARGO_PKG_VERSION"), placed.len()),
     );
-    serving(listen);
+    serving(service);
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     loop {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 use crate::limits::LOG_QUEUE_LINES;
 
@@ -173,10 +173,9 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>) {
 }
 
 fn timestamp(at: SystemTime) -> String {
+    // Always six digits, so that columns stand below each other and lines sort as text.
     OffsetDateTime::from(at)
-        .replace_nanosecond(OffsetDateTime::from(at).microsecond() * 1000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        .format(&Rfc3339)
+        .format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"))
         .unwrap_or_default()
 }
 

@@ -1,10 +1,15 @@
 //! What the demo tells the person who started it.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::files::Layout;
 use crate::control::config::{Config, shell_word};
+
+/// This program as it was called: a line to try must work where xksd is not in the PATH.
+pub(super) fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "xksd".to_owned(), |name| shell_word(Path::new(&name)))
+}
 
 /// What was made, and the lines to try.
 pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> String {
@@ -22,12 +27,13 @@ pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> Strin
         let region = config.server.regions.first().map_or("us-east-1", String::as_str);
         let _ = write!(
             text,
-            "\nTry all calls:\n  xksd probe --config {config_file}\n\n\
+            "\nTry all calls:\n  {program} probe --config {config_file}\n\n\
              Or one with curl (7.75 or later):\n  \
              curl --cacert {ca} --aws-sigv4 \"aws:amz:{region}:kms-xks-proxy\" \\\n    \
              --user \"{id}:$(cat {secret})\" --header 'Content-Type: application/json' \\\n    \
              --data '{{\"requestMetadata\":{{\"kmsRequestId\":\"try-1\",\"kmsOperation\":\"KmsHealthCheck\"}}}}' \\\n    \
              https://{host}{path}/health\n",
+            program = program(),
             config_file = shell_word(&layout.config),
             ca = shell_word(&layout.ca),
             id = credential.access_key_id,

@@ -6,6 +6,7 @@ mod guide;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{Failure, print, probe, serve};
 use crate::control::config::{Config, Kind, shell_word};
@@ -60,17 +61,26 @@ const KEY: &str = "demo";
 const PREFIX: &str = "/demo";
 const REGION: &str = "us-east-1";
 
+/// A key manager that does not serve by then is shown by the probe.
+const OPENING_TIME: Duration = Duration::from_secs(10);
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Some(config) = prepare(args)? else { return Ok(()) };
     // Once it serves, it proves itself the way a stranger would: over the network.
-    serve::serve(&config, |_| {
-        let config = config.clone();
+    serve::serve(&config, |service| {
+        let (config, service) = (config.clone(), service.clone());
         let _ = std::thread::Builder::new().name("xksd-demo-probe".into()).spawn(move || {
-            let _ = print(&format!("\nxksd probe --config {}\n", shell_word(&config)));
-            match probe::probe_own(&config) {
-                Ok(()) => print("\nServing; Ctrl-C stops.\n"),
-                Err(failure) => Err(failure),
+            // An HSM is opened while requests are answered already, and before it is open the probe would rightly fail.
+            let deadline = Instant::now() + OPENING_TIME;
+            while !service.is_ready() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
             }
+            drop(service);
+            let _ = print(&format!("\n{} probe --config {}\n", guide::program(), shell_word(&config)));
+            let _ = match probe::probe_own(&config) {
+                Ok(()) => print("\nServing; Ctrl-C stops.\n"),
+                Err(Failure::Failed(why) | Failure::Usage(why)) => print(&format!("{why}\n\nServing all the same; Ctrl-C stops.\n")),
+            };
         });
     })
 }
