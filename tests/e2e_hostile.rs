@@ -112,6 +112,20 @@ fn connections_that_end_in_the_middle_of_everything() {
 }
 
 #[test]
+fn connections_that_are_reset_before_they_are_accepted_delay_nobody() {
+    let site = Site::default();
+    let server = site.start();
+    for _ in 0..500 {
+        let socket = tcp(&server);
+        // Closing it is a reset then.
+        rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).expect("set");
+    }
+    still_serves(&site, &server);
+    // After an error the shard pauses: here each would have been a pause for whoever stands behind in the queue.
+    assert_eq!(server.metric("xksd_accept_errors_total"), 0.0);
+}
+
+#[test]
 fn a_client_process_killed_in_the_middle_of_a_request() {
     let site = Site::default();
     let server = site.start();
