@@ -23,6 +23,8 @@ pub const CHUNKED_OVERHEAD_BYTES_MAX: usize = 8 * 1024;
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Read from a connection at once, bytes: a usual request is under 2 KiB, and 10,000 idle connections keep a buffer of this size each.
 pub const READ_BYTES: usize = 4 * 1024;
+/// Reads of one connection that find something, one after the other, before other connections have their turn: 16 KiB, a TLS record.
+pub const READS_IN_A_ROW_MAX: u32 = 4;
 /// A connection's buffer is given back to the allocator above this size, bytes, when a request is done.
 pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
@@ -42,7 +44,7 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Connections open at once on one shard. Further ones are closed at accept and counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
-/// Connections open at once on the admin listener.
+/// Connections open at once on the admin listener. A further one takes the place of the oldest.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);

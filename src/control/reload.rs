@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config::{Config, Kind};
+use super::config::{Config, KeyManager, Kind};
 use super::service::{Service, key_stores};
 use crate::telemetry::{Level, Log};
 use crate::tls::{self, Problem};
@@ -28,9 +28,7 @@ fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
     notes.extend(tls::check(&settings).warnings.iter().map(ToString::to_string));
-    if config.key_managers != old.key_managers {
-        return Err("key managers changed: they are opened at the start only, so this needs a restart".into());
-    }
+    keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
     if (config.server.listen, config.server.shards, config.admin) != (old.server.listen, old.server.shards, old.admin) {
         notes.push("server.listen, server.shards and admin.listen are in force from the next start only".into());
     }
@@ -40,6 +38,28 @@ fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
     Ok(notes)
+}
+
+/// Key managers are opened at the start only: the key stores get those that run, by name.
+///
+/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a PIN that was changed and waits for a restart.
+fn keep_running_managers(config: &mut Config, running: &[KeyManager], notes: &mut Vec<String>) -> Result<(), String> {
+    let wanted = std::mem::replace(&mut config.key_managers, running.to_vec());
+    for manager in wanted.iter().filter(|wanted| !running.contains(wanted)) {
+        notes.push(format!("key manager {:?} changed: that is in force from the next start only", manager.name));
+    }
+    for manager in running.iter().filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name)) {
+        notes.push(format!("key manager {:?} is no longer there: it is closed at the next start only", manager.name));
+    }
+    for store in &mut config.keystores {
+        for index in &mut store.key_managers {
+            let name = wanted.get(*index).map_or("", |manager| manager.name.as_str());
+            *index = running.iter().position(|running| running.name == name).ok_or_else(|| {
+                format!("key store {:?} wants the key manager {name:?}, which is opened at the next start only", store.path_prefix)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Problems as lines that name file and key.
@@ -60,5 +80,40 @@ pub fn warn_of_local_keys(config: &Config, log: &Log) {
                 ),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::control::config::Machine;
+
+    fn config(key_managers: &[(&str, &str)], uses: &str) -> Config {
+        let mut text = String::from(
+            "[server]\nlisten = \"127.0.0.1:0\"\nregions = [\"us-east-1\"]\n[tls]\ncertificate_chain = \"c\"\nprivate_key = \"k\"\n",
+        );
+        for (name, file) in key_managers {
+            text += &format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{file}\"\n");
+        }
+        text += &format!("[[keystore]]\npath_prefix = \"\"\nkey_manager = [\"{uses}\"]\n[[keystore.credential]]\n");
+        text +=
+            "access_key_id = \"ABCDEFGHIJKLMNOPQR27\"\nsecret_access_key = { value = \"Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA\" }\n";
+        Config::parse(&text, Path::new("/nowhere/xksd.toml"), &Machine { check_files: false }).expect("valid")
+    }
+
+    #[test]
+    fn key_stores_keep_the_key_managers_that_run() {
+        let running = config(&[("a", "a.json"), ("b", "b.json")], "a").key_managers;
+        let (mut new, mut notes) = (config(&[("b", "other.json")], "b"), Vec::new());
+        assert_eq!(keep_running_managers(&mut new, &running, &mut notes), Ok(()));
+        assert_eq!((&new.key_managers, &new.keystores[0].key_managers), (&running, &vec![1]));
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].contains("\"b\" changed") && notes[1].contains("\"a\" is no longer there"), "{notes:?}");
+
+        let mut added = config(&[("a", "a.json"), ("c", "c.json")], "c");
+        let refused = keep_running_managers(&mut added, &running, &mut notes).unwrap_err();
+        assert!(refused.contains("\"c\""), "{refused}");
     }
 }

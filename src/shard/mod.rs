@@ -2,6 +2,7 @@
 //! immutable (key stores, TLS configuration) and the key managers' queues.
 
 mod connection;
+mod fair;
 pub mod nudge;
 mod timekeeper;
 mod watch;
@@ -140,7 +141,10 @@ impl ShardSeed {
 
         while let Some(accepted) = accept(&listener, &self.stop).await {
             match accepted {
-                Ok((stream, client)) => {
+                Ok(stream) => {
+                    // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it
+                    // would keep everybody behind it waiting.
+                    let Ok(client) = stream.peer_addr() else { continue };
                     if watches.len() >= CONNECTIONS_A_SHARD_MAX {
                         shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
                         continue;
@@ -185,21 +189,14 @@ impl ShardSeed {
 }
 
 /// The next connection; `None` when the shard is to stop.
-async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<(TcpStream, SocketAddr), String>> {
+async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<TcpStream, String>> {
     poll_fn(|cx| {
         stop.waker.register(cx.waker());
         if stop.is_requested() {
             return Poll::Ready(None);
         }
         // The listener keeps its place between polls, so that leaving here loses no connection.
-        listener.poll_accept(cx).map(|accepted| {
-            Some(
-                accepted
-                    .and_then(|stream| Ok((stream.peer_addr()?, stream)))
-                    .map(|(client, stream)| (stream, client))
-                    .map_err(|e| e.to_string()),
-            )
-        })
+        listener.poll_accept(cx).map(|accepted| Some(accepted.map_err(|e| e.to_string())))
     })
     .await
 }
