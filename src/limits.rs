@@ -23,6 +23,8 @@ pub const CHUNKED_OVERHEAD_BYTES_MAX: usize = 8 * 1024;
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Read from a connection at once, bytes: a usual request is under 2 KiB, and 10,000 idle connections keep a buffer of this size each.
 pub const READ_BYTES: usize = 4 * 1024;
+/// Reads of one connection that find something, one after the other, before other connections have their turn: 16 KiB, a TLS record.
+pub const READS_IN_A_ROW_MAX: u32 = 4;
 /// A connection's buffer is given back to the allocator above this size, bytes, when a request is done.
 pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 

@@ -126,6 +126,36 @@ fn connections_that_are_reset_before_they_are_accepted_delay_nobody() {
 }
 
 #[test]
+fn a_client_that_pipelines_lets_others_have_their_turn() {
+    let site = Site::default();
+    let server = site.start();
+    let (mut greedy, mut other) = (Wire::connect(&site, &server), Wire::connect(&site, &server));
+    let address = |wire: &Wire| wire.stream.sock.local_addr().expect("an address").to_string();
+    let (greedy_address, other_address) = (address(&greedy), address(&other));
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let count = 16_000 / request.len();
+    let mut seen = 0;
+    eventually("a turn between two of the greedy one's", || {
+        // One TLS record: all of it is there at once.
+        greedy.send(&request.repeat(count));
+        other.send(request);
+        assert_eq!(other.response().status, 404);
+        (0..count).for_each(|_| assert_eq!(greedy.response().status, 404));
+        let clients = || -> Vec<bool> {
+            let lines = server.log();
+            let is_of = |line: &str, address: &str| line.contains(&format!("\"client\":\"{address}\""));
+            let of_either = lines.iter().filter(|line| is_of(line, &greedy_address) || is_of(line, &other_address));
+            of_either.map(|line| is_of(line, &other_address)).collect()
+        };
+        eventually("all told", || clients().len() == seen + count + 1);
+        let round = clients().split_off(seen);
+        seen += round.len();
+        // Not the first and not the last.
+        round[1..count].contains(&true)
+    });
+}
+
+#[test]
 fn a_client_process_killed_in_the_middle_of_a_request() {
     let site = Site::default();
     let server = site.start();

@@ -13,6 +13,7 @@ use glommio::net::TcpStream;
 use zeroize::Zeroize;
 
 use super::Shard;
+use super::fair::Fair;
 use super::watch::{Over, Watch};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
@@ -30,7 +31,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     watch.idle(Instant::now() + HANDSHAKE_TIME_MAX);
     let tls = shard.tls.load_full();
     let acceptor = TlsAcceptor::from(tls.config().clone());
-    let stream = match watch.wait(acceptor.accept(stream)).await {
+    let stream = match watch.wait(acceptor.accept(Fair::new(stream))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return shard.metrics.handshake_failed(tls::handshake_failure_label(&error)),
         Err(Over::Time) => return shard.metrics.handshake_failed("timeout"),
@@ -61,7 +62,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
 
 struct Connection {
     shard: Rc<Shard>,
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
     watch: Watch,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
@@ -123,6 +124,10 @@ impl Connection {
             self.watch.busy();
             if !self.answer(read, &arrival).await? {
                 return self.linger().await;
+            }
+            if !self.buffer.is_empty() {
+                // Nothing is waited for between pipelined requests: without this the others would wait for all of them.
+                glommio::yield_if_needed().await;
             }
         }
     }

@@ -2,6 +2,7 @@
 //! immutable (key stores, TLS configuration) and the key managers' queues.
 
 mod connection;
+mod fair;
 pub mod nudge;
 mod timekeeper;
 mod watch;
