@@ -44,7 +44,7 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 /// Connections open at once on one shard. Further ones are closed at accept and counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
-/// Connections open at once on the admin listener.
+/// Connections open at once on the admin listener. A further one takes the place of the oldest.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);

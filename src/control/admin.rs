@@ -2,10 +2,11 @@
 //!
 //! A thread a connection, one request each: what asks here asks every few seconds.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::service::Service;
@@ -25,23 +26,20 @@ pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, S
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let service = service.clone();
     let run = move || {
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(Open::default());
         for stream in listener.incoming() {
             let Ok(stream) = stream else {
                 std::thread::sleep(ACCEPT_BACKOFF);
                 continue;
             };
-            if open.load(Ordering::Relaxed) >= ADMIN_CONNECTIONS_MAX {
-                continue;
-            }
-            open.fetch_add(1, Ordering::Relaxed);
-            let (service, open_here) = (service.clone(), open.clone());
+            let Some(stream) = open.add(stream) else { continue };
+            let (service, open_here, served) = (service.clone(), open.clone(), stream.clone());
             let serve = move || {
-                let _ = answer(&service, stream);
-                open_here.fetch_sub(1, Ordering::Relaxed);
+                let _ = answer(&service, &served);
+                open_here.remove(&served);
             };
             if std::thread::Builder::new().name("xksd-admin".into()).spawn(serve).is_err() {
-                open.fetch_sub(1, Ordering::Relaxed);
+                open.remove(&stream);
                 std::thread::sleep(ACCEPT_BACKOFF);
             }
         }
@@ -50,7 +48,45 @@ pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, S
     Ok(address)
 }
 
-fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
+/// The open connections. Those of a client that is slow, or wants nothing but their places, must not keep a load balancer from its answer: when
+/// there are [`ADMIN_CONNECTIONS_MAX`], the oldest is cut. Who asks to be answered is so within milliseconds, and is not the oldest by then.
+#[derive(Default)]
+struct Open {
+    /// Oldest first.
+    streams: Mutex<VecDeque<Arc<TcpStream>>>,
+    threads: AtomicUsize,
+}
+
+impl Open {
+    fn streams(&self) -> MutexGuard<'_, VecDeque<Arc<TcpStream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be given back by [`Open::remove`]; none, and the connection closed, while too many that were cut have not ended.
+    fn add(&self, stream: TcpStream) -> Option<Arc<TcpStream>> {
+        if self.threads.load(Ordering::Relaxed) >= 2 * ADMIN_CONNECTIONS_MAX {
+            return None;
+        }
+        self.threads.fetch_add(1, Ordering::Relaxed);
+        let stream = Arc::new(stream);
+        let mut streams = self.streams();
+        if streams.len() >= ADMIN_CONNECTIONS_MAX
+            && let Some(oldest) = streams.pop_front()
+        {
+            // Its thread sees an end, and ends.
+            let _ = oldest.shutdown(Shutdown::Both);
+        }
+        streams.push_back(stream.clone());
+        Some(stream)
+    }
+
+    fn remove(&self, stream: &Arc<TcpStream>) {
+        self.streams().retain(|open| !Arc::ptr_eq(open, stream));
+        self.threads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
     // For the head as a whole: bytes that come one by one must not hold a thread for longer.
     let end = Instant::now() + ADMIN_TIME_MAX;
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
@@ -63,7 +99,7 @@ fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
                 let request = head.request(&buffer, &mut room);
                 break respond(service, request.method, request.path);
             }
-            Ok(Progress::Partial) => match read(&mut stream, &mut chunk, end)? {
+            Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
                 0 => return Ok(()),
                 n => buffer.extend_from_slice(&chunk[..n]),
             },
@@ -78,7 +114,7 @@ fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
     let end = Instant::now() + LINGER_TIME_MAX;
     let mut thrown_away = 0;
     while thrown_away < HEAD_BYTES_MAX * 4 {
-        match read(&mut stream, &mut chunk, end)? {
+        match read(stream, &mut chunk, end)? {
             0 => break,
             n => thrown_away += n,
         }
@@ -86,7 +122,7 @@ fn answer(service: &Service, mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-fn read(stream: &mut TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Result<usize> {
+fn read(mut stream: &TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Result<usize> {
     let left = end.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into());

@@ -1,7 +1,7 @@
 //! A socket that lets others have their turn.
 //!
-//! A task keeps its shard for as long as what it waits for is there. A client that sends faster than xksd reads would so keep it for itself:
-//! its bytes are always there, and TLS reads on within one poll while records bring no data.
+//! A task keeps its shard for as long as what it waits for is there. The bytes of a client that sends faster than xksd reads always are: it
+//! would have the shard for itself.
 
 use std::io;
 use std::pin::Pin;
