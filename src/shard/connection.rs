@@ -135,7 +135,7 @@ impl Connection {
     /// Reads some more bytes behind those in the buffer.
     async fn read(&mut self) -> Result<(), End> {
         let filled = self.buffer.len();
-        self.buffer.resize(filled + READ_BYTES, 0);
+        drop(grow(&mut self.buffer, READ_BYTES));
         let read = self.watch.wait(self.stream.read(&mut self.buffer[filled..])).await;
         self.buffer.truncate(filled + if let Ok(Ok(n)) = read { n } else { 0 });
         match read? {
@@ -288,5 +288,38 @@ impl Drop for Connection {
             // The whole capacity: unwrapped chunks leave bytes behind the end.
             buffer.zeroize();
         }
+    }
+}
+
+/// `more` zeros behind what `buffer` holds. Gives the memory that had become too small, wiped: `Vec` would free it with the plaintext in it.
+fn grow(buffer: &mut Vec<u8>, more: usize) -> Vec<u8> {
+    let mut outgrown = Vec::new();
+    let length = buffer.len() + more;
+    if length > buffer.capacity() && !buffer.is_empty() {
+        let mut larger = Vec::with_capacity(length.max(2 * buffer.capacity()));
+        larger.extend_from_slice(buffer);
+        outgrown = std::mem::replace(buffer, larger);
+        outgrown.zeroize();
+    }
+    buffer.resize(length, 0);
+    outgrown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_outgrown_is_wiped() {
+        let mut buffer = Vec::new();
+        assert_eq!(grow(&mut buffer, 4).capacity(), 0, "there was none");
+        buffer.copy_from_slice(b"text");
+        let (address, room) = (buffer.as_ptr(), buffer.capacity());
+        let outgrown = grow(&mut buffer, room);
+        assert_eq!((outgrown.as_ptr(), outgrown.capacity(), outgrown.len()), (address, room, 0));
+        assert_eq!(buffer, [b"text".as_slice(), &vec![0; room]].concat());
+        buffer.truncate(4);
+        assert_eq!(grow(&mut buffer, room).capacity(), 0, "there is room");
+        assert_eq!(buffer.len(), 4 + room);
     }
 }
