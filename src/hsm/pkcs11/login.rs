@@ -58,7 +58,7 @@ impl Login {
         if let Err(error) = &result
             && PIN_REFUSED.contains(&error.code)
         {
-            let detail = format!("{error}; the PIN is not tried again until the configuration is loaded anew");
+            let detail = format!("{error}; the PIN is not tried again until xksd is started anew");
             state.refused = Some(Fault::Device { detail });
         }
         state.accepted |= matches!(result, Ok(true));
@@ -136,7 +136,9 @@ mod tests {
                             tries.fetch_add(1, Ordering::Relaxed);
                             fails_with(*code)()
                         });
-                        assert!(matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again")));
+                        assert!(
+                            matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again until xksd is started anew"))
+                        );
                     });
                 }
             });
