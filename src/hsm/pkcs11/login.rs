@@ -136,7 +136,9 @@ mod tests {
                             tries.fetch_add(1, Ordering::Relaxed);
                             fails_with(*code)()
                         });
-                        assert!(matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again")));
+                        assert!(
+                            matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again until xksd is started anew"))
+                        );
                     });
                 }
             });
