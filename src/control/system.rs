@@ -14,9 +14,10 @@ pub fn allowed_cores() -> Result<Vec<usize>, String> {
     Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
-/// Core of each shard: the allowed ones in turn; as many shards as cores where `shards` is 0.
-pub fn place(shards: usize, cores: &[usize]) -> Vec<usize> {
-    let count = if shards == 0 { cores.len() } else { shards };
+/// Core of each shard: the allowed ones in turn. Where `shards` is 0, as many as there are cores, but for those `kept` for key managers that compute
+/// in this process.
+pub fn place(shards: usize, kept: usize, cores: &[usize]) -> Vec<usize> {
+    let count = if shards == 0 { cores.len().saturating_sub(kept).max(1) } else { shards };
     cores.iter().copied().cycle().take(count).collect()
 }
 
@@ -77,9 +78,11 @@ mod tests {
 
     #[test]
     fn shards_follow_the_allowed_cores() {
-        assert_eq!(place(0, &[2, 5]), [2, 5]);
-        assert_eq!(place(1, &[2, 5]), [2]);
-        assert_eq!(place(3, &[2, 5]), [2, 5, 2]);
+        assert_eq!(place(0, 0, &[2, 5]), [2, 5]);
+        assert_eq!(place(1, 0, &[2, 5]), [2]);
+        assert_eq!(place(3, 1, &[2, 5]), [2, 5, 2]);
+        assert_eq!(place(0, 1, &[2, 5]), [2]);
+        assert_eq!(place(0, 2, &[2, 5]), [2]);
     }
 
     #[test]

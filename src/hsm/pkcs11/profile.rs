@@ -131,6 +131,11 @@ impl Profile {
         ROWS.iter().find(|row| row.profile == self).unwrap_or(&ROWS[0])
     }
 
+    /// Where it computes.
+    pub fn runs(self) -> Runs {
+        self.row().runs
+    }
+
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         self.row().name
