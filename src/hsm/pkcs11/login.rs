@@ -137,7 +137,7 @@ mod tests {
                             fails_with(*code)()
                         });
                         assert!(
-                            matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again until xksd is started anew"))
+                            matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again before xksd is restarted"))
                         );
                     });
                 }
