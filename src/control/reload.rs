@@ -55,7 +55,7 @@ fn keep_running_managers(config: &mut Config, running: &[KeyManager], notes: &mu
         for index in &mut store.key_managers {
             let name = wanted.get(*index).map_or("", |manager| manager.name.as_str());
             *index = running.iter().position(|running| running.name == name).ok_or_else(|| {
-                format!("key store {:?} wants the key manager {name:?}, which is opened at the next start only", store.path_prefix)
+                format!("key store {:?} wants the key manager {name:?}, which does not run: this needs a restart", store.path_prefix)
             })?;
         }
     }
