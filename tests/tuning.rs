@@ -1,9 +1,12 @@
 //! `tuning/check`: on this machine, and on trees of files that stand for machines.
 
+mod e2e;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::Site;
 use xksd::limits::{CONNECTIONS_A_SHARD_MAX, MEMLOCK_BYTES_MIN};
 
 /// What `tuning/check` told.
@@ -63,10 +66,19 @@ const WELL_SET: &[(&str, &str)] = &[
     ("proc/100/comm", "xksd"),
     ("proc/100/status", "Name:\txksd\nCpus_allowed_list:\t0-3"),
     ("proc/100/cgroup", "0::/system.slice/xksd.service"),
-    ("proc/100/limits", "Max open files            1024     1048576      files\nMax locked memory         unlimited      unlimited       bytes"),
+    (
+        "proc/100/limits",
+        "Max open files            1024     1048576      files\nMax locked memory         unlimited      unlimited       bytes",
+    ),
     ("proc/100/task/100/comm", "xksd"),
-    ("proc/100/task/101/comm", "xksd-shard"),
-    ("proc/100/task/102/comm", "xksd-shard"),
+    ("proc/100/task/101/comm", "xksd-shard-2"),
+    ("proc/100/task/102/comm", "xksd-shard-2"),
+    ("proc/100/task/103/comm", "xksd-shard-3"),
+    ("proc/100/task/104/comm", "xksd-shard-3"),
+    // Another command.
+    ("proc/99/comm", "xksd"),
+    ("proc/99/status", "Name:\txksd\nCpus_allowed_list:\t4"),
+    ("proc/99/task/99/comm", "xksd"),
     ("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc"),
     ("sys/devices/system/clocksource/clocksource0/available_clocksource", "tsc hpet acpi_pm "),
     ("sys/devices/system/cpu/online", "0-7"),
@@ -162,6 +174,17 @@ fn this_machine_can_be_checked_by_anybody() {
     let after_the_heading = told.text.lines().skip_while(|line| !line.starts_with("STATE")).skip(1);
     let states: Vec<&str> = after_the_heading.take_while(|line| !line.is_empty()).map(|line| line[..7].trim_end()).collect();
     assert!(states.len() >= 20 && states.iter().all(|state| ["ok", "advise", "n.a."].contains(state)), "{}", told.text);
+}
+
+#[test]
+fn a_running_xksd_is_seen_with_its_shards() {
+    let site = Site::default();
+    let server = site.start();
+    let told = check(None, &["--pid", &server.pid().to_string()]);
+    // The site has one.
+    assert!(told.text.contains(&format!("xksd is process {} with 1 shards", server.pid())), "{}", told.text);
+    assert_ne!(told.state("descriptors").0, "n.a.");
+    assert_ne!(told.state("locked memory, KiB").0, "n.a.");
 }
 
 #[test]
@@ -364,7 +387,10 @@ fn the_sysctl_file_sets_what_is_advised() {
     assert!(set > 0);
     let told = machine.check(&[]);
     for line in told.advised() {
-        assert!(["clocksource", "frequency", "idle", "interrupts", "RPS", "XPS"].iter().any(|other| line[8..].starts_with(other)), "{line}");
+        assert!(
+            ["clocksource", "frequency", "idle", "interrupts", "RPS", "XPS"].iter().any(|other| line[8..].starts_with(other)),
+            "{line}"
+        );
     }
 }
 

@@ -35,19 +35,31 @@ mask_of() {
     printf '%s' "${mask%,}"
 }
 
-# First process with one of these names.
-process_named() {
-    local file name
+# Processes with one of these names.
+processes_named() {
+    local file name wanted
     for file in "$root"/proc/[0-9]*/comm; do
         { IFS= read -r name <"$file"; } 2>/dev/null || continue
         for wanted in "$@"; do
-            [ "$name" != "$wanted" ] || {
-                basename "$(dirname "$file")"
-                return
-            }
+            [ "$name" != "$wanted" ] || basename "$(dirname "$file")"
         done
     done
-    return 1
+}
+
+# How many shards a process has. Each has a second thread of the same name, for calls that block.
+shards_of() {
+    cat "$root/proc/$1/task"/*/comm 2>/dev/null | grep '^xksd-shard' | sort -u | wc -l
+}
+
+# First xksd that serves; its other commands have the same name.
+process_of_xksd() {
+    local each
+    for each in $(processes_named xksd); do
+        [ "$(shards_of "$each")" -eq 0 ] || {
+            printf '%s' "$each"
+            return
+        }
+    done
 }
 
 # A field of /proc/PID/status.
@@ -80,7 +92,7 @@ irqs_of_interface() {
 find_facts() {
     local file
     [ -z "$pid" ] || [ -f "$root/proc/$pid/status" ] || wrong "there is no process $pid"
-    [ -n "$pid" ] || pid="$(process_named xksd)" || pid=""
+    [ -n "$pid" ] || pid="$(process_of_xksd)"
     if [ -n "$interface" ]; then
         [[ $interface =~ ^[A-Za-z0-9_.@-]{1,15}$ ]] && [ -d "$root/sys/class/net/$interface" ] || wrong "there is no network interface $interface"
     elif [ -r "$root/proc/net/route" ]; then
@@ -98,11 +110,7 @@ find_facts() {
     nodes=0
     for file in "$root"/sys/devices/system/node/node[0-9]*; do [ ! -d "$file" ] || nodes=$((nodes + 1)); done
     shards=0
-    if [ -n "$pid" ]; then
-        for file in "$root/proc/$pid/task"/*/comm; do
-            if [ "$(get "${file#"$root"}")" = xksd-shard ]; then shards=$((shards + 1)); fi
-        done
-    fi
+    [ -z "$pid" ] || shards="$(shards_of "$pid")"
 }
 
 # What the table is about.

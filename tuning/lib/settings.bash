@@ -9,7 +9,6 @@ readonly LISTEN_BACKLOG=1024          # connections each shard's listener asks t
 readonly CONNECTIONS_A_SHARD=20000    # CONNECTIONS_A_SHARD_MAX
 readonly OTHER_DESCRIPTORS=1024       # log, io_uring, admin listener, the HSM's library
 readonly MEMLOCK_MIN_KIB=512          # MEMLOCK_BYTES_MIN
-readonly MEMLOCK_A_SHARD_KIB=192
 readonly RETRIES_MAX=8                # 108 s until a dead peer is given up; RFC 1122, 4.2.3.5 wants at least 100 s
 readonly SYN_RETRIES_MAX=3            # 20 s
 readonly KEEPALIVE_SECONDS_MAX=300    # below the 350 s of an AWS network load balancer
@@ -86,8 +85,7 @@ io_uring_disabled() {
 }
 
 locked_memory() {
-    local now need=$((shards * MEMLOCK_A_SHARD_KIB)) why="io_uring's memory; LimitMEMLOCK in the unit"
-    if ((need < MEMLOCK_MIN_KIB)); then need=$MEMLOCK_MIN_KIB; fi
+    local now need=$MEMLOCK_MIN_KIB why="xksd does not start with less; LimitMEMLOCK"
     now="$(limit_of_xksd "Max locked memory")" || { absent "locked memory, KiB" "at least $need" "$why" && return; }
     now=$((now / 1024))
     if ((now >= need)); then
@@ -150,7 +148,9 @@ clocksource() {
 
 clock_discipline() {
     local daemon why="SigV4 allows 5 minutes of skew"
-    if daemon="$(process_named chronyd ntpd systemd-timesyn ptp4l openntpd)"; then
+    # Names as /proc cuts them, to 15 characters.
+    daemon="$(processes_named chronyd ntpd systemd-timesyn ptp4l | head -n 1)"
+    if [ -n "$daemon" ]; then
         ok "clock set by" "process $daemon" "chrony or another" "$why"
     else
         advise "clock set by" nobody "chrony or another" "$why"
@@ -264,7 +264,7 @@ interrupts() {
     for irq in "${irqs[@]}"; do
         change "/proc/irq/$irq/smp_affinity_list" "${cpus[at++ % ${#cpus[@]}]}"
     done
-    if process_named irqbalance >/dev/null; then by_hand "irqbalance runs and will move interrupts again: stop it, or ban the interface's interrupts in it"; fi
+    if [ -n "$(processes_named irqbalance)" ]; then by_hand "irqbalance runs and will move interrupts again: stop it, or ban the interface's interrupts in it"; fi
 }
 
 # The queues of the interface: rx or tx.
