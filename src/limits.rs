@@ -52,7 +52,7 @@ pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
 // ---- TLS ------------------------------------------------------------------------------------------------------
 
 /// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together takes about 220 KiB.
-pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+pub const PEM_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// `xksd check` warns of a certificate that expires sooner than this.
 pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one lets a connection
@@ -145,7 +145,7 @@ pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.
 pub const HSM_OUTPUT_ROOM_BYTES: usize = 48;
 /// Key file of a local key manager, bytes.
-pub const KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
+pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
 /// Health probe of each key manager.

@@ -2,6 +2,7 @@
 
 mod e2e;
 
+use std::process::Command;
 use std::sync::Arc;
 
 use e2e::api::{name, still_serves};
@@ -152,6 +153,30 @@ fn a_certificate_that_cannot_be_used_is_not_taken_and_told() {
         assert_eq!(Wire::connect(&site, &server).certificate(), certificate);
         site.write("tls/key.pem", &key);
         site.write("tls/chain.pem", &chain);
+    }
+    assert!(server.reload().ends_with("reloaded"));
+    still_serves(&site, &server);
+}
+
+#[test]
+fn what_is_no_regular_file_neither_holds_up_a_reload_nor_is_taken() {
+    let site = Site::default();
+    let server = site.start();
+    for (file, words) in [
+        ("xksd.toml", "xksd.toml: is not a regular file: a pipe"),
+        ("keys.json", "key_manager[0].key_file"),
+        ("tls/key.pem", "tls.private_key"),
+        ("tls/chain.pem", "tls.certificate_chain"),
+        (&format!("secrets/{}", e2e::A.id), "keystore[0].credential[0].secret_access_key.file"),
+    ] {
+        let path = site.path().join(file);
+        let text = std::fs::read_to_string(&path).expect("there");
+        std::fs::remove_file(&path).expect("there");
+        // Nobody ever writes to it: to open it would be to wait for ever.
+        assert!(Command::new("mkfifo").arg("-m600").arg(&path).status().expect("mkfifo").success());
+        let told = server.reload();
+        assert!(told.contains("not reloaded") && told.contains(words) && told.contains("is not a regular file"), "{told}");
+        site.write(file, &text);
     }
     assert!(server.reload().ends_with("reloaded"));
     still_serves(&site, &server);

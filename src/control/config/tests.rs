@@ -4,6 +4,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::hsm::pkcs11::{Profile, TokenSelector};
 
 use super::*;
