@@ -59,6 +59,13 @@ pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 6
 /// pool reopen two connections in place of one.
 pub const TLS13_TICKETS: usize = 2;
 
+/// What is logged of why a handshake failed, characters; of a client certificate's common name, [`COMMON_NAME_CHARS_MAX`].
+pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
+/// Failed handshakes that a shard logs of one reason within [`HANDSHAKE_LOG_INTERVAL`]; of the others their number.
+pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
+/// See [`HANDSHAKE_LOG_LINES_MAX`].
+pub const HANDSHAKE_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 // ---- XKS API --------------------------------------------------------------------------------------------------
 
 /// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".

@@ -56,12 +56,27 @@ fn client_certificates_right_and_wrong() {
         ("unknown_issuer", client(&site, &stranger, &Leaf::client(KMS_NAME))),
         ("wrong_subject", client(&site, &ca, &Leaf::client("cks.kms.us-east-2.amazonaws.com"))),
         ("wrong_subject", client(&site, &ca, &in_san)),
+        ("wrong_subject", client(&site, &ca, &Leaf::client("\"forged\"\n\u{1b}[2J"))),
         ("bad_signature", client(&site, &Ca::root("Client Root"), &Leaf::client(KMS_NAME))),
         ("wrong_purpose", client(&site, &ca, &Leaf { purposes: Leaf::server().purposes, ..Leaf::client(KMS_NAME) })),
     ] {
         let before = failures(&server, reason);
         assert_eq!(served(&server, &config), None, "{reason}");
         eventually(reason, || failures(&server, reason) == before + 1.0);
+    }
+    // Who it was, and why, is in the log; what the client wrote of itself is escaped.
+    for (reason, shown) in [
+        ("no_certificate", ""),
+        ("unknown_issuer", KMS_NAME),
+        ("wrong_subject", "cks.kms.us-east-2.amazonaws.com"),
+        ("wrong_subject", "somebody.else"),
+        ("wrong_subject", "\\\"forged\\\"\\n\\u{1b}[2J"),
+        ("bad_signature", KMS_NAME),
+        ("wrong_purpose", KMS_NAME),
+    ] {
+        let subject = if shown.is_empty() { String::new() } else { format!("subject CN \"{shown}\"") };
+        let told = server.wait_event(&["TLS handshake with 127.0.0.1:", &format!(" failed: {reason}: "), &subject]);
+        assert_eq!(told.contains("subject CN"), !shown.is_empty(), "{told}");
     }
     // The signature is asked for all the same.
     let mut wire = Wire::connect_with(&client(&site, &ca, &Leaf::client(KMS_NAME)), &server).expect("let in");

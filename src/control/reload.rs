@@ -23,11 +23,10 @@ pub fn reload(service: &Arc<Service>) {
 
 fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
-    let settings = config.tls.settings();
-    let tls_config = tls::server(&settings).map_err(|problems| told(&service.config_file, &problems))?;
+    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| told(&service.config_file, &problems))?;
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
-    notes.extend(tls::check(&settings).warnings.iter().map(ToString::to_string));
+    notes.extend(tls_config.warnings().iter().map(ToString::to_string));
     keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
     if (config.server.listen, config.server.shards, config.admin) != (old.server.listen, old.server.shards, old.admin) {
         notes.push("server.listen, server.shards and admin.listen are in force from the next start only".into());

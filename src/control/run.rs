@@ -51,9 +51,8 @@ pub enum Failure {
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
-    let settings = config.tls.settings();
-    let checked = tls::check(&settings);
-    let tls_config = tls::server(&settings).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
+    let tls_config =
+        tls::server(&config.tls.settings()).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
 
     system::raise_limits();
     system::check_io_uring().map_err(Failure::Other)?;
@@ -69,7 +68,7 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     // Signals are blocked out of the other threads' way before there are any.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let (log, _writer) = Log::start(format, std::io::stderr()).map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
-    for warning in config.warnings.iter().cloned().chain(checked.warnings.iter().map(ToString::to_string)) {
+    for warning in config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string)) {
         log.event(Level::Warn, warning);
     }
     reload::warn_of_local_keys(&config, &log);

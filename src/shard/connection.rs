@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use futures_rustls::TlsAcceptor;
 use futures_rustls::server::TlsStream;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
@@ -21,7 +20,7 @@ use crate::limits::{
     READ_BYTES, WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
-use crate::tls;
+use crate::tls::HandshakeFailure;
 
 /// Serves a connection from handshake to close.
 pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) {
@@ -30,17 +29,12 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     // Idle, because no request is cut off when draining ends it.
     watch.idle(Instant::now() + HANDSHAKE_TIME_MAX);
     let tls = shard.tls.load_full();
-    let acceptor = TlsAcceptor::from(tls.config().clone());
-    let stream = match watch.wait(acceptor.accept(Fair::new(stream))).await {
+    let stream = match watch.wait(tls.accept(Fair::new(stream))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return shard.metrics.handshake_failed(tls::handshake_failure_label(&error)),
-        Err(Over::Time) => return shard.metrics.handshake_failed("timeout"),
+        Ok(Err(failure)) => return shard.handshake_failed(client, &failure),
+        Err(Over::Time) => return shard.handshake_failed(client, &HandshakeFailure::timed_out()),
         Err(Over::Drain) => return,
     };
-    // Resumption skips the check of the client's certificate: it is made again here, before a byte is read.
-    if let Err(error) = tls.confirm(stream.get_ref().1) {
-        return shard.metrics.handshake_failed(tls::tls_failure_label(&error));
-    }
     shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
     if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);

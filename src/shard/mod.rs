@@ -3,6 +3,7 @@
 
 mod connection;
 mod fair;
+mod handshakes;
 pub mod nudge;
 mod timekeeper;
 mod watch;
@@ -14,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -23,6 +24,7 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
+use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
@@ -30,7 +32,7 @@ use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
 use crate::pipeline::Pipeline;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
-use crate::tls;
+use crate::tls::{self, HandshakeFailure};
 
 /// Requests wait for other threads (the lanes), whose wake-ups are looked at when the running queue is preempted: after at most this in a
 /// queue that says so, after up to 100 ms in one that does not.
@@ -88,6 +90,14 @@ struct Shard {
     pipeline: Pipeline,
     tls: Arc<ArcSwap<tls::Server>>,
     metrics: Arc<ShardMetrics>,
+    handshakes: Rc<HandshakeLog>,
+}
+
+impl Shard {
+    fn handshake_failed(&self, client: SocketAddr, failure: &HandshakeFailure) {
+        self.metrics.handshake_failed(failure.reason());
+        self.handshakes.tell(client, failure, Instant::now());
+    }
 }
 
 impl ShardSeed {
@@ -128,13 +138,16 @@ impl ShardSeed {
             pipeline: Pipeline::new(self.index, self.stores, inbox.clone(), self.metrics.clone(), self.log.clone()),
             tls: self.tls,
             metrics: self.metrics,
+            handshakes: Rc::new(HandshakeLog::new(self.log.clone())),
         });
         let delivering = {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time =
-            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats, shard.metrics.clone()), requests);
+        let keeping_time = {
+            let (watches, handshakes, metrics) = (watches.clone(), shard.handshakes.clone(), shard.metrics.clone());
+            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches, handshakes, self.beats, metrics), requests)
+        };
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
