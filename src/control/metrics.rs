@@ -65,6 +65,8 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
     for (shard, metrics) in service.metrics.iter().enumerate() {
         text.sample(OPEN, &[("shard", &shard.to_string())], metrics.connections_open.load(Ordering::Relaxed));
     }
+    const MAX: &str = "xksd_connections_max";
+    text.metric(MAX, "gauge", "Connections that each shard may have open.").sample(MAX, &[], service.connections_a_shard);
     for (name, help, value) in [
         ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
         ("xksd_connections_refused_total", "Connections closed at accept because a shard had its maximum.", totals.connections_refused),

@@ -17,7 +17,7 @@ use super::watch::{Over, Watch};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
     BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX,
-    READ_BYTES, WRITE_TIME_MAX,
+    READ_BYTES, STRANGER_IDLE_TIME_MAX, WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
 use crate::tls::HandshakeFailure;
@@ -41,6 +41,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     }
     let mut connection = Connection {
         shard,
+        stranger: stream.get_ref().1.peer_certificates().is_none(),
         stream,
         client,
         watch,
@@ -58,6 +59,8 @@ struct Connection {
     shard: Rc<Shard>,
     stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
+    /// Neither a signed request nor a client certificate has shown yet whose connection this is.
+    stranger: bool,
     watch: Watch,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
     buffer: Vec<u8>,
@@ -102,7 +105,7 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.watch.idle(Instant::now() + IDLE_TIME_MAX);
+                self.watch.idle(Instant::now() + if self.stranger { STRANGER_IDLE_TIME_MAX } else { IDLE_TIME_MAX });
                 match self.read().await {
                     Ok(()) => {}
                     Err(End::Drained | End::TimedOut) => return self.close().await,
@@ -197,6 +200,8 @@ impl Connection {
             }
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
         };
+        // Nothing that is not signed is answered so.
+        self.stranger &= status != 200;
         // While draining, what the client has sent already is still answered; the last answer of it closes.
         let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
         let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();

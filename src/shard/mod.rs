@@ -28,7 +28,7 @@ use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
-use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
+use crate::limits::{DEADLINE_TICK, IO_MEMORY_BYTES};
 use crate::pipeline::Pipeline;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
@@ -48,6 +48,8 @@ pub struct ShardSeed {
     pub core: usize,
     /// Address of the listener.
     pub listen: SocketAddr,
+    /// Connections it may have open at once.
+    pub connections_max: usize,
     /// What is served.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// TLS configuration for new connections.
@@ -158,8 +160,13 @@ impl ShardSeed {
                     // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it
                     // would keep everybody behind it waiting.
                     let Ok(client) = stream.peer_addr() else { continue };
-                    if watches.len() >= CONNECTIONS_A_SHARD_MAX {
-                        shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                    // Closed at once: its client learns it now and may try another instance, where in the backlog it would wait out KMS's 250 ms.
+                    if watches.len() >= self.connections_max {
+                        if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
+                            let told = "connections are closed at accept: a shard has as many as it may (further ones are counted in \
+                                        xksd_connections_refused_total)";
+                            self.log.event(Level::Error, told);
+                        }
                         continue;
                     }
                     shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);

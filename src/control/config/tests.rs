@@ -111,6 +111,7 @@ fn defaults() {
             shards: 0,
             request_budget: Duration::from_millis(200),
             regions: vec!["us-east-1".to_owned()],
+            shutdown_delay: Duration::from_secs(5),
             shutdown_time: Duration::from_secs(10),
             log: LogFormat::Auto,
         }
@@ -153,6 +154,7 @@ listen = "[::]:8443"
 shards = 4
 request_budget_ms = 150
 regions = ["us-gov-west-1", "eusc-de-east-1"]
+shutdown_delay_ms = 0
 shutdown_ms = 5000
 log = "json"
 [tls]
@@ -193,6 +195,7 @@ enabled = false
     let config = read(text).unwrap();
     assert_eq!((config.server.shards, config.server.log), (4, LogFormat::Json));
     assert_eq!((config.server.request_budget.as_millis(), config.server.shutdown_time.as_millis()), (150, 5000));
+    assert_eq!(config.server.shutdown_delay, Duration::ZERO);
     let client = config.tls.client.unwrap();
     assert_eq!(client.trust_anchors, Path::new("/etc/xksd/t"));
     assert!(!client.require_client_auth_eku);
