@@ -13,7 +13,7 @@ mod sources;
 mod tls;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

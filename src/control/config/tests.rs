@@ -60,12 +60,12 @@ fn fake() -> Fake {
     }
 }
 
-fn read(text: &str) -> Result<Config, Invalid> {
+pub(in crate::control) fn read(text: &str) -> Result<Config, Invalid> {
     Config::parse(text, Path::new("/etc/xksd/xksd.toml"), &fake())
 }
 
 /// A valid document with everything left out that may be left out.
-const SMALL: &str = r#"
+pub(in crate::control) const SMALL: &str = r#"
 [server]
 listen = "0.0.0.0:443"
 regions = ["us-east-1"]
@@ -277,18 +277,9 @@ fn single_brackets_are_explained() {
 
 #[test]
 fn the_same_credential_may_serve_two_key_stores() {
-    let second = r#"
-[[keystore]]
-path_prefix = "/b"
-key_manager = ["hsm-a"]
-[[keystore.credential]]
-access_key_id = "ABCDEFGHIJKLMNOPQR27"
-secret_access_key = { file = "secrets/key" }
-[[keystore.key]]
-id = "foo"
-"#;
-    assert_eq!(read(&format!("{SMALL}{second}")).unwrap().keystores.len(), 2);
-    let found = problems(&format!("{SMALL}{}", second.replace("/b", "/a")));
+    let second = &SMALL[SMALL.find("[[keystore]]").expect("there")..];
+    assert_eq!(read(&format!("{SMALL}{}", second.replace("/a", "/b"))).unwrap().keystores.len(), 2);
+    let found = problems(&format!("{SMALL}{second}"));
     assert_eq!((found.len(), found[0].key.as_str()), (1, "keystore[1].path_prefix"));
     assert!(found[0].message.contains("keystore[0] has it too"));
 }
