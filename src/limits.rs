@@ -45,14 +45,19 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// And for this long.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Connections open at once on one shard, or fewer where the limit of descriptors is low. Further ones are closed at accept and counted.
+/// Connections open at once on one shard, or fewer where the limit of descriptors is low. A further one has the place of a stranger's, or is closed
+/// at accept; both are counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
+/// Connections beyond it, while those that were displaced are being closed.
+pub const DISPLACED_CONNECTIONS_MAX: usize = 16;
+/// Connections looked at for one that can be displaced.
+pub const DISPLACE_LOOKS_MAX: usize = 64;
 /// With fewer, xksd does not start.
 pub const CONNECTIONS_A_SHARD_MIN: usize = 16;
 /// Descriptors that no connection to the XKS API may take: the admin listener's connections, files read by a reload, libraries, standard streams.
 pub const DESCRIPTORS_RESERVED: u64 = 2 * ADMIN_CONNECTIONS_MAX as u64 + 64;
-/// The same for each shard: listener, rings, wake-ups.
-pub const DESCRIPTORS_A_SHARD: u64 = 16;
+/// The same for each shard: listener, rings, wake-ups, connections that are being closed.
+pub const DESCRIPTORS_A_SHARD: u64 = 16 + DISPLACED_CONNECTIONS_MAX as u64;
 /// The same for each PKCS#11 session: a connection to the HSM, and one that takes the place of it.
 pub const DESCRIPTORS_A_SESSION: u64 = 2;
 /// Connections open at once on the admin listener. A further one takes the place of the oldest.

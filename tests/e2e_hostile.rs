@@ -209,29 +209,40 @@ fn more_connections_than_descriptors() {
     server.wait_event(&["serves on", "up to 40 connections each"]);
     assert_eq!((server.metric("xksd_connections_max"), &server.status()["connections_a_shard_max"]), (40.0, &json!(40)));
     let mut first = Api::new(&site, &server);
-    let mut crowd: Vec<TcpStream> = (0..39).map(|_| tcp(&server)).collect();
+    first.round_trip("foo");
+    let crowd: Vec<TcpStream> = (0..39).map(|_| tcp(&server)).collect();
     eventually("full", || open(&server) == 40.0);
     assert_eq!(server.metric("xksd_connections_refused_total"), 0.0);
-    // Further ones are closed at once, before TLS; those that are in are not.
-    let refused: Vec<TcpStream> = (0..100).map(|_| tcp(&server)).collect();
-    refused.iter().for_each(closed);
-    assert_eq!(server.metric("xksd_connections_refused_total"), 100.0);
-    server.wait_event(&["connections are closed at accept"]);
+    // Further ones have the places of those who are strangers still: who holds connections keeps nobody out, and who has signed is not put out.
+    let more: Vec<TcpStream> = (0..100).map(|_| tcp(&server)).collect();
+    crowd.iter().for_each(closed);
+    server.wait_event(&["a shard has as many connections as it may"]);
+    eventually("counted", || server.metric("xksd_connections_refused_total") == 100.0);
+    eventually("as many as before", || open(&server) == 40.0);
     first.round_trip("foo");
+    still_serves(&site, &server);
     // The admin listener has its descriptors, all of them, and so has a reload.
     let admins: Vec<TcpStream> =
         (0..ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
     assert_eq!(server.get("/readyz").0, 200);
     assert!(server.reload().ends_with("reloaded"));
     assert_eq!(server.metric("xksd_accept_errors_total"), 0.0);
-    drop(admins);
-    // One leaves, one gets in.
-    crowd.pop();
+    drop((admins, more));
+    eventually("all others gone", || open(&server) == 1.0);
+
+    // Where all are known, a newcomer is closed at once.
+    let mut known: Vec<Wire> = (0..39).map(|_| Wire::connect(&site, &server)).collect();
+    let serve =
+        |known: &mut Vec<Wire>| known.iter_mut().for_each(|wire| assert_eq!(wire.call(&Request::health(&server, "known")).status, 200));
+    serve(&mut known);
+    let refused = server.metric("xksd_connections_refused_total");
+    (0..10).for_each(|_| closed(&tcp(&server)));
+    assert_eq!(server.metric("xksd_connections_refused_total"), refused + 10.0);
+    serve(&mut known);
+    first.round_trip("foo");
+    known.pop();
     eventually("room", || open(&server) == 39.0);
     still_serves(&site, &server);
-    drop(crowd);
-    eventually("all others gone", || open(&server) == 1.0);
-    first.round_trip("foo");
 }
 
 #[test]

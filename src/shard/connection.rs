@@ -33,15 +33,17 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
         Ok(Ok(stream)) => stream,
         Ok(Err(failure)) => return shard.handshake_failed(client, &failure),
         Err(Over::Time) => return shard.handshake_failed(client, &HandshakeFailure::timed_out()),
-        Err(Over::Drain) => return,
+        Err(Over::Drain | Over::Displaced) => return,
     };
     shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
     if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
     }
+    if stream.get_ref().1.peer_certificates().is_some() {
+        watch.known();
+    }
     let mut connection = Connection {
         shard,
-        stranger: stream.get_ref().1.peer_certificates().is_none(),
         stream,
         client,
         watch,
@@ -59,8 +61,6 @@ struct Connection {
     shard: Rc<Shard>,
     stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
-    /// Neither a signed request nor a client certificate has shown yet whose connection this is.
-    stranger: bool,
     watch: Watch,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
     buffer: Vec<u8>,
@@ -85,6 +85,8 @@ impl From<Over> for End {
         match over {
             Over::Time => End::TimedOut,
             Over::Drain => End::Drained,
+            // Its place is taken: no time for a goodbye.
+            Over::Displaced => End::Closed,
         }
     }
 }
@@ -105,7 +107,7 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.watch.idle(Instant::now() + if self.stranger { STRANGER_IDLE_TIME_MAX } else { IDLE_TIME_MAX });
+                self.watch.idle(Instant::now() + if self.watch.is_known() { IDLE_TIME_MAX } else { STRANGER_IDLE_TIME_MAX });
                 match self.read().await {
                     Ok(()) => {}
                     Err(End::Drained | End::TimedOut) => return self.close().await,
@@ -201,7 +203,9 @@ impl Connection {
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
         };
         // Nothing that is not signed is answered so.
-        self.stranger &= status != 200;
+        if status == 200 {
+            self.watch.known();
+        }
         // While draining, what the client has sent already is still answered; the last answer of it closes.
         let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
         let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();

@@ -28,7 +28,7 @@ use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
-use crate::limits::{DEADLINE_TICK, IO_MEMORY_BYTES};
+use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES};
 use crate::pipeline::Pipeline;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
@@ -155,19 +155,29 @@ impl ShardSeed {
         };
 
         while let Some(accepted) = accept(&listener, &self.stop).await {
+            // Nothing is waited for while connections stand in the backlog: without this those that are open would wait for all of them.
+            glommio::yield_if_needed().await;
             match accepted {
                 Ok(stream) => {
                     // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it
                     // would keep everybody behind it waiting.
                     let Ok(client) = stream.peer_addr() else { continue };
-                    // Closed at once: its client learns it now and may try another instance, where in the backlog it would wait out KMS's 250 ms.
+                    let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
+                    if watches.len() >= most {
+                        // Those that were displaced have not had their turn to end.
+                        glommio::executor().yield_task_queue_now().await;
+                    }
                     if watches.len() >= self.connections_max {
                         if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                            let told = "connections are closed at accept: a shard has as many as it may (further ones are counted in \
-                                        xksd_connections_refused_total)";
+                            let told = "a shard has as many connections as it may: strangers' are closed for newer ones, and where there are none, the \
+                                        newer (further ones are counted in xksd_connections_refused_total)";
                             self.log.event(Level::Error, told);
                         }
-                        continue;
+                        // Who holds connections without ever signing a request keeps nobody out. If all are known, the newcomer is closed at
+                        // once: its client may try another instance, where in the backlog it would wait out KMS's 250 ms.
+                        if watches.len() >= most || !watches.displace() {
+                            continue;
+                        }
                     }
                     shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
                     let watch = watches.add();
