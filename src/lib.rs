@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order in which a request meets them. `docs/architecture.md` tells the life of a request.
 
+pub mod file;
 pub mod limits;
 
 pub mod shard;

@@ -36,14 +36,30 @@ pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Keep-alive connection without a request. KMS keeps connections open; load balancers close at 350 s (NLB).
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(400);
+/// The same for a connection over which nobody has shown yet, by a signed request or a client certificate, that it is not a stranger's. KMS sends
+/// its first request at once.
+pub const STRANGER_IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Writing one response to a client that does not read.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 /// What a client still sends after a refusal is thrown away up to this, bytes, so that it can read the refusal.
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// And for this long.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Connections open at once on one shard. Further ones are closed at accept and counted.
+/// Connections open at once on one shard, or fewer where the limit of descriptors is low. A further one has the place of a stranger's, or is closed
+/// at accept; both are counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
+/// Connections beyond it, while those that were displaced are being closed.
+pub const DISPLACED_CONNECTIONS_MAX: usize = 16;
+/// Connections looked at for one that can be displaced.
+pub const DISPLACE_LOOKS_MAX: usize = 64;
+/// With fewer, xksd does not start.
+pub const CONNECTIONS_A_SHARD_MIN: usize = 16;
+/// Descriptors that no connection to the XKS API may take: the admin listener's connections, files read by a reload, libraries, standard streams.
+pub const DESCRIPTORS_RESERVED: u64 = 2 * ADMIN_CONNECTIONS_MAX as u64 + 64;
+/// The same for each shard: listener, rings, wake-ups, connections that are being closed.
+pub const DESCRIPTORS_A_SHARD: u64 = 16 + DISPLACED_CONNECTIONS_MAX as u64;
+/// The same for each PKCS#11 session: a connection to the HSM, and one that takes the place of it.
+pub const DESCRIPTORS_A_SESSION: u64 = 2;
 /// Connections open at once on the admin listener. A further one takes the place of the oldest.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
@@ -52,12 +68,19 @@ pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
 // ---- TLS ------------------------------------------------------------------------------------------------------
 
 /// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together takes about 220 KiB.
-pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+pub const PEM_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// `xksd check` warns of a certificate that expires sooner than this.
 pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one lets a connection
 /// pool reopen two connections in place of one.
 pub const TLS13_TICKETS: usize = 2;
+
+/// What is logged of why a handshake failed, characters; of a client certificate's common name, [`COMMON_NAME_CHARS_MAX`].
+pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
+/// Failed handshakes that a shard logs of one reason within [`HANDSHAKE_LOG_INTERVAL`]; of the others their number.
+pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
+/// See [`HANDSHAKE_LOG_LINES_MAX`].
+pub const HANDSHAKE_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 // ---- XKS API --------------------------------------------------------------------------------------------------
 
@@ -145,7 +168,7 @@ pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.
 pub const HSM_OUTPUT_ROOM_BYTES: usize = 48;
 /// Key file of a local key manager, bytes.
-pub const KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
+pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
 /// Health probe of each key manager.
@@ -176,6 +199,8 @@ pub const SECRET_FILE_BYTES_MAX: usize = 4 * 1024;
 pub const SHARDS: std::ops::RangeInclusive<u64> = 0..=1024;
 /// `server.request_budget_ms`. KMS gives up after 250 ms; 10 ms stay for the way back.
 pub const REQUEST_BUDGET_MS: std::ops::RangeInclusive<u64> = 10..=240;
+/// `server.shutdown_delay_ms`.
+pub const SHUTDOWN_DELAY_MS: std::ops::RangeInclusive<u64> = 0..=300_000;
 /// `server.shutdown_ms`.
 pub const SHUTDOWN_MS: std::ops::RangeInclusive<u64> = 100..=300_000;
 /// Names of key managers, characters: they stand in metrics and in health answers.
@@ -211,6 +236,7 @@ const _: () = {
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+    assert!(STRANGER_IDLE_TIME_MAX.as_millis() < IDLE_TIME_MAX.as_millis());
     // A full queue of one key manager leaves tickets for the others.
     assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= TICKETS_A_SHARD_MAX);
     // KMS is answered before it gives up.

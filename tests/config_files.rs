@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 use xksd::control::config::{Config, Invalid};
@@ -194,7 +195,13 @@ fn the_configuration_itself_is_bounded_and_text() {
     site.write("xksd.toml", b"[server]\n# \xff\n", 0o600);
     assert_eq!(only(site.load()).1, "line 2 holds bytes that are not UTF-8 text");
     assert_eq!(only(Config::load(&site.path("none.toml"))).1, "does not exist");
-    assert!(only(Config::load(Path::new("/"))).1.starts_with("cannot be read"));
+    // `--config <(…)` in a shell: a FIFO, here one that nobody writes to.
+    assert!(Command::new("mkfifo").arg(site.path("fifo")).status().unwrap().success());
+    for path in [Path::new("/"), &site.path("fifo")] {
+        for result in [Config::load(path), Config::check(path)] {
+            assert!(only(result).1.starts_with("is not a regular file: a pipe could not be read again at a reload"));
+        }
+    }
 }
 
 /// docs/configuration.md tells every key that is accepted, and its example is one.

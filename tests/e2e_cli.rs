@@ -8,8 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use e2e::pki::{Ca, KMS_NAME, Leaf};
 use e2e::site::{key, key_store};
 use e2e::{A, Api, B, Config, Server, Site, eventually};
+use rcgen::KeyPair;
 use rustix::process::Signal;
 
 fn xksd(directory: &Path, words: &[&str]) -> Output {
@@ -85,8 +87,12 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     }
     assert_eq!(probe("right", &[]).0, 2);
     // Not trusted, not there, not an endpoint.
-    site.new_certificate();
-    assert_eq!(probe("right", &["--key", "foo"]).0, 1);
+    // Another authority, and another one of the same name.
+    for (ca, error) in [(Ca::root("Another Root"), "UnknownIssuer"), (Ca::root("Test Root"), "BadSignature")] {
+        site.write("ca.pem", &ca.pem());
+        let (code, _, err) = probe("right", &["--key", "foo"]);
+        assert!(code == 1 && err.contains(error) && err.contains("no authority in ca.pem") && err.contains("give --ca FILE"), "{err}");
+    }
     let nobody = format!("https://localhost:{}", free_port());
     for (endpoint, code) in [(nobody.as_str(), 1), ("localhost", 2), ("http://localhost", 2)] {
         let words = ["probe", "--endpoint", endpoint, "--access-key-id", A.id, "--key", "foo", "--ca", "ca.pem", "--secret-file", "right"];
@@ -95,6 +101,37 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         assert!(err.starts_with("xksd probe: "), "{err}");
     }
     assert_eq!(probe("absent", &["--key", "foo"]).0, 2);
+}
+
+#[test]
+fn probe_names_the_option_that_a_failed_handshake_asks_for() {
+    let (ca, stranger) = (Ca::root("Client Root"), Ca::root("Another Root"));
+    let mut config = with_port(free_port());
+    config.tls += &format!("\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]");
+    let site = Site::new(&config);
+    site.write("anchors.pem", &ca.pem());
+    for (name, ca, leaf) in [("right", &ca, KMS_NAME), ("stranger", &stranger, KMS_NAME), ("misnamed", &ca, "somebody.else")] {
+        let key = KeyPair::generate().expect("a key");
+        site.write(&format!("{name}.pem"), &ca.issue(&Leaf::client(leaf), &key).pem());
+        site.write(&format!("{name}-key.pem"), &key.serialize_pem());
+    }
+    let server = site.start();
+    let probe = |certificate: Option<&str>| {
+        let words = certificate
+            .map(|name| ["--client-certificate".to_owned(), format!("{name}.pem"), "--client-key".into(), format!("{name}-key.pem")]);
+        let words: Vec<&str> = words.iter().flatten().map(String::as_str).collect();
+        let (code, out, err) = told(&xksd(site.path(), &[&["probe", "--config", "xksd.toml"], &words[..]].concat()));
+        (code, out + &err)
+    };
+    let (code, told) = probe(None);
+    assert!(code == 1 && told.contains("CertificateRequired; ") && told.contains("give --client-certificate and --client-key"), "{told}");
+    for (name, alert) in [("stranger", "UnknownCA"), ("misnamed", "CertificateUnknown")] {
+        let (code, told) = probe(Some(name));
+        assert!(code == 1 && told.contains(&format!("{alert}; the proxy refuses the certificate of --client-certificate")), "{told}");
+    }
+    let (code, told) = probe(Some("right"));
+    assert_eq!(code, 0, "{told}");
+    server.wait_event(&["failed: no_certificate"]);
 }
 
 #[test]

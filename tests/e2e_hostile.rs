@@ -11,6 +11,7 @@ use e2e::api::{encrypt_body, still_serves};
 use e2e::wire::{End, tcp};
 use e2e::{Api, Request, Server, Site, Wire, eventually};
 use serde_json::json;
+use xksd::limits::{ADMIN_CONNECTIONS_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED, STRANGER_IDLE_TIME_MAX};
 
 /// Waits until the peer has closed.
 fn closed(mut socket: &TcpStream) {
@@ -203,18 +204,106 @@ fn five_hundred_connections_opened_and_dropped() {
 #[test]
 fn more_connections_than_descriptors() {
     let site = Site::default();
-    let server = Server::start(&site, &["prlimit", "--nofile=80:80"], |_| ());
+    let limit = (DESCRIPTORS_RESERVED + DESCRIPTORS_A_SHARD) as usize + 40;
+    let server = Server::start(&site, &["prlimit", &format!("--nofile={limit}:{limit}")], |_| ());
+    server.wait_event(&["serves on", "up to 40 connections each"]);
+    assert_eq!((server.metric("xksd_connections_max"), &server.status()["connections_a_shard_max"]), (40.0, &json!(40)));
     let mut first = Api::new(&site, &server);
-    let crowd: Vec<TcpStream> = (0..150).map(|_| tcp(&server)).collect();
-    let told = server.wait_event(&["accept fails"]);
-    assert!(told.contains("os error 24"), "{told}");
-    // Who is in is served.
     first.round_trip("foo");
-    drop(crowd);
-    // Also those that waited in the backlog are accepted and found closed.
-    eventually("descriptors are back", || open(&server) == 1.0 && server.metric("xksd_connections_accepted_total") == 151.0);
+    let crowd: Vec<TcpStream> = (0..39).map(|_| tcp(&server)).collect();
+    eventually("full", || open(&server) == 40.0);
+    assert_eq!(server.metric("xksd_connections_refused_total"), 0.0);
+    // Further ones have the places of those who are strangers still: who holds connections keeps nobody out, and who has signed is not put out.
+    let more: Vec<TcpStream> = (0..100).map(|_| tcp(&server)).collect();
+    crowd.iter().for_each(closed);
+    server.wait_event(&["a shard has as many connections as it may"]);
+    eventually("counted", || server.metric("xksd_connections_refused_total") == 100.0);
+    eventually("as many as before", || open(&server) == 40.0);
+    first.round_trip("foo");
     still_serves(&site, &server);
+    // The admin listener has its descriptors, all of them, and so has a reload.
+    let admins: Vec<TcpStream> =
+        (0..ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    assert_eq!(server.get("/readyz").0, 200);
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(server.metric("xksd_accept_errors_total"), 0.0);
+    drop((admins, more));
+    eventually("all others gone", || open(&server) == 1.0);
+
+    // Where all are known, a newcomer is closed at once.
+    let mut known: Vec<Wire> = (0..39).map(|_| Wire::connect(&site, &server)).collect();
+    let serve =
+        |known: &mut Vec<Wire>| known.iter_mut().for_each(|wire| assert_eq!(wire.call(&Request::health(&server, "known")).status, 200));
+    serve(&mut known);
+    let refused = server.metric("xksd_connections_refused_total");
+    (0..10).for_each(|_| closed(&tcp(&server)));
+    assert_eq!(server.metric("xksd_connections_refused_total"), refused + 10.0);
+    serve(&mut known);
     first.round_trip("foo");
+    known.pop();
+    eventually("room", || open(&server) == 39.0);
+    still_serves(&site, &server);
+}
+
+#[test]
+fn too_few_descriptors_are_one_clear_sentence() {
+    let site = Site::default();
+    let least = DESCRIPTORS_RESERVED + DESCRIPTORS_A_SHARD + CONNECTIONS_A_SHARD_MIN as u64;
+    let too_few = least - 1;
+    let config = site.config_file();
+    let output = Command::new("prlimit")
+        .arg(format!("--nofile={too_few}:{too_few}"))
+        .args([env!("CARGO_BIN_EXE_xksd"), "serve", "--config"])
+        .arg(config)
+        .output()
+        .expect("runs");
+    let told = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    for words in [&format!("limited to {too_few}"), &format!("need {least}"), "LimitNOFILE", "ulimit -n"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let server = Server::start(&site, &["prlimit", &format!("--nofile={least}:{least}")], |_| ());
+    server.wait_event(&["up to 16 connections each"]);
+    still_serves(&site, &server);
+}
+
+#[test]
+fn a_flood_of_broken_handshakes_is_told_by_number() {
+    let site = Site::default();
+    let server = site.start();
+    for _ in 0..200 {
+        let mut socket = tcp(&server);
+        let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        closed(&socket);
+    }
+    let told = || -> (usize, usize) {
+        let lines = server.log();
+        let left_out = |line: &String| line.split_once(" more TLS handshakes failed: not_tls")?.0.rsplit('"').next()?.parse::<usize>().ok();
+        let each = lines.iter().filter(|line| line.contains("TLS handshake with 127.0.0.1:") && line.contains("failed: not_tls")).count();
+        (each, lines.iter().filter_map(left_out).sum())
+    };
+    eventually("each is told or counted", || told().0 + told().1 == 200);
+    assert!(told().1 > 0, "{:?}", told());
+}
+
+/// Nothing can hurry it: half a minute.
+#[test]
+fn who_never_sent_a_signed_request_may_not_stay_for_long() {
+    let site = Site::default();
+    let server = site.start();
+    let (start, mut known) = (Instant::now(), Api::new(&site, &server));
+    known.round_trip("foo");
+    let mut silent = Wire::connect(&site, &server);
+    let mut unsigned = Wire::connect(&site, &server);
+    assert_eq!(unsigned.call(&Request::health(&server, "x").with(|r| r.unsigned = true)).status, 401);
+    let patience = Some(STRANGER_IDLE_TIME_MAX * 3);
+    for stranger in [&mut silent, &mut unsigned] {
+        stranger.stream.sock.set_read_timeout(patience).expect("set");
+        assert_eq!(stranger.end(), End::CloseNotify);
+        assert!(start.elapsed() >= STRANGER_IDLE_TIME_MAX);
+    }
+    // Idle for longer than they were.
+    known.round_trip("foo");
 }
 
 /// One test for all limits of time, which have five seconds each.

@@ -84,6 +84,65 @@ fn requests_pipelined_behind_the_one_in_flight_are_answered_too() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+fn with_delay() -> (Site, Server) {
+    let config = Config::default();
+    let site = Site::new(&Config { server: config.server.replace("shutdown_delay_ms = 0", "shutdown_delay_ms = 4000"), ..config });
+    let server = site.start();
+    (site, server)
+}
+
+#[test]
+fn sigterm_lets_load_balancers_see_it_while_all_are_still_served() {
+    let (site, mut server) = with_delay();
+    let mut kept = Api::new(&site, &server);
+    kept.round_trip("foo");
+    let start = Instant::now();
+    server.signal(Signal::TERM);
+    stopping(&server);
+    server.wait_event(&["SIGTERM: stopping", "serving for 4000 ms more"]);
+    let mut served = 0;
+    while start.elapsed() < Duration::from_millis(1500) {
+        // Over new connections, and over old ones, which stay.
+        Api::new(&site, &server).round_trip("foo");
+        kept.round_trip("foo");
+        served += 1;
+    }
+    assert!(served > 0);
+    assert_eq!(kept.wire.end(), End::CloseNotify);
+    assert!(start.elapsed() >= Duration::from_secs(4));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn only_sigterm_waits_for_load_balancers_and_a_second_signal_for_nobody() {
+    let (_site, mut server) = with_delay();
+    server.signal(Signal::INT);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!server.log().iter().any(|line| line.contains("ms more")));
+
+    for second in [Signal::TERM, Signal::INT] {
+        let (_site, mut server) = with_delay();
+        server.signal(Signal::TERM);
+        server.wait_event(&["serving for 4000 ms more"]);
+        server.signal(second);
+        assert_eq!(server.wait().code(), Some(1));
+        server.wait_for("why", |line| line.contains("second signal").then_some(()));
+    }
+}
+
+#[test]
+fn a_reload_still_works_while_load_balancers_are_waited_for() {
+    let (site, mut server) = with_delay();
+    server.signal(Signal::TERM);
+    stopping(&server);
+    site.configure(&Config::default().server("shutdown_ms = 300"));
+    assert!(server.reload().ends_with("reloaded"));
+    // In force at once, as every reload.
+    let (_held, _) = in_flight(&site, &server);
+    server.wait_event(&["1 connections were still open after 300 ms"]);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 #[test]
 fn an_idle_server_stops_at_once() {
     let site = Site::default();

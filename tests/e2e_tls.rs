@@ -2,6 +2,7 @@
 
 mod e2e;
 
+use std::process::Command;
 use std::sync::Arc;
 
 use e2e::api::{name, still_serves};
@@ -55,12 +56,27 @@ fn client_certificates_right_and_wrong() {
         ("unknown_issuer", client(&site, &stranger, &Leaf::client(KMS_NAME))),
         ("wrong_subject", client(&site, &ca, &Leaf::client("cks.kms.us-east-2.amazonaws.com"))),
         ("wrong_subject", client(&site, &ca, &in_san)),
+        ("wrong_subject", client(&site, &ca, &Leaf::client("\"forged\"\n\u{1b}[2J"))),
         ("bad_signature", client(&site, &Ca::root("Client Root"), &Leaf::client(KMS_NAME))),
         ("wrong_purpose", client(&site, &ca, &Leaf { purposes: Leaf::server().purposes, ..Leaf::client(KMS_NAME) })),
     ] {
         let before = failures(&server, reason);
         assert_eq!(served(&server, &config), None, "{reason}");
         eventually(reason, || failures(&server, reason) == before + 1.0);
+    }
+    // Who it was, and why, is in the log; what the client wrote of itself is escaped.
+    for (reason, shown) in [
+        ("no_certificate", ""),
+        ("unknown_issuer", KMS_NAME),
+        ("wrong_subject", "cks.kms.us-east-2.amazonaws.com"),
+        ("wrong_subject", "somebody.else"),
+        ("wrong_subject", "\\\"forged\\\"\\n\\u{1b}[2J"),
+        ("bad_signature", KMS_NAME),
+        ("wrong_purpose", KMS_NAME),
+    ] {
+        let subject = if shown.is_empty() { String::new() } else { format!("subject CN \"{shown}\"") };
+        let told = server.wait_event(&["TLS handshake with 127.0.0.1:", &format!(" failed: {reason}: "), &subject]);
+        assert_eq!(told.contains("subject CN"), !shown.is_empty(), "{told}");
     }
     // The signature is asked for all the same.
     let mut wire = Wire::connect_with(&client(&site, &ca, &Leaf::client(KMS_NAME)), &server).expect("let in");
@@ -152,6 +168,30 @@ fn a_certificate_that_cannot_be_used_is_not_taken_and_told() {
         assert_eq!(Wire::connect(&site, &server).certificate(), certificate);
         site.write("tls/key.pem", &key);
         site.write("tls/chain.pem", &chain);
+    }
+    assert!(server.reload().ends_with("reloaded"));
+    still_serves(&site, &server);
+}
+
+#[test]
+fn what_is_no_regular_file_neither_holds_up_a_reload_nor_is_taken() {
+    let site = Site::default();
+    let server = site.start();
+    for (file, words) in [
+        ("xksd.toml", "xksd.toml: is not a regular file: a pipe"),
+        ("keys.json", "key_manager[0].key_file"),
+        ("tls/key.pem", "tls.private_key"),
+        ("tls/chain.pem", "tls.certificate_chain"),
+        (&format!("secrets/{}", e2e::A.id), "keystore[0].credential[0].secret_access_key.file"),
+    ] {
+        let path = site.path().join(file);
+        let text = std::fs::read_to_string(&path).expect("there");
+        std::fs::remove_file(&path).expect("there");
+        // Nobody ever writes to it: to open it would be to wait for ever.
+        assert!(Command::new("mkfifo").arg("-m600").arg(&path).status().expect("mkfifo").success());
+        let told = server.reload();
+        assert!(told.contains("not reloaded") && told.contains(words) && told.contains("is not a regular file"), "{told}");
+        site.write(file, &text);
     }
     assert!(server.reload().ends_with("reloaded"));
     still_serves(&site, &server);

@@ -10,7 +10,8 @@ use crate::control::service::Service;
 /// Serve AWS KMS
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM or SIGINT stops: readiness off, requests in flight answered, sessions closed; a second one ends at once.
+SIGTERM stops: readiness off, serving on for server.shutdown_delay_ms until load balancers have seen it, then listeners closed, requests
+in flight answered, sessions closed. SIGINT (Ctrl-C) is the same without the delay. A second signal ends at once.
 SIGHUP reads the configuration anew: key stores, credentials, keys, regions, budget and TLS change without a restart.
 
 The log goes to standard error: JSON, or text on a terminal.

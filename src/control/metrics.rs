@@ -65,9 +65,15 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
     for (shard, metrics) in service.metrics.iter().enumerate() {
         text.sample(OPEN, &[("shard", &shard.to_string())], metrics.connections_open.load(Ordering::Relaxed));
     }
+    const MAX: &str = "xksd_connections_max";
+    text.metric(MAX, "gauge", "Connections that each shard may have open.").sample(MAX, &[], service.connections_a_shard);
     for (name, help, value) in [
         ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
-        ("xksd_connections_refused_total", "Connections closed at accept because a shard had its maximum.", totals.connections_refused),
+        (
+            "xksd_connections_refused_total",
+            "Connections closed because a shard had its maximum: strangers' for newer ones, else the newer at accept.",
+            totals.connections_refused,
+        ),
         ("xksd_accept_errors_total", "Failures of accept.", totals.accept_errors),
         ("xksd_tls_handshakes_total", "TLS handshakes completed.", totals.handshakes),
         ("xksd_tls_handshakes_resumed_total", "Of these, resumed sessions.", totals.handshakes_resumed),

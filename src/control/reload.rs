@@ -23,11 +23,10 @@ pub fn reload(service: &Arc<Service>) {
 
 fn try_reload(service: &Service) -> Result<Vec<String>, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
-    let settings = config.tls.settings();
-    let tls_config = tls::server(&settings).map_err(|problems| told(&service.config_file, &problems))?;
+    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| told(&service.config_file, &problems))?;
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
-    notes.extend(tls::check(&settings).warnings.iter().map(ToString::to_string));
+    notes.extend(tls_config.warnings().iter().map(ToString::to_string));
     keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
     if (config.server.listen, config.server.shards, config.admin) != (old.server.listen, old.server.shards, old.admin) {
         notes.push("server.listen, server.shards and admin.listen are in force from the next start only".into());
@@ -85,22 +84,17 @@ pub fn warn_of_local_keys(config: &Config, log: &Log) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::control::config::Machine;
+    use crate::control::config::tests::{SMALL, read};
 
+    /// With these local key managers, a name and a key file each, behind the first; the key store uses one.
     fn config(key_managers: &[(&str, &str)], uses: &str) -> Config {
-        let mut text = String::from(
-            "[server]\nlisten = \"127.0.0.1:0\"\nregions = [\"us-east-1\"]\n[tls]\ncertificate_chain = \"c\"\nprivate_key = \"k\"\n",
-        );
-        for (name, file) in key_managers {
-            text += &format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{file}\"\n");
-        }
-        text += &format!("[[keystore]]\npath_prefix = \"\"\nkey_manager = [\"{uses}\"]\n[[keystore.credential]]\n");
-        text +=
-            "access_key_id = \"ABCDEFGHIJKLMNOPQR27\"\nsecret_access_key = { value = \"Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA\" }\n";
-        Config::parse(&text, Path::new("/nowhere/xksd.toml"), &Machine { check_files: false }).expect("valid")
+        let managers: String = key_managers
+            .iter()
+            .map(|(name, file)| format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{file}\"\n"))
+            .collect();
+        let text = SMALL.replace("[[keystore]]", &format!("{managers}[[keystore]]"));
+        read(&text.replace("key_manager = [\"hsm-a\"]", &format!("key_manager = [\"{uses}\"]"))).expect("valid")
     }
 
     #[test]
@@ -108,7 +102,7 @@ mod tests {
         let running = config(&[("a", "a.json"), ("b", "b.json")], "a").key_managers;
         let (mut new, mut notes) = (config(&[("b", "other.json")], "b"), Vec::new());
         assert_eq!(keep_running_managers(&mut new, &running, &mut notes), Ok(()));
-        assert_eq!((&new.key_managers, &new.keystores[0].key_managers), (&running, &vec![1]));
+        assert_eq!((&new.key_managers, &new.keystores[0].key_managers), (&running, &vec![2]));
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(notes[0].contains("\"b\" changed") && notes[1].contains("\"a\" is no longer there"), "{notes:?}");
 

@@ -35,6 +35,8 @@ const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
+const SECOND_SIGNAL: &str = "ended at once by a second signal";
+
 /// How serving ended.
 #[derive(Debug)]
 pub enum Failure {
@@ -51,14 +53,14 @@ pub enum Failure {
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
-    let settings = config.tls.settings();
-    let checked = tls::check(&settings);
-    let tls_config = tls::server(&settings).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
+    let tls_config =
+        tls::server(&config.tls.settings()).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
 
     system::raise_limits();
     system::check_io_uring().map_err(Failure::Other)?;
     let cores = system::allowed_cores().map_err(Failure::Other)?;
     let placed = system::place(config.server.shards, cores_kept(&config), &cores);
+    let connections_max = system::connections_a_shard(placed.len(), sessions(&config)).map_err(Failure::Other)?;
 
     let format = match config.server.log {
         LogFormat::Json => log::Format::Json,
@@ -69,21 +71,20 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     // Signals are blocked out of the other threads' way before there are any.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let (log, _writer) = Log::start(format, std::io::stderr()).map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
-    for warning in config.warnings.iter().cloned().chain(checked.warnings.iter().map(ToString::to_string)) {
+    for warning in config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string)) {
         log.event(Level::Warn, warning);
     }
     reload::warn_of_local_keys(&config, &log);
 
-    let (listen, admin_listen, shutdown_time) = (config.server.listen, config.admin, config.server.shutdown_time);
-    let service =
-        Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), log.clone()).map_err(Failure::Configuration)?;
-    let service = Arc::new(service);
+    let (listen, admin_listen) = (config.server.listen, config.admin);
+    let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), connections_max, log.clone());
+    let service = Arc::new(service.map_err(Failure::Configuration)?);
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     let result = run(&service, &placed, listen, admin_listen, &mut signals, serving);
     service.draining.store(true, Ordering::Release);
     drop(stop_probes);
-    let result = result.and_then(|shards| drain(&service, shards, shutdown_time, &mut signals));
+    let result = result.and_then(|shards| drain(&service, shards, &mut signals));
     let patience = result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
     let left_the_modules = leave_modules(&service, &probes, patience, &mut signals);
     match &result {
@@ -137,6 +138,12 @@ fn cores_kept(config: &Config) -> usize {
     config.key_managers.iter().filter(busy).count()
 }
 
+/// PKCS#11 sessions of all key managers.
+fn sessions(config: &Config) -> usize {
+    let of = |manager: &KeyManager| if let Kind::Pkcs11(pkcs11) = &manager.kind { pkcs11.sessions } else { 0 };
+    config.key_managers.iter().map(of).sum()
+}
+
 type Shards = Vec<(ShardThread, Arc<Stop>)>;
 
 fn run(
@@ -164,6 +171,7 @@ fn run(
             index,
             core,
             listen,
+            connections_max: service.connections_a_shard,
             stores: service.stores.clone(),
             tls: service.tls.clone(),
             mailbox: service.mailboxes[index].clone(),
@@ -185,23 +193,33 @@ fn run(
     }
     // Each shard holds its own for as long as it runs.
     drop(nudges);
+    let _ = service.listening.set(listen);
     service.log.event(
         Level::Info,
-        format!("xksd {} serves on {listen} with {} shards on cores {placed:?}", env!("CARGO_PKG_VERSION"), placed.len()),
+        format!(
+            "xksd {} serves on {listen} with {} shards on cores {placed:?}, up to {} connections each",
+            env!("CARGO_PKG_VERSION"),
+            placed.len(),
+            service.connections_a_shard
+        ),
     );
     serving(service);
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
+    let mut close_at: Option<Instant> = None;
     loop {
         std::thread::sleep(TICK);
         for signal in signals.pending() {
             if signal == SIGHUP {
                 reload::reload(service);
+            } else if close_at.is_some() {
+                return Err(SECOND_SIGNAL.into());
             } else {
-                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-                service.log.event(Level::Info, format!("{name}: stopping"));
-                return Ok(shards);
+                close_at = Some(Instant::now() + begin_to_stop(service, signal));
             }
+        }
+        if close_at.is_some_and(|at| at <= Instant::now()) {
+            return Ok(shards);
         }
         tick_pools(service);
         for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
@@ -214,6 +232,21 @@ fn run(
     }
 }
 
+/// Turns readiness off and gives how long to serve on, until load balancers have seen that and send no more.
+fn begin_to_stop(service: &Service, signal: i32) -> Duration {
+    service.draining.store(true, Ordering::Release);
+    let config = service.config.load();
+    // Without the admin listener nobody can see it. Ctrl-C is a person's, who waits for it.
+    let delay = if signal == SIGTERM && config.admin.is_some() { config.server.shutdown_delay } else { Duration::ZERO };
+    let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+    let told = match delay.as_millis() {
+        0 => format!("{name}: stopping"),
+        ms => format!("{name}: stopping; not ready from now on, serving for {ms} ms more"),
+    };
+    service.log.event(Level::Info, told);
+    delay
+}
+
 fn tick_pools(service: &Service) {
     let now = Instant::now();
     for manager in &service.managers {
@@ -223,10 +256,11 @@ fn tick_pools(service: &Service) {
     }
 }
 
-/// Readiness is off already; listeners close, requests in flight are answered, idle connections end, sessions close.
+/// Readiness has been off for a while; listeners close, requests in flight are answered, idle connections end, sessions close.
 ///
 /// Gives the time that is left.
-fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, signals: &mut Signals) -> Result<Duration, String> {
+fn drain(service: &Arc<Service>, mut shards: Shards, signals: &mut Signals) -> Result<Duration, String> {
+    let shutdown_time = service.config.load().server.shutdown_time;
     let deadline = Instant::now() + shutdown_time;
     for (_, stop) in &shards {
         stop.request();
@@ -249,5 +283,5 @@ fn drain(service: &Arc<Service>, mut shards: Shards, shutdown_time: Duration, si
 
 /// An error once another signal to stop has come.
 fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
-    if signals.pending().any(|signal| signal != SIGHUP) { Err("ended at once by a second signal".into()) } else { Ok(()) }
+    if signals.pending().any(|signal| signal != SIGHUP) { Err(SECOND_SIGNAL.into()) } else { Ok(()) }
 }

@@ -1,9 +1,10 @@
 //! The running service as the control plane sees it: what it is made of, and how a configuration becomes that.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -42,6 +43,10 @@ pub struct Service {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// Log.
     pub log: Log,
+    /// Where the shards listen, once they all do: the configuration may leave the port open.
+    pub listening: OnceLock<SocketAddr>,
+    /// Connections that each shard may have open.
+    pub connections_a_shard: usize,
     /// Set once stopping has begun.
     pub draining: AtomicBool,
     /// Start of the process, nearly.
@@ -84,7 +89,14 @@ impl Service {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn build(config_file: PathBuf, config: Config, tls: tls::Server, shards: usize, log: Log) -> Result<Service, String> {
+    pub fn build(
+        config_file: PathBuf,
+        config: Config,
+        tls: tls::Server,
+        shards: usize,
+        connections_a_shard: usize,
+        log: Log,
+    ) -> Result<Service, String> {
         let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
         let mut managers = Vec::new();
         let mut probed = Vec::new();
@@ -120,6 +132,8 @@ impl Service {
             metrics: (0..shards).map(|_| Arc::default()).collect(),
             mailboxes,
             log,
+            listening: OnceLock::new(),
+            connections_a_shard,
             draining: AtomicBool::new(false),
             started: Instant::now(),
         })

@@ -3,7 +3,10 @@
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
-use crate::limits::{IO_MEMORY_BYTES, MEMLOCK_BYTES_MIN};
+use crate::limits::{
+    CONNECTIONS_A_SHARD_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SESSION, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED, IO_MEMORY_BYTES,
+    MEMLOCK_BYTES_MIN,
+};
 
 /// Cores this process may use, in ascending order.
 ///
@@ -35,6 +38,30 @@ pub fn raise_limits() {
         let limit = getrlimit(resource);
         let _ = setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
+}
+
+/// Connections that each shard may have open, so that descriptors are left for the admin listener, reloads and HSMs however many clients come.
+///
+/// # Errors
+/// One sentence that says what to set.
+pub fn connections_a_shard(shards: usize, sessions: usize) -> Result<usize, String> {
+    share_descriptors(getrlimit(Resource::Nofile).current, shards, sessions)
+}
+
+/// `limit`: none where there is none.
+fn share_descriptors(limit: Option<u64>, shards: usize, sessions: usize) -> Result<usize, String> {
+    let (shards, sessions) = (shards as u64, sessions as u64);
+    let reserved = DESCRIPTORS_RESERVED + shards * DESCRIPTORS_A_SHARD + sessions * DESCRIPTORS_A_SESSION;
+    let Some(limit) = limit else { return Ok(CONNECTIONS_A_SHARD_MAX) };
+    let connections = (limit.saturating_sub(reserved) / shards.max(1)) as usize;
+    if connections < CONNECTIONS_A_SHARD_MIN {
+        let needed = reserved + shards * CONNECTIONS_A_SHARD_MIN as u64;
+        return Err(format!(
+            "descriptors are limited to {limit} but {shards} shards and {sessions} sessions need {needed}, and one more for each further connection: \
+             set LimitNOFILE in the service unit, `ulimit -n` in the shell, or --ulimit nofile for a container"
+        ));
+    }
+    Ok(connections.min(CONNECTIONS_A_SHARD_MAX))
 }
 
 /// Whether an executor can run here.
@@ -83,6 +110,20 @@ mod tests {
         assert_eq!(place(3, 1, &[2, 5]), [2, 5, 2]);
         assert_eq!(place(0, 1, &[2, 5]), [2]);
         assert_eq!(place(0, 2, &[2, 5]), [2]);
+    }
+
+    #[test]
+    fn connections_get_the_descriptors_that_others_do_not_need() {
+        let fixed = DESCRIPTORS_RESERVED + 2 * DESCRIPTORS_A_SHARD + 10 * DESCRIPTORS_A_SESSION;
+        let of = |left: u64| share_descriptors(Some(fixed + left), 2, 10);
+        assert_eq!(of(1001), Ok(500));
+        let (min, max) = (2 * CONNECTIONS_A_SHARD_MIN as u64, 2 * CONNECTIONS_A_SHARD_MAX as u64);
+        assert_eq!(of(min), Ok(CONNECTIONS_A_SHARD_MIN));
+        let refused = of(min - 1).unwrap_err();
+        assert!(refused.contains(&format!("limited to {} but", fixed + min - 1)) && refused.contains(&format!("need {}", fixed + min)));
+        assert!(share_descriptors(Some(0), 2, 10).is_err());
+        assert_eq!((of(max - 1), of(max)), (Ok(CONNECTIONS_A_SHARD_MAX - 1), Ok(CONNECTIONS_A_SHARD_MAX)));
+        assert_eq!((of(max + 2), share_descriptors(None, 2, 10)), (Ok(CONNECTIONS_A_SHARD_MAX), Ok(CONNECTIONS_A_SHARD_MAX)));
     }
 
     #[test]

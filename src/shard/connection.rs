@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use futures_rustls::TlsAcceptor;
 use futures_rustls::server::TlsStream;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
@@ -18,10 +17,10 @@ use super::watch::{Over, Watch};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
     BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX,
-    READ_BYTES, WRITE_TIME_MAX,
+    READ_BYTES, STRANGER_IDLE_TIME_MAX, WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
-use crate::tls;
+use crate::tls::HandshakeFailure;
 
 /// Serves a connection from handshake to close.
 pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) {
@@ -30,20 +29,18 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     // Idle, because no request is cut off when draining ends it.
     watch.idle(Instant::now() + HANDSHAKE_TIME_MAX);
     let tls = shard.tls.load_full();
-    let acceptor = TlsAcceptor::from(tls.config().clone());
-    let stream = match watch.wait(acceptor.accept(Fair::new(stream))).await {
+    let stream = match watch.wait(tls.accept(Fair::new(stream))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return shard.metrics.handshake_failed(tls::handshake_failure_label(&error)),
-        Err(Over::Time) => return shard.metrics.handshake_failed("timeout"),
-        Err(Over::Drain) => return,
+        Ok(Err(failure)) => return shard.handshake_failed(client, &failure),
+        Err(Over::Time) => return shard.handshake_failed(client, &HandshakeFailure::timed_out()),
+        Err(Over::Drain | Over::Displaced) => return,
     };
-    // Resumption skips the check of the client's certificate: it is made again here, before a byte is read.
-    if let Err(error) = tls.confirm(stream.get_ref().1) {
-        return shard.metrics.handshake_failed(tls::tls_failure_label(&error));
-    }
     shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
     if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
+    }
+    if stream.get_ref().1.peer_certificates().is_some() {
+        watch.known();
     }
     let mut connection = Connection {
         shard,
@@ -88,6 +85,8 @@ impl From<Over> for End {
         match over {
             Over::Time => End::TimedOut,
             Over::Drain => End::Drained,
+            // Its place is taken: no time for a goodbye.
+            Over::Displaced => End::Closed,
         }
     }
 }
@@ -108,7 +107,7 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.watch.idle(Instant::now() + IDLE_TIME_MAX);
+                self.watch.idle(Instant::now() + if self.watch.is_known() { IDLE_TIME_MAX } else { STRANGER_IDLE_TIME_MAX });
                 match self.read().await {
                     Ok(()) => {}
                     Err(End::Drained | End::TimedOut) => return self.close().await,
@@ -203,6 +202,10 @@ impl Connection {
             }
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
         };
+        // Nothing that is not signed is answered so.
+        if status == 200 {
+            self.watch.known();
+        }
         // While draining, what the client has sent already is still answered; the last answer of it closes.
         let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
         let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();

@@ -3,6 +3,7 @@
 
 mod connection;
 mod fair;
+mod handshakes;
 pub mod nudge;
 mod timekeeper;
 mod watch;
@@ -14,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -23,14 +24,15 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
+use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
-use crate::limits::{CONNECTIONS_A_SHARD_MAX, DEADLINE_TICK, IO_MEMORY_BYTES};
+use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES};
 use crate::pipeline::Pipeline;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
-use crate::tls;
+use crate::tls::{self, HandshakeFailure};
 
 /// Requests wait for other threads (the lanes), whose wake-ups are looked at when the running queue is preempted: after at most this in a
 /// queue that says so, after up to 100 ms in one that does not.
@@ -46,6 +48,8 @@ pub struct ShardSeed {
     pub core: usize,
     /// Address of the listener.
     pub listen: SocketAddr,
+    /// Connections it may have open at once.
+    pub connections_max: usize,
     /// What is served.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// TLS configuration for new connections.
@@ -88,6 +92,14 @@ struct Shard {
     pipeline: Pipeline,
     tls: Arc<ArcSwap<tls::Server>>,
     metrics: Arc<ShardMetrics>,
+    handshakes: Rc<HandshakeLog>,
+}
+
+impl Shard {
+    fn handshake_failed(&self, client: SocketAddr, failure: &HandshakeFailure) {
+        self.metrics.handshake_failed(failure.reason());
+        self.handshakes.tell(client, failure, Instant::now());
+    }
 }
 
 impl ShardSeed {
@@ -128,26 +140,44 @@ impl ShardSeed {
             pipeline: Pipeline::new(self.index, self.stores, inbox.clone(), self.metrics.clone(), self.log.clone()),
             tls: self.tls,
             metrics: self.metrics,
+            handshakes: Rc::new(HandshakeLog::new(self.log.clone())),
         });
         let delivering = {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time =
-            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches.clone(), self.beats, shard.metrics.clone()), requests);
+        let keeping_time = {
+            let (watches, handshakes, metrics) = (watches.clone(), shard.handshakes.clone(), shard.metrics.clone());
+            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches, handshakes, self.beats, metrics), requests)
+        };
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
 
         while let Some(accepted) = accept(&listener, &self.stop).await {
+            // Nothing is waited for while connections stand in the backlog: without this those that are open would wait for all of them.
+            glommio::yield_if_needed().await;
             match accepted {
                 Ok(stream) => {
                     // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it
                     // would keep everybody behind it waiting.
                     let Ok(client) = stream.peer_addr() else { continue };
-                    if watches.len() >= CONNECTIONS_A_SHARD_MAX {
-                        shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
-                        continue;
+                    let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
+                    if watches.len() >= most {
+                        // Those that were displaced have not had their turn to end.
+                        glommio::executor().yield_task_queue_now().await;
+                    }
+                    if watches.len() >= self.connections_max {
+                        if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
+                            let told = "a shard has as many connections as it may: strangers' are closed for newer ones, and where there are none, the \
+                                        newer (further ones are counted in xksd_connections_refused_total)";
+                            self.log.event(Level::Error, told);
+                        }
+                        // Who holds connections without ever signing a request keeps nobody out. If all are known, the newcomer is closed at
+                        // once: its client may try another instance, where in the backlog it would wait out KMS's 250 ms.
+                        if watches.len() >= most || !watches.displace() {
+                            continue;
+                        }
                     }
                     shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
                     let watch = watches.add();

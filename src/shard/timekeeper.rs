@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
 
+use super::handshakes::HandshakeLog;
 use super::watch::{SWEEP, Watches};
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
@@ -15,7 +16,13 @@ use crate::telemetry::ShardMetrics;
 /// An idle shard looks at its clock this often.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 /// Runs as long as the shard. `beats` counts its turns.
-pub(super) async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>, metrics: Arc<ShardMetrics>) {
+pub(super) async fn keep_time(
+    inbox: Rc<Inbox>,
+    watches: Rc<Watches>,
+    handshakes: Rc<HandshakeLog>,
+    beats: Arc<AtomicU64>,
+    metrics: Arc<ShardMetrics>,
+) {
     let mut next_sweep = Instant::now() + SWEEP;
     loop {
         beats.fetch_add(1, Ordering::Relaxed);
@@ -26,6 +33,7 @@ pub(super) async fn keep_time(inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc
         metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         if now >= next_sweep {
             watches.sweep(now);
+            handshakes.sweep(now);
             next_sweep = now + SWEEP;
         }
     }

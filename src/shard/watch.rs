@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::limits::DISPLACE_LOOKS_MAX;
+
 /// Time limits hold to this.
 pub const SWEEP: Duration = Duration::from_millis(100);
 
@@ -23,10 +25,14 @@ pub enum Over {
     Time,
     /// The shard drains and the connection was idle.
     Drain,
+    /// The shard was full, and a newer connection got the place of this one, which is a stranger's.
+    Displaced,
 }
 
 #[derive(Default)]
 struct Entry {
+    /// A signed request or a client certificate has shown that this is no stranger's.
+    known: Cell<bool>,
     limit: Cell<Option<Instant>>,
     /// Nothing of a request has been read: may be closed when the shard drains.
     idle: Cell<bool>,
@@ -38,6 +44,8 @@ struct Entry {
 #[derive(Default)]
 pub struct Watches {
     entries: RefCell<Slab<Rc<Entry>>>,
+    /// Where [`Watches::displace`] looks next.
+    hand: Cell<usize>,
     draining: Cell<bool>,
 }
 
@@ -66,6 +74,25 @@ impl Watches {
                 entry.end(Over::Time);
             }
         }
+    }
+
+    /// Ends the connection of a stranger that is being waited for, so that another may have its place; false where none is found. Going round,
+    /// it finds those first that have been there for longer. As with a limit, one that has just been heard of stays.
+    pub fn displace(&self) -> bool {
+        let entries = self.entries.borrow();
+        for _ in 0..DISPLACE_LOOKS_MAX.min(entries.capacity()) {
+            let at = self.hand.get();
+            self.hand.set((at + 1) % entries.capacity());
+            if let Some(entry) = entries.get(at)
+                && !entry.known.get()
+                && entry.limit.get().is_some()
+                && entry.over.get().is_none()
+            {
+                entry.end(Over::Displaced);
+                return true;
+            }
+        }
+        false
     }
 
     /// From now on idle connections end, and none becomes idle again.
@@ -124,6 +151,16 @@ impl Watch {
         self.entry.idle.set(false);
         self.entry.limit.set(None);
         self.entry.over.set(None);
+    }
+
+    /// To be called once it has been shown whose connection this is.
+    pub fn known(&self) {
+        self.entry.known.set(true);
+    }
+
+    /// Whether [`Watch::known`] was called.
+    pub fn is_known(&self) -> bool {
+        self.entry.known.get()
     }
 
     /// Whether the shard drains.
@@ -190,6 +227,44 @@ mod tests {
         watch.limit(now);
         watches.sweep(now);
         assert_eq!(poll_once(watch.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
+    }
+
+    #[test]
+    fn a_newcomer_has_the_place_of_a_stranger_and_of_nobody_else() {
+        let watches = Rc::new(Watches::default());
+        assert!(!watches.displace(), "nobody is there");
+        let (known, busy, first, second) = (watches.add(), watches.add(), watches.add(), watches.add());
+        let limit = Instant::now() + Duration::from_secs(100);
+        [&known, &first, &second].iter().for_each(|watch| watch.idle(limit));
+        known.known();
+        // A request of it is being worked on: it is about to be known.
+        busy.busy();
+        for stranger in [&first, &second] {
+            assert!(watches.displace());
+            assert_eq!(poll_once(stranger.wait(pending::<()>())), Poll::Ready(Err(Over::Displaced)));
+        }
+        assert!(!watches.displace(), "each only once");
+        assert_eq!((poll_once(known.wait(pending::<()>())), poll_once(busy.wait(pending::<()>()))), (Poll::Pending, Poll::Pending));
+        // What comes in the same moment wins.
+        busy.idle(limit);
+        assert!(watches.displace());
+        assert_eq!(poll_once(busy.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
+        busy.idle(limit);
+        assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Pending);
+    }
+
+    #[test]
+    fn looking_for_a_stranger_is_bounded() {
+        let watches = Rc::new(Watches::default());
+        let limit = Instant::now() + Duration::from_secs(100);
+        let all: Vec<Watch> = (0..=DISPLACE_LOOKS_MAX).map(|_| watches.add()).collect();
+        all.iter().for_each(|watch| watch.idle(limit));
+        let (last, others) = all.split_last().unwrap();
+        others.iter().for_each(Watch::known);
+        assert!(!watches.displace());
+        // It goes on where it was.
+        assert!(watches.displace());
+        assert_eq!(poll_once(last.wait(pending::<()>())), Poll::Ready(Err(Over::Displaced)));
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct ShardMetrics {
     pub connections_open: AtomicU64,
     /// Connections accepted since the start.
     pub connections_accepted: AtomicU64,
-    /// Connections closed at accept because the shard had its maximum.
+    /// Connections closed because the shard had its maximum: at accept, or to make room.
     pub connections_refused: AtomicU64,
     /// Completed handshakes.
     pub handshakes: AtomicU64,

@@ -27,8 +27,8 @@ pub enum SubjectRefused {
     SeveralCommonNames,
     /// The common name is neither a UTF8String nor a PrintableString, or not valid as one.
     NotText,
-    /// The common name is not in `tls.client.subject_common_names`. The text comes from the client: escape it where it is shown.
-    NotListed(String),
+    /// The common name is not in `tls.client.subject_common_names`.
+    NotListed,
 }
 
 impl std::fmt::Display for SubjectRefused {
@@ -37,7 +37,7 @@ impl std::fmt::Display for SubjectRefused {
             Self::NoCommonName => f.write_str("the client certificate's subject has no common name"),
             Self::SeveralCommonNames => f.write_str("the client certificate's subject has several common names"),
             Self::NotText => f.write_str("the client certificate's common name is neither UTF8String nor PrintableString"),
-            Self::NotListed(name) => write!(f, "the client certificate's common name {name:?} is not in tls.client.subject_common_names"),
+            Self::NotListed => f.write_str("the client certificate's common name is not in tls.client.subject_common_names"),
         }
     }
 }
@@ -90,8 +90,12 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// The whole judgement on a client's certificate; `now` decides on dates.
+    /// The whole judgement on a client's certificate; `now` decides on dates. The name of a refused one is left in [`refused_name`].
     pub(super) fn verify(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        self.judge(end_entity, intermediates, now).inspect_err(|_| refused_name::put(end_entity))
+    }
+
+    fn judge(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         EndEntityCert::try_from(end_entity)
             .and_then(|certificate| {
                 certificate
@@ -118,8 +122,36 @@ impl ClientVerifier {
         let name = std::str::from_utf8(name.data).map_err(|_| SubjectRefused::NotText)?;
         match self.subject_common_names.iter().any(|listed| listed == name) {
             true => Ok(()),
-            false => Err(SubjectRefused::NotListed(name.to_owned())),
+            false => Err(SubjectRefused::NotListed),
         }
+    }
+}
+
+/// The subject common name of the client certificate that was refused last on this thread, on its way to the log.
+///
+/// A connection that rustls has failed is gone with the certificate, and its errors have no room for a name, but for the one that becomes the alert
+/// certificate_unknown, and the client is to be told by the fitting one. Whoever drives the handshake takes the name out in the same poll.
+pub(super) mod refused_name {
+    use std::cell::RefCell;
+
+    use super::{CertificateDer, FromDer, X509Certificate};
+    use crate::limits::COMMON_NAME_CHARS_MAX;
+
+    thread_local! {
+        static NAME: RefCell<Option<String>> = const { RefCell::new(None) };
+    }
+
+    /// Nothing checked this certificate: what it says is only what the client says of itself.
+    pub(super) fn put(certificate: &CertificateDer<'_>) {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return };
+        let names = certificate.subject().iter_common_name().map(|name| String::from_utf8_lossy(name.attr_value().data));
+        let name = names.collect::<Vec<_>>().join(", ");
+        // One character more than is shown, so that it is seen to be cut.
+        NAME.set(Some(name.chars().take(COMMON_NAME_CHARS_MAX + 1).collect()));
+    }
+
+    pub(in crate::tls) fn take() -> Option<String> {
+        NAME.take()
     }
 }
 

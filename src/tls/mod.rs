@@ -8,6 +8,7 @@
 //! handshake is a full one. Within a generation, [`Server::confirm`] verifies the certificate that came out of a
 //! ticket anew, so that one which has expired meanwhile is refused as it would be in a full handshake.
 
+mod accept;
 mod chain;
 mod client_auth;
 mod failure;
@@ -24,6 +25,7 @@ use rustls::pki_types::UnixTime;
 use rustls::{CommonState, HandshakeKind, ServerConfig};
 use time::OffsetDateTime;
 
+pub use accept::HandshakeFailure;
 pub use client_auth::SubjectRefused;
 pub use failure::{FAILURE_LABELS, handshake_failure_label, tls_failure_label};
 
@@ -97,12 +99,12 @@ pub fn check(settings: &Settings) -> Report {
     load(settings, OffsetDateTime::now_utc()).0
 }
 
-/// A new generation of TLS: checks as [`check`] does, then builds. Call once for all shards, and again for a reload.
+/// A new generation of TLS: checks as [`check`] does, then builds; [`Server::warnings`] tells the rest. Call once for all shards, and again for a reload.
 pub fn server(settings: &Settings) -> Result<Server, Vec<Problem>> {
     let (report, material) = load(settings, OffsetDateTime::now_utc());
     let Some(material) = material else { return Err(report.problems) };
     provider::server_config(material.identity, material.client.clone())
-        .map(|config| Server { config, client: material.client })
+        .map(|config| Server { config, client: material.client, warnings: report.warnings })
         .map_err(|error| vec![Problem { key: "tls", message: error.to_string() }])
 }
 
@@ -131,9 +133,15 @@ fn load(settings: &Settings, now: OffsetDateTime) -> (Report, Option<Material>) 
 pub struct Server {
     config: Arc<ServerConfig>,
     client: Option<Arc<ClientVerifier>>,
+    warnings: Vec<Problem>,
 }
 
 impl Server {
+    /// What [`check`] warned of when the files were read.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
     /// What a connection is accepted with.
     pub fn config(&self) -> &Arc<ServerConfig> {
         &self.config

@@ -63,7 +63,7 @@ impl Default for Config {
             key_store("/off", &format!("{managers}\nenabled = false"), &[&A], &key("foo", "")),
         ];
         Self {
-            server: "listen = \"127.0.0.1:0\"\nshards = 1\nregions = [\"us-east-1\", \"eu-west-3\"]".to_owned(),
+            server: "listen = \"127.0.0.1:0\"\nshards = 1\nregions = [\"us-east-1\", \"eu-west-3\"]\nshutdown_delay_ms = 0".to_owned(),
             tls: "certificate_chain = \"tls/chain.pem\"\nprivate_key = \"tls/key.pem\"".to_owned(),
             admin: "[admin]\nlisten = \"127.0.0.1:0\"".to_owned(),
             key_managers: "[[key_manager]]\nname = \"local\"\nkind = \"local\"\nkey_file = \"keys.json\"".to_owned(),

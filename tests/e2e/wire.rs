@@ -18,7 +18,11 @@ pub fn client_builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
 
 /// A TCP connection to the XKS listener.
 pub fn tcp(server: &Server) -> TcpStream {
-    let socket = TcpStream::connect(("127.0.0.1", server.port)).expect("connects");
+    tcp_to(server.port)
+}
+
+fn tcp_to(port: u16) -> TcpStream {
+    let socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
     socket.set_write_timeout(Some(PATIENCE)).expect("set");
     socket.set_nodelay(true).expect("set");
@@ -85,9 +89,14 @@ impl Wire {
     }
 
     pub fn connect_with(config: &Arc<ClientConfig>, server: &Server) -> io::Result<Self> {
+        Self::connect_to(config, server.port)
+    }
+
+    /// As [`Wire::connect_with`], to whatever stands before the server.
+    pub fn connect_to(config: &Arc<ClientConfig>, port: u16) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a name");
         let tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
-        let mut stream = StreamOwned::new(tls, tcp(server));
+        let mut stream = StreamOwned::new(tls, tcp_to(port));
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }

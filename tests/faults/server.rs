@@ -91,7 +91,7 @@ impl Place {
     /// As [`Place::serve`]; `server` is added to `[server]`.
     pub fn serve_with(self, server: &str, sections: &[String]) -> Server {
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nshards = 2\nregions = [{REGION:?}]\nlog = \"json\"\n{server}\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\nshards = 2\nregions = [{REGION:?}]\nlog = \"json\"\nshutdown_delay_ms = 0\n{server}\n\
              [tls]\ncertificate_chain = \"chain.pem\"\nprivate_key = \"key.pem\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}",
             sections.concat()
         );

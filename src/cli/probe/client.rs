@@ -1,6 +1,6 @@
 //! One HTTPS connection, blocking, with the time of each phase.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told with its time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ pub struct Client {
     host: String,
     /// Name look-up and TCP connection.
     pub connect: Duration,
+    hints: Hints,
     /// TLS handshake.
     pub handshake: Duration,
     /// For example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
@@ -58,6 +59,7 @@ impl Client {
     /// A sentence naming the step that failed.
     pub fn connect(target: &Target) -> Result<Client, String> {
         let config = Arc::new(tls_config(target)?);
+        let hints = Hints { ca: target.ca.clone(), has_certificate: target.client.is_some() };
         let name = ServerName::try_from(target.host.clone()).map_err(|e| format!("{}: {e}", target.host))?;
         let start = Instant::now();
         let mut addresses =
@@ -75,7 +77,7 @@ impl Client {
         let mut tls = ClientConnection::new(config, name).map_err(|e| format!("TLS: {e}"))?;
         let start = Instant::now();
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket).map_err(|e| format!("TLS handshake with {address}: {e}"))?;
+            tls.complete_io(&mut socket).map_err(|e| format!("TLS handshake with {address}: {}", hints.explain(&e)))?;
         }
         let handshake = start.elapsed();
         let protocol = format!(
@@ -84,7 +86,7 @@ impl Client {
             tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
         );
         let host = if target.port == 443 { target.host.clone() } else { format!("{}:{}", target.host, target.port) };
-        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, handshake, protocol })
+        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, handshake, protocol })
     }
 
     /// What goes into the Host field.
@@ -105,7 +107,11 @@ impl Client {
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body);
         let start = Instant::now();
-        self.stream.write_all(&bytes).and_then(|()| self.stream.flush()).map_err(|e| format!("sending {method} {path}: {e}"))?;
+        if let Err(error) = self.stream.write_all(&bytes).and_then(|()| self.stream.flush()) {
+            // In TLS 1.3 a client hears of its certificate's refusal only now: the alert tells more than the closed connection.
+            let error = self.stream.read(&mut [0]).err().filter(is_tls).unwrap_or(error);
+            return Err(format!("sending {method} {path}: {}", self.hints.explain(&error)));
+        }
         let (status, content_type, body) = self.read_answer().map_err(|e| format!("answer to {method} {path}: {e}"))?;
         Ok(Answer { status, body, content_type, time: start.elapsed() })
     }
@@ -151,7 +157,7 @@ impl Client {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err("the connection was closed before its end".into()),
                 Ok(n) => bytes.extend_from_slice(&chunk[..n]),
-                Err(e) => return Err(e.to_string()),
+                Err(e) => return Err(self.hints.explain(&e)),
             }
         }
         Ok(())
@@ -176,6 +182,56 @@ impl Client {
             if size == 0 {
                 return Ok(body);
             }
+        }
+    }
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// Which option would help, where a TLS failure says so.
+struct Hints {
+    ca: PathBuf,
+    has_certificate: bool,
+}
+
+impl Hints {
+    /// The error, with a hint behind it.
+    fn explain(&self, error: &io::Error) -> String {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(|tls| self.hint(tls)) {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        }
+    }
+
+    fn hint(&self, error: &rustls::Error) -> Option<String> {
+        use AlertDescription::{
+            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, DecryptError,
+            HandshakeFailure, UnknownCA, UnsupportedCertificate,
+        };
+        match error {
+            // BadSignature: one of the same name, but another key.
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => Some(format!(
+                "no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
+                self.ca.display()
+            )),
+            rustls::Error::AlertReceived(CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure) if !self.has_certificate => {
+                Some("does the proxy want a client certificate? give --client-certificate and --client-key".to_owned())
+            }
+            rustls::Error::AlertReceived(
+                BadCertificate
+                | UnknownCA
+                | UnsupportedCertificate
+                | CertificateRevoked
+                | CertificateExpired
+                | CertificateUnknown
+                | AccessDenied
+                | DecryptError,
+            ) if self.has_certificate => Some(
+                "the proxy refuses the certificate of --client-certificate: its issuer, subject common name, purpose or dates".to_owned(),
+            ),
+            _ => None,
         }
     }
 }

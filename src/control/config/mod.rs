@@ -13,17 +13,13 @@ mod sources;
 mod tls;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use toml::de::DeTable;
-use zeroize::Zeroizing;
 
 pub use key_manager::{KeyManager, Kind, Pkcs11};
 pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
@@ -36,6 +32,7 @@ pub use tls::{Tls, TlsClient};
 
 use reader::{Reader, Section};
 
+use crate::file::{self, Content, Refused};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// A configuration that is right in itself: bounds kept, names unique, references resolved, secrets read.
@@ -75,14 +72,16 @@ impl Config {
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
     let refuse = |message: String| Err(Invalid { file: path.to_owned(), problems: vec![Problem::of_key("", message)] });
-    // The text may hold secrets. Room at once: growing would leave copies behind that nobody zeroes.
-    let (text, mode) = match read_bounded(path) {
-        Ok(read) => read,
-        Err(error) => return refuse(sources::cannot_read(&error)),
+    let Content { bytes: text, mode } = match file::read(path, CONFIG_BYTES_MAX) {
+        Ok(content) => content,
+        // `--config <(…)` in a shell.
+        Err(refused @ Refused::NotRegular) => {
+            return refuse(format!(
+                "{refused}: a pipe could not be read again at a reload; give a file, where it holds secrets of mode 0600"
+            ));
+        }
+        Err(refused) => return refuse(refused.to_string()),
     };
-    if text.len() > CONFIG_BYTES_MAX {
-        return refuse(format!("is longer than {CONFIG_BYTES_MAX} bytes"));
-    }
     match std::str::from_utf8(&text) {
         Ok(text) => parse(text, path, mode, sources),
         Err(error) => {
@@ -90,16 +89,6 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
             refuse(format!("line {line} holds bytes that are not UTF-8 text"))
         }
     }
-}
-
-/// The file's content, up to one byte more than is accepted, and its mode.
-fn read_bounded(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(CONFIG_BYTES_MAX) + 1;
-    let mut text = Zeroizing::new(Vec::with_capacity(expected));
-    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
-    Ok((text, metadata.mode()))
 }
 
 /// `mode`: the file's, since who may read the file may read the secrets in it.

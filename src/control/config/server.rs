@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::reader::{Section, Value};
-use crate::limits::{REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_MS};
+use crate::limits::{REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS, SHUTDOWN_MS};
 
 /// `[server]`: the XKS API's listener and what holds for all key stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,9 @@ pub struct Server {
     pub request_budget: Duration,
     /// SigV4 regions accepted, at least one.
     pub regions: Vec<String>,
-    /// After a stop signal, requests in flight have this long.
+    /// After SIGTERM it still serves for so long, while readiness is off already.
+    pub shutdown_delay: Duration,
+    /// Then requests in flight have this long.
     pub shutdown_time: Duration,
     /// Form of the log lines.
     pub log: LogFormat,
@@ -40,6 +42,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         "shards",
         "request_budget_ms",
         "regions",
+        "shutdown_delay_ms",
         "shutdown_ms",
         "log",
     ])?;
@@ -48,6 +51,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let budget = section.or("request_budget_ms", 200, |v| v.integer("milliseconds", REQUEST_BUDGET_MS));
     let regions =
         section.must("regions", "the AWS regions whose KMS may call, for example [\"us-east-1\"]", |v| v.distinct_strings(region));
+    let delay = section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
     let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
     let log = section.or("log", LogFormat::Auto, log_format);
     Some(Server {
@@ -55,6 +59,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         shards: usize::try_from(shards?).ok()?,
         request_budget: Duration::from_millis(budget?),
         regions: regions?,
+        shutdown_delay: Duration::from_millis(delay?),
         shutdown_time: Duration::from_millis(shutdown?),
         log: log?,
     })

@@ -1,13 +1,12 @@
 //! Where secrets come from: files and the environment of this machine, or a map in tests.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::file;
 use crate::limits::SECRET_FILE_BYTES_MAX;
 use crate::tls;
 
@@ -35,7 +34,8 @@ pub enum Exposure {
 /// Files and environment of this process.
 pub struct Machine {
     /// Whether [`Sources::check_file`] opens files. The server does not ask for it: it opens each file itself, and one that is missing
-    /// may concern a single key manager while the rest can serve. A private file that is open to all is refused in any case.
+    /// may concern a single key manager while the rest can serve. A private file that is open to all, and what is no regular file, is refused in
+    /// any case.
     pub check_files: bool,
 }
 
@@ -45,27 +45,21 @@ impl Sources for Machine {
     }
 
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        let file = open_regular(path)?;
-        // Of the file that is open, not of whatever the path names by now.
-        let opened = file.metadata().map_err(|e| cannot_read(&e))?;
-        refuse_open_mode(path, opened.mode())?;
-        // Room for all of it at once: growing would leave copies behind that nobody zeroes.
-        let mut content = Zeroizing::new(Vec::with_capacity(SECRET_FILE_BYTES_MAX + 1));
-        file.take(SECRET_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut content).map_err(|e| cannot_read(&e))?;
-        if content.len() > SECRET_FILE_BYTES_MAX {
-            return Err(format!("is longer than {SECRET_FILE_BYTES_MAX} bytes"));
-        }
-        Ok(content)
+        let content = file::read(path, SECRET_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
+        refuse_open_mode(path, content.mode)?;
+        Ok(content.bytes)
     }
 
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {
-        if exposure == Exposure::Private
-            && let Ok(found) = std::fs::metadata(path)
-        {
-            refuse_open_mode(path, found.mode())?;
+        let named = std::fs::metadata(path);
+        if named.as_ref().is_ok_and(|named| !named.is_file()) {
+            return Err(file::Refused::NotRegular.to_string());
+        }
+        if let (Exposure::Private, Ok(named)) = (exposure, &named) {
+            refuse_open_mode(path, named.mode())?;
         }
         if self.check_files {
-            open_regular(path)?;
+            file::open(path).map_err(|refused| refused.to_string())?;
         }
         Ok(())
     }
@@ -75,31 +69,12 @@ impl Sources for Machine {
     }
 }
 
-/// Opens a file that is nothing else than a file.
-fn open_regular(path: &Path) -> Result<File, String> {
-    // Looked at before it is opened: opening a named pipe would wait for a writer.
-    let found = std::fs::metadata(path).map_err(|e| cannot_read(&e))?;
-    if !found.is_file() {
-        return Err("is not a regular file".to_owned());
-    }
-    File::open(path).map_err(|e| cannot_read(&e))
-}
-
 /// A file that holds a secret must be closed to all but its owner and group: any bit for others is refused, as ssh does.
 /// The group may read: services are commonly given files of root:service, mode 0640.
 pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
     match mode & 0o007 {
         0 => Ok(()),
         _ => Err(format!("is open to every user (mode {:04o}); run: chmod o-rwx {}", mode & 0o7777, shell_word(path))),
-    }
-}
-
-/// Why a file cannot be read, as the end of a sentence that begins with the file's name.
-pub(super) fn cannot_read(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::PermissionDenied => "cannot be read by this user (permission denied)".to_owned(),
-        _ => format!("cannot be read: {error}"),
     }
 }
 

@@ -4,6 +4,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::hsm::pkcs11::{Profile, TokenSelector};
 
 use super::*;
@@ -58,12 +60,12 @@ fn fake() -> Fake {
     }
 }
 
-fn read(text: &str) -> Result<Config, Invalid> {
+pub(in crate::control) fn read(text: &str) -> Result<Config, Invalid> {
     Config::parse(text, Path::new("/etc/xksd/xksd.toml"), &fake())
 }
 
 /// A valid document with everything left out that may be left out.
-const SMALL: &str = r#"
+pub(in crate::control) const SMALL: &str = r#"
 [server]
 listen = "0.0.0.0:443"
 regions = ["us-east-1"]
@@ -109,6 +111,7 @@ fn defaults() {
             shards: 0,
             request_budget: Duration::from_millis(200),
             regions: vec!["us-east-1".to_owned()],
+            shutdown_delay: Duration::from_secs(5),
             shutdown_time: Duration::from_secs(10),
             log: LogFormat::Auto,
         }
@@ -151,6 +154,7 @@ listen = "[::]:8443"
 shards = 4
 request_budget_ms = 150
 regions = ["us-gov-west-1", "eusc-de-east-1"]
+shutdown_delay_ms = 0
 shutdown_ms = 5000
 log = "json"
 [tls]
@@ -191,6 +195,7 @@ enabled = false
     let config = read(text).unwrap();
     assert_eq!((config.server.shards, config.server.log), (4, LogFormat::Json));
     assert_eq!((config.server.request_budget.as_millis(), config.server.shutdown_time.as_millis()), (150, 5000));
+    assert_eq!(config.server.shutdown_delay, Duration::ZERO);
     let client = config.tls.client.unwrap();
     assert_eq!(client.trust_anchors, Path::new("/etc/xksd/t"));
     assert!(!client.require_client_auth_eku);
@@ -272,18 +277,9 @@ fn single_brackets_are_explained() {
 
 #[test]
 fn the_same_credential_may_serve_two_key_stores() {
-    let second = r#"
-[[keystore]]
-path_prefix = "/b"
-key_manager = ["hsm-a"]
-[[keystore.credential]]
-access_key_id = "ABCDEFGHIJKLMNOPQR27"
-secret_access_key = { file = "secrets/key" }
-[[keystore.key]]
-id = "foo"
-"#;
-    assert_eq!(read(&format!("{SMALL}{second}")).unwrap().keystores.len(), 2);
-    let found = problems(&format!("{SMALL}{}", second.replace("/b", "/a")));
+    let second = &SMALL[SMALL.find("[[keystore]]").expect("there")..];
+    assert_eq!(read(&format!("{SMALL}{}", second.replace("/a", "/b"))).unwrap().keystores.len(), 2);
+    let found = problems(&format!("{SMALL}{second}"));
     assert_eq!((found.len(), found[0].key.as_str()), (1, "keystore[1].path_prefix"));
     assert!(found[0].message.contains("keystore[0] has it too"));
 }

@@ -1,8 +1,8 @@
 //! The local key manager's file.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{KEY_BYTES, NO_RANDOM};
+use crate::file;
 use crate::limits::KEY_FILE_BYTES_MAX;
 
 /// Owner's read and write.
@@ -37,33 +38,11 @@ type RawKey = Zeroizing<[u8; KEY_BYTES]>;
 /// Labels and keys, in the file's order. An error names the file and never shows what is in it besides labels.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("key file {}: {why}", path.display());
-    let mut file = File::open(path).map_err(|error| failed(&error))?;
-    // Of the open file, not the path: it cannot be exchanged in between.
-    let metadata = file.metadata().map_err(|error| failed(&error))?;
-    if !metadata.is_file() {
-        return Err(failed(&"not a regular file"));
+    let content = file::read(path, KEY_FILE_BYTES_MAX).map_err(|refused| format!("key file {} {refused}", path.display()))?;
+    if content.mode & !MODE != 0 {
+        return Err(failed(&format_args!("mode {:04o} lets others at the keys; it must be 0600 or stricter", content.mode)));
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & !MODE != 0 {
-        return Err(failed(&format_args!("mode {mode:04o} lets others at the keys; it must be 0600 or stricter")));
-    }
-    if metadata.len() > KEY_FILE_BYTES_MAX {
-        return Err(failed(&format_args!("larger than {KEY_FILE_BYTES_MAX} bytes")));
-    }
-    // As large as the file, and one byte to notice its end: growing would leave keys behind in freed memory.
-    let bytes = usize::try_from(metadata.len()).map_err(|error| failed(&error))?;
-    let mut text = Zeroizing::new(vec![0; bytes + 1]);
-    let mut filled = 0;
-    loop {
-        match file.read(&mut text[filled..]).map_err(|error| failed(&error))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    if filled > bytes {
-        return Err(failed(&"was written to while it was read"));
-    }
-    parse(&text[..filled]).map_err(|why| failed(&why))
+    parse(&content.bytes).map_err(|why| failed(&why))
 }
 
 fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {

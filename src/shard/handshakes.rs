@@ -1,0 +1,141 @@
+//! Failed handshakes in the log.
+//!
+//! Each reason has its own share of lines, so that a flood of one (a port scan, a load balancer that only opens connections) neither floods the
+//! log nor hides another: the refused certificate of AWS KMS.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::limits::{HANDSHAKE_LOG_INTERVAL, HANDSHAKE_LOG_LINES_MAX};
+use crate::telemetry::{Level, Log};
+use crate::tls::HandshakeFailure;
+
+/// One shard's.
+pub(super) struct HandshakeLog {
+    log: Log,
+    shares: RefCell<BTreeMap<&'static str, Share>>,
+}
+
+impl HandshakeLog {
+    pub(super) fn new(log: Log) -> Self {
+        Self { log, shares: RefCell::default() }
+    }
+
+    /// Logs a failure, or counts it among those left out.
+    pub(super) fn tell(&self, client: SocketAddr, failure: &HandshakeFailure, now: Instant) {
+        self.sweep(now);
+        if self.shares.borrow_mut().entry(failure.reason()).or_insert_with(|| Share::new(now)).take() {
+            self.log.event(level(failure.reason()), format!("TLS handshake with {client} failed: {failure}"));
+        }
+    }
+
+    /// Logs how many were left out, once their interval is over. To be called now and then.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.shares.borrow_mut().retain(|reason, share| {
+            if !share.is_over(now) {
+                return true;
+            }
+            if share.left_out > 0 {
+                self.log.event(level(reason), format!("{} more TLS handshakes failed: {reason}", share.left_out));
+            }
+            false
+        });
+    }
+}
+
+fn level(reason: &str) -> Level {
+    match reason {
+        // Health checks that only open a connection.
+        "closed" => Level::Info,
+        _ => Level::Warn,
+    }
+}
+
+/// What one reason may log within an interval.
+struct Share {
+    since: Instant,
+    told: u32,
+    left_out: u64,
+}
+
+impl Share {
+    fn new(now: Instant) -> Self {
+        Self { since: now, told: 0, left_out: 0 }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= HANDSHAKE_LOG_INTERVAL
+    }
+
+    /// Whether another line may be logged; if not, it is counted.
+    fn take(&mut self) -> bool {
+        let may = self.told < HANDSHAKE_LOG_LINES_MAX;
+        if may {
+            self.told += 1;
+        } else {
+            self.left_out += 1;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::telemetry::log::Format;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lines logged since the last call.
+    fn lines(log: &Log, sink: &Sink) -> Vec<String> {
+        log.flush(Duration::from_secs(10));
+        let text = std::mem::take(&mut *sink.0.lock().unwrap());
+        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_flood_of_one_reason_is_bounded_counted_and_hides_no_other() {
+        let sink = Sink::default();
+        let (log, _writer) = Log::start(Format::Text, sink.clone()).unwrap();
+        let handshakes = HandshakeLog::new(log.clone());
+        let client = "192.0.2.1:4444".parse().unwrap();
+        let (flood, start) = (HandshakeFailure::timed_out(), Instant::now());
+        let almost = start + HANDSHAKE_LOG_INTERVAL - Duration::from_millis(1);
+        for _ in 0..HANDSHAKE_LOG_LINES_MAX {
+            handshakes.tell(client, &flood, start);
+        }
+        assert_eq!(lines(&log, &sink).len() as u32, HANDSHAKE_LOG_LINES_MAX);
+        for _ in 0..3 {
+            handshakes.tell(client, &flood, almost);
+        }
+        handshakes.sweep(almost);
+        assert_eq!(lines(&log, &sink), Vec::<String>::new());
+        let closed = HandshakeFailure::of_io(&std::io::ErrorKind::UnexpectedEof.into(), None);
+        handshakes.tell(client, &closed, almost);
+        let other = lines(&log, &sink);
+        assert!(other.len() == 1 && other[0].contains("info TLS handshake with 192.0.2.1:4444 failed: closed"), "{other:?}");
+
+        handshakes.sweep(start + HANDSHAKE_LOG_INTERVAL);
+        let counted = lines(&log, &sink);
+        assert!(counted.len() == 1 && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"), "{counted:?}");
+        handshakes.tell(client, &flood, start + HANDSHAKE_LOG_INTERVAL);
+        assert_eq!(lines(&log, &sink).len(), 1);
+    }
+}
