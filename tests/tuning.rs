@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::Site;
-use xksd::limits::{CONNECTIONS_A_SHARD_MAX, MEMLOCK_BYTES_MIN};
+use xksd::limits::{CONNECTIONS_A_SHARD_MAX, LISTEN_BACKLOG, MEMLOCK_BYTES_MIN};
 
 /// What `tuning/check` told.
 struct Told {
@@ -53,7 +53,7 @@ const WELL_SET: &[(&str, &str)] = &[
     ("proc/sys/kernel/io_uring_disabled", "0"),
     ("proc/sys/kernel/io_uring_group", "-1"),
     ("proc/sys/fs/nr_open", "1048576"),
-    ("proc/sys/net/core/somaxconn", "4096"),
+    ("proc/sys/net/core/somaxconn", "16384"),
     ("proc/sys/net/ipv4/tcp_syncookies", "1"),
     ("proc/sys/net/ipv4/tcp_abort_on_overflow", "0"),
     ("proc/sys/net/ipv4/tcp_retries2", "8"),
@@ -214,7 +214,7 @@ fn every_bound_has_two_sides() {
         ("locked memory, KiB", "proc/100/limits".into(), memlock(MEMLOCK_BYTES_MIN), memlock(MEMLOCK_BYTES_MIN - 1024)),
         ("descriptors", "proc/100/limits".into(), descriptors(needed), descriptors(needed - 1)),
         ("fs.nr_open", sysctl("fs/nr_open"), "1048576".into(), "1048575".into()),
-        ("net.core.somaxconn", sysctl("net/core/somaxconn"), "1024".into(), "1023".into()),
+        ("net.core.somaxconn", sysctl("net/core/somaxconn"), LISTEN_BACKLOG.to_string(), (LISTEN_BACKLOG - 1).to_string()),
         ("net.ipv4.tcp_syncookies", sysctl("net/ipv4/tcp_syncookies"), "1".into(), "2".into()),
         ("net.ipv4.tcp_syncookies", sysctl("net/ipv4/tcp_syncookies"), "1".into(), "0".into()),
         ("tcp_abort_on_overflow", sysctl("net/ipv4/tcp_abort_on_overflow"), "0".into(), "1".into()),

@@ -77,6 +77,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     reload::warn_of_local_keys(&config, &log);
 
     let (listen, admin_listen) = (config.server.listen, config.admin);
+    // Before any key manager logs in: one that is started again and again on a taken port must not spend the tries of a wrong PIN.
+    refuse_taken(listen).map_err(Failure::Other)?;
     let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), connections_max, log.clone());
     let service = Arc::new(service.map_err(Failure::Configuration)?);
     let (stop_probes, probes_stopped) = bounded(0);
@@ -154,7 +156,6 @@ fn run(
     signals: &mut Signals,
     serving: impl FnOnce(&Arc<Service>),
 ) -> Result<Shards, String> {
-    refuse_taken(listen)?;
     // The admin listener first: it too refuses a port that is taken, before a connection is.
     if let Some(address) = admin_listen {
         let address = admin::start(service, address)?;

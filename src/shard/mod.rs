@@ -4,25 +4,24 @@
 mod connection;
 mod fair;
 mod handshakes;
+mod listener;
 pub mod nudge;
 mod timekeeper;
 mod watch;
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::task::AtomicWaker;
-use glommio::net::{TcpListener, TcpStream};
+use glommio::net::TcpStream;
 use glommio::timer::sleep;
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
@@ -126,7 +125,7 @@ impl ShardSeed {
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
         self.nudge.enlist().await;
-        let listener = match TcpListener::bind(self.listen).and_then(|listener| Ok((listener.local_addr()?, listener))) {
+        let listener = match listener::listen(self.listen) {
             Ok((address, listener)) => {
                 started(Ok(address));
                 listener
@@ -154,54 +153,14 @@ impl ShardSeed {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
 
-        while let Some(accepted) = accept(&listener, &self.stop).await {
+        let door = Door { shard: shard.clone(), watches: watches.clone(), connections_max: self.connections_max, log: self.log, requests };
+        while let Some(accepted) = listener::accept(&listener, &self.stop).await {
             // Nothing is waited for while connections stand in the backlog: without this those that are open would wait for all of them.
             glommio::yield_if_needed().await;
             match accepted {
-                Ok(stream) => {
-                    // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it
-                    // would keep everybody behind it waiting.
-                    let Ok(client) = stream.peer_addr() else { continue };
-                    let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
-                    if watches.len() >= most {
-                        // Those that were displaced have not had their turn to end.
-                        glommio::executor().yield_task_queue_now().await;
-                    }
-                    if watches.len() >= self.connections_max {
-                        if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                            let told = "a shard has as many connections as it may: strangers' are closed for newer ones, and where there are none, the \
-                                        newer (further ones are counted in xksd_connections_refused_total)";
-                            self.log.event(Level::Error, told);
-                        }
-                        // Who holds connections without ever signing a request keeps nobody out. If all are known, the newcomer is closed at
-                        // once: its client may try another instance, where in the backlog it would wait out KMS's 250 ms.
-                        if watches.len() >= most || !watches.displace() {
-                            continue;
-                        }
-                    }
-                    shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
-                    let watch = watches.add();
-                    let serving = connection::serve(shard.clone(), stream, client, watch);
-                    let log = self.log.clone();
-                    // A panic would end the shard, and with it every other connection.
-                    let guarded = AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
-                        if ended.is_err() {
-                            log.event(Level::Error, "a connection ended in a panic: this is a defect of xksd, please report it");
-                        }
-                    });
-                    match glommio::spawn_local_into(guarded, requests) {
-                        Ok(task) => drop(task.detach()),
-                        Err(error) => self.log.event(Level::Error, format!("a connection could not be served: {error}")),
-                    }
-                }
+                Ok(stream) => door.admit(stream).await,
                 Err(error) => {
-                    let failures = shard.metrics.accept_errors.fetch_add(1, Ordering::Relaxed);
-                    if failures == 0 {
-                        self.log.event(
-                            Level::Error,
-                            format!("accept fails: {error} (further failures are counted in xksd_accept_errors_total)"),
-                        );
-                    }
+                    door.failed(&error);
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
@@ -218,17 +177,60 @@ impl ShardSeed {
     }
 }
 
-/// The next connection; `None` when the shard is to stop.
-async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<TcpStream, String>> {
-    poll_fn(|cx| {
-        stop.waker.register(cx.waker());
-        if stop.is_requested() {
-            return Poll::Ready(None);
+/// Who comes in.
+struct Door {
+    shard: Rc<Shard>,
+    watches: Rc<Watches>,
+    connections_max: usize,
+    log: Log,
+    requests: TaskQueueHandle,
+}
+
+impl Door {
+    /// Serves a connection, in another's place where the shard is full, or closes it.
+    async fn admit(&self, stream: TcpStream) {
+        let (shard, watches) = (&self.shard, &self.watches);
+        // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it would keep
+        // everybody behind it waiting.
+        let Ok(client) = stream.peer_addr() else { return };
+        let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
+        if watches.len() >= most {
+            // Those that were displaced have not had their turn to end.
+            glommio::executor().yield_task_queue_now().await;
         }
-        // The listener keeps its place between polls, so that leaving here loses no connection.
-        listener.poll_accept(cx).map(|accepted| Some(accepted.map_err(|e| e.to_string())))
-    })
-    .await
+        if watches.len() >= self.connections_max {
+            if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
+                let told = "a shard has as many connections as it may: strangers' are closed for newer ones, and where there are none, the \
+                            newer (further ones are counted in xksd_connections_refused_total)";
+                self.log.event(Level::Error, told);
+            }
+            // Who holds connections without ever signing a request keeps nobody out. If all are known, the newcomer is closed at once: its
+            // client may try another instance, where in the backlog it would wait out KMS's 250 ms.
+            if watches.len() >= most || !watches.displace() {
+                return;
+            }
+        }
+        shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        let serving = connection::serve(shard.clone(), stream, client, watches.add());
+        let log = self.log.clone();
+        // A panic would end the shard, and with it every other connection.
+        let guarded = AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
+            if ended.is_err() {
+                log.event(Level::Error, "a connection ended in a panic: this is a defect of xksd, please report it");
+            }
+        });
+        match glommio::spawn_local_into(guarded, self.requests) {
+            Ok(task) => drop(task.detach()),
+            Err(error) => self.log.event(Level::Error, format!("a connection could not be served: {error}")),
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        if self.shard.metrics.accept_errors.fetch_add(1, Ordering::Relaxed) == 0 {
+            let told = format!("accept fails: {error} (further failures are counted in xksd_accept_errors_total)");
+            self.log.event(Level::Error, told);
+        }
+    }
 }
 
 /// A running shard.

@@ -4,8 +4,8 @@
 # shellcheck disable=SC2154
 # shellcheck disable=SC2015 # "A && B || C" is meant so here: C where one of both does not hold
 
-# Bounds. Those of xksd itself stand in src/limits.rs, the backlog is the executor's.
-readonly LISTEN_BACKLOG=1024          # connections each shard's listener asks the kernel to hold
+# Bounds. Those of xksd itself stand in src/limits.rs.
+readonly LISTEN_BACKLOG=16384         # connections each shard's listener asks the kernel to hold
 readonly CONNECTIONS_A_SHARD=20000    # CONNECTIONS_A_SHARD_MAX
 readonly OTHER_DESCRIPTORS=1024       # log, io_uring, admin listener, the HSM's library
 readonly MEMLOCK_MIN_KIB=512          # MEMLOCK_BYTES_MIN
