@@ -65,6 +65,13 @@ enum Entry {
 }
 
 impl State {
+    fn failed(&mut self, openings: u32, now: Instant) {
+        self.failures = self.failures.saturating_add(openings);
+        if self.failures >= REINITIALIZE_FAILURES {
+            self.failing_since.get_or_insert(now);
+        }
+    }
+
     fn entry(&self, now: Instant) -> Entry {
         match self.phase {
             Phase::Down => Entry::Change { finalize: false },
@@ -141,8 +148,8 @@ impl Module {
                     if finalize {
                         state.reinitialized_at = Some(now);
                     }
-                    state.failures = 0;
-                    state.failing_since = None;
+                    // Until a session opens, it is done again as soon as it may be.
+                    state.failing_since = state.failing_since.map(|_| now);
                     drop(state);
                     let result = self.change(finalize);
                     state = self.state();
@@ -192,11 +199,12 @@ impl Module {
 
     /// A session could not be opened, and perhaps never can until the library is initialised anew.
     pub(super) fn opening_failed(&self) {
-        let mut state = self.state();
-        state.failures = state.failures.saturating_add(1);
-        if state.failures == REINITIALIZE_FAILURES {
-            state.failing_since = Some(Instant::now());
-        }
+        self.state().failed(1, Instant::now());
+    }
+
+    /// The token has no keys any more where it had some: only a library that is initialised anew can tell whether that is so.
+    pub(super) fn doubt(&self) {
+        self.state().failed(REINITIALIZE_FAILURES, Instant::now());
     }
 
     /// A session was opened: the library has its HSM.
