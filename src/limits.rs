@@ -165,6 +165,8 @@ pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
 pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
 /// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
+/// No key manager has served for so long, and one of them cannot be had back in this process: it ends, for its supervisor to start it anew.
+pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;
 

@@ -32,7 +32,7 @@ pub use list::KeyListing;
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Engine, Fault, ManagerInfo, Runs, Session};
+use super::{Engine, Fault, LibraryState, ManagerInfo, Runs, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use iv::{IvWatch, MadeIvWatch};
@@ -339,9 +339,14 @@ impl Engine for Pkcs11Engine {
                 token: token.label().to_owned(),
                 serial: token.serial_number().to_owned(),
                 versions: format!("library {}, hardware {hardware}, firmware {firmware}", library.library_version()),
+                library: visit.module.library(Instant::now()),
             })
         })
         .map_err(NotOpen::fault)
+    }
+
+    fn library(&self) -> LibraryState {
+        self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
     }
 
     fn runs(&self) -> Runs {

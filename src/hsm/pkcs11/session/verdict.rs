@@ -84,7 +84,7 @@ impl HsmSession {
                     self.shared.reputation.caught(Instant::now());
                     return Ok(text);
                 }
-                Err(again) if again.code == error.code => {}
+                Err(again) if again.code == error.code && again.reaction(profile) == reaction => {}
                 Err(again) if again.reaction(profile) == Reaction::BadCiphertext => break,
                 Err(again) => return Err(self.trouble(again)),
             }
@@ -127,26 +127,26 @@ impl HsmSession {
 
     /// What was encrypted must decrypt to what it was; every other outcome is the key manager's fault.
     pub(super) fn verify(&mut self, sealed: Sealed<'_>, plaintext: &[u8], deadline: Option<Instant>) -> Result<(), Trouble> {
-        in_time(deadline)?;
-        let opened = match self.open_sealed(sealed.key, sealed.iv, sealed.aad, sealed.bytes) {
-            // Busy, which passes, or the bytes are not what they should be, which would be told as busy for as long as the HSM spoils them.
-            Err(error) if error.reaction(self.shared.profile) == Reaction::BusyOrBadCiphertext => {
-                match self.refused_ciphertext(error, sealed, deadline) {
-                    Ok(text) => Ok(text),
-                    Err(Trouble::Fault(Fault::BadCiphertext)) => return Err(self.does_not_decrypt(error)),
-                    Err(other) => return Err(other),
+        let mut refusals = 0;
+        loop {
+            in_time(deadline)?;
+            match self.open_sealed(sealed.key, sealed.iv, sealed.aad, sealed.bytes) {
+                Ok(text) if same_bytes(&text, plaintext) => return Ok(()),
+                // Too much work passes, and hits the calls in between as well. What the HSM spoils is refused each time, by this call alone;
+                // told as busy, nobody would look for it.
+                Err(error) if error.reaction(self.shared.profile) == Reaction::BusyOrBadCiphertext => {
+                    refusals += 1;
+                    if refusals == REFUSALS_OF_A_DOUBTFUL_HSM {
+                        return Err(self.does_not_decrypt(error));
+                    }
                 }
+                opened => return Err(self.not_verified(opened.err())),
             }
-            opened => opened,
-        };
-        match opened {
-            Ok(text) if same_bytes(&text, plaintext) => Ok(()),
-            opened => Err(self.not_verified(opened.err())),
         }
     }
 
     /// What was encrypted a moment ago decrypts to something else, or not at all.
-    pub(super) fn not_verified(&mut self, error: Option<CallError>) -> Trouble {
+    fn not_verified(&mut self, error: Option<CallError>) -> Trouble {
         match error {
             None => self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into(),
             Some(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
