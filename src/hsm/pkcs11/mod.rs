@@ -241,7 +241,13 @@ impl Pkcs11Engine {
             }
             Err(_) => {}
         }
-        opened.map_err(NotOpen::fault)
+        opened.map_err(|error| match error.fault() {
+            // What began it: the library says by now that there is no token, or something less telling.
+            Fault::Device { detail } if self.shared.sight.is_lost() && detail != NO_KEYS_ANY_MORE => {
+                Fault::Device { detail: format!("{detail}; before, the token showed no secret key at all, where it had some") }
+            }
+            fault => fault,
+        })
     }
 
     /// Where keys are out of sight, a session is of use only if it shows them, or that they were deleted.
