@@ -116,12 +116,15 @@ impl HsmSession {
             key = self.test_key(deadline)?;
             made = self.encrypt(key, text, like.aad, None, deadline);
         }
-        match made? {
-            Answer::Encrypted { iv, mut ciphertext, tag, .. } => {
+        match made {
+            Ok(Answer::Encrypted { iv, mut ciphertext, tag, .. }) => {
                 ciphertext.extend_from_slice(&tag);
                 Ok(KnownGood { key, iv, bytes: ciphertext })
             }
-            _ => Err(self.broken("C_Encrypt: no ciphertext".to_owned()).into()),
+            Ok(_) => Err(self.broken("C_Encrypt: no ciphertext".to_owned()).into()),
+            // The test key goes with the session alone: without it the session is not what it was.
+            Err(Trouble::Handle(error)) if key != like.key => Err(self.broken(error.to_string()).into()),
+            Err(trouble) => Err(trouble),
         }
     }
 
