@@ -148,10 +148,17 @@ pub const IV_BLOCK: usize = 256;
 pub const IV_BLOCKS_REMEMBERED: usize = 4096;
 /// IVs made by the HSM itself that are remembered for all sessions of one key manager, so that one that comes again is noticed.
 pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
-/// How often a decryption must fail again, between others under the session test key that succeed, before a code that can also mean a failing or
-/// busy HSM is told as bad ciphertext. With a fault that hits every fifth C_Decrypt, good ciphertext is then called bad once in 50,000 times;
-/// bad ciphertext, which is rare, costs 32 calls.
-pub const AMBIGUOUS_CONFIRMATIONS: u32 = 5;
+/// How often a decryption must be refused, and one of what is known to be good succeed before the last refusal, until a code that can also mean a
+/// failing HSM is told as bad ciphertext. If a fault hits the share p of C_Decrypt, good ciphertext is called bad with probability
+/// p³(1 − p): at 1% once in a million times. Bad ciphertext costs ten calls.
+pub const REFUSALS_OF_A_TRUSTED_HSM: u32 = 3;
+/// The same of an HSM that was caught at it less than [`HSM_DISTRUST`] ago, or whose code means too much work: with what is known to be good
+/// before each repetition, p⁶(1 − p)⁵. At 20% once in 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
+pub const REFUSALS_OF_A_DOUBTFUL_HSM: u32 = 6;
+/// For so long an HSM is doubted that answered something good with a code that can also mean bad ciphertext.
+pub const HSM_DISTRUST: Duration = Duration::from_secs(60);
+/// A token that had keys, and shows none to a freshly initialised library, is believed for so long that they were deleted.
+pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);
 /// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and usages are noticed.
 pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
 /// The same before a key's attributes are the reason for a refusal.
@@ -184,6 +191,8 @@ pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
 pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
 /// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
+/// No key manager has served for so long, and one of them cannot be had back in this process: it ends, for its supervisor to start it anew.
+pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use cryptoki::object::Attribute;
 use cryptoki_sys::*;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
@@ -21,6 +22,8 @@ enum Trick {
     None,
     /// The call named returns the code without being made.
     Code(&'static str, CK_RV),
+    /// C_Decrypt returns the code without being made where its number since the trick began is set among these bits.
+    Decrypts(u64, CK_RV),
     /// The call named is made, and returns the code all the same.
     After(&'static str, CK_RV),
     /// C_Encrypt: ciphertext with a changed bit.
@@ -48,6 +51,8 @@ enum Trick {
 static OWN: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
 static TRICK: Mutex<Trick> = Mutex::new(Trick::None);
 static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// Of C_Decrypt, since the trick began.
+static DECRYPTS: AtomicUsize = AtomicUsize::new(0);
 static LOGINS: AtomicUsize = AtomicUsize::new(0);
 /// Sessions opened since the test last looked: all, and read/write ones.
 static OPENED: AtomicUsize = AtomicUsize::new(0);
@@ -64,6 +69,7 @@ fn trick() -> Trick {
 
 fn play(new: Trick) {
     *TRICK.lock().expect("not poisoned") = new;
+    DECRYPTS.store(0, SeqCst);
 }
 
 /// The code that `call` is to return instead of being made.
@@ -124,6 +130,17 @@ unsafe extern "C" fn c_decrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_ME
 
 unsafe extern "C" fn c_decrypt(session: CK_SESSION_HANDLE, data: *mut u8, length: CK_ULONG, out: *mut u8, room: *mut CK_ULONG) -> CK_RV {
     if let Some(code) = refused("Decrypt") {
+        return code;
+    }
+    let number = DECRYPTS.fetch_add(1, SeqCst);
+    if let Trick::Decrypts(failing, code) = trick()
+        && failing >> number & 1 == 1
+    {
+        // As a module does: the operation is over.
+        let mut nothing = [0; 4096];
+        let mut room = nothing.len() as CK_ULONG;
+        // SAFETY: see above; what it decrypts to is thrown away.
+        unsafe { own().C_Decrypt.expect("there")(session, data, length, nothing.as_mut_ptr(), &mut room) };
         return code;
     }
     // SAFETY: see above. xksd's own buffer is changed as a failing memory would.
@@ -316,8 +333,8 @@ own_process! {
 }
 
 own_process! {
-    fn an_ambiguous_code_is_settled_on_the_test_key(_directory) {
-        let (engine, mut session, _beside) = ready(Profile::Generic);
+    fn an_ambiguous_code_is_settled_by_what_is_known_to_be_good(_directory) {
+        let (engine, mut session, beside) = ready(Profile::Generic);
         let sealed = encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");
         let mut wrong = sealed.clone();
         wrong.tag[0] ^= 1;
@@ -325,25 +342,85 @@ own_process! {
         // A module that answers every decryption so is broken, whatever the tag.
         for code in [CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID] {
             let mut session = engine.open().expect("opens");
-            play(Trick::Code("Decrypt", code));
+            play(Trick::Decrypts(u64::MAX, code));
             let fault = decrypt(&mut *session, "foo", &sealed, b"").expect_err("fails");
             play(Trick::None);
-            assert!(detail(&fault).contains("the session test key fails too"), "{fault:?}");
+            assert!(detail(&fault).contains("what was encrypted a moment ago fails too"), "{fault:?}");
             assert!(!session.is_usable());
         }
-        // No test key, no verdict.
+        // A key that may encrypt is its own witness; for one that may not, it is the session test key, and without that there is no verdict.
+        beside.make_key("decrypt-only", 32, &[Attribute::Encrypt(false)]);
         let mut session = engine.open().expect("opens");
         play(Trick::Code("GenerateKey", CKR_MECHANISM_INVALID));
-        let fault = decrypt(&mut *session, "foo", &wrong, b"").expect_err("fails");
+        assert_eq!(decrypt(&mut *session, "foo", &wrong, b""), Err(Fault::BadCiphertext));
+        let fault = decrypt(&mut *session, "decrypt-only", &wrong, b"").expect_err("fails");
         assert!(detail(&fault).contains("C_GenerateKey: CKR_MECHANISM_INVALID"), "{fault:?}");
         assert!(engine.open().expect("opens").probe().is_err());
         play(Trick::None);
+        assert_eq!(decrypt(&mut *engine.open().expect("opens"), "decrypt-only", &wrong, b""), Err(Fault::BadCiphertext));
         // And what is no matter of opinion is not put to the test.
         for code in [CKR_ENCRYPTED_DATA_INVALID, CKR_AEAD_DECRYPT_FAILED] {
             play(Trick::After("Decrypt", code));
             let mut session = engine.open().expect("opens");
             assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), Err(Fault::BadCiphertext));
             assert!(session.is_usable());
+        }
+    }
+}
+
+own_process! {
+    fn a_verdict_costs_ten_calls_and_more_where_the_hsm_was_caught(_directory) {
+        let (_, session, _beside) = ready(Profile::Generic);
+        drop(session);
+        let code = CKR_GENERAL_ERROR;
+        // A new engine trusts the HSM; its session has the key, and IVs.
+        let fresh = || {
+            let engine = Pkcs11Engine::new(Settings { profile: Profile::Generic, ..settings() }).expect("made");
+            let mut session = engine.open().expect("opens");
+            let sealed = encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
+            (engine, session, sealed)
+        };
+        let asked = |session: &mut dyn Session, sealed: &Sealed, failing| {
+            play(Trick::Decrypts(failing, code));
+            let before = CALLS.load(SeqCst);
+            let outcome = decrypt(session, "foo", sealed, b"aad");
+            play(Trick::None);
+            (outcome, CALLS.load(SeqCst) - before)
+        };
+        // Refused twice, then what is known to be good, then refused once more.
+        let (_engine, mut session, sealed) = fresh();
+        let mut wrong = sealed.clone();
+        wrong.tag[0] ^= 1;
+        for _ in 0..3 {
+            assert_eq!(asked(&mut *session, &wrong, 0), (Err(Fault::BadCiphertext), 10));
+        }
+        // Faults that pass, and the calls until then.
+        for (failing, calls) in [(0b1, 4), (0b11, 10)] {
+            let (_engine, mut session, sealed) = fresh();
+            assert_eq!(asked(&mut *session, &sealed, failing), (Ok(b"text".to_vec()), calls));
+            assert!(session.is_usable());
+            // From now on it is doubted: each repetition is preceded by what is known to be good.
+            assert_eq!(asked(&mut *session, &wrong, 0), (Err(Fault::BadCiphertext), 24));
+        }
+        // What is known to be good fails, whatever the ciphertext.
+        for ciphertext in [&sealed, &wrong] {
+            let (_engine, mut session, _) = fresh();
+            let (outcome, calls) = asked(&mut *session, ciphertext, 0b111);
+            assert!(matches!(outcome, Err(Fault::Device { .. })) && calls == 8 && !session.is_usable(), "{outcome:?}, {calls} calls");
+        }
+        // Whatever fails of a doubted one, five of six do not make the ciphertext bad, nor does one in between that should not fail.
+        let (engine, mut session, sealed) = fresh();
+        assert_eq!(asked(&mut *session, &sealed, 0b1).0, Ok(b"text".to_vec()));
+        for failing in 0..1u64 << 11 {
+            // The first is the client's, every second one after it is known to be good.
+            let refused = (failing & 0b101_0101_0101).count_ones();
+            let outcome = asked(&mut *session, &sealed, failing).0;
+            match outcome {
+                Ok(text) => assert_eq!(text, b"text"),
+                Err(Fault::Device { .. }) => session = engine.open().expect("opens"),
+                Err(Fault::BadCiphertext) => assert_eq!((refused, failing & 0b010_1010_1010), (6, 0), "{failing:b}"),
+                Err(other) => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -118,6 +118,7 @@ own_process! {
     fn lost_sessions_and_exchanged_keys(directory) {
         let (engine, beside) = database(directory);
         beside.make_key("foo", 32, &[]);
+        beside.make_key("bar", 32, &[]);
         let mut session = engine.open().expect("opens");
         let old = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
         beside.delete_key("foo");

@@ -11,7 +11,7 @@ use hsm_common::simulator::simulator;
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault};
-use xksd::limits::{INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF};
+use xksd::limits::{HUNG_OPEN_TIME, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF};
 
 /// Far less than what hangs here, and more than a loaded machine makes of "at once".
 const AT_ONCE: Duration = Duration::from_secs(8);
@@ -125,6 +125,44 @@ own_process! {
         assert_eq!(stats["finalized_while_busy"], 0, "{stats:#}");
         // At most one each five seconds, however many try.
         assert!(stats["calls"]["C_Finalize"].as_u64() <= Some(13), "{stats:#}");
+    }
+}
+
+own_process! {
+    fn a_call_that_hangs_forbids_it_and_is_told(directory) {
+        let hsm = simulator(directory, "");
+        let _beside = hsm.token();
+        let engine = hsm.engine(Profile::Generic);
+        let mut session = engine.open().expect("opens");
+        encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
+        hsm.control("hang = \"C_Encrypt\"");
+        let (hung, hangs) = (AtomicBool::new(false), Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // A session is its thread's own.
+                let mut session = engine.open().expect("opens");
+                hangs.wait();
+                assert!(encrypt(&mut *session, "foo", b"text", b"").is_err());
+                hung.store(true, SeqCst);
+            });
+            hangs.wait();
+            hsm.stats_when(|stats| stats["hung"].as_u64() >= Some(1));
+            drop(session);
+            assert_eq!(engine.library().stuck, None);
+            hsm.control("hang = \"C_Encrypt\"\ntoken_removed = true");
+            let start = Instant::now();
+            while start.elapsed() < HUNG_OPEN_TIME + Duration::from_secs(1) {
+                assert!(matches!(engine.open().err(), Some(Fault::Device { .. })));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let stuck = engine.library().stuck.expect("told");
+            assert!(stuck.why.contains("its library must be initialised anew, which 1 sessions"), "{stuck:?}");
+            assert_eq!((hsm.calls("C_Finalize"), hung.load(SeqCst)), (0, false));
+            hsm.control("");
+        });
+        encrypt(&mut *open_at_last(&engine), "foo", b"text", b"").expect("encrypts");
+        assert_eq!(engine.library().stuck, None);
+        assert_eq!(hsm.stats()["finalized_while_busy"], 0);
     }
 }
 

@@ -9,7 +9,7 @@ use cryptoki::object::{Attribute, KeyType};
 use cryptoki::types::Date;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector, list_keys};
+use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault, Job, Runs, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
@@ -138,7 +138,7 @@ own_process! {
             let expected = (!enabled).then_some(Fault::KeyDisabled);
             assert_eq!(encrypt(&mut *session, label, b"text", b"").err(), expected, "{label}");
         }
-        let listed = list_keys(&settings()).expect("lists");
+        let listed = engine.list_keys().expect("lists");
         let shown: Vec<_> = listed.iter().map(|key| (key.label.as_str(), key.enabled, key.end_date.is_some())).collect();
         assert_eq!(shown, [("current", true, true), ("expired", false, true), ("future", false, false)]);
         assert_eq!((listed[0].id.as_str(), listed[0].spec.as_str()), ("63757272656e74", "AES_256"));
@@ -263,6 +263,7 @@ own_process! {
     fn a_key_made_anew_under_its_label_is_found(_directory) {
         let beside = token(&load(), "xks");
         beside.make_key("foo", 32, &[]);
+        beside.make_key("bar", 32, &[]);
         let engine = engine();
         let mut session = engine.open().expect("opens");
         let old = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");

@@ -142,6 +142,44 @@ own_process! {
 }
 
 own_process! {
+    fn ciphertext_that_the_hsm_spoils_is_its_fault_and_not_its_being_busy(directory) {
+        // One code for too much work and for a tag that does not match.
+        let hsm = simulator(directory, "seed = 5\n[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"");
+        let _beside = hsm.token();
+        let engine = hsm.engine(Profile::CloudHsm);
+        let mut session = engine.open().expect("opens");
+        encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
+        for (share, least) in [("1", 20), ("0.5", 3)] {
+            hsm.control(&format!("corrupt_ciphertext = {share}"));
+            let mut spoiled = 0;
+            for _ in 0..20 {
+                match encrypt_checked(&mut *session, "foo", b"text", b"aad", b"") {
+                    Ok(_) => {}
+                    Err(Fault::Device { detail }) => {
+                        assert!(detail.contains("integrity check") && !session.is_usable(), "{detail}");
+                        session = engine.open().expect("opens");
+                        spoiled += 1;
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            assert!(spoiled >= least, "{spoiled} spoiled of {share}");
+        }
+        // And a throttled decryption in the check is no corruption.
+        hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_FUNCTION_FAILED\", probability = 0.2 }");
+        let (mut busy, mut good) = (0, 0);
+        for _ in 0..100 {
+            match encrypt_checked(&mut *session, "foo", b"text", b"aad", b"") {
+                Ok(_) => good += 1,
+                Err(Fault::Busy) => busy += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(good == 100 && busy == 0, "{good} good, {busy} busy");
+    }
+}
+
+own_process! {
     fn a_passing_fault_is_no_bad_ciphertext(directory) {
         let hsm = simulator(directory, "seed = 3\n[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"");
         let _beside = hsm.token();

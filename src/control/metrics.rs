@@ -99,6 +99,12 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         };
         text.sample(HEALTH, &[("key_manager", &manager.name)], value);
     }
+    const RESTART: &str = "xksd_key_manager_restart_needed";
+    text.metric(RESTART, "gauge", "1 where calls that hang forbid to initialise the library anew: only a restart of xksd helps.");
+    for manager in &service.managers {
+        let stuck = manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
+        text.sample(RESTART, &[("key_manager", &manager.name)], u64::from(stuck));
+    }
     let pools: Vec<_> = service
         .managers
         .iter()

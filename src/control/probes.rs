@@ -4,6 +4,8 @@
 //! A probe is a job like the others, beside the shards' queues: it needs no session of its own, which an HSM that is full would refuse, and
 //! one that hangs is left behind as any job is.
 
+mod library;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,6 +20,9 @@ use crate::keystore::{Backend, Manager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
+
+pub use library::LastResort;
+use library::Library;
 
 /// For looking up keys, before sessions and health are looked at again: there may be thousands.
 const KEYS_AT_ONCE_TIME: Duration = Duration::from_millis(500);
@@ -44,6 +49,7 @@ struct Prober<'a> {
     /// As it was told last.
     told: Option<Told>,
     sessions: Sessions,
+    library: Library,
     /// Those that were looked up or are to be.
     keys: Vec<(Arc<str>, String)>,
     keys_left: VecDeque<(Arc<str>, String)>,
@@ -57,8 +63,8 @@ impl Prober<'_> {
                 (Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()), Info::new(probed.engine.clone()))
             }),
         };
-        let (sessions, keys, keys_left) = (Sessions::default(), Vec::new(), VecDeque::new());
-        Prober { service, manager, lanes, told: None, sessions, keys, keys_left }
+        let (sessions, library, keys, keys_left) = Default::default();
+        Prober { service, manager, lanes, told: None, sessions, library, keys, keys_left }
     }
 
     fn run(&mut self, stop: &Receiver<()>) {
@@ -89,7 +95,7 @@ impl Prober<'_> {
 
     /// Whether the key manager serves.
     fn probe(&mut self) -> bool {
-        let (result, info) = match (&self.manager.backend, &mut self.lanes) {
+        let (result, mut info) = match (&self.manager.backend, &mut self.lanes) {
             (Backend::Local(local), _) => {
                 let start = Instant::now();
                 (local.probe().map(|()| start.elapsed()), local.info())
@@ -109,8 +115,19 @@ impl Prober<'_> {
         });
         self.tell_change(&result, &info);
         let serves = result.is_ok();
+        self.look_at_library(serves, &mut info);
         self.manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result, info })));
         serves
+    }
+
+    fn look_at_library(&mut self, serves: bool, info: &mut ManagerInfo) {
+        if let (Backend::Pool(pool), Some((_, Info { engine, .. }))) = (&self.manager.backend, &self.lanes) {
+            let now = Instant::now();
+            info.library = self.library.look(engine.library(), serves, &pool.stats(), now);
+            for (level, news) in self.library.news(&info.library, now) {
+                self.service.log.event(level, format!("key manager {:?}: {news}", self.manager.name));
+            }
+        }
     }
 
     /// A line when a key manager comes or goes, or for another reason than was told; not one every probe.

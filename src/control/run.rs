@@ -208,6 +208,7 @@ fn run(
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     let mut close_at: Option<Instant> = None;
+    let mut last_resort = probes::LastResort::default();
     loop {
         std::thread::sleep(TICK);
         for signal in signals.pending() {
@@ -223,6 +224,9 @@ fn run(
             return Ok(shards);
         }
         tick_pools(service);
+        if let Some(why) = last_resort.look(service) {
+            return Err(why);
+        }
         for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
             (*beats, *ticks) = if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
             if shard.is_finished() || *ticks > STILL_TICKS_MAX {

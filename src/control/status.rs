@@ -85,6 +85,8 @@ fn key_manager(manager: &Manager, now: Instant) -> Value {
         value["serial"] = json!(probe.info.serial);
         value["versions"] = json!(probe.info.versions);
         value["probe_age_ms"] = json!(now.saturating_duration_since(probe.at).as_millis() as u64);
+        value["library_initializations"] = json!(probe.info.library.initializations);
+        value["restart_needed"] = json!(probe.info.library.stuck.as_ref().map(|stuck| &stuck.why));
         match &probe.result {
             Ok(time) => value["probe_us"] = json!(time.as_micros() as u64),
             Err(why) => value["probe_error"] = json!(why),

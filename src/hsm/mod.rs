@@ -165,6 +165,26 @@ pub struct ManagerInfo {
     pub serial: String,
     /// Library version, hardware and firmware version as the module says: `library 2.6, firmware 2.6`.
     pub versions: String,
+    /// Of the library in this process.
+    pub library: LibraryState,
+}
+
+/// How a key manager's library fares in this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LibraryState {
+    /// How often it was initialised, or tried to be.
+    pub initializations: u64,
+    /// Why it cannot be had back without a restart of the process, and since when that is so.
+    pub stuck: Option<Stuck>,
+}
+
+/// A library whose threads do not come back, which forbids to initialise it anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// For the operator.
+    pub why: String,
+    /// Of this condition.
+    pub since: Instant,
 }
 
 /// Where a key manager computes.
@@ -186,6 +206,10 @@ pub trait Engine: Send + Sync + 'static {
     fn close(&self) {}
     /// Vendor, model, token, versions. Blocks.
     fn info(&self) -> Result<ManagerInfo, Fault>;
+    /// How its library fares. Does not block.
+    fn library(&self) -> LibraryState {
+        LibraryState::default()
+    }
     /// Where the cryptography is computed, and so how many busy sessions do any good.
     fn runs(&self) -> Runs;
 }

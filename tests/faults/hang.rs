@@ -74,10 +74,17 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     let refused = load.told_in(Duration::from_millis(300));
     assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "InternalException"), "{refused:?}");
     server.wait_for_message(&["\"hsm\"", "hang"]);
+    // Nothing but a restart would help if they did not return.
+    server.wait_for_message(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
+    let restart_needed = || server.key_manager("hsm")["restart_needed"].is_string();
+    eventually("told in the status", PATIENCE, restart_needed);
+    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
 
     hsm.heal();
     load.serves(20, PATIENCE);
     server.wait_for_sessions("hsm", 2);
+    eventually("no more in the status", PATIENCE, || !restart_needed());
+    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
     server.wait_until_ready();
     eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
     assert!((4..=5).contains(&abandoned()));

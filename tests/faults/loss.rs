@@ -72,6 +72,41 @@ fn sessions_lost_in_silence_make_no_outage() {
     assert_eq!(failed, 0, "one try finds it out, the next one has a session");
 }
 
+/// Keys that vanish all at once are a fault of the HSM, never missing keys; when they are back, so is everything, without a restart.
+#[test]
+fn keys_out_of_sight_are_never_told_as_missing() {
+    let place = Place::new();
+    let hsm = place.hsm("hsm", "");
+    let (tokens, away) = (place.path().join("tokens"), place.path().join("away"));
+    let server = place.serve(&[key_manager(&hsm, SESSIONS as usize), key_store("/s", &["hsm"])]);
+    server.wait_for_sessions("hsm", SESSIONS);
+    server.wait_until_ready();
+    let load = server.load("/s", 3);
+    load.serves(20, PATIENCE);
+    let mut client = server.client("/s");
+    for round in 0..2 {
+        // Under load, and noticed by a probe alone.
+        let beside = (round == 0).then(|| load.told());
+        std::fs::rename(&tokens, &away).unwrap();
+        eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
+        client.metadata().must_be_a_fault();
+        if beside.is_some() {
+            server.wait_for_message(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
+        }
+        std::fs::rename(&away, &tokens).unwrap();
+        println!("in sight again: serves after {:?}", load.serves(20, PATIENCE));
+        server.wait_until_ready();
+        server.wait_for_sessions("hsm", SESSIONS);
+        let told = load.told();
+        assert!(!told.errors.contains_key("KeyNotFoundException"), "{told:?}");
+        client.round_trip(b"as before").unwrap();
+    }
+    server.wait_for_message(&["key manager \"hsm\": its library was initialised anew"]);
+    load.end();
+    assert!(server.requests().iter().all(|line| line["error"] != "KeyNotFoundException"));
+    server.kept_the_budget();
+}
+
 /// Health follows the HSM: for KMS, for load balancers and in the log.
 #[test]
 fn health_follows_the_token() {

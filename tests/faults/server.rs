@@ -99,7 +99,7 @@ impl Place {
         Server::start(self)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.directory.path()
     }
 }

@@ -62,7 +62,7 @@ pub struct CallError {
 pub enum Reaction {
     /// The tag does not match.
     BadCiphertext,
-    /// The module says this for a tag that does not match and for failures of its own: the session test key decides.
+    /// The module says this for a tag that does not match and for failures of its own: what is known to be good decides.
     Ambiguous,
     /// The module says this for a tag that does not match and when it has too much to do, which passes: only a decryption that keeps failing
     /// between others that succeed has a bad tag.

@@ -1,6 +1,7 @@
 //! Keys found on the token, shared by the sessions of an engine.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -26,8 +27,10 @@ pub(super) struct Key {
 pub(super) enum NoKey {
     /// A call failed.
     Call(CallError),
-    /// For the operator: none or several.
-    Choice(String),
+    /// For the operator: there is none of that label.
+    None(String),
+    /// For the operator: there are several.
+    Several(String),
 }
 
 /// Handles and attributes by label.
@@ -145,18 +148,28 @@ pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {
     let handles = all(session, &template).map_err(NoKey::Call)?;
     match handles[..] {
         [handle] => read(session, handle).map_err(NoKey::Call),
-        [] => Err(NoKey::Choice(format!("no secret key labelled \"{label}\" on the token"))),
-        _ => Err(NoKey::Choice(format!(
+        [] => Err(NoKey::None(format!("no secret key labelled \"{label}\" on the token"))),
+        _ => Err(NoKey::Several(format!(
             "{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be known",
             handles.len()
         ))),
     }
 }
 
+/// Every secret key on the token.
+const ANY_KEY: [Attribute; 2] = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY)];
+
+/// Whether the token shows a secret key, whichever.
+pub(super) fn any(session: &OpenSession) -> Result<bool, CallError> {
+    let fails = |error| CallError::from_cryptoki(Call::FindObjects, &error);
+    let one = NonZeroUsize::MIN;
+    let mut found = session.set_up(Call::FindObjects)?.iter_objects_with_cache_size(&ANY_KEY, one).map_err(fails)?;
+    found.next().transpose().map(|key| key.is_some()).map_err(fails)
+}
+
 /// All secret keys of the token, also those the module cannot tell everything of.
 pub(super) fn find_all(session: &OpenSession) -> Result<Vec<Key>, CallError> {
-    let template = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY)];
-    all(session, &template)?.into_iter().map(|handle| read_what_can_be(session, handle)).collect()
+    all(session, &ANY_KEY)?.into_iter().map(|handle| read_what_can_be(session, handle)).collect()
 }
 
 /// The key of a known handle, with all its attributes.

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::attributes::today;
+use super::keys;
 use super::module::OpenSession;
-use super::{Pkcs11Engine, Settings, keys};
 use crate::hsm::Fault;
 
 /// A secret key on a token.
@@ -41,11 +41,7 @@ impl std::fmt::Display for KeyListing {
     }
 }
 
-/// The token's secret keys, sorted by label and id. Opens a session of its own; a wrong PIN counts as one try.
-pub fn list_keys(settings: &Settings) -> Result<Vec<KeyListing>, Fault> {
-    Pkcs11Engine::new(settings.clone())?.list_keys()
-}
-
+/// Sorted by label and id.
 pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
     let today = today();
     let mut listing: Vec<KeyListing> = keys::find_all(session)

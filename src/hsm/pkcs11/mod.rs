@@ -14,6 +14,7 @@ mod messages;
 mod module;
 mod profile;
 mod session;
+mod sight;
 mod token;
 
 use std::ffi::CString;
@@ -27,11 +28,11 @@ use cryptoki_sys::{CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
-pub use list::{KeyListing, list_keys};
+pub use list::KeyListing;
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Engine, Fault, ManagerInfo, Runs, Session};
+use super::{Engine, Fault, LibraryState, ManagerInfo, Runs, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use iv::{IvWatch, MadeIvWatch};
@@ -39,6 +40,8 @@ use keys::KeyCache;
 use login::Login;
 use module::{Module, OpenSession, Visit};
 use session::HsmSession;
+use session::verdict::Reputation;
+use sight::{NO_KEYS_ANY_MORE, Sight};
 use token::NoToken;
 
 /// A key manager of kind `pkcs11`.
@@ -87,6 +90,8 @@ pub struct Pkcs11Engine {
 struct Shared {
     profile: Profile,
     keys: KeyCache,
+    sight: Sight,
+    reputation: Reputation,
     iv_watch: IvWatch,
     made_iv_watch: MadeIvWatch,
     /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
@@ -98,6 +103,8 @@ enum NotOpen {
     Call(CallError),
     /// For the operator: the token cannot be told from what the module shows.
     NoToken(String),
+    /// The token is there, and its keys are out of sight.
+    NoKeys,
     Fault(Fault),
 }
 
@@ -106,7 +113,7 @@ impl NotOpen {
     fn may_need_initialization(&self) -> bool {
         match self {
             NotOpen::Call(error) => LIBRARY_LOST.contains(&error.code),
-            NotOpen::NoToken(_) => true,
+            NotOpen::NoToken(_) | NotOpen::NoKeys => true,
             NotOpen::Fault(_) => false,
         }
     }
@@ -118,6 +125,7 @@ impl NotOpen {
             }
             NotOpen::Call(error) => error.fault(),
             NotOpen::NoToken(detail) => Fault::Device { detail },
+            NotOpen::NoKeys => Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() },
             NotOpen::Fault(fault) => fault,
         }
     }
@@ -150,6 +158,8 @@ impl Pkcs11Engine {
         let shared = Arc::new(Shared {
             profile: settings.profile,
             keys: KeyCache::default(),
+            sight: Sight::default(),
+            reputation: Reputation::default(),
             iv_watch: IvWatch::default(),
             made_iv_watch: MadeIvWatch::default(),
             messages_misbehave: AtomicBool::new(false),
@@ -165,7 +175,7 @@ impl Pkcs11Engine {
         }))
     }
 
-    /// What the token holds.
+    /// What the token holds. Opens a session of its own; a wrong PIN counts as one try.
     pub fn list_keys(&self) -> Result<Vec<KeyListing>, Fault> {
         let (session, _) = self.session()?;
         list::of(&session)
@@ -209,6 +219,7 @@ impl Pkcs11Engine {
                 // The login was lost, or never was: with it went every handle.
                 self.shared.keys.clear();
             }
+            self.look_for_lost_keys(&session)?;
             self.hold_anchor(visit, slot, newly);
             Ok((session, needs_login))
         });
@@ -219,13 +230,38 @@ impl Pkcs11Engine {
                 *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
             Err(error) if error.may_need_initialization() => {
-                // While it lives, the module is not initialised anew.
-                self.let_a_dead_anchor_go();
-                module.opening_failed();
+                // While the anchor lives, the module is not initialised anew.
+                if self.shared.sight.is_lost() {
+                    self.let_the_anchor_go();
+                    module.doubt();
+                } else {
+                    self.let_a_dead_anchor_go();
+                    module.opening_failed();
+                }
             }
             Err(_) => {}
         }
-        opened.map_err(NotOpen::fault)
+        opened.map_err(|error| match error.fault() {
+            // What began it: the library says by now that there is no token, or something less telling.
+            Fault::Device { detail } if self.shared.sight.is_lost() && detail != NO_KEYS_ANY_MORE => {
+                Fault::Device { detail: format!("{detail}; before, the token showed no secret key at all, where it had some") }
+            }
+            fault => fault,
+        })
+    }
+
+    /// Where keys are out of sight, a session is of use only if it shows them, or that they were deleted.
+    fn look_for_lost_keys(&self, session: &OpenSession) -> Result<(), NotOpen> {
+        let sight = &self.shared.sight;
+        if !sight.is_lost() {
+            return Ok(());
+        }
+        if keys::any(session)? {
+            sight.shows_keys();
+        } else if sight.shows_none(session.generation, Instant::now()) {
+            return Err(NotOpen::NoKeys);
+        }
+        Ok(())
     }
 
     /// A token without a session left is not asked for one by every lane that would like one.
@@ -236,6 +272,13 @@ impl Pkcs11Engine {
                 Err(NotOpen::Call(CallError { call: Call::OpenSession, code: CKR_SESSION_COUNT }).fault())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn let_the_anchor_go(&self) {
+        // Whoever holds it hangs in the module.
+        if let Ok(mut anchor) = self.anchor.try_lock() {
+            *anchor = None;
         }
     }
 
@@ -285,10 +328,8 @@ impl Engine for Pkcs11Engine {
     }
 
     fn close(&self) {
-        // With its last session a token logs its user out. Whoever holds the anchor hangs in the module.
-        if let Ok(mut anchor) = self.anchor.try_lock() {
-            *anchor = None;
-        }
+        // With its last session a token logs its user out.
+        self.let_the_anchor_go();
         if let Some(module) = self.module.get() {
             module.finalize_if_left();
         }
@@ -304,9 +345,14 @@ impl Engine for Pkcs11Engine {
                 token: token.label().to_owned(),
                 serial: token.serial_number().to_owned(),
                 versions: format!("library {}, hardware {hardware}, firmware {firmware}", library.library_version()),
+                library: visit.module.library(Instant::now()),
             })
         })
         .map_err(NotOpen::fault)
+    }
+
+    fn library(&self) -> LibraryState {
+        self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
     }
 
     fn runs(&self) -> Runs {

@@ -14,7 +14,7 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESS
 
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
-use crate::hsm::Fault;
+use crate::hsm::{Fault, LibraryState, Stuck};
 use crate::limits::{HUNG_OPEN_TIME, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES, REINITIALIZE_INTERVAL};
 
 /// By canonical path. A library stays loaded to the end of the process.
@@ -65,6 +65,13 @@ enum Entry {
 }
 
 impl State {
+    fn failed(&mut self, openings: u32, now: Instant) {
+        self.failures = self.failures.saturating_add(openings);
+        if self.failures >= REINITIALIZE_FAILURES {
+            self.failing_since.get_or_insert(now);
+        }
+    }
+
     fn entry(&self, now: Instant) -> Entry {
         match self.phase {
             Phase::Down => Entry::Change { finalize: false },
@@ -83,6 +90,28 @@ impl State {
                     Entry::In
                 }
             }
+        }
+    }
+}
+
+impl State {
+    /// What forbids C_Finalize and C_Initialize although they are due.
+    fn stuck(&self, now: Instant) -> Option<Stuck> {
+        let long_since = |since: Option<Instant>| since.filter(|since| now.saturating_duration_since(*since) >= HUNG_OPEN_TIME);
+        match self.phase {
+            Phase::Changing { since } => {
+                let why = "C_Finalize or C_Initialize does not return".to_owned();
+                long_since(Some(since)).map(|since| Stuck { why, since })
+            }
+            Phase::Up if self.failures >= REINITIALIZE_FAILURES && self.sessions + self.visits > 0 => {
+                let why = format!(
+                    "its library must be initialised anew, which {} sessions and {} openings inside it forbid: calls that hang, or another \
+                     key manager that this library serves",
+                    self.sessions, self.visits
+                );
+                long_since(self.failing_since).map(|since| Stuck { why, since })
+            }
+            Phase::Up | Phase::Down => None,
         }
     }
 }
@@ -141,8 +170,8 @@ impl Module {
                     if finalize {
                         state.reinitialized_at = Some(now);
                     }
-                    state.failures = 0;
-                    state.failing_since = None;
+                    // Until a session opens, it is done again as soon as it may be.
+                    state.failing_since = state.failing_since.map(|_| now);
                     drop(state);
                     let result = self.change(finalize);
                     state = self.state();
@@ -192,11 +221,12 @@ impl Module {
 
     /// A session could not be opened, and perhaps never can until the library is initialised anew.
     pub(super) fn opening_failed(&self) {
-        let mut state = self.state();
-        state.failures = state.failures.saturating_add(1);
-        if state.failures == REINITIALIZE_FAILURES {
-            state.failing_since = Some(Instant::now());
-        }
+        self.state().failed(1, Instant::now());
+    }
+
+    /// The token has no keys any more where it had some: only a library that is initialised anew can tell whether that is so.
+    pub(super) fn doubt(&self) {
+        self.state().failed(REINITIALIZE_FAILURES, Instant::now());
     }
 
     /// A session was opened: the library has its HSM.
@@ -204,6 +234,10 @@ impl Module {
         let mut state = self.state();
         state.failures = 0;
         state.failing_since = None;
+    }
+
+    pub(super) fn library(&self, now: Instant) -> LibraryState {
+        LibraryState { initializations: self.generation(), stuck: self.state().stuck(now) }
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -312,6 +346,22 @@ mod tests {
         assert!(matches!(visited.entry(now), Entry::Refused(_)));
         assert!(matches!(visited.entry(now + HUNG_OPEN_TIME - Duration::from_millis(1)), Entry::Refused(_)));
         assert!(matches!(visited.entry(now + HUNG_OPEN_TIME), Entry::In));
+    }
+
+    #[test]
+    fn what_forbids_it_for_long_is_told() {
+        let now = Instant::now();
+        let later = now + HUNG_OPEN_TIME;
+        let hung = State { sessions: 1, ..failing(REINITIALIZE_FAILURES, now) };
+        assert_eq!(hung.stuck(later - Duration::from_millis(1)), None);
+        let stuck = hung.stuck(later).expect("for long");
+        assert!(stuck.why.contains("1 sessions and 0 openings") && stuck.since == now, "{stuck:?}");
+        assert!(State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) }.stuck(later).is_some());
+        // Nothing is due, or nothing forbids it.
+        assert_eq!(State { sessions: 1, ..failing(REINITIALIZE_FAILURES - 1, now) }.stuck(later), None);
+        assert_eq!(failing(REINITIALIZE_FAILURES, now).stuck(later), None);
+        let changing = State { phase: Phase::Changing { since: now }, ..State::default() };
+        assert_eq!((changing.stuck(later - Duration::from_millis(1)), changing.stuck(later).is_some()), (None, true));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One session: a job in, an outcome out.
 
 mod seal;
+pub(super) mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ARGUMENTS_BAD, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_MECHANISM_PARAM_INVALID};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_CRYPTOKI_NOT_INITIALIZED};
 use ring::digest;
 
 use super::Shared;
@@ -19,10 +20,10 @@ use super::keys::{self, Key, KnownKeys, NoKey};
 use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::profile::IvMode;
-use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Secret, Session, Task, same_bytes};
-use crate::limits::{
-    AMBIGUOUS_CONFIRMATIONS, HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES,
-};
+use super::sight::NO_KEYS_ANY_MORE;
+use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
+use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES};
+use verdict::Sealed;
 
 /// CKA_LABEL of the session test key.
 const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
@@ -100,7 +101,15 @@ impl HsmSession {
     fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
         match task {
             Task::Describe => Ok(Answer::Described(self.look_up(label, deadline)?.attributes.describe(today()))),
-            Task::Probe => Ok(self.round_trip(b"", PROBE_TEXT_BYTES, deadline).map(|()| Answer::Probed)?),
+            Task::Probe => {
+                self.round_trip(deadline)?;
+                // A test key in memory works also where the token's own keys are gone.
+                if self.shared.sight.has_keys() {
+                    in_time(deadline)?;
+                    self.look_for_any_key()?;
+                }
+                Ok(Answer::Probed)
+            }
             Task::Encrypt { plaintext, aad, integrity } => {
                 // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test client expects
                 // InvalidKeyUsageException from it when a CDIV is asked for.
@@ -117,7 +126,11 @@ impl HsmSession {
                 sealed.extend_from_slice(tag);
                 let opened = match self.open_sealed(key, iv, aad, &sealed) {
                     Ok(text) => Ok(text),
-                    Err(error) => self.refused_ciphertext(error, key, iv, aad, &sealed, deadline),
+                    Err(error) => {
+                        let known = self.known.get(&self.shared.keys, label);
+                        let may_encrypt = known.is_some_and(|known| known.attributes.allows("ENCRYPT"));
+                        self.refused_ciphertext(error, Sealed { key, may_encrypt, iv, aad, bytes: &sealed }, deadline)
+                    }
                 };
                 self.sealed = sealed;
                 let text = opened?;
@@ -173,20 +186,43 @@ impl HsmSession {
         match keys::find(&self.session, label) {
             Ok(key) => {
                 self.shared.keys.insert(label, &key, version);
+                self.shared.sight.shows_keys();
                 Ok(key)
             }
             Err(NoKey::Call(error)) => Err(self.trouble(error)),
-            Err(NoKey::Choice(detail)) => {
+            Err(NoKey::Several(detail)) => Err(self.missing(label, detail)),
+            Err(NoKey::None(detail)) => {
                 self.shared.keys.remove(label);
-                // A token that lost its login shows no private objects and calls that success.
-                if self.needs_login && !self.session.is_logged_in().map_err(|error| self.trouble(error))? {
-                    self.lose();
-                    return Err(Fault::Device { detail: "C_FindObjects: the session is no longer logged in".to_owned() }.into());
-                }
-                self.shared.keys.insert_missing(label, &detail, Instant::now());
-                Err(Fault::KeyNotFound { detail }.into())
+                // One key that is missing among others was deleted.
+                self.look_for_any_key()?;
+                Err(self.missing(label, detail))
             }
         }
+    }
+
+    fn missing(&mut self, label: &Arc<str>, detail: String) -> Trouble {
+        self.shared.keys.remove(label);
+        self.shared.keys.insert_missing(label, &detail, Instant::now());
+        Fault::KeyNotFound { detail }.into()
+    }
+
+    /// Fails when the token shows no key although it should: the login is lost, or all keys are out of sight.
+    fn look_for_any_key(&mut self) -> Result<(), Trouble> {
+        if self.shared.sight.had_keys() && keys::any(&self.session).map_err(|error| self.trouble(error))? {
+            self.shared.sight.shows_keys();
+            return Ok(());
+        }
+        // A token that lost its login shows no private objects and calls that success.
+        if self.needs_login && !self.session.is_logged_in().map_err(|error| self.trouble(error))? {
+            self.lose();
+            return Err(Fault::Device { detail: "C_FindObjects: the session is no longer logged in".to_owned() }.into());
+        }
+        if self.shared.sight.shows_none(self.session.generation, Instant::now()) {
+            self.lose();
+            self.session.module.doubt();
+            return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() }.into());
+        }
+        Ok(())
     }
 
     fn encrypt(
@@ -218,7 +254,7 @@ impl HsmSession {
                 context.update(iv.as_slice());
                 context.update(&sealed);
                 let value = context.finish();
-                self.verify(key, iv.as_slice(), aad, &sealed, plaintext, deadline)?;
+                self.verify(Sealed { key, may_encrypt: true, iv: iv.as_slice(), aad, bytes: &sealed }, plaintext, deadline)?;
                 Some(std::array::from_fn(|n| value.as_ref()[n]))
             }
         };
@@ -259,75 +295,13 @@ impl HsmSession {
         Ok(iv)
     }
 
-    /// What was encrypted must decrypt to what it was; every other outcome is the key manager's fault.
-    fn verify(
-        &mut self,
-        key: CK_OBJECT_HANDLE,
-        iv: &[u8],
-        aad: &[u8],
-        sealed: &[u8],
-        plaintext: &[u8],
-        deadline: Option<Instant>,
-    ) -> Result<(), Trouble> {
-        in_time(deadline)?;
-        match self.open_sealed(key, iv, aad, sealed) {
-            Ok(text) if same_bytes(&text, plaintext) => Ok(()),
-            Ok(_) => Err(self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into()),
-            Err(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
-                Err(self.broken(format!("{INTEGRITY}: what was encrypted does not decrypt: {error}")).into())
-            }
-            Err(error) => Err(self.trouble(error)),
-        }
-    }
-
-    /// Finds out whether `error` says that the ciphertext is bad, or the module is. Where that is not clear the same is tried again, between
-    /// round trips under the test key that succeed; so a fault that passes may also end with the plaintext.
-    fn refused_ciphertext(
-        &mut self,
-        error: CallError,
-        key: CK_OBJECT_HANDLE,
-        iv: &[u8],
-        aad: &[u8],
-        sealed: &[u8],
-        deadline: Option<Instant>,
-    ) -> Result<Secret, Trouble> {
-        let profile = self.shared.profile;
-        // A module that takes 12-byte IVs only never made a ciphertext with another; but it may mean something else by these codes.
-        let perhaps_iv = iv.len() != IV_BYTES
-            && profile.row().iv != IvMode::Append
-            && error.call == Call::DecryptInit
-            && [CKR_MECHANISM_PARAM_INVALID, CKR_ARGUMENTS_BAD].contains(&error.code);
-        match error.reaction(profile) {
-            Reaction::BadCiphertext => return Err(Fault::BadCiphertext.into()),
-            Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
-            _ if perhaps_iv => {}
-            _ => return Err(self.trouble(error)),
-        }
-        for _ in 0..AMBIGUOUS_CONFIRMATIONS {
-            // The test key gets the same AAD and as long a text: what the module cannot do, it then cannot do here either.
-            self.round_trip(aad, sealed.len().saturating_sub(TAG_BYTES), deadline).map_err(|fault| match fault {
-                Fault::Device { detail } => Fault::Device { detail: format!("{error}, and the session test key fails too: {detail}") },
-                other => other,
-            })?;
-            in_time(deadline)?;
-            match self.open_sealed(key, iv, aad, sealed) {
-                Ok(text) => return Ok(text),
-                Err(again) if again.code == error.code => {}
-                Err(again) if again.reaction(profile) == Reaction::BadCiphertext => break,
-                Err(again) => return Err(self.trouble(again)),
-            }
-        }
-        Err(Fault::BadCiphertext.into())
-    }
-
     /// Encrypts and decrypts zeros under the session test key.
-    fn round_trip(&mut self, aad: &[u8], text_bytes: usize, deadline: Option<Instant>) -> Result<(), Fault> {
+    fn round_trip(&mut self, deadline: Option<Instant>) -> Result<(), Fault> {
         let result = self.test_key(deadline).and_then(|key| {
-            let text = vec![0; text_bytes];
-            let answer = self.encrypt(key, &text, aad, None, deadline)?;
-            let Answer::Encrypted { iv, mut ciphertext, tag, .. } = answer else { return Ok(()) };
+            let text = [0; PROBE_TEXT_BYTES];
+            let Answer::Encrypted { iv, mut ciphertext, tag, .. } = self.encrypt(key, &text, b"", None, deadline)? else { return Ok(()) };
             ciphertext.extend_from_slice(&tag);
-            self.verify(key, &iv, aad, &ciphertext, &text, deadline)
+            self.verify(Sealed { key, may_encrypt: true, iv: &iv, aad: b"", bytes: &ciphertext }, &text, deadline)
         });
         result.map_err(|trouble| match trouble {
             // The test key goes with the session alone: without it the session is not what it was.
@@ -386,7 +360,10 @@ impl HsmSession {
         match error.reaction(self.shared.profile) {
             Reaction::KeyHandle => Trouble::Handle(error),
             Reaction::BadCiphertext => Fault::BadCiphertext.into(),
-            Reaction::Busy | Reaction::BusyOrBadCiphertext => Fault::Busy.into(),
+            Reaction::Busy | Reaction::BusyOrBadCiphertext => {
+                self.shared.reputation.caught(Instant::now());
+                Fault::Busy.into()
+            }
             Reaction::Usage => Fault::KeyUsage.into(),
             Reaction::SessionLost | Reaction::LoginLost => {
                 self.lose();
@@ -444,7 +421,7 @@ impl Session for HsmSession {
 
     fn probe(&mut self) -> Result<(), Fault> {
         self.check_usable()?;
-        self.round_trip(b"", PROBE_TEXT_BYTES, None)
+        self.round_trip(None)
     }
 
     fn check(&mut self) -> bool {
@@ -464,7 +441,7 @@ impl Session for HsmSession {
     }
 
     fn is_usable(&self) -> bool {
-        self.usable && !self.session.is_stale()
+        self.usable && !self.session.is_stale() && !self.shared.sight.is_lost()
     }
 }
 
@@ -473,7 +450,11 @@ impl HsmSession {
         if self.is_usable() {
             return Ok(());
         }
-        let why = if self.usable { "the module has been initialised anew since the session was opened" } else { "the session was lost" };
+        let why = match () {
+            () if self.shared.sight.is_lost() => NO_KEYS_ANY_MORE,
+            () if self.usable => "the module has been initialised anew since the session was opened",
+            () => "the session was lost",
+        };
         Err(Fault::Device { detail: why.to_owned() })
     }
 }

@@ -1,0 +1,148 @@
+//! What is told of a key manager's library: that it was initialised anew, or that only a restart of the process can bring it back.
+
+use std::time::{Duration, Instant};
+
+use crate::control::service::Service;
+use crate::hsm::{LibraryState, Stuck};
+use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, BEYOND_HELP_TIME};
+use crate::sched::PoolStats;
+use crate::telemetry::Level;
+
+/// An HSM that is away for hours has its library initialised every few seconds; it is told this often.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// The library of one key manager, as it was last seen and told.
+#[derive(Default)]
+pub(super) struct Library {
+    hang_since: Option<Instant>,
+    told: LibraryState,
+    told_at: Option<Instant>,
+}
+
+impl Library {
+    /// How the library fares, by what the engine says and what has become of its sessions.
+    pub(super) fn look(&mut self, mut state: LibraryState, serves: bool, stats: &PoolStats, now: Instant) -> LibraryState {
+        let all_hang = stats.lanes_open == 0 && stats.lanes_hung >= stats.lanes_configured * ABANDONED_LANES_PER_SESSION_MAX;
+        if serves || !all_hang {
+            self.hang_since = None;
+        } else {
+            let since = *self.hang_since.get_or_insert(now);
+            let why = || format!("{} sessions hang in calls into its library, and no more are risked", stats.lanes_hung);
+            state.stuck = state.stuck.or_else(|| Some(Stuck { why: why(), since }));
+        }
+        if serves {
+            // Another key manager's trouble with the same library.
+            state.stuck = None;
+        }
+        state
+    }
+
+    /// What is new for the log.
+    pub(super) fn news(&mut self, state: &LibraryState, now: Instant) -> Vec<(Level, String)> {
+        let mut news = Vec::new();
+        let rested = self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_AGAIN_AFTER);
+        if state.initializations > self.told.initializations && rested {
+            // The first time is its start.
+            if state.initializations > 1 {
+                let times = state.initializations - 1;
+                news.push((Level::Warn, format!("its library was initialised anew, {times} times since the start")));
+                self.told_at = Some(now);
+            }
+            self.told.initializations = state.initializations;
+        }
+        if let Some(stuck) = &state.stuck
+            && self.told.stuck.is_none()
+        {
+            news.push((Level::Error, format!("only a restart of xksd can bring it back: {}", stuck.why)));
+        }
+        self.told.stuck.clone_from(&state.stuck);
+        news
+    }
+}
+
+/// Ends the process where a restart can only help: no key manager serves, and one of them is stuck in its library.
+#[derive(Default)]
+pub struct LastResort {
+    unready_since: Option<Instant>,
+}
+
+impl LastResort {
+    /// The reason to end, if there is one by now.
+    pub fn look(&mut self, service: &Service) -> Option<String> {
+        let now = Instant::now();
+        if !self.is_due(service.is_ready(), now) {
+            return None;
+        }
+        service.managers.iter().find_map(|manager| {
+            let probe = manager.probe.load();
+            let stuck = probe.as_ref()?.info.library.stuck.as_ref()?;
+            Some(format!(
+                "no key manager has served for {} s, and only a new process can bring {:?} back: {}",
+                BEYOND_HELP_TIME.as_secs(),
+                manager.name,
+                stuck.why
+            ))
+        })
+    }
+
+    fn is_due(&mut self, ready: bool, now: Instant) -> bool {
+        if ready {
+            self.unready_since = None;
+            return false;
+        }
+        now.saturating_duration_since(*self.unready_since.get_or_insert(now)) >= BEYOND_HELP_TIME
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(open: usize, hung: usize) -> PoolStats {
+        PoolStats { lanes_configured: 4, lanes_open: open, lanes_hung: hung, ..PoolStats::default() }
+    }
+
+    fn stuck(why: &str, since: Instant) -> LibraryState {
+        LibraryState { initializations: 1, stuck: Some(Stuck { why: why.to_owned(), since }) }
+    }
+
+    #[test]
+    fn stuck_is_what_serves_nobody_and_cannot_be_helped() {
+        let (mut library, now) = (Library::default(), Instant::now());
+        let since = |state: LibraryState| state.stuck.map(|stuck| stuck.since);
+        let mut look = |state, serves, open, hung, now| since(library.look(state, serves, &stats(open, hung), now));
+        let well = LibraryState::default;
+        assert_eq!(look(well(), false, 0, 7, now), None, "one more may be tried");
+        assert_eq!(look(well(), false, 1, 8, now), None);
+        assert_eq!(look(well(), false, 0, 8, now), Some(now));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(look(well(), false, 0, 9, later), Some(now));
+        assert_eq!(look(well(), true, 0, 8, later), None);
+        assert_eq!(look(well(), false, 0, 8, later), Some(later));
+        // What the engine says.
+        assert_eq!(look(stuck("inside", now), false, 3, 1, later), Some(now));
+        assert_eq!(look(stuck("inside", now), true, 3, 1, later), None);
+    }
+
+    #[test]
+    fn news_are_told_once_and_not_for_ever() {
+        let (mut library, now) = (Library::default(), Instant::now());
+        let times = |n| LibraryState { initializations: n, stuck: None };
+        let mut news = |state: LibraryState, now| library.news(&state, now).into_iter().map(|(_, told)| told).collect::<Vec<_>>();
+        assert_eq!((news(times(0), now), news(times(1), now)), (vec![], vec![]));
+        assert_eq!(news(times(2), now), ["its library was initialised anew, 1 times since the start"]);
+        assert_eq!(news(times(4), now + TOLD_AGAIN_AFTER - Duration::from_millis(1)), [""; 0]);
+        assert_eq!(news(times(5), now + TOLD_AGAIN_AFTER), ["its library was initialised anew, 4 times since the start"]);
+        assert_eq!(news(stuck("why", now), now), ["only a restart of xksd can bring it back: why"]);
+        assert_eq!(news(stuck("why", now), now), [""; 0]);
+        assert_eq!((news(times(5), now), news(stuck("why", now), now).len()), (vec![], 1));
+    }
+
+    #[test]
+    fn the_last_resort_is_for_when_nothing_has_served_for_long() {
+        let (mut last, now) = (LastResort::default(), Instant::now());
+        let almost = now + BEYOND_HELP_TIME - Duration::from_millis(1);
+        assert!(!last.is_due(false, now) && !last.is_due(false, almost) && last.is_due(false, now + BEYOND_HELP_TIME));
+        assert!(!last.is_due(true, almost) && !last.is_due(false, now + BEYOND_HELP_TIME));
+    }
+}
