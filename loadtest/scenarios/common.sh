@@ -185,7 +185,7 @@ await_load() {
     local code=0
     wait "$client" || code=$?
     unset "children[$client]"
-    { [ "$code" -le 1 ] && [ -s "$dir/report.json" ]; } || die "xksd-load: exit code $code: $(tail -3 "$dir/load.err")"
+    { [ "$code" -le 1 ] && [ -s "$dir/report.json" ]; } || die "xksd-load: exit code $code: $(head -3 "$dir/load.err")"
 }
 
 # CDIV encrypts for $seconds over TLS 1.3, unless the arguments say otherwise.

@@ -4,33 +4,31 @@
 . "$(dirname "$0")/common.sh"
 sessions=32
 
-# The kernel picks the shard of a connection by a hash of both addresses and ports: prints $1 source ports whose connections come to shard 0,
-# found by trying (what each shard has open is in xksd's status).
+# The kernel picks the shard of a connection by a hash of both addresses and ports. Prints $1 source ports whose connections come to shard 0, found by
+# trying: after each connection, xksd's status tells which shard has one more.
 ports_of_shard_0() {
-    local port opener found=0 line="$dir/line"
-    mkfifo "$line"
-    exec {hold}<>"$line"
-    for port in $(seq 15000 16999); do
-        [ "$found" -lt "$1" ] || break
-        curl -s --local-port "$port" "telnet://$xks" <&"$hold" >/dev/null 2>&1 &
-        opener=$!
-        children[$opener]=curl
-        if [ "$(shard_of_only_connection)" = 0 ]; then
-            echo "$port"
-            found=$((found + 1))
-        fi
-        end "$opener"
-        until [ "$(status | jq '[.shards[].connections_open] | add')" = 0 ]; do sleep 0.005; done
-    done
-    exec {hold}>&-
-    [ "$found" = "$1" ] || die "only $found source ports of shard 0 were found"
-}
-
-shard_of_only_connection() {
-    for _ in $(seq 200); do
-        status | jq -e '.shards | map(.connections_open) | index(1)' && return
-        sleep 0.005
-    done
+    perl -MIO::Socket::INET -MSocket -e '
+        my ($xks, $admin, $wanted) = @ARGV;
+        sub on_shards {
+            my $status = IO::Socket::INET->new($admin) or die "no status: $!\n";
+            print $status "GET /status HTTP/1.1\r\nHost: xksd\r\nConnection: close\r\n\r\n";
+            local $/;
+            return <$status> =~ /"connections_open": (\d+)/g;
+        }
+        my @held;
+        my ($zero, $one) = on_shards();
+        for my $port (15000 .. 16999) {
+            last unless $wanted;
+            my $held = IO::Socket::INET->new(PeerAddr => $xks, LocalAddr => "127.0.0.1", LocalPort => $port, ReuseAddr => 1) or next;
+            # Closed by a reset, so that the port is free again at once.
+            setsockopt($held, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0));
+            push @held, $held;
+            my @now;
+            do { @now = on_shards() } until $now[0] + $now[1] > $zero + $one;
+            if ($now[0] > $zero) { print "$port\n"; $wanted--; }
+            ($zero, $one) = @now;
+        }
+        exit($wanted != 0);' "$xks" "$admin" "$1" || die "no source ports of shard 0 were found"
 }
 
 # A TCP relay that gives each connection one of the source ports in $dir/ports. TLS goes through it as it is.

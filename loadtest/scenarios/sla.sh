@@ -14,7 +14,9 @@ T
 configure_simulator xks "$sessions"
 serve
 html="${report:-$dir/report.html}"
-load --mix encrypt=45,decrypt=45,metadata=5,health=5 --rate 1800 --sla p99.9=250ms --max-errors 0 --html "$html"
+say "load: all four calls, 1,800/s for $seconds s"
+start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration "${seconds}s" --warmup 1s --sla p99.9=250ms --max-errors 0 --html "$html"
+await_load
 [ -z "$report" ] || cp "$dir/report.json" "${report%.html}.json"
 
 table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
