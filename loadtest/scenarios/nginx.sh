@@ -67,7 +67,10 @@ against() {
     [ "$who" != nginx ] || address="$quiet"
     [ "$who" != nginx-logging ] || address="$logging"
     before="$(cpu_us "${pids[@]}")"
-    load --closed --unverified --connect "$address" --pid "${pids[0]}" --warmup 0s "$@"
+    say "$who: $*"
+    # No warm-up: the CPU time of the servers is taken around the whole run.
+    start_load --mix encrypt=1 --tls 1.3 --closed --unverified --connect "$address" --pid "${pids[0]}" --warmup 0s --duration "${seconds}s" "$@"
+    await_load
     [ "$(field .errors)" = 0 ] || say "$who: $(errors_by_name)"
     field "\"\(.throughput) \(.latency.p50) \(($(cpu_us "${pids[@]}") - $before) / .right)\"" >>"$dir/$who.figures"
 }
