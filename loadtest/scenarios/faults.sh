@@ -10,7 +10,7 @@ patience="${PATIENCE_SECONDS:-14}"
 
 wrong=0 silent=0 latest=0 sick=0 ended=0 rows=0
 
-# A row: try NAME SIMULATOR MIX FAULT. A new xksd for each, so that what one fault leaves behind is not told of the next.
+# A row: try NAME SIMULATOR MIX FAULT [WHAT STAYS]. A new xksd for each, so that what one fault leaves behind is not told of the next.
 try() {
     [[ "$1" == *"$pattern"* ]] || return 0
     say "fault: $1"
@@ -22,7 +22,7 @@ try() {
     sleep 2.5
     fault "$2" "$4"
     sleep "$seconds"
-    fault "$2" ""
+    fault "$2" "${5:-}"
     local cleared heal
     cleared="$(milliseconds)"
     await_load
@@ -42,9 +42,11 @@ try() {
     silent=$((silent + $(field .answers.none)))
     latest="$(field "[$latest, .answers.latest_us] | max")"
     rows=$((rows + 1))
-    cp "$dir/log" "$dir/log.$rows"
+    say "  C_OpenSession $(calls "$2" C_OpenSession), C_Login $(calls "$2" C_Login), C_Initialize $(calls "$2" C_Initialize)"
     stop_server
 }
+
+calls() { jq ".calls.$2 // 0" "$dir/$1.stats.json"; }
 
 begin demo
 network='[wire]
@@ -87,10 +89,11 @@ try "corrupted ciphertext, 5 %" xks "$both" 'corrupt_ciphertext = 0.05'
 try "wrong plaintext, 5 % (encrypts)" xks "encrypt=1" 'wrong_plaintext = 0.05'
 try "token removed, C_Initialize fails" xks "$both" $'token_removed = true\ninitialize_fails = "CKR_DEVICE_ERROR"'
 try "sessions lost, C_Login fails" xks "$both" $'sessions_lost = 1\nlogin_fails = "CKR_DEVICE_ERROR"'
+slow="slow_start = { initialize_ms = 2000, calls = 100, ms = 50 }"
 try "no session opens, then a slow start (2 s, 100 calls of 50 ms)" xks "$both" \
     "sessions_lost = 1
-slow_start = { initialize_ms = 2000, calls = 100, ms = 50 }
-$(error '"C_OpenSession"' CKR_DEVICE_ERROR)"
+$slow
+$(error '"C_OpenSession"' CKR_DEVICE_ERROR)" "$slow"
 [ "$rows" -gt 0 ] || die "no fault has \"$pattern\" in its name"
 echo
 aim "wrong answers" "$wrong" '==' 0

@@ -63,7 +63,7 @@ cpu_us() {
 against() {
     local who="$1" address="$xks" pids=("$server") before
     shift
-    [ "$who" = xksd ] || read -ra pids <"/proc/$master/task/$master/children"
+    [ "$who" = xksd ] || mapfile -d ' ' -t pids <"/proc/$master/task/$master/children"
     [ "$who" != nginx ] || address="$quiet"
     [ "$who" != nginx-logging ] || address="$logging"
     before="$(cpu_us "${pids[@]}")"
