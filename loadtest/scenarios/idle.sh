@@ -14,13 +14,13 @@ ulimit -n "$(ulimit -Hn)"
 configure
 serve
 
-table "idle connections" "answered, a second" "p50 ms" "p99 ms" "p99.9 ms" "errors"
+table "idle connections" "answered, a second" "p50 ms" "p99 ms" "p99.9 ms" "CPU of xksd, µs a request" "errors"
 without=0 with=0 lost=0 memory=""
 for _ in $(seq "$rounds"); do
     for count in 0 "$idle"; do
         load --rate "$rate" --connections 64 --idle "$count"
         row "$count" "$(field '.throughput | floor')" "$(calc %.3f "$(field .latency.p50) / 1000")" "$(calc %.3f "$(field .latency.p99) / 1000")" \
-            "$(calc %.3f "$(field .latency.p999) / 1000")" "$(errors_by_name)"
+            "$(calc %.3f "$(field .latency.p999) / 1000")" "$(calc %.1f "$(field .server.cpu.us_per_request)")" "$(errors_by_name)"
         if [ "$count" = 0 ]; then
             without="$((without + $(field .latency.p99)))"
         else
