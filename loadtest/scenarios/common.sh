@@ -29,7 +29,7 @@ begin() {
     fi
     dir="$(mktemp -d)"
     trap clean_up EXIT
-    trap 'exit 130' INT TERM HUP
+    trap 'exit 130' INT TERM HUP PIPE
     softhsm="$(dpkg -L libsofthsm2 | grep -m1 '/libsofthsm2.so$')"
 }
 
