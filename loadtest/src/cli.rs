@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::capacity::{self, Search};
 use crate::compare;
-use crate::limits::{AAD_BYTES_MAX, CONNECTIONS_MAX, DEPTH_MAX, PLAINTEXT_BYTES_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX, WORKERS_MAX};
+use crate::limits::{
+    AAD_BYTES_MAX, CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, PLAINTEXT_BYTES_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX, WORKERS_MAX,
+};
 use crate::live::Live;
 use crate::report::{Report, html, text};
 use crate::run::Run;
@@ -138,6 +140,10 @@ struct CommonArgs {
     /// Sign every request anew with an id of its own, in place of once a second; costs this tool CPU
     #[arg(long, help_heading = "Requests")]
     fresh: bool,
+    /// Count any answer with status 200 as right and leave out the requests before and after the run, so that a server with a static
+    /// body can be measured. Says nothing of an XKS proxy
+    #[arg(long, help_heading = "Requests")]
+    unverified: bool,
     /// Connections, over all workers
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Connections")]
     connections: usize,
@@ -153,6 +159,12 @@ struct CommonArgs {
     /// Close and reopen this many connections a second, with full handshakes
     #[arg(long, value_name = "R", default_value_t = 0.0, help_heading = "Connections")]
     reconnect_rate: f64,
+    /// Close and reopen a connection after this many requests; 1: a handshake for each request
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Connections")]
+    requests_per_connection: Option<u64>,
+    /// Further connections, opened before the load, that do nothing until its end
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Connections")]
+    idle: usize,
     /// Resume TLS sessions when reconnecting
     #[arg(long, help_heading = "Connections")]
     resume: bool,
@@ -298,6 +310,9 @@ impl CommonArgs {
         if self.workers > self.connections {
             return Err("--workers: each needs a connection at least".into());
         }
+        if self.idle > IDLE_CONNECTIONS_MAX {
+            return Err(format!("--idle {}: at most {IDLE_CONNECTIONS_MAX}", self.idle));
+        }
         if !(0.0..=1.0).contains(&self.cdiv) {
             return Err(format!("--cdiv {}: 0 to 1", self.cdiv));
         }
@@ -309,7 +324,14 @@ impl CommonArgs {
         }
         Ok(Run {
             target: Arc::new(Target::resolve(target)?),
-            shape: Shape { mix: self.mix, plaintext: self.plaintext_bytes, aad: self.aad_bytes, cdiv: self.cdiv, fresh: self.fresh },
+            shape: Shape {
+                mix: self.mix,
+                plaintext: self.plaintext_bytes,
+                aad: self.aad_bytes,
+                cdiv: self.cdiv,
+                fresh: self.fresh,
+                verify: !self.unverified,
+            },
             plan: Arc::new(plan),
             transport: Transport {
                 connections: self.connections,
@@ -317,8 +339,10 @@ impl CommonArgs {
                 timeout: self.timeout,
                 tls: self.tls,
                 reconnect_rate: self.reconnect_rate,
+                requests_per_connection: self.requests_per_connection,
                 resume: self.resume,
             },
+            idle: self.idle,
             workers: self.workers,
             cores: self.cores.clone(),
             promise: Promise::new(self.sla.clone(), self.max_errors),

@@ -43,6 +43,8 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
         number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
     }
+    number("latest answer", a.answers.latest_us as f64, b.answers.latest_us as f64, &html::us);
+    number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
     number("handshake, p50", a.tls.handshake_p50_us as f64, b.tls.handshake_p50_us as f64, &html::us);
     rows
 }
@@ -77,6 +79,11 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     differ("workers", sa.workers.to_string(), sb.workers.to_string());
     differ("keys", format!("{}×{}", sa.key_stores, sa.keys), format!("{}×{}", sb.key_stores, sb.keys));
     differ("reconnects", sa.reconnect_rate.to_string(), sb.reconnect_rate.to_string());
+    let per_connection = |settings: &crate::report::Settings| settings.requests_per_connection.map_or("any".into(), |n| n.to_string());
+    differ("requests a connection", per_connection(sa), per_connection(sb));
+    differ("resumption", sa.resume.to_string(), sb.resume.to_string());
+    differ("idle connections", sa.idle.to_string(), sb.idle.to_string());
+    differ("unverified", sa.unverified.to_string(), sb.unverified.to_string());
     differ("TLS", a.tls.protocol.clone(), b.tls.protocol.clone());
     found
 }

@@ -10,6 +10,12 @@ pub const RATE_MAX: f64 = 10_000_000.0;
 pub const WORKERS_MAX: usize = 256;
 /// Connections over all workers.
 pub const CONNECTIONS_MAX: usize = 100_000;
+/// Connections that do nothing.
+pub const IDLE_CONNECTIONS_MAX: usize = 100_000;
+/// Opening them takes at most this; those that are not open by then are missing.
+pub const IDLE_SETUP_TIME_MAX: Duration = Duration::from_secs(120);
+/// Before the proxy's memory is read: it may still be busy with the connections opened last.
+pub const IDLE_SETTLE_TIME: Duration = Duration::from_millis(300);
 /// Requests in flight on one connection.
 pub const DEPTH_MAX: usize = 64;
 /// Steps of one run.

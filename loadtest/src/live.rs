@@ -19,20 +19,23 @@ impl Live {
 
     /// The last second.
     pub fn second(&mut self, point: &Point, of: f64) {
-        if !self.terminal {
-            return;
-        }
-        self.shown = true;
-        let _ = write!(
-            std::io::stderr(),
-            "\r\x1b[K{:>4} of {of:.0} s  {:>7}/s  p50 {}  p99 {}  p99.9 {}  errors {}",
+        self.status(&format!(
+            "{:>4} of {of:.0} s  {:>7}/s  p50 {}  p99 {}  p99.9 {}  errors {}",
             point.second + 1,
             count(point.right),
             micros(point.p50),
             micros(point.p99),
             micros(point.p999),
             count(point.errors)
-        );
+        ));
+    }
+
+    /// What is being done now.
+    pub fn status(&mut self, text: &str) {
+        if self.terminal {
+            self.shown = true;
+            let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+        }
     }
 
     /// A line that stays.

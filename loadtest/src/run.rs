@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::idle::{Idle, IdleReport};
 use crate::live::Live;
 use crate::observe::{Bound, Observer, Server};
-use crate::report::{CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls};
+use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text};
 use crate::request::Call;
 use crate::schedule::Plan;
 use crate::sla::{Promise, judge};
-use crate::stats::{Second, Stats, latency};
+use crate::stats::{Second, Stats, latency, whole_us};
 use crate::target::Target;
+use crate::units::count;
 use crate::worker::{Failure, Nudge, Seed, Transport};
 use crate::workload::Shape;
 
@@ -23,6 +25,8 @@ const LEAD: Duration = Duration::from_millis(20);
 const NUDGE_INTERVAL: Duration = Duration::from_millis(2);
 /// Requests handed out later than this (p99) make the figures doubtful, microseconds.
 const LAG_DOUBTFUL_US: u64 = 5_000;
+
+type Worker = glommio::ExecutorJoinHandle<Option<Stats>>;
 
 /// What to run.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub struct Run {
     pub plan: Arc<Plan>,
     /// How.
     pub transport: Transport,
+    /// Connections that do nothing, besides.
+    pub idle: usize,
     /// Threads.
     pub workers: usize,
     /// Cores to pin them to, in turn.
@@ -94,22 +100,30 @@ impl Run {
                 Err(_) => failure = failure.or(Some(Failure::Setup("a worker ended before it was ready".into()))),
             }
         }
-        if let Some(failure) = failure {
+        let stop = |workers: Vec<Worker>, failure: Failure| {
             abort.store(true, Ordering::Release);
             workers.into_iter().for_each(|worker| drop(worker.join()));
-            return Err(failure);
+            Err(failure)
+        };
+        if let Some(failure) = failure {
+            return stop(workers, failure);
         }
+        let mut observer = Observer::new(&self.target);
+        let idle = match self.open_idle(&observer, live) {
+            Ok(idle) => idle,
+            Err(why) => return stop(workers, why),
+        };
         let start = Instant::now() + LEAD;
         let started = time::OffsetDateTime::now_utc();
         let _ = go.set(start);
         let mut collector = Collector { seconds, nudges, workers: self.workers, partial: BTreeMap::new(), timeline: Vec::new() };
-        let mut observer = Observer::new(&self.target);
         let of = self.plan.length().as_secs_f64();
         collector.until(start + self.plan.measured_from(), of, live);
         observer.begin();
         let measured_from = collector.right();
         collector.until(start + self.plan.length(), of, live);
         let server = observer.end(|| collector.right() - measured_from);
+        let idle = idle.map(Idle::end);
         // What is in flight gets its answer or its time-out; then the workers end.
         collector.until_closed(of, live);
         live.clear();
@@ -118,10 +132,27 @@ impl Run {
             let theirs = worker.join().map_err(|e| Failure::Setup(format!("a worker failed: {e}")))?;
             stats.add(&theirs.ok_or_else(|| Failure::Setup("a worker did not run".into()))?);
         }
-        Ok(self.report(started, &stats, collector.timeline, server))
+        Ok(self.report(started, &stats, collector.timeline, server, idle))
     }
 
-    fn report(&self, started: time::OffsetDateTime, stats: &Stats, timeline: Vec<Point>, mut server: Server) -> Report {
+    fn open_idle(&self, observer: &Observer, live: &mut Live) -> Result<Option<Idle>, Failure> {
+        if self.idle == 0 {
+            return Ok(None);
+        }
+        live.status(&format!("opening {} idle connections", count(self.idle as u64)));
+        let opened = Idle::open(&self.target, self.transport.tls, self.idle, observer);
+        live.clear();
+        opened.map(Some).map_err(Failure::Setup)
+    }
+
+    fn report(
+        &self,
+        started: time::OffsetDateTime,
+        stats: &Stats,
+        timeline: Vec<Point>,
+        mut server: Server,
+        idle: Option<IdleReport>,
+    ) -> Report {
         let slas = &self.promise.slas;
         let measured: Vec<_> = self.plan.phases.iter().zip(&stats.phases).filter(|(phase, _)| phase.measured).collect();
         let mut all = latency();
@@ -152,11 +183,19 @@ impl Run {
             closing_decrypts: stats.closing_decrypts,
         };
         let mut warnings = Vec::new();
+        if !self.shape.verify {
+            warnings.push("UNVERIFIED: any answer with status 200 counted as right, whatever it says; no ciphertext was decrypted".into());
+        }
         if client.lag_p99_us > LAG_DOUBTFUL_US {
             warnings.push(format!(
                 "this tool was late itself (p99 {}): latencies are too high for the proxy; give it cores of its own (--workers, --cores)",
                 crate::units::micros(client.lag_p99_us)
             ));
+        }
+        if let Some(idle) = &idle
+            && (idle.opened < idle.asked || idle.closed > 0)
+        {
+            warnings.push(format!("not all idle connections were held: {}", text::idle(idle)));
         }
         let unsteady = timeline.iter().any(|p| p.right == 0 && p.offered >= 10);
         if unsteady {
@@ -177,6 +216,13 @@ impl Run {
             wrong: stats.wrong,
             wrong_told: stats.wrong_told.clone(),
             throughput: came_in as f64 / seconds.max(1e-9),
+            answers: Answers {
+                latest_us: if stats.latest.is_zero() { 0 } else { whole_us(stats.latest) },
+                none: stats.silent,
+                unsent: stats.unsent,
+            },
+            first_error_unix_ms: stats.error_span.map(|span| unix_ms(span.0)),
+            last_error_unix_ms: stats.error_span.map(|span| unix_ms(span.1)),
             latency: Percentiles::of(&all),
             calls: Call::ALL
                 .iter()
@@ -190,14 +236,17 @@ impl Run {
                 protocol: stats.protocol.clone(),
                 handshakes: stats.handshakes.len(),
                 resumed: stats.resumed,
+                handshakes_per_second: stats.measured_handshakes as f64 / seconds.max(1e-9),
                 handshake_p50_us: stats.handshakes.value_at_quantile(0.5),
+                handshake_p99_us: stats.handshakes.value_at_quantile(0.99),
                 handshake_max_us: stats.handshakes.max(),
             },
             bound: Bound::judge(client.busiest_worker, client.lag_p99_us, throttled, &server),
             client,
             server,
+            idle,
             slas: slas.clone(),
-            checks: judge(&self.promise, &all, all_errors, stats.wrong),
+            checks: judge(&self.promise, &all, all_errors, self.shape.verify.then_some(stats.wrong)),
             warnings,
             capacity: None,
         }
@@ -222,6 +271,10 @@ impl Run {
             workers: self.workers,
             timeout_ms: self.transport.timeout.as_millis() as u64,
             reconnect_rate: self.transport.reconnect_rate,
+            requests_per_connection: self.transport.requests_per_connection,
+            resume: self.transport.resume,
+            idle: self.idle,
+            unverified: !self.shape.verify,
         }
     }
 }
@@ -277,6 +330,10 @@ impl Collector {
     fn right(&self) -> u64 {
         self.timeline.iter().map(|p| p.right).sum()
     }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
 fn random_id() -> Result<u32, Failure> {

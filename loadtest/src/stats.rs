@@ -1,7 +1,7 @@
 //! What is counted, by worker, and how workers add up.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 
@@ -16,9 +16,14 @@ pub fn latency() -> Latency {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are constants")
 }
 
-/// Counts a time, in whole microseconds rounded up: a quick answer is still an answer.
+/// Whole microseconds, rounded up: a quick answer is still an answer.
+pub fn whole_us(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
+/// Counts a time.
 pub fn record(histogram: &mut Latency, time: Duration) {
-    histogram.saturating_record(time.as_nanos().div_ceil(1000).clamp(1, u128::from(LATENCY_MAX_US)) as u64);
+    histogram.saturating_record(whole_us(time).min(LATENCY_MAX_US));
 }
 
 fn add(mine: &mut Latency, theirs: &Latency) {
@@ -84,6 +89,14 @@ pub struct Stats {
     pub calls: Vec<Latency>,
     /// Errors of the measured phases by name.
     pub errors: BTreeMap<String, u64>,
+    /// When the first and the last of them were seen.
+    pub error_span: Option<(SystemTime, SystemTime)>,
+    /// Of the measured phases, the longest time from when a request was due to any answer to it.
+    pub latest: Duration,
+    /// Requests of the measured phases that were sent and got no answer.
+    pub silent: u64,
+    /// Requests of the measured phases that were not sent.
+    pub unsent: u64,
     /// Wrong answers, also of the warm-up.
     pub wrong: u64,
     /// The first of them.
@@ -94,6 +107,8 @@ pub struct Stats {
     pub handshakes: Latency,
     /// Of these, resumed.
     pub resumed: u64,
+    /// Of these, done during the measured phases.
+    pub measured_handshakes: u64,
     /// Ciphertexts decrypted after the run.
     pub closing_decrypts: u64,
     /// CPU time of the worker's thread during the measured phases.
@@ -111,11 +126,16 @@ impl Stats {
             phases: vec![PhaseStats::new(); phases],
             calls: vec![latency(); Call::ALL.len()],
             errors: BTreeMap::new(),
+            error_span: None,
+            latest: Duration::ZERO,
+            silent: 0,
+            unsent: 0,
             wrong: 0,
             wrong_told: Vec::new(),
             lag: latency(),
             handshakes: latency(),
             resumed: 0,
+            measured_handshakes: 0,
             closing_decrypts: 0,
             cpu: Duration::ZERO,
             busiest: 0.0,
@@ -131,8 +151,19 @@ impl Stats {
         }
     }
 
-    /// Counts an error by its name.
-    pub fn error(&mut self, name: &str, count: u64) {
+    /// Counts an error by its name, at the time of the call.
+    pub fn error(&mut self, name: &str) {
+        let now = SystemTime::now();
+        self.widen_error_span((now, now));
+        self.add_errors(name, 1);
+    }
+
+    fn widen_error_span(&mut self, (first, last): (SystemTime, SystemTime)) {
+        let (from, to) = self.error_span.unwrap_or((first, last));
+        self.error_span = Some((from.min(first), to.max(last)));
+    }
+
+    fn add_errors(&mut self, name: &str, count: u64) {
         match self.errors.get_mut(name) {
             Some(known) => *known += count,
             None => {
@@ -154,14 +185,21 @@ impl Stats {
             add(mine, theirs);
         }
         for (name, count) in &other.errors {
-            self.error(name, *count);
+            self.add_errors(name, *count);
         }
+        if let Some(span) = other.error_span {
+            self.widen_error_span(span);
+        }
+        self.latest = self.latest.max(other.latest);
+        self.silent += other.silent;
+        self.unsent += other.unsent;
         let room = WRONG_ANSWERS_TOLD.saturating_sub(self.wrong_told.len());
         self.wrong_told.extend(other.wrong_told.iter().take(room).cloned());
         self.wrong += other.wrong;
         add(&mut self.lag, &other.lag);
         add(&mut self.handshakes, &other.handshakes);
         self.resumed += other.resumed;
+        self.measured_handshakes += other.measured_handshakes;
         self.closing_decrypts += other.closing_decrypts;
         self.cpu += other.cpu;
         self.busiest = self.busiest.max(other.busiest);
@@ -185,7 +223,8 @@ mod tests {
                 record(&mut stats.phases[1].latency, time);
                 record(&mut stats.calls[0], time);
                 stats.phases[1].right += 1;
-                stats.error(if us % 3 == 0 { "timeout" } else { "other" }, 1);
+                stats.error(if us % 3 == 0 { "timeout" } else { "other" });
+                stats.latest = stats.latest.max(time);
                 stats.wrong("w".into());
             }
         }
@@ -197,6 +236,10 @@ mod tests {
         }
         assert_eq!((sum.phases[1].right, &sum.errors, sum.wrong), (1999, &one.errors, 1999));
         assert_eq!(sum.wrong_told.len(), WRONG_ANSWERS_TOLD);
+        assert_eq!(sum.latest, one.latest);
+        let (first, last) = sum.error_span.unwrap();
+        assert!(both.iter().all(|stats| stats.error_span.is_some_and(|span| first <= span.0 && span.1 <= last)));
+        assert_eq!(Stats::new(1).error_span, None);
     }
 
     #[test]

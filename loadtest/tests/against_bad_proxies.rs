@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
-use common::{Answer, demo_files, fake_proxy, load, told};
+use common::{Answer, demo_files, fake_proxy, fake_proxy_that_closes_after, load, told};
 use ring::digest;
 use serde_json::{Value, json};
 
@@ -34,7 +35,11 @@ fn say(body: &Value) -> Answer {
 
 /// Runs against a proxy; gives exit code, text and report.
 fn against(dir: &Path, more: &[&str], answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> (i32, String, Value) {
-    let address = fake_proxy(dir, answer).to_string();
+    run_against(dir, fake_proxy(dir, answer), more)
+}
+
+fn run_against(dir: &Path, address: SocketAddr, more: &[&str]) -> (i32, String, Value) {
+    let address = address.to_string();
     let (config, json) = (dir.join("xksd.toml"), dir.join("r.json"));
     let _ = std::fs::remove_file(&json);
     let args = ["run", "--config", config.to_str().unwrap(), "--connect", &address, "--warmup", "0s", "--json", json.to_str().unwrap()];
@@ -106,6 +111,11 @@ fn errors_are_counted_by_name_and_judged() {
     assert!(errors["ThrottlingException (429)"].as_u64().unwrap() > 0, "{errors}");
     assert!(errors["connection closed before the answer"].as_u64().unwrap() > 0, "{errors}");
     assert_eq!(report["offered"].as_u64().unwrap(), report["right"].as_u64().unwrap() + report["steps"][0]["errors"].as_u64().unwrap());
+    // A hung up connection is no answer; an error is one.
+    assert_eq!(report["answers"]["none"], errors["connection closed before the answer"]);
+    let times = ["first_error_unix_ms", "last_error_unix_ms"].map(|name| report[name].as_u64().unwrap());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    assert!(times[0] <= times[1] && times[1] <= now && now - times[0] < 3_600_000, "{times:?} at {now}");
     // Nobody asked for a verdict on errors.
     let (code, text, _) = against(dir.path(), SHORT, throttling());
     assert_eq!(code, 0, "{text}");
@@ -124,6 +134,57 @@ fn a_request_that_is_never_answered_is_a_time_out() {
     });
     assert_eq!(code, 1, "{text}");
     assert_eq!(report["errors_by_name"]["timeout"], 1, "{text}");
+    assert_eq!(report["answers"]["none"], 1, "{text}");
+    assert!(text.contains("1 requests never answered"), "{text}");
+}
+
+#[test]
+fn an_error_that_comes_late_is_the_latest_answer_and_no_latency() {
+    let dir = demo_files();
+    let calls = AtomicU64::new(0);
+    let (code, text, report) = against(dir.path(), &[SHORT, &["--timeout", "30s"]].concat(), move |path, request| {
+        if calls.fetch_add(1, Ordering::Relaxed) < 100 {
+            return say(&honest(path, request));
+        }
+        std::thread::sleep(Duration::from_millis(700));
+        Answer::Say(503, json!({"errorName": "DependencyTimeoutException"}).to_string())
+    });
+    assert_eq!(code, 0, "{text}");
+    assert!(report["answers"]["latest_us"].as_u64().unwrap() >= 700_000, "{text}");
+    assert!(report["latency"]["max"].as_u64() < report["answers"]["latest_us"].as_u64(), "{text}");
+    assert_eq!((&report["answers"]["none"], &report["answers"]["unsent"]), (&0.into(), &0.into()), "{text}");
+}
+
+#[test]
+fn a_static_body_is_measured_unverified_and_told_as_such() {
+    let dir = demo_files();
+    let nothing = |_: &str, _: &Value| Answer::Say(200, "{}".into());
+    let (code, text, report) = against(dir.path(), &[SHORT, &["--unverified"]].concat(), nothing);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("UNVERIFIED") && !text.contains("wrong answers"), "{text}");
+    assert_eq!(report["settings"]["unverified"], true);
+    let calls: Vec<&str> = report["calls"].as_array().unwrap().iter().map(|c| c["call"].as_str().unwrap()).collect();
+    assert_eq!(calls, ["encrypt", "decrypt"], "the mix is asked for all the same");
+    assert_eq!(report["client"]["closing_decrypts"], 0);
+    // An error is one all the same.
+    let refusing = |_: &str, _: &Value| Answer::Say(403, "{}".into());
+    let (code, text, report) = against(dir.path(), &[SHORT, &["--unverified"]].concat(), refusing);
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(report["errors_by_name"]["status 403 without errorName"], report["offered"], "{text}");
+    // Without the word, the first answer ends it.
+    let (code, text, _) = against(dir.path(), SHORT, nothing);
+    assert_eq!(code, 1, "{text}");
+}
+
+#[test]
+fn idle_connections_that_the_proxy_closes_are_counted() {
+    let dir = demo_files();
+    let closing = fake_proxy_that_closes_after(dir.path(), Some(Duration::from_millis(500)), |path, request| say(&honest(path, request)));
+    let (code, text, report) = run_against(dir.path(), closing, &["--rate", "100", "--duration", "2s", "--idle", "5"]);
+    assert_eq!(code, 0, "{text}");
+    let idle = &report["idle"];
+    assert_eq!((&idle["asked"], &idle["opened"], &idle["closed"]), (&5.into(), &5.into(), &5.into()), "{text}");
+    assert!(text.contains("not all idle connections were held"), "{text}");
 }
 
 /// Coordinated omission: a tool that waits for the answer before it sends the next request would see one slow request here, and tell a

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{Demo, load, told};
 use serde_json::Value;
 
@@ -59,11 +61,60 @@ fn loads_are_run_judged_reported_and_compared() {
         assert!(b["tls"]["protocol"].as_str().unwrap().contains(&tls.replace('.', "_")), "{}", b["tls"]);
     }
 
+    // A handshake for each request, and connections beside them that are held.
+    for resume in [None, Some("--resume")] {
+        let mut more = vec!["--closed", "--duration", "1s", "--requests-per-connection", "1", "--idle", "20", "--json", &b];
+        more.extend(resume);
+        let (code, text) = run(&[&more[..], &["--max-errors", "0"]].concat());
+        assert_eq!(code, 0, "{text}");
+        let b = report(&demo, "b.json");
+        // Preflight and closing decrypts have a connection each.
+        let (handshakes, resumed) = (b["tls"]["handshakes"].as_u64().unwrap(), b["tls"]["resumed"].as_u64().unwrap());
+        assert!(handshakes >= b["right"].as_u64().unwrap() && b["tls"]["handshakes_per_second"].as_f64().unwrap() > 0.0, "{text}");
+        // The first handshake of each of the four, and the one before the run, had nothing to resume.
+        assert_eq!(resumed, if resume.is_some() { handshakes - 5 } else { 0 }, "{text}");
+        let idle = &b["idle"];
+        assert_eq!((&idle["opened"], &idle["closed"], &idle["refused"]), (&20.into(), &0.into(), &Value::Null), "{text}");
+        assert!(idle["memory"]["after_bytes"].as_u64().unwrap() > 0);
+    }
+    let (code, text) = run(&["--rate", "100", "--duration", "1s", "--requests-per-connection", "7", "--max-errors", "0", "--json", &b]);
+    assert_eq!(code, 0, "{text}");
+    let few = report(&demo, "b.json");
+    let (handshakes, right) = (few["tls"]["handshakes"].as_u64().unwrap(), few["right"].as_u64().unwrap());
+    assert!(handshakes > right / 7 && handshakes < right / 2, "{handshakes} handshakes for {right} requests");
+
     let page = demo.file("compare.html");
     let (code, text) = told(&load(&["compare", &json, &b, "--html", &page]));
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("throughput") && text.contains("not asked the same: mix"), "{text}");
     assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+}
+
+/// With all connections lost and none to be had, there is still an end, and every request that was due is told.
+#[test]
+fn a_proxy_that_dies_during_the_run_ends_it_with_errors() {
+    let mut demo = Demo::start();
+    let (config, json) = (demo.config(), demo.file("d.json"));
+    let run = std::thread::spawn({
+        let json = json.clone();
+        move || {
+            let args = ["run", "--config", &config, "--rate", "100", "--duration", "4s", "--warmup", "0s", "--connections", "4"];
+            told(&load(&[&args[..], &["--timeout", "500ms", "--json", &json]].concat()))
+        }
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    demo.kill();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !run.is_finished() {
+        assert!(Instant::now() < deadline, "the run does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (_, text) = run.join().unwrap();
+    let d = report(&demo, "d.json");
+    let (offered, right, lost) = (d["offered"].as_u64().unwrap(), d["right"].as_u64().unwrap(), d["steps"][0]["errors"].as_u64().unwrap());
+    assert_eq!(offered, right + lost, "{text}");
+    assert!(right > 0 && d["answers"]["unsent"].as_u64().unwrap() > 0, "{text}");
+    assert!(text.contains("Connection refused"), "{text}");
 }
 
 #[test]

@@ -83,6 +83,11 @@ impl Observer {
         }
     }
 
+    /// Memory of the proxy's process now, bytes.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.process.as_ref()?.resident_bytes()
+    }
+
     /// The measured time begins.
     pub fn begin(&mut self) {
         self.before = Some(self.sample());

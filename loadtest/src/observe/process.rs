@@ -53,6 +53,14 @@ impl Process {
         processes.find(|pid| holds_one(pid).is_some()).map(|pid| Process { pid })
     }
 
+    /// Resident memory now, bytes; `None` when the process is gone.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        // "VmRSS:	   12345 kB"
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+        Some(kilobytes.parse::<u64>().ok()? * 1024)
+    }
+
     /// CPU times up to now; `None` when the process is gone.
     pub fn times(&self) -> Option<CpuTimes> {
         let dir = format!("/proc/{}", self.pid);
@@ -128,7 +136,9 @@ mod tests {
         assert_eq!(process.pid, std::process::id());
         let times = process.times().unwrap();
         assert!(times.cores > 0);
-        assert!(Process { pid: u32::MAX }.times().is_none());
+        assert!(process.resident_bytes().unwrap() > 100 * 1024);
+        let gone = Process { pid: u32::MAX };
+        assert!(gone.times().is_none() && gone.resident_bytes().is_none());
         assert!(Process::find(None, "192.0.2.1:443".parse().unwrap()).is_none());
     }
 }

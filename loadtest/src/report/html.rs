@@ -89,6 +89,7 @@ fn checks(report: &Report, body: &mut String) {
         figure(report.throughput),
         report.seconds
     );
+    let _ = writeln!(body, "<p>Answers: {}.</p>", escape(&text::answers(report)));
     for what in &report.wrong_told {
         let _ = writeln!(body, "<p class=\"lost\">Wrong answer: {}</p>", escape(what));
     }
@@ -262,7 +263,7 @@ fn errors(report: &Report, body: &mut String) {
     if report.errors_by_name.is_empty() {
         return;
     }
-    body.push_str("<h2>Errors</h2>\n<table>\n");
+    let _ = writeln!(body, "<h2>Errors</h2>\n<p>Times of errors{}.</p>\n<table>", escape(&text::error_span(report)));
     for (name, n) in &report.errors_by_name {
         let _ = writeln!(body, "<tr><td class=\"n\">{}</td><td>{}</td></tr>", count(*n), escape(name));
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::idle::IdleReport;
 use crate::observe::{Bound, Server};
 use crate::sla::{Check, Sla};
 use crate::stats::{Latency, PhaseStats, Second};
@@ -43,6 +44,12 @@ pub struct Report {
     pub wrong_told: Vec<String>,
     /// Right answers a second.
     pub throughput: f64,
+    /// All that was answered, right or not, and what was not.
+    pub answers: Answers,
+    /// When the first error was seen, Unix time in milliseconds.
+    pub first_error_unix_ms: Option<u64>,
+    /// And the last: what heals has healed by then.
+    pub last_error_unix_ms: Option<u64>,
     /// Latency of right answers.
     pub latency: Percentiles,
     /// The same by call.
@@ -57,6 +64,8 @@ pub struct Report {
     pub client: Client,
     /// What could be seen of the proxy.
     pub server: Server,
+    /// Connections that did nothing, where some were asked for.
+    pub idle: Option<IdleReport>,
     /// What kept it from more, where it was at its limit.
     pub bound: Bound,
     /// Bounds that were asked for.
@@ -87,6 +96,23 @@ pub struct Settings {
     pub workers: usize,
     pub timeout_ms: u64,
     pub reconnect_rate: f64,
+    pub requests_per_connection: Option<u64>,
+    pub resume: bool,
+    pub idle: usize,
+    /// Answers were not checked.
+    pub unverified: bool,
+}
+
+/// Answers of every kind to the requests of the measured time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// The longest time from when a request was due to any answer to it, errors included, microseconds. A proxy that answers in time
+    /// whatever happens keeps this below its budget while its HSM is dead.
+    pub latest_us: u64,
+    /// Requests that were sent and got no answer: none within the time-out, or their connection was lost.
+    pub none: u64,
+    /// Requests that were not sent, because no connection was free within the time-out.
+    pub unsent: u64,
 }
 
 /// Percentiles of latencies, microseconds.
@@ -230,7 +256,10 @@ pub struct Tls {
     pub protocol: String,
     pub handshakes: u64,
     pub resumed: u64,
+    /// In the measured time.
+    pub handshakes_per_second: f64,
     pub handshake_p50_us: u64,
+    pub handshake_p99_us: u64,
     pub handshake_max_us: u64,
 }
 

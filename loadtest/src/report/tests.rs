@@ -46,6 +46,9 @@ pub(crate) fn sample() -> Report {
         wrong_told: vec!["decrypt <gave> back another".into()],
         throughput: 1799.0,
         latency: Percentiles::of(&histogram),
+        answers: Answers { latest_us: 1_203_000, none: 3, unsent: 1 },
+        first_error_unix_ms: Some(1_769_860_800_250),
+        last_error_unix_ms: Some(1_769_860_812_750),
         calls: vec![CallReport { call: "encrypt".into(), latency: Percentiles::of(&histogram) }],
         steps: vec![
             step(500.0, 500.0, 600, true),
@@ -73,9 +76,16 @@ pub(crate) fn sample() -> Report {
                 queue_mean_us: 10.0,
             }),
         },
+        idle: Some(IdleReport {
+            asked: 100,
+            opened: 99,
+            closed: 2,
+            refused: Some("connection <refused>".into()),
+            memory: Some(crate::idle::Memory { before_bytes: 10 << 20, after_bytes: 12 << 20, bytes_a_connection: 21_183.0 }),
+        }),
         bound: Bound::Hsm,
         slas: vec![Sla::parse("p99.9=250ms").unwrap()],
-        checks: crate::sla::judge(&crate::sla::Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, 1),
+        checks: crate::sla::judge(&crate::sla::Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, Some(1)),
         warnings: vec!["a warning with <angle brackets>".into()],
         capacity: None,
     }

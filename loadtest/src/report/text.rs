@@ -3,12 +3,16 @@
 use std::fmt::Write;
 
 use super::{Report, knee};
+use crate::idle::IdleReport;
 use crate::units::{count, figure, micros};
 
 /// All that a person needs to judge the run.
 pub fn summary(report: &Report) -> String {
     let mut text = String::new();
     let settings = &report.settings;
+    if settings.unverified {
+        text.push_str("\n*** UNVERIFIED: no answer was checked ***\n");
+    }
     let _ = writeln!(
         text,
         "\n{}: {}, {} connections × {}, {}\n",
@@ -16,6 +20,7 @@ pub fn summary(report: &Report) -> String {
     );
     let rows = [
         ("requests", format!("{} offered, {} answered right, {} errors", count(report.offered), count(report.right), count(report.errors))),
+        ("answers", answers(report)),
         ("throughput", format!("{}/s over {:.1} s", figure(report.throughput), report.seconds)),
         ("TLS", tls(report)),
     ];
@@ -43,7 +48,7 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(text, "{}", knee_text(report));
     }
     if !report.errors_by_name.is_empty() {
-        text.push_str("\nerrors\n");
+        let _ = writeln!(text, "\nerrors{}", error_span(report));
         for (name, n) in &report.errors_by_name {
             let _ = writeln!(text, "  {:>10}  {name}", count(*n));
         }
@@ -61,7 +66,8 @@ pub fn summary(report: &Report) -> String {
         let _ =
             writeln!(text, "{:<5} {:<14} {:>12}   at most {}", if check.held { "ok" } else { "NO" }, check.what, check.value, check.limit);
     }
-    let _ = writeln!(text, "{}", if report.held() { "HELD" } else { "NOT HELD" });
+    let unverified = if settings.unverified { " (UNVERIFIED: no answer was checked)" } else { "" };
+    let _ = writeln!(text, "{}{unverified}", if report.held() { "HELD" } else { "NOT HELD" });
     text.replace("at most at least", "at least")
 }
 
@@ -69,13 +75,58 @@ pub fn summary(report: &Report) -> String {
 pub fn tls(report: &Report) -> String {
     let tls = &report.tls;
     format!(
-        "{}, {} handshakes ({} resumed), p50 {}, max {}",
+        "{}, {} handshakes ({} resumed), {}/s, p50 {}, p99 {}, max {}",
         tls.protocol,
         count(tls.handshakes),
         count(tls.resumed),
+        figure(tls.handshakes_per_second),
         micros(tls.handshake_p50_us),
+        micros(tls.handshake_p99_us),
         micros(tls.handshake_max_us)
     )
+}
+
+/// In a line: what came back at all.
+pub fn answers(report: &Report) -> String {
+    let answers = &report.answers;
+    let mut text = format!("the latest {} after its request was due, errors included", micros(answers.latest_us));
+    for (n, what) in [(answers.none, "requests never answered"), (answers.unsent, "not sent")] {
+        let _ = write!(text, "; {} {what}", count(n));
+    }
+    text
+}
+
+/// Between which times errors were seen.
+pub fn error_span(report: &Report) -> String {
+    let time = |unix_ms: u64| {
+        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000).ok()?;
+        time.format(time::macros::format_description!("[hour]:[minute]:[second].[subsecond digits:3]")).ok()
+    };
+    let span = report.first_error_unix_ms.and_then(time).zip(report.last_error_unix_ms.and_then(time));
+    span.map_or(String::new(), |(first, last)| format!(", the first at {first}, the last at {last} UTC"))
+}
+
+/// In a line: idle connections, and what they cost.
+pub fn idle(idle: &IdleReport) -> String {
+    let mut text = format!("{} of {} opened, {} closed by the proxy", number(idle.opened), number(idle.asked), number(idle.closed));
+    if let Some(why) = &idle.refused {
+        let _ = write!(text, " ({why})");
+    }
+    if let Some(memory) = &idle.memory {
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let _ = write!(
+            text,
+            "; proxy memory {:.1} MiB before, {:.1} MiB after: {} bytes a connection",
+            mebibytes(memory.before_bytes),
+            mebibytes(memory.after_bytes),
+            memory.bytes_a_connection.round()
+        );
+    }
+    text
+}
+
+fn number(n: usize) -> String {
+    count(n as u64)
 }
 
 /// Where throughput stops following the load.
@@ -113,6 +164,9 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
                 format!("{} open, {:.1} in use on average; this load needs {}", hsm.sessions_open, hsm.sessions_busy, hsm.sessions_needed);
             rows.push(("HSM sessions", value));
         }
+    }
+    if let Some(connections) = &report.idle {
+        rows.push(("idle", idle(connections)));
     }
     let client = &report.client;
     rows.push((

@@ -19,12 +19,14 @@ use super::Transport;
 use super::hub::{Due, Hub, Link};
 use crate::answer;
 use crate::limits::{RECONNECT_PAUSE, SETUP_TIME_MAX};
-use crate::stats::record;
 use crate::target::Target;
 use crate::workload::Sent;
 
 /// Read from a connection at once, bytes; several answers of the usual size.
 const READ_BYTES: usize = 16 * 1024;
+
+/// TLS sessions that a connection keeps for its next handshake; a TLS 1.3 server sends several tickets, each good for one.
+const SESSIONS_KEPT: usize = 8;
 
 /// Makes connections.
 #[derive(Clone)]
@@ -32,12 +34,23 @@ pub(super) struct Connector {
     address: std::net::SocketAddr,
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
+    resume: bool,
 }
 
 impl Connector {
     pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
         let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
-        Ok(Connector { address: target.address, config, name })
+        Ok(Connector { address: target.address, config, name, resume: transport.resume })
+    }
+
+    /// The same with TLS sessions of its own: each connection resumes what it was itself given, and none goes without because others took
+    /// the tickets of a common store.
+    fn with_own_sessions(&self) -> Connector {
+        let mut connector = self.clone();
+        if self.resume {
+            Arc::make_mut(&mut connector.config).resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
+        }
+        connector
     }
 
     /// A connection with its handshake done.
@@ -48,12 +61,9 @@ impl Connector {
         tcp.set_nodelay(true).map_err(|e| format!("cannot connect: {e}"))?;
         let handshake = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp);
         let stream = within(SETUP_TIME_MAX, handshake).await.map_err(|e| format!("TLS handshake: {e}"))?;
-        let mut stats = hub.stats.borrow_mut();
-        record(&mut stats.handshakes, start.elapsed());
         let session = stream.get_ref().1;
-        if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-            stats.resumed += 1;
-        }
+        hub.handshake(start.elapsed(), session.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
+        let mut stats = hub.stats.borrow_mut();
         if stats.protocol.is_empty() {
             let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
             let suite = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
@@ -89,7 +99,9 @@ enum End {
 }
 
 /// Keeps a connection open from before the run until nothing is left to be sent.
-pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, depth: usize) {
+pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, transport: Transport) {
+    let connector = connector.with_own_sessions();
+    let depth = transport.depth;
     poll_fn(|cx| {
         link.set_waker(cx.waker().clone());
         Poll::Ready(())
@@ -107,6 +119,7 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, dep
                     link: &link,
                     stream,
                     depth,
+                    requests_left: transport.requests_per_connection.unwrap_or(u64::MAX),
                     in_flight: VecDeque::with_capacity(depth),
                     out: Vec::new(),
                     written: 0,
@@ -131,6 +144,8 @@ struct Connection<'a> {
     link: &'a Rc<Link>,
     stream: TlsStream<TcpStream>,
     depth: usize,
+    /// Requests it may still send before it is made anew.
+    requests_left: u64,
     in_flight: VecDeque<InFlight>,
     out: Vec<u8>,
     written: usize,
@@ -148,7 +163,7 @@ impl Connection<'_> {
                 if self.hub.is_over() {
                     break End::Over;
                 }
-                if self.link.retire.get() {
+                if self.is_to_end() {
                     break End::Anew;
                 }
             }
@@ -164,7 +179,7 @@ impl Connection<'_> {
         self.link.busy();
         if let End::Broken(why) = end {
             for lost in self.in_flight.drain(..) {
-                self.hub.error(lost.due, why);
+                self.hub.unanswered(lost.due, why);
             }
         } else {
             // The peer is told; whether it listens does not matter.
@@ -173,10 +188,20 @@ impl Connection<'_> {
         end
     }
 
+    /// Takes no further request, and is made anew when those in flight are answered.
+    fn is_to_end(&self) -> bool {
+        self.link.retire.get() || self.requests_left == 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < self.depth && !self.is_to_end()
+    }
+
     /// Takes what is due, as much as the connection may carry.
     fn fill(&mut self) {
-        while self.in_flight.len() < self.depth && !self.link.retire.get() {
+        while self.has_room() {
             let Some(due) = self.hub.take() else { break };
+            self.requests_left -= 1;
             let mut workload = self.hub.workload.borrow_mut();
             let call = workload.draw();
             let sent = workload.write(call, &mut self.out);
@@ -213,7 +238,7 @@ impl Connection<'_> {
             self.out.clear();
             self.written = 0;
         }
-        let has_room = self.in_flight.len() < self.depth && !self.link.retire.get();
+        let has_room = self.has_room();
         if has_room && !self.hub.is_over() {
             self.hub.wait(self.link);
         }

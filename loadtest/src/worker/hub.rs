@@ -14,6 +14,8 @@ use crate::schedule::Plan;
 use crate::stats::{Second, Stats, record};
 use crate::workload::{Outcome, Workload};
 
+const UNSENT: &str = "unsent: no connection was free in time";
+
 /// A request that is to be sent.
 #[derive(Clone, Copy)]
 pub(super) struct Due {
@@ -159,7 +161,7 @@ impl Hub {
         }
         drop(stats);
         if self.backlog.borrow().len() >= BACKLOG_MAX {
-            return self.error(due, "unsent: too many requests waited for a connection");
+            return self.unsent(due, "unsent: too many requests waited for a connection");
         }
         self.backlog.borrow_mut().push_back(due);
         self.wake_one();
@@ -200,7 +202,7 @@ impl Hub {
             if now.saturating_duration_since(due.at) < self.timeout {
                 return Some(due);
             }
-            self.error(due, "unsent: no connection was free in time");
+            self.unsent(due, UNSENT);
         }
     }
 
@@ -218,10 +220,19 @@ impl Hub {
         self.plan.phases.get(phase).is_some_and(|p| p.measured)
     }
 
+    fn is_measured_now(&self) -> bool {
+        let elapsed = self.started.get().map(|start| start.elapsed());
+        elapsed.is_some_and(|elapsed| elapsed < self.plan.length() && self.is_measured(self.plan.phase_at(elapsed)))
+    }
+
     pub(super) fn answered(&self, due: Due, call: Call, outcome: Outcome, now: Instant) {
+        let latency = now.saturating_duration_since(due.at);
+        if self.is_measured(due.phase) {
+            let mut stats = self.stats.borrow_mut();
+            stats.latest = stats.latest.max(latency);
+        }
         match outcome {
             Outcome::Right => {
-                let latency = now.saturating_duration_since(due.at);
                 let mut stats = self.stats.borrow_mut();
                 if let Some(phase) = stats.phases.get_mut(due.phase) {
                     phase.right += 1;
@@ -252,23 +263,46 @@ impl Hub {
         }
     }
 
-    pub(super) fn error(&self, due: Due, name: &str) {
+    /// Nothing came back that could be read as an answer.
+    pub(super) fn unanswered(&self, due: Due, why: &str) {
+        if self.is_measured(due.phase) {
+            self.stats.borrow_mut().silent += 1;
+        }
+        self.error(due, why);
+    }
+
+    fn unsent(&self, due: Due, why: &str) {
+        if self.is_measured(due.phase) {
+            self.stats.borrow_mut().unsent += 1;
+        }
+        self.error(due, why);
+    }
+
+    fn error(&self, due: Due, name: &str) {
         let mut stats = self.stats.borrow_mut();
         if let Some(phase) = stats.phases.get_mut(due.phase) {
             phase.errors += 1;
         }
         if self.is_measured(due.phase) {
-            stats.error(name, 1);
+            stats.error(name);
         }
         self.second.borrow_mut().errors += 1;
     }
 
     /// An error that belongs to no request.
     pub(super) fn connection_error(&self, name: &str) {
-        let Some(elapsed) = self.started.get().map(|start| start.elapsed()) else { return };
-        if self.is_measured(self.plan.phase_at(elapsed)) {
-            self.stats.borrow_mut().error(name, 1);
+        if self.is_measured_now() {
+            self.stats.borrow_mut().error(name);
         }
+    }
+
+    /// A connection has been made, in `time`.
+    pub(super) fn handshake(&self, time: Duration, resumed: bool) {
+        let measured = self.is_measured_now();
+        let mut stats = self.stats.borrow_mut();
+        record(&mut stats.handshakes, time);
+        stats.resumed += u64::from(resumed);
+        stats.measured_handshakes += u64::from(measured);
     }
 
     /// Publishes the seconds that are over.
@@ -293,8 +327,17 @@ impl Hub {
 
     // ---- connections --------------------------------------------------------------------------------------
 
-    /// Tells the connections whose oldest request has no answer in time.
+    /// Gives up what has waited too long for a connection: there may be none left to take it. And tells the connections whose oldest
+    /// request has no answer in time.
     pub(super) fn expire(&self, now: Instant) {
+        let mut backlog = self.backlog.borrow_mut();
+        while let Some(due) = backlog.front().copied()
+            && now.saturating_duration_since(due.at) >= self.timeout
+        {
+            backlog.pop_front();
+            self.unsent(due, UNSENT);
+        }
+        drop(backlog);
         for link in self.links.borrow().iter() {
             if link.oldest.get().is_some_and(|sent| now.saturating_duration_since(sent) >= self.timeout) {
                 link.overdue.set(true);

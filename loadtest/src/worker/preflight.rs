@@ -59,14 +59,14 @@ pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
             match outcome {
                 Outcome::Right => stats.closing_decrypts += 1,
                 Outcome::Wrong(what) => stats.wrong(what),
-                Outcome::Error(name) => stats.error(&format!("{name}, decrypting after the run"), 1),
+                Outcome::Error(name) => stats.error(&format!("{name}, decrypting after the run")),
             }
         }
         let _ = within(SETUP_TIME_MAX, stream.close()).await;
         Ok::<(), String>(())
     };
     if let Err(why) = ended.await {
-        hub.stats.borrow_mut().error(&format!("{why}, decrypting after the run"), 1);
+        hub.stats.borrow_mut().error(&format!("{why}, decrypting after the run"));
     }
 }
 

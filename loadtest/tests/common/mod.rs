@@ -73,10 +73,17 @@ impl Demo {
     }
 }
 
-impl Drop for Demo {
-    fn drop(&mut self) {
+impl Demo {
+    /// Ends it at once.
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -106,6 +113,15 @@ pub enum Answer {
 
 /// Serves with the certificate of `dir`, a thread a connection; `answer` gets path and body. It ends with the test process.
 pub fn fake_proxy(dir: &Path, answer: impl Fn(&str, &serde_json::Value) -> Answer + Send + Sync + 'static) -> SocketAddr {
+    fake_proxy_that_closes_after(dir, None, answer)
+}
+
+/// The same; connections without a request for `idle` are closed.
+pub fn fake_proxy_that_closes_after(
+    dir: &Path,
+    idle: Option<Duration>,
+    answer: impl Fn(&str, &serde_json::Value) -> Answer + Send + Sync + 'static,
+) -> SocketAddr {
     let chain = CertificateDer::pem_file_iter(dir.join("tls/chain.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(dir.join("tls/key.pem")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -121,6 +137,7 @@ pub fn fake_proxy(dir: &Path, answer: impl Fn(&str, &serde_json::Value) -> Answe
         for socket in listener.incoming().flatten() {
             let (config, answer) = (config.clone(), answer.clone());
             std::thread::spawn(move || {
+                socket.set_read_timeout(idle).unwrap();
                 let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
                 while serve_one(&mut stream, answer.as_ref()).is_some() {}
             });

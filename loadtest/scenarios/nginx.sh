@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# nginx with a static body of the same size as xksd's answer: throughput, latency of one connection, handshakes, alternating with xksd (keys in a file)
+# shellcheck source=loadtest/scenarios/common.sh
+. "$(dirname "$0")/common.sh"
+seconds="${SECONDS_A_RUN:-5}"
+rounds="${ROUNDS:-3}"
+
+# The body of one encrypt with integrity value, as KMS would get it.
+answer_of_xksd() {
+    local id
+    id="$(sed -n 's/^access_key_id = "\(.*\)"/\1/p' "$config")"
+    printf 'user = "%s:%s"\n' "$id" "$(cat "$dir/demo/secrets/key-store-1")" |
+        curl -sf --config - --cacert "$dir/demo/ca.pem" --aws-sigv4 aws:amz:us-east-1:kms-xks-proxy -H 'Content-Type: application/json' -d '{
+            "requestMetadata": {"awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice", "kmsOperation": "Encrypt", "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
+                "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+            "plaintext": "'"$(head -c 32 /dev/zero | base64)"'", "encryptionAlgorithm": "AES_GCM", "ciphertextDataIntegrityValueAlgorithm": "SHA_256"}' \
+            "https://$xks/demo/kms/xks/v1/keys/demo/encrypt"
+}
+
+start_nginx() {
+    quiet="127.0.0.1:$(free_port)"
+    logging="127.0.0.1:$(free_port)"
+    server_block() {
+        printf 'server { listen %s ssl reuseport backlog=4096; access_log %s; location / { default_type application/json; return 200 '"'%s'"'; } }\n' "$@"
+    }
+    cat >"$dir/nginx.conf" <<T
+daemon off;
+worker_processes auto;
+worker_cpu_affinity auto;
+pid $dir/nginx.pid;
+error_log $dir/nginx.error.log;
+events { worker_connections 4096; }
+http {
+    client_body_temp_path $dir; proxy_temp_path $dir; fastcgi_temp_path $dir; uwsgi_temp_path $dir; scgi_temp_path $dir;
+    ssl_certificate $dir/demo/tls/chain.pem;
+    ssl_certificate_key $dir/demo/tls/key.pem;
+    ssl_protocols TLSv1.3;
+    ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
+    keepalive_requests 1000000000;
+    keepalive_timeout 400s;
+    $(server_block "$quiet" off "$body")
+    $(server_block "$logging" "$dir/nginx.access.log combined buffer=64k flush=1s" "$body")
+}
+T
+    nginx -c "$dir/nginx.conf" -e "$dir/nginx.error.log" 2>"$dir/nginx.log" &
+    master=$!
+    children[$master]=nginx
+    for _ in $(seq 50); do
+        sleep 0.1
+        curl -s --cacert "$dir/demo/ca.pem" -d '{}' "https://$logging/" | cmp -s - <(printf %s "$body") && return
+    done
+    die "nginx does not serve: $(tail -3 "$dir/nginx.error.log")"
+}
+
+# CPU time of processes so far, µs: fields 14 and 15 of their stat, in ticks.
+cpu_us() {
+    local pid ticks=0
+    for pid in "$@"; do ticks=$((ticks + $(awk '{ print $14 + $15 }' "/proc/$pid/stat"))); done
+    echo $((ticks * 1000000 / $(getconf CLK_TCK)))
+}
+
+# against WHO ARGUMENTS: a load that leaves throughput, p50 and CPU a request in $dir/WHO.figures, a line each time.
+against() {
+    local who="$1" address="$xks" pids=("$server") before
+    shift
+    [ "$who" = xksd ] || mapfile -d ' ' -t pids <"/proc/$master/task/$master/children"
+    [ "$who" != nginx ] || address="$quiet"
+    [ "$who" != nginx-logging ] || address="$logging"
+    before="$(cpu_us "${pids[@]}")"
+    say "$who: $*"
+    # No warm-up: the CPU time of the servers is taken around the whole run.
+    start_load --mix encrypt=1 --tls 1.3 --closed --unverified --connect "$address" --pid "${pids[0]}" --warmup 0s --duration "${seconds}s" "$@"
+    await_load
+    [ "$(field .errors)" = 0 ] || say "$who: $(errors_by_name)"
+    field "\"\(.throughput) \(.latency.p50) \(($(cpu_us "${pids[@]}") - $before) / .right)\"" >>"$dir/$who.figures"
+}
+# The mean of column $2 of a server's lines.
+mean() { awk -v column="$2" '{ sum += $column } END { printf "%.1f", sum / NR }' "$dir/$1.figures"; }
+
+# alternate WHAT SERVERS -- ARGUMENTS: a row for each.
+alternate() {
+    local what="$1" who servers=()
+    shift
+    while [ "$1" != -- ]; do servers+=("$1"); shift; done
+    shift
+    rm -f "$dir"/*.figures
+    for _ in $(seq "$rounds"); do
+        for who in "${servers[@]}"; do against "$who" "$@"; done
+    done
+    for who in "${servers[@]}"; do
+        row "$what" "${who/nginx-logging/nginx, access log on}" "$(calc %d "$(mean "$who" 1)")" "$(calc %.3f "$(mean "$who" 2) / 1000")" "$(mean "$who" 3)"
+    done
+}
+
+begin demo nginx
+configure
+serve
+body="$(answer_of_xksd)"
+start_nginx
+
+echo "The same signed encrypts from the same client to both, answers not verified, $rounds alternating rounds of $seconds s. nginx: a static body of ${#body} bytes,"
+echo "the same certificate (ECDSA P-256). xksd writes a line of audit for each request; the aims are against nginx without its access log, which is the harder."
+echo
+table "load" "server" "requests a second" "p50 ms" "CPU of the server, µs a request"
+alternate "64 connections" xksd nginx nginx-logging -- --connections 64
+throughput="$(calc %.2f "$(mean xksd 1) / $(mean nginx 1)")"
+with_log="$(calc %.2f "$(mean xksd 1) / $(mean nginx-logging 1)")"
+alternate "1 connection" xksd nginx -- --connections 1
+latency="$(calc %.2f "$(mean xksd 2) / $(mean nginx 2)")"
+alternate "a full handshake for each request, 64 connections" xksd nginx -- --connections 64 --requests-per-connection 1
+handshakes="$(calc %.2f "$(mean xksd 1) / $(mean nginx 1)")"
+echo
+aim "throughput over nginx's, 64 connections" "$throughput" '>=' 0.6
+echo "throughput over nginx's with its access log on, 64 connections: $with_log"
+aim "p50 over nginx's, 1 connection" "$latency" '<=' 2
+aim "full handshakes a second over nginx's" "$handshakes" '>=' 0.8
+finish

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SLA: all four calls at 1,800/s for 60 s over an HSM of 2 ms a call: p99.9 within 250 ms, no errors [REPORT.html: where the report is kept, as REPORT.json too]
+# shellcheck source=loadtest/scenarios/common.sh
+report="${1:+$(realpath "$1")}"
+. "$(dirname "$0")/common.sh"
+seconds="${SECONDS_A_RUN:-60}"
+sessions=32
+
+begin demo
+simulator xks <<'T'
+[wire]
+fixed_us = 2000
+T
+configure_simulator xks "$sessions"
+serve
+html="${report:-$dir/report.html}"
+say "load: all four calls, 1,800/s for $seconds s"
+start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration "${seconds}s" --warmup 1s --sla p99.9=250ms --max-errors 0 --html "$html"
+await_load
+[ -z "$report" ] || cp "$dir/report.json" "${report%.html}.json"
+
+table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
+field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.p50, .latency.p99, .latency.p999, .latency.max] | @tsv' |
+    while IFS=$'\t' read -r call count p50 p99 p999 max; do
+        [ "$count" = 0 ] || row "$call" "$count" "$(ms "$p50")" "$(ms "$p99")" "$(ms "$p999")" "$(ms "$max")"
+    done
+echo
+[ -z "$report" ] || echo "report: $report"
+aim "p99.9, ms" "$(ms "$(field .latency.p999)")" '<=' 250
+aim "errors and wrong answers" "$(field '.errors + .wrong')" '==' 0
+aim "offered, a second" "$(calc %.0f "$(field '.offered / .seconds')")" '>=' 1750
+finish
