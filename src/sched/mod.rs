@@ -12,6 +12,7 @@ pub mod core;
 pub mod inbox;
 mod lane;
 pub mod pool;
+mod sync;
 
 #[cfg(test)]
 mod tests;
