@@ -9,6 +9,7 @@
 //! shard's side and works under any single-threaded executor.
 
 pub mod core;
+mod gauge;
 pub mod inbox;
 mod lane;
 pub mod pool;
@@ -18,5 +19,6 @@ mod sync;
 mod tests;
 
 pub use self::core::Refused;
+pub use self::gauge::Condition;
 pub use self::inbox::{Deliver, Delivered, Inbox, Mailbox, Ticket, Token};
 pub use self::pool::{Pool, PoolSettings, PoolStats};

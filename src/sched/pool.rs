@@ -4,10 +4,12 @@
 //! tenths of a percent of the time, so a shard practically never waits for it. No session is called, no job dropped and no thread woken under it.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
+use super::gauge::{Condition, Gauge};
 use super::inbox::{Delivered, Mailbox, Token};
 use super::lane::{self, Desk, Work};
 use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, MutexGuard};
@@ -35,6 +37,7 @@ pub struct PoolSettings {
 /// What the lanes share.
 pub(super) struct Shared {
     core: Mutex<Core<Work>>,
+    gauge: Gauge,
     desks: Vec<Desk>,
     pub(super) mailboxes: Vec<Arc<Mailbox>>,
     pub(super) engine: Arc<dyn Engine>,
@@ -104,6 +107,7 @@ impl Pool {
         };
         let lanes = settings.lanes.min(useful).max(1);
         let boxes = mailboxes.clone();
+        let now = sync::now();
         let mut core = Core::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
@@ -116,7 +120,7 @@ impl Pool {
                 seed: seed(),
             },
             Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
-            sync::now(),
+            now,
         );
         for _ in settings.shards..mailboxes.len() {
             core.add_guest();
@@ -124,6 +128,7 @@ impl Pool {
         let start: Vec<LaneId> = core.lanes().collect();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
+            gauge: Gauge::new(now),
             desks: (0..lanes).map(|_| Desk::default()).collect(),
             mailboxes,
             engine,
@@ -176,6 +181,11 @@ impl Pool {
             self.start_lane(lane);
         }
         self.shared.answer_late(&mut tick.late);
+    }
+
+    /// How it stands just now, without the lock.
+    pub fn condition(&self, now: Instant) -> Condition {
+        self.shared.gauge.get(now)
     }
 
     /// This moment's figures.
@@ -267,9 +277,35 @@ fn lane_thread(shared: &Shared, lane: LaneId) {
     lane::run(shared, lane);
 }
 
+/// The core under its lock; the gauge follows when it is let go.
+pub(super) struct Locked<'a> {
+    core: MutexGuard<'a, Core<Work>>,
+    gauge: &'a Gauge,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Core<Work>;
+
+    fn deref(&self) -> &Core<Work> {
+        &self.core
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Core<Work> {
+        &mut self.core
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.gauge.set(&self.core);
+    }
+}
+
 impl Shared {
-    pub(super) fn core(&self) -> MutexGuard<'_, Core<Work>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn core(&self) -> Locked<'_> {
+        Locked { core: self.core.lock().unwrap_or_else(PoisonError::into_inner), gauge: &self.gauge }
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
