@@ -12,12 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use crate::api::framing::{self, Format, KEY_VERSION};
-use crate::api::response::{self, Encrypted, HealthStatus, KeyMetadata};
+use crate::api::response::{self, Encrypted, KeyMetadata};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation, RequestMetadata, Route};
 use crate::auth::{self, SigningKeys};
 use crate::hsm::{Answer, Job, Task};
 use crate::http1::{Reject, Request};
-use crate::keystore::{Backend, Key, KeyStore, KeyStores, Manager};
+use crate::keystore::{Backend, Key, KeyStore, KeyStores};
 use crate::sched::Inbox;
 use crate::telemetry::{Log, RequestKey, RequestRecord, ShardMetrics};
 
@@ -224,10 +224,10 @@ impl Pipeline {
         }
     }
 
-    /// Has a key manager do the task, the healthiest first; tried once more, on another replica or session, when that may help and there is
+    /// Has a key manager do the task, the healthiest and soonest first; tried once more, on another replica or session, when that may help and there is
     /// time for it.
     async fn execute(&self, store: &KeyStore, key: &Key, task: Task, deadline: Instant, story: &mut Story) -> Result<Answer, ApiError> {
-        let mut tries = tries(&store.managers, Instant::now()).peekable();
+        let mut tries = store.tries(Instant::now()).peekable();
         let mut failed = Err(faults::no_manager());
         while let Some(manager) = tries.next() {
             let now = Instant::now();
@@ -334,23 +334,4 @@ fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Ke
     } else {
         Err(ApiError::new(ErrorName::InvalidStateException, "this external key is disabled in the proxy's configuration"))
     }
-}
-
-/// Key managers to try in turn: two different ones, serving ones first and otherwise in the order of the configuration; or the only one
-/// twice, the second time on another session. Those that are unavailable come last, because what is known of them may be old.
-fn tries(managers: &[Arc<Manager>], now: Instant) -> impl Iterator<Item = &Arc<Manager>> {
-    let [first, second] = match managers {
-        [] => [None, None],
-        [only] => [Some(only), Some(only)],
-        several => {
-            let rank = |manager: &&Arc<Manager>| match manager.health(now) {
-                HealthStatus::Active => 0,
-                HealthStatus::Degraded => 1,
-                HealthStatus::Unavailable => 2,
-            };
-            let first = several.iter().min_by_key(rank);
-            [first, several.iter().filter(|manager| first.is_some_and(|first| !Arc::ptr_eq(first, manager))).min_by_key(rank)]
-        }
-    };
-    first.into_iter().chain(second)
 }

@@ -8,15 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::task::AtomicWaker;
-
 use super::core::Refused;
 use super::pool::Pool;
+use super::sync::{self, AtomicBool, AtomicU32, AtomicWaker, Mutex, Ordering};
 use crate::hsm::{Fault, Job, Outcome};
 use crate::limits::TICKETS_A_SHARD_MAX;
 
@@ -46,8 +44,8 @@ impl Delivered {
 }
 
 /// Slots whose generations are allocated together; they never move, so that lanes read them without a lock.
-const CHUNK: usize = 1024;
-const CHUNKS: usize = TICKETS_A_SHARD_MAX / CHUNK;
+const CHUNKS: usize = 64;
+const CHUNK: usize = TICKETS_A_SHARD_MAX / CHUNKS;
 const _: () = assert!(CHUNKS * CHUNK == TICKETS_A_SHARD_MAX);
 
 /// Where lanes leave outcomes for one shard.
@@ -163,7 +161,7 @@ impl Inbox {
 
     /// Hands a job to a key manager, or is told at once that it will not be done, and gets the job back for another one.
     pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, Box<(Refused, Job)>> {
-        let (now, deadline) = (Instant::now(), job.deadline);
+        let (now, deadline) = (sync::now(), job.deadline);
         let Some(token) = self.reserve(now, deadline) else { return Err(Box::new((Refused::QueueFull, job))) };
         // Dropped on refusal, which frees the slot.
         let ticket = Ticket { inbox: self.clone(), index: token.index, taken: false };
@@ -227,11 +225,6 @@ impl Inbox {
         self.earliest.set(earliest);
     }
 
-    /// No deadline passes before this; none when nothing is pending. May be early, never late.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        if self.pending() == 0 { None } else { self.earliest.get() }
-    }
-
     /// Tickets that wait for their outcome.
     pub fn pending(&self) -> usize {
         self.slots.borrow().waiting
@@ -270,8 +263,9 @@ impl Future for Deliver {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Infallible> {
         let mailbox = &self.inbox.mailbox;
         mailbox.waker.register(cx.waker());
-        // Before looking: what is posted from here on wakes again. What was posted before is seen below.
-        mailbox.notified.store(false, Ordering::SeqCst);
+        // Before looking: what is posted from here on wakes again. What was posted before is seen below. Swapped like on the lanes' side, so that
+        // the swaps alone are in an order; a store costs the same instruction.
+        mailbox.notified.swap(false, Ordering::SeqCst);
         self.inbox.collect();
         Poll::Pending
     }

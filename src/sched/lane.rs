@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::core::{BATCH_TIME, Entry, LaneId, Report, Step};
 use super::inbox::{Delivered, Token};
 use super::pool::Shared;
+use super::sync::{self, Condvar, Mutex};
 use crate::hsm::{Fault, Job, Outcome, Session};
 
 /// Device faults in a row after which a lane tries its session on the test key, and closes it if that fails too. A lane that fails fast would
@@ -42,12 +43,14 @@ impl Desk {
         self.woken.notify_one();
     }
 
+    /// Until woken, or for so long. May end early: the core is asked again whatever ended it.
     fn park(&self, timeout: Option<Duration>) {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(timeout) = timeout {
-            (permit, _) = self.woken.wait_timeout_while(permit, timeout, |permit| !*permit).unwrap_or_else(PoisonError::into_inner);
-        } else {
-            permit = self.woken.wait_while(permit, |permit| !*permit).unwrap_or_else(PoisonError::into_inner);
+        if !*permit {
+            permit = match timeout {
+                Some(timeout) => self.woken.wait_timeout(permit, timeout).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.woken.wait(permit).unwrap_or_else(PoisonError::into_inner),
+            };
         }
         *permit = false;
     }
@@ -83,7 +86,7 @@ pub(super) fn run(shared: &Shared, lane: LaneId) {
     loop {
         let next = {
             let mut core = shared.core();
-            let now = Instant::now();
+            let now = sync::now();
             if let Some(report) = report.take() {
                 core.finished(lane, report, now);
             }
@@ -118,9 +121,9 @@ impl Runner<'_> {
             Ok(session) => {
                 self.session = Some(session);
                 self.device_faults = 0;
-                self.shared.core().opened(self.lane, Instant::now())
+                self.shared.core().opened(self.lane, sync::now())
             }
-            Err(fault) => self.shared.core().open_failed(self.lane, Arc::from(tell(&fault)), Instant::now()),
+            Err(fault) => self.shared.core().open_failed(self.lane, Arc::from(tell(&fault)), sync::now()),
         };
         if let Some(other) = wake {
             self.shared.wake(other);
@@ -151,7 +154,7 @@ impl Runner<'_> {
         if more {
             desk.hold(self.lane, batch);
         }
-        let mut now = Instant::now();
+        let mut now = sync::now();
         let mut woken_at = now;
         let mut lost = None;
         let mut entry = Some(first);
@@ -160,7 +163,7 @@ impl Runner<'_> {
                 mailbox.post(token, Delivered::timeout(submitted, now));
             } else if !mailbox.is_cancelled(token) {
                 let (outcome, usable) = self.execute(job);
-                let begun = std::mem::replace(&mut now, Instant::now());
+                let begun = std::mem::replace(&mut now, sync::now());
                 let hsm_time = now - begun;
                 if is_service(&outcome) {
                     report.served += 1;

@@ -9,13 +9,16 @@
 //! shard's side and works under any single-threaded executor.
 
 pub mod core;
+mod gauge;
 pub mod inbox;
 mod lane;
 pub mod pool;
+mod sync;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::core::Refused;
+pub use self::gauge::Condition;
 pub use self::inbox::{Deliver, Delivered, Inbox, Mailbox, Ticket, Token};
 pub use self::pool::{Pool, PoolSettings, PoolStats};

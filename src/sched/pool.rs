@@ -4,13 +4,15 @@
 //! tenths of a percent of the time, so a shard practically never waits for it. No session is called, no job dropped and no thread woken under it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
+use super::gauge::{Condition, Gauge};
 use super::inbox::{Delivered, Mailbox, Token};
 use super::lane::{self, Desk, Work};
+use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, MutexGuard};
 use crate::hsm::{Engine, Job, Runs};
 use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
 
@@ -35,6 +37,7 @@ pub struct PoolSettings {
 /// What the lanes share.
 pub(super) struct Shared {
     core: Mutex<Core<Work>>,
+    gauge: Gauge,
     desks: Vec<Desk>,
     pub(super) mailboxes: Vec<Arc<Mailbox>>,
     pub(super) engine: Arc<dyn Engine>,
@@ -104,6 +107,7 @@ impl Pool {
         };
         let lanes = settings.lanes.min(useful).max(1);
         let boxes = mailboxes.clone();
+        let now = sync::now();
         let mut core = Core::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
@@ -116,7 +120,7 @@ impl Pool {
                 seed: seed(),
             },
             Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
-            Instant::now(),
+            now,
         );
         for _ in settings.shards..mailboxes.len() {
             core.add_guest();
@@ -124,6 +128,7 @@ impl Pool {
         let start: Vec<LaneId> = core.lanes().collect();
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
+            gauge: Gauge::new(now),
             desks: (0..lanes).map(|_| Desk::default()).collect(),
             mailboxes,
             engine,
@@ -145,11 +150,6 @@ impl Pool {
     /// Lanes this pool keeps: what was configured, or fewer with an in-process engine.
     pub fn lanes(&self) -> usize {
         self.shared.desks.len()
-    }
-
-    /// Whether a session is open that serves or could at once.
-    pub fn can_serve(&self) -> bool {
-        self.shared.core().counts().serving() > 0
     }
 
     pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Box<(Refused, Job)>> {
@@ -183,6 +183,11 @@ impl Pool {
         self.shared.answer_late(&mut tick.late);
     }
 
+    /// How it stands just now, without the lock.
+    pub fn condition(&self, now: Instant) -> Condition {
+        self.shared.gauge.get(now)
+    }
+
     /// This moment's figures.
     pub fn stats(&self) -> PoolStats {
         let core = self.shared.core();
@@ -193,7 +198,7 @@ impl Pool {
             lanes_open: idle + awake + busy + stalled,
             lanes_busy: busy + stalled,
             lanes_hung: stalled + abandoned,
-            is_out: core.is_out(Instant::now()),
+            is_out: core.is_out(sync::now()),
             abandoned_total,
             sessions_reopened_total: reopened,
             queued: core.queued().take(self.settings.shards).collect(),
@@ -212,13 +217,14 @@ impl Pool {
     /// when a thread is still inside the key manager's library, which then must be neither finalized nor unloaded.
     pub fn stop(&self, deadline: Instant) -> bool {
         self.shared.stop();
-        let threads = self.shared.threads();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let (mut threads, _) = self
-            .shared
-            .thread_ended
-            .wait_timeout_while(threads, left, |threads| threads.running > 0)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.shared.threads();
+        while threads.running > 0 {
+            let left = deadline.saturating_duration_since(sync::now());
+            if left.is_zero() {
+                break;
+            }
+            (threads, _) = self.shared.thread_ended.wait_timeout(threads, left).unwrap_or_else(PoisonError::into_inner);
+        }
         let all = threads.running == 0;
         let handles = if all { std::mem::take(&mut threads.handles) } else { Vec::new() };
         drop(threads);
@@ -231,7 +237,7 @@ impl Pool {
 
     fn start_lane(&self, lane: LaneId) {
         let shared = self.shared.clone();
-        let builder = std::thread::Builder::new().name(format!("xksd-{}-{}", self.settings.name, lane.slot()));
+        let builder = Builder::new().name(format!("xksd-{}-{}", self.settings.name, lane.slot()));
         let mut threads = self.shared.threads();
         threads.handles.retain(|handle| !handle.is_finished());
         match builder.stack_size(LANE_STACK_BYTES).spawn(move || lane_thread(&shared, lane)) {
@@ -258,8 +264,8 @@ fn lane_thread(shared: &Shared, lane: LaneId) {
     struct End<'a>(&'a Shared, LaneId);
     impl Drop for End<'_> {
         fn drop(&mut self) {
-            self.0.give_back(self.1, Instant::now(), &mut VecDeque::new());
-            let wake = self.0.core().exited(self.1, Instant::now());
+            self.0.give_back(self.1, sync::now(), &mut VecDeque::new());
+            let wake = self.0.core().exited(self.1, sync::now());
             if let Some(other) = wake {
                 self.0.wake(other);
             }
@@ -271,9 +277,35 @@ fn lane_thread(shared: &Shared, lane: LaneId) {
     lane::run(shared, lane);
 }
 
+/// The core under its lock; the gauge follows when it is let go.
+pub(super) struct Locked<'a> {
+    core: MutexGuard<'a, Core<Work>>,
+    gauge: &'a Gauge,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Core<Work>;
+
+    fn deref(&self) -> &Core<Work> {
+        &self.core
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Core<Work> {
+        &mut self.core
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.gauge.set(&self.core);
+    }
+}
+
 impl Shared {
-    pub(super) fn core(&self) -> MutexGuard<'_, Core<Work>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn core(&self) -> Locked<'_> {
+        Locked { core: self.core.lock().unwrap_or_else(PoisonError::into_inner), gauge: &self.gauge }
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
@@ -293,7 +325,7 @@ impl Shared {
         if late.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = sync::now();
         for Entry { job: Work { job, token }, shard, submitted, .. } in late.drain(..) {
             drop(job);
             self.mailboxes[shard].post(token, Delivered::timeout(submitted, now));
@@ -303,7 +335,7 @@ impl Shared {
 
     /// `lane` lost its session after it did what `report` says; it has not begun with `rest`.
     pub(super) fn lost(&self, lane: LaneId, report: Report, fault: Arc<str>, rest: &mut VecDeque<Entry<Work>>) {
-        let now = Instant::now();
+        let now = sync::now();
         {
             let mut core = self.core();
             core.finished(lane, report, now);
@@ -331,7 +363,7 @@ impl Shared {
     }
 
     fn no_thread(&self, lane: LaneId, error: &std::io::Error) {
-        let now = Instant::now();
+        let now = sync::now();
         let wake = {
             let mut core = self.core();
             let wake = core.open_failed(lane, Arc::from(format!("no thread for a session: {error}")), now);

@@ -153,6 +153,10 @@ impl Rig {
         block_on(&self.inbox, self.inbox.submit(&self.pool, job).unwrap())
     }
 
+    fn serves(&self) -> bool {
+        self.pool.stats().lanes_open > 0
+    }
+
     /// Ticks as the control thread does until it holds.
     fn until(&self, what: &str, holds: impl Fn(&Rig) -> bool) {
         let end = Instant::now() + LONG;
@@ -200,7 +204,7 @@ fn ten_thousand_jobs_of_two_shards_are_each_answered_once() {
                         }
                     });
                 }
-                assert_eq!((inbox.pending(), inbox.next_deadline()), (0, None));
+                assert_eq!(inbox.pending(), 0);
             })
         })
         .collect();
@@ -217,11 +221,11 @@ fn ten_thousand_jobs_of_two_shards_are_each_answered_once() {
 fn a_hung_session_is_answered_for_left_behind_and_replaced() {
     let (release, hang) = mpsc::channel();
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
-    rig.until("open", |rig| rig.pool.can_serve());
+    rig.until("open", Rig::serves);
     let delivered = rig.run(job("hang", 1, Duration::from_millis(500)));
     assert_eq!(delivered.outcome.unwrap_err(), Fault::Timeout);
     assert_eq!(rig.inbox.pending(), 0);
-    rig.until("a replacement", |rig| rig.pool.stats().abandoned_total == 1 && rig.pool.can_serve());
+    rig.until("a replacement", |rig| rig.pool.stats().abandoned_total == 1 && rig.serves());
     rig.served("k", 2);
     assert_eq!(rig.pool.stats().lanes_hung, 1);
     assert!(!rig.pool.stop(Instant::now()), "a thread is still inside the module");
@@ -234,7 +238,7 @@ fn a_hung_session_is_answered_for_left_behind_and_replaced() {
 fn a_late_outcome_never_reaches_the_next_ticket_of_its_slot() {
     let (release, hang) = mpsc::channel();
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
-    rig.until("open", |rig| rig.pool.can_serve());
+    rig.until("open", Rig::serves);
     assert_eq!(rig.run(job("hang", 1, Duration::from_millis(500))).outcome.unwrap_err(), Fault::Timeout);
     assert_eq!(rig.behaviour.hanging.load(Ordering::SeqCst), 1);
     // Not abandoned: the same lane answers late, and serves the next job, which has the first one's slot.
@@ -317,7 +321,7 @@ fn all_sessions_lost_and_back() {
         Some(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
         _ => false,
     });
-    assert!(!rig.pool.can_serve());
+    assert!(!rig.serves());
     assert!(rig.pool.stats().last_fault.is_some());
     rig.behaviour.down.store(false, Ordering::SeqCst);
     rig.until("healed", |rig| rig.pool.stats().lanes_open == 2);
@@ -402,7 +406,7 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
     let past = rig.inbox.submit(&rig.pool, job("k", 1, Duration::ZERO));
     assert!(past.is_err());
     rig.behaviour.down.store(false, Ordering::SeqCst);
-    rig.until("open", |rig| rig.pool.can_serve());
+    rig.until("open", Rig::serves);
     let (release, hang) = mpsc::channel();
     *rig.behaviour.release.lock().unwrap() = Some(hang);
     let hung = rig.inbox.submit(&rig.pool, job("hang", 0, LONG)).unwrap();

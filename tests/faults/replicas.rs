@@ -47,3 +47,31 @@ fn one_of_two_replicas_is_enough() {
     load.end();
     server.kept_the_budget();
 }
+
+/// One is slow, though it serves: it is spared until it is fast again.
+#[test]
+fn a_slow_replica_gets_little_until_it_is_fast_again() {
+    let place = Place::new();
+    let (a, b) = (place.hsm("a", ""), place.hsm("b", ""));
+    let server = place.serve(&[key_manager(&a, 4), key_manager(&b, 4), key_store("/s", &["a", "b"])]);
+    server.wait_for_sessions("a", 4);
+    server.wait_for_sessions("b", 4);
+    server.wait_until_ready();
+    let load = server.load("/s", 2);
+    load.serves(20, PATIENCE);
+    // Of the last so many requests, those that the first replica answered.
+    let share = || {
+        let requests = server.requests();
+        let last = &requests[requests.len().saturating_sub(100)..];
+        (last.iter().filter(|line| line["key_manager"] == "a").count(), last.len())
+    };
+    eventually("the first serves all", PATIENCE, || share() == (100, 100));
+    // 80 ms for an encryption, some fifty times the usual: within the budget, and no fault.
+    a.set("stall = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \"C_Decrypt\"], ms = 20 }");
+    let spared = eventually("the slow one is spared", PATIENCE, || share().0 <= 5);
+    a.heal();
+    let back = eventually("a probe or two tell that it has its share again", PATIENCE * 3, || share().0 >= 95);
+    println!("spared after {spared:?}, back after {back:?}");
+    assert_eq!(load.end().failed(), 0);
+    server.kept_the_budget();
+}

@@ -1,6 +1,6 @@
 //! What one job costs on one session: a moving average, and what follows from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::limits::BATCH_JOBS_MAX;
 
@@ -12,24 +12,31 @@ pub const BATCH_TIME: Duration = Duration::from_micros(200);
 const SAMPLES: u32 = 16;
 /// A sample counts as at most this many times the present mean, so that one outlier out of the tail does not turn jobs away.
 const OUTLIER: f64 = 8.0;
+/// What was measured before a silence of this length counts no more: a key manager that gets no jobs because it was slow is measured by its
+/// probes alone, every ten seconds, and the first that is fast again must do.
+pub const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// Moving average of the time one job takes on one session.
 #[derive(Debug, Default)]
 pub struct ServiceTime {
     nanoseconds: f64,
     samples: u32,
+    last: Option<Instant>,
 }
 
 impl ServiceTime {
     /// `jobs` were served in `time` together.
-    pub fn record(&mut self, jobs: u32, time: Duration) {
+    pub fn record(&mut self, jobs: u32, time: Duration, now: Instant) {
         if jobs == 0 {
             return;
+        }
+        if self.last.replace(now).is_some_and(|last| now.saturating_duration_since(last) >= STALE_AFTER) {
+            self.samples = 0;
         }
         let sample = time.as_nanos() as f64 / f64::from(jobs);
         // The first samples weigh alike: the very first one often pays for a cold key or connection.
         let weight = f64::from(jobs).min(f64::from(SAMPLES)) / f64::from(self.samples.saturating_add(jobs).min(SAMPLES));
-        let sample = if self.samples == 0 { sample } else { sample.min(self.nanoseconds * OUTLIER) };
+        let sample = if self.nanoseconds == 0.0 { sample } else { sample.min(self.nanoseconds * OUTLIER) };
         self.nanoseconds = (self.nanoseconds + (sample - self.nanoseconds) * weight).max(1.0);
         self.samples = self.samples.saturating_add(jobs).min(SAMPLES);
     }
@@ -52,6 +59,10 @@ impl ServiceTime {
 mod tests {
     use super::*;
 
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn us(n: u64) -> Duration {
         Duration::from_micros(n)
     }
@@ -61,20 +72,20 @@ mod tests {
         let mut s = ServiceTime::default();
         assert_eq!(s.mean(), None);
         assert_eq!(s.batch(), 1);
-        s.record(0, us(5));
+        s.record(0, us(5), now());
         assert_eq!(s.mean(), None);
-        s.record(1, us(1000));
+        s.record(1, us(1000), now());
         assert_eq!(s.mean(), Some(us(1000)));
     }
 
     #[test]
     fn first_samples_weigh_alike_and_a_change_is_followed() {
         let mut s = ServiceTime::default();
-        s.record(1, us(300));
-        s.record(1, us(100));
+        s.record(1, us(300), now());
+        s.record(1, us(100), now());
         assert_eq!(s.mean(), Some(us(200)));
         for _ in 0..200 {
-            s.record(1, us(5000));
+            s.record(1, us(5000), now());
         }
         let mean = s.mean().unwrap();
         assert!(mean > us(4900) && mean <= us(5000), "{mean:?}");
@@ -83,8 +94,8 @@ mod tests {
     #[test]
     fn one_outlier_moves_it_little() {
         let mut s = ServiceTime::default();
-        (0..100).for_each(|_| s.record(1, us(1000)));
-        s.record(1, Duration::from_secs(60));
+        (0..100).for_each(|_| s.record(1, us(1000), now()));
+        s.record(1, Duration::from_secs(60), now());
         assert!(s.mean().unwrap() < us(1500));
     }
 
@@ -92,7 +103,7 @@ mod tests {
     fn batch_is_as_long_as_its_time_and_bounded() {
         let batch = |t| {
             let mut s = ServiceTime::default();
-            s.record(1, t);
+            s.record(1, t, now());
             s.batch()
         };
         assert_eq!(batch(us(1000)), 1);
@@ -101,5 +112,16 @@ mod tests {
         assert_eq!(batch(us(42)), 4);
         assert_eq!(batch(us(12)), BATCH_JOBS_MAX);
         assert_eq!(batch(Duration::ZERO), BATCH_JOBS_MAX);
+    }
+
+    #[test]
+    fn after_a_silence_one_sample_tells_that_it_is_fast_again() {
+        for (silence, enough) in [(STALE_AFTER, true), (STALE_AFTER - us(1), false)] {
+            let (mut s, mut at) = (ServiceTime::default(), now());
+            (0..100).for_each(|_| s.record(1, us(40_000), at));
+            at += silence;
+            s.record(1, us(4000), at);
+            assert_eq!(s.mean().unwrap() < us(8000), enough, "{:?}", s.mean());
+        }
     }
 }

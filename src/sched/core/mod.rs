@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use estimate::{BATCH_TIME, ServiceTime};
+pub use estimate::{BATCH_TIME, STALE_AFTER, ServiceTime};
 pub use policy::{HOME_RUN_MAX, WAKE_WAIT};
 pub use watch::{BACKOFF, STALL_AFTER_MIN, Tick};
 
@@ -118,7 +118,7 @@ pub struct Settings {
     pub hang_after: Duration,
     /// A lane that opens its session for longer is abandoned.
     pub open_hang_after: Duration,
-    /// Abandoned lanes whose call has not returned: from here on no more are replaced.
+    /// Abandoned lanes whose call has not returned, at most: at this bound a lane that hangs keeps its place.
     pub abandoned_max: usize,
     /// Of the jitter.
     pub seed: u64,
@@ -358,6 +358,23 @@ impl<J> Core<J> {
         service.mul_f64(ahead + 1.0)
     }
 
+    /// When a job submitted now may be expected to be done, for choosing between key managers; none while no lane serves. Unlike the bound that
+    /// admission goes by, this counts a job for the lanes at work.
+    pub fn expected_time(&self) -> Option<Duration> {
+        let serving = self.counts.serving();
+        if serving == 0 {
+            return None;
+        }
+        let service = self.service.mean().unwrap_or_default();
+        let ahead = if self.counts.idle > 0 { 0.0 } else { (self.queued + 1) as f64 / serving as f64 };
+        Some(service.mul_f64(ahead + 1.0))
+    }
+
+    /// Since when no lane serves.
+    pub fn outage(&self) -> Option<Instant> {
+        self.outage
+    }
+
     /// Puts a job back that a lane was handed and has not begun, at the head of its queue. Gives it back when there is no room.
     pub fn requeue(&mut self, entry: Entry<J>) -> Result<(), Entry<J>> {
         match self.queues.get_mut(entry.shard) {
@@ -402,7 +419,7 @@ impl<J> Core<J> {
     /// `lane` did what it was handed; to be followed by [`Core::step`] or [`Core::lost`]. Ignored from an abandoned lane.
     pub fn finished(&mut self, lane: LaneId, report: Report, now: Instant) {
         let Some(slot) = self.current(lane) else { return };
-        self.service.record(report.served, report.served_time);
+        self.service.record(report.served, report.served_time, now);
         if report.served > 0 {
             self.lanes[slot].failures = 0;
         }

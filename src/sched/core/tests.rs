@@ -52,7 +52,7 @@ impl Rig {
 
     fn measured(shards: usize, lanes: usize, service: Duration) -> Rig {
         let mut rig = Rig::open(shards, lanes);
-        rig.core.service.record(16, service * 16);
+        rig.core.service.record(16, service * 16, rig.now);
         rig
     }
 
@@ -173,7 +173,7 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
     for (measured, service) in [(false, ms(60)), (true, ms(60))] {
         let mut rig = Rig::open(1, 1);
         if measured {
-            rig.core.service.record(1, service);
+            rig.core.service.record(1, service, rig.now);
         }
         let lane = rig.submit(0, 0).unwrap().unwrap();
         assert_eq!(rig.step(lane), Step::Work);
@@ -317,38 +317,41 @@ fn few_sessions_open_at_once_and_each_gets_its_turn() {
 }
 
 #[test]
-fn a_hung_lane_is_replaced_up_to_the_bound_and_its_word_counts_no_more() {
-    let mut rig = Rig::open(1, 1);
-    let mut old = Vec::new();
-    for round in 0..3 {
-        let lane = rig.lanes()[0];
-        if round > 0 {
-            assert_eq!(rig.step(lane), Step::Open);
-            rig.core.opened(lane, rig.now);
+fn hung_lanes_are_replaced_up_to_the_bound_and_their_word_counts_no_more() {
+    let mut rig = Rig::open(1, 2);
+    rig.core.settings.abandoned_max = 3;
+    let hang = |rig: &mut Rig| {
+        let lanes = rig.lanes();
+        for &lane in &lanes {
+            if rig.step(lane) == Step::Open {
+                rig.core.opened(lane, rig.now);
+                assert_eq!(rig.step(lane), Step::Park(None));
+            }
         }
-        rig.submit(0, round).unwrap();
-        assert_eq!(rig.step(lane), Step::Work);
+        for job in 0..2 {
+            let lane = rig.submit(0, job).unwrap().unwrap();
+            assert_eq!(rig.step(lane), Step::Work);
+        }
         rig.now += ms(500);
         assert!(rig.tick().start.is_empty(), "not longer than hang_after");
         rig.now += us(1);
-        // Two may be left behind; the second is the last.
         let tick = rig.tick();
-        old.push(lane);
-        assert_eq!(tick.stalled, [lane]);
-        assert_eq!(tick.start, rig.lanes()[..usize::from(round == 0)]);
-        if round == 1 {
-            break;
-        }
-    }
-    assert_eq!((rig.core.counts().abandoned, rig.core.counts().serving()), (2, 0));
+        assert_eq!(tick.stalled, lanes, "what they have not begun goes to others");
+        (lanes, tick.start)
+    };
+    let (first, started) = hang(&mut rig);
+    assert_eq!((started, rig.core.counts().abandoned), (rig.lanes(), 2));
+    let (second, started) = hang(&mut rig);
+    assert_eq!((started, rig.core.counts().abandoned), (vec![rig.lanes()[0]], 3), "one more, not two");
+    assert_eq!((rig.lanes()[1], rig.core.counts().stalled), (second[1], 1), "the other keeps its place");
     assert!(rig.tick().start.is_empty());
-    rig.core.finished(old[0], Report { served: 1, served_time: ms(9000) }, rig.now);
+    rig.core.finished(first[0], Report { served: 1, served_time: ms(9000) }, rig.now);
     assert_eq!(rig.core.service_time(), None, "a hung call is no measure");
-    assert_eq!(rig.step(old[0]), Step::Exit);
-    rig.core.exited(old[0], rig.now);
-    let tick = rig.tick();
-    assert_eq!(tick.start, rig.lanes(), "a call returned: there is room for one more");
-    assert_eq!(rig.step(tick.start[0]), Step::Open);
+    assert_eq!(rig.step(first[0]), Step::Exit);
+    rig.core.exited(first[0], rig.now);
+    assert_eq!(rig.tick().start, [rig.lanes()[1]], "a call returned: there is room for one more");
+    assert_eq!(rig.core.counts().abandoned, 3);
+    assert_eq!(rig.step(second[1]), Step::Exit);
 }
 
 #[test]
@@ -403,4 +406,21 @@ fn stopping_admits_nothing_and_lanes_end_when_the_queue_is_empty() {
     rig.core.exited(lane, rig.now);
     assert!(rig.tick().start.is_empty());
     assert_eq!(rig.step(rig.lanes()[0]), Step::Exit);
+}
+
+#[test]
+fn the_expected_time_grows_with_what_is_ahead_and_falls_with_idle_lanes() {
+    let mut rig = Rig::new(1, 2);
+    assert_eq!(rig.core.expected_time(), None, "no lane serves");
+    rig = Rig::open(1, 2);
+    assert_eq!(rig.core.expected_time(), Some(Duration::ZERO), "nothing was measured");
+    rig = Rig::measured(1, 2, ms(4));
+    let mut expected = vec![rig.core.expected_time().unwrap()];
+    for job in 0..4 {
+        if let Some(lane) = rig.submit(0, job).unwrap() {
+            assert_eq!(rig.step(lane), Step::Work);
+        }
+        expected.push(rig.core.expected_time().unwrap());
+    }
+    assert_eq!(expected, [ms(4), ms(4), ms(6), ms(8), ms(10)]);
 }

@@ -105,8 +105,10 @@ impl<J> Core<J> {
     /// nothing waits for a lane that does not come.
     pub fn tick(&mut self, now: Instant, tick: &mut Tick<J>) {
         for slot in 0..self.lanes.len() {
+            // At the bound a lane keeps its place, and serves again if its call returns.
+            let may_abandon = self.counts.abandoned < self.settings.abandoned_max;
             match self.lanes[slot].state {
-                State::Busy { since, .. } if now.saturating_duration_since(since) > self.settings.hang_after => {
+                State::Busy { since, .. } if may_abandon && now.saturating_duration_since(since) > self.settings.hang_after => {
                     tick.stalled.push(self.id(slot));
                     self.abandon(slot, now, tick);
                 }
@@ -114,12 +116,12 @@ impl<J> Core<J> {
                     tick.stalled.push(self.id(slot));
                     self.set(slot, State::Busy { since, jobs, stalled: true }, now);
                 }
-                State::Opening { since } if now.saturating_duration_since(since) > self.settings.open_hang_after => {
+                State::Opening { since } if may_abandon && now.saturating_duration_since(since) > self.settings.open_hang_after => {
                     self.last_fault = Some(Arc::from("opening a session hangs"));
                     self.abandon(slot, now, tick);
                 }
                 // Long due to ask for its session: it is still in the call that closes the old one.
-                State::Closed { retry_at } if now.saturating_duration_since(retry_at) > self.settings.hang_after => {
+                State::Closed { retry_at } if may_abandon && now.saturating_duration_since(retry_at) > self.settings.hang_after => {
                     self.last_fault = Some(Arc::from("closing a session hangs"));
                     self.abandon(slot, now, tick);
                 }
@@ -162,7 +164,7 @@ impl<J> Core<J> {
     }
 
     fn refill(&mut self, slot: usize, now: Instant, tick: &mut Tick<J>) {
-        if !self.stopping && self.counts.abandoned < self.settings.abandoned_max {
+        if !self.stopping {
             self.set(slot, State::Closed { retry_at: now }, now);
             tick.start.push(self.id(slot));
         }

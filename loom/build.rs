@@ -1,0 +1,6 @@
+//! `cfg(loom)` for this crate alone: some dependencies have another meaning for it.
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(loom)");
+    println!("cargo::rustc-cfg=loom");
+}
