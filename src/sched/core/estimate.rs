@@ -16,10 +16,14 @@ const OUTLIER: f64 = 8.0;
 /// probes alone, every ten seconds, and the first that is fast again must do.
 pub const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// Moving average of the time one job takes on one session.
+/// Of the deviation, in what a job is likely to take at most: as TCP's retransmission timer, RFC 6298.
+const DEVIATIONS: f64 = 4.0;
+
+/// Moving averages of the time one job takes on one session, and of how far from that single jobs are.
 #[derive(Debug, Default)]
 pub struct ServiceTime {
     nanoseconds: f64,
+    deviation: f64,
     samples: u32,
     last: Option<Instant>,
 }
@@ -31,12 +35,15 @@ impl ServiceTime {
             return;
         }
         if self.last.replace(now).is_some_and(|last| now.saturating_duration_since(last) >= STALE_AFTER) {
-            self.samples = 0;
+            (self.samples, self.deviation) = (0, 0.0);
         }
         let sample = time.as_nanos() as f64 / f64::from(jobs);
         // The first samples weigh alike: the very first one often pays for a cold key or connection.
         let weight = f64::from(jobs).min(f64::from(SAMPLES)) / f64::from(self.samples.saturating_add(jobs).min(SAMPLES));
         let sample = if self.nanoseconds == 0.0 { sample } else { sample.min(self.nanoseconds * OUTLIER) };
+        if self.samples > 0 {
+            self.deviation += ((sample - self.nanoseconds).abs() - self.deviation) * weight;
+        }
         self.nanoseconds = (self.nanoseconds + (sample - self.nanoseconds) * weight).max(1.0);
         self.samples = self.samples.saturating_add(jobs).min(SAMPLES);
     }
@@ -44,6 +51,11 @@ impl ServiceTime {
     /// The mean; none while nothing has been measured.
     pub fn mean(&self) -> Option<Duration> {
         (self.samples > 0).then(|| Duration::from_nanos(self.nanoseconds as u64))
+    }
+
+    /// What hardly a job takes longer than; zero while nothing has been measured.
+    pub fn likely_most(&self) -> Duration {
+        self.mean().map_or(Duration::ZERO, |mean| mean + Duration::from_nanos((DEVIATIONS * self.deviation) as u64))
     }
 
     /// How many jobs a lane may take at once: one while nothing is known.
@@ -89,6 +101,19 @@ mod tests {
         }
         let mean = s.mean().unwrap();
         assert!(mean > us(4900) && mean <= us(5000), "{mean:?}");
+    }
+
+    #[test]
+    fn what_a_job_likely_takes_at_most_follows_the_spread() {
+        let mut s = ServiceTime::default();
+        assert_eq!(s.likely_most(), Duration::ZERO);
+        (0..100).for_each(|_| s.record(1, us(1000), now()));
+        assert_eq!(s.likely_most(), us(1000));
+        (0..100).for_each(|i| s.record(1, us(if i % 2 == 0 { 800 } else { 1200 }), now()));
+        assert!(s.likely_most() > us(1500) && s.likely_most() < us(2000), "{:?}", s.likely_most());
+        // After a silence neither average counts any more.
+        s.record(1, us(1000), now() + STALE_AFTER);
+        assert_eq!(s.likely_most(), us(1000));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! * **Lanes**: each has a home shard. It serves its home queue first; every [`HOME_RUN_MAX`] takes, and whenever its home is empty, it
 //!   serves the other queues in turn. In turn and not the longest first: the longest is the one that floods, and a shard without home
 //!   lanes (more shards than lanes) would starve behind it.
-//! * **Admission**: what cannot be done by its deadline is refused at once, judged by a lower bound of the wait, so that a refusal is true.
-//!   While a lane is idle or nothing was measured everything is admitted: an estimate that only refusals could confirm never recovers.
+//! * **Admission**: what cannot be done by its deadline is refused at once, judged by the wait behind what is queued and by what a job is
+//!   likely to take at most: at the bound every second job would end just after its deadline, and the HSM's work on it be lost. For the
+//!   same reason a job is not begun that would be done too late while another one waits. While a lane is idle or nothing was measured everything is admitted: an estimate that only refusals could confirm never recovers.
 //! * **Outage**: a lost session is mostly back within milliseconds, so jobs wait while no lane serves for up to [`SHORT_OUTAGE`]; then they
 //!   are refused at once with the last fault, and those in the queue end at their deadlines.
 //!
@@ -31,6 +32,8 @@ pub use watch::{BACKOFF, STALL_AFTER_MIN, Tick};
 /// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget: one immediate attempt to reopen and one
 /// after the first backoff fit in, and a job let in at its end still has time to be served.
 pub const SHORT_OUTAGE: Duration = Duration::from_millis(100);
+/// What a wait may be longer than by the estimate: it is judged by averages, and the slots of a queue are not exactly even.
+const WAIT_MARGIN: f64 = 1.125;
 /// Jobs past their deadline or cancelled handed out at once, so that the lock is not held for a whole queue of them.
 pub const LATE_AT_ONCE_MAX: usize = 64;
 
@@ -66,7 +69,7 @@ pub struct Entry<J> {
     pub job: J,
     /// Whose queue it was in.
     pub shard: usize,
-    /// Not to be started after this.
+    /// By when it must be done.
     pub deadline: Instant,
     /// When it came.
     pub submitted: Instant,
@@ -187,7 +190,7 @@ impl Counts {
 pub struct Totals {
     /// Admitted.
     pub jobs: u64,
-    /// Dropped at their deadline without an HSM call.
+    /// Dropped without an HSM call at their deadline, or when they would not have made it.
     pub late: u64,
     /// Dropped without an HSM call because nobody waited any more.
     pub cancelled: u64,
@@ -333,7 +336,7 @@ impl<J> Core<J> {
         if self.is_out(now) {
             return Some(Refused::NoLanes(self.last_fault.clone()));
         }
-        if deadline <= now || now.checked_add(self.least_time(shard)).is_none_or(|done| done > deadline) {
+        if deadline <= now || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline) {
             return Some(Refused::CannotMakeIt);
         }
         (queue.len() >= self.settings.queue_max).then_some(Refused::QueueFull)
@@ -344,8 +347,8 @@ impl<J> Core<J> {
         self.outage.is_some_and(|since| now.saturating_duration_since(since) >= SHORT_OUTAGE)
     }
 
-    /// A lower bound of the time until a job submitted now would be done.
-    fn least_time(&self, shard: usize) -> Duration {
+    /// The time by which a job submitted now would hardly not be done.
+    fn likely_time(&self, shard: usize) -> Duration {
         let serving = self.counts.serving();
         let (Some(service), true) = (self.service.mean(), self.counts.idle == 0 && serving > 0) else { return Duration::ZERO };
         let own = self.queues[shard].len();
@@ -355,7 +358,7 @@ impl<J> Core<J> {
         if self.home_serving[shard] > 0 {
             ahead = ahead.min(own as f64 / self.home_serving[shard] as f64);
         }
-        service.mul_f64(ahead + 1.0)
+        service.mul_f64(ahead * WAIT_MARGIN) + self.service.likely_most()
     }
 
     /// When a job submitted now may be expected to be done, for choosing between key managers; none while no lane serves. Unlike the bound that
@@ -441,7 +444,8 @@ impl<J> Core<J> {
     }
 
     fn count_dropped(&mut self, entry: &Entry<J>, now: Instant) {
-        let total = if entry.deadline <= now { &mut self.totals.late } else { &mut self.totals.cancelled };
+        let cancelled = entry.deadline > now && (self.is_cancelled)(entry);
+        let total = if cancelled { &mut self.totals.cancelled } else { &mut self.totals.late };
         *total += 1;
     }
 

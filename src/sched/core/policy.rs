@@ -27,7 +27,7 @@ impl<J> Core<J> {
                 && let Some(entry) = self.queues[shard].pop_front()
             {
                 self.queued -= 1;
-                if entry.deadline <= now || (self.is_cancelled)(&entry) {
+                if self.is_pointless(&entry, now) {
                     self.count_dropped(&entry, now);
                     late.push(entry);
                 } else {
@@ -36,6 +36,13 @@ impl<J> Core<J> {
                 }
             }
         }
+    }
+
+    /// Whether to leave a job undone: nobody waits for it, it is late, or it would be when done while another job could be done instead. The last
+    /// one in the queue is always tried, so that an estimate that is too high meets the truth.
+    fn is_pointless(&self, entry: &Entry<J>, now: Instant) -> bool {
+        let done = if self.queued > 0 { now.checked_add(self.service.likely_most()) } else { Some(now) };
+        done.is_none_or(|done| entry.deadline <= done) || (self.is_cancelled)(entry)
     }
 
     /// How much one lane takes now: what fits the batch time, but not what the other lanes that are or should be awake could do meanwhile.

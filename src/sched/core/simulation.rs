@@ -242,7 +242,7 @@ impl Simulation {
             self.requeued.push(false);
             let mut late = Vec::new();
             let submitted = self.core.submit(shard, job, deadline, self.now, &mut late);
-            self.all_late(late);
+            self.all_late(late, Duration::ZERO);
             match submitted {
                 Ok(wake) => {
                     self.fates.push(Fate::Waiting);
@@ -266,7 +266,7 @@ impl Simulation {
     fn tick(&mut self) {
         let mut tick = Tick::default();
         self.core.tick(self.now, &mut tick);
-        self.all_late(tick.late);
+        self.all_late(tick.late, Duration::ZERO);
         for lane in tick.stalled {
             let held = self.lanes.get_mut(&lane).map(|lane| std::mem::take(&mut lane.held)).unwrap_or_default();
             self.give_back(held);
@@ -320,7 +320,7 @@ impl Simulation {
         let waiting: Vec<bool> = self.core.queued().map(|n| n > 0).collect();
         let next = self.core.step(lane, self.now, &mut out, &mut late);
         self.wake(next.wake);
-        self.all_late(late);
+        self.all_late(late, self.core.service.likely_most());
         match next.step {
             Step::Work => self.handed(lane, out, &waiting),
             Step::Open => {
@@ -438,10 +438,11 @@ impl Simulation {
         self.fates[job] = to;
     }
 
-    fn all_late(&mut self, late: Vec<Entry<usize>>) {
+    /// `takes`: a lane leaves a job undone that would be late when done.
+    fn all_late(&mut self, late: Vec<Entry<usize>>, takes: Duration) {
         assert!(late.len() <= LATE_AT_ONCE_MAX);
         for entry in late {
-            assert!(entry.deadline <= self.now || self.cancelled.lock().unwrap().contains(&entry.job));
+            assert!(entry.deadline <= self.now + takes || self.cancelled.lock().unwrap().contains(&entry.job));
             // Its queue was looked at, though nothing in it was worth serving.
             self.passed_over[entry.shard] = 0;
             self.turn(entry.job, Fate::Waiting, Fate::Late);

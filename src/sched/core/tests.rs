@@ -424,3 +424,57 @@ fn the_expected_time_grows_with_what_is_ahead_and_falls_with_idle_lanes() {
     }
     assert_eq!(expected, [ms(4), ms(4), ms(6), ms(8), ms(10)]);
 }
+
+/// Lanes that take 12 to 20 ms a job, under four times as many jobs as they can do, for ten seconds: what was done in time, what too late, and
+/// what was dropped after it was let in, as shares of what the lanes can do.
+fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
+    const MEAN_US: u64 = 16_000;
+    let mut rig = Rig::new(shards, lanes);
+    rig.core.settings.queue_max = 4096;
+    for lane in rig.lanes() {
+        rig.step(lane);
+        rig.core.opened(lane, rig.now);
+    }
+    let (begin, step, every) = (rig.now, us(100), us(MEAN_US / lanes as u64 / 4));
+    let (mut in_time, mut too_late, mut dropped) = (0, 0, 0);
+    // When each lane is done with what, and how long that took.
+    let mut work: Vec<(LaneId, Instant, Option<(Instant, Duration)>)> = rig.lanes().into_iter().map(|lane| (lane, begin, None)).collect();
+    let mut draw = 7_u64;
+    let mut job = 0;
+    while rig.now < begin + ms(10_000) {
+        rig.now += step;
+        while begin + every * job < rig.now {
+            // A refusal costs nothing.
+            let _ = rig.submit(job as usize % shards, job);
+            job += 1;
+        }
+        for (lane, until, done) in &mut work {
+            if *until > rig.now {
+                continue;
+            }
+            if let Some((deadline, time)) = done.take() {
+                *(if *until <= deadline { &mut in_time } else { &mut too_late }) += 1;
+                rig.core.finished(*lane, Report { served: 1, served_time: time }, *until);
+            }
+            rig.step(*lane);
+            dropped += rig.late.len();
+            if let Some(entry) = rig.out.pop_front() {
+                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let time = us(MEAN_US * 3 / 4 + (draw >> 33) % (MEAN_US / 2));
+                (*until, *done) = (rig.now + time, Some((entry.deadline, time)));
+            }
+        }
+    }
+    let capacity = ms(10_000).as_micros() as f64 / MEAN_US as f64 * lanes as f64;
+    (f64::from(in_time) / capacity, f64::from(too_late) / capacity, dropped as f64 / capacity)
+}
+
+#[test]
+fn under_four_times_its_load_an_hsm_works_for_jobs_that_make_it() {
+    for (shards, lanes) in [(1, 1), (1, 32), (2, 32), (3, 8)] {
+        let (in_time, too_late, dropped) = overload(shards, lanes);
+        assert!(in_time > 0.95, "{shards} shards, {lanes} lanes: {in_time} in time");
+        assert!(too_late < 0.01, "{shards} shards, {lanes} lanes: {too_late} too late");
+        assert!(dropped < 0.1, "{shards} shards, {lanes} lanes: {dropped} let in and dropped");
+    }
+}
