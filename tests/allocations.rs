@@ -51,7 +51,7 @@ fn decrypt() {
     let mut proxy = Proxy::local();
     assert_eq!(proxy.answer(&Received::new("encrypt", &encrypt_body(32, 64))), 200);
     let body = decrypt_body(&proxy.answer, 64);
-    assert_allocations(&mut proxy, "decrypt", &body, 7);
+    assert_allocations(&mut proxy, "decrypt", &body, 5);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn through_a_lane() {
     let mut proxy = Proxy::lane();
     assert_allocations(&mut proxy, "encrypt", &encrypt_body(32, 64), 3);
     let body = decrypt_body(&proxy.answer, 64);
-    assert_allocations(&mut proxy, "decrypt", &body, 6);
+    assert_allocations(&mut proxy, "decrypt", &body, 4);
 }
 
 /// The pipeline's as above, those of TLS, and none between them.
