@@ -221,7 +221,7 @@ pub fn key_stores(backend: Backend) -> Arc<ArcSwap<KeyStores>> {
 pub struct Proxy {
     pub pipeline: Pipeline,
     pub log: Log,
-    pub answer: Vec<u8>,
+    pub answered: Vec<u8>,
     inbox: Rc<Inbox>,
     waker: Waker,
 }
@@ -254,19 +254,24 @@ impl Proxy {
         let (log, _) = Log::start(Format::Json, std::io::sink()).expect("a thread");
         let inbox = Inbox::new(0, mailbox);
         let pipeline = Pipeline::new(0, key_stores(backend), inbox.clone(), Arc::new(ShardMetrics::default()), log.clone());
-        Proxy { pipeline, log, answer: Vec::new(), inbox, waker: Waker::from(Arc::new(Unpark(thread::current()))) }
+        Proxy { pipeline, log, answered: Vec::new(), inbox, waker: waker() }
     }
 
-    /// Has a request answered as a connection has it; the body is in `answer`, the status comes back.
+    /// Has a request answered as a connection has it; the body is in `answered`, the status comes back.
     pub fn answer(&mut self, received: &Received) -> u16 {
-        self.answer.clear();
+        self.answered.clear();
         let mut room = [Header::EMPTY; HEADERS_MAX];
         let request = received.request(&mut room);
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
         let arrival = Arrival { first_byte: Instant::now(), head_read: received.at, client };
-        let answering = self.pipeline.on_request(&request, received.body(), &arrival, &mut self.answer);
+        let answering = self.pipeline.on_request(&request, received.body(), &arrival, &mut self.answered);
         block_on(&self.inbox, &self.waker, answering)
     }
+}
+
+/// Wakes the calling thread.
+pub fn waker() -> Waker {
+    Waker::from(Arc::new(Unpark(thread::current())))
 }
 
 /// Runs `future` and, beside it, the delivery of lanes' outcomes, as a shard does.

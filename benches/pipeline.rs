@@ -10,7 +10,7 @@ pub fn benches(c: &mut Criterion) {
     let mut proxy = Proxy::local();
     let encrypt = Received::new("encrypt", &encrypt_body(32, 64));
     assert_eq!(proxy.answer(&encrypt), 200);
-    let decrypt = Received::new("decrypt", &decrypt_body(&proxy.answer, 64));
+    let decrypt = Received::new("decrypt", &decrypt_body(&proxy.answered, 64));
     let requests = [
         ("encrypt, 32 B with integrity value", encrypt),
         ("encrypt, 32 B with 8 KiB of AAD", Received::new("encrypt", &encrypt_body(32, 8192))),

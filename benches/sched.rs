@@ -2,9 +2,6 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
@@ -14,7 +11,7 @@ use xksd::limits::{QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
 use xksd::sched::core::{Core, LaneId, Report, Settings, Step};
 use xksd::sched::{Inbox, Mailbox, Pool};
 
-use crate::fixture::{KEY_ID, block_on, pool};
+use crate::fixture::{KEY_ID, block_on, pool, waker};
 
 /// What a network HSM takes for a job: every job then wakes a lane.
 const SERVICE: Duration = Duration::from_millis(1);
@@ -40,7 +37,7 @@ pub fn benches(c: &mut Criterion) {
     // A key manager in this process, describing a key: next to no work, so that what is seen is the hand-over.
     let mailbox = Mailbox::new();
     let (inbox, pool) = (Inbox::new(0, mailbox.clone()), pool(&mailbox));
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = waker();
     for in_flight in [1, 64] {
         group.throughput(Throughput::Elements(in_flight));
         group.bench_function(format!("lane hand-over, {in_flight} in flight"), |b| {
@@ -79,12 +76,4 @@ fn opened(lanes: usize, now: Instant) -> Core<()> {
 
 fn step(core: &mut Core<()>, lane: LaneId, now: Instant) -> Step {
     core.step(lane, now, &mut VecDeque::new(), &mut Vec::new()).step
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
 }

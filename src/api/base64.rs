@@ -43,8 +43,14 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
 /// Everything on the way may be plaintext, and is wiped: the result, and the text where it had escapes (some encoders
 /// write `/` as `\/`).
 pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    decode_with_room(json, max, 0)
+}
+
+/// As [`decode`], with capacity for so many `more` bytes.
+pub(super) fn decode_with_room(json: &str, max: usize, more: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     of_text(json, max, |text| {
-        let mut bytes = Zeroizing::new(vec![0; room(text.len())]);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room(text.len()) + more));
+        bytes.resize(room(text.len()), 0);
         let len = decode_into(text, max, &mut bytes)?;
         bytes.truncate(len);
         Ok(bytes)

@@ -105,6 +105,11 @@ impl<'a> Field<'a> {
         self.decode(max, too_long, base64::decode)
     }
 
+    /// As [`Field::bytes`], with capacity for so many `more`.
+    pub(super) fn bytes_with_room(&self, max: usize, too_long: ErrorName, more: usize) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+        self.decode(max, too_long, |inside, max| base64::decode_with_room(inside, max, more))
+    }
+
     /// As [`Field::bytes`], of a few bytes that are no secret.
     pub(super) fn short(&self, max: usize, too_long: ErrorName) -> Result<Option<Short>, ApiError> {
         self.decode(max, too_long, base64::decode_short)

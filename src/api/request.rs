@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::base64::Short;
 use super::error::{ApiError, ErrorName};
 use super::fields::{FIELDS_MAX, Object};
+use super::framing::AAD_FRAMING_BYTES_MAX;
 use super::route::Operation;
 use crate::limits::{
     AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, IV_BYTES, IV_BYTES_MAX, METADATA_FIELD_BYTES_MAX, PLAINTEXT_BYTES_MAX, TAG_BYTES,
@@ -294,7 +295,8 @@ fn encryption_algorithm(body: &Object<'_>) -> Result<(), ApiError> {
 }
 
 fn aad(body: &Object<'_>) -> Result<Option<Vec<u8>>, ApiError> {
-    Ok(body.field(AAD).bytes(AAD_BYTES_MAX, ErrorName::UnsupportedOperationException)?.map(unwrapped))
+    let aad = body.field(AAD).bytes_with_room(AAD_BYTES_MAX, ErrorName::UnsupportedOperationException, AAD_FRAMING_BYTES_MAX)?;
+    Ok(aad.map(unwrapped))
 }
 
 /// For bytes that are no secret.

@@ -192,7 +192,7 @@ impl Pipeline {
         let task = |encrypt: Encrypt| {
             let aad = encrypt.aad.unwrap_or_default();
             let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
-            Ok(Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(&aad, &metadata)?, integrity })
+            Ok(Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(aad, &metadata)?, integrity })
         };
         let again = || match admitted.decode(Operation::Encrypt)? {
             Call::Encrypt(encrypt) => task(encrypt).ok(),
@@ -210,13 +210,12 @@ impl Pipeline {
 
     async fn decrypt(&self, admitted: &Admitted<'_>, decrypt: Decrypt, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
         let task = |decrypt: Decrypt| {
-            let aad = decrypt.aad.as_deref();
-            let metadata = decrypt.metadata.as_deref();
+            let (aad, metadata) = (decrypt.aad, decrypt.metadata.as_deref());
             let framed = match framing::parse(metadata) {
                 Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
                 // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
                 Ok(Format::Absent) | Err(_) if admitted.store.accept_aws_sample => {
-                    framing::aad_aws_sample(aad, metadata.unwrap_or_default())?
+                    framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?
                 }
                 Ok(Format::Absent) => {
                     return Err(ApiError::new(

@@ -43,7 +43,7 @@ impl Site {
         let (stop, nudge) = (Arc::new(Stop::default()), Arc::new(Nudge::default()));
         let seed = ShardSeed {
             index: 0,
-            core: 0,
+            core: *xksd::control::system::allowed_cores().expect("an affinity").first().expect("a core"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             stores: fixture::key_stores(Backend::Local(Box::new(fixture::local()))),
             tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
