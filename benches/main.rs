@@ -14,6 +14,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As long as it takes for the middle half of the samples to lie within a few percent on a quiet machine; all benches together about two
 /// minutes.
 fn criterion() -> Criterion {
