@@ -200,6 +200,9 @@ pub const EKM_FLEET_MAX: usize = 10;
 
 /// Log lines waiting for the writer; further ones are dropped and counted.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+/// Records of requests kept for further ones once they are written: some more than are on their way to the writer at 50,000 requests/s. Each keeps
+/// the memory of the longest texts it has held, 30 KiB at the most.
+pub const LOG_RECORDS_KEPT_MAX: usize = 512;
 
 // ---- Configuration --------------------------------------------------------------------------------------------
 

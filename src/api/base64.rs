@@ -1,9 +1,13 @@
 //! Base64 as the specification has it: "standard Base64 encoding (not URL-safe encoding) as defined in Section 4 of
 //! RFC 4648", with padding, and with no second spelling of the same bytes (trailing bits are zero).
 
+use std::ops::Deref;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
+
+use crate::limits::{CIPHERTEXT_METADATA_BYTES_MAX, TAG_BYTES};
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,61 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
 /// Everything on the way may be plaintext, and is wiped: the result, and the text where it had escapes (some encoders
 /// write `/` as `\/`).
 pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    decode_with_room(json, max, 0)
+}
+
+/// As [`decode`], with capacity for so many `more` bytes.
+pub(super) fn decode_with_room(json: &str, max: usize, more: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    of_text(json, max, |text| {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room(text.len()) + more));
+        bytes.resize(room(text.len()), 0);
+        let len = decode_into(text, max, &mut bytes)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    })
+}
+
+/// A few bytes that are no secret, without an allocation: a tag, ciphertext metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    bytes: [u8; room(text_len(SHORT_BYTES_MAX))],
+    len: usize,
+}
+
+const SHORT_BYTES_MAX: usize = CIPHERTEXT_METADATA_BYTES_MAX;
+const _: () = assert!(TAG_BYTES <= SHORT_BYTES_MAX);
+
+impl Deref for Short {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// As [`decode`]; `max` is at most [`SHORT_BYTES_MAX`].
+pub(super) fn decode_short(json: &str, max: usize) -> Result<Short, Failure> {
+    of_text(json, max, |text| {
+        let mut bytes = [0; _];
+        let room = bytes.get_mut(..room(text.len())).ok_or(Failure::TooLong)?;
+        let len = decode_into(text, max, room)?;
+        Ok(Short { bytes, len })
+    })
+}
+
+/// Bytes that are written at the most for so many characters.
+const fn room(chars: usize) -> usize {
+    chars.div_ceil(4) * 3
+}
+
+fn decode_into(text: &[u8], max: usize, room: &mut [u8]) -> Result<usize, Failure> {
+    let len = STANDARD.decode_slice(text, room).map_err(|_| Failure::NotBase64)?;
+    // The last group of the text may stand for one to three bytes.
+    if len > max { Err(Failure::TooLong) } else { Ok(len) }
+}
+
+/// Decodes the text that the inside of a JSON string means, where it is not too long for `max` bytes.
+fn of_text<T>(json: &str, max: usize, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Result<T, Failure> {
     let unescaped;
     let text = if json.contains('\\') {
         unescaped = unescape(json.as_bytes())?;
@@ -50,14 +109,7 @@ pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failu
     if text.len() > text_len(max) {
         return Err(Failure::TooLong);
     }
-    let mut bytes = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
-    let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| Failure::NotBase64)?;
-    // The last group of the text may stand for one to three bytes.
-    if len > max {
-        return Err(Failure::TooLong);
-    }
-    bytes.truncate(len);
-    Ok(bytes)
+    decode(text)
 }
 
 /// Undoes JSON's escapes where they stand for an ASCII character that Base64 can hold; any other makes it no Base64.

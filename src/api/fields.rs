@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use super::base64;
+use super::base64::{self, Short};
 use super::error::{ApiError, ErrorName};
 
 #[cfg(test)]
@@ -102,8 +102,27 @@ impl<'a> Field<'a> {
 
     /// Bytes from Base64, at most `max`; `too_long` is the error's name for more.
     pub(super) fn bytes(&self, max: usize, too_long: ErrorName) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+        self.decode(max, too_long, base64::decode)
+    }
+
+    /// As [`Field::bytes`], with capacity for so many `more`.
+    pub(super) fn bytes_with_room(&self, max: usize, too_long: ErrorName, more: usize) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+        self.decode(max, too_long, |inside, max| base64::decode_with_room(inside, max, more))
+    }
+
+    /// As [`Field::bytes`], of a few bytes that are no secret.
+    pub(super) fn short(&self, max: usize, too_long: ErrorName) -> Result<Option<Short>, ApiError> {
+        self.decode(max, too_long, base64::decode_short)
+    }
+
+    fn decode<T>(
+        &self,
+        max: usize,
+        too_long: ErrorName,
+        decode: impl FnOnce(&str, usize) -> Result<T, base64::Failure>,
+    ) -> Result<Option<T>, ApiError> {
         let Some(inside) = self.string()? else { return Ok(None) };
-        match base64::decode(inside, max) {
+        match decode(inside, max) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(base64::Failure::TooLong) => Err(self.refuse(too_long, format_args!("is longer than {max} bytes"))),
             Err(base64::Failure::NotBase64) => Err(self.invalid("is not Base64 (RFC 4648 section 4, padded)")),

@@ -5,6 +5,7 @@
 use ring::digest::{Context, SHA256, digest};
 
 use super::error::{ApiError, ErrorName};
+use crate::limits::CIPHERTEXT_METADATA_BYTES_MAX;
 
 #[cfg(test)]
 mod tests;
@@ -55,14 +56,19 @@ fn invalid(message: &'static str) -> ApiError {
     ApiError::new(ErrorName::InvalidCiphertextException, message)
 }
 
+/// What [`aad_v1`] puts around an AAD, bytes: the two lengths and the metadata.
+pub const AAD_FRAMING_BYTES_MAX: usize = 2 + 1 + CIPHERTEXT_METADATA_BYTES_MAX;
+
 /// The key manager's AAD, format 1. spec: "2-byte length, before Base64 encoding, of additionalAuthenticatedData in
 /// big-endian format || additionalAuthenticatedData || 1-byte length, before Base64 encoding, of ciphertextMetadata ||
 /// ciphertextMetadata", lengths zero where absent.
 ///
+/// Made in the memory of `aad`, where that has capacity for it.
+///
 /// # Errors
 /// UnsupportedOperationException where a length has no room in its field; never for what came out of
 /// [`decode`](super::decode), see [`AAD_BYTES_MAX`](crate::limits::AAD_BYTES_MAX).
-pub fn aad_v1(aad: &[u8], metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
+pub fn aad_v1(aad: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
     framed(aad.len(), aad, metadata)
 }
 
@@ -76,21 +82,20 @@ pub fn aad_v1(aad: &[u8], metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
 /// As for [`aad_v1`].
 pub fn aad_aws_sample(aad: Option<&[u8]>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
     match aad {
-        Some(aad) => framed(aad.len(), digest(&SHA256, aad).as_ref(), metadata),
-        None => framed(0, &[], metadata),
+        Some(aad) => framed(aad.len(), digest(&SHA256, aad).as_ref().to_vec(), metadata),
+        None => framed(0, Vec::new(), metadata),
     }
 }
 
-fn framed(aad_len: usize, aad: &[u8], metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
+fn framed(aad_len: usize, mut out: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
     let (Ok(aad_len), Ok(metadata_len)) = (u16::try_from(aad_len), u8::try_from(metadata.len())) else {
         return Err(ApiError::new(
             ErrorName::UnsupportedOperationException,
             "additionalAuthenticatedData or ciphertextMetadata is too long",
         ));
     };
-    let mut out = Vec::with_capacity(2 + aad.len() + 1 + metadata.len());
-    out.extend_from_slice(&aad_len.to_be_bytes());
-    out.extend_from_slice(aad);
+    out.reserve_exact(2 + 1 + metadata.len());
+    out.splice(..0, aad_len.to_be_bytes());
     out.push(metadata_len);
     out.extend_from_slice(metadata);
     Ok(out)

@@ -11,6 +11,7 @@ pub mod request;
 pub mod response;
 pub mod route;
 
+pub use base64::Short;
 pub use error::{ApiError, ErrorName};
 pub use request::{Call, Decrypt, Encrypt, Rejection, RequestMetadata, ValidRequest, decode};
 pub use route::{Operation, Route, check_method, route};

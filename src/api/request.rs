@@ -14,8 +14,10 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::base64::Short;
 use super::error::{ApiError, ErrorName};
 use super::fields::{FIELDS_MAX, Object};
+use super::framing::AAD_FRAMING_BYTES_MAX;
 use super::route::Operation;
 use crate::limits::{
     AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, IV_BYTES, IV_BYTES_MAX, METADATA_FIELD_BYTES_MAX, PLAINTEXT_BYTES_MAX, TAG_BYTES,
@@ -133,7 +135,7 @@ pub struct Decrypt {
     /// `additionalAuthenticatedData`, as for [`Encrypt::aad`].
     pub aad: Option<Vec<u8>>,
     /// `ciphertextMetadata`, at most [`CIPHERTEXT_METADATA_BYTES_MAX`] bytes.
-    pub metadata: Option<Vec<u8>>,
+    pub metadata: Option<Short>,
 }
 
 /// Lengths alone.
@@ -143,7 +145,7 @@ impl fmt::Debug for Decrypt {
             .field("ciphertext_bytes", &self.ciphertext.len())
             .field("iv_bytes", &self.iv.len())
             .field("aad_bytes", &self.aad.as_ref().map(Vec::len))
-            .field("metadata_bytes", &self.metadata.as_ref().map(Vec::len))
+            .field("metadata_bytes", &self.metadata.as_ref().map(|metadata| metadata.len()))
             .finish()
     }
 }
@@ -272,16 +274,14 @@ fn decrypt(body: &Object<'_>) -> Result<Decrypt, ApiError> {
     }
 
     let field = body.field(TAG);
-    let tag = field.bytes(TAG_BYTES, ErrorName::InvalidCiphertextException)?.ok_or_else(|| field.missing())?;
-    let tag = tag
-        .as_slice()
-        .try_into()
+    let tag = field.short(TAG_BYTES, ErrorName::InvalidCiphertextException)?.ok_or_else(|| field.missing())?;
+    let tag = <[u8; TAG_BYTES]>::try_from(&*tag)
         .map_err(|_| field.refuse(ErrorName::InvalidCiphertextException, format_args!("is not {TAG_BYTES} bytes long")))?;
 
     // More than 20 bytes break a rule of the specification, not a limit of ours: "the size of the field MUST NOT exceed 20
     // bytes". KMS itself refuses them in an encrypt response, so that no genuine blob holds them.
-    let metadata = body.field(CIPHERTEXT_METADATA).bytes(CIPHERTEXT_METADATA_BYTES_MAX, ErrorName::ValidationException)?;
-    Ok(Decrypt { ciphertext: unwrapped(ciphertext), iv: unwrapped(iv), tag, aad: aad(body)?, metadata: metadata.map(unwrapped) })
+    let metadata = body.field(CIPHERTEXT_METADATA).short(CIPHERTEXT_METADATA_BYTES_MAX, ErrorName::ValidationException)?;
+    Ok(Decrypt { ciphertext: unwrapped(ciphertext), iv: unwrapped(iv), tag, aad: aad(body)?, metadata })
 }
 
 /// spec: "For the v1 specification, this MUST be AES_GCM. This field is REQUIRED."
@@ -295,7 +295,8 @@ fn encryption_algorithm(body: &Object<'_>) -> Result<(), ApiError> {
 }
 
 fn aad(body: &Object<'_>) -> Result<Option<Vec<u8>>, ApiError> {
-    Ok(body.field(AAD).bytes(AAD_BYTES_MAX, ErrorName::UnsupportedOperationException)?.map(unwrapped))
+    let aad = body.field(AAD).bytes_with_room(AAD_BYTES_MAX, ErrorName::UnsupportedOperationException, AAD_FRAMING_BYTES_MAX)?;
+    Ok(aad.map(unwrapped))
 }
 
 /// For bytes that are no secret.

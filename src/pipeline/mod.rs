@@ -48,6 +48,21 @@ impl Arrival {
     }
 }
 
+/// A request that may go to the key managers of its key store.
+struct Admitted<'a> {
+    store: &'a KeyStore,
+    key: &'a Key,
+    /// As it was decoded before.
+    body: &'a [u8],
+    deadline: Instant,
+}
+
+impl Admitted<'_> {
+    fn decode(&self, operation: Operation) -> Option<Call> {
+        crate::api::decode(operation, self.body).ok().map(|valid| valid.into_parts().1)
+    }
+}
+
 /// What is learned of a request on its way, for the log and the counters.
 struct Story {
     record: Box<RequestRecord>,
@@ -70,17 +85,20 @@ impl Pipeline {
 
     /// Answers a request: appends the JSON body to `out` and gives the status. `body` is the whole body.
     pub async fn on_request(&self, request: &Request<'_>, body: &[u8], arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
-        let mut story = Story { record: Box::default(), hsm: None };
-        story.record.operation = "none";
+        let mut story = self.story();
         let result = self.serve(request, body, arrival, out, &mut story).await;
         self.finish(result, arrival, out, story)
     }
 
     /// Answers what is no HTTP request that could be read.
     pub fn on_reject(&self, reject: &Reject, arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
-        let mut story = Story { record: Box::default(), hsm: None };
-        story.record.operation = "none";
-        self.finish(Err(ApiError::transport(reject.status, reject.reason)), arrival, out, story)
+        self.finish(Err(ApiError::transport(reject.status, reject.reason)), arrival, out, self.story())
+    }
+
+    fn story(&self) -> Story {
+        let mut record = self.log.record();
+        record.operation = "none";
+        Story { record, hsm: None }
     }
 
     async fn serve(
@@ -95,7 +113,7 @@ impl Pipeline {
         let (route, store) = self.route(&stores, request)?;
         story.record.key_store = store.prefix.clone();
         story.record.operation = route.operation.as_str();
-        story.record.key = route.key_id.to_string();
+        story.record.key.push_str(route.key_id);
         self.authenticate(&stores, store, request, body, arrival, story)?;
 
         let (metadata, call) = match crate::api::decode(route.operation, body) {
@@ -114,14 +132,15 @@ impl Pipeline {
             let message = "the request took longer to arrive than it may take to answer";
             return Err(ApiError::new(ErrorName::DependencyTimeoutException, message));
         }
+        let of = |key| Admitted { store, key, body, deadline };
         match call {
             Call::Health => {
                 health::write(store, Instant::now(), out);
                 Ok(())
             }
-            Call::Metadata => self.metadata(store, find_key(store, &route)?, deadline, out, story).await,
-            Call::Encrypt(encrypt) => self.encrypt(store, find_enabled_key(store, &route)?, encrypt, deadline, out, story).await,
-            Call::Decrypt(decrypt) => self.decrypt(store, find_enabled_key(store, &route)?, decrypt, deadline, out, story).await,
+            Call::Metadata => self.metadata(&of(find_key(store, &route)?), out, story).await,
+            Call::Encrypt(encrypt) => self.encrypt(&of(find_enabled_key(store, &route)?), encrypt, out, story).await,
+            Call::Decrypt(decrypt) => self.decrypt(&of(find_enabled_key(store, &route)?), decrypt, out, story).await,
         }
     }
 
@@ -157,10 +176,10 @@ impl Pipeline {
         }
     }
 
-    async fn metadata(&self, store: &KeyStore, key: &Key, deadline: Instant, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
-        match self.execute(store, key, Task::Describe, deadline, story).await? {
+    async fn metadata(&self, admitted: &Admitted<'_>, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+        match self.execute(admitted, Task::Describe, || Some(Task::Describe), story).await? {
             Answer::Described(described) => {
-                let enabled = key.enabled && described.enabled;
+                let enabled = admitted.key.enabled && described.enabled;
                 response::metadata(&KeyMetadata { spec: &described.spec, usage: &described.usage, enabled }, out);
                 Ok(())
             }
@@ -168,20 +187,18 @@ impl Pipeline {
         }
     }
 
-    async fn encrypt(
-        &self,
-        store: &KeyStore,
-        key: &Key,
-        encrypt: Encrypt,
-        deadline: Instant,
-        out: &mut Vec<u8>,
-        story: &mut Story,
-    ) -> Result<(), ApiError> {
+    async fn encrypt(&self, admitted: &Admitted<'_>, encrypt: Encrypt, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
         let metadata = framing::encode_metadata(KEY_VERSION);
-        let aad = encrypt.aad.unwrap_or_default();
-        let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
-        let task = Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(&aad, &metadata)?, integrity };
-        match self.execute(store, key, task, deadline, story).await? {
+        let task = |encrypt: Encrypt| {
+            let aad = encrypt.aad.unwrap_or_default();
+            let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
+            Ok(Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(aad, &metadata)?, integrity })
+        };
+        let again = || match admitted.decode(Operation::Encrypt)? {
+            Call::Encrypt(encrypt) => task(encrypt).ok(),
+            _ => None,
+        };
+        match self.execute(admitted, task(encrypt)?, again, story).await? {
             Answer::Encrypted { iv, ciphertext, tag, integrity } => {
                 let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
                 response::encrypt(&Encrypted { ciphertext: &ciphertext, iv: &iv, tag: &tag, metadata, integrity }, out);
@@ -191,31 +208,30 @@ impl Pipeline {
         }
     }
 
-    async fn decrypt(
-        &self,
-        store: &KeyStore,
-        key: &Key,
-        decrypt: Decrypt,
-        deadline: Instant,
-        out: &mut Vec<u8>,
-        story: &mut Story,
-    ) -> Result<(), ApiError> {
-        let aad = decrypt.aad.as_deref();
-        let metadata = decrypt.metadata.as_deref();
-        let framed = match framing::parse(metadata) {
-            Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
-            // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
-            Ok(Format::Absent) | Err(_) if store.accept_aws_sample => framing::aad_aws_sample(aad, metadata.unwrap_or_default())?,
-            Ok(Format::Absent) => {
-                return Err(ApiError::new(
-                    ErrorName::InvalidCiphertextException,
-                    "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
-                ));
-            }
-            Err(error) => return Err(error),
+    async fn decrypt(&self, admitted: &Admitted<'_>, decrypt: Decrypt, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+        let task = |decrypt: Decrypt| {
+            let (aad, metadata) = (decrypt.aad, decrypt.metadata.as_deref());
+            let framed = match framing::parse(metadata) {
+                Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
+                // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
+                Ok(Format::Absent) | Err(_) if admitted.store.accept_aws_sample => {
+                    framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?
+                }
+                Ok(Format::Absent) => {
+                    return Err(ApiError::new(
+                        ErrorName::InvalidCiphertextException,
+                        "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
+                    ));
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(Task::Decrypt { ciphertext: decrypt.ciphertext, iv: decrypt.iv, tag: decrypt.tag, aad: framed })
         };
-        let task = Task::Decrypt { ciphertext: decrypt.ciphertext, iv: decrypt.iv, tag: decrypt.tag, aad: framed };
-        match self.execute(store, key, task, deadline, story).await? {
+        let again = || match admitted.decode(Operation::Decrypt)? {
+            Call::Decrypt(decrypt) => task(decrypt).ok(),
+            _ => None,
+        };
+        match self.execute(admitted, task(decrypt)?, again, story).await? {
             Answer::Decrypted(plaintext) => {
                 response::decrypt(&plaintext.0, out);
                 Ok(())
@@ -225,10 +241,19 @@ impl Pipeline {
     }
 
     /// Has a key manager do the task, the healthiest and soonest first; tried once more, on another replica or session, when that may help and there is
-    /// time for it.
-    async fn execute(&self, store: &KeyStore, key: &Key, task: Task, deadline: Instant, story: &mut Story) -> Result<Answer, ApiError> {
+    /// time for it. The task is made `again` then: a copy for the case would cost every request its allocations, and leave one more copy of
+    /// plaintext to be wiped.
+    async fn execute(
+        &self,
+        admitted: &Admitted<'_>,
+        task: Task,
+        again: impl Fn() -> Option<Task>,
+        story: &mut Story,
+    ) -> Result<Answer, ApiError> {
+        let Admitted { store, key, deadline, .. } = *admitted;
         let mut tries = store.tries(Instant::now()).peekable();
         let mut failed = Err(faults::no_manager());
+        let mut task = Some(task);
         while let Some(manager) = tries.next() {
             let now = Instant::now();
             if now >= deadline {
@@ -237,7 +262,8 @@ impl Pipeline {
             let replica_left = tries.peek().is_some_and(|next| !Arc::ptr_eq(next, manager));
             // A replica that hangs must leave time for the other one.
             let deadline = if replica_left { now + (deadline - now) / 2 } else { deadline };
-            let job = Job { label: key.label.clone(), task: task.clone(), deadline };
+            let Some(task_now) = task.take().or_else(&again) else { break };
+            let job = Job { label: key.label.clone(), task: task_now, deadline };
             story.record.key_manager = manager.name.clone();
             let outcome = match &manager.backend {
                 Backend::Local(local) => {
@@ -252,7 +278,9 @@ impl Pipeline {
                         delivered.outcome
                     }
                     Err(returned) => {
-                        failed = Err(faults::refused(&returned.0, &mut story.record.detail));
+                        let (refused, job) = *returned;
+                        task = Some(job.task);
+                        failed = Err(faults::refused(&refused, &mut story.record.detail));
                         // Refused by this one; the same one would refuse again.
                         if replica_left { continue } else { break }
                     }
@@ -284,7 +312,7 @@ impl Pipeline {
                 out.clear();
                 error.write_body(out);
                 if record.detail.is_empty() {
-                    record.detail = error.message().to_string();
+                    record.detail.push_str(error.message());
                 }
                 (error.status(), error.name().as_str())
             }
@@ -294,7 +322,7 @@ impl Pipeline {
         self.metrics.request(&key, total, hsm);
         let (queue, hsm) = hsm.unwrap_or_default();
         (record.total_us, record.queue_us, record.hsm_us) = (total.as_micros() as u64, queue.as_micros() as u64, hsm.as_micros() as u64);
-        record.client = arrival.client.to_string();
+        record.client = Some(arrival.client);
         record.shard = self.shard;
         let status = record.status;
         self.log.request(record);
@@ -310,15 +338,18 @@ impl Story {
     }
 
     fn tell(&mut self, metadata: RequestMetadata<'_>) {
-        let text = |field: Option<std::borrow::Cow<'_, str>>| field.map(std::borrow::Cow::into_owned).unwrap_or_default();
-        let record = &mut self.record;
-        record.kms_request_id = text(metadata.kms_request_id);
-        record.kms_operation = text(metadata.kms_operation);
-        record.principal = text(metadata.principal);
-        record.kms_key_arn = text(metadata.kms_key_arn);
-        record.kms_via_service = text(metadata.via_service);
-        record.source_vpc = text(metadata.vpc);
-        record.source_vpce = text(metadata.vpce);
+        let record = &mut *self.record;
+        for (told, field) in [
+            (&mut record.kms_request_id, metadata.kms_request_id),
+            (&mut record.kms_operation, metadata.kms_operation),
+            (&mut record.principal, metadata.principal),
+            (&mut record.kms_key_arn, metadata.kms_key_arn),
+            (&mut record.kms_via_service, metadata.via_service),
+            (&mut record.source_vpc, metadata.vpc),
+            (&mut record.source_vpce, metadata.vpce),
+        ] {
+            told.push_str(field.as_deref().unwrap_or_default());
+        }
     }
 }
 

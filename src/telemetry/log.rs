@@ -4,6 +4,7 @@
 //! never a request's time.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::limits::LOG_QUEUE_LINES;
+use crate::limits::{LOG_QUEUE_LINES, LOG_RECORDS_KEPT_MAX};
 
 /// A line is written at most this much later.
 const GATHER_TIME: Duration = Duration::from_millis(2);
@@ -72,7 +73,7 @@ pub struct RequestRecord {
     /// The credential that signed; empty unless authenticated.
     pub access_key_id: Arc<str>,
     /// Peer address.
-    pub client: String,
+    pub client: Option<SocketAddr>,
     /// HTTP status.
     pub status: u16,
     /// errorName, or `none`.
@@ -92,6 +93,27 @@ pub struct RequestRecord {
     pub shard: usize,
 }
 
+impl RequestRecord {
+    /// As new, but for the memory of its texts. What is not named here is new: nothing of one request can stand in another one's line.
+    fn renew(&mut self) {
+        fn emptied(text: &mut String) -> String {
+            text.clear();
+            std::mem::take(text)
+        }
+        *self = RequestRecord {
+            kms_request_id: emptied(&mut self.kms_request_id),
+            key: emptied(&mut self.key),
+            kms_operation: emptied(&mut self.kms_operation),
+            principal: emptied(&mut self.principal),
+            kms_key_arn: emptied(&mut self.kms_key_arn),
+            kms_via_service: emptied(&mut self.kms_via_service),
+            source_vpc: emptied(&mut self.source_vpc),
+            source_vpce: emptied(&mut self.source_vpce),
+            ..RequestRecord::default()
+        };
+    }
+}
+
 enum Line {
     Request(SystemTime, Box<RequestRecord>),
     Event(SystemTime, Level, String),
@@ -103,6 +125,8 @@ enum Line {
 #[derive(Clone)]
 pub struct Log {
     lines: Sender<Line>,
+    /// Records that were written, to be used again.
+    written: Receiver<Box<RequestRecord>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -113,8 +137,15 @@ impl Log {
     /// When no thread can be started.
     pub fn start(format: Format, out: impl Write + Send + 'static) -> std::io::Result<(Log, JoinHandle<()>)> {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
-        let writer = std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue))?;
-        Ok((Log { lines, dropped: Arc::default() }, writer))
+        let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
+        let writer = std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue, &give_back))?;
+        Ok((Log { lines, written, dropped: Arc::default() }, writer))
+    }
+
+    /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for one before, where there is some: a record is
+    /// half of what a request would allocate, and would be freed on another thread than it was made on.
+    pub fn record(&self) -> Box<RequestRecord> {
+        self.written.try_recv().unwrap_or_default()
     }
 
     /// Queues a request's line; dropped and counted when the writer is behind.
@@ -147,7 +178,7 @@ impl Log {
     }
 }
 
-fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>) {
+fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_back: &Sender<Box<RequestRecord>>) {
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, out);
     let mut text = Vec::with_capacity(1024);
     while let Ok(first) = queue.recv() {
@@ -155,7 +186,12 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>) {
         while let Some(line) = next {
             text.clear();
             match line {
-                Line::Request(at, record) => request_line(format, &mut text, at, &record),
+                Line::Request(at, mut record) => {
+                    request_line(format, &mut text, at, &record);
+                    record.renew();
+                    // Enough of them are kept already.
+                    let _ = give_back.try_send(record);
+                }
                 Line::Event(at, level, message) => event_line(format, &mut text, at, level, &message),
                 Line::Flush(done) => {
                     let _ = out.flush();
@@ -310,6 +346,43 @@ mod tests {
         });
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_record_comes_back_as_new() {
+        let (log, _writer) = Log::start(Format::Json, std::io::sink()).unwrap();
+        let mut record = log.record();
+        let new = format!("{record:?}");
+        let filled = RequestRecord {
+            kms_request_id: "id".into(),
+            key_store: "/a".into(),
+            key: "foo".into(),
+            operation: "encrypt",
+            kms_operation: "Encrypt".into(),
+            principal: "arn:principal".into(),
+            kms_key_arn: "arn:key".into(),
+            kms_via_service: "ebs".into(),
+            source_vpc: "vpc".into(),
+            source_vpce: "vpce".into(),
+            access_key_id: "ID".into(),
+            client: Some(([127, 0, 0, 1], 1).into()),
+            status: 200,
+            error: "none",
+            detail: "why".into(),
+            key_manager: "hsm-a".into(),
+            total_us: 1,
+            queue_us: 2,
+            hsm_us: 3,
+            shard: 4,
+        };
+        *record = filled;
+        let text = record.principal.as_ptr();
+        log.request(record);
+        log.flush(Duration::from_secs(10));
+        let again = log.record();
+        assert_eq!(format!("{again:?}"), new);
+        assert_eq!((again.principal.as_ptr(), again.principal.capacity()), (text, "arn:principal".len()), "in the same memory");
+        assert_ne!(log.record().principal.as_ptr(), text, "there was one");
     }
 
     #[test]

@@ -70,6 +70,9 @@ fn length_on_both_sides() {
             encode(&vec![7; len], &mut text);
             let text = String::from_utf8(text).expect("ASCII");
             assert_eq!(decode(&text, max).map(|b| b.len()), expected, "{len} of {max}");
+            if max <= SHORT_BYTES_MAX {
+                assert_eq!(decode_short(&text, max).map(|b| b.len()), expected, "{len} of {max}");
+            }
         }
     }
     // Too long to look at, whatever it holds.
@@ -95,6 +98,11 @@ proptest! {
         if let Ok(bytes) = decoded(&text) {
             prop_assert_eq!(STANDARD.encode(bytes), text);
         }
+    }
+
+    #[test]
+    fn a_few_bytes_are_decoded_alike(text in "[AQw+/=_\\\\]{0,32}", max in 0..=SHORT_BYTES_MAX) {
+        prop_assert_eq!(decode_short(&text, max).map(|b| b.to_vec()), decode(&text, max).map(|b| b.to_vec()));
     }
 
     #[test]

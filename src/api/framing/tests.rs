@@ -47,11 +47,20 @@ fn other_metadata() {
 #[test]
 fn aad_of_format_1() {
     let metadata = encode_metadata(0);
-    assert_eq!(aad_v1(b"", &[]), Ok(vec![0, 0, 0]));
-    assert_eq!(aad_v1(b"", &metadata), Ok(vec![0, 0, 3, 1, 0, 0]));
-    assert_eq!(aad_v1(b"ab", &metadata), Ok(vec![0, 2, b'a', b'b', 3, 1, 0, 0]));
-    let long = aad_v1(&[9; AAD_BYTES_MAX], &metadata).expect("fits");
+    assert_eq!(aad_v1(vec![], &[]), Ok(vec![0, 0, 0]));
+    assert_eq!(aad_v1(vec![], &metadata), Ok(vec![0, 0, 3, 1, 0, 0]));
+    assert_eq!(aad_v1(b"ab".to_vec(), &metadata), Ok(vec![0, 2, b'a', b'b', 3, 1, 0, 0]));
+    let long = aad_v1(vec![9; AAD_BYTES_MAX], &metadata).expect("fits");
     assert_eq!((&long[..2], long.len()), (&[0x20, 0x00][..], 2 + 8192 + 1 + 3));
+}
+
+#[test]
+fn aad_is_framed_where_it_stands() {
+    let mut aad = Vec::with_capacity(AAD_BYTES_MAX + AAD_FRAMING_BYTES_MAX);
+    aad.resize(AAD_BYTES_MAX, 9);
+    let (at, capacity) = (aad.as_ptr(), aad.capacity());
+    let framed = aad_v1(aad, &[1; CIPHERTEXT_METADATA_BYTES_MAX]).expect("fits");
+    assert_eq!((framed.as_ptr(), framed.capacity(), framed.len()), (at, capacity, capacity));
 }
 
 #[test]
@@ -67,11 +76,11 @@ fn aad_of_awss_sample() {
 #[test]
 fn lengths_that_have_no_room_are_refused() {
     let max = usize::from(u16::MAX);
-    assert!(aad_v1(&vec![0; max], &[0; 255]).is_ok());
+    assert!(aad_v1(vec![0; max], &[0; 255]).is_ok());
     assert!(aad_aws_sample(Some(&vec![0; max]), &[0; 255]).is_ok());
     for refused in [
-        aad_v1(&vec![0; max + 1], &[]),
-        aad_v1(&[], &[0; 256]),
+        aad_v1(vec![0; max + 1], &[]),
+        aad_v1(vec![], &[0; 256]),
         aad_aws_sample(Some(&vec![0; max + 1]), &[]),
         aad_aws_sample(None, &[0; 256]),
     ] {
@@ -87,13 +96,14 @@ proptest! {
         a in prop::collection::vec(0u8..4, 0..6), am in prop::collection::vec(0u8..4, 0..4),
         b in prop::collection::vec(0u8..4, 0..6), bm in prop::collection::vec(0u8..4, 0..4),
     ) {
-        prop_assert_eq!(aad_v1(&a, &am) == aad_v1(&b, &bm), a == b && am == bm);
+        let same = a == b && am == bm;
+        prop_assert_eq!(aad_v1(a, &am) == aad_v1(b, &bm), same);
     }
 
     /// Injective: both parts can be read back.
     #[test]
     fn framing_can_be_undone(aad in prop::collection::vec(any::<u8>(), 0..400), metadata in prop::collection::vec(any::<u8>(), 0..21)) {
-        let framed = aad_v1(&aad, &metadata).expect("fits");
+        let framed = aad_v1(aad.clone(), &metadata).expect("fits");
         let (len, rest) = framed.split_at(2);
         let (found_aad, rest) = rest.split_at(usize::from(u16::from_be_bytes([len[0], len[1]])));
         prop_assert_eq!(found_aad, aad.as_slice());

@@ -438,7 +438,7 @@ fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
     let (begin, step, every) = (rig.now, us(100), us(MEAN_US / lanes as u64 / 4));
     let (mut in_time, mut too_late, mut dropped) = (0, 0, 0);
     // When each lane is done with what, and how long that took.
-    let mut work: Vec<(LaneId, Instant, Option<(Instant, Duration)>)> = rig.lanes().into_iter().map(|lane| (lane, begin, None)).collect();
+    let mut work: Vec<_> = rig.lanes().into_iter().map(|lane| (lane, begin, None::<(Instant, Duration)>)).collect();
     let mut draw = 7_u64;
     let mut job = 0;
     while rig.now < begin + ms(10_000) {

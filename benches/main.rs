@@ -1,0 +1,32 @@
+//! What the parts of a request's way cost, each by itself. See `README.md` beside this file.
+
+mod api;
+mod auth;
+mod fixture;
+mod http1;
+mod pipeline;
+#[path = "../tests/common/pki.rs"]
+mod pki;
+mod sched;
+mod tls;
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// As long as it takes for the middle half of the samples to lie within a few percent on a quiet machine; all benches together about two
+/// minutes.
+fn criterion() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).without_plots()
+}
+
+criterion_group! {
+    name = rooms;
+    config = criterion();
+    targets = http1::benches, auth::benches, api::benches, pipeline::benches, sched::benches, tls::benches
+}
+criterion_main!(rooms);

@@ -1,0 +1,115 @@
+//! A whole shard over a connection: TLS, HTTP, the pipeline, and the executor that runs them.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Arc, mpsc};
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use xksd::keystore::Backend;
+use xksd::sched::Mailbox;
+use xksd::shard::nudge::Nudge;
+use xksd::shard::{ShardSeed, ShardThread, Stop};
+use xksd::telemetry::log::Format;
+use xksd::telemetry::{Log, ShardMetrics};
+use xksd::tls;
+
+use super::counter::Counter;
+use super::{fixture, pki};
+
+/// A shard with the key store of the fixture over keys in this process, and a client's connection to it.
+pub struct Site {
+    pub client: StreamOwned<ClientConnection, TcpStream>,
+    pub counter: &'static Counter,
+    pub log: Log,
+    stop: Arc<Stop>,
+    thread: Option<ShardThread>,
+    _nudge: Arc<Nudge>,
+}
+
+impl Site {
+    pub fn start() -> Site {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ca = pki::Ca::root("Test CA");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = ca.issue(&pki::Leaf::server(), &key);
+        let settings = tls::Settings {
+            certificate_chain: pki::write(dir.path(), "chain.pem", &certificate.pem()),
+            private_key: pki::write(dir.path(), "key.pem", &key.serialize_pem()),
+            client: None,
+        };
+        let (log, _) = Log::start(Format::Json, std::io::sink()).expect("a thread");
+        let (stop, nudge) = (Arc::new(Stop::default()), Arc::new(Nudge::default()));
+        let seed = ShardSeed {
+            index: 0,
+            core: *xksd::control::system::allowed_cores().expect("an affinity").first().expect("a core"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            stores: fixture::key_stores(Backend::Local(Box::new(fixture::local()))),
+            tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
+            mailbox: Mailbox::new(),
+            metrics: Arc::new(ShardMetrics::default()),
+            log: log.clone(),
+            stop: stop.clone(),
+            beats: Arc::default(),
+            nudge: nudge.clone(),
+        };
+        xksd::shard::nudge::start(vec![Arc::downgrade(&nudge)]).expect("a thread");
+        let counter = Counter::new();
+        let (started, listening) = mpsc::channel();
+        let thread = seed.start(move |result| {
+            counter.enlist();
+            started.send(result).expect("the test waits");
+        });
+        let address = listening.recv().expect("the shard tells").expect("it listens");
+        let client = connect(address, &ca.pem());
+        Site { client, counter, log, stop, thread: Some(thread.expect("a shard")), _nudge: nudge }
+    }
+
+    /// Sends a request and waits for its answer, whose status comes back.
+    pub fn call(&mut self, request: &[u8]) -> u16 {
+        self.client.write_all(request).expect("sent");
+        self.client.flush().expect("sent");
+        let mut answer = [0; 4096];
+        let mut filled = 0;
+        loop {
+            filled += self.client.read(&mut answer[filled..]).expect("an answer");
+            let text = std::str::from_utf8(&answer[..filled]).expect("text");
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length: usize = head
+                    .split_once("Content-Length: ")
+                    .and_then(|(_, rest)| rest.lines().next())
+                    .expect("a length")
+                    .parse()
+                    .expect("a number");
+                if body.len() == length {
+                    return head[9..12].parse().expect("a status");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stop.request();
+        let _ = self.client.sock.shutdown(std::net::Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn connect(address: SocketAddr, ca: &str) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("PEM")).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = ClientConnection::new(Arc::new(config), ServerName::try_from(pki::SERVER_NAME).expect("a name")).expect("a client");
+    let socket = TcpStream::connect(address).expect("connected");
+    socket.set_nodelay(true).expect("set");
+    StreamOwned::new(client, socket)
+}
