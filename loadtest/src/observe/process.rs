@@ -79,6 +79,33 @@ impl Process {
     }
 }
 
+/// Time of all cores of this machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineTimes {
+    total: u64,
+    idle: u64,
+}
+
+impl MachineTimes {
+    /// The share of the cores that was busy since an earlier reading.
+    pub fn busy_since(self, before: MachineTimes) -> f64 {
+        let (total, idle) = (self.total.saturating_sub(before.total), self.idle.saturating_sub(before.idle));
+        if total == 0 { 0.0 } else { 1.0 - idle as f64 / total as f64 }
+    }
+
+    fn parse(stat: &str) -> Option<MachineTimes> {
+        let times = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        // user nice system idle iowait irq softirq steal, and two that are contained in the first.
+        let times: Vec<u64> = times.split_ascii_whitespace().take(8).map_while(|time| time.parse().ok()).collect();
+        Some(MachineTimes { total: times.iter().sum(), idle: times.get(3)? + times.get(4)? })
+    }
+}
+
+/// Times of this machine's cores up to now.
+pub fn machine_times() -> Option<MachineTimes> {
+    MachineTimes::parse(&fs::read_to_string("/proc/stat").ok()?)
+}
+
 /// Inodes of the sockets that listen on a port, from `/proc/net/tcp`.
 fn listeners(table: &str, port: u16) -> Vec<String> {
     let inode = |line: &str| {
@@ -119,6 +146,16 @@ mod tests {
     #[test]
     fn core_lists() {
         assert_eq!((count_cores("0-3,8"), count_cores("5"), count_cores("")), (5, 1, 0));
+    }
+
+    #[test]
+    fn the_machine_is_as_busy_as_it_was_not_idle() {
+        let at = |line: &str| MachineTimes::parse(&format!("{line}\ncpu0 1 2 3\nintr 5\n")).unwrap();
+        let (before, after) = (at("cpu  100 0 100 700 100 0 0 0 50 0"), at("cpu  250 10 120 710 100 5 5 0 90 0"));
+        // 190 of 200 were not idle.
+        assert_eq!(after.busy_since(before), 0.95);
+        assert_eq!(after.busy_since(after), 0.0);
+        assert!(MachineTimes::parse("cpu  1 2 3").is_none() && machine_times().is_some());
     }
 
     #[test]
