@@ -88,7 +88,7 @@ fn checks(report: &Report, body: &mut String) {
         "</table>\n<p>{} requests were due, {} were answered right, {} were not: {}/s over {:.1} s.</p>",
         count(report.offered),
         count(report.right),
-        count(report.errors),
+        count(report.offered.saturating_sub(report.right)),
         figure(report.throughput),
         report.seconds
     );

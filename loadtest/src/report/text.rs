@@ -19,7 +19,15 @@ pub fn summary(report: &Report) -> String {
         settings.target, settings.load, settings.connections, settings.depth, settings.mix
     );
     let rows = [
-        ("requests", format!("{} offered, {} answered right, {} errors", count(report.offered), count(report.right), count(report.errors))),
+        (
+            "requests",
+            format!(
+                "{} offered, {} answered right, {} not",
+                count(report.offered),
+                count(report.right),
+                count(report.offered.saturating_sub(report.right))
+            ),
+        ),
         ("answers", answers(report)),
         ("throughput", format!("{}/s over {:.1} s", figure(report.throughput), report.seconds)),
         ("TLS", tls(report)),

@@ -63,7 +63,8 @@ impl Demo {
             Command::new(xksd()).args(["serve", "--config"]).arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let demo = Demo { child, dir };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !is_ready(admin) {
+        // Ready speaks of the key managers; the XKS listener opens a moment later.
+        while !is_ready(admin) || TcpStream::connect(listen).is_err() {
             assert!(Instant::now() < deadline, "xksd demo did not become ready");
             std::thread::sleep(Duration::from_millis(50));
         }
