@@ -90,7 +90,7 @@ impl Observer {
     /// Finds what can be watched.
     pub fn new(target: &Target) -> Observer {
         let process = Process::find(target.pid, target.address);
-        Observer { process, own: Process { pid: std::process::id() }, admin: target.admin, marks: Vec::new() }
+        Observer { process, own: Process::own(), admin: target.admin, marks: Vec::new() }
     }
 
     /// Memory of the proxy's process now, bytes.

@@ -5,10 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A process on this machine.
+/// A process on this machine, with the workers that it shares its listener with where it has some.
 pub struct Process {
     /// Its id.
     pub pid: u32,
+    workers: Vec<u32>,
 }
 
 /// CPU time used so far.
@@ -31,10 +32,15 @@ impl CpuTimes {
 }
 
 impl Process {
+    /// This one.
+    pub fn own() -> Process {
+        Process { pid: std::process::id(), workers: Vec::new() }
+    }
+
     /// The given process, or the one that listens on this address. Another user's sockets cannot be seen: then there is none.
     pub fn find(pid: Option<u32>, address: SocketAddr) -> Option<Process> {
         if pid.is_some() {
-            return pid.map(|pid| Process { pid });
+            return pid.map(|pid| Process { pid, workers: Vec::new() });
         }
         if !address.ip().to_canonical().is_loopback() {
             return None;
@@ -49,34 +55,53 @@ impl Process {
             let mut links = files.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
             links.find(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
         };
-        let mut processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        processes.find(|pid| holds_one(pid).is_some()).map(|pid| Process { pid })
+        let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut holders: Vec<u32> = processes.filter(|pid| holds_one(pid).is_some()).collect();
+        // A parent's id is usually the smallest.
+        holders.sort_unstable();
+        let (pid, workers) = holders.split_first()?;
+        Some(Process { pid: *pid, workers: workers.to_vec() })
+    }
+
+    fn all(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.pid).chain(self.workers.iter().copied())
     }
 
     /// Resident memory now, bytes; `None` when the process is gone.
     pub fn resident_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        // "VmRSS:	   12345 kB"
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
-        Some(kilobytes.parse::<u64>().ok()? * 1024)
+        let resident = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            // "VmRSS:	   12345 kB"
+            let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+            Some(kilobytes.parse::<u64>().ok()? * 1024)
+        };
+        self.all().map(resident).sum()
     }
 
     /// CPU times up to now; `None` when the process is gone.
     pub fn times(&self) -> Option<CpuTimes> {
-        let dir = format!("/proc/{}", self.pid);
-        let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
-        let mut threads = BTreeMap::new();
-        for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
-            if let (Some(id), Some(times)) = (id, times) {
-                threads.insert(id, times);
-            }
+        let (mut total, mut threads) = (Duration::ZERO, BTreeMap::new());
+        for pid in self.all() {
+            total += add_threads(pid, &mut threads)?;
         }
-        let status = fs::read_to_string(format!("{dir}/status")).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map_or(0, |list| count_cores(list.trim()));
         Some(CpuTimes { total, cores, threads })
     }
+}
+
+/// Time of all threads of a process, and of each.
+fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Option<Duration> {
+    let dir = format!("/proc/{pid}");
+    let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
+    for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
+        if let (Some(id), Some(times)) = (id, times) {
+            threads.insert(id, times);
+        }
+    }
+    Some(total)
 }
 
 /// Time of all cores of this machine.
@@ -174,7 +199,7 @@ mod tests {
         let times = process.times().unwrap();
         assert!(times.cores > 0);
         assert!(process.resident_bytes().unwrap() > 100 * 1024);
-        let gone = Process { pid: u32::MAX };
+        let gone = Process { pid: u32::MAX, workers: Vec::new() };
         assert!(gone.times().is_none() && gone.resident_bytes().is_none());
         assert!(Process::find(None, "192.0.2.1:443".parse().unwrap()).is_none());
     }
