@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::RATE_MAX;
 use crate::live::Live;
-use crate::observe::Bound;
+use crate::observe::bound::Bound;
 use crate::report::svg::escape;
-use crate::report::{Report, Step};
+use crate::report::{self, Report, Step};
 use crate::run::Run;
 use crate::schedule::Plan;
 use crate::units::{count, figure, micros};
@@ -61,7 +61,7 @@ pub struct Trial {
 /// Those of `try_rate`.
 pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Result<Trial, E>) -> Result<(Capacity, Option<Report>), E> {
     let mut capacity = Capacity { rate: None, lost_at: None, bound: None, sessions_needed: 0, trials: Vec::new() };
-    let mut last = None;
+    let (mut last, mut bound) = (None, None);
     let mut run = |rate: f64, time: Duration, capacity: &mut Capacity| -> Result<bool, E> {
         let trial = try_rate(rate, time)?;
         let held = trial.step.held;
@@ -71,8 +71,7 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
             capacity.sessions_needed = trial.report.server.key_manager.as_ref().map_or(0, |k| k.sessions_needed);
             last = Some(trial.report);
         } else {
-            capacity.lost_at = Some(rate);
-            capacity.bound = Some(trial.report.bound);
+            bound = Some(report::bound(&capacity.trials));
             if last.is_none() {
                 last = Some(trial.report);
             }
@@ -87,6 +86,7 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
             low = rate;
         } else {
             high = Some(rate);
+            capacity.lost_at = high;
         }
         rate = match high {
             None if rate >= search.to => break,
@@ -99,8 +99,10 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
     // What held for seconds must hold for longer, or the rate is not told.
     capacity.rate = None;
     while low >= 1.0 && !run(low, search.confirm, &mut capacity)? {
+        capacity.lost_at = Some(low);
         low *= 1.0 - search.precision;
     }
+    capacity.bound = bound.filter(|_| capacity.lost_at.is_some());
     Ok((capacity, last))
 }
 
@@ -197,7 +199,7 @@ mod tests {
 
     fn against(limits: &Search, mut holds: impl FnMut(f64, Duration) -> bool) -> Capacity {
         let trial = |rate: f64, time| {
-            let step = Step { offered_rate: rate, held: holds(rate, time), ..Step::default() };
+            let step = Step { offered_rate: rate, held: holds(rate, time), bound: Some(Bound::Hsm), ..Step::default() };
             Ok::<Trial, ()>(Trial { step, report: sample() })
         };
         search(limits, trial).unwrap().0
@@ -232,6 +234,16 @@ mod tests {
             trials != 3 && rate <= 10_000.0
         });
         assert!(found.rate.unwrap() > 9_600.0, "{found:?}");
+    }
+
+    #[test]
+    fn a_trial_that_was_lost_once_is_no_bound() {
+        let mut trials = 0;
+        let found = against(&limits(100.0, 5000.0), |_, _| {
+            trials += 1;
+            trials != 2
+        });
+        assert_eq!((found.rate, found.lost_at, found.bound), (Some(5000.0), None, None));
     }
 
     #[test]

@@ -43,11 +43,33 @@ pub struct PhaseStats {
     pub throughput: u64,
     /// Of right answers, from when the request was due.
     pub latency: Latency,
+    /// How late requests were handed to connections: the tool's own delay.
+    pub lag: Latency,
+    /// Time from sending to the answer, or to where it was given up, of all requests together.
+    pub in_flight: Duration,
 }
 
 impl PhaseStats {
-    fn new() -> PhaseStats {
-        PhaseStats { offered: 0, right: 0, errors: 0, throughput: 0, latency: latency() }
+    /// Nothing yet.
+    pub fn new() -> PhaseStats {
+        PhaseStats { offered: 0, right: 0, errors: 0, throughput: 0, latency: latency(), lag: latency(), in_flight: Duration::ZERO }
+    }
+
+    /// Adds another worker's same phase, or another phase.
+    pub fn add(&mut self, other: &PhaseStats) {
+        self.offered += other.offered;
+        self.right += other.right;
+        self.errors += other.errors;
+        self.throughput += other.throughput;
+        add(&mut self.latency, &other.latency);
+        add(&mut self.lag, &other.lag);
+        self.in_flight += other.in_flight;
+    }
+}
+
+impl Default for PhaseStats {
+    fn default() -> PhaseStats {
+        PhaseStats::new()
     }
 }
 
@@ -101,8 +123,6 @@ pub struct Stats {
     pub wrong: u64,
     /// The first of them.
     pub wrong_told: Vec<String>,
-    /// How late requests were handed to connections: the tool's own delay.
-    pub lag: Latency,
     /// TLS handshakes with the TCP connection before them.
     pub handshakes: Latency,
     /// Of these, resumed.
@@ -111,10 +131,6 @@ pub struct Stats {
     pub measured_handshakes: u64,
     /// Ciphertexts decrypted after the run.
     pub closing_decrypts: u64,
-    /// CPU time of the worker's thread during the measured phases.
-    pub cpu: Duration,
-    /// The largest share of the measured time that one worker was on its CPU.
-    pub busiest: f64,
     /// Protocol and cipher suite.
     pub protocol: String,
 }
@@ -132,13 +148,10 @@ impl Stats {
             unsent: 0,
             wrong: 0,
             wrong_told: Vec::new(),
-            lag: latency(),
             handshakes: latency(),
             resumed: 0,
             measured_handshakes: 0,
             closing_decrypts: 0,
-            cpu: Duration::ZERO,
-            busiest: 0.0,
             protocol: String::new(),
         }
     }
@@ -175,11 +188,7 @@ impl Stats {
     /// Adds another worker's.
     pub fn add(&mut self, other: &Stats) {
         for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
-            mine.offered += theirs.offered;
-            mine.right += theirs.right;
-            mine.errors += theirs.errors;
-            mine.throughput += theirs.throughput;
-            add(&mut mine.latency, &theirs.latency);
+            mine.add(theirs);
         }
         for (mine, theirs) in self.calls.iter_mut().zip(&other.calls) {
             add(mine, theirs);
@@ -196,13 +205,10 @@ impl Stats {
         let room = WRONG_ANSWERS_TOLD.saturating_sub(self.wrong_told.len());
         self.wrong_told.extend(other.wrong_told.iter().take(room).cloned());
         self.wrong += other.wrong;
-        add(&mut self.lag, &other.lag);
         add(&mut self.handshakes, &other.handshakes);
         self.resumed += other.resumed;
         self.measured_handshakes += other.measured_handshakes;
         self.closing_decrypts += other.closing_decrypts;
-        self.cpu += other.cpu;
-        self.busiest = self.busiest.max(other.busiest);
         if self.protocol.is_empty() {
             self.protocol.clone_from(&other.protocol);
         }

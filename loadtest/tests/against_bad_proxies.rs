@@ -143,7 +143,7 @@ fn an_error_that_comes_late_is_the_latest_answer_and_no_latency() {
     let dir = demo_files();
     let calls = AtomicU64::new(0);
     let (code, text, report) = against(dir.path(), &[SHORT, &["--timeout", "30s"]].concat(), move |path, request| {
-        if calls.fetch_add(1, Ordering::Relaxed) < 100 {
+        if calls.fetch_add(1, Ordering::Relaxed) < 60 {
             return say(&honest(path, request));
         }
         std::thread::sleep(Duration::from_millis(700));

@@ -1,28 +1,45 @@
 //! What can be seen of the proxy from outside while it is loaded: CPU time of its process, and what xksd's `/metrics` tell.
 
+pub mod bound;
 pub mod metrics;
 pub mod process;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use self::metrics::Metrics;
-use self::process::{CpuTimes, Process};
+use self::process::{CpuTimes, MachineTimes, Process};
 use crate::target::Target;
 
-/// Watches a proxy over a stretch of time.
+/// Watches a proxy, this tool and the machine over stretches of time.
 pub struct Observer {
     process: Option<Process>,
+    own: Process,
     admin: Option<SocketAddr>,
-    before: Option<Sample>,
+    marks: Vec<Sample>,
 }
 
 struct Sample {
     at: Instant,
     cpu: Option<CpuTimes>,
+    own: Option<CpuTimes>,
+    machine: Option<MachineTimes>,
     metrics: Option<Metrics>,
+}
+
+/// What was seen of a stretch of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Of the proxy.
+    pub server: Server,
+    /// CPU time of this tool.
+    pub own_cpu: Duration,
+    /// The share of the time that the busiest thread of this tool ran.
+    pub own_busiest: f64,
+    /// The share of this machine's cores that was busy, where the proxy runs on it too.
+    pub machine: Option<f64>,
 }
 
 /// Figures of the proxy over the measured time.
@@ -72,15 +89,8 @@ const SESSION_USE: f64 = 0.7;
 impl Observer {
     /// Finds what can be watched.
     pub fn new(target: &Target) -> Observer {
-        Observer { process: Process::find(target.pid, target.address), admin: target.admin, before: None }
-    }
-
-    fn sample(&self) -> Sample {
-        Sample {
-            at: Instant::now(),
-            cpu: self.process.as_ref().and_then(Process::times),
-            metrics: self.admin.and_then(|admin| metrics::scrape(admin).ok()),
-        }
+        let process = Process::find(target.pid, target.address);
+        Observer { process, own: Process::own(), admin: target.admin, marks: Vec::new() }
     }
 
     /// Memory of the proxy's process now, bytes.
@@ -88,31 +98,41 @@ impl Observer {
         self.process.as_ref()?.resident_bytes()
     }
 
-    /// The measured time begins.
-    pub fn begin(&mut self) {
-        self.before = Some(self.sample());
+    /// A stretch of time ends and another begins.
+    pub fn mark(&mut self) {
+        self.marks.push(Sample {
+            at: Instant::now(),
+            cpu: self.process.as_ref().and_then(Process::times),
+            own: self.own.times(),
+            machine: self.process.as_ref().and_then(|_| process::machine_times()),
+            metrics: self.admin.and_then(|admin| metrics::scrape(admin).ok()),
+        });
     }
 
-    /// The measured time is over.
-    pub fn end(&mut self, right_answers: impl FnOnce() -> u64) -> Server {
-        let after = self.sample();
-        let Some(before) = self.before.take() else { return Server::default() };
+    /// What was seen from one mark to another, in the order of [`Observer::mark`]; `came_in` is how many right answers came in meanwhile.
+    pub fn between(&self, from: usize, to: usize, came_in: u64) -> Seen {
+        let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else { return Seen::default() };
         let seconds = after.at.saturating_duration_since(before.at).as_secs_f64().max(1e-9);
-        let right = right_answers();
-        let cpu = self.process.as_ref().zip(before.cpu.zip(after.cpu)).map(|(process, (from, to))| {
+        let cpu = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref())).map(|(process, (from, to))| {
             let used = to.total.saturating_sub(from.total).as_secs_f64();
-            let (name, busiest) = to.busiest_since(&from);
+            let (name, busiest) = to.busiest_since(from);
             Cpu {
                 pid: process.pid,
-                us_per_request: if right == 0 { 0.0 } else { used * 1e6 / right as f64 },
+                us_per_request: if came_in == 0 { 0.0 } else { used * 1e6 / came_in as f64 },
                 cores_used: used / seconds,
                 cores_allowed: to.cores,
                 busiest_thread: busiest.as_secs_f64() / seconds,
                 busiest_thread_name: name,
             }
         });
-        let key_manager = before.metrics.zip(after.metrics).and_then(|(from, to)| KeyManager::between(&from, &to, seconds));
-        Server { cpu, key_manager }
+        let key_manager = before.metrics.as_ref().zip(after.metrics.as_ref()).and_then(|(from, to)| KeyManager::between(from, to, seconds));
+        let own = before.own.as_ref().zip(after.own.as_ref());
+        Seen {
+            server: Server { cpu, key_manager },
+            own_cpu: own.map_or(Duration::ZERO, |(from, to)| to.total.saturating_sub(from.total)),
+            own_busiest: own.map_or(0.0, |(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
+            machine: before.machine.zip(after.machine).map(|(from, to)| to.busy_since(from)),
+        }
     }
 }
 
@@ -136,75 +156,9 @@ impl KeyManager {
     }
 }
 
-/// What kept a run from more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// This tool: its figures are too low for the proxy.
-    Client,
-    /// CPU of the proxy.
-    ProxyCpu,
-    /// The HSM, or the number of sessions with it.
-    Hsm,
-    /// The proxy refuses by rule.
-    Throttling,
-    /// Nothing that can be seen from here.
-    Unknown,
-}
-
-impl Bound {
-    /// The first that applies, the most certain first.
-    pub fn judge(client_busiest: f64, lag_p99_us: u64, throttled: bool, server: &Server) -> Bound {
-        let hsm = server.key_manager.as_ref().is_some_and(|k| {
-            k.sessions_open > 0 && (k.sessions_busy >= 0.9 * k.sessions_open as f64 || k.queue_mean_us > k.hsm_mean_us.max(1000.0))
-        });
-        let proxy = server.cpu.as_ref().is_some_and(|c| c.busiest_thread >= 0.9 || c.cores_used >= 0.9 * c.cores_allowed.max(1) as f64);
-        // A client that is late is itself the limit, unless the proxy is visibly at its own as well: then both share a machine.
-        if hsm {
-            Bound::Hsm
-        } else if proxy {
-            Bound::ProxyCpu
-        } else if client_busiest >= 0.95 || lag_p99_us > 20_000 {
-            Bound::Client
-        } else if throttled {
-            Bound::Throttling
-        } else {
-            Bound::Unknown
-        }
-    }
-
-    /// For a person.
-    pub fn text(self) -> &'static str {
-        match self {
-            Bound::Client => "this tool's own CPU: give it more --workers on cores of their own",
-            Bound::ProxyCpu => "CPU of the proxy: a shard's core is full",
-            Bound::Hsm => "the HSM: its sessions are in use all the time, or requests wait for one longer than they take",
-            Bound::Throttling => "throttling: the proxy refuses requests before CPU or sessions are used up",
-            Bound::Unknown => "nothing that can be seen from here: the network, or an HSM whose times the proxy does not tell",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn server(busiest: f64, busy: f64, open: u64) -> Server {
-        Server {
-            cpu: Some(Cpu { busiest_thread: busiest, cores_used: busiest, cores_allowed: 4, ..Cpu::default() }),
-            key_manager: Some(KeyManager { sessions_busy: busy, sessions_open: open, hsm_mean_us: 2000.0, ..KeyManager::default() }),
-        }
-    }
-
-    #[test]
-    fn what_bounds_a_run() {
-        assert_eq!(Bound::judge(0.5, 100, false, &server(0.97, 1.0, 16)), Bound::ProxyCpu);
-        assert_eq!(Bound::judge(0.5, 100, false, &server(0.4, 15.0, 16)), Bound::Hsm);
-        assert_eq!(Bound::judge(0.99, 100, false, &server(0.4, 1.0, 16)), Bound::Client);
-        assert_eq!(Bound::judge(0.1, 50_000, false, &Server::default()), Bound::Client);
-        assert_eq!(Bound::judge(0.1, 100, true, &Server::default()), Bound::Throttling);
-        assert_eq!(Bound::judge(0.1, 100, false, &server(0.4, 1.0, 16)), Bound::Unknown);
-    }
 
     #[test]
     fn sessions_follow_littles_law() {

@@ -5,10 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A process on this machine.
+/// A process on this machine, with the workers that it shares its listener with where it has some.
 pub struct Process {
     /// Its id.
     pub pid: u32,
+    workers: Vec<u32>,
 }
 
 /// CPU time used so far.
@@ -31,10 +32,15 @@ impl CpuTimes {
 }
 
 impl Process {
+    /// This one.
+    pub fn own() -> Process {
+        Process { pid: std::process::id(), workers: Vec::new() }
+    }
+
     /// The given process, or the one that listens on this address. Another user's sockets cannot be seen: then there is none.
     pub fn find(pid: Option<u32>, address: SocketAddr) -> Option<Process> {
         if pid.is_some() {
-            return pid.map(|pid| Process { pid });
+            return pid.map(|pid| Process { pid, workers: Vec::new() });
         }
         if !address.ip().to_canonical().is_loopback() {
             return None;
@@ -49,34 +55,80 @@ impl Process {
             let mut links = files.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
             links.find(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
         };
-        let mut processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        processes.find(|pid| holds_one(pid).is_some()).map(|pid| Process { pid })
+        let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut holders: Vec<u32> = processes.filter(|pid| holds_one(pid).is_some()).collect();
+        // A parent's id is usually the smallest.
+        holders.sort_unstable();
+        let (pid, workers) = holders.split_first()?;
+        Some(Process { pid: *pid, workers: workers.to_vec() })
+    }
+
+    fn all(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.pid).chain(self.workers.iter().copied())
     }
 
     /// Resident memory now, bytes; `None` when the process is gone.
     pub fn resident_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        // "VmRSS:	   12345 kB"
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
-        Some(kilobytes.parse::<u64>().ok()? * 1024)
+        let resident = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            // "VmRSS:	   12345 kB"
+            let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+            Some(kilobytes.parse::<u64>().ok()? * 1024)
+        };
+        self.all().map(resident).sum()
     }
 
     /// CPU times up to now; `None` when the process is gone.
     pub fn times(&self) -> Option<CpuTimes> {
-        let dir = format!("/proc/{}", self.pid);
-        let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
-        let mut threads = BTreeMap::new();
-        for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
-            if let (Some(id), Some(times)) = (id, times) {
-                threads.insert(id, times);
-            }
+        let (mut total, mut threads) = (Duration::ZERO, BTreeMap::new());
+        for pid in self.all() {
+            total += add_threads(pid, &mut threads)?;
         }
-        let status = fs::read_to_string(format!("{dir}/status")).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map_or(0, |list| count_cores(list.trim()));
         Some(CpuTimes { total, cores, threads })
     }
+}
+
+/// Time of all threads of a process, and of each.
+fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Option<Duration> {
+    let dir = format!("/proc/{pid}");
+    let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
+    for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
+        if let (Some(id), Some(times)) = (id, times) {
+            threads.insert(id, times);
+        }
+    }
+    Some(total)
+}
+
+/// Time of all cores of this machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineTimes {
+    total: u64,
+    idle: u64,
+}
+
+impl MachineTimes {
+    /// The share of the cores that was busy since an earlier reading.
+    pub fn busy_since(self, before: MachineTimes) -> f64 {
+        let (total, idle) = (self.total.saturating_sub(before.total), self.idle.saturating_sub(before.idle));
+        if total == 0 { 0.0 } else { 1.0 - idle as f64 / total as f64 }
+    }
+
+    fn parse(stat: &str) -> Option<MachineTimes> {
+        let times = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        // user nice system idle iowait irq softirq steal, and two that are contained in the first.
+        let times: Vec<u64> = times.split_ascii_whitespace().take(8).map_while(|time| time.parse().ok()).collect();
+        Some(MachineTimes { total: times.iter().sum(), idle: times.get(3)? + times.get(4)? })
+    }
+}
+
+/// Times of this machine's cores up to now.
+pub fn machine_times() -> Option<MachineTimes> {
+    MachineTimes::parse(&fs::read_to_string("/proc/stat").ok()?)
 }
 
 /// Inodes of the sockets that listen on a port, from `/proc/net/tcp`.
@@ -122,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn the_machine_is_as_busy_as_it_was_not_idle() {
+        let at = |line: &str| MachineTimes::parse(&format!("{line}\ncpu0 1 2 3\nintr 5\n")).unwrap();
+        let (before, after) = (at("cpu  100 0 100 700 100 0 0 0 50 0"), at("cpu  250 10 120 710 100 5 5 0 90 0"));
+        // 190 of 200 were not idle.
+        assert_eq!(after.busy_since(before), 0.95);
+        assert_eq!(after.busy_since(after), 0.0);
+        assert!(MachineTimes::parse("cpu  1 2 3").is_none() && machine_times().is_some());
+    }
+
+    #[test]
     fn names_with_parentheses_do_not_shift_the_fields() {
         let (name, time) = cpu_time("7 (a) b (c) S 1 1 1 0 -1 4 1 0 0 0 150 50 0 0 20 0").unwrap();
         assert_eq!(name, "a) b (c");
@@ -137,7 +199,7 @@ mod tests {
         let times = process.times().unwrap();
         assert!(times.cores > 0);
         assert!(process.resident_bytes().unwrap() > 100 * 1024);
-        let gone = Process { pid: u32::MAX };
+        let gone = Process { pid: u32::MAX, workers: Vec::new() };
         assert!(gone.times().is_none() && gone.resident_bytes().is_none());
         assert!(Process::find(None, "192.0.2.1:443".parse().unwrap()).is_none());
     }

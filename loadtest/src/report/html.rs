@@ -50,7 +50,10 @@ pub fn page(report: &Report) -> String {
     body.push_str(&over_time(report).draw());
     body.push_str(&rate_over_time(report).draw());
     if report.steps.len() > 1 {
-        let _ = writeln!(body, "<h2>Over offered load</h2>\n<p>{}.</p>", escape(&text::knee_text(report)));
+        body.push_str("<h2>Over offered load</h2>\n");
+        if report.capacity.is_none() {
+            let _ = writeln!(body, "<p>{}.</p>", escape(&text::knee_text(report)));
+        }
         body.push_str(&throughput_chart(report).draw());
         body.push_str(&latency_over_load(report).draw());
         steps_table(&report.steps, &mut body);
@@ -85,7 +88,7 @@ fn checks(report: &Report, body: &mut String) {
         "</table>\n<p>{} requests were due, {} were answered right, {} were not: {}/s over {:.1} s.</p>",
         count(report.offered),
         count(report.right),
-        count(report.errors),
+        count(report.offered.saturating_sub(report.right)),
         figure(report.throughput),
         report.seconds
     );
@@ -198,6 +201,9 @@ pub(crate) fn load_axis() -> Axis {
 }
 
 fn knee_mark(report: &Report) -> Vec<Mark> {
+    if let Some(capacity) = &report.capacity {
+        return capacity.rate.map(|rate| Mark::Vertical(rate, format!("capacity: {}/s", figure(rate)))).into_iter().collect();
+    }
     knee(&report.steps)
         .map(|step| Mark::Vertical(step.offered_rate, format!("knee: {}/s", figure(step.offered_rate))))
         .into_iter()
@@ -247,7 +253,7 @@ pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
     }
     body.push_str("<th></th></tr>\n");
     for step in steps {
-        let (class, word) = if step.held { ("held", "served in full") } else { ("lost", "not served in full") };
+        let (class, word) = (if step.held { "held" } else { "lost" }, step.verdict());
         body.push_str("<tr>");
         let times = [step.p50, step.p99, step.p999, step.max].map(micros);
         let cells = [figure(step.offered_rate), figure(step.throughput)].into_iter().chain(times).chain([count(step.errors)]);

@@ -9,7 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::idle::IdleReport;
-use crate::observe::{Bound, Server};
+use crate::observe::Server;
+use crate::observe::bound::Bound;
 use crate::sla::{Check, Sla};
 use crate::stats::{Latency, PhaseStats, Second};
 use crate::target::read_text;
@@ -182,14 +183,31 @@ pub struct Step {
     pub p99: u64,
     pub p999: u64,
     pub max: u64,
-    /// Whether it was served in full, within the bounds that were asked for.
+    /// Mean time in the HSM, microseconds, where it is known and there are sessions.
+    pub hsm_mean_us: Option<f64>,
+    /// What kept it from more, where it was at its limit.
+    pub bound: Option<Bound>,
+    /// Whether it was served in full: answered right, in its time, without an error.
+    pub served: bool,
+    /// Whether it was, and within the bounds that were asked for.
     pub held: bool,
 }
 
+/// From this multiple of its time at lower load on, calls wait within the HSM.
+const HSM_SLOWED: f64 = 2.0;
 /// Of what was offered, a step must have answered this share to count as served in full.
 const SERVED_SHARE: f64 = 0.98;
 
 impl Step {
+    /// In words.
+    pub fn verdict(&self) -> &'static str {
+        match (self.held, self.served) {
+            (true, _) => "held",
+            (false, true) => "served in full, but late",
+            (false, false) => "not served in full",
+        }
+    }
+
     /// Of a phase that took `seconds`.
     pub fn of(phase: &PhaseStats, seconds: f64, slas: &[Sla]) -> Step {
         let at = |quantile| phase.latency.value_at_quantile(quantile);
@@ -205,8 +223,31 @@ impl Step {
             p99: at(0.99),
             p999: at(0.999),
             max: phase.latency.max(),
+            hsm_mean_us: None,
+            bound: None,
+            served,
             held: served && slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
         }
+    }
+}
+
+/// The step that decides what the run came to: the lowest that was not served in full, otherwise the highest.
+pub fn deciding(steps: &[Step]) -> Option<usize> {
+    let by_rate = |a: &usize, b: &usize| steps[*a].offered_rate.total_cmp(&steps[*b].offered_rate);
+    let lost = (0..steps.len()).filter(|at| !steps[*at].held).min_by(by_rate);
+    lost.or_else(|| (0..steps.len()).max_by(by_rate))
+}
+
+/// What bounded the deciding step, also by comparison with the others: an HSM whose calls take longer the more it is asked is at its limit
+/// even while sessions with it are free.
+pub fn bound(steps: &[Step]) -> Bound {
+    let Some(step) = deciding(steps).and_then(|at| steps.get(at)) else { return Bound::Unknown };
+    let unhurried = steps.iter().filter_map(|step| step.hsm_mean_us).fold(f64::INFINITY, f64::min);
+    match step.bound.unwrap_or(Bound::Unknown) {
+        Bound::Unknown | Bound::Connections if !step.held && step.hsm_mean_us.is_some_and(|us| us >= HSM_SLOWED * unhurried) => {
+            Bound::HsmUnits
+        }
+        bound => bound,
     }
 }
 
@@ -270,6 +311,8 @@ pub struct Client {
     pub cpu_us_per_request: f64,
     /// Share of the time that its busiest worker ran.
     pub busiest_worker: f64,
+    /// Share of what the connections can carry at once that was on its way, on average.
+    pub connections_busy: f64,
     /// How late requests were handed to connections.
     pub lag_p99_us: u64,
     /// The same, worst case.

@@ -190,6 +190,7 @@ impl Chart {
             (TOP + bottom) / 2.0,
             escape(self.y.label)
         );
+        let mut mark_texts = String::new();
         for mark in &self.marks {
             let (path, at_x, at_y, anchor, text) = match mark {
                 Mark::Horizontal(at, text) => (format!("M{LEFT} {0:.1}H{right}", y(*at)), right - 6.0, y(*at) - 4.0, "end", text),
@@ -198,10 +199,11 @@ impl Chart {
                 }
                 Mark::Vertical(at, text) => (format!("M{0:.1} {TOP}V{bottom}", x(*at)), x(*at) + 5.0, TOP + 12.0, "start", text),
             };
+            let _ = writeln!(svg, "<path d=\"{path}\" fill=\"none\" stroke=\"#c0392b\" stroke-dasharray=\"5 4\"/>");
+            // Above the lines, with an edge of its own: it must be legible wherever they run.
             let _ = writeln!(
-                svg,
-                "<path d=\"{path}\" fill=\"none\" stroke=\"#c0392b\" stroke-dasharray=\"5 4\"/>\
-                 <text x=\"{at_x:.1}\" y=\"{at_y:.1}\" text-anchor=\"{anchor}\" fill=\"#c0392b\">{}</text>",
+                mark_texts,
+                "<text x=\"{at_x:.1}\" y=\"{at_y:.1}\" text-anchor=\"{anchor}\" fill=\"#c0392b\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\">{}</text>",
                 escape(text)
             );
         }
@@ -231,6 +233,7 @@ impl Chart {
             // About 6.6 pixels a character at this size.
             legend += 46.0 + series.name.chars().count() as f64 * 6.6;
         }
+        svg.push_str(&mark_texts);
         svg.push_str("</svg>\n");
         svg
     }

@@ -20,6 +20,9 @@ pub(crate) fn sample() -> Report {
         p99,
         p999: p99 * 2,
         max: p99 * 4,
+        hsm_mean_us: Some(2000.0),
+        bound: Some(Bound::Hsm),
+        served: held,
         held,
     };
     let point = |second: u64| Point {
@@ -115,19 +118,32 @@ fn the_knee_is_the_last_step_before_the_first_that_is_lost() {
     assert_eq!(knee(&report.steps).unwrap().offered_rate, 2000.0);
     assert_eq!(knee(&report.steps[..3]), None, "never reached");
     assert_eq!(knee(&report.steps[3..]), None, "below the lowest step");
+    assert_eq!((deciding(&report.steps), deciding(&report.steps[..3]), deciding(&[])), (Some(3), Some(2), None));
+}
+
+#[test]
+fn an_hsm_that_slows_down_with_the_load_is_the_limit_while_sessions_are_free() {
+    let step = |rate: f64, hsm_mean_us, held, bound| Step { offered_rate: rate, hsm_mean_us, held, bound: Some(bound), ..Step::default() };
+    let steps = |slow: f64, last| [step(100.0, Some(2000.0), true, Bound::Unknown), step(900.0, Some(slow), false, last)];
+    assert_eq!(bound(&steps(4000.0, Bound::Unknown)), Bound::HsmUnits);
+    assert_eq!(bound(&steps(3900.0, Bound::Unknown)), Bound::Unknown);
+    assert_eq!(bound(&steps(4000.0, Bound::ProxyCpu)), Bound::ProxyCpu, "what is seen goes before what is concluded");
+    assert_eq!(bound(&[step(1.0, Some(9.0), true, Bound::Unknown), step(2.0, Some(90.0), true, Bound::Unknown)]), Bound::Unknown, "held");
+    assert_eq!(bound(&[]), Bound::Unknown);
 }
 
 #[test]
 fn a_step_must_answer_what_is_offered_within_its_bounds() {
     let slas = [Sla::parse("p99=1ms").unwrap()];
-    let mut phase = PhaseStats { offered: 1000, right: 1000, errors: 0, throughput: 1000, latency: latency() };
+    let mut phase = PhaseStats { offered: 1000, right: 1000, throughput: 1000, ..PhaseStats::new() };
     (0..1000).for_each(|_| phase.latency.record(1000).unwrap());
     assert!(Step::of(&phase, 1.0, &slas).held);
     assert!(!Step::of(&PhaseStats { throughput: 979, ..phase.clone() }, 1.0, &slas).held);
     assert!(Step::of(&PhaseStats { throughput: 980, ..phase.clone() }, 1.0, &slas).held);
     assert!(!Step::of(&PhaseStats { errors: 1, ..phase.clone() }, 1.0, &slas).held);
     (0..20).for_each(|_| phase.latency.record(2000).unwrap());
-    assert!(!Step::of(&phase, 1.0, &slas).held);
+    let late = Step::of(&phase, 1.0, &slas);
+    assert!(!late.held && late.served);
 }
 
 #[test]

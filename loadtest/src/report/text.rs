@@ -19,7 +19,15 @@ pub fn summary(report: &Report) -> String {
         settings.target, settings.load, settings.connections, settings.depth, settings.mix
     );
     let rows = [
-        ("requests", format!("{} offered, {} answered right, {} errors", count(report.offered), count(report.right), count(report.errors))),
+        (
+            "requests",
+            format!(
+                "{} offered, {} answered right, {} not",
+                count(report.offered),
+                count(report.right),
+                count(report.offered.saturating_sub(report.right))
+            ),
+        ),
         ("answers", answers(report)),
         ("throughput", format!("{}/s over {:.1} s", figure(report.throughput), report.seconds)),
         ("TLS", tls(report)),
@@ -41,11 +49,13 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(text, "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}", "offered/s", "answered/s", "p50", "p99", "p99.9", "errors");
         for step in &report.steps {
             let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(micros);
-            let mark = if step.held { "" } else { "  not served in full" };
+            let mark = if step.held { String::new() } else { format!("  {}", step.verdict()) };
             let (offered, throughput, errors) = (figure(step.offered_rate), figure(step.throughput), count(step.errors));
             let _ = writeln!(text, "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}");
         }
-        let _ = writeln!(text, "{}", knee_text(report));
+        if report.capacity.is_none() {
+            let _ = writeln!(text, "{}", knee_text(report));
+        }
     }
     if !report.errors_by_name.is_empty() {
         let _ = writeln!(text, "\nerrors{}", error_span(report));
@@ -133,10 +143,14 @@ fn number(n: usize) -> String {
 pub fn knee_text(report: &Report) -> String {
     match knee(&report.steps) {
         Some(step) => {
-            format!("knee: {}/s is the highest step that was served in full; limited by {}", figure(step.offered_rate), report.bound.text())
+            format!(
+                "knee: {}/s is the highest step before the first that was lost; limited by {}",
+                figure(step.offered_rate),
+                report.bound.text()
+            )
         }
-        None if report.steps.iter().all(|s| s.held) => "no knee: every step was served in full".into(),
-        None => format!("no knee: not even the lowest step was served in full; limited by {}", report.bound.text()),
+        None if report.steps.iter().all(|s| s.held) => "no knee: every step held".into(),
+        None => format!("no knee: not even the lowest step held; limited by {}", report.bound.text()),
     }
 }
 
@@ -172,9 +186,10 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     rows.push((
         "this tool",
         format!(
-            "{} µs a request; busiest worker {:.0} %; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
+            "{} µs a request; busiest thread {:.0} %; connections {:.0} % busy; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
             figure(client.cpu_us_per_request),
             client.busiest_worker * 100.0,
+            client.connections_busy * 100.0,
             micros(client.lag_p99_us),
             micros(client.lag_max_us),
             count(client.closing_decrypts)

@@ -178,7 +178,9 @@ impl Connection<'_> {
         }
         self.link.busy();
         if let End::Broken(why) = end {
+            let now = Instant::now();
             for lost in self.in_flight.drain(..) {
+                self.hub.landed(lost.due, lost.at, now);
                 self.hub.unanswered(lost.due, why);
             }
         } else {
@@ -285,6 +287,7 @@ impl Connection<'_> {
             };
             at += answer.length;
             let outcome = self.hub.workload.borrow_mut().check(&request.sent, &answer);
+            self.hub.landed(request.due, request.at, now);
             self.hub.answered(request.due, request.sent.call, outcome, now);
             if answer.close {
                 return Err(if self.in_flight.is_empty() { End::Anew } else { End::Broken("connection closed before the answer") });

@@ -154,12 +154,10 @@ impl Hub {
         let mut stats = self.stats.borrow_mut();
         if let Some(phase) = stats.phases.get_mut(due.phase) {
             phase.offered += 1;
-        }
-        self.second.borrow_mut().offered += 1;
-        if self.is_measured(due.phase) {
-            record(&mut stats.lag, now.saturating_duration_since(due.at));
+            record(&mut phase.lag, now.saturating_duration_since(due.at));
         }
         drop(stats);
+        self.second.borrow_mut().offered += 1;
         if self.backlog.borrow().len() >= BACKLOG_MAX {
             return self.unsent(due, "unsent: too many requests waited for a connection");
         }
@@ -263,6 +261,13 @@ impl Hub {
         }
     }
 
+    /// A request sent at `sent` waits no longer.
+    pub(super) fn landed(&self, due: Due, sent: Instant, now: Instant) {
+        if let Some(phase) = self.stats.borrow_mut().phases.get_mut(due.phase) {
+            phase.in_flight += now.saturating_duration_since(sent);
+        }
+    }
+
     /// Nothing came back that could be read as an answer.
     pub(super) fn unanswered(&self, due: Due, why: &str) {
         if self.is_measured(due.phase) {
@@ -313,12 +318,6 @@ impl Hub {
             let next = Second::new(self.second.borrow().second + 1);
             let _ = self.seconds.send(self.second.replace(next));
         }
-    }
-
-    pub(super) fn cpu(&self, cpu: Duration, of: Duration) {
-        let mut stats = self.stats.borrow_mut();
-        stats.cpu = cpu;
-        stats.busiest = if of.is_zero() { 0.0 } else { cpu.as_secs_f64() / of.as_secs_f64() };
     }
 
     pub(super) fn take_stats(&self) -> Stats {

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
-use rustix::time::{ClockId, clock_gettime};
 
 use self::connection::Connector;
 use self::hub::{Due, Hub};
@@ -238,12 +237,11 @@ impl Seed {
         }
     }
 
-    /// Ends overdue requests, retires connections, publishes seconds, and reads the thread's CPU clock.
+    /// Ends overdue requests, retires connections and publishes seconds.
     fn watch(&self, hub: Rc<Hub>, start: Instant) -> impl Future<Output = ()> + use<> {
-        let plan = self.plan.clone();
         let rate = self.transport.reconnect_rate / self.workers as f64;
         async move {
-            let (mut retired, mut cpu_from) = (0.0, None);
+            let mut retired = 0.0;
             loop {
                 sleep(WATCH_INTERVAL).await;
                 let now = Instant::now();
@@ -255,18 +253,7 @@ impl Seed {
                     hub.retire_one();
                     retired += 1.0;
                 }
-                if elapsed >= plan.measured_from() {
-                    let (from, cpu) = *cpu_from.get_or_insert((now, thread_cpu()));
-                    if elapsed <= plan.length() {
-                        hub.cpu(thread_cpu().saturating_sub(cpu), now.saturating_duration_since(from));
-                    }
-                }
             }
         }
     }
-}
-
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.clamp(0, 999_999_999) as u32)
 }

@@ -43,19 +43,28 @@ pub struct Demo {
 impl Demo {
     /// Starts it and waits until it is ready.
     pub fn start() -> Demo {
+        Demo::start_with(|_, config| config)
+    }
+
+    /// The same with a configuration that `edit` made of its directory and the demo's own.
+    pub fn start_with(edit: impl FnOnce(&Path, String) -> String) -> Demo {
         let dir = tempfile::tempdir().unwrap();
         let (listen, admin) = (free_address(), free_address());
-        let child = Command::new(xksd())
-            .args(["demo", "--dir"])
+        let made = Command::new(xksd())
+            .args(["demo", "--files-only", "--dir"])
             .arg(dir.path())
             .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
+            .output()
             .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let config = dir.path().join("xksd.toml");
+        std::fs::write(&config, edit(dir.path(), std::fs::read_to_string(&config).unwrap())).unwrap();
+        let child =
+            Command::new(xksd()).args(["serve", "--config"]).arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let demo = Demo { child, dir };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !is_ready(admin) {
+        // Ready speaks of the key managers; the XKS listener opens a moment later.
+        while !is_ready(admin) || TcpStream::connect(listen).is_err() {
             assert!(Instant::now() < deadline, "xksd demo did not become ready");
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -1,0 +1,69 @@
+//! The workers' seconds, put together while they run.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::NUDGE_INTERVAL;
+use crate::live::Live;
+use crate::report::Point;
+use crate::stats::Second;
+use crate::worker::Nudge;
+
+/// Puts the workers' seconds together.
+pub(super) struct Collector {
+    seconds: Receiver<Second>,
+    nudges: Vec<Nudge>,
+    workers: usize,
+    partial: BTreeMap<u64, (usize, Second)>,
+    timeline: Vec<Point>,
+}
+
+impl Collector {
+    pub(super) fn new(seconds: Receiver<Second>, nudges: Vec<Nudge>, workers: usize) -> Collector {
+        Collector { seconds, nudges, workers, partial: BTreeMap::new(), timeline: Vec::new() }
+    }
+
+    fn take(&mut self, second: Second, of: f64, live: &mut Live) {
+        let number = second.second;
+        let (told, sum) = self.partial.entry(number).or_insert_with(|| (0, Second::new(number)));
+        *told += 1;
+        sum.add(&second);
+        if *told == self.workers
+            && let Some((_, whole)) = self.partial.remove(&number)
+        {
+            let point = Point::of(&whole);
+            // What comes in after the end is no second of the run.
+            if (number as f64) < of {
+                live.second(&point, of);
+                self.timeline.push(point);
+            }
+        }
+    }
+
+    /// False when all workers have ended.
+    pub(super) fn until(&mut self, deadline: Instant, of: f64, live: &mut Live) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.seconds.recv_timeout(left.min(NUDGE_INTERVAL)) {
+                Ok(second) => self.take(second, of, live),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return true,
+                Err(RecvTimeoutError::Timeout) => self.nudges.iter().for_each(Nudge::wake),
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                    return false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn until_closed(&mut self, of: f64, live: &mut Live) {
+        while self.until(Instant::now() + Duration::from_secs(1), of, live) {}
+        self.timeline.sort_by_key(|point| point.second);
+    }
+
+    /// All seconds of the run.
+    pub(super) fn timeline(self) -> Vec<Point> {
+        self.timeline
+    }
+}
