@@ -194,7 +194,7 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
         open_hang_after: Duration::from_secs(60),
     };
     let pool = Pool::start(settings, Arc::new(LocalEngine(Arc::new(local()))), vec![mailbox.clone()]);
-    while !pool.can_serve() {
+    while pool.condition(Instant::now()).lanes_open == 0 {
         thread::sleep(Duration::from_millis(1));
     }
     pool

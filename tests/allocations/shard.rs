@@ -45,6 +45,7 @@ impl Site {
             index: 0,
             core: *xksd::control::system::allowed_cores().expect("an affinity").first().expect("a core"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            connections_max: 16,
             stores: fixture::key_stores(Backend::Local(Box::new(fixture::local()))),
             tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
             mailbox: Mailbox::new(),
