@@ -11,7 +11,9 @@ use hsm_common::simulator::simulator;
 use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault};
-use xksd::limits::{HUNG_OPEN_TIME, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF};
+use xksd::limits::{
+    HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF,
+};
 
 /// Far less than what hangs here, and more than a loaded machine makes of "at once".
 const AT_ONCE: Duration = Duration::from_secs(8);
@@ -193,6 +195,8 @@ own_process! {
             assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: CKR_DEVICE_ERROR");
         }
         hsm.control_unseen("hang = \"C_Initialize\"");
+        // Until then the failure is told without a call.
+        std::thread::sleep(INITIALIZE_INTERVAL);
         std::thread::scope(|scope| {
             let hung = scope.spawn(|| engine.open().map(drop));
             std::thread::sleep(INITIALIZE_WAIT_MAX + Duration::from_millis(200));

@@ -57,6 +57,7 @@ fn no_session(refused: Refused) -> Fault {
     let detail = match refused {
         Refused::NoLanes(Some(last_fault)) => last_fault.to_string(),
         Refused::NoLanes(None) => "no session is open yet".to_owned(),
+        Refused::NoAnswer => return Fault::Timeout,
         Refused::QueueFull | Refused::CannotMakeIt => return Fault::Busy,
     };
     Fault::Device { detail }

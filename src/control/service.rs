@@ -139,10 +139,12 @@ impl Service {
         })
     }
 
-    /// Whether a load balancer should send requests here: not stopping, and some key manager serves.
+    /// Whether a load balancer should send requests here: all shards listen, not stopping, and some key manager serves.
     pub fn is_ready(&self) -> bool {
         let now = Instant::now();
-        !self.draining.load(Ordering::Acquire) && self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
+        self.listening.get().is_some()
+            && !self.draining.load(Ordering::Acquire)
+            && self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
     }
 
     /// Labels of the keys that key stores expect in a key manager, each with the store and id that want it.

@@ -46,6 +46,10 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
             *detail = last_fault.as_deref().unwrap_or("no session was ever open").to_string();
             ApiError::new(ErrorName::InternalException, "no session with the key manager is open; the proxy's log says why")
         }
+        Refused::NoAnswer => {
+            *detail = "calls into the key manager's library hang".to_owned();
+            ApiError::new(ErrorName::DependencyTimeoutException, "the key manager does not answer")
+        }
         Refused::QueueFull | Refused::CannotMakeIt => {
             *detail = format!("{why:?}");
             ApiError::new(ErrorName::ThrottlingException, "the key manager cannot do more requests in time")

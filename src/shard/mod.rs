@@ -27,7 +27,7 @@ use self::handshakes::HandshakeLog;
 use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
-use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES};
+use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES, RING_DEPTH};
 use crate::pipeline::Pipeline;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
@@ -118,6 +118,7 @@ impl ShardSeed {
         LocalExecutorBuilder::new(Placement::Fixed(core))
             .name("xksd-shard")
             .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(RING_DEPTH)
             .spawn(run)
             .map(|handle| ShardThread { handle, alive, beats })
             .map_err(|error| error.to_string())

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use glommio::timer::sleep;
 
 use super::handshakes::HandshakeLog;
-use super::watch::{SWEEP, Watches};
+use super::watch::Watches;
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
 use crate::telemetry::ShardMetrics;
 
 /// An idle shard looks at its clock this often.
 const IDLE_TICK: Duration = Duration::from_millis(20);
+
 /// Runs as long as the shard. `beats` counts its turns.
 pub(super) async fn keep_time(
     inbox: Rc<Inbox>,
@@ -23,7 +24,6 @@ pub(super) async fn keep_time(
     beats: Arc<AtomicU64>,
     metrics: Arc<ShardMetrics>,
 ) {
-    let mut next_sweep = Instant::now() + SWEEP;
     loop {
         beats.fetch_add(1, Ordering::Relaxed);
         sleep(if inbox.pending() > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
@@ -31,10 +31,7 @@ pub(super) async fn keep_time(
         inbox.expire(now);
         // Here and not at accept: connections also end while none comes.
         metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
-        if now >= next_sweep {
-            watches.sweep(now);
-            handshakes.sweep(now);
-            next_sweep = now + SWEEP;
-        }
+        watches.sweep(now);
+        handshakes.sweep(now);
     }
 }

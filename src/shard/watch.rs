@@ -1,7 +1,7 @@
 //! Time limits and draining of connections.
 //!
-//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store; the shard sweeps all connections every
-//! [`SWEEP`] and wakes those that are over. That is one timer a shard instead of one a read, and it is how draining
+//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store; the shard's clock sweeps over the connections,
+//! a part at a time, each at least every 100 ms, and wakes those that are over. That is one timer a shard instead of one a read, and it is how draining
 //! reaches idle connections.
 
 use std::cell::{Cell, RefCell};
@@ -9,14 +9,14 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slab::Slab;
 
 use crate::limits::DISPLACE_LOOKS_MAX;
 
-/// Time limits hold to this.
-pub const SWEEP: Duration = Duration::from_millis(100);
+/// Sweeps that make one round over all connections: with thousands of idle ones a whole round at once would hold up a request.
+const SWEEPS_A_ROUND: usize = 5;
 
 /// Why a wait was broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Watches {
     entries: RefCell<Slab<Rc<Entry>>>,
     /// Where [`Watches::displace`] looks next.
     hand: Cell<usize>,
+    /// Where [`Watches::sweep`] goes on.
+    swept: Cell<usize>,
     draining: Cell<bool>,
 }
 
@@ -67,9 +69,14 @@ impl Watches {
         Watch { watches: self.clone(), entry, slot }
     }
 
-    /// Wakes every connection whose limit has passed.
+    /// Goes on with the round over all connections, and wakes those whose limit has passed.
     pub fn sweep(&self, now: Instant) {
-        for (_, entry) in self.entries.borrow().iter() {
+        let entries = self.entries.borrow();
+        let slots = entries.capacity();
+        let begin = if self.swept.get() < slots { self.swept.get() } else { 0 };
+        let end = slots.min(begin + slots.div_ceil(SWEEPS_A_ROUND));
+        self.swept.set(end);
+        for entry in (begin..end).filter_map(|slot| entries.get(slot)) {
             if entry.limit.get().is_some_and(|limit| limit <= now) {
                 entry.end(Over::Time);
             }
@@ -202,9 +209,14 @@ mod tests {
     use super::*;
     use std::future::pending;
     use std::task::Context;
+    use std::time::Duration;
 
     fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn round(watches: &Watches, now: Instant) {
+        (0..SWEEPS_A_ROUND).for_each(|_| watches.sweep(now));
     }
 
     #[test]
@@ -213,10 +225,23 @@ mod tests {
         let watch = watches.add();
         let start = Instant::now();
         watch.limit(start + Duration::from_secs(5));
-        watches.sweep(start + Duration::from_millis(4999));
+        round(&watches, start + Duration::from_millis(4999));
         assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Pending);
-        watches.sweep(start + Duration::from_secs(5));
+        round(&watches, start + Duration::from_secs(5));
         assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Ready(Err(Over::Time)));
+    }
+
+    #[test]
+    fn a_round_reaches_each_and_no_sweep_all() {
+        let watches = Rc::new(Watches::default());
+        let now = Instant::now();
+        let all: Vec<Watch> = (0..1000).map(|_| watches.add()).collect();
+        all.iter().for_each(|watch| watch.limit(now));
+        let over = || all.iter().filter(|watch| watch.entry.over.get().is_some()).count();
+        watches.sweep(now);
+        assert!((1..=1000 / 4).contains(&over()), "{}", over());
+        round(&watches, now);
+        assert_eq!(over(), 1000);
     }
 
     #[test]
@@ -225,7 +250,7 @@ mod tests {
         let watch = watches.add();
         let now = Instant::now();
         watch.limit(now);
-        watches.sweep(now);
+        round(&watches, now);
         assert_eq!(poll_once(watch.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
     }
 

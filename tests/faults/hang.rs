@@ -72,7 +72,7 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     // What was waited for is answered; from then on nothing is.
     std::thread::sleep(BUDGET);
     let refused = load.told_in(Duration::from_millis(300));
-    assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "InternalException"), "{refused:?}");
+    assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "DependencyTimeoutException"), "{refused:?}");
     server.wait_for_message(&["\"hsm\"", "hang"]);
     // Nothing but a restart would help if they did not return.
     server.wait_for_message(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);

@@ -15,7 +15,7 @@ use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESS
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
 use crate::hsm::{Fault, LibraryState, Stuck};
-use crate::limits::{HUNG_OPEN_TIME, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES, REINITIALIZE_INTERVAL};
+use crate::limits::{HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES, REINITIALIZE_INTERVAL};
 
 /// By canonical path. A library stays loaded to the end of the process.
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
@@ -54,6 +54,11 @@ enum Phase {
         since: Instant,
     },
     Up,
+    /// C_Initialize failed, and is not tried again at once by each of many lanes.
+    Failed {
+        at: Instant,
+        fault: Fault,
+    },
 }
 
 /// What a thread that wants in has to do.
@@ -61,7 +66,7 @@ enum Entry {
     In,
     Change { finalize: bool },
     Wait { since: Instant },
-    Refused(&'static str),
+    Refused(Fault),
 }
 
 impl State {
@@ -76,6 +81,8 @@ impl State {
         match self.phase {
             Phase::Down => Entry::Change { finalize: false },
             Phase::Changing { since } => Entry::Wait { since },
+            Phase::Failed { at, ref fault } if now.saturating_duration_since(at) < INITIALIZE_INTERVAL => Entry::Refused(fault.clone()),
+            Phase::Failed { .. } => Entry::Change { finalize: false },
             Phase::Up => {
                 let lately = self.reinitialized_at.is_some_and(|at| now.saturating_duration_since(at) < REINITIALIZE_INTERVAL);
                 // A session that works, or whose thread hangs in a call, keeps the module as it is.
@@ -84,7 +91,7 @@ impl State {
                 } else if self.visits == 0 {
                     Entry::Change { finalize: true }
                 } else if self.failing_since.is_some_and(|since| now.saturating_duration_since(since) < HUNG_OPEN_TIME) {
-                    Entry::Refused("C_Finalize: waits until no thread is inside the module")
+                    Entry::Refused(Fault::Device { detail: "C_Finalize: waits until no thread is inside the module".to_owned() })
                 } else {
                     // One hangs in there: the others try what they can.
                     Entry::In
@@ -111,7 +118,7 @@ impl State {
                 );
                 long_since(self.failing_since).map(|since| Stuck { why, since })
             }
-            Phase::Up | Phase::Down => None,
+            Phase::Up | Phase::Down | Phase::Failed { .. } => None,
         }
     }
 }
@@ -157,7 +164,7 @@ impl Module {
                     state.visits += 1;
                     return Ok(Visit { module: self.clone(), generation: self.generation() });
                 }
-                Entry::Refused(detail) => return Err(Fault::Device { detail: detail.to_owned() }),
+                Entry::Refused(fault) => return Err(fault),
                 Entry::Wait { since } => {
                     let Some(left) = INITIALIZE_WAIT_MAX.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
                     else {
@@ -173,11 +180,14 @@ impl Module {
                     // Until a session opens, it is done again as soon as it may be.
                     state.failing_since = state.failing_since.map(|_| now);
                     drop(state);
-                    let result = self.change(finalize);
+                    let result = self.change(finalize).map_err(|error| error.fault());
                     state = self.state();
-                    state.phase = if result.is_ok() { Phase::Up } else { Phase::Down };
+                    state.phase = match &result {
+                        Ok(()) => Phase::Up,
+                        Err(fault) => Phase::Failed { at: Instant::now(), fault: fault.clone() },
+                    };
                     self.changed.notify_all();
-                    result.map_err(|error| error.fault())?;
+                    result?;
                 }
             }
         }
@@ -362,6 +372,15 @@ mod tests {
         assert_eq!(failing(REINITIALIZE_FAILURES, now).stuck(later), None);
         let changing = State { phase: Phase::Changing { since: now }, ..State::default() };
         assert_eq!((changing.stuck(later - Duration::from_millis(1)), changing.stuck(later).is_some()), (None, true));
+    }
+
+    #[test]
+    fn an_initialisation_that_failed_is_not_tried_again_at_once() {
+        let at = Instant::now();
+        let fault = Fault::Device { detail: "C_Initialize: CKR_DEVICE_ERROR".to_owned() };
+        let state = State { phase: Phase::Failed { at, fault: fault.clone() }, ..State::default() };
+        assert!(matches!(state.entry(at + INITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::Refused(told) if told == fault));
+        assert!(matches!(state.entry(at + INITIALIZE_INTERVAL), Entry::Change { finalize: false }));
     }
 
     #[test]

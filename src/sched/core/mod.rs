@@ -60,6 +60,8 @@ pub enum Refused {
     CannotMakeIt,
     /// No session has been able to serve for a while; what the last failure said, for the operator's log.
     NoLanes(Option<Arc<str>>),
+    /// The same, and calls into the key manager do not return.
+    NoAnswer,
 }
 
 /// A queued job.
@@ -318,7 +320,7 @@ impl<J> Core<J> {
             match refused {
                 Refused::QueueFull => self.totals.queue_full += 1,
                 Refused::CannotMakeIt => self.totals.cannot_make_it += 1,
-                Refused::NoLanes(_) => self.totals.no_lanes += 1,
+                Refused::NoLanes(_) | Refused::NoAnswer => self.totals.no_lanes += 1,
             }
             return Err((refused, job));
         }
@@ -334,7 +336,8 @@ impl<J> Core<J> {
             return Some(Refused::NoLanes(Some(Arc::from("stopping"))));
         }
         if self.is_out(now) {
-            return Some(Refused::NoLanes(self.last_fault.clone()));
+            let hangs = self.counts.stalled + self.counts.abandoned > 0;
+            return Some(if hangs { Refused::NoAnswer } else { Refused::NoLanes(self.last_fault.clone()) });
         }
         if deadline <= now || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline) {
             return Some(Refused::CannotMakeIt);
