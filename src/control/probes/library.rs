@@ -22,7 +22,8 @@ pub(super) struct Library {
 impl Library {
     /// How the library fares, by what the engine says and what has become of its sessions.
     pub(super) fn look(&mut self, mut state: LibraryState, serves: bool, stats: &PoolStats, now: Instant) -> LibraryState {
-        let all_hang = stats.lanes_open == 0 && stats.lanes_hung >= stats.lanes_configured * ABANDONED_LANES_PER_SESSION_MAX;
+        // As many have been left behind as may be, and those in their places hang as well.
+        let all_hang = stats.lanes_open + stats.lanes_configured * ABANDONED_LANES_PER_SESSION_MAX <= stats.lanes_hung;
         if serves || !all_hang {
             self.hang_since = None;
         } else {
@@ -114,6 +115,9 @@ mod tests {
         let well = LibraryState::default;
         assert_eq!(look(well(), false, 0, 7, now), None, "one more may be tried");
         assert_eq!(look(well(), false, 1, 8, now), None);
+        assert_eq!(look(well(), false, 4, 11, now), None, "one may serve");
+        assert_eq!(look(well(), false, 4, 12, now), Some(now));
+        assert_eq!(look(well(), false, 4, 11, now), None);
         assert_eq!(look(well(), false, 0, 8, now), Some(now));
         let later = now + Duration::from_secs(1);
         assert_eq!(look(well(), false, 0, 9, later), Some(now));
