@@ -17,7 +17,8 @@ The HSM is not touched: whether the keys can be used is told by `xksd keys`.
 Exit codes: 0 the configuration can be used, 2 it cannot.
 
 Example:
-  xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd")]
+  runuser -u xksd -- xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd
+  (as the service's user: root can read files that the service cannot)")]
 pub struct Args {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]

@@ -78,6 +78,10 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             let path = std::path::absolute(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
             let source = format!("file = {}", files::toml_path(&path)?);
             files::create(&path, files::PRIVATE, secret.as_bytes())?;
+            tell(&format!(
+                "{} is yours alone: a service of another user needs chown and chmod, as in chown root:xksd, chmod 0640.",
+                path.display()
+            ));
             source
         }
         None => {

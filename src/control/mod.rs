@@ -4,6 +4,7 @@ pub mod config;
 
 mod admin;
 mod ask;
+mod changes;
 mod metrics;
 mod probes;
 pub mod reload;

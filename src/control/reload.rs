@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::changes::changes;
 use super::config::{Config, KeyManager, Kind};
 use super::service::{Service, key_stores};
 use crate::telemetry::{Level, Log};
@@ -11,32 +12,45 @@ use crate::tls::{self, Problem};
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
 pub fn reload(service: &Arc<Service>) {
     match try_reload(service) {
-        Ok(notes) => {
+        Ok(Reloaded { changes, notes }) => {
             service.log.event(Level::Info, format!("configuration {} reloaded", service.config_file.display()));
-            for note in notes {
-                service.log.event(Level::Warn, note);
-            }
+            changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reloaded: {change}")));
+            notes.into_iter().for_each(|note| service.log.event(Level::Warn, note));
         }
         Err(why) => service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}")),
     }
 }
 
-fn try_reload(service: &Service) -> Result<Vec<String>, String> {
+/// What a reload brought.
+struct Reloaded {
+    /// For whoever must prove who could use which key when.
+    changes: Vec<String>,
+    /// What is to be known besides.
+    notes: Vec<String>,
+}
+
+fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
     let tls_config = tls::server(&config.tls.settings()).map_err(|problems| told(&service.config_file, &problems))?;
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
     notes.extend(tls_config.warnings().iter().map(ToString::to_string));
     keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
-    if (config.server.listen, config.server.shards, config.admin) != (old.server.listen, old.server.shards, old.admin) {
-        notes.push("server.listen, server.shards and admin.listen are in force from the next start only".into());
+    let starting = [
+        ("server.listen", config.server.listen != old.server.listen),
+        ("server.shards", config.server.shards != old.server.shards),
+        ("admin.listen", config.admin != old.admin),
+    ];
+    for (name, _) in starting.iter().filter(|(_, changed)| *changed) {
+        notes.push(format!("{name} changed: that is in force from the next start only"));
     }
     let stores = key_stores(&config, &service.managers)?;
+    let changes = changes(&old, &config);
     service.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be resumed past a changed client check.
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
-    Ok(notes)
+    Ok(Reloaded { changes, notes })
 }
 
 /// Key managers are opened at the start only: the key stores get those that run, by name.

@@ -30,7 +30,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Reads a key file: `{"keys":[{"label":"foo","key":"<32 bytes in base64>"}]}`, mode 0600 or stricter. The error is for the operator.
+    /// Reads a key file: `{"keys":[{"label":"foo","key":"<32 bytes in base64>"}]}`, closed to other users. The error is for the operator.
     pub fn load(path: &Path) -> Result<Local, String> {
         let random = SystemRandom::new();
         let mut keys = HashMap::new();

@@ -41,6 +41,12 @@ impl Delivered {
         let queue_wait = now.saturating_duration_since(submitted);
         Delivered { outcome: Err(Fault::Timeout), queue_wait, hsm_time: Duration::ZERO }
     }
+
+    /// Of a job that was not begun: before its deadline because others left no time for it.
+    pub(super) fn not_begun(submitted: Instant, deadline: Instant, now: Instant) -> Delivered {
+        let timeout = Delivered::timeout(submitted, now);
+        if now < deadline { Delivered { outcome: Err(Fault::Busy), ..timeout } } else { timeout }
+    }
 }
 
 /// Slots whose generations are allocated together; they never move, so that lanes read them without a lock.

@@ -326,9 +326,9 @@ impl Shared {
             return;
         }
         let now = sync::now();
-        for Entry { job: Work { job, token }, shard, submitted, .. } in late.drain(..) {
+        for Entry { job: Work { job, token }, shard, submitted, deadline } in late.drain(..) {
             drop(job);
-            self.mailboxes[shard].post(token, Delivered::timeout(submitted, now));
+            self.mailboxes[shard].post(token, Delivered::not_begun(submitted, deadline, now));
             self.mailboxes[shard].wake();
         }
     }

@@ -1,6 +1,6 @@
 //! Accepting a connection, and why one was not accepted, told so that an on-call can act on it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -92,10 +92,15 @@ struct Cut<'a>(&'a str, usize);
 
 impl fmt::Display for Cut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.char_indices().nth(self.1) {
-            Some((end, _)) => write!(f, "{}…", self.0[..end].escape_debug()),
-            None => write!(f, "{}", self.0.escape_debug()),
+        let (text, cut) = match self.0.char_indices().nth(self.1) {
+            Some((end, _)) => (&self.0[..end], "…"),
+            None => (self.0, ""),
+        };
+        for c in text.chars() {
+            // Every other library's message has one of these, and it harms nobody.
+            if c == '\'' { f.write_char(c)? } else { write!(f, "{}", c.escape_debug())? }
         }
+        f.write_str(cut)
     }
 }
 

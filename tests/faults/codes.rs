@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::client::{Client, Reply};
+use super::hsm::KEY;
 use super::server::{PATIENCE, Place, Server, eventually, key_manager, key_store};
 
 const INTERNAL: (u16, &str) = (500, "InternalException");
@@ -126,6 +127,19 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
         recovered(&server, &mut client, 3);
         server.wait_until_ready();
     }
+    // Caught by an encryption, such an HSM is not believed for a decryption either, of which nobody could tell that it is wrong.
+    let kept = client.encrypt(b"kept");
+    assert!(kept.is_ok());
+    hsm.set("wrong_plaintext = 1");
+    client.encrypt(b"to be spoiled").must_be_a_fault();
+    for _ in 0..50 {
+        client.decrypt(&kept).must_be_a_fault();
+        client.encrypt_with(KEY, b"nobody would know", false).must_be_a_fault();
+    }
+    hsm.heal();
+    recovered(&server, &mut client, 3);
+    assert_eq!(client.decrypt(&kept).bytes("plaintext"), b"kept");
+    server.wait_until_ready();
     let load = server.load("/s", 3);
     hsm.set("corrupt_ciphertext = 0.3");
     // A round trip with a CDIV that ends otherwise than well or with an error by name fails the test.

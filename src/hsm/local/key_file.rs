@@ -15,8 +15,10 @@ use super::{KEY_BYTES, NO_RANDOM};
 use crate::file;
 use crate::limits::KEY_FILE_BYTES_MAX;
 
-/// Owner's read and write.
+/// Of a file that is made: the owner's read and write.
 const MODE: u32 = 0o600;
+/// Refused as with every other secret's file; the group may have access.
+const OTHERS: u32 = 0o007;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,8 +41,8 @@ type RawKey = Zeroizing<[u8; KEY_BYTES]>;
 pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("key file {}: {why}", path.display());
     let content = file::read(path, KEY_FILE_BYTES_MAX).map_err(|refused| format!("key file {} {refused}", path.display()))?;
-    if content.mode & !MODE != 0 {
-        return Err(failed(&format_args!("mode {:04o} lets others at the keys; it must be 0600 or stricter", content.mode)));
+    if content.mode & OTHERS != 0 {
+        return Err(failed(&format_args!("mode {:04o} lets every user at the keys: chmod o= it", content.mode)));
     }
     parse(&content.bytes).map_err(|why| failed(&why))
 }

@@ -16,6 +16,7 @@ mod profile;
 mod session;
 mod sight;
 mod token;
+mod trust;
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use session::HsmSession;
 use session::verdict::Reputation;
 use sight::{NO_KEYS_ANY_MORE, Sight};
 use token::NoToken;
+use trust::Trust;
 
 /// A key manager of kind `pkcs11`.
 #[derive(Clone)]
@@ -91,6 +93,7 @@ struct Shared {
     profile: Profile,
     keys: KeyCache,
     sight: Sight,
+    trust: Trust,
     reputation: Reputation,
     iv_watch: IvWatch,
     made_iv_watch: MadeIvWatch,
@@ -159,6 +162,7 @@ impl Pkcs11Engine {
             profile: settings.profile,
             keys: KeyCache::default(),
             sight: Sight::default(),
+            trust: Trust::default(),
             reputation: Reputation::default(),
             iv_watch: IvWatch::default(),
             made_iv_watch: MadeIvWatch::default(),

@@ -21,8 +21,11 @@ use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::profile::IvMode;
 use super::sight::NO_KEYS_ANY_MORE;
+use super::trust::DISTRUSTED;
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
-use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES};
+use crate::limits::{
+    HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES, TRUST_ROUND_TRIPS,
+};
 use verdict::Sealed;
 
 /// CKA_LABEL of the session test key.
@@ -405,18 +408,24 @@ impl Session for HsmSession {
     fn execute(&mut self, job: Job) -> Outcome {
         let Job { label, task, deadline } = job;
         self.check_usable()?;
+        let believed = !matches!(task, Task::Describe);
+        if believed && self.shared.trust.is_lost() {
+            self.win_trust_back()?;
+        }
         let mut outcome = self.attempt(&label, &task, Some(deadline));
         if let Err(Trouble::Handle(_)) = outcome {
             self.shared.keys.remove(&label);
             outcome = self.attempt(&label, &task, Some(deadline));
         }
-        outcome.map_err(|trouble| match trouble {
+        let answer = outcome.map_err(|trouble| match trouble {
             Trouble::Fault(fault) => fault,
             Trouble::Handle(error) => {
                 self.shared.keys.remove(&label);
                 error.fault()
             }
-        })
+        })?;
+        // Another session has caught the HSM while it was at this.
+        if believed && self.shared.trust.is_lost() { Err(distrusted()) } else { Ok(answer) }
     }
 
     fn probe(&mut self) -> Result<(), Fault> {
@@ -445,7 +454,22 @@ impl Session for HsmSession {
     }
 }
 
+fn distrusted() -> Fault {
+    Fault::Device { detail: DISTRUSTED.to_owned() }
+}
+
 impl HsmSession {
+    /// Lets the HSM prove itself, if it is time for that. Without regard to the deadline of the job that happened to come: its client is answered
+    /// by then, and the next ones need the proof.
+    fn win_trust_back(&mut self) -> Result<(), Fault> {
+        let trial = self.shared.trust.trial(Instant::now()).ok_or_else(distrusted)?;
+        for _ in 0..TRUST_ROUND_TRIPS {
+            self.round_trip(None)?;
+        }
+        self.shared.trust.passed(&trial);
+        Ok(())
+    }
+
     fn check_usable(&self) -> Result<(), Fault> {
         if self.is_usable() {
             return Ok(());

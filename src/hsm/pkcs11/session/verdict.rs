@@ -151,7 +151,10 @@ impl HsmSession {
     /// What was encrypted a moment ago decrypts to something else, or not at all.
     fn not_verified(&mut self, error: Option<CallError>) -> Trouble {
         match error {
-            None => self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into(),
+            None => {
+                self.shared.trust.lose();
+                self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into()
+            }
             Some(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
                 self.does_not_decrypt(error)
             }

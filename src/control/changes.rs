@@ -1,0 +1,167 @@
+//! What a reload changed, in words for the log: who may use which key from now on, and who no longer. Secrets are compared, never told.
+
+use super::config::{Config, Credential, Key, KeyStore};
+
+/// A line for each change from `old` to `new` in what is served and to whom, in the order of the configuration.
+pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut told = Vec::new();
+    if old.server.request_budget != new.server.request_budget {
+        told.push(format!("server.request_budget_ms is {}", new.server.request_budget.as_millis()));
+    }
+    if old.server.regions != new.server.regions {
+        told.push(format!("server.regions is {:?}", new.server.regions));
+    }
+    match (&old.tls.client, &new.tls.client) {
+        (Some(_), None) => told.push("client certificates are no longer asked for".to_owned()),
+        (before, Some(client)) if before.as_ref() != Some(client) => told.push(format!(
+            "client certificates are asked for: subject common names {:?}, trust anchors {}",
+            client.subject_common_names,
+            client.trust_anchors.display()
+        )),
+        _ => {}
+    }
+    compare(
+        &old.keystores,
+        &new.keystores,
+        |store| &store.path_prefix,
+        |store, change| match change {
+            Change::Added => told.push(format!("key store {:?} added", store.path_prefix)),
+            Change::Removed => told.push(format!("key store {:?} removed", store.path_prefix)),
+            Change::Stayed(before) => {
+                let told_of = key_store(before, store);
+                told.extend(told_of.into_iter().map(|what| format!("key store {:?}: {what}", store.path_prefix)));
+            }
+        },
+    );
+    told
+}
+
+fn key_store(old: &KeyStore, new: &KeyStore) -> Vec<String> {
+    let mut told = Vec::new();
+    if old.enabled != new.enabled {
+        told.push(switched(new.enabled).to_owned());
+    }
+    if old.accept_foreign_ciphertext != new.accept_foreign_ciphertext {
+        told.push(format!("accept_foreign_ciphertext is {:?}", new.accept_foreign_ciphertext));
+    }
+    compare(
+        &old.credentials,
+        &new.credentials,
+        |credential| &credential.access_key_id,
+        |credential, change| {
+            let what = match change {
+                Change::Added => "added",
+                Change::Removed => "removed",
+                Change::Stayed(Credential { secret_access_key, .. }) if *secret_access_key != credential.secret_access_key => {
+                    "has another secret"
+                }
+                Change::Stayed(_) => return,
+            };
+            told.push(format!("credential {} {what}", credential.access_key_id));
+        },
+    );
+    compare(
+        &old.keys,
+        &new.keys,
+        |key| &key.id,
+        |key, change| match change {
+            Change::Added => told.push(format!("key {:?} added, {}", key.id, switched(key.enabled))),
+            Change::Removed => told.push(format!("key {:?} removed", key.id)),
+            Change::Stayed(Key { label, enabled, .. }) => {
+                if *label != key.label {
+                    told.push(format!("key {:?} is the HSM's {:?}, no longer {label:?}", key.id, key.label));
+                }
+                if *enabled != key.enabled {
+                    told.push(format!("key {:?} {}", key.id, switched(key.enabled)));
+                }
+            }
+        },
+    );
+    told
+}
+
+fn switched(enabled: bool) -> &'static str {
+    if enabled { "enabled" } else { "disabled" }
+}
+
+enum Change<'a, T> {
+    Added,
+    Removed,
+    /// As it was before.
+    Stayed(&'a T),
+}
+
+/// Calls `tell` for each element of `new` and for those of `old` that are gone, by what names them.
+fn compare<T>(old: &[T], new: &[T], name: impl Fn(&T) -> &String, mut tell: impl FnMut(&T, Change<'_, T>)) {
+    for element in new {
+        let before = old.iter().find(|before| name(before) == name(element));
+        tell(element, before.map_or(Change::Added, Change::Stayed));
+    }
+    for gone in old.iter().filter(|before| !new.iter().any(|element| name(element) == name(before))) {
+        tell(gone, Change::Removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::tests::{SMALL, read};
+
+    /// What is told of `SMALL` after each of these replacements.
+    fn told(edits: &[(&str, &str)]) -> Vec<String> {
+        let text = edits.iter().fold(SMALL.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from:?}");
+            text.replacen(from, to, 1)
+        });
+        changes(&read(SMALL).expect("valid"), &read(&text).expect("valid"))
+    }
+
+    #[test]
+    fn what_stays_is_not_told() {
+        assert_eq!(told(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn who_is_cut_off_and_who_comes_in_is_told() {
+        let store = "key_manager = [\"hsm-a\"]\n[[keystore.credential]]";
+        let disabled = store.replace('\n', "\nenabled = false\n");
+        assert_eq!(told(&[(store, &disabled)]), ["key store \"/a\": disabled"]);
+        assert_eq!(told(&[("id = \"foo\"", "id = \"foo\"\nenabled = false")]), ["key store \"/a\": key \"foo\" disabled"]);
+        assert_eq!(
+            told(&[("ABCDEFGHIJKLMNOPQR27", "BBCDEFGHIJKLMNOPQR27")]),
+            ["key store \"/a\": credential BBCDEFGHIJKLMNOPQR27 added", "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 removed"]
+        );
+        assert_eq!(
+            told(&[("id = \"foo\"", "id = \"bar\"")]),
+            ["key store \"/a\": key \"bar\" added, enabled", "key store \"/a\": key \"foo\" removed"]
+        );
+        assert_eq!(
+            told(&[("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
+            ["key store \"/a\": key \"foo\" is the HSM's \"other\", no longer \"foo\""]
+        );
+        assert_eq!(told(&[("\"/a\"", "\"/b\"")]), ["key store \"/b\" added", "key store \"/a\" removed"]);
+        assert_eq!(told(&[("[\"us-east-1\"]", "[\"eu-west-1\"]")]), ["server.regions is [\"eu-west-1\"]"]);
+        let foreign = store.replace('\n', "\naccept_foreign_ciphertext = [\"aws-sample\"]\n");
+        assert_eq!(told(&[(store, &foreign)]), ["key store \"/a\": accept_foreign_ciphertext is [AwsSample]"]);
+    }
+
+    #[test]
+    fn another_secret_is_told_and_not_shown() {
+        let secret = "z".repeat(43);
+        let told = told(&[("{ file = \"secrets/key\" }", &format!("{{ value = \"{secret}\" }}"))]);
+        assert_eq!(told, ["key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 has another secret"]);
+    }
+
+    #[test]
+    fn client_certificates_are_told() {
+        let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = [\"kms\"]\n[[key_manager]]";
+        let with = read(&SMALL.replacen("[[key_manager]]", client, 1)).expect("valid");
+        let without = read(SMALL).expect("valid");
+        assert_eq!(
+            changes(&without, &with),
+            ["client certificates are asked for: subject common names [\"kms\"], trust anchors /etc/xksd/ca.pem"]
+        );
+        assert_eq!(changes(&with, &without), ["client certificates are no longer asked for"]);
+        assert_eq!(changes(&with, &with), [""; 0]);
+    }
+}
