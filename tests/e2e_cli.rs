@@ -141,7 +141,7 @@ fn probe_names_the_option_that_a_failed_handshake_asks_for() {
         assert!(told.contains("the other checks were left out"), "{told}");
     }
     let mixed = ["probe", "--config", "xksd.toml", "--client-certificate", "right.pem", "--client-key", "stranger-key.pem"];
-    let (code, _, err) = told(&xksd(site.path(), &mixed));
+    let (code, _, err) = self::told(&xksd(site.path(), &mixed));
     assert_eq!((code, err.as_str()), (2, "xksd probe: --client-key does not belong to --client-certificate\n"));
     let (code, told) = probe(Some("right"));
     assert_eq!(code, 0, "{told}");
