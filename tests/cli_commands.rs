@@ -177,6 +177,7 @@ fn demo_makes_everything_once() {
     for name in ["tls/key.pem", "secrets/key-store-1", "keys.json"] {
         assert_eq!(mode(&dir.path().join("demo").join(name)), 0o600, "{name}");
     }
+    assert_eq!(mode(&dir.path().join("demo/secrets")), 0o700);
     let keys: serde_json::Value = serde_json::from_slice(&first[4]).unwrap();
     assert_eq!(keys["keys"][0]["label"], "demo");
     assert_eq!(STANDARD.decode(keys["keys"][0]["key"].as_str().unwrap()).unwrap().len(), 32);

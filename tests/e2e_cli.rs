@@ -76,6 +76,8 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     assert_eq!(code, 1, "{out}");
     assert!(out.contains("FAIL  GetHealthStatus") && out.contains("status 401") && out.contains("secret access key"), "{out}");
     assert!(err.contains("checks failed"), "{err}");
+    // Where the right signature is refused as well, that of a wrong one shows nothing.
+    assert!(out.contains("-     a wrong signature") && out.contains("left out: no right one was accepted"), "{out}");
     assert!(![&out, &err].iter().any(|text| text.contains(A.secret) || text.contains(B.secret)));
     for (more, words) in [
         (&["--key", "nobody"][..], "KeyNotFoundException"),
@@ -94,11 +96,17 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         assert!(code == 1 && err.contains(error) && err.contains("no authority in ca.pem") && err.contains("give --ca FILE"), "{err}");
     }
     let nobody = format!("https://localhost:{}", free_port());
-    for (endpoint, code) in [(nobody.as_str(), 1), ("localhost", 2), ("http://localhost", 2)] {
+    let plain = format!("https://localhost:{}", server.admin);
+    for (endpoint, code, told_besides) in [
+        (nobody.as_str(), 1, "connecting"),
+        (plain.as_str(), 1, "; no TLS there"),
+        ("localhost", 2, "https://"),
+        ("http://localhost", 2, "https://"),
+    ] {
         let words = ["probe", "--endpoint", endpoint, "--access-key-id", A.id, "--key", "foo", "--ca", "ca.pem", "--secret-file", "right"];
         let (found, _, err) = told(&xksd(site.path(), &words));
         assert_eq!(found, code, "{endpoint}");
-        assert!(err.starts_with("xksd probe: "), "{err}");
+        assert!(err.starts_with("xksd probe: ") && err.contains(told_besides), "{err}");
     }
     assert_eq!(probe("absent", &["--key", "foo"]).0, 2);
 }
@@ -128,7 +136,13 @@ fn probe_names_the_option_that_a_failed_handshake_asks_for() {
     for (name, alert) in [("stranger", "UnknownCA"), ("misnamed", "CertificateUnknown")] {
         let (code, told) = probe(Some(name));
         assert!(code == 1 && told.contains(&format!("{alert}; the proxy refuses the certificate of --client-certificate")), "{told}");
+        // TLS 1.3 tells it with the first request: once is enough.
+        assert_eq!(told.matches(alert).count(), 1, "{told}");
+        assert!(told.contains("the other checks were left out"), "{told}");
     }
+    let mixed = ["probe", "--config", "xksd.toml", "--client-certificate", "right.pem", "--client-key", "stranger-key.pem"];
+    let (code, _, err) = self::told(&xksd(site.path(), &mixed));
+    assert_eq!((code, err.as_str()), (2, "xksd probe: --client-key does not belong to --client-certificate\n"));
     let (code, told) = probe(Some("right"));
     assert_eq!(code, 0, "{told}");
     server.wait_event(&["failed: no_certificate"]);

@@ -44,7 +44,9 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
     }
     number("latest answer", a.answers.latest_us as f64, b.answers.latest_us as f64, &html::us);
-    number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
+    if a.tls.handshakes_per_second + b.tls.handshakes_per_second > 0.0 {
+        number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
+    }
     number("handshake, p50", a.tls.handshake_p50_us as f64, b.tls.handshake_p50_us as f64, &html::us);
     rows
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use crate::target::Target;
 
@@ -68,4 +68,21 @@ pub fn client(target: &Target, versions: Versions, resume: bool) -> Result<(Arc<
     }
     let name = ServerName::try_from(target.name.clone()).map_err(|e| format!("{}: {e}", target.name))?;
     Ok((Arc::new(config), name))
+}
+
+/// A failed handshake, and which option would help where the failure says so.
+pub fn explain(error: &std::io::Error, ca: &Path) -> String {
+    use rustls::Error::{InvalidCertificate, InvalidMessage};
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        // BadSignature: an authority of the same name, but another key.
+        Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => format!(
+            "{error}; no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
+            ca.display()
+        ),
+        Some(InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            format!("{error}; no TLS there: is this the port of the XKS API?")
+        }
+        _ => error.to_string(),
+    }
 }

@@ -46,6 +46,12 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// So many of something: `1 worker`, `1,000 workers`.
+pub fn counted(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", count(n))
+}
+
 /// A rate or another figure of which the fraction only matters when it is small.
 pub fn figure(x: f64) -> String {
     if x >= 100.0 {
@@ -106,6 +112,7 @@ mod tests {
     fn figures_for_people() {
         assert_eq!((count(0), count(999), count(1000), count(76367), count(1_234_567)).4, "1,234,567");
         assert_eq!(count(1000), "1,000");
+        assert_eq!([0, 1, 1000].map(|n| counted(n, "worker")), ["0 workers", "1 worker", "1,000 workers"]);
         assert_eq!([87, 1_240, 24_500, 250_000, 3_100_000].map(micros), ["87 µs", "1.24 ms", "24.5 ms", "250 ms", "3.10 s"]);
         assert_eq!([1800.2, 12.34, 0.5].map(figure), ["1,800", "12.3", "0.50"]);
     }

@@ -47,6 +47,10 @@ fn a_proxy_that_wants_a_client_certificate_gets_one() {
     let (code, text) = run(&demo, &[]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("CertificateRequired"), "{text}");
+    // The authority of the clients is not that of the proxy.
+    let (code, text) = run(&demo, &["--ca", &demo.file("client-ca.pem")]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("UnknownIssuer; no authority in") && text.contains("give --ca FILE"), "{text}");
     let [certificate, key] = ["other.pem", "other.key"].map(|file| demo.file(file));
     let (code, text) = run(&demo, &["--client-certificate", &certificate, "--client-key", &key]);
     assert_eq!(code, 2, "{text}");

@@ -145,10 +145,10 @@ impl Prober<'_> {
             Ok(time) => log.event(
                 Level::Info,
                 format!(
-                    "key manager {name:?} serves: {} {} token {:?}, probe {} µs",
+                    "key manager {name:?} serves: {} {}{}, probe {} µs",
                     info.vendor,
                     info.model,
-                    info.token,
+                    if info.token.is_empty() { String::new() } else { format!(" token {:?}", info.token) },
                     time.as_micros()
                 ),
             ),

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use xksd::cli::probe::client::{Client as Connection, Target};
+use xksd::cli::probe::client::{Client as Connection, Target, tls_config};
 use xksd::cli::probe::sign::Signer;
 use zeroize::Zeroizing;
 
@@ -68,7 +68,7 @@ impl Client {
             secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
             region: REGION.to_owned(),
         };
-        Client { connection: Connection::connect(target).unwrap(), signer, prefix: prefix.to_owned() }
+        Client { connection: Connection::connect(target, tls_config(target).unwrap()).unwrap(), signer, prefix: prefix.to_owned() }
     }
 
     fn call(&mut self, path: &str, body: &Value) -> Reply {

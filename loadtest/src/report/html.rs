@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
 use super::{Report, Step, knee, text};
-use crate::units::{count, figure, micros};
+use crate::units::{count, counted, figure, micros};
 
 pub(crate) const BLUE: &str = "#2471a3";
 pub(crate) const ORANGE: &str = "#d68910";
@@ -285,8 +285,16 @@ fn machine(report: &Report, body: &mut String) {
             "plaintext, AAD",
             format!("{} and {} bytes, CDIV asked for in {:.0} % of encrypts", s.plaintext_bytes, s.aad_bytes, s.cdiv * 100.0),
         ),
-        ("keys", format!("{} in each of {} key stores", s.keys, s.key_stores)),
-        ("connections", format!("{} with up to {} requests in flight, {} workers", s.connections, s.depth, s.workers)),
+        ("keys", format!("{} in each of {}", s.keys, counted(s.key_stores as u64, "key store"))),
+        (
+            "connections",
+            format!(
+                "{} with at most {} in flight, {}",
+                s.connections,
+                counted(s.depth as u64, "request"),
+                counted(s.workers as u64, "worker")
+            ),
+        ),
         ("time-out", format!("{} ms", s.timeout_ms)),
         ("TLS", text::tls(report)),
     ];

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Report, knee};
 use crate::idle::IdleReport;
-use crate::units::{count, figure, micros};
+use crate::units::{count, counted, figure, micros};
 
 /// All that a person needs to judge the run.
 pub fn summary(report: &Report) -> String {
@@ -15,8 +15,12 @@ pub fn summary(report: &Report) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{}: {}, {} connections × {}, {}\n",
-        settings.target, settings.load, settings.connections, settings.depth, settings.mix
+        "\n{}: {}, {} × {}, {}\n",
+        settings.target,
+        settings.load,
+        counted(settings.connections as u64, "connection"),
+        settings.depth,
+        settings.mix
     );
     let rows = [
         (
@@ -84,12 +88,13 @@ pub fn summary(report: &Report) -> String {
 /// In a line.
 pub fn tls(report: &Report) -> String {
     let tls = &report.tls;
+    // None while it measured, unless connections are reopened.
+    let rate = if tls.handshakes_per_second > 0.0 { format!(", {}/s", figure(tls.handshakes_per_second)) } else { String::new() };
     format!(
-        "{}, {} handshakes ({} resumed), {}/s, p50 {}, p99 {}, max {}",
+        "{}, {} ({} resumed){rate}, p50 {}, p99 {}, max {}",
         tls.protocol,
-        count(tls.handshakes),
+        counted(tls.handshakes, "handshake"),
         count(tls.resumed),
-        figure(tls.handshakes_per_second),
         micros(tls.handshake_p50_us),
         micros(tls.handshake_p99_us),
         micros(tls.handshake_max_us)

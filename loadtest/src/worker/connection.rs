@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,13 +35,14 @@ pub(super) struct Connector {
     address: std::net::SocketAddr,
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
+    ca: PathBuf,
     resume: bool,
 }
 
 impl Connector {
     pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
         let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
-        Ok(Connector { address: target.address, config, name, resume: transport.resume })
+        Ok(Connector { address: target.address, config, name, ca: target.ca.clone(), resume: transport.resume })
     }
 
     /// The same with TLS sessions of its own: each connection resumes what it was itself given, and none goes without because others took
@@ -60,7 +62,8 @@ impl Connector {
         // Requests are written whole; waiting for more to send only adds latency.
         tcp.set_nodelay(true).map_err(|e| format!("cannot connect: {e}"))?;
         let handshake = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp);
-        let stream = within(SETUP_TIME_MAX, handshake).await.map_err(|e| format!("TLS handshake: {e}"))?;
+        let explained = async { handshake.await.map_err(|e| std::io::Error::other(crate::tls::explain(&e, &self.ca))) };
+        let stream = within(SETUP_TIME_MAX, explained).await.map_err(|e| format!("TLS handshake: {e}"))?;
         let session = stream.get_ref().1;
         hub.handshake(start.elapsed(), session.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
         let mut stats = hub.stats.borrow_mut();

@@ -1,7 +1,8 @@
 //! The demo's files. What is there is kept, whatever it is.
 
-use std::fs;
+use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::{Args, KEY, PREFIX, REGION, certificates};
@@ -47,8 +48,11 @@ pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure
         return Ok(Vec::new());
     }
     let mut made = Vec::new();
-    for dir in ["tls", "secrets"].map(|name| layout.dir.join(name)) {
-        fs::create_dir_all(&dir).map_err(|e| Failure::Failed(format!("cannot make {}: {e}", dir.display())))?;
+    // The first makes the directory above as well, so that the second's mode is that of `secrets` alone.
+    for (name, mode) in [("tls", 0o755), ("secrets", 0o700)] {
+        let dir = layout.dir.join(name);
+        let made = DirBuilder::new().recursive(true).mode(mode).create(&dir);
+        made.map_err(|e| Failure::Failed(format!("cannot make {}: {e}", dir.display())))?;
     }
     make_certificates(args.listen.unwrap_or(LISTEN).ip(), layout, &mut made)?;
     let credential = Credential::random()?;

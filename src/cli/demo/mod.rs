@@ -51,7 +51,7 @@ struct HsmArgs {
     /// File that holds the user PIN
     #[arg(long, value_name = "FILE", requires = "module")]
     pin_file: Option<PathBuf>,
-    /// Profile of the module: generic, softhsm, nss or kryoptic [default: generic]
+    /// Profile of the module: generic, softhsm, nss, kryoptic, luna, nshield or cloudhsm [default: generic]
     #[arg(long, value_name = "NAME", requires = "module")]
     profile: Option<String>,
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, InconsistentKeys, InvalidMessage, RootCertStore, StreamOwned,
+};
 
 /// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told with its time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +36,7 @@ pub struct Client {
     /// Name look-up and TCP connection.
     pub connect: Duration,
     hints: Hints,
+    lost: bool,
     /// TLS handshake.
     pub handshake: Duration,
     /// For example `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
@@ -53,12 +56,11 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Connects and finishes the handshake.
+    /// Connects and finishes the handshake; `config` is the target's [`tls_config`].
     ///
     /// # Errors
     /// A sentence naming the step that failed.
-    pub fn connect(target: &Target) -> Result<Client, String> {
-        let config = Arc::new(tls_config(target)?);
+    pub fn connect(target: &Target, config: ClientConfig) -> Result<Client, String> {
         let hints = Hints { ca: target.ca.clone(), has_certificate: target.client.is_some() };
         let name = ServerName::try_from(target.host.clone()).map_err(|e| format!("{}: {e}", target.host))?;
         let start = Instant::now();
@@ -74,7 +76,7 @@ impl Client {
             .and_then(|()| socket.set_nodelay(true))
             .map_err(|e| format!("{address}: {e}"))?;
         let connect = start.elapsed();
-        let mut tls = ClientConnection::new(config, name).map_err(|e| format!("TLS: {e}"))?;
+        let mut tls = ClientConnection::new(Arc::new(config), name).map_err(|e| format!("TLS: {e}"))?;
         let start = Instant::now();
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).map_err(|e| format!("TLS handshake with {address}: {}", hints.explain(&e)))?;
@@ -86,7 +88,7 @@ impl Client {
             tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
         );
         let host = if target.port == 443 { target.host.clone() } else { format!("{}:{}", target.host, target.port) };
-        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, handshake, protocol })
+        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, lost: false, handshake, protocol })
     }
 
     /// What goes into the Host field.
@@ -94,11 +96,22 @@ impl Client {
         &self.host
     }
 
+    /// A call failed: whatever comes next on this connection would say nothing about the proxy.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Sends one request and reads its answer.
     ///
     /// # Errors
     /// A sentence saying what is wrong with the connection or the answer.
     pub fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+        let result = self.exchange(method, path, headers, body);
+        self.lost = result.is_err();
+        result
+    }
+
+    fn exchange(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
@@ -216,6 +229,9 @@ impl Hints {
                 "no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
                 self.ca.display()
             )),
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                Some("no TLS there: is this the port of the XKS API?".to_owned())
+            }
             rustls::Error::AlertReceived(CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure) if !self.has_certificate => {
                 Some("does the proxy want a client certificate? give --client-certificate and --client-key".to_owned())
             }
@@ -236,7 +252,11 @@ impl Hints {
     }
 }
 
-fn tls_config(target: &Target) -> Result<ClientConfig, String> {
+/// Trust and client certificate, from the files that the target names.
+///
+/// # Errors
+/// A sentence with the file or the option that cannot be used.
+pub fn tls_config(target: &Target) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let file = |path: &PathBuf, e: rustls::pki_types::pem::Error| format!("{}: {e}", path.display());
     for certificate in CertificateDer::pem_file_iter(&target.ca).map_err(|e| file(&target.ca, e))? {
@@ -257,7 +277,12 @@ fn tls_config(target: &Target) -> Result<ClientConfig, String> {
                 .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
                 .map_err(|e| file(chain, e))?;
             let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, e))?;
-            builder.with_client_auth_cert(certificates, key).map_err(|e| format!("{}: {e}", chain.display()))?
+            builder.with_client_auth_cert(certificates, key).map_err(|e| match e {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    "--client-key does not belong to --client-certificate".to_owned()
+                }
+                e => format!("{}: {e}", chain.display()),
+            })?
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

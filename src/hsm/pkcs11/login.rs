@@ -58,7 +58,7 @@ impl Login {
         if let Err(error) = &result
             && PIN_REFUSED.contains(&error.code)
         {
-            let detail = format!("{error}; the PIN is not tried again before xksd is restarted");
+            let detail = format!("{error}; this process does not try the PIN again: mend it, then start xksd anew");
             state.refused = Some(Fault::Device { detail });
         }
         state.accepted |= matches!(result, Ok(true));
@@ -136,9 +136,7 @@ mod tests {
                             tries.fetch_add(1, Ordering::Relaxed);
                             fails_with(*code)()
                         });
-                        assert!(
-                            matches!(result, Err(Fault::Device { detail }) if detail.contains("not tried again before xksd is restarted"))
-                        );
+                        assert!(matches!(result, Err(Fault::Device { detail }) if detail.contains("does not try the PIN again")));
                     });
                 }
             });
