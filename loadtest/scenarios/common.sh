@@ -86,12 +86,13 @@ errors_by_name() { field '.errors_by_name | to_entries | sort_by(-.value) | map(
 # ---- HSMs -------------------------------------------------------------------------------------------------------
 
 # A SoftHSM token with the AES-256 key "demo", which is the same in every token: token LABEL
+# (text: of some keys with any byte softhsm2-util makes one that C_EncryptInit refuses)
 token() {
     mkdir -p "$dir/tokens"
     export SOFTHSM2_CONF="$dir/softhsm2.conf"
     if [ ! -f "$dir/pin" ]; then
         printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$dir/tokens" >"$SOFTHSM2_CONF"
-        (umask 077; echo 123456 >"$dir/pin"; head -c 32 /dev/urandom >"$dir/key")
+        (umask 077; echo 123456 >"$dir/pin"; head -c 16 /dev/urandom | od -An -vtx1 | tr -d " \n" >"$dir/key")
     fi
     softhsm2-util --init-token --free --label "$1" --so-pin 123456 --pin 123456 >/dev/null
     softhsm2-util --import "$dir/key" --aes --token "$1" --label demo --id 01 --pin 123456 >/dev/null
