@@ -13,7 +13,7 @@ use hsm_common::*;
 use ring::digest;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
 use xksd::hsm::{Answer, Engine, Fault, Job, Session, Task};
-use xksd::limits::IV_BLOCK;
+use xksd::limits::{INITIALIZE_INTERVAL, IV_BLOCK};
 use zeroize::Zeroizing;
 
 /// What goes wrong from now on.
@@ -509,6 +509,8 @@ own_process! {
             assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: CKR_DEVICE_ERROR");
         }
         play(Trick::None);
+        // Until then the failure is told without a call.
+        std::thread::sleep(INITIALIZE_INTERVAL);
         assert!(detail(&engine.open().err().expect("no token")).contains("not found"));
         let beside = token(&cryptoki::context::Pkcs11::new(softhsm()).expect("loads"), "xks");
         beside.make_key("foo", 32, &[]);
