@@ -14,7 +14,7 @@ pub fn reload(service: &Arc<Service>) {
     match try_reload(service) {
         Ok(Reloaded { changes, notes }) => {
             service.log.event(Level::Info, format!("configuration {} reloaded", service.config_file.display()));
-            changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reloaded: {change}")));
+            changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
             notes.into_iter().for_each(|note| service.log.event(Level::Warn, note));
         }
         Err(why) => service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}")),
