@@ -51,7 +51,7 @@ fn a_wrong_pin_is_tried_once() {
     let place = Place::new();
     let hsm = place.hsm("hsm", "");
     let mut server = place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
-    server.wait_for_message(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "not tried again"]);
+    server.wait_for_message(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "does not try the PIN again"]);
     let mut client = server.client("/s");
     for _ in 0..30 {
         client.encrypt(b"no").must_be_a_fault();
