@@ -17,6 +17,7 @@ pub enum Fault {
     KeyNotFound { detail: String },
     BadCiphertext,
     Device { detail: String },
+    Busy,
     Timeout,
 }
 
