@@ -61,6 +61,8 @@ finish() { exit "$missed"; }
 # An arithmetic expression, with a format: calc %.2f '1 / 3'
 # A figure that is not there (null in a report) makes it nan, and no aim holds with that.
 calc() { if [[ "$2" =~ [[:alpha:]] ]]; then echo nan; else awk "BEGIN { printf \"$1\", $2 }"; fi; }
+# The median of numbers, a line each.
+middle() { sort -n | awk '{ figure[NR] = $1 } END { print (figure[int((NR + 1) / 2)] + figure[int(NR / 2) + 1]) / 2 }'; }
 milliseconds() { echo "$((${EPOCHREALTIME/[.,]/} / 1000))"; }
 # Of the latest report, or of the file given second: field .latency.p99
 field() { jq -r "$1" "${2:-$dir/report.json}"; }

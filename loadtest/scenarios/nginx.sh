@@ -74,8 +74,14 @@ against() {
     [ "$(field .errors)" = 0 ] || say "$who: $(errors_by_name)"
     field "\"\(.throughput) \(.latency.p50) \(($(cpu_us "${pids[@]}") - $before) / .right)\"" >>"$dir/$who.figures"
 }
-# The mean of column $2 of a server's lines.
-mean() { awk -v column="$2" '{ sum += $column } END { printf "%.1f", sum / NR }' "$dir/$1.figures"; }
+# The median of column $2 of a server's lines.
+median() { awk -v column="$2" '{ print $column }' "$dir/$1.figures" | middle; }
+
+# Linux's scheduling policy for all threads of both servers: policy other|batch
+policy() {
+    local pid
+    for pid in "$server" $(cat "/proc/$master/task/$master/children"); do chrt --all-tasks "--$1" --pid 0 "$pid"; done
+}
 
 # alternate WHAT SERVERS -- ARGUMENTS: a row for each.
 alternate() {
@@ -88,7 +94,7 @@ alternate() {
         for who in "${servers[@]}"; do against "$who" "$@"; done
     done
     for who in "${servers[@]}"; do
-        row "$what" "${who/nginx-logging/nginx, access log on}" "$(calc %d "$(mean "$who" 1)")" "$(calc %.3f "$(mean "$who" 2) / 1000")" "$(mean "$who" 3)"
+        row "$what" "${who/nginx-logging/nginx, access log on}" "$(calc %d "$(median "$who" 1)")" "$(calc %.3f "$(median "$who" 2) / 1000")" "$(median "$who" 3)"
     done
 }
 
@@ -100,18 +106,24 @@ start_nginx
 
 echo "The same signed encrypts from the same client to both, answers not verified, $rounds alternating rounds of $seconds s. nginx: a static body of ${#body} bytes,"
 echo "the same certificate (ECDSA P-256). xksd writes a line of audit for each request; the aims are against nginx without its access log, which is the harder."
+echo "SCHED_BATCH: a server that its client has woken does not take the core from it at once, as none does between two machines."
 echo
 table "load" "server" "requests a second" "p50 ms" "CPU of the server, µs a request"
 alternate "64 connections" xksd nginx nginx-logging -- --connections 64
-throughput="$(calc %.2f "$(mean xksd 1) / $(mean nginx 1)")"
-with_log="$(calc %.2f "$(mean xksd 1) / $(mean nginx-logging 1)")"
+throughput="$(calc %.2f "$(median xksd 1) / $(median nginx 1)")"
+with_log="$(calc %.2f "$(median xksd 1) / $(median nginx-logging 1)")"
+policy batch
+alternate "64 connections, servers with SCHED_BATCH" xksd nginx -- --connections 64
+batch="$(calc %.2f "$(median xksd 1) / $(median nginx 1)")"
+policy other
 alternate "1 connection" xksd nginx -- --connections 1
-latency="$(calc %.2f "$(mean xksd 2) / $(mean nginx 2)")"
+latency="$(calc %.2f "$(median xksd 2) / $(median nginx 2)")"
 alternate "a full handshake for each request, 64 connections" xksd nginx -- --connections 64 --requests-per-connection 1
-handshakes="$(calc %.2f "$(mean xksd 1) / $(mean nginx 1)")"
+handshakes="$(calc %.2f "$(median xksd 1) / $(median nginx 1)")"
 echo
 aim "throughput over nginx's, 64 connections" "$throughput" '>=' 0.6
 echo "throughput over nginx's with its access log on, 64 connections: $with_log"
+echo "throughput over nginx's, 64 connections, servers with SCHED_BATCH: $batch"
 aim "p50 over nginx's, 1 connection" "$latency" '<=' 2
 aim "full handshakes a second over nginx's" "$handshakes" '>=' 0.8
 finish

@@ -201,6 +201,7 @@ fn jobs_are_answered_each_once() {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
         let tickets = [1, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
+        inbox.look();
         for (n, ticket) in tickets {
             assert_eq!(wait(&inbox, ticket).outcome, Ok(n));
             assert_eq!(hsm.executed(n), 1);

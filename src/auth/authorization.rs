@@ -134,17 +134,26 @@ fn is_lower_token(byte: u8) -> bool {
 
 /// 32 bytes out of exactly 64 lower-case hexadecimal digits.
 pub(super) fn decode_lower_hex(text: &[u8]) -> Option<[u8; 32]> {
-    let text: &[u8; 64] = text.try_into().ok()?;
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+    /// Of each byte; this for one that is no digit.
+    const NONE: u8 = 0xff;
+    const DIGITS: [u8; 256] = {
+        let mut digits = [NONE; 256];
+        let mut value = 0;
+        while value < 16 {
+            digits[b"0123456789abcdef"[value] as usize] = value as u8;
+            value += 1;
+        }
+        digits
     };
+    let text: &[u8; 64] = text.try_into().ok()?;
     let mut bytes = [0; 32];
+    let mut seen = 0;
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+        seen |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(bytes)
+    (seen < 16).then_some(bytes)
 }
 
 /// 64 lower-case hexadecimal digits.

@@ -85,8 +85,10 @@ impl Pipeline {
 
     /// Answers a request: appends the JSON body to `out` and gives the status. `body` is the whole body.
     pub async fn on_request(&self, request: &Request<'_>, body: &[u8], arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
+        self.inbox.look();
         let mut story = self.story();
         let result = self.serve(request, body, arrival, out, &mut story).await;
+        self.inbox.look();
         self.finish(result, arrival, out, story)
     }
 

@@ -196,7 +196,7 @@ impl Inbox {
         Some(Token { index, generation: slot.generation })
     }
 
-    /// A task for the shard to run for ever, in a latency queue: hands outcomes to their tickets. One an inbox.
+    /// A task for the shard to run for ever: hands outcomes to their tickets. One an inbox.
     pub fn deliver(self: &Rc<Self>) -> Deliver {
         Deliver { inbox: self.clone() }
     }
@@ -229,6 +229,14 @@ impl Inbox {
             }
         }
         self.earliest.set(earliest);
+    }
+
+    /// Hands out what has been posted, if a lane says so. To be called often by a busy shard: [`Inbox::deliver`] runs when the executor next
+    /// looks at other threads' wake-ups, and that is late while there are tasks to run.
+    pub fn look(&self) {
+        if self.mailbox.notified.load(Ordering::Relaxed) {
+            self.collect();
+        }
     }
 
     /// Tickets that wait for their outcome.

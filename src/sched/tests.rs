@@ -296,6 +296,22 @@ fn a_shard_is_woken_once_until_it_has_looked_and_not_after_it_is_gone() {
 }
 
 #[test]
+fn a_busy_shard_finds_outcomes_before_its_executor_looks_for_wake_ups() {
+    let rig = Rig::start(1, Behaviour::default());
+    let mut ticket = pin!(rig.inbox.submit(&rig.pool, job("key", 7, LONG)).unwrap());
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(ticket.as_mut().poll(&mut cx).is_pending());
+    rig.until("is woken for its outcome", |rig| {
+        rig.inbox.look();
+        count.0.load(Ordering::SeqCst) == 1
+    });
+    let Poll::Ready(delivered) = ticket.as_mut().poll(&mut cx) else { panic!("woken for nothing") };
+    assert_eq!(number(&delivered), Some(7));
+}
+
+#[test]
 fn a_panic_costs_its_job_and_session_alone() {
     let rig = Rig::start(1, Behaviour::default());
     let Err(Fault::Device { detail }) = rig.run(job("panic", 1, LONG)).outcome else { panic!("must be a device fault") };

@@ -158,7 +158,6 @@ impl Connection {
         arrival.head_read = SystemTime::now();
         let mut body = Body::new(head_end, self.head.framing());
         let mut asked_for_body = false;
-        self.watch.limit(Instant::now() + BODY_TIME_MAX);
         loop {
             match body.advance(&mut self.buffer) {
                 Ok(Progress::Complete { end }) => return Ok(Read::Whole { start: head_end, end }),
@@ -176,8 +175,8 @@ impl Connection {
                 }
                 if self.head.expect_continue() {
                     self.write(|out| out.extend_from_slice(CONTINUE)).await?;
-                    self.watch.limit(Instant::now() + BODY_TIME_MAX);
                 }
+                self.watch.limit(Instant::now() + BODY_TIME_MAX);
                 asked_for_body = true;
             }
             self.read().await?;

@@ -33,9 +33,10 @@ use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
 use crate::tls::{self, HandshakeFailure};
 
-/// Requests wait for other threads (the lanes), whose wake-ups are looked at when the running queue is preempted: after at most this in a
-/// queue that says so, after up to 100 ms in one that does not.
-const REQUEST_LATENCY: Duration = Duration::from_micros(200);
+/// How long tasks run at most before the executor looks for I/O, timers and other threads' wake-ups again. Lanes' outcomes do not wait for it
+/// ([`Inbox::look`]). No queue of its own asks for less: of a queue with a latency goal every socket that becomes readable stops the one that
+/// runs, and each stop costs system calls.
+const PREEMPTION: Duration = Duration::from_millis(1);
 /// Pause after accept(2) failed: the usual cause is a lack of descriptors, and accept would fail again at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -119,6 +120,7 @@ impl ShardSeed {
             .name("xksd-shard")
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(RING_DEPTH)
+            .preempt_timer(PREEMPTION)
             .spawn(run)
             .map(|handle| ShardThread { handle, alive, beats })
             .map_err(|error| error.to_string())
@@ -133,7 +135,7 @@ impl ShardSeed {
             }
             Err(error) => return started(Err(format!("cannot listen on {}: {error}", self.listen))),
         };
-        let requests = glommio::executor().create_task_queue(Shares::default(), Latency::Matters(REQUEST_LATENCY), "requests");
+        let requests = glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, "requests");
         let watches = Rc::new(Watches::default());
         let inbox = Inbox::new(self.index, self.mailbox);
         let shard = Rc::new(Shard {
