@@ -6,6 +6,8 @@
 
 #[path = "common/pki.rs"]
 mod pki;
+#[path = "../loadtest/hsm-sim/tests/common/remote.rs"]
+mod remote;
 
 mod faults {
     pub mod client;

@@ -89,7 +89,7 @@ fn lives_with(sessions_max: u64) {
     assert_eq!(server.client("/s").fleet()["hsm"], if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" });
 
     // Also after all were lost: whoever comes first must not keep the others from being well.
-    hsm.set("sessions_lost = 1");
+    hsm.control("sessions_lost = 1");
     load.serves(20, PATIENCE);
     // Longer than the time from one probe to the next.
     std::thread::sleep(PROBE_INTERVAL);
