@@ -73,18 +73,18 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     std::thread::sleep(BUDGET);
     let refused = load.told_in(Duration::from_millis(300));
     assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "DependencyTimeoutException"), "{refused:?}");
-    server.wait_for_message(&["\"hsm\"", "hang"]);
+    server.wait_event(&["\"hsm\"", "hang"]);
     // Nothing but a restart would help if they did not return.
-    server.wait_for_message(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
+    server.wait_event(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
     let restart_needed = || server.key_manager("hsm")["restart_needed"].is_string();
     eventually("told in the status", PATIENCE, restart_needed);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
 
     hsm.heal();
     load.serves(20, PATIENCE);
     server.wait_for_sessions("hsm", 2);
     eventually("no more in the status", PATIENCE, || !restart_needed());
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
     server.wait_until_ready();
     eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
     assert!((4..=5).contains(&abandoned()));
@@ -137,7 +137,7 @@ fn a_probe_that_hangs_is_told_and_repeated() {
     let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     assert!(!server.is_ready(), "no probe has been good yet");
-    server.wait_for_message(&["\"hsm\" does not serve", "hangs"]);
+    server.wait_event(&["\"hsm\" does not serve", "hangs"]);
     assert!(hsm.hung() <= 4, "{}", hsm.stats());
     assert_eq!(server.client("/s").fleet()["hsm"], "UNAVAILABLE");
     hsm.heal();
@@ -163,7 +163,7 @@ fn stopping_does_not_wait_for_what_hangs() {
     assert!(status.success(), "{status}");
     assert!(time < Duration::from_millis(1500 + 500), "{time:?}");
     in_flight.join().unwrap().must_be(503, "DependencyTimeoutException");
-    server.wait_for_message(&["still hangs"]);
+    server.wait_event(&["still hangs"]);
 }
 
 /// A second signal ends it at once, also while it waits for sessions that hang.
@@ -178,7 +178,7 @@ fn a_second_signal_ends_it_at_once() {
     client.encrypt(b"left behind").must_be(503, "DependencyTimeoutException");
     drop(client);
     server.terminate();
-    server.wait_for_message(&["SIGTERM: stopping"]);
+    server.wait_event(&["SIGTERM: stopping"]);
     std::thread::sleep(Duration::from_millis(300));
     server.terminate();
     let (_, time) = server.wait_for_end();

@@ -91,7 +91,7 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
         client.metadata().must_be_a_fault();
         if beside.is_some() {
-            server.wait_for_message(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
+            server.wait_event(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
         }
         std::fs::rename(&away, &tokens).unwrap();
         println!("in sight again: serves after {:?}", load.serves(20, PATIENCE));
@@ -101,7 +101,7 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         assert!(!told.errors.contains_key("KeyNotFoundException"), "{told:?}");
         client.round_trip(b"as before").unwrap();
     }
-    server.wait_for_message(&["key manager \"hsm\": its library was initialised anew"]);
+    server.wait_event(&["key manager \"hsm\": its library was initialised anew"]);
     load.end();
     assert!(server.requests().iter().all(|line| line["error"] != "KeyNotFoundException"));
     server.kept_the_budget();
@@ -121,16 +121,16 @@ fn health_follows_the_token() {
     assert_eq!((&health["xksProxyFleetSize"], &health["xksProxyVendor"]), (&1.into(), &"xksd".into()));
     assert!(health["ekmFleetDetails"][0]["model"].as_str().unwrap().contains("SoftHSM"), "{health}");
     assert!(server.key_manager("hsm")["probe_age_ms"].as_u64().unwrap() < 30_000);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
 
     hsm.control("token_removed = true");
     client.encrypt(b"notices it").must_be_a_fault();
     client.encrypt(b"notices it").must_be_a_fault();
     eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
     eventually("not ready", PATIENCE, || !server.is_ready());
-    assert_eq!(server.admin("/livez").0, 200);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
-    server.wait_for_message(&["\"hsm\"", "does not serve"]);
+    assert_eq!(server.get("/livez").0, 200);
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
+    server.wait_event(&["\"hsm\"", "does not serve"]);
 
     hsm.heal();
     server.wait_until_ready();

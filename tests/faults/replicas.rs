@@ -20,7 +20,7 @@ fn one_of_two_replicas_is_enough() {
     };
     fleet_is(&mut client, "ACTIVE", "ACTIVE");
     // Named is what one of them lacks, and nothing else.
-    server.wait_for_message(&["\"only-a\"", "cannot serve from key manager \"b\""]);
+    server.wait_event(&["\"only-a\"", "cannot serve from key manager \"b\""]);
     assert!(!server.messages().iter().any(|message| message.contains("cannot serve from key manager \"a\"")));
 
     let load = server.load("/s", 3);
