@@ -4,8 +4,9 @@
 // What was measured is shown by `cargo test --test faults_pkcs11 -- --nocapture`.
 #![allow(clippy::print_stdout)]
 
-#[path = "common/pki.rs"]
-mod pki;
+mod e2e;
+#[path = "../loadtest/hsm-sim/tests/common/remote.rs"]
+mod remote;
 
 mod faults {
     pub mod client;

@@ -119,11 +119,11 @@ own_process! {
             done.store(true, SeqCst);
         });
         assert!(opens.load(SeqCst) >= REINITIALIZE_FAILURES as usize);
-        hsm.control_unseen("");
+        hsm.prepare("");
         let mut session = open_at_last(&engine);
         // It is Luna's profile on a module that takes IVs; what matters is that there is a session that works.
         assert!(describe(&mut *session, "foo").is_ok());
-        let stats = hsm.stats();
+        let stats = hsm.settled_stats();
         assert_eq!(stats["finalized_while_busy"], 0, "{stats:#}");
         // At most one each five seconds, however many try.
         assert!(stats["calls"]["C_Finalize"].as_u64() <= Some(13), "{stats:#}");
@@ -164,7 +164,7 @@ own_process! {
         });
         encrypt(&mut *open_at_last(&engine), "foo", b"text", b"").expect("encrypts");
         assert_eq!(engine.library().stuck, None);
-        assert_eq!(hsm.stats()["finalized_while_busy"], 0);
+        assert_eq!(hsm.settled_stats()["finalized_while_busy"], 0);
     }
 }
 
@@ -190,11 +190,11 @@ own_process! {
         let beside = hsm.token();
         beside.pkcs11.finalize().expect("down");
         let engine = hsm.engine(Profile::Generic);
-        hsm.control_unseen("initialize_fails = \"CKR_DEVICE_ERROR\"");
+        hsm.prepare("initialize_fails = \"CKR_DEVICE_ERROR\"");
         for _ in 0..3 {
             assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: CKR_DEVICE_ERROR");
         }
-        hsm.control_unseen("hang = \"C_Initialize\"");
+        hsm.prepare("hang = \"C_Initialize\"");
         // Until then the failure is told without a call.
         std::thread::sleep(INITIALIZE_INTERVAL);
         std::thread::scope(|scope| {
@@ -206,10 +206,10 @@ own_process! {
                 assert!(engine.info().is_err());
             }
             assert!(start.elapsed() < AT_ONCE);
-            hsm.control_unseen("");
+            hsm.prepare("");
             assert_eq!(hung.join().expect("ends"), Ok(()));
         });
         encrypt_checked(&mut *engine.open().expect("opens"), "foo", b"text", b"", b"").expect("serves");
-        assert_eq!(hsm.stats()["finalized_while_busy"], 0);
+        assert_eq!(hsm.settled_stats()["finalized_while_busy"], 0);
     }
 }

@@ -36,11 +36,6 @@ impl Phase {
     pub fn requests(&self) -> f64 {
         (self.from + self.to) / 2.0 * self.length.as_secs_f64()
     }
-
-    /// Mean rate.
-    pub fn rate(&self) -> f64 {
-        (self.from + self.to) / 2.0
-    }
 }
 
 /// What is offered over a run.

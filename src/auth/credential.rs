@@ -132,11 +132,6 @@ impl SecretAccessKey {
         Self { prefixed: Zeroizing::new(prefixed.into_boxed_str()) }
     }
 
-    /// The secret itself: for who signs, and for the file that AWS's console takes.
-    pub fn expose(&self) -> &str {
-        self.prefixed.strip_prefix(SECRET_PREFIX).unwrap_or_default()
-    }
-
     /// `"AWS4" + secret`, the first HMAC key of the derivation.
     pub(super) fn derivation_key(&self) -> &[u8] {
         self.prefixed.as_bytes()
@@ -232,10 +227,5 @@ impl CredentialSet {
     pub fn get(&self, access_key_id: &str) -> Option<&Credential> {
         // A handful of credentials: a scan is as fast as hashing.
         self.0.iter().find(|credential| credential.access_key_id.as_str() == access_key_id)
-    }
-
-    /// All credentials, in the order given.
-    pub fn iter(&self) -> impl Iterator<Item = &Credential> {
-        self.0.iter()
     }
 }

@@ -52,15 +52,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Fair<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
     use super::*;
 
+    /// How often it was woken.
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    pub(in crate::shard) struct Count(pub(in crate::shard) AtomicUsize);
 
     impl Wake for Count {
         fn wake(self: Arc<Self>) {

@@ -83,37 +83,23 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::fs::File;
     use std::time::Duration;
 
     use super::*;
     use crate::telemetry::log::Format;
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// Lines logged since the last call.
-    fn lines(log: &Log, sink: &Sink) -> Vec<String> {
+    fn lines(log: &Log, file: &File) -> Vec<String> {
         log.flush(Duration::from_secs(10));
-        let text = std::mem::take(&mut *sink.0.lock().unwrap());
-        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+        std::io::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn a_flood_of_one_reason_is_bounded_counted_and_hides_no_other() {
-        let sink = Sink::default();
-        let (log, _writer) = Log::start(Format::Text, sink.clone()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (log, _writer) = Log::start(Format::Text, file.reopen().unwrap()).unwrap();
+        let file = file.as_file();
         let handshakes = HandshakeLog::new(log.clone());
         let client = "192.0.2.1:4444".parse().unwrap();
         let (flood, start) = (HandshakeFailure::timed_out(), Instant::now());
@@ -121,21 +107,21 @@ mod tests {
         for _ in 0..HANDSHAKE_LOG_LINES_MAX {
             handshakes.tell(client, &flood, start);
         }
-        assert_eq!(lines(&log, &sink).len() as u32, HANDSHAKE_LOG_LINES_MAX);
+        assert_eq!(lines(&log, file).len() as u32, HANDSHAKE_LOG_LINES_MAX);
         for _ in 0..3 {
             handshakes.tell(client, &flood, almost);
         }
         handshakes.sweep(almost);
-        assert_eq!(lines(&log, &sink), Vec::<String>::new());
+        assert_eq!(lines(&log, file), Vec::<String>::new());
         let closed = HandshakeFailure::of_io(&std::io::ErrorKind::UnexpectedEof.into(), None);
         handshakes.tell(client, &closed, almost);
-        let other = lines(&log, &sink);
+        let other = lines(&log, file);
         assert!(other.len() == 1 && other[0].contains("info TLS handshake with 192.0.2.1:4444 failed: closed"), "{other:?}");
 
         handshakes.sweep(start + HANDSHAKE_LOG_INTERVAL);
-        let counted = lines(&log, &sink);
+        let counted = lines(&log, file);
         assert!(counted.len() == 1 && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"), "{counted:?}");
         handshakes.tell(client, &flood, start + HANDSHAKE_LOG_INTERVAL);
-        assert_eq!(lines(&log, &sink).len(), 1);
+        assert_eq!(lines(&log, file).len(), 1);
     }
 }

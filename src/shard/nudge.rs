@@ -63,19 +63,11 @@ pub fn start(shards: Vec<Weak<Nudge>>) -> std::io::Result<()> {
 mod tests {
     use std::pin::pin;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Wake};
+    use std::sync::atomic::Ordering;
+    use std::task::Context;
 
+    use super::super::fair::tests::Count;
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     #[test]
     fn every_nudge_wakes_whether_the_task_was_run_or_not() {

@@ -296,27 +296,13 @@ impl std::fmt::Display for Printable<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn written(format: Format, fill: impl FnOnce(&Log)) -> String {
-        let sink = Sink::default();
-        let (log, _writer) = Log::start(format, sink.clone()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (log, _writer) = Log::start(format, file.reopen().unwrap()).unwrap();
         fill(&log);
         log.flush(Duration::from_secs(10));
-        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+        std::fs::read_to_string(file.path()).unwrap()
     }
 
     fn hostile() -> Box<RequestRecord> {

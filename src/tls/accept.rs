@@ -53,7 +53,7 @@ impl HandshakeFailure {
         Self { reason: "timeout", detail: "it took too long".to_owned(), name: None }
     }
 
-    /// One of [`super::FAILURE_LABELS`].
+    /// What [`handshake_failure_label`] or [`tls_failure_label`] says of it, or `timeout`.
     pub fn reason(&self) -> &'static str {
         self.reason
     }

@@ -6,28 +6,6 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 use super::client_auth::SubjectRefused;
 
-/// Every label that [`handshake_failure_label`] and [`tls_failure_label`] give, and `timeout`, which the caller knows of.
-pub const FAILURE_LABELS: [&str; 18] = [
-    "not_tls",
-    "malformed",
-    "unsupported_version",
-    "no_shared_cipher",
-    "no_shared_protocol",
-    "no_certificate",
-    "unknown_issuer",
-    "wrong_subject",
-    "wrong_purpose",
-    "expired",
-    "not_yet_valid",
-    "bad_signature",
-    "bad_certificate",
-    "certificate_refused",
-    "alert",
-    "closed",
-    "timeout",
-    "other",
-];
-
 /// The label of what a handshake over a socket ended with: rustls' errors arrive wrapped in [`io::Error`].
 pub fn handshake_failure_label(error: &io::Error) -> &'static str {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 
 pub use accept::HandshakeFailure;
 pub use client_auth::SubjectRefused;
-pub use failure::{FAILURE_LABELS, handshake_failure_label, tls_failure_label};
+pub use failure::{handshake_failure_label, tls_failure_label};
 
 use client_auth::ClientVerifier;
 

@@ -289,6 +289,5 @@ fn labels_of_failures() {
         (io::Error::other("text"), "other"),
     ] {
         assert_eq!(handshake_failure_label(&error), label, "{error}");
-        assert!(FAILURE_LABELS.contains(&label));
     }
 }

@@ -91,7 +91,7 @@ impl Client {
     /// `healthStatus` by key manager.
     pub fn fleet(&mut self) -> BTreeMap<String, String> {
         let reply = self.health();
-        assert!(reply.is_ok());
+        assert!(reply.is_ok(), "{}", reply.json);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         reply.json["ekmFleetDetails"].as_array().unwrap().iter().map(|one| (text(&one["id"]), text(&one["healthStatus"]))).collect()
     }

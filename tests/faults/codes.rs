@@ -61,7 +61,7 @@ fn a_code_becomes_the_error_that_it_means() {
         ("C_FindObjectsInit", "CKR_DEVICE_ERROR", metadata, INTERNAL),
     ] {
         let quoted = if code.starts_with("0x") { code.to_owned() } else { format!("{code:?}") };
-        hsm.set(&format!("error = {{ call = {call:?}, code = {quoted} }}"));
+        hsm.control(&format!("error = {{ call = {call:?}, code = {quoted} }}"));
         let reply = ask(&mut client, &sealed);
         assert_eq!((reply.status, &*reply.error), expected, "{call} {code}: {}", reply.json);
         // The operator is told which call and code; KMS, whose customer reads it, is not.
@@ -78,7 +78,7 @@ fn a_code_becomes_the_error_that_it_means() {
     spoiled(&mut client, &sealed).must_be(400, "InvalidCiphertextException");
 
     // A session that such an error poisons is not used again.
-    hsm.set("error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation = true }");
+    hsm.control("error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation = true }");
     client.encrypt(b"poison").must_be(500, "InternalException");
     hsm.heal();
     for _ in 0..6 {
@@ -96,7 +96,7 @@ fn a_passing_fault_is_not_told_as_bad_ciphertext() {
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
     let sealed = client.encrypt(b"in good order");
-    hsm.set("error = { call = \"C_Decrypt\", code = \"CKR_GENERAL_ERROR\", probability = 0.02 }");
+    hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_GENERAL_ERROR\", probability = 0.02 }");
     let mut faults = 0;
     for _ in 0..300 {
         let reply = client.decrypt(&sealed);
@@ -118,7 +118,7 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
     server.wait_until_ready();
     let mut client = server.client("/s");
     for fault in ["corrupt_ciphertext = 1", "wrong_plaintext = 1"] {
-        hsm.set(fault);
+        hsm.control(fault);
         for _ in 0..20 {
             client.encrypt(b"to be spoiled").must_be_a_fault();
         }
@@ -130,7 +130,7 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
     // Caught by an encryption, such an HSM is not believed for a decryption either, of which nobody could tell that it is wrong.
     let kept = client.encrypt(b"kept");
     assert!(kept.is_ok());
-    hsm.set("wrong_plaintext = 1");
+    hsm.control("wrong_plaintext = 1");
     client.encrypt(b"to be spoiled").must_be_a_fault();
     for _ in 0..50 {
         client.decrypt(&kept).must_be_a_fault();
@@ -141,7 +141,7 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
     assert_eq!(client.decrypt(&kept).bytes("plaintext"), b"kept");
     server.wait_until_ready();
     let load = server.load("/s", 3);
-    hsm.set("corrupt_ciphertext = 0.3");
+    hsm.control("corrupt_ciphertext = 0.3");
     // A round trip with a CDIV that ends otherwise than well or with an error by name fails the test.
     let told = load.told_in(Duration::from_secs(1));
     assert!(told.failed() > 0, "{told:?}");

@@ -31,7 +31,7 @@ fn an_hsm_that_hangs_delays_nobody_and_heals() {
     .iter()
     .enumerate()
     {
-        a.set(&format!("sessions_lost = {n}\n{fault}"));
+        a.control(&format!("sessions_lost = {n}\n{fault}"));
         beside.told();
         let told = hanging.told_in(SHORT);
         latest = latest.max(told.latest);
@@ -62,7 +62,7 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     server.wait_until_ready();
     let load = server.load("/s", 3);
     load.serves(10, PATIENCE);
-    hsm.set("hang = \"C_Encrypt\"");
+    hsm.control("hang = \"C_Encrypt\"");
     let abandoned = || server.key_manager("hsm")["sessions"]["abandoned"].as_u64().unwrap();
     eventually("two replaced once", PATIENCE, || abandoned() >= 3);
     // Those at work when the bound of four is reached are not replaced either.
@@ -73,18 +73,18 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     std::thread::sleep(BUDGET);
     let refused = load.told_in(Duration::from_millis(300));
     assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "DependencyTimeoutException"), "{refused:?}");
-    server.wait_for_message(&["\"hsm\"", "hang"]);
+    server.wait_event(&["\"hsm\"", "hang"]);
     // Nothing but a restart would help if they did not return.
-    server.wait_for_message(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
+    server.wait_event(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
     let restart_needed = || server.key_manager("hsm")["restart_needed"].is_string();
     eventually("told in the status", PATIENCE, restart_needed);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
 
     hsm.heal();
     load.serves(20, PATIENCE);
     server.wait_for_sessions("hsm", 2);
     eventually("no more in the status", PATIENCE, || !restart_needed());
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
     server.wait_until_ready();
     eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
     assert!((4..=5).contains(&abandoned()));
@@ -102,15 +102,15 @@ fn some_sessions_hang_and_the_others_serve() {
     let load = server.load("/s", 4);
     load.serves(20, PATIENCE);
 
-    hsm.set("stall = { call = [\"C_Encrypt\", \"C_Decrypt\"], ms = 400, probability = 0.01 }");
+    hsm.control("stall = { call = [\"C_Encrypt\", \"C_Decrypt\"], ms = 400, probability = 0.01 }");
     let told = load.told_in(Duration::from_secs(2));
     assert!(told.good > 20 * told.failed().max(1) / 2, "stalls: {told:?}");
     println!("stalls of 1%: {told:?}");
 
-    hsm.set("hang = { call = \"C_Encrypt\", probability = 0.003 }");
+    hsm.control("hang = { call = \"C_Encrypt\", probability = 0.003 }");
     eventually("some hang", PATIENCE, || hsm.hung() >= 2);
     // These stay hung, and no more are added.
-    hsm.set("hang = { call = \"C_Encrypt\", probability = 0.000000001 }");
+    hsm.control("hang = { call = \"C_Encrypt\", probability = 0.000000001 }");
     println!("{} of 8 sessions hang", hsm.hung());
     // Longer than it takes to leave a session behind.
     let told = load.told_in(Duration::from_secs(3));
@@ -137,7 +137,7 @@ fn a_probe_that_hangs_is_told_and_repeated() {
     let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     assert!(!server.is_ready(), "no probe has been good yet");
-    server.wait_for_message(&["\"hsm\" does not serve", "hangs"]);
+    server.wait_event(&["\"hsm\" does not serve", "hangs"]);
     assert!(hsm.hung() <= 4, "{}", hsm.stats());
     assert_eq!(server.client("/s").fleet()["hsm"], "UNAVAILABLE");
     hsm.heal();
@@ -156,14 +156,14 @@ fn stopping_does_not_wait_for_what_hangs() {
     server.wait_until_ready();
     let mut client = server.client("/s");
     client.round_trip(b"before").unwrap();
-    hsm.set("hang = \"*\"");
+    hsm.control("hang = \"*\"");
     let in_flight = std::thread::spawn(move || client.encrypt(b"never answered by the HSM"));
     eventually("it hangs", PATIENCE, || hsm.hung() > 0);
     let (status, time) = server.stop();
     assert!(status.success(), "{status}");
     assert!(time < Duration::from_millis(1500 + 500), "{time:?}");
     in_flight.join().unwrap().must_be(503, "DependencyTimeoutException");
-    server.wait_for_message(&["still hangs"]);
+    server.wait_event(&["still hangs"]);
 }
 
 /// A second signal ends it at once, also while it waits for sessions that hang.
@@ -174,11 +174,11 @@ fn a_second_signal_ends_it_at_once() {
     let mut server = place.serve_with("shutdown_ms = 60000", &[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
-    hsm.set("hang = \"*\"");
+    hsm.control("hang = \"*\"");
     client.encrypt(b"left behind").must_be(503, "DependencyTimeoutException");
     drop(client);
     server.terminate();
-    server.wait_for_message(&["SIGTERM: stopping"]);
+    server.wait_event(&["SIGTERM: stopping"]);
     std::thread::sleep(Duration::from_millis(300));
     server.terminate();
     let (_, time) = server.wait_for_end();

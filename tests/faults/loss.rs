@@ -19,7 +19,7 @@ fn what_is_lost_comes_back_under_load() {
 
     for generation in 1..=3 {
         load.told();
-        hsm.set(&format!("sessions_lost = {generation}"));
+        hsm.control(&format!("sessions_lost = {generation}"));
         let told = load.told_in(Duration::from_millis(500));
         println!("all sessions lost: {told:?}");
         // One request finds it out, or one at each lane that was at work, and each is tried again; then the login and the keys are found.
@@ -28,7 +28,7 @@ fn what_is_lost_comes_back_under_load() {
         server.wait_for_sessions("hsm", SESSIONS);
     }
 
-    hsm.set("token_removed = true");
+    hsm.control("token_removed = true");
     let told = load.told_in(Duration::from_millis(700));
     assert!(told.good == 0 && told.failed() > 0, "{told:?}");
     hsm.heal();
@@ -37,7 +37,7 @@ fn what_is_lost_comes_back_under_load() {
     server.wait_for_sessions("hsm", SESSIONS);
 
     // The login is lost and the sessions stay: as if somebody had logged the application out.
-    hsm.set("error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", probability = 0.2 }");
+    hsm.control("error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", probability = 0.2 }");
     load.told_in(Duration::from_millis(300));
     hsm.heal();
     load.serves(20, PATIENCE);
@@ -57,7 +57,7 @@ fn sessions_lost_in_silence_make_no_outage() {
     server.wait_for_sessions("hsm", 2);
     server.wait_until_ready();
     let probes = hsm.settled_stats()["calls"]["C_Decrypt"].as_u64();
-    hsm.set("sessions_lost = 1");
+    hsm.control("sessions_lost = 1");
     // The next probe finds its session gone.
     eventually("the next probe", PATIENCE, || {
         assert!(server.is_ready());
@@ -67,7 +67,7 @@ fn sessions_lost_in_silence_make_no_outage() {
     assert!(server.is_ready());
     assert!(!server.messages().iter().any(|message| message.contains("does not serve")), "{:#?}", server.messages());
     let mut client = server.client("/s");
-    hsm.set("sessions_lost = 2");
+    hsm.control("sessions_lost = 2");
     let failed = (0..10).filter(|_| client.round_trip(b"after").is_err()).count();
     assert_eq!(failed, 0, "one try finds it out, the next one has a session");
 }
@@ -91,7 +91,7 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
         client.metadata().must_be_a_fault();
         if beside.is_some() {
-            server.wait_for_message(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
+            server.wait_event(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
         }
         std::fs::rename(&away, &tokens).unwrap();
         println!("in sight again: serves after {:?}", load.serves(20, PATIENCE));
@@ -101,7 +101,7 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         assert!(!told.errors.contains_key("KeyNotFoundException"), "{told:?}");
         client.round_trip(b"as before").unwrap();
     }
-    server.wait_for_message(&["key manager \"hsm\": its library was initialised anew"]);
+    server.wait_event(&["key manager \"hsm\": its library was initialised anew"]);
     load.end();
     assert!(server.requests().iter().all(|line| line["error"] != "KeyNotFoundException"));
     server.kept_the_budget();
@@ -121,16 +121,16 @@ fn health_follows_the_token() {
     assert_eq!((&health["xksProxyFleetSize"], &health["xksProxyVendor"]), (&1.into(), &"xksd".into()));
     assert!(health["ekmFleetDetails"][0]["model"].as_str().unwrap().contains("SoftHSM"), "{health}");
     assert!(server.key_manager("hsm")["probe_age_ms"].as_u64().unwrap() < 30_000);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
 
-    hsm.set("token_removed = true");
+    hsm.control("token_removed = true");
     client.encrypt(b"notices it").must_be_a_fault();
     client.encrypt(b"notices it").must_be_a_fault();
     eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
     eventually("not ready", PATIENCE, || !server.is_ready());
-    assert_eq!(server.admin("/livez").0, 200);
-    assert!(server.admin("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
-    server.wait_for_message(&["\"hsm\"", "does not serve"]);
+    assert_eq!(server.get("/livez").0, 200);
+    assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
+    server.wait_event(&["\"hsm\"", "does not serve"]);
 
     hsm.heal();
     server.wait_until_ready();

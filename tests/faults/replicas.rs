@@ -20,7 +20,7 @@ fn one_of_two_replicas_is_enough() {
     };
     fleet_is(&mut client, "ACTIVE", "ACTIVE");
     // Named is what one of them lacks, and nothing else.
-    server.wait_for_message(&["\"only-a\"", "cannot serve from key manager \"b\""]);
+    server.wait_event(&["\"only-a\"", "cannot serve from key manager \"b\""]);
     assert!(!server.messages().iter().any(|message| message.contains("cannot serve from key manager \"a\"")));
 
     let load = server.load("/s", 3);
@@ -31,7 +31,7 @@ fn one_of_two_replicas_is_enough() {
         (&b, "a", "token_removed = true"),
         (&a, "b", "error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\" }"),
     ] {
-        dead.set(fault);
+        dead.control(fault);
         let told = load.told_in(Duration::from_millis(500));
         println!("{} {fault}: {told:?}", dead.name);
         let taken_over = load.serves(30, PATIENCE);
@@ -67,7 +67,7 @@ fn a_slow_replica_gets_little_until_it_is_fast_again() {
     };
     eventually("the first serves all", PATIENCE, || share() == (100, 100));
     // 80 ms for an encryption, some fifty times the usual: within the budget, and no fault.
-    a.set("stall = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \"C_Decrypt\"], ms = 20 }");
+    a.control("stall = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \"C_Decrypt\"], ms = 20 }");
     let spared = eventually("the slow one is spared", PATIENCE, || share().0 <= 5);
     a.heal();
     let back = eventually("a probe or two tell that it has its share again", PATIENCE * 3, || share().0 >= 95);

@@ -1,13 +1,11 @@
 //! `xksd serve` as a child process, with its configuration, its log and its admin listener.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::ops::Deref;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use xksd::cli::probe::client::Target;
@@ -15,7 +13,8 @@ use xksd::cli::probe::client::Target;
 use super::client::{Client, Load};
 use super::hsm::{Hsm, KEY, PIN};
 use super::noise;
-use crate::pki::{Ca, Leaf};
+use crate::e2e;
+use crate::e2e::pki::{self, Ca, Leaf};
 
 pub const ACCESS_KEY_ID: &str = "AAAAAAAAAAAAAAAAAAAA";
 pub const SECRET_ACCESS_KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJ";
@@ -72,9 +71,9 @@ impl Place {
         std::fs::write(path.join("softhsm2.conf"), softhsm).unwrap();
         let (ca, key) = (Ca::root("test CA"), rcgen::KeyPair::generate().unwrap());
         let certificate = ca.issue(&Leaf { dns_names: vec!["127.0.0.1".to_owned()], ..Leaf::server() }, &key);
-        crate::pki::write(path, "ca.pem", &ca.pem());
-        crate::pki::write(path, "chain.pem", &(certificate.pem() + &ca.pem()));
-        crate::pki::write(path, "key.pem", &key.serialize_pem());
+        pki::write(path, "ca.pem", &ca.pem());
+        pki::write(path, "chain.pem", &(certificate.pem() + &ca.pem()));
+        pki::write(path, "key.pem", &key.serialize_pem());
         Place { directory }
     }
 
@@ -95,7 +94,7 @@ impl Place {
              [tls]\ncertificate_chain = \"chain.pem\"\nprivate_key = \"key.pem\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}",
             sections.concat()
         );
-        crate::pki::write(self.directory.path(), "xksd.toml", &config);
+        pki::write(self.directory.path(), "xksd.toml", &config);
         Server::start(self)
     }
 
@@ -104,42 +103,25 @@ impl Place {
     }
 }
 
-/// A running server. Killed when dropped.
+/// A running server.
 pub struct Server {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-    port: u16,
-    admin: String,
+    child: e2e::Server,
     place: Place,
+}
+
+impl Deref for Server {
+    type Target = e2e::Server;
+
+    fn deref(&self) -> &e2e::Server {
+        &self.child
+    }
 }
 
 impl Server {
     fn start(place: Place) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_xksd"))
-            .arg("serve")
-            .arg("--config")
-            .arg(place.path().join("xksd.toml"))
-            .env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (log, kept) = (BufReader::new(child.stderr.take().unwrap()), lines.clone());
-        std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line)));
-        let mut server = Server { child, lines, port: 0, admin: String::new(), place };
-        eventually("it serves", PATIENCE, || {
-            if let Some(ended) = server.child.try_wait().unwrap() {
-                panic!("ended at once with {ended}: {:#?}", server.lines.lock().unwrap());
-            }
-            let after = |text: &str| server.messages().iter().find_map(|line| Some(line.split_once(text)?.1.to_owned()));
-            let admin = after("admin listener on http://").and_then(|rest| Some(rest.split_once(": ")?.0.to_owned()));
-            let port = after("serves on 127.0.0.1:").and_then(|rest| rest.split_once(' ')?.0.parse().ok());
-            let (Some(admin), Some(port)) = (admin, port) else { return false };
-            (server.admin, server.port) = (admin, port);
-            true
-        });
-        server
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
+        command.arg("serve").arg("--config").arg(place.path().join("xksd.toml")).env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"));
+        Server { child: e2e::Server::run(&mut command), place }
     }
 
     fn target(&self) -> Target {
@@ -156,19 +138,8 @@ impl Server {
         Load::start((0..clients).map(|_| self.client(prefix)).collect())
     }
 
-    /// Status and body of a GET on the admin listener.
-    pub fn admin(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.admin).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-    }
-
     pub fn is_ready(&self) -> bool {
-        self.admin("/readyz").0 == 200
+        self.get("/readyz").0 == 200
     }
 
     pub fn wait_until_ready(&self) -> Duration {
@@ -177,8 +148,7 @@ impl Server {
 
     /// What `/status` says of a key manager.
     pub fn key_manager(&self, name: &str) -> Value {
-        let status: Value = serde_json::from_str(&self.admin("/status").1).unwrap();
-        status["key_managers"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+        self.status()["key_managers"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
     }
 
     /// Sessions of a key manager: open and hung.
@@ -191,30 +161,19 @@ impl Server {
         eventually(&format!("{open} sessions of {name} open, none hung"), PATIENCE, || self.sessions(name) == (open, 0))
     }
 
-    fn log(&self) -> Vec<Value> {
-        let lines = self.lines.lock().unwrap();
+    fn json_log(&self) -> impl Iterator<Item = Value> {
         // What a module writes to standard error is no line of the log.
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok())
     }
 
     /// Events in the log.
     pub fn messages(&self) -> Vec<String> {
-        self.log().iter().filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect()
-    }
-
-    /// Waits for an event that holds all of `parts`.
-    pub fn wait_for_message(&self, parts: &[&str]) -> String {
-        let mut found = None;
-        eventually(&format!("{parts:?} in the log: {:#?}", self.messages()), PATIENCE, || {
-            found = self.messages().into_iter().find(|message| parts.iter().all(|part| message.contains(part)));
-            found.is_some()
-        });
-        found.unwrap()
+        self.json_log().filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect()
     }
 
     /// Lines of requests.
     pub fn requests(&self) -> Vec<Value> {
-        self.log().into_iter().filter(|line| line["event"] == "request").collect()
+        self.json_log().filter(|line: &Value| line["event"] == "request").collect()
     }
 
     /// The promise, by the server's own clock: everything that was read is answered within the budget. Gives the latest.
@@ -233,7 +192,7 @@ impl Server {
     }
 
     pub fn terminate(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
     }
 
     /// SIGTERM; how it ended and how long that took.
@@ -246,24 +205,17 @@ impl Server {
     }
 
     pub fn wait_for_end(&mut self) -> (ExitStatus, Duration) {
-        let mut status = None;
-        let time = eventually("the end", PATIENCE, || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        (status.unwrap(), time)
+        let start = Instant::now();
+        (self.child.wait(), start.elapsed())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.lines.lock().unwrap();
-            let others = log.iter().filter(|line| !line.contains("\"event\":\"request\"")).cloned().collect::<Vec<_>>().join("\n");
-            eprintln!("the server's log, without requests:\n{others}");
+            let mut others = self.log();
+            others.retain(|line| !line.contains("\"event\":\"request\""));
+            eprintln!("the server's log, without requests:\n{}", others.join("\n"));
         }
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

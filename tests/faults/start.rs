@@ -28,13 +28,13 @@ fn an_hsm_that_is_down_at_the_start_may_come_later() {
 
 fn starts_and_heals(fault: &str, told: &str) {
     let (hsm, server) = start_with(fault);
-    assert_eq!((server.admin("/livez").0, server.admin("/readyz").0), (200, 503), "{fault}");
+    assert_eq!((server.get("/livez").0, server.get("/readyz").0), (200, 503), "{fault}");
     let mut client = server.client("/s");
     assert_eq!(client.fleet()["hsm"], "UNAVAILABLE");
     let reply = client.encrypt(b"too early");
     assert!([500, 503].contains(&reply.status), "{fault}: {}", reply.json);
     if !told.is_empty() {
-        server.wait_for_message(&["\"hsm\" does not serve", told]);
+        server.wait_event(&["\"hsm\" does not serve", told]);
         // A C_Initialize that fails leaves nothing that would see a new control file before it is tried again.
         hsm.prepare("");
     }
@@ -51,13 +51,13 @@ fn a_wrong_pin_is_tried_once() {
     let place = Place::new();
     let hsm = place.hsm("hsm", "");
     let mut server = place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
-    server.wait_for_message(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "does not try the PIN again"]);
+    server.wait_event(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "does not try the PIN again"]);
     let mut client = server.client("/s");
     for _ in 0..30 {
         client.encrypt(b"no").must_be_a_fault();
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!((server.admin("/livez").0, server.is_ready()), (200, false));
+    assert_eq!((server.get("/livez").0, server.is_ready()), (200, false));
     assert_eq!(hsm.settled_stats()["calls"]["C_Login"], 1);
     let (status, _) = server.stop();
     assert!(status.success());
@@ -77,11 +77,11 @@ fn lives_with(sessions_max: u64) {
     server.wait_until_ready();
     let load = server.load("/s", 3);
     load.serves(20, PATIENCE);
-    server.wait_for_message(&["\"hsm\"", "of 8 sessions", "CKR_SESSION_COUNT"]);
+    server.wait_event(&["\"hsm\"", "of 8 sessions", "CKR_SESSION_COUNT"]);
     let open = server.sessions("hsm").0;
     assert!((1..=sessions_max).contains(&open), "{open}");
     assert_eq!(server.key_manager("hsm")["sessions"]["configured"], 8);
-    let metrics = server.admin("/metrics").1;
+    let metrics = server.get("/metrics").1;
     assert!(metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"), "{metrics}");
     let told = load.told_in(Duration::from_millis(500));
     assert_eq!(told.failed(), 0, "{told:?}");
@@ -89,7 +89,7 @@ fn lives_with(sessions_max: u64) {
     assert_eq!(server.client("/s").fleet()["hsm"], if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" });
 
     // Also after all were lost: whoever comes first must not keep the others from being well.
-    hsm.set("sessions_lost = 1");
+    hsm.control("sessions_lost = 1");
     load.serves(20, PATIENCE);
     // Longer than the time from one probe to the next.
     std::thread::sleep(PROBE_INTERVAL);

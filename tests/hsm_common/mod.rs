@@ -6,6 +6,9 @@
 // Each test binary uses its part of this.
 #![allow(dead_code)]
 
+pub mod nss;
+#[path = "../../loadtest/hsm-sim/tests/common/remote.rs"]
+pub mod remote;
 pub mod simulator;
 pub mod softhsm;
 

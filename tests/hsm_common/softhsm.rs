@@ -1,6 +1,6 @@
 //! Tokens of SoftHSM.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -9,18 +9,10 @@ use cryptoki::types::AuthPin;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use zeroize::Zeroizing;
 
-use super::{Beside, PIN, module};
+pub use super::remote::softhsm;
+use super::{Beside, PIN};
 
 const SO_PIN: &str = "87654321";
-
-pub fn softhsm() -> PathBuf {
-    module(&[
-        "/usr/lib/softhsm/libsofthsm2.so",
-        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-        "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-        "/usr/lib64/pkcs11/libsofthsm2.so",
-    ])
-}
 
 pub fn load() -> Pkcs11 {
     load_from(&softhsm())

@@ -9,6 +9,7 @@ use crate::config::{Gcm, IvMode, IvWritten};
 use crate::control::Faults;
 use crate::instance::{Session, end_encryption};
 use crate::lock;
+use crate::mechanism::aes_gcm;
 use crate::real::Functions;
 use crate::stats::{Dealt, STATS};
 use std::sync::atomic::Ordering;
@@ -68,8 +69,7 @@ pub unsafe fn encrypt_init(
         return CKR_DEVICE_ERROR;
     }
     let mut own = CK_GCM_PARAMS { pIv: iv.as_mut_ptr(), ulIvLen: iv_bytes as CK_ULONG, ulIvBits: iv_bytes as CK_ULONG * 8, ..parameters };
-    let mut mechanism =
-        CK_MECHANISM { mechanism: CKM_AES_GCM, pParameter: (&raw mut own).cast(), ulParameterLen: size_of::<CK_GCM_PARAMS>() as CK_ULONG };
+    let mut mechanism = aes_gcm(&mut own);
     // SAFETY: our copy of the caller's parameters with our IV, all alive during the call.
     let code = unsafe { encrypt_init(session.real, &mut mechanism, key) };
     if code != CKR_OK {

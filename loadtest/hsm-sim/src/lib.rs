@@ -13,6 +13,7 @@ pub mod ffi;
 pub mod gcm;
 pub mod instance;
 pub mod lifecycle;
+pub mod mechanism;
 pub mod random;
 pub mod real;
 pub mod stats;

@@ -331,7 +331,7 @@ fn two_hsms_live_in_one_process() {
         let hsms = ["a", "b"].map(|name| {
             let path = |ending: &str| directory.join(format!("{name}{ending}"));
             std::fs::copy(module(), path(".so")).unwrap();
-            std::fs::copy("/usr/lib/softhsm/libsofthsm2.so", path("-softhsm.so")).unwrap();
+            std::fs::copy(softhsm(), path("-softhsm.so")).unwrap();
             let config = format!("module = \"./{name}-softhsm.so\"\ncontrol = \"{name}-control.toml\"");
             std::fs::write(path(".so.toml"), config).unwrap();
             real::load(&path(".so")).unwrap()

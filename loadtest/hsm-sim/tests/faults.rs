@@ -267,9 +267,9 @@ fn a_control_file_that_is_not_understood_changes_nothing() {
         let hsm = Hsm::start(directory);
         let session = hsm.open();
         hsm.control("error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\" }");
-        hsm.control("error = { call = \"C_GenerateRandom\", code = \"CKR_NO_SUCH_CODE\" }");
-        assert_eq!(raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8), "CKR_DEVICE_ERROR");
+        hsm.prepare("error = { call = \"C_GenerateRandom\", code = \"CKR_NO_SUCH_CODE\" }");
         hsm.stats_when(|stats| stats["control"]["refused"] == 1);
+        assert_eq!(raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8), "CKR_DEVICE_ERROR");
     });
 }
 

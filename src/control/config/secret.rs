@@ -12,11 +12,6 @@ use super::reader::Value;
 pub struct SecretString(Zeroizing<String>);
 
 impl SecretString {
-    /// Takes `text` over.
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
     /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0

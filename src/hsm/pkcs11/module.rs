@@ -99,9 +99,7 @@ impl State {
             }
         }
     }
-}
 
-impl State {
     /// What forbids C_Finalize and C_Initialize although they are due.
     fn stuck(&self, now: Instant) -> Option<Stuck> {
         let long_since = |since: Option<Instant>| since.filter(|since| now.saturating_duration_since(*since) >= HUNG_OPEN_TIME);

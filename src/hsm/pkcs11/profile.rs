@@ -136,11 +136,6 @@ impl Profile {
         self.row().runs
     }
 
-    /// Its name in the configuration.
-    pub fn name(self) -> &'static str {
-        self.row().name
-    }
-
     /// The profile of a name in the configuration.
     pub fn from_name(name: &str) -> Option<Profile> {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
@@ -169,7 +164,7 @@ mod tests {
             [Profile::Generic, Profile::SoftHsm, Profile::Nss, Profile::Kryoptic, Profile::Luna, Profile::NShield, Profile::CloudHsm]
         {
             assert_eq!(profile.row().profile, profile);
-            assert_eq!(Profile::from_name(profile.name()), Some(profile));
+            assert_eq!(Profile::from_name(profile.row().name), Some(profile));
             assert!((1..=SESSIONS_MAX).contains(&profile.default_sessions()));
         }
         assert_eq!(Profile::names().collect::<Vec<_>>(), ["generic", "softhsm", "nss", "kryoptic", "luna", "nshield", "cloudhsm"]);

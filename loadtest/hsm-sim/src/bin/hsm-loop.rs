@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use cryptoki_sys::*;
 use hsm_sim::codes;
+use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
 use hsm_sim::real::{self, Functions};
 
 /// Encrypts, decrypts and compares 32 bytes with AES-GCM in a loop and prints operations per second as JSON. One operation is
@@ -93,14 +94,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<bool, String> {
     let functions = real::load(&options.module)?;
-    let mut arguments = CK_C_INITIALIZE_ARGS {
-        CreateMutex: None,
-        DestroyMutex: None,
-        LockMutex: None,
-        UnlockMutex: None,
-        flags: CKF_OS_LOCKING_OK,
-        pReserved: ptr::null_mut(),
-    };
+    let mut arguments = CK_C_INITIALIZE_ARGS { flags: CKF_OS_LOCKING_OK, ..Default::default() };
     // SAFETY: the arguments of the standard.
     let code = unsafe { real::initialize(functions, (&raw mut arguments).cast(), options.library_parameters.as_deref()) };
     if code != CKR_OK {
@@ -253,13 +247,13 @@ fn operation(
         Iv::Fill => vec![0; IV_BYTES],
         Iv::Append => Vec::new(),
     };
-    let mut aad = *b"project=nile,department=marketing";
+    let aad = b"project=nile,department=marketing";
     let mut data = [0x5Au8; DATA_BYTES];
     let mut out = [0u8; DATA_BYTES + TAG_BYTES + 16];
     let mut out_len = out.len() as CK_ULONG;
 
-    let mut parameters = gcm(&mut iv, &mut aad);
-    let mut mechanism = mechanism(&mut parameters);
+    let mut parameters = gcm_parameters(&mut iv, aad, TAG_BYTES);
+    let mut mechanism = aes_gcm(&mut parameters);
     call!(functions, C_EncryptInit, session, &mut mechanism, key)?;
     call!(functions, C_Encrypt, session, data.as_mut_ptr(), DATA_BYTES as CK_ULONG, out.as_mut_ptr(), &mut out_len)?;
     let (encrypted, appended) = out.split_at_mut(DATA_BYTES + TAG_BYTES);
@@ -267,31 +261,12 @@ fn operation(
         iv = appended.to_vec();
     }
 
-    let mut parameters = gcm(&mut iv, &mut aad);
-    let mut mechanism = self::mechanism(&mut parameters);
+    let mut parameters = gcm_parameters(&mut iv, aad, TAG_BYTES);
+    let mut mechanism = aes_gcm(&mut parameters);
     let mut plain = [0u8; DATA_BYTES + TAG_BYTES];
     let mut plain_len = plain.len() as CK_ULONG;
     call!(functions, C_DecryptInit, session, &mut mechanism, key)?;
     let encrypted_len = encrypted.len() as CK_ULONG;
     call!(functions, C_Decrypt, session, encrypted.as_mut_ptr(), encrypted_len, plain.as_mut_ptr(), &mut plain_len)?;
     if plain.get(..plain_len as usize) == Some(&data[..]) { Ok(()) } else { Err("the plaintext is another".to_owned()) }
-}
-
-fn gcm(iv: &mut [u8], aad: &mut [u8]) -> CK_GCM_PARAMS {
-    CK_GCM_PARAMS {
-        pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },
-        ulIvLen: iv.len() as CK_ULONG,
-        ulIvBits: iv.len() as CK_ULONG * 8,
-        pAAD: aad.as_mut_ptr(),
-        ulAADLen: aad.len() as CK_ULONG,
-        ulTagBits: TAG_BYTES as CK_ULONG * 8,
-    }
-}
-
-fn mechanism(parameters: &mut CK_GCM_PARAMS) -> CK_MECHANISM {
-    CK_MECHANISM {
-        mechanism: CKM_AES_GCM,
-        pParameter: ptr::from_mut(parameters).cast(),
-        ulParameterLen: size_of::<CK_GCM_PARAMS>() as CK_ULONG,
-    }
 }

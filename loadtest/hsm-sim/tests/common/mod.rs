@@ -3,10 +3,11 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
-use std::path::{Path, PathBuf};
+mod remote;
+
+use std::ops::Deref;
+use std::path::Path;
 use std::process::Command;
-use std::ptr;
-use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
@@ -16,27 +17,18 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use cryptoki_sys::*;
 use hsm_sim::codes;
+use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
 use hsm_sim::real::{self, Functions};
-use serde_json::Value;
+pub use remote::*;
 
 const CHILD: &str = "HSM_SIM_TEST_DIRECTORY";
-const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "1234";
-/// Nothing here takes that long; a test that waits for it has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// AAD of all tests.
 pub const AAD: &[u8] = b"project=nile";
 /// Plaintext of all tests.
 pub const DATA: &[u8] = b"the quick brown fox jumps over..";
 pub const TAG_BYTES: usize = 16;
-
-/// The cdylib, which cargo builds beside the test.
-pub fn module() -> PathBuf {
-    let module = std::env::current_exe().unwrap().with_file_name("libhsm_sim.so");
-    assert!(module.is_file(), "{} is not there", module.display());
-    module
-}
 
 /// Runs `body` in a child process under `config`, to which module, control and stats are added. `test` is the test's full name.
 pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
@@ -46,10 +38,9 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     std::fs::create_dir(path("tokens")).unwrap();
-    let softhsm = format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
-    std::fs::write(path("softhsm2.conf"), softhsm).unwrap();
-    let config = format!("module = {SOFTHSM:?}\ncontrol = \"control.toml\"\nstats = \"stats.json\"\n{config}");
-    std::fs::write(path("hsm-sim.toml"), config).unwrap();
+    let softhsm_config = format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
+    std::fs::write(path("softhsm2.conf"), softhsm_config).unwrap();
+    std::fs::write(path("hsm-sim.toml"), Remote::new(directory.path(), "").configuration(&softhsm(), config)).unwrap();
     let token = Command::new("softhsm2-util")
         .args(["--init-token", "--free", "--label", "test", "--so-pin", "0000", "--pin", PIN])
         .env("SOFTHSM2_CONF", path("softhsm2.conf"))
@@ -69,7 +60,7 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
 
 /// The module, initialised.
 pub struct Hsm {
-    pub directory: PathBuf,
+    remote: Remote,
     pub pkcs11: Pkcs11,
     pub functions: &'static Functions,
     pub slot: Slot,
@@ -87,15 +78,16 @@ pub(crate) use raw;
 
 /// C_Initialize with locking by the operating system: `CKR_…`.
 pub fn initialize(functions: &Functions) -> String {
-    let mut arguments = CK_C_INITIALIZE_ARGS {
-        CreateMutex: None,
-        DestroyMutex: None,
-        LockMutex: None,
-        UnlockMutex: None,
-        flags: CKF_OS_LOCKING_OK,
-        pReserved: ptr::null_mut(),
-    };
+    let mut arguments = CK_C_INITIALIZE_ARGS { flags: CKF_OS_LOCKING_OK, ..Default::default() };
     raw!(functions, C_Initialize, (&raw mut arguments).cast())
+}
+
+impl Deref for Hsm {
+    type Target = Remote;
+
+    fn deref(&self) -> &Remote {
+        &self.remote
+    }
 }
 
 impl Hsm {
@@ -104,7 +96,7 @@ impl Hsm {
         pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
         let functions = real::load(&module()).unwrap();
         let slot = pkcs11.get_slots_with_token().unwrap()[0];
-        Hsm { directory: directory.to_owned(), pkcs11, functions, slot }
+        Hsm { remote: Remote::new(directory, ""), pkcs11, functions, slot }
     }
 
     pub fn open(&self) -> Session {
@@ -131,38 +123,15 @@ impl Hsm {
         raw!(self.functions, C_Login, session.handle(), CKU_USER, pin.as_mut_ptr(), pin.len() as CK_ULONG)
     }
 
-    /// The counters, once they are so.
-    pub fn stats_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let start = Instant::now();
-        loop {
-            let text = std::fs::read_to_string(self.directory.join("stats.json")).unwrap_or_default();
-            let stats = serde_json::from_str(&text).unwrap_or(Value::Null);
-            if wanted(&stats) {
-                return stats;
-            }
-            assert!(start.elapsed() < PATIENCE, "waited in vain; the counters are {stats:#}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Puts the control file in force: returns when the module has read it.
-    pub fn control(&self, text: &str) {
-        let seen = |stats: &Value| Some(stats["control"]["read"].as_u64()? + stats["control"]["refused"].as_u64()?);
-        let before = seen(&self.stats_when(|stats| seen(stats).is_some()));
-        std::fs::write(self.directory.join("control.new"), text).unwrap();
-        std::fs::rename(self.directory.join("control.new"), self.directory.join("control.toml")).unwrap();
-        self.stats_when(|stats| seen(stats) > before);
-    }
-
     pub fn encrypt_init(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> String {
-        let mut parameters = gcm(iv);
-        let mut mechanism = mechanism(&mut parameters);
+        let mut parameters = gcm_parameters(iv, AAD, TAG_BYTES);
+        let mut mechanism = aes_gcm(&mut parameters);
         raw!(self.functions, C_EncryptInit, session.handle(), &mut mechanism, key.handle())
     }
 
     pub fn decrypt_init(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> String {
-        let mut parameters = gcm(iv);
-        let mut mechanism = mechanism(&mut parameters);
+        let mut parameters = gcm_parameters(iv, AAD, TAG_BYTES);
+        let mut mechanism = aes_gcm(&mut parameters);
         raw!(self.functions, C_DecryptInit, session.handle(), &mut mechanism, key.handle())
     }
 
@@ -197,24 +166,5 @@ impl Hsm {
     pub fn decrypted(&self, session: &Session, key: ObjectHandle, iv: &mut [u8], encrypted: &[u8]) -> (String, Vec<u8>) {
         assert_eq!(self.decrypt_init(session, key, iv), "CKR_OK");
         self.decrypt(session, encrypted)
-    }
-}
-
-fn gcm(iv: &mut [u8]) -> CK_GCM_PARAMS {
-    CK_GCM_PARAMS {
-        pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },
-        ulIvLen: iv.len() as CK_ULONG,
-        ulIvBits: iv.len() as CK_ULONG * 8,
-        pAAD: AAD.as_ptr().cast_mut(),
-        ulAADLen: AAD.len() as CK_ULONG,
-        ulTagBits: TAG_BYTES as CK_ULONG * 8,
-    }
-}
-
-fn mechanism(parameters: &mut CK_GCM_PARAMS) -> CK_MECHANISM {
-    CK_MECHANISM {
-        mechanism: CKM_AES_GCM,
-        pParameter: ptr::from_mut(parameters).cast(),
-        ulParameterLen: size_of::<CK_GCM_PARAMS>() as CK_ULONG,
     }
 }
