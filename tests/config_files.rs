@@ -51,7 +51,7 @@ impl Site {
         }
         site.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o640);
         site.write("module.so", b"-", 0o644);
-        site.write("keys.json", b"-", 0o640);
+        site.write("keys.json", br#"{"keys":[{"label":"foo","key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}]}"#, 0o640);
         site.write("pin", b"1234\n", 0o600);
         site.write("secret", &[b'a'; 43], 0o640);
         site
@@ -88,6 +88,7 @@ fn relative_paths_begin_at_the_file() {
     let site = Site::new();
     let config = site.check().unwrap();
     assert_eq!(config.tls.certificate_chain, site.path("chain.pem"));
+    assert!(!config.warnings.iter().any(|warning| warning.contains("label")), "{:?}", config.warnings);
 }
 
 #[test]

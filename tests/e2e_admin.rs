@@ -26,9 +26,20 @@ fn every_page_of_the_admin_listener() {
     for path in ["/", "/readyz/", "/one/kms/xks/v1/health", "/config", "/%2e%2e/metrics"] {
         assert_eq!(server.get(path).0, 404, "{path}");
     }
-    for method in ["POST", "HEAD", "PUT"] {
+    for method in ["POST", "head", "PUT"] {
         let (status, _) = server.admin_request(&format!("{method} /metrics HTTP/1.1\r\nHost: admin\r\n\r\n"));
         assert_eq!(status, 405, "{method}");
+    }
+    for path in ["/livez", "/ping", "/readyz", "/metrics", "/status", "/nowhere"] {
+        let ask = |method: &str| server.admin_answer(&format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        let ((get, body), (head, nothing)) = (ask("GET"), ask("HEAD"));
+        let status = if path == "/nowhere" { "404" } else { "200" };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && nothing.is_empty(), "{path}: {head} {nothing}");
+        assert!(get.contains(&format!("Content-Length: {}", body.len())), "{path}: {get}");
+        // The figures of /metrics and /status move on meanwhile.
+        let lines = |head: &str| head.lines().filter(|line| !line.starts_with("Content-Length: ")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(lines(&head), lines(&get), "{path}");
+        assert!(head.contains("Content-Length: ") && !head.contains("Content-Length: 0"), "{path}: {head}");
     }
     assert_eq!(server.admin_request("GET /livez HTTP/1.0\r\n\r\n").0, 200);
     assert_eq!(server.admin_request("GET /livez\r\n\r\n").0, 400);

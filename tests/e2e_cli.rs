@@ -206,6 +206,40 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
 }
 
 #[test]
+fn check_and_serve_refuse_the_same_key_files() {
+    let site = Site::default();
+    let secret = "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlYyE=";
+    let entry = |label: &str, key: &str| format!("{{\"label\":\"{label}\",\"key\":\"{key}\"}}");
+    for (content, words) in [
+        (secret.to_owned(), "line 1, column 1: not JSON of the form"),
+        (format!("{{\"keys\":[{}],\"more\":1}}", entry("foo", secret)), "line 1, column"),
+        (format!("{{\"keys\":[{}]}}", entry("foo", &secret[4..])), "key \"foo\" is not 32 bytes in base64"),
+        (format!("{{\"keys\":[{0},{0}]}}", entry("foo", secret)), "key \"foo\" is there twice"),
+    ] {
+        site.write("keys.json", &content);
+        for command in ["serve", "check"] {
+            let (code, out, err) = told(&xksd(site.path(), &[command, "--config", "xksd.toml"]));
+            assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
+            assert!(err.contains("keys.json: ") && err.contains(words) && !err.contains(&secret[4..20]), "{command} {words}: {err}");
+            assert_eq!(err.contains("key_manager[0].key_file"), command == "check", "{err}");
+        }
+    }
+}
+
+#[test]
+fn check_names_the_keys_that_are_not_in_a_key_file() {
+    let site = Site::default();
+    let (code, out, err) = told(&xksd(site.path(), &["check", "--config", "xksd.toml"]));
+    // The server starts without it, and serves the others.
+    assert!(code == 0 && out.contains("can be used"), "{err}");
+    let missing = "warning: keystore[0].key[2]: there is no key with the label \"absent\" in keys.json, the key file of \"local\"\n";
+    assert!(err.ends_with(missing) && err.matches("no key with the label").count() == 1, "{err}");
+    site.write("keys.json", "{\"keys\":[]}");
+    let (code, _, err) = told(&xksd(site.path(), &["check", "--config", "xksd.toml"]));
+    assert_eq!((code, err.matches("no key with the label").count()), (0, 5), "{err}");
+}
+
+#[test]
 fn serve_that_cannot_have_its_port_exits_with_1_and_leaves_a_running_one_alone() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();

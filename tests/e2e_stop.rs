@@ -26,6 +26,7 @@ fn in_flight(site: &Site, server: &Server) -> (Wire, u8) {
 
 fn stopping(server: &Server) {
     eventually("stopping", || server.get("/readyz") == (503, "stopping\n".to_owned()));
+    assert_eq!(server.admin_request("HEAD /readyz HTTP/1.1\r\nHost: admin\r\n\r\n"), (503, String::new()));
 }
 
 #[test]

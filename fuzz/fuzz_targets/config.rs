@@ -28,6 +28,10 @@ impl Sources for Nowhere {
         if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(()) }
     }
 
+    fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String> {
+        if path.ends_with("empty") { Ok(Some(Vec::new())) } else { Ok(None) }
+    }
+
     fn check_tls(&self, _: &xksd::tls::Settings) -> xksd::tls::Report {
         xksd::tls::Report::default()
     }

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use ring::digest;
 use serde::Deserialize;
 
-use crate::limits::{ANSWER_BYTES_MAX, ANSWER_HEADERS_MAX, CIPHERTEXT_METADATA_BYTES_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, ANSWER_HEADERS_MAX, CIPHERTEXT_METADATA_BYTES_MAX, ERROR_MESSAGE_CHARS_MAX};
 
 /// One answer at the start of what was received.
 #[derive(Debug, PartialEq)]
@@ -91,6 +91,19 @@ pub fn error_name(status: u16, body: &[u8]) -> String {
         }
         _ => format!("status {status} without errorName"),
     }
+}
+
+/// What an error's answer says to a person: its first characters, without what a terminal would act on.
+pub fn error_message(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[allow(non_snake_case)]
+    struct Error<'a> {
+        #[serde(borrow)]
+        errorMessage: Cow<'a, str>,
+    }
+    let message = serde_json::from_slice::<Error<'_>>(body).ok()?.errorMessage;
+    let shown: String = message.chars().take(ERROR_MESSAGE_CHARS_MAX).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+    (!shown.is_empty()).then_some(shown)
 }
 
 /// What an encrypt answered, in base64.

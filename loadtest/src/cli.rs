@@ -162,7 +162,7 @@ struct CommonArgs {
     /// Close and reopen a connection after this many requests; 1: a handshake for each request
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Connections")]
     requests_per_connection: Option<u64>,
-    /// Further connections, opened before the load, that do nothing until its end
+    /// Further connections, opened before the load, that do nothing until its end. Not with `capacity`
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Connections")]
     idle: usize,
     /// Resume TLS sessions when reconnecting
@@ -229,6 +229,9 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
         warmup: args.common.warmup,
     };
     capacity::check(&search).map_err(Failure::Setup)?;
+    if args.common.idle > 0 {
+        return Err(Failure::Setup(NO_IDLE_IN_A_SEARCH.into()));
+    }
     let longest = args.trial.max(args.confirm);
     let plan = Plan::steps(&[args.from], longest, args.common.warmup, args.common.arrivals);
     bounded(&plan).map_err(Failure::Setup)?;
@@ -243,6 +246,10 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
     args.common.save(&report)?;
     Ok(found.is_some_and(|c| c.rate.is_some()))
 }
+
+/// Opened anew for each trial they would be a storm of handshakes before it, and use up this machine's ports; kept over all trials they would outlive
+/// what proxies bear of idle connections.
+const NO_IDLE_IN_A_SEARCH: &str = "--idle goes with `run` alone, not with `capacity`, whose many trials outlast idle connections: find the rate first, then try it with `run --rate R --idle N`";
 
 fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
     let (a, b) = (Report::load(&args.a)?, Report::load(&args.b)?);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{CONNECTING_AT_ONCE, IDLE_SETTLE_TIME, IDLE_SETUP_TIME_MAX, SETUP_TIME_MAX};
 use crate::observe::Observer;
 use crate::target::Target;
-use crate::tls::Versions;
+use crate::tls::{Hints, Versions};
 
 /// Open connections without a request.
 pub struct Idle {
@@ -63,7 +63,7 @@ impl Idle {
         let before = settled();
         let (connections, refused) = open_all(target, versions, count)?;
         if connections.is_empty() {
-            return Err(format!("no idle connection could be opened: {}", refused.unwrap_or_default()));
+            return Err(format!("no idle connection to {} could be opened: {}", target.address, refused.unwrap_or_default()));
         }
         let memory = before.zip(settled()).map(|(before_bytes, after_bytes)| Memory {
             before_bytes,
@@ -85,13 +85,14 @@ type Opened = (Vec<(TcpStream, ClientConnection)>, Option<String>);
 
 fn open_all(target: &Target, versions: Versions, count: usize) -> Result<Opened, String> {
     let (config, name) = crate::tls::client(target, versions, false)?;
+    let hints = Hints::of(target);
     let deadline = Instant::now() + IDLE_SETUP_TIME_MAX;
     let opened: Mutex<Opened> = Mutex::new((Vec::with_capacity(count), None));
     let locked = || opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     std::thread::scope(|scope| {
         for thread in 0..CONNECTING_AT_ONCE {
             let share = count / CONNECTING_AT_ONCE + usize::from(thread < count % CONNECTING_AT_ONCE);
-            let (config, name, locked) = (&config, &name, &locked);
+            let (config, name, locked, hints) = (&config, &name, &locked, &hints);
             scope.spawn(move || {
                 for _ in 0..share {
                     if Instant::now() >= deadline {
@@ -100,7 +101,7 @@ fn open_all(target: &Target, versions: Versions, count: usize) -> Result<Opened,
                     }
                     match open(target, Arc::clone(config), name.clone()) {
                         Ok(connection) => locked().0.push(connection),
-                        Err(error) => drop(locked().1.get_or_insert_with(|| error.to_string())),
+                        Err(error) => drop(locked().1.get_or_insert_with(|| hints.explain(&error))),
                     }
                 }
             });

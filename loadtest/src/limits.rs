@@ -32,6 +32,8 @@ pub const CIPHERTEXT_METADATA_BYTES_MAX: usize = 20;
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Header fields of an answer.
 pub const ANSWER_HEADERS_MAX: usize = 64;
+/// spec: errorMessage "MUST be less than 512 characters in length".
+pub const ERROR_MESSAGE_CHARS_MAX: usize = 511;
 /// Requests of each call that differ from each other, a worker.
 pub const DISTINCT_REQUESTS: usize = 256;
 /// Ciphertexts a worker makes before the run, so that there is something to decrypt.

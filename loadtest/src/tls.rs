@@ -1,12 +1,12 @@
 //! TLS as the client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use crate::target::Target;
 
@@ -70,19 +70,60 @@ pub fn client(target: &Target, versions: Versions, resume: bool) -> Result<(Arc<
     Ok((Arc::new(config), name))
 }
 
-/// A failed handshake, and which option would help where the failure says so.
-pub fn explain(error: &std::io::Error, ca: &Path) -> String {
-    use rustls::Error::{InvalidCertificate, InvalidMessage};
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        // BadSignature: an authority of the same name, but another key.
-        Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => format!(
-            "{error}; no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
-            ca.display()
-        ),
-        Some(InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
-            format!("{error}; no TLS there: is this the port of the XKS API?")
-        }
-        _ => error.to_string(),
+/// What an error of TLS is told with: which option would help, where the error says so.
+pub struct Hints {
+    ca: PathBuf,
+    has_certificate: bool,
+}
+
+impl Hints {
+    /// Those for a target.
+    pub fn of(target: &Target) -> Hints {
+        Hints { ca: target.ca.clone(), has_certificate: target.client.is_some() }
     }
+
+    /// The error, with a hint behind it. In TLS 1.3 a refused client certificate is heard of only after the handshake.
+    pub fn explain(&self, error: &std::io::Error) -> String {
+        match tls_error(error).and_then(|tls| self.hint(tls)) {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        }
+    }
+
+    fn hint(&self, error: &rustls::Error) -> Option<String> {
+        use AlertDescription::{
+            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, DecryptError,
+            HandshakeFailure, UnknownCA, UnsupportedCertificate,
+        };
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
+        match error {
+            // BadSignature: an authority of the same name, but another key.
+            InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => Some(format!(
+                "no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
+                self.ca.display()
+            )),
+            InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Some("no TLS there: is this the port of the XKS API?".to_owned()),
+            AlertReceived(CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure) if !self.has_certificate => {
+                Some("does the proxy want a client certificate? give --client-certificate and --client-key".to_owned())
+            }
+            AlertReceived(
+                AccessDenied
+                | BadCertificate
+                | CertificateExpired
+                | CertificateRevoked
+                | CertificateUnknown
+                | DecryptError
+                | UnknownCA
+                | UnsupportedCertificate,
+            ) if self.has_certificate => Some(
+                "the proxy refuses the certificate of --client-certificate: its issuer, subject common name, purpose or dates".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// The error of TLS in one of a connection; `None` where TLS has none of its own.
+pub fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }

@@ -58,6 +58,18 @@ fn an_honest_proxy_passes() {
 }
 
 #[test]
+fn a_proxy_that_refuses_all_is_told_once_with_its_own_words() {
+    let dir = demo_files();
+    let message = "the signature does not match\u{1b}[2J";
+    let refused = json!({"errorName": "AuthenticationFailedException", "errorMessage": message}).to_string();
+    let address = fake_proxy(dir.path(), move |_, _| Answer::Say(401, refused.clone()));
+    let (code, text, report) = run_against(dir.path(), address, &[SHORT, &["--workers", "2"]].concat());
+    assert_eq!((code, &report), (2, &Value::Null), "{text}");
+    let said = "the first encrypt was answered AuthenticationFailedException (401): the signature does not match?[2J";
+    assert_eq!(text, format!("xksd-load: {address}: {said}\n"));
+}
+
+#[test]
 fn another_plaintext_than_was_encrypted_fails_the_run() {
     let dir = demo_files();
     let decrypts = AtomicU64::new(0);

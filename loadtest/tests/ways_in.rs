@@ -44,16 +44,48 @@ fn a_proxy_that_wants_a_client_certificate_gets_one() {
         assert_eq!(code, 0, "{more:?}: {text}");
         assert!(!more.contains(&"--idle") || text.contains("5 of 5 opened, 0 closed"), "{text}");
     }
-    let (code, text) = run(&demo, &[]);
-    assert_eq!(code, 2, "{text}");
-    assert!(text.contains("CertificateRequired"), "{text}");
+    let address = demo.address();
+    for tls in ["1.2", "1.3"] {
+        let (code, text) = run(&demo, &["--tls", tls]);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("CertificateRequired; does the proxy want a client certificate? give --client-certificate"), "{text}");
+        assert!(text.contains(&address) && text.lines().count() == 1, "{text}");
+    }
+    // Where no request goes before the run, it is heard of while it lasts.
+    let (code, text) = run(&demo, &["--unverified", "--tls", "1.3"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("give --client-certificate and --client-key"), "{text}");
     // The authority of the clients is not that of the proxy.
     let (code, text) = run(&demo, &["--ca", &demo.file("client-ca.pem")]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("UnknownIssuer; no authority in") && text.contains("give --ca FILE"), "{text}");
     let [certificate, key] = ["other.pem", "other.key"].map(|file| demo.file(file));
-    let (code, text) = run(&demo, &["--client-certificate", &certificate, "--client-key", &key]);
+    for tls in ["1.2", "1.3"] {
+        let (code, text) = run(&demo, &["--client-certificate", &certificate, "--client-key", &key, "--tls", tls]);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("; the proxy refuses the certificate of --client-certificate: ") && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_told_once() {
+    let mut demo = Demo::start();
+    demo.kill();
+    let (config, address) = (demo.config(), demo.address());
+    for more in [&["run", "--workers", "2"][..], &["run", "--unverified", "--workers", "2"], &["capacity"]] {
+        let (command, more) = more.split_first().unwrap();
+        let (code, text) = told(&load(&[&[*command, "--config", &config, "--connections", "64"], more].concat()));
+        assert_eq!(code, 2, "{text}");
+        assert!(text.starts_with(&format!("xksd-load: cannot connect to {address}: Connection refused")), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn idle_connections_are_no_part_of_a_search() {
+    let (code, text) = told(&load(&["capacity", "--config", "none.toml", "--idle", "1"]));
     assert_eq!(code, 2, "{text}");
+    assert!(text.starts_with("xksd-load: --idle goes with `run` alone"), "{text}");
 }
 
 #[test]

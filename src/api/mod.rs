@@ -14,4 +14,4 @@ pub mod route;
 pub use base64::Short;
 pub use error::{ApiError, ErrorName};
 pub use request::{Call, Decrypt, Encrypt, Rejection, RequestMetadata, ValidRequest, decode};
-pub use route::{Operation, Route, check_method, route};
+pub use route::{Operation, Route, check_method, check_query, route};

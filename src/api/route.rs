@@ -84,7 +84,9 @@ pub fn route(path: &str) -> Result<Route<'_>, ApiError> {
     if !is_key_id(key_id) {
         return Err(ApiError::new(
             ErrorName::InvalidUriPathException,
-            format!("the external key id in the URI path is not 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -"),
+            format!(
+                "the external key id in the URI path is not 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -, or is . or .. alone"
+            ),
         ));
     }
     Ok(Route { prefix, operation, key_id })
@@ -99,10 +101,28 @@ pub fn check_method(method: &str) -> Result<(), ApiError> {
     if method == "POST" { Ok(()) } else { Err(ApiError::transport(405, "every call of the XKS proxy API is a POST")) }
 }
 
+/// No call takes parameters. To be called with a routed path and method, so that an unknown path and a GET are told as such.
+///
+/// spec: "The CanonicalQueryString for the XKS Proxy API calls will be \"\" because the APIs described in this specification do not use query
+/// parameters."
+///
+/// # Errors
+/// InvalidUriPathException for every query but the empty one. Decided before authentication, as for paths: a parameter that something on the way has added
+/// makes the signature wrong as well, and AuthenticationFailedException would send the operator to the credentials.
+pub fn check_query(query: &str) -> Result<(), ApiError> {
+    if query.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::new(ErrorName::InvalidUriPathException, "the URI has a query string, and no call of the XKS proxy API has one"))
+    }
+}
+
 /// Whether `text` can be an external key id. spec: at most 128 characters, "uppercase or lowercase letters A through Z,
-/// the digits 0 through 9, the hyphen, the period and the underscore".
+/// the digits 0 through 9, the hyphen, the period and the underscore". `.` and `..` are refused on top: as a part of a path they mean
+/// other paths (RFC 3986, 5.2.4), and HTTP clients and SigV4 normalise them away, so that no such key could ever be asked for.
 pub fn is_key_id(text: &str) -> bool {
     (1..=EXTERNAL_KEY_ID_CHARS_MAX).contains(&text.len())
+        && !matches!(text, "." | "..")
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 

@@ -125,8 +125,8 @@ fn present<'a>(
     Ok(Presented { authorization, timestamp, credential, scope, declared_payload_hash })
 }
 
-/// Query parameters with which a presigned URL carries what belongs into the `Authorization` header.
-fn is_presigned(query: &str) -> bool {
+/// Whether a query has parameters with which a presigned URL carries what belongs into the `Authorization` header.
+pub fn is_presigned(query: &str) -> bool {
     query.split('&').any(|parameter| {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
         ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"].iter().any(|presigned| name.eq_ignore_ascii_case(presigned))

@@ -12,7 +12,8 @@ use crate::control::config::{Config, Kind};
 All problems are told at once on standard error, each with line and key path:
   xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd credential new
 
-The HSM is not touched: whether the keys can be used is told by `xksd keys`.
+A local key file is read as the server reads it; configured keys that are not in it are warned of. The HSM is not touched: whether the
+keys can be used is told by `xksd keys`.
 
 Exit codes: 0 the configuration can be used, 2 it cannot.
 

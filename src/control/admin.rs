@@ -92,11 +92,14 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
+    // As GET, with the same head and no body (RFC 9110, 9.3.2): load balancers ask so.
+    let mut is_head = false;
     let (status, content_type, body) = loop {
         match head.parse(&buffer) {
             Ok(Progress::Complete { .. }) => {
                 let mut room = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut room);
+                is_head = request.method == "HEAD";
                 break respond(service, request.method, request.path);
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
@@ -106,9 +109,13 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
             Err(reject) => break (reject.status, TEXT, format!("{}\n", reject.reason)),
         }
     };
-    let head = format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let allow = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+    let head =
+        format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
+    if !is_head {
+        stream.write_all(body.as_bytes())?;
+    }
     // A close with unread bytes is a reset, which would take the answer with it: what still comes is thrown away, within bounds.
     stream.shutdown(Shutdown::Write)?;
     let end = Instant::now() + LINGER_TIME_MAX;
@@ -134,8 +141,8 @@ fn read(mut stream: &TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Resu
 const TEXT: &str = "text/plain; charset=utf-8";
 
 fn respond(service: &Service, method: &str, path: &str) -> (u16, &'static str, String) {
-    if method != "GET" {
-        return (405, TEXT, "only GET\n".into());
+    if method != "GET" && method != "HEAD" {
+        return (405, TEXT, "only GET and HEAD\n".into());
     }
     match path {
         // Alive: the process answers. Restarting it because an HSM is down would help nobody.

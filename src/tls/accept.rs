@@ -8,9 +8,10 @@ use std::pin::Pin;
 use futures_rustls::TlsAcceptor;
 use futures_rustls::server::TlsStream;
 use futures_util::{AsyncRead, AsyncWrite};
-use rustls::{CertificateError, Error};
+use rustls::Error;
 
-use super::client_auth::{SubjectRefused, refused_name};
+use super::client_auth::refused_name;
+use super::failure::tls_failure_words;
 use super::{Server, handshake_failure_label, tls_failure_label};
 use crate::limits::{COMMON_NAME_CHARS_MAX, HANDSHAKE_DETAIL_CHARS_MAX};
 
@@ -66,14 +67,7 @@ impl HandshakeFailure {
     }
 
     fn of_tls(error: &Error, name: Option<String>) -> Self {
-        let detail = match error {
-            Error::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<SubjectRefused>() {
-                Some(refused) => refused.to_string(),
-                None => error.to_string(),
-            },
-            _ => error.to_string(),
-        };
-        Self { reason: tls_failure_label(error), detail, name }
+        Self { reason: tls_failure_label(error), detail: tls_failure_words(error), name }
     }
 }
 

@@ -118,7 +118,8 @@ fn check_dates(this: &str, certificate: &X509Certificate<'_>, now: OffsetDateTim
     }
 }
 
-fn shown(instant: OffsetDateTime) -> String {
+/// As it stands in messages.
+pub(super) fn shown(instant: OffsetDateTime) -> String {
     // Formatting fails only where the description asks for a part the value lacks, which an OffsetDateTime never does.
     instant.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC")).unwrap_or_else(|_| instant.to_string())
 }

@@ -2,6 +2,7 @@
 
 #[path = "../../tests/common/pki.rs"]
 mod pki;
+mod words;
 
 use std::io::{self, Cursor};
 use std::path::Path;
@@ -67,10 +68,14 @@ impl World {
     }
 
     fn verify_der(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), &'static str> {
+        self.judge(end_entity, intermediates).map_err(|error| tls_failure_label(&error))
+    }
+
+    fn judge(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         let mut report = Report::default();
         let verifier = client_auth::load(self.settings.client.as_ref().unwrap(), &mut report).unwrap();
         assert_eq!(report, Report::default());
-        verifier.verify(end_entity, intermediates, UnixTime::now()).map_err(|error| tls_failure_label(&error))
+        verifier.verify(end_entity, intermediates, UnixTime::now())
     }
 }
 

@@ -147,13 +147,19 @@ impl Server {
 
     /// Bytes to the admin listener: status and body of the answer.
     pub fn admin_request(&self, request: &str) -> (u16, String) {
+        let (head, body) = self.admin_answer(request);
+        (head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status"), body)
+    }
+
+    /// The same with the whole head.
+    pub fn admin_answer(&self, request: &str) -> (String, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).expect("the admin listener");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
-        (head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status"), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     /// A sample of `/metrics`, by its name and labels as they stand there; 0 where it is not.

@@ -109,3 +109,16 @@ fn metadata_and_health_are_read() {
         assert!(health(good.replace(from, to).as_bytes()).is_err(), "{from}");
     }
 }
+
+#[test]
+fn messages_of_errors_are_cut_and_harm_no_terminal() {
+    let of = |message: &str| error_message(serde_json::json!({"errorName": "X", "errorMessage": message}).to_string().as_bytes());
+    assert_eq!(of("clock is 7 minutes off").as_deref(), Some("clock is 7 minutes off"));
+    assert_eq!(of("a\n\u{1b}[2J\u{e9}").as_deref(), Some("a??[2J?"));
+    assert_eq!(of(&"x".repeat(ERROR_MESSAGE_CHARS_MAX)).map(|m| m.len()), Some(ERROR_MESSAGE_CHARS_MAX));
+    assert_eq!(of(&"x".repeat(ERROR_MESSAGE_CHARS_MAX + 1)).map(|m| m.len()), Some(ERROR_MESSAGE_CHARS_MAX));
+    assert_eq!(of(""), None);
+    for none in [&b"{}"[..], b"", b"<html>", b"{\"errorMessage\":7}"] {
+        assert_eq!(error_message(none), None);
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_rustls::TlsConnector;
 use futures_rustls::client::TlsStream;
 use futures_util::{AsyncRead, AsyncWrite};
+use glommio::GlommioError;
 use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use rustls::pki_types::ServerName;
@@ -21,6 +21,7 @@ use super::hub::{Due, Hub, Link};
 use crate::answer;
 use crate::limits::{RECONNECT_PAUSE, SETUP_TIME_MAX};
 use crate::target::Target;
+use crate::tls::{Hints, tls_error};
 use crate::workload::Sent;
 
 /// Read from a connection at once, bytes; several answers of the usual size.
@@ -35,14 +36,14 @@ pub(super) struct Connector {
     address: std::net::SocketAddr,
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
-    ca: PathBuf,
+    hints: Rc<Hints>,
     resume: bool,
 }
 
 impl Connector {
     pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
         let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
-        Ok(Connector { address: target.address, config, name, ca: target.ca.clone(), resume: transport.resume })
+        Ok(Connector { address: target.address, config, name, hints: Rc::new(Hints::of(target)), resume: transport.resume })
     }
 
     /// The same with TLS sessions of its own: each connection resumes what it was itself given, and none goes without because others took
@@ -55,15 +56,29 @@ impl Connector {
         connector
     }
 
+    /// Where connections go.
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
+    /// Runs `io` of a connection for at most [`SETUP_TIME_MAX`]; an error has a hint with it where there is one.
+    pub(super) async fn within<T>(&self, io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
+        within(SETUP_TIME_MAX, async { io.await.map_err(|e| std::io::Error::other(self.hints.explain(&e))) }).await
+    }
+
     /// A connection with its handshake done.
     pub(super) async fn connect(&self, hub: &Hub) -> Result<TlsStream<TcpStream>, String> {
         let start = Instant::now();
-        let tcp = TcpStream::connect_timeout(self.address, SETUP_TIME_MAX).await.map_err(|e| format!("cannot connect: {e}"))?;
+        let unreachable = |e: GlommioError<()>| match e {
+            // Without the executor's words before the system's.
+            GlommioError::IoError(e) => format!("cannot connect to {}: {e}", self.address),
+            e => format!("cannot connect to {}: {e}", self.address),
+        };
+        let tcp = TcpStream::connect_timeout(self.address, SETUP_TIME_MAX).await.map_err(unreachable)?;
         // Requests are written whole; waiting for more to send only adds latency.
-        tcp.set_nodelay(true).map_err(|e| format!("cannot connect: {e}"))?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
         let handshake = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp);
-        let explained = async { handshake.await.map_err(|e| std::io::Error::other(crate::tls::explain(&e, &self.ca))) };
-        let stream = within(SETUP_TIME_MAX, explained).await.map_err(|e| format!("TLS handshake: {e}"))?;
+        let stream = self.within(handshake).await.map_err(|e| format!("TLS handshake with {}: {e}", self.address))?;
         let session = stream.get_ref().1;
         hub.handshake(start.elapsed(), session.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
         let mut stats = hub.stats.borrow_mut();
@@ -99,6 +114,8 @@ enum End {
     Anew,
     /// Everything in flight is lost.
     Broken(&'static str),
+    /// The same by an error of TLS, such as a client certificate that the proxy does not accept: the next connection may end as this one.
+    Refused(String),
 }
 
 /// Keeps a connection open from before the run until nothing is left to be sent.
@@ -120,6 +137,7 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, tra
                 let mut connection = Connection {
                     hub: &hub,
                     link: &link,
+                    hints: &connector.hints,
                     stream,
                     depth,
                     requests_left: transport.requests_per_connection.unwrap_or(u64::MAX),
@@ -129,8 +147,10 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, tra
                     received: vec![0; READ_BYTES],
                     filled: 0,
                 };
-                if let End::Over = connection.run().await {
-                    return;
+                match connection.run().await {
+                    End::Over => return,
+                    End::Refused(_) => sleep(RECONNECT_PAUSE).await,
+                    End::Anew | End::Broken(_) => {}
                 }
             }
             Err(why) if first => return hub.fail(why),
@@ -145,6 +165,7 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, tra
 struct Connection<'a> {
     hub: &'a Hub,
     link: &'a Rc<Link>,
+    hints: &'a Hints,
     stream: TlsStream<TcpStream>,
     depth: usize,
     /// Requests it may still send before it is made anew.
@@ -180,17 +201,25 @@ impl Connection<'_> {
             self.hub.wake_one();
         }
         self.link.busy();
-        if let End::Broken(why) = end {
-            let now = Instant::now();
-            for lost in self.in_flight.drain(..) {
-                self.hub.landed(lost.due, lost.at, now);
-                self.hub.unanswered(lost.due, why);
+        match &end {
+            End::Broken(why) => self.lose(why),
+            End::Refused(why) if self.in_flight.is_empty() => self.hub.connection_error(why),
+            End::Refused(why) => self.lose(why),
+            End::Over | End::Anew => {
+                // The peer is told; whether it listens does not matter.
+                let _ = within(Duration::from_millis(200), futures_util::AsyncWriteExt::close(&mut self.stream)).await;
             }
-        } else {
-            // The peer is told; whether it listens does not matter.
-            let _ = within(Duration::from_millis(200), futures_util::AsyncWriteExt::close(&mut self.stream)).await;
         }
         end
+    }
+
+    /// Nothing in flight will be answered.
+    fn lose(&mut self, why: &str) {
+        let now = Instant::now();
+        for lost in self.in_flight.drain(..) {
+            self.hub.landed(lost.due, lost.at, now);
+            self.hub.unanswered(lost.due, why);
+        }
     }
 
     /// Takes no further request, and is made anew when those in flight are answered.
@@ -260,6 +289,7 @@ impl Connection<'_> {
             first = false;
             match Pin::new(&mut self.stream).poll_read(cx, &mut self.received[self.filled..]) {
                 Poll::Ready(Ok(n)) if n > 0 => Poll::Ready(Some(Ok(n))),
+                Poll::Ready(Err(error)) if tls_error(&error).is_some() => Poll::Ready(Some(Err(End::Refused(self.hints.explain(&error))))),
                 // A proxy may close what is idle.
                 Poll::Ready(_) if idle => Poll::Ready(Some(Err(End::Anew))),
                 Poll::Ready(_) => Poll::Ready(Some(Err(End::Broken("connection closed before the answer")))),

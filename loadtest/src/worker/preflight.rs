@@ -29,11 +29,13 @@ pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Res
     calls.push((Call::Health, usize::from(health > 0)));
     for (call, count) in calls {
         for _ in 0..count {
-            match exchange(hub, &mut stream, call).await {
-                Ok(Outcome::Right) => {}
-                Ok(Outcome::Wrong(what)) => return Err(Failure::Wrong(what)),
-                Ok(Outcome::Error(name)) => return Err(Failure::Setup(format!("the first {} was answered {name}", call.name()))),
-                Err(why) => return Err(Failure::Setup(format!("the first {}: {why}", call.name()))),
+            let failed = |why: String| Err(Failure::Setup(format!("{}: the first {}{why}", connector.address(), call.name())));
+            match exchange(hub, connector, &mut stream, call).await {
+                Ok((Outcome::Right, _)) => {}
+                Ok((Outcome::Wrong(what), _)) => return Err(Failure::Wrong(what)),
+                Ok((Outcome::Error(name), Some(message))) => return failed(format!(" was answered {name}: {message}")),
+                Ok((Outcome::Error(name), None)) => return failed(format!(" was answered {name}")),
+                Err(why) => return failed(format!(": {why}")),
             }
         }
     }
@@ -54,7 +56,7 @@ pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
             if Instant::now() >= deadline {
                 break;
             }
-            let outcome = exchange(hub, &mut stream, Call::Decrypt).await?;
+            let (outcome, _) = exchange(hub, connector, &mut stream, Call::Decrypt).await?;
             let mut stats = hub.stats.borrow_mut();
             match outcome {
                 Outcome::Right => stats.closing_decrypts += 1,
@@ -70,22 +72,28 @@ pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
     }
 }
 
-async fn exchange(hub: &Hub, stream: &mut TlsStream<TcpStream>, call: Call) -> Result<Outcome, String> {
+/// What the answer came to, and what the proxy says of an error.
+async fn exchange(
+    hub: &Hub,
+    connector: &Connector,
+    stream: &mut TlsStream<TcpStream>,
+    call: Call,
+) -> Result<(Outcome, Option<String>), String> {
     let mut out = Vec::new();
     let sent = hub.workload.borrow_mut().write(call, &mut out);
-    within(SETUP_TIME_MAX, async {
+    let write = async {
         stream.write_all(&out).await?;
         stream.flush().await
-    })
-    .await?;
+    };
+    connector.within(write).await?;
     let (mut received, mut chunk) = (Vec::new(), vec![0; 8192]);
     loop {
-        match within(SETUP_TIME_MAX, stream.read(&mut chunk)).await? {
+        match connector.within(stream.read(&mut chunk)).await? {
             0 => return Err("the connection was closed".into()),
             n => received.extend_from_slice(&chunk[..n]),
         }
         if let Some(answer) = answer::first(&received)? {
-            return Ok(hub.workload.borrow_mut().check(&sent, &answer));
+            return Ok((hub.workload.borrow_mut().check(&sent, &answer), answer::error_message(&answer.body)));
         }
     }
 }

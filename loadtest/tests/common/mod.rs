@@ -76,6 +76,12 @@ impl Demo {
         self.file("xksd.toml")
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        let config = std::fs::read_to_string(self.config()).unwrap();
+        config.split("listen = \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    }
+
     /// A path in its directory.
     pub fn file(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()

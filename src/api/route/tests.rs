@@ -21,7 +21,7 @@ fn the_four_calls_with_and_without_prefix() {
 
 #[test]
 fn key_ids_that_look_like_path_words() {
-    for key_id in ["keys", "health", "encrypt", "kms", ".", "..", "-"] {
+    for key_id in ["keys", "health", "encrypt", "kms", "...", ".a", "a..", "-"] {
         let path = format!("/kms/xks/v1/keys/{key_id}/decrypt");
         assert_eq!(route(&path), Ok(Route { prefix: "", operation: Operation::Decrypt, key_id }));
     }
@@ -62,6 +62,8 @@ fn other_paths_are_refused() {
         "/kms/xks/v1/keys/a%2Eb/encrypt",
         "/kms/xks/v1/keys/a+b/encrypt",
         "/kms/xks/v1/keys/\u{e9}/encrypt",
+        "/kms/xks/v1/keys/./encrypt",
+        "/kms/xks/v1/keys/../encrypt",
         "/kms/xks/v1/health?x",
     ] {
         refused(path);
@@ -89,6 +91,15 @@ fn only_post() {
     assert_eq!(check_method("POST"), Ok(()));
     for method in ["GET", "HEAD", "PUT", "post", "OPTIONS", ""] {
         assert_eq!(check_method(method).map_err(|e| e.status()), Err(405), "{method}");
+    }
+}
+
+#[test]
+fn only_the_empty_query() {
+    assert_eq!(check_query(""), Ok(()));
+    for query in ["a=b", "a", "=", "&", "?", "%"] {
+        let refused = check_query(query).map_err(|e| (e.status(), e.name()));
+        assert_eq!(refused, Err((404, ErrorName::InvalidUriPathException)), "{query}");
     }
 }
 

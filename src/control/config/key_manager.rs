@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::keystore::KeyStore;
 use super::problem::quoted;
-use super::reader::{Section, Value, all, distinct};
+use super::reader::{Reader, Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
 use crate::hsm::pkcs11::{Profile, TokenSelector};
 use crate::limits::{KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX};
@@ -102,13 +103,37 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
     });
     let kind = section.must("kind", "\"pkcs11\" or \"local\"", |v| {
         match v.string_where("\"pkcs11\" or \"local\"", |t| t == "pkcs11" || t == "local")? {
-            "local" => {
-                section.must("key_file", "the JSON file that holds the keys", Value::private_file).map(|key_file| Kind::Local { key_file })
-            }
+            "local" => section.must("key_file", "the JSON file that holds the keys", key_file).map(|key_file| Kind::Local { key_file }),
             _ => pkcs11(&section).map(Kind::Pkcs11),
         }
     });
     Some(KeyManager { name: name?.to_owned(), kind: kind? })
+}
+
+fn key_file(value: &Value<'_>) -> Option<PathBuf> {
+    let path = value.private_file()?;
+    match value.reader.sources.key_file_labels(&path) {
+        Ok(_) => Some(path),
+        Err(why) => value.refuse(why),
+    }
+}
+
+/// Warns of configured keys that are not in the file of a local key manager of their key store. No problem: the server starts, and serves the others.
+pub(super) fn warn_of_missing_keys(reader: &Reader<'_>, managers: &[KeyManager], stores: &[KeyStore]) {
+    for (i, manager) in managers.iter().enumerate() {
+        let Kind::Local { key_file } = &manager.kind else { continue };
+        let Ok(Some(labels)) = reader.sources.key_file_labels(key_file) else { continue };
+        for (s, store) in stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i)) {
+            for (k, key) in store.keys.iter().enumerate().filter(|(_, key)| !labels.contains(&key.label)) {
+                reader.warning(format!(
+                    "keystore[{s}].key[{k}]: there is no key with the label {} in {}, the key file of {:?}",
+                    quoted(&key.label),
+                    key_file.display(),
+                    manager.name
+                ));
+            }
+        }
+    }
 }
 
 fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
+use crate::api::route::is_key_id;
 use crate::limits::{
     ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX, SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
@@ -164,10 +165,10 @@ fn credential(value: &Value<'_>) -> Option<Credential> {
 fn key(value: &Value<'_>) -> Option<Key> {
     let section = value.section(&["id", "label", "enabled"])?;
     let id = section.must("id", "the external key id that KMS uses", |v| {
-        let accepted = format!("an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -");
-        v.string_where(&accepted, |t| {
-            (1..=EXTERNAL_KEY_ID_CHARS_MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        })
+        let accepted = format!(
+            "an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -, and is not . or .. alone: these have a meaning of their own in the path of a URI"
+        );
+        v.string_where(&accepted, is_key_id)
     });
     let label = section.or("label", id.unwrap_or_default(), |v| {
         let accepted = format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");

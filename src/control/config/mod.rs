@@ -130,6 +130,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         root.optional("admin")?.refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
     }
     if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
+        key_manager::warn_of_missing_keys(reader, managers, stores);
         for (i, manager) in managers.iter().enumerate() {
             if !stores.iter().any(|s| s.key_managers.contains(&i)) {
                 reader.warning(format!("key_manager[{i}]: no key store uses {:?}", manager.name));

@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::file;
+use crate::hsm::local::Local;
 use crate::limits::SECRET_FILE_BYTES_MAX;
 use crate::tls;
 
@@ -18,6 +19,8 @@ pub trait Sources {
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
+    /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a sentence; `None` where files are not looked into.
+    fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String>;
     /// What is wrong or unwise with what stands in the TLS files.
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
 }
@@ -33,7 +36,7 @@ pub enum Exposure {
 
 /// Files and environment of this process.
 pub struct Machine {
-    /// Whether [`Sources::check_file`] opens files. The server does not ask for it: it opens each file itself, and one that is missing
+    /// Whether [`Sources::check_file`] opens files, and key files and those of TLS are looked into. The server does not ask for it: it opens each file itself, and one that is missing
     /// may concern a single key manager while the rest can serve. A private file that is open to all, and what is no regular file, is refused in
     /// any case.
     pub check_files: bool,
@@ -62,6 +65,15 @@ impl Sources for Machine {
             file::open(path).map_err(|refused| refused.to_string())?;
         }
         Ok(())
+    }
+
+    fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String> {
+        if !self.check_files {
+            return Ok(None);
+        }
+        // As the server loads it, so that both refuse the same.
+        let keys = Local::load(path)?;
+        Ok(Some(keys.labels().into_iter().map(ToOwned::to_owned).collect()))
     }
 
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report {

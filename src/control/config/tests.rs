@@ -33,6 +33,10 @@ impl Sources for Fake {
         Ok(())
     }
 
+    fn key_file_labels(&self, _: &Path) -> Result<Option<Vec<String>>, String> {
+        Ok(None)
+    }
+
     fn check_tls(&self, _: &crate::tls::Settings) -> crate::tls::Report {
         crate::tls::Report::default()
     }

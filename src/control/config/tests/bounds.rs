@@ -81,6 +81,8 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/pin\" }", "keystore[0].credential[0].secret_access_key", "secrets/pin (4 characters) is not accepted: a secret access key has 43 to 64"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/two-lines\" }", "keystore[0].credential[0].secret_access_key", "(45 characters)"),
     ("id = \"foo\"", "id = \"f/o\"", "keystore[0].key[0].id", "1 to 128 of"),
+    ("id = \"foo\"", "id = \".\"", "keystore[0].key[0].id", "not . or .. alone"),
+    ("id = \"foo\"", "id = \"..\"", "keystore[0].key[0].id", "\"..\" is not accepted"),
     ("id = \"foo\"", "label = \"foo\"", "keystore[0].key[0].id", "missing"),
     ("id = \"foo\"", "id = \"foo\"\nlabel = \"\"", "keystore[0].key[0].label", "1 to 255 bytes"),
     ("id = \"foo\"", "id = \"foo\"\nlable = \"x\"", "keystore[0].key[0].lable", "unknown key"),
