@@ -1,7 +1,7 @@
 //! HSMs behind a PKCS#11 module.
 //!
 //! Set-up (slots, login, key search) goes through the `cryptoki` crate; what happens for every request goes straight to the module's
-//! functions, one call each ([`ffi`]). Nothing here needs the HSM to be up until a session is opened.
+//! functions, one call each (`ffi`). Nothing here needs the HSM to be up until a session is opened.
 
 mod attributes;
 mod errors;
