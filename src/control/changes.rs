@@ -1,6 +1,17 @@
-//! What a reload changed, in words for the log: who may use which key from now on, and who no longer. Secrets are compared, never told.
+//! What is served and to whom, and what a reload changed of it, in words for the log: who may use which key from now on, and who no longer.
+//! Secrets are compared, never told.
 
-use super::config::{Config, Credential, Key, KeyStore};
+use super::config::{Config, Credential, Key, KeyStore, TlsClient};
+
+/// A line for each key store, credential and key that is there at the start, and for client certificates.
+pub(super) fn at_start(config: &Config) -> Vec<String> {
+    let mut told = match &config.tls.client {
+        Some(client) => vec![asked_for(client)],
+        None => vec!["client certificates are not asked for".to_owned()],
+    };
+    told.extend(key_stores(None, config));
+    told
+}
 
 /// A line for each change from `old` to `new` in what is served and to whom, in the order of the configuration.
 pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
@@ -13,39 +24,63 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     }
     match (&old.tls.client, &new.tls.client) {
         (Some(_), None) => told.push("client certificates are no longer asked for".to_owned()),
-        (before, Some(client)) if before.as_ref() != Some(client) => told.push(format!(
-            "client certificates are asked for: subject common names {:?}, trust anchors {}",
-            client.subject_common_names,
-            client.trust_anchors.display()
-        )),
+        (before, Some(client)) if before.as_ref() != Some(client) => told.push(asked_for(client)),
         _ => {}
     }
+    told.extend(key_stores(Some(old), new));
+    told
+}
+
+fn asked_for(client: &TlsClient) -> String {
+    format!(
+        "client certificates are asked for: subject common names {:?}, trust anchors {}",
+        client.subject_common_names,
+        client.trust_anchors.display()
+    )
+}
+
+fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
+    let mut told = Vec::new();
     compare(
-        &old.keystores,
+        old.map_or(&[], |old| &old.keystores),
         &new.keystores,
         |store| &store.path_prefix,
-        |store, change| match change {
-            Change::Added => told.push(format!("key store {:?} added", store.path_prefix)),
-            Change::Removed => told.push(format!("key store {:?} removed", store.path_prefix)),
-            Change::Stayed(before) => {
-                let told_of = key_store(before, store);
-                told.extend(told_of.into_iter().map(|what| format!("key store {:?}: {what}", store.path_prefix)));
+        |store, change| {
+            let name = &store.path_prefix;
+            let before = match change {
+                Change::Removed => return told.push(format!("key store {name:?} removed")),
+                Change::Stayed(before) => Some(before),
+                Change::Added => None,
+            };
+            let managers = managers(new, store);
+            match before {
+                None => told.push(format!("key store {name:?} added, {}, key managers {managers:?}", switched(store.enabled))),
+                Some(before) if old.is_some_and(|old| self::managers(old, before) != managers) => {
+                    told.push(format!("key store {name:?}: key managers are {managers:?}"));
+                }
+                Some(_) => {}
             }
+            told.extend(key_store(before, store).into_iter().map(|what| format!("key store {name:?}: {what}")));
         },
     );
     told
 }
 
-fn key_store(old: &KeyStore, new: &KeyStore) -> Vec<String> {
+fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
+    store.key_managers.iter().filter_map(|index| config.key_managers.get(*index)).map(|manager| manager.name.as_str()).collect()
+}
+
+/// `old` is `None` for a key store that was not there.
+fn key_store(old: Option<&KeyStore>, new: &KeyStore) -> Vec<String> {
     let mut told = Vec::new();
-    if old.enabled != new.enabled {
+    if old.is_some_and(|old| old.enabled != new.enabled) {
         told.push(switched(new.enabled).to_owned());
     }
-    if old.accept_foreign_ciphertext != new.accept_foreign_ciphertext {
+    if old.map_or(&[][..], |old| &old.accept_foreign_ciphertext) != new.accept_foreign_ciphertext {
         told.push(format!("accept_foreign_ciphertext is {:?}", new.accept_foreign_ciphertext));
     }
     compare(
-        &old.credentials,
+        old.map_or(&[], |old| &old.credentials),
         &new.credentials,
         |credential| &credential.access_key_id,
         |credential, change| {
@@ -61,11 +96,12 @@ fn key_store(old: &KeyStore, new: &KeyStore) -> Vec<String> {
         },
     );
     compare(
-        &old.keys,
+        old.map_or(&[], |old| &old.keys),
         &new.keys,
         |key| &key.id,
         |key, change| match change {
-            Change::Added => told.push(format!("key {:?} added, {}", key.id, switched(key.enabled))),
+            Change::Added if key.label == key.id => told.push(format!("key {:?} added, {}", key.id, switched(key.enabled))),
+            Change::Added => told.push(format!("key {:?} added, the HSM's {:?}, {}", key.id, key.label, switched(key.enabled))),
             Change::Removed => told.push(format!("key {:?} removed", key.id)),
             Change::Stayed(Key { label, enabled, .. }) => {
                 if *label != key.label {
@@ -117,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn all_is_told_at_the_start() {
+        assert_eq!(
+            at_start(&read(SMALL).expect("valid")),
+            [
+                "client certificates are not asked for",
+                "key store \"/a\" added, enabled, key managers [\"hsm-a\"]",
+                "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 added",
+                "key store \"/a\": key \"foo\" added, enabled"
+            ]
+        );
+    }
+
+    #[test]
     fn what_stays_is_not_told() {
         assert_eq!(told(&[]), [""; 0]);
     }
@@ -139,7 +188,15 @@ mod tests {
             told(&[("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
             ["key store \"/a\": key \"foo\" is the HSM's \"other\", no longer \"foo\""]
         );
-        assert_eq!(told(&[("\"/a\"", "\"/b\"")]), ["key store \"/b\" added", "key store \"/a\" removed"]);
+        assert_eq!(
+            told(&[("\"/a\"", "\"/b\""), ("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
+            [
+                "key store \"/b\" added, enabled, key managers [\"hsm-a\"]",
+                "key store \"/b\": credential ABCDEFGHIJKLMNOPQR27 added",
+                "key store \"/b\": key \"foo\" added, the HSM's \"other\", enabled",
+                "key store \"/a\" removed"
+            ]
+        );
         assert_eq!(told(&[("[\"us-east-1\"]", "[\"eu-west-1\"]")]), ["server.regions is [\"eu-west-1\"]"]);
         let foreign = store.replace('\n', "\naccept_foreign_ciphertext = [\"aws-sample\"]\n");
         assert_eq!(told(&[(store, &foreign)]), ["key store \"/a\": accept_foreign_ciphertext is [AwsSample]"]);

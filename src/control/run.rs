@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::config::{Config, KeyManager, Kind, LogFormat};
 use super::service::Service;
-use super::{admin, probes, reload, system};
+use super::{admin, changes, probes, reload, system};
 use crate::hsm::Runs;
 use crate::keystore::Backend;
 use crate::shard::nudge::{self, Nudge};
@@ -204,6 +204,8 @@ fn run(
             service.connections_a_shard
         ),
     );
+    // From here on, and with the lines of reloads, the log tells who could use which key when.
+    changes::at_start(&service.config.load()).into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
     serving(service);
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];

@@ -12,7 +12,7 @@ use glommio::net::TcpStream;
 use zeroize::Zeroize;
 
 use super::Shard;
-use super::fair::Fair;
+use super::fair::{Fair, give_way};
 use super::watch::{Over, Watch};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
@@ -22,8 +22,8 @@ use crate::limits::{
 use crate::pipeline::Arrival;
 use crate::tls::HandshakeFailure;
 
-/// Serves a connection from handshake to close.
-pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) {
+/// The handshake; what comes of it is to be run in the queue of those that have it behind them.
+pub(super) async fn accept(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) -> Option<Connection> {
     // Answers are written whole; waiting for more to send only adds latency.
     let _ = stream.set_nodelay(true);
     // Idle, because no request is cut off when draining ends it.
@@ -31,9 +31,15 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     let tls = shard.tls.load_full();
     let stream = match watch.wait(tls.accept(Fair::new(stream))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(failure)) => return shard.handshake_failed(client, &failure),
-        Err(Over::Time) => return shard.handshake_failed(client, &HandshakeFailure::timed_out()),
-        Err(Over::Drain | Over::Displaced) => return,
+        Ok(Err(failure)) => {
+            shard.handshake_failed(client, &failure);
+            return None;
+        }
+        Err(Over::Time) => {
+            shard.handshake_failed(client, &HandshakeFailure::timed_out());
+            return None;
+        }
+        Err(Over::Drain | Over::Displaced) => return None,
     };
     shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
     if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
@@ -42,7 +48,7 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
     if stream.get_ref().1.peer_certificates().is_some() {
         watch.known();
     }
-    let mut connection = Connection {
+    Some(Connection {
         shard,
         stream,
         client,
@@ -52,12 +58,11 @@ pub(super) async fn serve(shard: Rc<Shard>, stream: TcpStream, client: SocketAdd
         head: RequestHead::new(),
         body: Vec::new(),
         out: Vec::new(),
-    };
-    // Every way to end is here: what a peer does to its own connection is not worth a word.
-    let _ = connection.run().await;
+    })
 }
 
-struct Connection {
+/// A client's connection behind its handshake.
+pub(super) struct Connection {
     shard: Rc<Shard>,
     stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
@@ -104,6 +109,12 @@ enum Read {
 }
 
 impl Connection {
+    /// Serves it until its end.
+    pub(super) async fn serve(mut self) {
+        // Every way to end is here: what a peer does to its own connection is not worth a word.
+        let _ = self.run().await;
+    }
+
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
@@ -126,7 +137,7 @@ impl Connection {
             }
             if !self.buffer.is_empty() {
                 // Nothing is waited for between pipelined requests: without this the others would wait for all of them.
-                glommio::yield_if_needed().await;
+                give_way().await;
             }
         }
     }

@@ -1,8 +1,9 @@
-//! A socket that lets others have their turn.
+//! Turns: a socket that lets others have theirs.
 //!
 //! A task keeps its shard for as long as what it waits for is there. The bytes of a client that sends faster than xksd reads always are: it
 //! would have the shard for itself.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,6 +17,19 @@ pub(super) struct Fair<S> {
     stream: S,
     /// Since it last said that there is nothing.
     reads: u32,
+}
+
+/// Goes on when all others that are ready have had their turn.
+pub(super) async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
 }
 
 impl<S> Fair<S> {

@@ -138,8 +138,11 @@ impl Log {
     pub fn start(format: Format, out: impl Write + Send + 'static) -> std::io::Result<(Log, JoinHandle<()>)> {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
         let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
-        let writer = std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue, &give_back))?;
-        Ok((Log { lines, written, dropped: Arc::default() }, writer))
+        let dropped = Arc::new(AtomicU64::new(0));
+        let log = Log { lines, written, dropped: dropped.clone() };
+        let writer =
+            std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue, &give_back, &dropped))?;
+        Ok((log, writer))
     }
 
     /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for one before, where there is some: a record is
@@ -178,7 +181,8 @@ impl Log {
     }
 }
 
-fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_back: &Sender<Box<RequestRecord>>) {
+fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_back: &Sender<Box<RequestRecord>>, dropped: &AtomicU64) {
+    let mut told_of = 0;
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, out);
     let mut text = Vec::with_capacity(1024);
     while let Ok(first) = queue.recv() {
@@ -201,6 +205,15 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_bac
             // A log that cannot be written (closed pipe) must not end the service; there is nowhere to tell it.
             let _ = out.write_all(&text);
             next = queue.try_recv().ok();
+        }
+        // Who reads the log as a record must see where it has a gap, and the gap is before here.
+        let lost = dropped.load(Ordering::Relaxed);
+        if lost > told_of {
+            text.clear();
+            let told = format!("{} lines of this log are lost: it was not written as fast as they came", lost - told_of);
+            event_line(format, &mut text, SystemTime::now(), Level::Error, &told);
+            let _ = out.write_all(&text);
+            told_of = lost;
         }
         let _ = out.flush();
         // Lines gather meanwhile: while the writer waits in the queue, each line costs its shard a system call to wake it.
@@ -372,26 +385,32 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_reader_costs_lines_that_are_counted_and_no_time() {
-        struct Stalled(Receiver<()>);
+    fn a_stalled_reader_costs_lines_that_are_counted_and_told_and_no_time() {
+        struct Stalled(Receiver<()>, std::fs::File);
         impl Write for Stalled {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
                 let _ = self.0.recv();
-                Ok(bytes.len())
+                self.1.write(bytes)
             }
             fn flush(&mut self) -> std::io::Result<()> {
                 Ok(())
             }
         }
+        let file = tempfile::NamedTempFile::new().unwrap();
         let (release, stall) = bounded(0);
-        let (log, writer) = Log::start(Format::Text, Stalled(stall)).unwrap();
+        let (log, writer) = Log::start(Format::Text, Stalled(stall, file.reopen().unwrap())).unwrap();
         let long = "x".repeat(100);
         for _ in 0..3 * LOG_QUEUE_LINES {
             log.event(Level::Info, long.as_str());
         }
-        assert!(log.dropped() >= LOG_QUEUE_LINES as u64, "{}", log.dropped());
+        let dropped = log.dropped();
+        assert!(dropped >= LOG_QUEUE_LINES as u64, "{dropped}");
         drop(release);
         drop(log);
         writer.join().unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.matches(&long).count() as u64 + dropped, 3 * LOG_QUEUE_LINES as u64);
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("lines of this log are lost")).collect();
+        assert!(matches!(told[..], [line] if line.contains(&format!("{dropped} lines"))), "{told:?}");
     }
 }
