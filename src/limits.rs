@@ -158,7 +158,7 @@ pub const REFUSALS_OF_A_TRUSTED_HSM: u32 = 3;
 /// The same of an HSM that was caught at it less than [`HSM_DISTRUST`] ago, or whose code means too much work: with what is known to be good
 /// before each repetition, p⁶(1 − p)⁵. At 20% once in 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
 pub const REFUSALS_OF_A_DOUBTFUL_HSM: u32 = 6;
-/// For so long an HSM is doubted that answered something good with a code that can also mean bad ciphertext.
+/// For so long an HSM is doubted that answered something good with a code that means bad ciphertext, or can mean it.
 pub const HSM_DISTRUST: Duration = Duration::from_secs(60);
 /// A token that had keys, and shows none to a freshly initialised library, is believed for so long that they were deleted.
 pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);

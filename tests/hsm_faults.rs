@@ -358,12 +358,22 @@ own_process! {
         assert!(engine.open().expect("opens").probe().is_err());
         play(Trick::None);
         assert_eq!(decrypt(&mut *engine.open().expect("opens"), "decrypt-only", &wrong, b""), Err(Fault::BadCiphertext));
-        // And what is no matter of opinion is not put to the test.
+        // And what is no matter of opinion is not put to the test, but where the HSM was caught saying it of something good.
         for code in [CKR_ENCRYPTED_DATA_INVALID, CKR_AEAD_DECRYPT_FAILED] {
-            play(Trick::After("Decrypt", code));
+            let engine = Pkcs11Engine::new(Settings { profile: Profile::Generic, ..settings() }).expect("made");
             let mut session = engine.open().expect("opens");
+            play(Trick::After("Decrypt", code));
             assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), Err(Fault::BadCiphertext));
             assert!(session.is_usable());
+            assert!(encrypt_checked(&mut *session, "foo", b"text", b"", b"").is_err());
+            let mut session = engine.open().expect("opens");
+            let fault = decrypt(&mut *session, "foo", &sealed, b"").expect_err("fails");
+            assert!(detail(&fault).contains("what was encrypted a moment ago fails too"), "{fault:?}");
+            let mut session = engine.open().expect("opens");
+            play(Trick::Decrypts(0b101, code));
+            assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), Ok(b"text".to_vec()));
+            play(Trick::None);
+            assert_eq!(decrypt(&mut *session, "foo", &wrong, b""), Err(Fault::BadCiphertext));
         }
     }
 }

@@ -64,14 +64,16 @@ impl HsmSession {
             && error.call == Call::DecryptInit
             && [CKR_MECHANISM_PARAM_INVALID, CKR_ARGUMENTS_BAD].contains(&error.code);
         let reaction = error.reaction(profile);
+        let caught = self.shared.reputation.is_doubtful(Instant::now());
         match reaction {
-            Reaction::BadCiphertext => return Err(Fault::BadCiphertext.into()),
-            Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
+            // Not a matter of opinion, unless from an HSM that said so of something good.
+            Reaction::BadCiphertext if !caught => return Err(Fault::BadCiphertext.into()),
+            Reaction::BadCiphertext | Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
             _ if perhaps_iv => {}
             _ => return Err(self.trouble(error)),
         }
         // Too much work comes often, and no less often for having been away for a minute.
-        let doubtful = reaction == Reaction::BusyOrBadCiphertext || self.shared.reputation.is_doubtful(Instant::now());
+        let doubtful = reaction == Reaction::BusyOrBadCiphertext || caught;
         let enough = if doubtful { REFUSALS_OF_A_DOUBTFUL_HSM } else { REFUSALS_OF_A_TRUSTED_HSM };
         let mut known_good = None;
         for refusals in 1..enough {
@@ -85,7 +87,11 @@ impl HsmSession {
                     return Ok(text);
                 }
                 Err(again) if again.code == error.code && again.reaction(profile) == reaction => {}
-                Err(again) if again.reaction(profile) == Reaction::BadCiphertext => break,
+                Err(again) if again.reaction(profile) == Reaction::BadCiphertext => {
+                    if !caught {
+                        break;
+                    }
+                }
                 Err(again) => return Err(self.trouble(again)),
             }
         }
