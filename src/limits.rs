@@ -80,10 +80,12 @@ pub const TLS13_TICKETS: usize = 2;
 
 /// What is logged of why a handshake failed, characters; of a client certificate's common name, [`COMMON_NAME_CHARS_MAX`].
 pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
-/// Failed handshakes that a shard logs of one reason within [`HANDSHAKE_LOG_INTERVAL`]; of the others their number.
+/// Failed handshakes that a shard logs of one reason within [`STRANGERS_LOG_INTERVAL`]; of the others their number.
 pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
+/// The same of refused requests that nobody's signature stands behind, by errorName.
+pub const STRANGERS_LOG_LINES_MAX: u32 = 20;
 /// See [`HANDSHAKE_LOG_LINES_MAX`].
-pub const HANDSHAKE_LOG_INTERVAL: Duration = Duration::from_secs(1);
+pub const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 // ---- XKS API --------------------------------------------------------------------------------------------------
 

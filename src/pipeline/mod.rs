@@ -18,8 +18,9 @@ use crate::auth::{self, SigningKeys};
 use crate::hsm::{Answer, Job, Task};
 use crate::http1::{Reject, Request};
 use crate::keystore::{Backend, Key, KeyStore, KeyStores};
+use crate::limits::{STRANGERS_LOG_INTERVAL, STRANGERS_LOG_LINES_MAX};
 use crate::sched::Inbox;
-use crate::telemetry::{Log, RequestKey, RequestRecord, ShardMetrics};
+use crate::telemetry::{Level, Log, RequestKey, RequestRecord, ShardMetrics, Shares};
 
 /// Everything a shard needs to answer requests.
 pub struct Pipeline {
@@ -29,6 +30,8 @@ pub struct Pipeline {
     signing_keys: RefCell<SigningKeys>,
     metrics: Arc<ShardMetrics>,
     log: Log,
+    /// Lines of the log that requests without a valid signature may have, by errorName.
+    strangers: RefCell<Shares>,
 }
 
 /// When and from where a request came.
@@ -72,7 +75,8 @@ struct Story {
 impl Pipeline {
     /// The pipeline of shard `shard`.
     pub fn new(shard: usize, stores: Arc<ArcSwap<KeyStores>>, inbox: Rc<Inbox>, metrics: Arc<ShardMetrics>, log: Log) -> Pipeline {
-        Pipeline { shard, stores, inbox, signing_keys: RefCell::new(SigningKeys::new()), metrics, log }
+        let strangers = RefCell::new(Shares::new(STRANGERS_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL));
+        Pipeline { shard, stores, inbox, signing_keys: RefCell::new(SigningKeys::new()), metrics, log, strangers }
     }
 
     /// Whether a request is worth reading its body: false when its path, method or what it says of its signature already
@@ -331,8 +335,24 @@ impl Pipeline {
         record.client = Some(arrival.client);
         record.shard = self.shard;
         let status = record.status;
-        self.log.request(record);
+        // What a credential stands behind is told in any number; it is the record of who used which key.
+        if !record.access_key_id.is_empty() || self.may_tell_of_stranger(record.error) {
+            self.log.request(record);
+        }
         status
+    }
+
+    fn may_tell_of_stranger(&self, error: &'static str) -> bool {
+        let now = Instant::now();
+        self.sweep(now);
+        self.strangers.borrow_mut().take(error, now)
+    }
+
+    /// Logs how many refused requests were left out of the log, once their interval is over. To be called now and then.
+    pub fn sweep(&self, now: Instant) {
+        self.strangers.borrow_mut().sweep(now, |error, left_out| {
+            self.log.event(Level::Warn, format!("{left_out} more requests without a valid signature were refused: {error}"));
+        });
     }
 }
 

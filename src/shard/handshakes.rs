@@ -4,43 +4,36 @@
 //! log nor hides another: the refused certificate of AWS KMS.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::limits::{HANDSHAKE_LOG_INTERVAL, HANDSHAKE_LOG_LINES_MAX};
-use crate::telemetry::{Level, Log};
+use crate::limits::{HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL};
+use crate::telemetry::{Level, Log, Shares};
 use crate::tls::HandshakeFailure;
 
 /// One shard's.
 pub(super) struct HandshakeLog {
     log: Log,
-    shares: RefCell<BTreeMap<&'static str, Share>>,
+    shares: RefCell<Shares>,
 }
 
 impl HandshakeLog {
     pub(super) fn new(log: Log) -> Self {
-        Self { log, shares: RefCell::default() }
+        Self { log, shares: RefCell::new(Shares::new(HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL)) }
     }
 
     /// Logs a failure, or counts it among those left out.
     pub(super) fn tell(&self, client: SocketAddr, failure: &HandshakeFailure, now: Instant) {
         self.sweep(now);
-        if self.shares.borrow_mut().entry(failure.reason()).or_insert_with(|| Share::new(now)).take() {
+        if self.shares.borrow_mut().take(failure.reason(), now) {
             self.log.event(level(failure.reason()), format!("TLS handshake with {client} failed: {failure}"));
         }
     }
 
     /// Logs how many were left out, once their interval is over. To be called now and then.
     pub(super) fn sweep(&self, now: Instant) {
-        self.shares.borrow_mut().retain(|reason, share| {
-            if !share.is_over(now) {
-                return true;
-            }
-            if share.left_out > 0 {
-                self.log.event(level(reason), format!("{} more TLS handshakes failed: {reason}", share.left_out));
-            }
-            false
+        self.shares.borrow_mut().sweep(now, |reason, left_out| {
+            self.log.event(level(reason), format!("{left_out} more TLS handshakes failed: {reason}"));
         });
     }
 }
@@ -50,34 +43,6 @@ fn level(reason: &str) -> Level {
         // Health checks that only open a connection.
         "closed" => Level::Info,
         _ => Level::Warn,
-    }
-}
-
-/// What one reason may log within an interval.
-struct Share {
-    since: Instant,
-    told: u32,
-    left_out: u64,
-}
-
-impl Share {
-    fn new(now: Instant) -> Self {
-        Self { since: now, told: 0, left_out: 0 }
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) >= HANDSHAKE_LOG_INTERVAL
-    }
-
-    /// Whether another line may be logged; if not, it is counted.
-    fn take(&mut self) -> bool {
-        let may = self.told < HANDSHAKE_LOG_LINES_MAX;
-        if may {
-            self.told += 1;
-        } else {
-            self.left_out += 1;
-        }
-        may
     }
 }
 
@@ -103,7 +68,7 @@ mod tests {
         let handshakes = HandshakeLog::new(log.clone());
         let client = "192.0.2.1:4444".parse().unwrap();
         let (flood, start) = (HandshakeFailure::timed_out(), Instant::now());
-        let almost = start + HANDSHAKE_LOG_INTERVAL - Duration::from_millis(1);
+        let almost = start + STRANGERS_LOG_INTERVAL - Duration::from_millis(1);
         for _ in 0..HANDSHAKE_LOG_LINES_MAX {
             handshakes.tell(client, &flood, start);
         }
@@ -118,10 +83,10 @@ mod tests {
         let other = lines(&log, file);
         assert!(other.len() == 1 && other[0].contains("info TLS handshake with 192.0.2.1:4444 failed: closed"), "{other:?}");
 
-        handshakes.sweep(start + HANDSHAKE_LOG_INTERVAL);
+        handshakes.sweep(start + STRANGERS_LOG_INTERVAL);
         let counted = lines(&log, file);
         assert!(counted.len() == 1 && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"), "{counted:?}");
-        handshakes.tell(client, &flood, start + HANDSHAKE_LOG_INTERVAL);
+        handshakes.tell(client, &flood, start + STRANGERS_LOG_INTERVAL);
         assert_eq!(lines(&log, file).len(), 1);
     }
 }

@@ -92,7 +92,7 @@ struct Shard {
     pipeline: Pipeline,
     tls: Arc<ArcSwap<tls::Server>>,
     metrics: Arc<ShardMetrics>,
-    handshakes: Rc<HandshakeLog>,
+    handshakes: HandshakeLog,
 }
 
 impl Shard {
@@ -143,16 +143,14 @@ impl ShardSeed {
             pipeline: Pipeline::new(self.index, self.stores, inbox.clone(), self.metrics.clone(), self.log.clone()),
             tls: self.tls,
             metrics: self.metrics,
-            handshakes: Rc::new(HandshakeLog::new(self.log.clone())),
+            handshakes: HandshakeLog::new(self.log.clone()),
         });
         let delivering = {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time = {
-            let (watches, handshakes, metrics) = (watches.clone(), shard.handshakes.clone(), shard.metrics.clone());
-            glommio::spawn_local_into(timekeeper::keep_time(inbox, watches, handshakes, self.beats, metrics), requests)
-        };
+        let keeping_time =
+            { glommio::spawn_local_into(timekeeper::keep_time(shard.clone(), inbox, watches.clone(), self.beats), requests) };
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };

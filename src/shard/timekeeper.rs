@@ -7,31 +7,25 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
 
-use super::handshakes::HandshakeLog;
+use super::Shard;
 use super::watch::Watches;
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
-use crate::telemetry::ShardMetrics;
 
 /// An idle shard looks at its clock this often.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
 /// Runs as long as the shard. `beats` counts its turns.
-pub(super) async fn keep_time(
-    inbox: Rc<Inbox>,
-    watches: Rc<Watches>,
-    handshakes: Rc<HandshakeLog>,
-    beats: Arc<AtomicU64>,
-    metrics: Arc<ShardMetrics>,
-) {
+pub(super) async fn keep_time(shard: Rc<Shard>, inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>) {
     loop {
         beats.fetch_add(1, Ordering::Relaxed);
         sleep(if inbox.pending() > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
         let now = Instant::now();
         inbox.expire(now);
         // Here and not at accept: connections also end while none comes.
-        metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
+        shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
         watches.sweep(now);
-        handshakes.sweep(now);
+        shard.handshakes.sweep(now);
+        shard.pipeline.sweep(now);
     }
 }

@@ -5,6 +5,8 @@
 pub mod log;
 pub mod metrics;
 pub mod prometheus;
+pub mod shares;
 
 pub use log::{Level, Log, RequestRecord};
 pub use metrics::{Latencies, RequestKey, ShardMetrics};
+pub use shares::Shares;
