@@ -13,6 +13,7 @@ use crate::report::svg::escape;
 use crate::report::{self, Report, Step};
 use crate::run::Run;
 use crate::schedule::Plan;
+use crate::sla::Verdict;
 use crate::units::{count, figure, micros};
 use crate::worker::Failure;
 
@@ -124,7 +125,7 @@ pub fn find(base: &Run, limits: &Search, arrivals: crate::schedule::Arrivals, li
         let mut step = report.steps.first().cloned().unwrap_or_default();
         // The load as it was meant, so that Poisson arrivals do not blur the table.
         step.offered_rate = rate;
-        step.held &= report.held();
+        step.held &= report.verdict() == Verdict::Held;
         let word = if step.held { "held" } else { "not held" };
         live.note(&format!(
             "{:>9}/s for {:>2.0} s: {word:<8}  answered {}/s, p50 {}, p99.9 {}, errors {}",

@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::report::{Report, html, text};
 use crate::run::Run;
 use crate::schedule::{Arrivals, Plan};
-use crate::sla::{Promise, Sla};
+use crate::sla::{Promise, Sla, Verdict};
 use crate::target::{Target, TargetArgs};
 use crate::tls::Versions;
 use crate::units::{self, Sizes};
@@ -29,7 +29,9 @@ use crate::workload::{Mix, Shape};
 #[command(
     name = "xksd-load",
     version,
-    after_help = "Exit codes: 0 everything held, 1 something did not (a bound, errors, a wrong answer), 2 could not be judged (usage, connection, credentials)."
+    after_help = "\
+Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no right answer at all), 2 could not be judged
+(usage, connection, credentials). Without --sla and --max-errors no bound is given to `run`: errors are told, and the exit code is 0."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -177,7 +179,7 @@ struct CommonArgs {
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
     #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Verdict")]
     sla: Vec<Sla>,
-    /// Errors that are accepted [default: 0 where there is a --sla, else any number]
+    /// Errors that are accepted [default: 0 where there is a --sla; with neither, `run` tells errors, does not judge them, and exits with 0]
     #[arg(long, value_name = "N", help_heading = "Verdict")]
     max_errors: Option<u64>,
     /// Write the results as JSON
@@ -216,7 +218,8 @@ fn run(args: &RunArgs) -> Result<bool, Failure> {
     let report = run.execute(&mut Live::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
-    Ok(report.held())
+    // Without a bound there is nothing to have failed, however much is told.
+    Ok(report.verdict() != Verdict::NotHeld)
 }
 
 fn search(args: &CapacityArgs) -> Result<bool, Failure> {

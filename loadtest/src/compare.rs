@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::report::Report;
 use crate::report::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
 use crate::report::svg::{Axis, Chart, Scale, Series, escape};
+use crate::sla::Verdict;
 use crate::units::{count, figure};
 
 /// A row: what, A, B, and B as a multiple of A.
@@ -52,7 +53,12 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
 }
 
 fn verdict(report: &Report) -> String {
-    if report.held() { "held".into() } else { "not held".into() }
+    match report.verdict() {
+        Verdict::Held => "held",
+        Verdict::NotHeld => "not held",
+        Verdict::NoBound => "no bound given",
+    }
+    .into()
 }
 
 fn capacity(report: &Report) -> Option<f64> {

@@ -30,6 +30,7 @@ fn loads_are_run_judged_reported_and_compared() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("HELD") && !text.contains("NOT HELD"), "{text}");
     let a = report(&demo, "a.json");
+    assert_eq!(a["verdict"], "held");
     let calls: Vec<&str> = a["calls"].as_array().unwrap().iter().map(|c| c["call"].as_str().unwrap()).collect();
     assert_eq!(calls, ["encrypt", "decrypt", "metadata", "health"]);
     assert_eq!((&a["errors"], &a["wrong"], &a["offered"]), (&0.into(), &0.into(), &a["right"]));

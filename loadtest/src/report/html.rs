@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
 use super::{Report, Step, knee, text};
+use crate::sla::Verdict;
 use crate::units::{count, counted, figure, micros};
 
 pub(crate) const BLUE: &str = "#2471a3";
@@ -26,7 +27,11 @@ pub(crate) fn us(value: f64) -> String {
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let mut body = String::new();
-    let (class, verdict) = if report.held() { ("held", "held") } else { ("lost", "not held") };
+    let (class, verdict) = match report.verdict() {
+        Verdict::Held => ("held", "held".into()),
+        Verdict::NotHeld => ("lost", "not held".into()),
+        Verdict::NoBound => ("note", format!("no bound given, {}", text::errors(report))),
+    };
     let _ = writeln!(
         body,
         "<h1>{}: <span class=\"{class}\">{verdict}</span></h1>\n<p class=\"note\">{}, {} UTC, xksd-load {}</p>",

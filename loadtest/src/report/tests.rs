@@ -1,6 +1,7 @@
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::sla::Promise;
 use crate::stats::{latency, record};
 
 /// A report with something in every part.
@@ -88,7 +89,7 @@ pub(crate) fn sample() -> Report {
         }),
         bound: Bound::Hsm,
         slas: vec![Sla::parse("p99.9=250ms").unwrap()],
-        checks: crate::sla::judge(&crate::sla::Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, Some(1)),
+        checks: crate::sla::judge(&Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, Some(1)),
         warnings: vec!["a warning with <angle brackets>".into()],
         capacity: None,
     }
@@ -110,6 +111,35 @@ fn reports_are_read_back_as_they_were_written() {
     assert!(Report::load(&file).unwrap_err().contains("format 9"));
     std::fs::write(&file, "{}").unwrap();
     assert!(Report::load(&file).is_err());
+}
+
+#[test]
+fn a_run_without_a_bound_is_not_told_as_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.json");
+    let promise = |sla: &[&str], max_errors| Promise::new(sla.iter().map(|text| Sla::parse(text).unwrap()).collect(), max_errors);
+    for (promise, errors, wrong, verdict, told, headline) in [
+        (promise(&[], None), 1234, 0, Verdict::NoBound, "NO BOUND GIVEN, 1,234 errors", "no bound given, 1,234 errors"),
+        (promise(&[], None), 0, 0, Verdict::NoBound, "NO BOUND GIVEN, no errors", "no bound given, no errors"),
+        (promise(&[], None), 0, 1, Verdict::NotHeld, "NOT HELD", "not held"),
+        (promise(&[], Some(1)), 1, 0, Verdict::Held, "HELD", "held"),
+        (promise(&[], Some(1)), 2, 0, Verdict::NotHeld, "NOT HELD", "not held"),
+        (promise(&["max=1s"], None), 0, 0, Verdict::Held, "HELD", "held"),
+        (promise(&["max=1s"], None), 1, 0, Verdict::NotHeld, "NOT HELD", "not held"),
+    ] {
+        let mut histogram = latency();
+        histogram.record(1000).unwrap();
+        let checks = crate::sla::judge(&promise, &histogram, errors, Some(wrong));
+        let report = Report { errors, wrong, checks, slas: promise.slas, ..sample() };
+        assert_eq!(report.verdict(), verdict, "{:?}", report.checks);
+        let text = text::summary(&report);
+        assert!(text.lines().last().unwrap().starts_with(told), "{text}");
+        assert!(html::page(&report).contains(&format!("{headline}</span></h1>")), "{headline}");
+        report.save(&file).unwrap();
+        let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(saved["verdict"], serde_json::to_value(verdict).unwrap());
+        assert_eq!(Report::load(&file).unwrap().verdict(), verdict);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Report, knee};
 use crate::idle::IdleReport;
+use crate::sla::Verdict;
 use crate::units::{count, counted, figure, micros};
 
 /// All that a person needs to judge the run.
@@ -81,7 +82,12 @@ pub fn summary(report: &Report) -> String {
             writeln!(text, "{:<5} {:<14} {:>12}   at most {}", if check.held { "ok" } else { "NO" }, check.what, check.value, check.limit);
     }
     let unverified = if settings.unverified { " (UNVERIFIED: no answer was checked)" } else { "" };
-    let _ = writeln!(text, "{}{unverified}", if report.held() { "HELD" } else { "NOT HELD" });
+    let verdict = match report.verdict() {
+        Verdict::Held => "HELD".into(),
+        Verdict::NotHeld => "NOT HELD".into(),
+        Verdict::NoBound => format!("NO BOUND GIVEN, {}: --sla and --max-errors say what has to hold", errors(report)),
+    };
+    let _ = writeln!(text, "{verdict}{unverified}");
     text.replace("at most at least", "at least")
 }
 
@@ -99,6 +105,11 @@ pub fn tls(report: &Report) -> String {
         micros(tls.handshake_p99_us),
         micros(tls.handshake_max_us)
     )
+}
+
+/// How many errors there were, beside a verdict that does not judge them.
+pub fn errors(report: &Report) -> String {
+    if report.errors == 0 { "no errors".into() } else { counted(report.errors, "error") }
 }
 
 /// In a line: what came back at all.
