@@ -14,7 +14,7 @@ use crate::report::{self, Report, Step};
 use crate::run::Run;
 use crate::schedule::Plan;
 use crate::sla::Verdict;
-use crate::units::{count, figure, micros};
+use crate::units::{count, figure, latency};
 use crate::worker::Failure;
 
 /// What was found.
@@ -132,8 +132,8 @@ pub fn find(base: &Run, limits: &Search, arrivals: crate::schedule::Arrivals, li
             figure(rate),
             time.as_secs_f64(),
             figure(step.throughput),
-            micros(step.p50),
-            micros(step.p999),
+            latency(step.p50),
+            latency(step.p999),
             count(report.errors)
         ));
         Ok(Trial { step, report })

@@ -6,7 +6,7 @@ use crate::report::Report;
 use crate::report::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
 use crate::report::svg::{Axis, Chart, Scale, Series, escape};
 use crate::sla::Verdict;
-use crate::units::{count, figure};
+use crate::units::{count, figure, latency};
 
 /// A row: what, A, B, and B as a multiple of A.
 struct Row {
@@ -17,7 +17,9 @@ struct Row {
 }
 
 fn rows(a: &Report, b: &Report) -> Vec<Row> {
-    let ratio = |a: f64, b: f64| (a > 0.0).then(|| b / a);
+    let ratio = |a: f64, b: f64| (a > 0.0 && !b.is_nan()).then(|| b / a);
+    // Not a number where nothing was answered: there is no time then, and no ratio.
+    let time = |us: u64| if us == 0 { f64::NAN } else { us as f64 };
     let mut rows = Vec::new();
     let mut text = |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
     text("verdict", verdict(a), verdict(b));
@@ -35,7 +37,7 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     for (what, a, b) in
         [("p50", la.p50, lb.p50), ("p90", la.p90, lb.p90), ("p99", la.p99, lb.p99), ("p99.9", la.p999, lb.p999), ("max", la.max, lb.max)]
     {
-        number(what, a as f64, b as f64, &html::us);
+        number(what, time(a), time(b), &latency_text);
     }
     if let (Some(a), Some(b)) = (&a.server.cpu, &b.server.cpu) {
         number("proxy CPU, µs a request", a.us_per_request, b.us_per_request, &figure);
@@ -44,12 +46,17 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
         number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
     }
-    number("latest answer", a.answers.latest_us as f64, b.answers.latest_us as f64, &html::us);
+    number("latest answer", time(a.answers.latest_us), time(b.answers.latest_us), &latency_text);
     if a.tls.handshakes_per_second + b.tls.handshakes_per_second > 0.0 {
         number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
     }
-    number("handshake, p50", a.tls.handshake_p50_us as f64, b.tls.handshake_p50_us as f64, &html::us);
+    number("handshake, p50", time(a.tls.handshake_p50_us), time(b.tls.handshake_p50_us), &latency_text);
     rows
+}
+
+fn latency_text(us: f64) -> String {
+    // Not a number becomes 0, which is no latency.
+    latency(us as u64)
 }
 
 fn verdict(report: &Report) -> String {
@@ -158,6 +165,12 @@ mod tests {
         assert!(line.ends_with("2.00"), "{line}");
         assert!(text.contains("not asked the same: mix"), "{text}");
         assert!(differences(&a, &a).is_empty());
+        (b.throughput, b.latency) = (0.0, Default::default());
+        let nothing = super::text(["a.json", "b.json"], &a, &b);
+        let cells =
+            |start: &str| nothing.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().skip(2).collect::<Vec<_>>();
+        assert_eq!(cells("throughput")[1..], ["0.00", "0.00"], "{nothing}");
+        assert_eq!(cells("p99.9 ")[1..], ["–"], "no time, no ratio: {nothing}");
         let page = page(["<a>", "b"], &a, &b);
         assert_well_formed(page.strip_prefix("<!DOCTYPE html>\n").unwrap());
         assert_eq!(page.matches("<svg").count(), 3);

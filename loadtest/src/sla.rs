@@ -102,7 +102,7 @@ pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u6
         checks.push(Check {
             what: sla.name.clone(),
             limit: units::micros(sla.limit_us),
-            value: units::micros(value),
+            value: units::latency(value),
             held: !latency.is_empty() && value <= sla.limit_us,
         });
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
 use super::{Report, Step, knee, text};
 use crate::sla::Verdict;
-use crate::units::{count, counted, figure, micros};
+use crate::units::{count, counted, figure, latency, micros};
 
 pub(crate) const BLUE: &str = "#2471a3";
 pub(crate) const ORANGE: &str = "#d68910";
@@ -110,10 +110,10 @@ fn latency_table(report: &Report, body: &mut String) {
     }
     body.push_str("</tr>\n");
     let all = std::iter::once(("all calls", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
-    for (name, p) in all.filter(|(_, p)| p.count > 0) {
+    for (name, p) in all {
         let _ = write!(body, "<tr><td>{}</td>", escape(name));
         for time in [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max] {
-            let _ = write!(body, "<td class=\"n\">{}</td>", micros(time));
+            let _ = write!(body, "<td class=\"n\">{}</td>", latency(time));
         }
         let _ = writeln!(body, "<td class=\"n\">{}</td></tr>", count(p.count));
     }
@@ -260,7 +260,7 @@ pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
     for step in steps {
         let (class, word) = (if step.held { "held" } else { "lost" }, step.verdict());
         body.push_str("<tr>");
-        let times = [step.p50, step.p99, step.p999, step.max].map(micros);
+        let times = [step.p50, step.p99, step.p999, step.max].map(latency);
         let cells = [figure(step.offered_rate), figure(step.throughput)].into_iter().chain(times).chain([count(step.errors)]);
         for cell in cells {
             let _ = write!(body, "<td class=\"n\">{cell}</td>");

@@ -143,6 +143,30 @@ fn a_run_without_a_bound_is_not_told_as_held() {
 }
 
 #[test]
+fn without_a_right_answer_there_are_no_percentiles() {
+    let phase = PhaseStats { offered: 10, errors: 10, ..PhaseStats::new() };
+    let slas = vec![Sla::parse("p99=1s").unwrap()];
+    let report = Report {
+        latency: Percentiles::of(&phase.latency),
+        calls: Vec::new(),
+        steps: vec![Step::of(&phase, 1.0, &slas), Step::of(&phase, 1.0, &slas)],
+        answers: Answers::default(),
+        tls: Tls::default(),
+        checks: crate::sla::judge(&Promise::new(slas.clone(), None), &phase.latency, 10, Some(0)),
+        slas,
+        ..sample()
+    };
+    let text = text::summary(&report);
+    let cells = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(cells("all"), ["all", "–", "–", "–", "–", "–", "0"]);
+    assert_eq!(cells("10.0")[..6], ["10.0", "0.00", "–", "–", "–", "10"]);
+    assert_eq!(cells("NO    p99")[..3], ["NO", "p99", "–"]);
+    assert!(text.contains("the latest – after") && text.contains("p50 –, p99 –, max –"), "{text}");
+    let page = html::page(&report);
+    assert!(page.contains("<td class=\"n\">–</td>") && !page.contains(">0 µs<"), "{page}");
+}
+
+#[test]
 fn the_knee_is_the_last_step_before_the_first_that_is_lost() {
     let report = sample();
     assert_eq!(knee(&report.steps).unwrap().offered_rate, 2000.0);
