@@ -143,7 +143,7 @@ fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
         Series { name: name.into(), color, dashed: false, points: points.collect() }
     };
     let (title, y) = if latency {
-        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us })
+        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us_text })
     } else {
         ("Throughput over offered load", Axis { label: "requests/s", scale: Scale::Linear, text: figure_text })
     };

@@ -24,6 +24,11 @@ pub(crate) fn us(value: f64) -> String {
     micros(value.round() as u64)
 }
 
+/// The same for an axis: the unit changes with the value, and the decimals with it.
+pub(crate) fn us_text(value: f64, _: usize) -> String {
+    us(value)
+}
+
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let mut body = String::new();
@@ -121,7 +126,7 @@ fn latency_table(report: &Report, body: &mut String) {
 }
 
 fn latency_axis() -> Axis {
-    Axis { label: "latency (logarithmic)", scale: Scale::Log, text: us }
+    Axis { label: "latency (logarithmic)", scale: Scale::Log, text: us_text }
 }
 
 fn sla_marks(report: &Report) -> Vec<Mark> {
@@ -144,7 +149,7 @@ pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_o
         x: Axis {
             label: "share of the requests that were faster (each nine the same length)",
             scale: Scale::Nines,
-            text: |quantile| {
+            text: |quantile, _| {
                 let percent = format!("{:.5}", quantile * 100.0);
                 format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
             },
@@ -156,7 +161,7 @@ pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_o
 }
 
 fn seconds_axis() -> Axis {
-    Axis { label: "seconds since the start (warm-up included)", scale: Scale::Linear, text: |v| format!("{v:.0}") }
+    Axis { label: "seconds since the start (warm-up included)", scale: Scale::Linear, text: |v, decimals| format!("{v:.decimals$}") }
 }
 
 fn over_time(report: &Report) -> Chart {
@@ -191,8 +196,8 @@ fn rate_over_time(report: &Report) -> Chart {
     }
 }
 
-pub(crate) fn figure_text(value: f64) -> String {
-    if value.fract() == 0.0 { count(value as u64) } else { figure(value) }
+pub(crate) fn figure_text(value: f64, decimals: usize) -> String {
+    if decimals == 0 { count(value.round() as u64) } else { format!("{value:.decimals$}") }
 }
 
 fn by_load(report: &Report) -> Vec<&Step> {

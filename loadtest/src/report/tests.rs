@@ -240,6 +240,18 @@ fn the_page_is_well_formed_and_stands_alone() {
 }
 
 #[test]
+fn the_axis_of_a_short_run_has_no_label_twice() {
+    let report = Report { timeline: sample().timeline[..3].to_vec(), ..sample() };
+    let page = html::page(&report);
+    let chart = page.split("<svg").find(|chart| chart.contains("aria-label=\"Requests each second\"")).unwrap();
+    let along_x = chart
+        .lines()
+        .filter(|line| line.contains("text-anchor=\"middle\" fill=\"#555\""))
+        .map(|line| line.split(['<', '>']).nth(2).unwrap());
+    assert_eq!(along_x.collect::<Vec<_>>(), ["0.0", "0.5", "1.0", "1.5", "2.0"]);
+}
+
+#[test]
 fn the_text_tells_the_verdict_and_the_reasons() {
     let text = text::summary(&sample());
     for part in ["NOT HELD", "p99.9", "ThrottlingException (429)", "wrong answers", "knee", "a warning", "HSM sessions"] {
