@@ -1,7 +1,8 @@
 //! The command line.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,7 +198,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Capacity(args) => search(&args),
         Command::Compare(args) => side_by_side(&args).map_err(Failure::Setup),
     };
-    let complain = |text: &str| drop(writeln!(std::io::stderr(), "xksd-load: {text}"));
+    let complain = |text: &str| drop(writeln!(io::stderr(), "xksd-load: {text}"));
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -215,6 +216,7 @@ pub fn main(cli: Cli) -> ExitCode {
 fn run(args: &RunArgs) -> Result<bool, Failure> {
     let (plan, load) = plan(args).map_err(Failure::Setup)?;
     let run = args.common.run(&args.target, plan, load).map_err(Failure::Setup)?;
+    args.common.try_files().map_err(Failure::Setup)?;
     let report = run.execute(&mut Live::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
@@ -243,6 +245,7 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
         // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250 ms.
         run.promise = Promise::new(vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?], args.common.max_errors);
     }
+    args.common.try_files().map_err(Failure::Setup)?;
     let report = capacity::find(&run, &search, args.common.arrivals, &mut Live::new())?;
     let found = report.capacity.as_ref();
     tell(&format!("{}\n{}", text::summary(&report), found.map(capacity::text).unwrap_or_default()));
@@ -260,14 +263,14 @@ fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
     let names = [names[0].as_str(), names[1].as_str()];
     tell(&compare::text(names, &a, &b));
     if let Some(path) = &args.html {
-        std::fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
+        fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(true)
 }
 
 fn tell(text: &str) {
     // Whoever closed standard output does not want to read it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
@@ -360,20 +363,64 @@ impl CommonArgs {
         })
     }
 
+    /// Whether the reports can be written: nobody wants to hear of it at the end of a long run. What is in the files stays until then.
+    fn try_files(&self) -> Result<(), String> {
+        for (option, path) in [("--json", &self.json), ("--html", &self.html)] {
+            if let Some(path) = path {
+                try_file(path).map_err(|e| match (e.kind(), path.parent()) {
+                    (io::ErrorKind::NotFound, Some(dir)) => format!("{option} {}: there is no directory {}", path.display(), dir.display()),
+                    _ => format!("{option} {}: cannot be written: {e}", path.display()),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn save(&self, report: &Report) -> Result<(), Failure> {
         if let Some(path) = &self.json {
             report.save(path).map_err(Failure::Setup)?;
         }
         if let Some(path) = &self.html {
-            std::fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
+            fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
         }
         Ok(())
+    }
+}
+
+fn try_file(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        // Opening another kind of file (a FIFO, a terminal) may wait for its reader, or tell it that this was all.
+        Ok(file) if file.is_file() || file.is_dir() => File::options().write(true).open(path).map(drop),
+        Ok(_) => Ok(()),
+        // What is not there is made and taken away again: a run that cannot start leaves nothing behind.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match File::create_new(path) {
+            // A link to a file that is yet to be made.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.and_then(|_| fs::remove_file(path)),
+        },
+        Err(e) => Err(e),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_tried_and_left_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        fs::write(&old, "before").unwrap();
+        assert!(try_file(&new).is_ok() && !new.exists());
+        assert!(try_file(&old).is_ok() && fs::read_to_string(&old).unwrap() == "before");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&new, &link).unwrap();
+        assert!(try_file(&link).is_ok() && link.is_symlink() && !new.exists());
+        assert!(try_file(Path::new("/dev/null")).is_ok());
+        assert_eq!(try_file(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(try_file(&new.join("r.json")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(try_file(&old.join("r.json")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    }
 
     fn run_plan(args: &[&str]) -> Result<(Plan, String), String> {
         let all = ["xksd-load", "run", "--config", "x.toml"].iter().chain(args);

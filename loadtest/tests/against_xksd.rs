@@ -152,6 +152,16 @@ fn what_cannot_be_judged_exits_with_2() {
     let (code, text) = told(&load(&["run", "--config", &config, "--connect", "192.0.2.1:443", "--duration", "1s"]));
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("--i-own-the-target"), "{text}");
+    // Told before a load of 30 s, not after it; the other file was tried, and is not left behind.
+    for (command, option) in [("run", "--html"), ("capacity", "--json")] {
+        let other = if option == "--html" { "--json" } else { "--html" };
+        let began = Instant::now();
+        let (wrong, right) = (demo.file("nowhere/report"), demo.file("report"));
+        let (code, text) = told(&load(&[command, "--config", &config, option, &wrong, other, &right]));
+        assert_eq!(code, 2, "{text}");
+        assert_eq!(text, format!("xksd-load: {option} {wrong}: there is no directory {}\n", demo.file("nowhere")));
+        assert!(began.elapsed() < Duration::from_secs(15) && !std::path::Path::new(&right).exists());
+    }
     // Nobody listens there.
     let (code, text) = told(&load(&["run", "--config", &config, "--connect", "127.0.0.1:1", "--duration", "1s"]));
     assert_eq!(code, 2, "{text}");
