@@ -83,6 +83,9 @@ struct RunArgs {
 /// Find the highest rate that holds the bounds, and what keeps it from more
 #[derive(Args, Debug)]
 #[command(after_help = "\
+A rate holds when 98 % of what is due is answered right while the trial lasts, without an error, and within every --sla;
+without --sla, within p99.9=250ms, since KMS gives up a request after 250 ms.
+
 Example:
   xksd-load capacity --config demo/xksd.toml --sla p99.9=35ms --html capacity.html")]
 struct CapacityArgs {
