@@ -279,8 +279,9 @@ fn tell(text: &str) {
 fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
     let (warmup, arrivals) = (args.common.warmup, args.common.arrivals);
     let seconds = |time: Duration| time.as_secs_f64();
-    let rate = |rate: f64| {
-        if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(format!("{rate} requests/s: 1 to {RATE_MAX:.0}")) }
+    let rate = |option: &str, rate: f64| {
+        let wrong = || format!("{option} {rate}: a rate is from 1 to {} requests a second", units::figure(RATE_MAX));
+        if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(wrong()) }
     };
     let (plan, load) = if args.closed {
         (Plan::closed(args.duration, warmup), format!("closed loop for {} s", seconds(args.duration)))
@@ -288,19 +289,19 @@ fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
         if args.steps.len() > STEPS_MAX {
             return Err(format!("--steps: at most {STEPS_MAX}"));
         }
-        let rates = args.steps.iter().map(|r| rate(*r)).collect::<Result<Vec<_>, _>>()?;
+        let rates = args.steps.iter().map(|r| rate("--steps", *r)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<String> = rates.iter().map(|r| units::figure(*r)).collect();
         let load = format!("{} requests/s for {} s each", names.join(" – "), seconds(args.step_time));
         (Plan::steps(&rates, args.step_time, warmup, arrivals), load)
     } else if let Some(ramp) = &args.ramp {
         let wrong = || format!("--ramp {ramp:?}: two rates, as in 100..5000");
         let (from, to) = ramp.split_once("..").ok_or_else(wrong)?;
-        let from = rate(from.parse().map_err(|_| wrong())?)?;
-        let to = rate(to.parse().map_err(|_| wrong())?)?;
+        let from = rate("--ramp", from.parse().map_err(|_| wrong())?)?;
+        let to = rate("--ramp", to.parse().map_err(|_| wrong())?)?;
         let load = format!("{} to {} requests/s over {} s", units::figure(from), units::figure(to), seconds(args.duration));
         (Plan::ramp(from, to, args.duration, warmup, arrivals), load)
     } else {
-        let rate = rate(args.rate.unwrap_or(1800.0))?;
+        let rate = rate("--rate", args.rate.unwrap_or(1800.0))?;
         let load = format!("{} requests/s for {} s", units::figure(rate), seconds(args.duration));
         (Plan::steps(&[rate], args.duration, warmup, arrivals), load)
     };
@@ -463,5 +464,8 @@ mod tests {
         ] {
             assert!(run_plan(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(run_plan(&["--rate", "0"]).unwrap_err(), "--rate 0: a rate is from 1 to 10,000,000 requests a second");
+        assert!(run_plan(&["--rate", "1"]).is_ok() && run_plan(&["--rate", "10000000"]).is_ok());
+        assert!(run_plan(&["--rate", "0.99"]).is_err() && run_plan(&["--rate", "10000001"]).is_err());
     }
 }

@@ -23,7 +23,6 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut text = |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
     text("verdict", verdict(a), verdict(b));
-    text("load", a.settings.load.clone(), b.settings.load.clone());
     text("wrong answers", count(a.wrong), count(b.wrong));
     text("errors", count(a.errors), count(b.errors));
     let mut number = |what: &str, a: f64, b: f64, show: &dyn Fn(f64) -> String| {
@@ -105,7 +104,9 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
 
 /// For a terminal.
 pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
-    let mut text = format!("A: {}\nB: {}\n\n{:<26} {:>16} {:>16} {:>8}\n", names[0], names[1], "", "A", "B", "B/A");
+    // The loads are sentences, of any length: no column would hold them.
+    let mut text = format!("A: {}: {}\nB: {}: {}\n\n", names[0], a.settings.load, names[1], b.settings.load);
+    let _ = writeln!(text, "{:<26} {:>16} {:>16} {:>8}", "", "A", "B", "B/A");
     for row in rows(a, b) {
         let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
         let _ = writeln!(text, "{:<26} {:>16} {:>16} {ratio:>8}", row.what, row.a, row.b);
@@ -118,7 +119,13 @@ pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
 
 /// As a page.
 pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
-    let mut body = format!("<h1>A against B</h1>\n<p>A: {}<br/>B: {}</p>\n", escape(names[0]), escape(names[1]));
+    let mut body = format!(
+        "<h1>A against B</h1>\n<p>A: {}: {}<br/>B: {}: {}</p>\n",
+        escape(names[0]),
+        escape(&a.settings.load),
+        escape(names[1]),
+        escape(&b.settings.load)
+    );
     for difference in differences(a, b) {
         let _ = writeln!(body, "<p class=\"warning\">Not asked the same: {}</p>", escape(&difference));
     }
@@ -165,6 +172,11 @@ mod tests {
         assert!(line.ends_with("2.00"), "{line}");
         assert!(text.contains("not asked the same: mix"), "{text}");
         assert!(differences(&a, &a).is_empty());
+        b.settings.load = "500 – 1,000 – 2,000 – 4,000 – 8,000 requests/s for 10 s each".into();
+        let told = super::text(["a.json", "b.json"], &a, &b);
+        assert!(told.starts_with("A: a.json: 1,800 requests/s\nB: b.json: 500 – 1,000 – 2,000"), "{told}");
+        let rows = told.lines().skip_while(|line| !line.is_empty()).skip(1).take_while(|line| !line.starts_with("not asked"));
+        assert!(rows.clone().count() > 10 && rows.clone().all(|row| row.chars().count() == 69), "a row that overflows: {told}");
         (b.throughput, b.latency) = (0.0, Default::default());
         let nothing = super::text(["a.json", "b.json"], &a, &b);
         let cells =
