@@ -13,7 +13,8 @@ use crate::report::svg::escape;
 use crate::report::{self, Report, Step};
 use crate::run::Run;
 use crate::schedule::Plan;
-use crate::units::{count, figure, micros};
+use crate::sla::Verdict;
+use crate::units::{count, figure, latency};
 use crate::worker::Failure;
 
 /// What was found.
@@ -124,15 +125,15 @@ pub fn find(base: &Run, limits: &Search, arrivals: crate::schedule::Arrivals, li
         let mut step = report.steps.first().cloned().unwrap_or_default();
         // The load as it was meant, so that Poisson arrivals do not blur the table.
         step.offered_rate = rate;
-        step.held &= report.held();
+        step.held &= report.verdict() == Verdict::Held;
         let word = if step.held { "held" } else { "not held" };
         live.note(&format!(
             "{:>9}/s for {:>2.0} s: {word:<8}  answered {}/s, p50 {}, p99.9 {}, errors {}",
             figure(rate),
             time.as_secs_f64(),
             figure(step.throughput),
-            micros(step.p50),
-            micros(step.p999),
+            latency(step.p50),
+            latency(step.p999),
             count(report.errors)
         ));
         Ok(Trial { step, report })

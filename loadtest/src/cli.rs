@@ -1,7 +1,8 @@
 //! The command line.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::live::Live;
 use crate::report::{Report, html, text};
 use crate::run::Run;
 use crate::schedule::{Arrivals, Plan};
-use crate::sla::{Promise, Sla};
+use crate::sla::{Promise, Sla, Verdict};
 use crate::target::{Target, TargetArgs};
 use crate::tls::Versions;
 use crate::units::{self, Sizes};
@@ -29,7 +30,9 @@ use crate::workload::{Mix, Shape};
 #[command(
     name = "xksd-load",
     version,
-    after_help = "Exit codes: 0 everything held, 1 something did not (a bound, errors, a wrong answer), 2 could not be judged (usage, connection, credentials)."
+    after_help = "\
+Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no right answer at all), 2 could not be judged
+(usage, connection, credentials). Without --sla and --max-errors no bound is given to `run`: errors are told, and the exit code is 0."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -80,6 +83,9 @@ struct RunArgs {
 /// Find the highest rate that holds the bounds, and what keeps it from more
 #[derive(Args, Debug)]
 #[command(after_help = "\
+A rate holds when 98 % of what is due is answered right while the trial lasts, without an error, and within every --sla;
+without --sla, within p99.9=250ms, since KMS gives up a request after 250 ms.
+
 Example:
   xksd-load capacity --config demo/xksd.toml --sla p99.9=35ms --html capacity.html")]
 struct CapacityArgs {
@@ -177,7 +183,7 @@ struct CommonArgs {
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
     #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Verdict")]
     sla: Vec<Sla>,
-    /// Errors that are accepted [default: 0 where there is a --sla, else any number]
+    /// Errors that are accepted [default: 0 where there is a --sla; with neither, `run` tells errors, does not judge them, and exits with 0]
     #[arg(long, value_name = "N", help_heading = "Verdict")]
     max_errors: Option<u64>,
     /// Write the results as JSON
@@ -195,7 +201,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Capacity(args) => search(&args),
         Command::Compare(args) => side_by_side(&args).map_err(Failure::Setup),
     };
-    let complain = |text: &str| drop(writeln!(std::io::stderr(), "xksd-load: {text}"));
+    let complain = |text: &str| drop(writeln!(io::stderr(), "xksd-load: {text}"));
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -213,10 +219,12 @@ pub fn main(cli: Cli) -> ExitCode {
 fn run(args: &RunArgs) -> Result<bool, Failure> {
     let (plan, load) = plan(args).map_err(Failure::Setup)?;
     let run = args.common.run(&args.target, plan, load).map_err(Failure::Setup)?;
+    args.common.try_files().map_err(Failure::Setup)?;
     let report = run.execute(&mut Live::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
-    Ok(report.held())
+    // Without a bound there is nothing to have failed, however much is told.
+    Ok(report.verdict() != Verdict::NotHeld)
 }
 
 fn search(args: &CapacityArgs) -> Result<bool, Failure> {
@@ -240,6 +248,7 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
         // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250 ms.
         run.promise = Promise::new(vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?], args.common.max_errors);
     }
+    args.common.try_files().map_err(Failure::Setup)?;
     let report = capacity::find(&run, &search, args.common.arrivals, &mut Live::new())?;
     let found = report.capacity.as_ref();
     tell(&format!("{}\n{}", text::summary(&report), found.map(capacity::text).unwrap_or_default()));
@@ -257,21 +266,22 @@ fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
     let names = [names[0].as_str(), names[1].as_str()];
     tell(&compare::text(names, &a, &b));
     if let Some(path) = &args.html {
-        std::fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
+        fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(true)
 }
 
 fn tell(text: &str) {
     // Whoever closed standard output does not want to read it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
     let (warmup, arrivals) = (args.common.warmup, args.common.arrivals);
     let seconds = |time: Duration| time.as_secs_f64();
-    let rate = |rate: f64| {
-        if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(format!("{rate} requests/s: 1 to {RATE_MAX:.0}")) }
+    let rate = |option: &str, rate: f64| {
+        let wrong = || format!("{option} {rate}: a rate is from 1 to {} requests a second", units::figure(RATE_MAX));
+        if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(wrong()) }
     };
     let (plan, load) = if args.closed {
         (Plan::closed(args.duration, warmup), format!("closed loop for {} s", seconds(args.duration)))
@@ -279,19 +289,19 @@ fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
         if args.steps.len() > STEPS_MAX {
             return Err(format!("--steps: at most {STEPS_MAX}"));
         }
-        let rates = args.steps.iter().map(|r| rate(*r)).collect::<Result<Vec<_>, _>>()?;
+        let rates = args.steps.iter().map(|r| rate("--steps", *r)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<String> = rates.iter().map(|r| units::figure(*r)).collect();
         let load = format!("{} requests/s for {} s each", names.join(" – "), seconds(args.step_time));
         (Plan::steps(&rates, args.step_time, warmup, arrivals), load)
     } else if let Some(ramp) = &args.ramp {
         let wrong = || format!("--ramp {ramp:?}: two rates, as in 100..5000");
         let (from, to) = ramp.split_once("..").ok_or_else(wrong)?;
-        let from = rate(from.parse().map_err(|_| wrong())?)?;
-        let to = rate(to.parse().map_err(|_| wrong())?)?;
+        let from = rate("--ramp", from.parse().map_err(|_| wrong())?)?;
+        let to = rate("--ramp", to.parse().map_err(|_| wrong())?)?;
         let load = format!("{} to {} requests/s over {} s", units::figure(from), units::figure(to), seconds(args.duration));
         (Plan::ramp(from, to, args.duration, warmup, arrivals), load)
     } else {
-        let rate = rate(args.rate.unwrap_or(1800.0))?;
+        let rate = rate("--rate", args.rate.unwrap_or(1800.0))?;
         let load = format!("{} requests/s for {} s", units::figure(rate), seconds(args.duration));
         (Plan::steps(&[rate], args.duration, warmup, arrivals), load)
     };
@@ -357,20 +367,64 @@ impl CommonArgs {
         })
     }
 
+    /// Whether the reports can be written: nobody wants to hear of it at the end of a long run. What is in the files stays until then.
+    fn try_files(&self) -> Result<(), String> {
+        for (option, path) in [("--json", &self.json), ("--html", &self.html)] {
+            if let Some(path) = path {
+                try_file(path).map_err(|e| match (e.kind(), path.parent()) {
+                    (io::ErrorKind::NotFound, Some(dir)) => format!("{option} {}: there is no directory {}", path.display(), dir.display()),
+                    _ => format!("{option} {}: cannot be written: {e}", path.display()),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn save(&self, report: &Report) -> Result<(), Failure> {
         if let Some(path) = &self.json {
             report.save(path).map_err(Failure::Setup)?;
         }
         if let Some(path) = &self.html {
-            std::fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
+            fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
         }
         Ok(())
+    }
+}
+
+fn try_file(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        // Opening another kind of file (a FIFO, a terminal) may wait for its reader, or tell it that this was all.
+        Ok(file) if file.is_file() || file.is_dir() => File::options().write(true).open(path).map(drop),
+        Ok(_) => Ok(()),
+        // What is not there is made and taken away again: a run that cannot start leaves nothing behind.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match File::create_new(path) {
+            // A link to a file that is yet to be made.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.and_then(|_| fs::remove_file(path)),
+        },
+        Err(e) => Err(e),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_tried_and_left_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        fs::write(&old, "before").unwrap();
+        assert!(try_file(&new).is_ok() && !new.exists());
+        assert!(try_file(&old).is_ok() && fs::read_to_string(&old).unwrap() == "before");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&new, &link).unwrap();
+        assert!(try_file(&link).is_ok() && link.is_symlink() && !new.exists());
+        assert!(try_file(Path::new("/dev/null")).is_ok());
+        assert_eq!(try_file(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(try_file(&new.join("r.json")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(try_file(&old.join("r.json")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    }
 
     fn run_plan(args: &[&str]) -> Result<(Plan, String), String> {
         let all = ["xksd-load", "run", "--config", "x.toml"].iter().chain(args);
@@ -410,5 +464,8 @@ mod tests {
         ] {
             assert!(run_plan(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(run_plan(&["--rate", "0"]).unwrap_err(), "--rate 0: a rate is from 1 to 10,000,000 requests a second");
+        assert!(run_plan(&["--rate", "1"]).is_ok() && run_plan(&["--rate", "10000000"]).is_ok());
+        assert!(run_plan(&["--rate", "0.99"]).is_err() && run_plan(&["--rate", "10000001"]).is_err());
     }
 }

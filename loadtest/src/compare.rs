@@ -5,7 +5,8 @@ use std::fmt::Write;
 use crate::report::Report;
 use crate::report::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
 use crate::report::svg::{Axis, Chart, Scale, Series, escape};
-use crate::units::{count, figure};
+use crate::sla::Verdict;
+use crate::units::{count, figure, latency};
 
 /// A row: what, A, B, and B as a multiple of A.
 struct Row {
@@ -16,11 +17,12 @@ struct Row {
 }
 
 fn rows(a: &Report, b: &Report) -> Vec<Row> {
-    let ratio = |a: f64, b: f64| (a > 0.0).then(|| b / a);
+    let ratio = |a: f64, b: f64| (a > 0.0 && !b.is_nan()).then(|| b / a);
+    // Not a number where nothing was answered: there is no time then, and no ratio.
+    let time = |us: u64| if us == 0 { f64::NAN } else { us as f64 };
     let mut rows = Vec::new();
     let mut text = |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
     text("verdict", verdict(a), verdict(b));
-    text("load", a.settings.load.clone(), b.settings.load.clone());
     text("wrong answers", count(a.wrong), count(b.wrong));
     text("errors", count(a.errors), count(b.errors));
     let mut number = |what: &str, a: f64, b: f64, show: &dyn Fn(f64) -> String| {
@@ -34,7 +36,7 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     for (what, a, b) in
         [("p50", la.p50, lb.p50), ("p90", la.p90, lb.p90), ("p99", la.p99, lb.p99), ("p99.9", la.p999, lb.p999), ("max", la.max, lb.max)]
     {
-        number(what, a as f64, b as f64, &html::us);
+        number(what, time(a), time(b), &latency_text);
     }
     if let (Some(a), Some(b)) = (&a.server.cpu, &b.server.cpu) {
         number("proxy CPU, µs a request", a.us_per_request, b.us_per_request, &figure);
@@ -43,16 +45,26 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
         number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
     }
-    number("latest answer", a.answers.latest_us as f64, b.answers.latest_us as f64, &html::us);
+    number("latest answer", time(a.answers.latest_us), time(b.answers.latest_us), &latency_text);
     if a.tls.handshakes_per_second + b.tls.handshakes_per_second > 0.0 {
         number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
     }
-    number("handshake, p50", a.tls.handshake_p50_us as f64, b.tls.handshake_p50_us as f64, &html::us);
+    number("handshake, p50", time(a.tls.handshake_p50_us), time(b.tls.handshake_p50_us), &latency_text);
     rows
 }
 
+fn latency_text(us: f64) -> String {
+    // Not a number becomes 0, which is no latency.
+    latency(us as u64)
+}
+
 fn verdict(report: &Report) -> String {
-    if report.held() { "held".into() } else { "not held".into() }
+    match report.verdict() {
+        Verdict::Held => "held",
+        Verdict::NotHeld => "not held",
+        Verdict::NoBound => "no bound given",
+    }
+    .into()
 }
 
 fn capacity(report: &Report) -> Option<f64> {
@@ -92,7 +104,9 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
 
 /// For a terminal.
 pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
-    let mut text = format!("A: {}\nB: {}\n\n{:<26} {:>16} {:>16} {:>8}\n", names[0], names[1], "", "A", "B", "B/A");
+    // The loads are sentences, of any length: no column would hold them.
+    let mut text = format!("A: {}: {}\nB: {}: {}\n\n", names[0], a.settings.load, names[1], b.settings.load);
+    let _ = writeln!(text, "{:<26} {:>16} {:>16} {:>8}", "", "A", "B", "B/A");
     for row in rows(a, b) {
         let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
         let _ = writeln!(text, "{:<26} {:>16} {:>16} {ratio:>8}", row.what, row.a, row.b);
@@ -105,7 +119,13 @@ pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
 
 /// As a page.
 pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
-    let mut body = format!("<h1>A against B</h1>\n<p>A: {}<br/>B: {}</p>\n", escape(names[0]), escape(names[1]));
+    let mut body = format!(
+        "<h1>A against B</h1>\n<p>A: {}: {}<br/>B: {}: {}</p>\n",
+        escape(names[0]),
+        escape(&a.settings.load),
+        escape(names[1]),
+        escape(&b.settings.load)
+    );
     for difference in differences(a, b) {
         let _ = writeln!(body, "<p class=\"warning\">Not asked the same: {}</p>", escape(&difference));
     }
@@ -130,7 +150,7 @@ fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
         Series { name: name.into(), color, dashed: false, points: points.collect() }
     };
     let (title, y) = if latency {
-        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us })
+        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us_text })
     } else {
         ("Throughput over offered load", Axis { label: "requests/s", scale: Scale::Linear, text: figure_text })
     };
@@ -152,6 +172,17 @@ mod tests {
         assert!(line.ends_with("2.00"), "{line}");
         assert!(text.contains("not asked the same: mix"), "{text}");
         assert!(differences(&a, &a).is_empty());
+        b.settings.load = "500 – 1,000 – 2,000 – 4,000 – 8,000 requests/s for 10 s each".into();
+        let told = super::text(["a.json", "b.json"], &a, &b);
+        assert!(told.starts_with("A: a.json: 1,800 requests/s\nB: b.json: 500 – 1,000 – 2,000"), "{told}");
+        let rows = told.lines().skip_while(|line| !line.is_empty()).skip(1).take_while(|line| !line.starts_with("not asked"));
+        assert!(rows.clone().count() > 10 && rows.clone().all(|row| row.chars().count() == 69), "a row that overflows: {told}");
+        (b.throughput, b.latency) = (0.0, Default::default());
+        let nothing = super::text(["a.json", "b.json"], &a, &b);
+        let cells =
+            |start: &str| nothing.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().skip(2).collect::<Vec<_>>();
+        assert_eq!(cells("throughput")[1..], ["0.00", "0.00"], "{nothing}");
+        assert_eq!(cells("p99.9 ")[1..], ["–"], "no time, no ratio: {nothing}");
         let page = page(["<a>", "b"], &a, &b);
         assert_well_formed(page.strip_prefix("<!DOCTYPE html>\n").unwrap());
         assert_eq!(page.matches("<svg").count(), 3);

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use crate::report::Point;
-use crate::units::{count, micros};
+use crate::units::{count, latency};
 
 /// Writes to the terminal behind standard error, where there is one.
 pub struct Live {
@@ -23,9 +23,9 @@ impl Live {
             "{:>4} of {of:.0} s  {:>7}/s  p50 {}  p99 {}  p99.9 {}  errors {}",
             point.second + 1,
             count(point.right),
-            micros(point.p50),
-            micros(point.p99),
-            micros(point.p999),
+            latency(point.p50),
+            latency(point.p99),
+            latency(point.p999),
             count(point.errors)
         ));
     }

@@ -60,6 +60,21 @@ impl Promise {
     }
 }
 
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every bound that was asked for held.
+    Held,
+    /// A bound did not hold, an answer was wrong, or none was right.
+    NotHeld,
+    /// No bound was asked for, on latency or on errors: nothing was promised that could have held, however many requests failed.
+    NoBound,
+}
+
+/// How the check of `--max-errors` is called.
+pub(crate) const ERRORS: &str = "errors";
+
 /// One thing that must hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
@@ -87,12 +102,12 @@ pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u6
         checks.push(Check {
             what: sla.name.clone(),
             limit: units::micros(sla.limit_us),
-            value: units::micros(value),
+            value: units::latency(value),
             held: !latency.is_empty() && value <= sla.limit_us,
         });
     }
     if let Some(max) = promise.max_errors {
-        checks.push(Check { what: "errors".into(), limit: units::count(max), value: units::count(errors), held: errors <= max });
+        checks.push(Check { what: ERRORS.into(), limit: units::count(max), value: units::count(errors), held: errors <= max });
     }
     checks
 }

@@ -128,9 +128,13 @@ fn errors_are_counted_by_name_and_judged() {
     let times = ["first_error_unix_ms", "last_error_unix_ms"].map(|name| report[name].as_u64().unwrap());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     assert!(times[0] <= times[1] && times[1] <= now && now - times[0] < 3_600_000, "{times:?} at {now}");
+    assert_eq!(report["verdict"], "not_held");
     // Nobody asked for a verdict on errors.
-    let (code, text, _) = against(dir.path(), SHORT, throttling());
+    let (code, text, report) = against(dir.path(), SHORT, throttling());
     assert_eq!(code, 0, "{text}");
+    let errors = report["errors"].as_u64().unwrap();
+    assert!(errors > 1 && text.contains(&format!("\nNO BOUND GIVEN, {errors} errors: ")), "{text}");
+    assert_eq!(report["verdict"], "no_bound");
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn loads_are_run_judged_reported_and_compared() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("HELD") && !text.contains("NOT HELD"), "{text}");
     let a = report(&demo, "a.json");
+    assert_eq!(a["verdict"], "held");
     let calls: Vec<&str> = a["calls"].as_array().unwrap().iter().map(|c| c["call"].as_str().unwrap()).collect();
     assert_eq!(calls, ["encrypt", "decrypt", "metadata", "health"]);
     assert_eq!((&a["errors"], &a["wrong"], &a["offered"]), (&0.into(), &0.into(), &a["right"]));
@@ -151,6 +152,16 @@ fn what_cannot_be_judged_exits_with_2() {
     let (code, text) = told(&load(&["run", "--config", &config, "--connect", "192.0.2.1:443", "--duration", "1s"]));
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("--i-own-the-target"), "{text}");
+    // Told before a load of 30 s, not after it; the other file was tried, and is not left behind.
+    for (command, option) in [("run", "--html"), ("capacity", "--json")] {
+        let other = if option == "--html" { "--json" } else { "--html" };
+        let began = Instant::now();
+        let (wrong, right) = (demo.file("nowhere/report"), demo.file("report"));
+        let (code, text) = told(&load(&[command, "--config", &config, option, &wrong, other, &right]));
+        assert_eq!(code, 2, "{text}");
+        assert_eq!(text, format!("xksd-load: {option} {wrong}: there is no directory {}\n", demo.file("nowhere")));
+        assert!(began.elapsed() < Duration::from_secs(15) && !std::path::Path::new(&right).exists());
+    }
     // Nobody listens there.
     let (code, text) = told(&load(&["run", "--config", &config, "--connect", "127.0.0.1:1", "--duration", "1s"]));
     assert_eq!(code, 2, "{text}");

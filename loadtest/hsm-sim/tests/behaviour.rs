@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::process::Command;
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -352,30 +351,47 @@ fn two_hsms_live_in_one_process() {
     });
 }
 
+/// Whether it ended well, and its report.
+fn bare_loop(iv: &str) -> (bool, serde_json::Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_hsm-loop"))
+        .args(["--token", "test", "--pin", "1234", "--sessions", "3", "--seconds", "1", "--iv", iv, "--module"])
+        .arg(module())
+        .output()
+        .unwrap();
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+}
+
 #[test]
 fn the_bare_loop_counts_operations() {
     isolated("the_bare_loop_counts_operations", "[gcm]\niv = \"append\"", |directory| {
-        let module = module();
-        let loop_of = |arguments: &[&str]| {
-            let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-            let output = Command::new(env!("CARGO_BIN_EXE_hsm-loop"))
-                .args(["--token", "test", "--pin", "1234", "--sessions", "3", "--seconds", "1", "--module"])
-                .arg(&module)
-                .args(arguments)
-                .output()
-                .unwrap();
-            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            (output.status.success(), report)
-        };
-        let (success, report) = loop_of(&["--iv", "append"]);
+        let (success, report) = bare_loop("append");
         assert!(success, "{report}");
         assert!(report["operations"].as_u64() > Some(0), "{report}");
         let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap()).unwrap();
         assert_eq!(stats["calls"]["C_Decrypt"], report["operations"]);
         assert_eq!(stats["sessions"]["peak"], 3);
         // The module insists on its own IVs.
-        let (success, report) = loop_of(&["--iv", "caller"]);
+        let (success, report) = bare_loop("caller");
         assert!(!success);
         assert_eq!(report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3, "{report}");
+    });
+}
+
+#[test]
+fn the_bare_loop_takes_ivs_that_the_module_fills_in() {
+    isolated("the_bare_loop_takes_ivs_that_the_module_fills_in", "[gcm]\niv = \"fill\"", |_| {
+        let (success, report) = bare_loop("fill");
+        assert!(success && report["operations"].as_u64() > Some(0), "{report}");
+    });
+}
+
+/// This module takes the zeros for the caller's IV, as SoftHSM does, and everything would be encrypted under them.
+#[test]
+fn the_bare_loop_refuses_an_iv_of_zeros() {
+    isolated("the_bare_loop_refuses_an_iv_of_zeros", "", |_| {
+        let (success, report) = bare_loop("fill");
+        assert!(!success);
+        assert_eq!(report["sessions_ended_by_error"]["--iv fill: the IV is all zeros after C_Encrypt"], 3, "{report}");
+        assert_eq!(report["operations"], 0);
     });
 }

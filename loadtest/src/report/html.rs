@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
 use super::{Report, Step, knee, text};
-use crate::units::{count, counted, figure, micros};
+use crate::sla::Verdict;
+use crate::units::{count, counted, figure, latency, micros};
 
 pub(crate) const BLUE: &str = "#2471a3";
 pub(crate) const ORANGE: &str = "#d68910";
@@ -23,10 +24,19 @@ pub(crate) fn us(value: f64) -> String {
     micros(value.round() as u64)
 }
 
+/// The same for an axis: the unit changes with the value, and the decimals with it.
+pub(crate) fn us_text(value: f64, _: usize) -> String {
+    us(value)
+}
+
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let mut body = String::new();
-    let (class, verdict) = if report.held() { ("held", "held") } else { ("lost", "not held") };
+    let (class, verdict) = match report.verdict() {
+        Verdict::Held => ("held", "held".into()),
+        Verdict::NotHeld => ("lost", "not held".into()),
+        Verdict::NoBound => ("note", format!("no bound given, {}", text::errors(report))),
+    };
     let _ = writeln!(
         body,
         "<h1>{}: <span class=\"{class}\">{verdict}</span></h1>\n<p class=\"note\">{}, {} UTC, xksd-load {}</p>",
@@ -105,10 +115,10 @@ fn latency_table(report: &Report, body: &mut String) {
     }
     body.push_str("</tr>\n");
     let all = std::iter::once(("all calls", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
-    for (name, p) in all.filter(|(_, p)| p.count > 0) {
+    for (name, p) in all {
         let _ = write!(body, "<tr><td>{}</td>", escape(name));
         for time in [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max] {
-            let _ = write!(body, "<td class=\"n\">{}</td>", micros(time));
+            let _ = write!(body, "<td class=\"n\">{}</td>", latency(time));
         }
         let _ = writeln!(body, "<td class=\"n\">{}</td></tr>", count(p.count));
     }
@@ -116,7 +126,7 @@ fn latency_table(report: &Report, body: &mut String) {
 }
 
 fn latency_axis() -> Axis {
-    Axis { label: "latency (logarithmic)", scale: Scale::Log, text: us }
+    Axis { label: "latency (logarithmic)", scale: Scale::Log, text: us_text }
 }
 
 fn sla_marks(report: &Report) -> Vec<Mark> {
@@ -139,7 +149,7 @@ pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_o
         x: Axis {
             label: "share of the requests that were faster (each nine the same length)",
             scale: Scale::Nines,
-            text: |quantile| {
+            text: |quantile, _| {
                 let percent = format!("{:.5}", quantile * 100.0);
                 format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
             },
@@ -151,7 +161,7 @@ pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_o
 }
 
 fn seconds_axis() -> Axis {
-    Axis { label: "seconds since the start (warm-up included)", scale: Scale::Linear, text: |v| format!("{v:.0}") }
+    Axis { label: "seconds since the start (warm-up included)", scale: Scale::Linear, text: |v, decimals| format!("{v:.decimals$}") }
 }
 
 fn over_time(report: &Report) -> Chart {
@@ -186,8 +196,8 @@ fn rate_over_time(report: &Report) -> Chart {
     }
 }
 
-pub(crate) fn figure_text(value: f64) -> String {
-    if value.fract() == 0.0 { count(value as u64) } else { figure(value) }
+pub(crate) fn figure_text(value: f64, decimals: usize) -> String {
+    if decimals == 0 { count(value.round() as u64) } else { format!("{value:.decimals$}") }
 }
 
 fn by_load(report: &Report) -> Vec<&Step> {
@@ -255,7 +265,7 @@ pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
     for step in steps {
         let (class, word) = (if step.held { "held" } else { "lost" }, step.verdict());
         body.push_str("<tr>");
-        let times = [step.p50, step.p99, step.p999, step.max].map(micros);
+        let times = [step.p50, step.p99, step.p999, step.max].map(latency);
         let cells = [figure(step.offered_rate), figure(step.throughput)].into_iter().chain(times).chain([count(step.errors)]);
         for cell in cells {
             let _ = write!(body, "<td class=\"n\">{cell}</td>");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::idle::IdleReport;
 use crate::observe::Server;
 use crate::observe::bound::Bound;
-use crate::sla::{Check, Sla};
+use crate::sla::{Check, ERRORS, Sla, Verdict};
 use crate::stats::{Latency, PhaseStats, Second};
 use crate::target::read_text;
 
@@ -322,17 +322,30 @@ pub struct Client {
 }
 
 impl Report {
-    /// Whether everything held that had to.
-    pub fn held(&self) -> bool {
-        self.checks.iter().all(|check| check.held)
+    /// What it came to.
+    pub fn verdict(&self) -> Verdict {
+        if self.checks.iter().any(|check| !check.held) {
+            Verdict::NotHeld
+        } else if self.slas.is_empty() && !self.checks.iter().any(|check| check.what == ERRORS) {
+            Verdict::NoBound
+        } else {
+            Verdict::Held
+        }
     }
 
-    /// Writes it as JSON.
+    /// Writes it as JSON, with its verdict: what follows from the rest is told, and not read back.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), String> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
+        #[derive(Serialize)]
+        struct Told<'a> {
+            verdict: Verdict,
+            #[serde(flatten)]
+            report: &'a Report,
+        }
+        let told = Told { verdict: self.verdict(), report: self };
+        let mut text = serde_json::to_string_pretty(&told).map_err(|e| e.to_string())?;
         text.push('\n');
         std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
     }

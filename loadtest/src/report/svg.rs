@@ -19,8 +19,8 @@ pub struct Axis {
     pub label: &'static str,
     /// Layout.
     pub scale: Scale,
-    /// How a value is written.
-    pub text: fn(f64) -> String,
+    /// How a value is written. The second is how many decimals tell it from its neighbours on a linear axis.
+    pub text: fn(f64, usize) -> String,
 }
 
 /// A line.
@@ -129,6 +129,15 @@ impl Scale {
     }
 }
 
+/// Decimals that tell evenly laid ticks from each other.
+fn decimals(ticks: &[f64]) -> usize {
+    match ticks {
+        // Of a round step, whose logarithm may be a hair below the whole number that it is.
+        [first, second, ..] => (-(second - first).log10() - 1e-9).ceil().clamp(0.0, 12.0) as usize,
+        _ => 0,
+    }
+}
+
 impl Chart {
     /// The `<svg>` element; a line of text where there is nothing to draw.
     pub fn draw(&self) -> String {
@@ -161,8 +170,9 @@ impl Chart {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\" font-family=\"sans-serif\" font-size=\"12\">\n\
              <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n<text x=\"{LEFT}\" y=\"18\" font-size=\"15\" font-weight=\"bold\" fill=\"#222\">{title}</text>\n"
         );
-        for tick in self.y.scale.ticks(y_from, y_to) {
-            let (at, text) = (y(tick), escape(&(self.y.text)(tick)));
+        let ticks = self.y.scale.ticks(y_from, y_to);
+        for tick in &ticks {
+            let (at, text) = (y(*tick), escape(&(self.y.text)(*tick, decimals(&ticks))));
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\" stroke=\"#e4e4e4\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{text}</text>",
@@ -171,8 +181,9 @@ impl Chart {
             );
         }
         let mut last = f64::NEG_INFINITY;
-        for tick in self.x.scale.ticks(x_from, x_to) {
-            let (at, text) = (x(tick), escape(&(self.x.text)(tick)));
+        let ticks = self.x.scale.ticks(x_from, x_to);
+        for tick in &ticks {
+            let (at, text) = (x(*tick), escape(&(self.x.text)(*tick, decimals(&ticks))));
             let _ = writeln!(svg, "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#eee\"/>");
             if at - last >= LABEL_GAP {
                 let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{text}</text>", bottom + 17.0);
@@ -244,7 +255,7 @@ mod tests {
     use super::*;
 
     fn axis(scale: Scale) -> Axis {
-        Axis { label: "a < b", scale, text: |v| format!("{v}") }
+        Axis { label: "a < b", scale, text: |v, _| format!("{v}") }
     }
 
     fn chart(x: Scale, y: Scale, points: Vec<(f64, f64)>) -> String {
@@ -278,6 +289,14 @@ mod tests {
     fn ticks_are_round_numbers() {
         assert_eq!(Scale::Linear.ticks(0.0, 1890.0), [0.0, 500.0, 1000.0, 1500.0]);
         assert_eq!(Scale::Linear.ticks(0.0, 10.5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        for (high, expected) in [(1890.0, 0), (10.5, 0), (7.0, 0), (5.9, 0), (3.0, 1), (2.1, 1), (0.6, 1), (0.3, 2), (0.06, 2), (0.006, 3)]
+        {
+            let ticks = Scale::Linear.ticks(0.0, high);
+            assert_eq!(decimals(&ticks), expected, "{ticks:?}");
+            let labels: Vec<String> = ticks.iter().map(|tick| format!("{tick:.expected$}")).collect();
+            assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
+        }
+        assert_eq!((decimals(&[]), decimals(&[5.0])), (0, 0));
         assert_eq!(Scale::Log.ticks(90.0, 1100.0), [100.0, 200.0, 500.0, 1000.0]);
         assert_eq!(Scale::Nines.ticks(0.0, 0.9995), [0.0, 0.5, 0.9, 0.99, 0.999]);
     }

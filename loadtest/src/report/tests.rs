@@ -1,6 +1,7 @@
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::sla::Promise;
 use crate::stats::{latency, record};
 
 /// A report with something in every part.
@@ -88,7 +89,7 @@ pub(crate) fn sample() -> Report {
         }),
         bound: Bound::Hsm,
         slas: vec![Sla::parse("p99.9=250ms").unwrap()],
-        checks: crate::sla::judge(&crate::sla::Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, Some(1)),
+        checks: crate::sla::judge(&Promise::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)), &histogram, 10, Some(1)),
         warnings: vec!["a warning with <angle brackets>".into()],
         capacity: None,
     }
@@ -110,6 +111,59 @@ fn reports_are_read_back_as_they_were_written() {
     assert!(Report::load(&file).unwrap_err().contains("format 9"));
     std::fs::write(&file, "{}").unwrap();
     assert!(Report::load(&file).is_err());
+}
+
+#[test]
+fn a_run_without_a_bound_is_not_told_as_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.json");
+    let promise = |sla: &[&str], max_errors| Promise::new(sla.iter().map(|text| Sla::parse(text).unwrap()).collect(), max_errors);
+    for (promise, errors, wrong, verdict, told, headline) in [
+        (promise(&[], None), 1234, 0, Verdict::NoBound, "NO BOUND GIVEN, 1,234 errors", "no bound given, 1,234 errors"),
+        (promise(&[], None), 0, 0, Verdict::NoBound, "NO BOUND GIVEN, no errors", "no bound given, no errors"),
+        (promise(&[], None), 0, 1, Verdict::NotHeld, "NOT HELD", "not held"),
+        (promise(&[], Some(1)), 1, 0, Verdict::Held, "HELD", "held"),
+        (promise(&[], Some(1)), 2, 0, Verdict::NotHeld, "NOT HELD", "not held"),
+        (promise(&["max=1s"], None), 0, 0, Verdict::Held, "HELD", "held"),
+        (promise(&["max=1s"], None), 1, 0, Verdict::NotHeld, "NOT HELD", "not held"),
+    ] {
+        let mut histogram = latency();
+        histogram.record(1000).unwrap();
+        let checks = crate::sla::judge(&promise, &histogram, errors, Some(wrong));
+        let report = Report { errors, wrong, checks, slas: promise.slas, ..sample() };
+        assert_eq!(report.verdict(), verdict, "{:?}", report.checks);
+        let text = text::summary(&report);
+        assert!(text.lines().last().unwrap().starts_with(told), "{text}");
+        assert!(html::page(&report).contains(&format!("{headline}</span></h1>")), "{headline}");
+        report.save(&file).unwrap();
+        let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(saved["verdict"], serde_json::to_value(verdict).unwrap());
+        assert_eq!(Report::load(&file).unwrap().verdict(), verdict);
+    }
+}
+
+#[test]
+fn without_a_right_answer_there_are_no_percentiles() {
+    let phase = PhaseStats { offered: 10, errors: 10, ..PhaseStats::new() };
+    let slas = vec![Sla::parse("p99=1s").unwrap()];
+    let report = Report {
+        latency: Percentiles::of(&phase.latency),
+        calls: Vec::new(),
+        steps: vec![Step::of(&phase, 1.0, &slas), Step::of(&phase, 1.0, &slas)],
+        answers: Answers::default(),
+        tls: Tls::default(),
+        checks: crate::sla::judge(&Promise::new(slas.clone(), None), &phase.latency, 10, Some(0)),
+        slas,
+        ..sample()
+    };
+    let text = text::summary(&report);
+    let cells = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(cells("all"), ["all", "–", "–", "–", "–", "–", "0"]);
+    assert_eq!(cells("10.0")[..6], ["10.0", "0.00", "–", "–", "–", "10"]);
+    assert_eq!(cells("NO    p99")[..3], ["NO", "p99", "–"]);
+    assert!(text.contains("the latest – after") && text.contains("p50 –, p99 –, max –"), "{text}");
+    let page = html::page(&report);
+    assert!(page.contains("<td class=\"n\">–</td>") && !page.contains(">0 µs<"), "{page}");
 }
 
 #[test]
@@ -183,6 +237,18 @@ fn the_page_is_well_formed_and_stands_alone() {
     let page = html::page(&sample());
     assert_eq!(page.matches("<svg").count(), 5);
     assert!(page.contains("knee"));
+}
+
+#[test]
+fn the_axis_of_a_short_run_has_no_label_twice() {
+    let report = Report { timeline: sample().timeline[..3].to_vec(), ..sample() };
+    let page = html::page(&report);
+    let chart = page.split("<svg").find(|chart| chart.contains("aria-label=\"Requests each second\"")).unwrap();
+    let along_x = chart
+        .lines()
+        .filter(|line| line.contains("text-anchor=\"middle\" fill=\"#555\""))
+        .map(|line| line.split(['<', '>']).nth(2).unwrap());
+    assert_eq!(along_x.collect::<Vec<_>>(), ["0.0", "0.5", "1.0", "1.5", "2.0"]);
 }
 
 #[test]

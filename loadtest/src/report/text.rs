@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{Report, knee};
 use crate::idle::IdleReport;
-use crate::units::{count, counted, figure, micros};
+use crate::sla::Verdict;
+use crate::units::{count, counted, figure, latency, micros};
 
 /// All that a person needs to judge the run.
 pub fn summary(report: &Report) -> String {
@@ -41,8 +42,8 @@ pub fn summary(report: &Report) -> String {
     }
     let _ = writeln!(text, "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}", "latency", "p50", "p90", "p99", "p99.9", "max", "count");
     let all = std::iter::once(("all", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
-    for (name, p) in all.filter(|(_, p)| p.count > 0) {
-        let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(micros);
+    for (name, p) in all {
+        let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(latency);
         let _ = write!(text, "{name:<12}");
         for time in &times {
             let _ = write!(text, " {time:>10}");
@@ -52,7 +53,7 @@ pub fn summary(report: &Report) -> String {
     if report.steps.len() > 1 {
         let _ = writeln!(text, "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}", "offered/s", "answered/s", "p50", "p99", "p99.9", "errors");
         for step in &report.steps {
-            let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(micros);
+            let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(latency);
             let mark = if step.held { String::new() } else { format!("  {}", step.verdict()) };
             let (offered, throughput, errors) = (figure(step.offered_rate), figure(step.throughput), count(step.errors));
             let _ = writeln!(text, "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}");
@@ -81,7 +82,12 @@ pub fn summary(report: &Report) -> String {
             writeln!(text, "{:<5} {:<14} {:>12}   at most {}", if check.held { "ok" } else { "NO" }, check.what, check.value, check.limit);
     }
     let unverified = if settings.unverified { " (UNVERIFIED: no answer was checked)" } else { "" };
-    let _ = writeln!(text, "{}{unverified}", if report.held() { "HELD" } else { "NOT HELD" });
+    let verdict = match report.verdict() {
+        Verdict::Held => "HELD".into(),
+        Verdict::NotHeld => "NOT HELD".into(),
+        Verdict::NoBound => format!("NO BOUND GIVEN, {}: --sla and --max-errors say what has to hold", errors(report)),
+    };
+    let _ = writeln!(text, "{verdict}{unverified}");
     text.replace("at most at least", "at least")
 }
 
@@ -95,16 +101,21 @@ pub fn tls(report: &Report) -> String {
         tls.protocol,
         counted(tls.handshakes, "handshake"),
         count(tls.resumed),
-        micros(tls.handshake_p50_us),
-        micros(tls.handshake_p99_us),
-        micros(tls.handshake_max_us)
+        latency(tls.handshake_p50_us),
+        latency(tls.handshake_p99_us),
+        latency(tls.handshake_max_us)
     )
+}
+
+/// How many errors there were, beside a verdict that does not judge them.
+pub fn errors(report: &Report) -> String {
+    if report.errors == 0 { "no errors".into() } else { counted(report.errors, "error") }
 }
 
 /// In a line: what came back at all.
 pub fn answers(report: &Report) -> String {
     let answers = &report.answers;
-    let mut text = format!("the latest {} after its request was due, errors included", micros(answers.latest_us));
+    let mut text = format!("the latest {} after its request was due, errors included", latency(answers.latest_us));
     for (n, what) in [(answers.none, "requests never answered"), (answers.unsent, "not sent")] {
         let _ = write!(text, "; {} {what}", count(n));
     }

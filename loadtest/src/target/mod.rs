@@ -20,7 +20,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The proxy, as in its certificate
-    #[arg(long, value_name = "HOST[:PORT]", required_unless_present = "config")]
+    #[arg(long, value_name = "HOST[:PORT]")]
     pub target: Option<String>,
     /// Connect here in place of what the host's name resolves to
     #[arg(long, value_name = "ADDR:PORT")]
@@ -29,10 +29,10 @@ pub struct TargetArgs {
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// A key store: path prefix (may be empty), access key id, file with the secret access key; may be given several times
-    #[arg(long, value_name = "PREFIX:ID:SECRETFILE", required_unless_present = "config")]
+    #[arg(long, value_name = "PREFIX:ID:SECRETFILE")]
     pub keystore: Vec<String>,
     /// External key id, of every key store; may be given several times
-    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    #[arg(long, value_name = "ID")]
     pub key: Vec<String>,
     /// SigV4 region [default: us-east-1, or the first of --config]
     #[arg(long, value_name = "REGION")]
@@ -90,6 +90,20 @@ pub struct Target {
     pub pid: Option<u32>,
 }
 
+/// What is not said of whom to load. A configuration says all of it, and is the way for who has one: it must be named.
+fn missing(args: &TargetArgs) -> String {
+    let options = [
+        ("--target HOST[:PORT]", args.target.is_some()),
+        ("--keystore PREFIX:ID:SECRETFILE", !args.keystore.is_empty()),
+        ("--key ID", !args.key.is_empty()),
+    ];
+    let missing: Vec<&str> = options.into_iter().filter(|(_, given)| !given).map(|(option, _)| option).collect();
+    format!(
+        "whom to load? Give --config xksd.toml (for an xksd on this machine that alone would do), or for any proxy {} (see --help)",
+        missing.join(" and ")
+    )
+}
+
 impl Target {
     /// Reads files, resolves names.
     ///
@@ -98,10 +112,13 @@ impl Target {
     pub fn resolve(args: &TargetArgs) -> Result<Target, String> {
         let from_file = args.config.as_deref().map(xksd_toml::read).transpose()?;
         let file = from_file.as_ref();
+        if file.is_none() && (args.keystore.is_empty() || args.key.is_empty()) {
+            return Err(missing(args));
+        }
         let (name, port) = match (&args.target, file) {
             (Some(target), _) => host_and_port(target)?,
             (None, Some(file)) => (file.listen.ip().to_string(), file.listen.port()),
-            (None, None) => return Err("--target or --config is needed".into()),
+            (None, None) => return Err(missing(args)),
         };
         let address = match (args.connect, &args.target, file) {
             (Some(address), _, _) => address,
@@ -225,6 +242,29 @@ mod tests {
         for other in ["10.0.0.1:443", "0.0.0.0:443", "[fe80::1]:443", "192.0.2.1:443"] {
             assert!(allow(other.parse().unwrap(), false).unwrap_err().contains("--i-own-the-target"), "{other}");
             assert_eq!(allow(other.parse().unwrap(), true), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_beside_the_configuration_that_would_do() {
+        let given = |target: Option<&str>, keystore: &[&str], key: &[&str]| TargetArgs {
+            target: target.map(Into::into),
+            keystore: keystore.iter().map(|&s| s.into()).collect(),
+            key: key.iter().map(|&s| s.into()).collect(),
+            ..TargetArgs::default()
+        };
+        let all = ["--target HOST", "--keystore PREFIX", "--key ID"];
+        for (args, missing) in [
+            (given(None, &[], &[]), &all[..]),
+            (given(Some("localhost"), &[], &[]), &all[1..]),
+            (given(Some("localhost"), &["/a:B:f"], &[]), &all[2..]),
+            (given(None, &["/a:B:f"], &["k"]), &all[..1]),
+        ] {
+            let told = Target::resolve(&args).err().unwrap();
+            assert!(told.contains("--config xksd.toml"), "{told}");
+            for option in all {
+                assert_eq!(told.contains(option), missing.contains(&option), "{told}");
+            }
         }
     }
 
