@@ -57,6 +57,21 @@ fn every_page_of_the_admin_listener() {
 }
 
 #[test]
+fn a_reload_tells_what_waits_for_a_restart_and_no_more_when_it_is_taken_back() {
+    let site = Site::default();
+    let server = site.start();
+    let admin = "admin.listen changed: that is in force from the next start only";
+    for config in [Config { admin: String::new(), ..Config::default() }, Config::default()] {
+        site.configure(&config);
+        for _ in 0..2 {
+            assert!(server.reload().ends_with("reloaded"));
+        }
+    }
+    let (_, log) = server.stop();
+    assert_eq!(log.iter().filter(|line| line.contains(admin)).count(), 2, "{log:?}");
+}
+
+#[test]
 fn the_admin_listener_bears_a_crowd_and_a_silent_one() {
     let site = Site::default();
     let server = site.start();
