@@ -49,6 +49,7 @@ fn every_page_of_the_admin_listener() {
     assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
     assert_eq!(status["listen"], format!("127.0.0.1:{}", server.port));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["tls"].get("client_certificates"), Some(&Value::Null));
     assert_eq!(status["key_managers"][0]["name"], "local");
     assert_eq!(status["key_managers"][0]["health"], "ACTIVE");
     assert_eq!(status["key_stores"][0]["path_prefix"], "/one");
