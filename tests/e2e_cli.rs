@@ -157,10 +157,10 @@ fn keys_tells_which_can_serve() {
     assert_eq!((code, err.as_str()), (0, ""));
     for words in [
         "key manager local",
-        "foo: AES_256",
-        "other: AES_256",
-        "key foo of key store \"/one\" (label foo): can serve",
-        "(label other): can serve",
+        "\"foo\": AES_256",
+        "\"other\": AES_256",
+        "key foo of key store \"/one\" (label \"foo\"): can serve",
+        "(label \"other\"): can serve",
     ] {
         assert!(out.contains(words), "{words}: {out}");
     }
@@ -173,8 +173,8 @@ fn keys_tells_which_can_serve() {
     site.configure(&config);
     let (code, out, err) = told(&xksd(site.path(), &["keys", "--config", "xksd.toml"]));
     assert_eq!((code, err.as_str()), (1, "1 configured key cannot serve\n"));
-    assert!(out.contains("(label lost): CANNOT SERVE: "), "{out}");
-    assert!(out.contains("(label foo): can serve"), "{out}");
+    assert!(out.contains("(label \"lost\"): CANNOT SERVE: "), "{out}");
+    assert!(out.contains("(label \"foo\"): can serve"), "{out}");
     assert_eq!(told(&xksd(site.path(), &["keys", "--config", "none.toml"])).0, 2);
 }
 
