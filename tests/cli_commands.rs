@@ -163,6 +163,28 @@ fn a_secret_is_never_written_over_a_file() {
 }
 
 #[test]
+fn the_directory_of_a_secret_is_made_and_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str| xksd(dir.path(), &["credential", "new", "--write-secret", file]);
+    let output = write("secrets/one");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("so is its directory, which is new"), "{}", stderr(&output));
+    assert_eq!((mode(&dir.path().join("secrets")), mode(&dir.path().join("secrets/one"))), (0o700, 0o600));
+
+    // One that is there is left as it is.
+    fs::set_permissions(dir.path().join("secrets"), fs::Permissions::from_mode(0o750)).unwrap();
+    let output = write("secrets/two");
+    assert!(code(&output) == 0 && !stderr(&output).contains("directory"), "{}", stderr(&output));
+    assert_eq!(mode(&dir.path().join("secrets")), 0o750);
+
+    for (file, told) in [("no/such/one", "no/such: No such file"), ("secrets/one/below", "secrets/one/below: Not a directory")] {
+        let output = write(file);
+        assert_eq!((code(&output), stdout(&output)), (1, ""));
+        assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn export_prints_what_the_console_takes() {
     let dir = demo();
     let config = Config::load(&dir.path().join("demo/xksd.toml")).unwrap();
