@@ -88,6 +88,17 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
     }
     assert_eq!(probe("right", &[]).0, 2);
+    for (words, what) in [
+        (&["probe"][..], "--config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id"),
+        (&["probe", "--config", "xksd.toml", "--prefix", "one"], "--prefix \"one\": a prefix is \"\" or begins with /"),
+        (&["probe", "--endpoint", &endpoint, "--prefix", "/one/"], "--prefix \"/one/\": "),
+        (&["probe", "--config", "xksd.toml", "--prefix", "/three"], "no key store has the prefix \"/three\"; there is: \"/one\", "),
+        (&["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")], "an endpoint has no path: "),
+    ] {
+        let (code, out, err) = told(&xksd(site.path(), words));
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {err}");
+        assert!(err.starts_with("xksd probe: ") && err.contains(what), "{words:?}: {err}");
+    }
     // Not trusted, not there, not an endpoint.
     // Another authority, and another one of the same name.
     for (ca, error) in [(Ca::root("Another Root"), "UnknownIssuer"), (Ca::root("Test Root"), "BadSignature")] {
