@@ -84,6 +84,8 @@ fn check_of_a_good_configuration_exits_with_0() {
         assert!(stdout(&output).contains(words), "{words}: {}", stdout(&output));
     }
 
+    assert!(stdout(&output).contains("client certificates: not asked for\n"));
+
     let config = dir.path().join("demo/xksd.toml");
     let spare = "\n[[key_manager]]\nname = \"spare\"\nkind = \"local\"\nkey_file = \"keys.json\"\n";
     fs::write(&config, fs::read_to_string(&config).unwrap() + spare).unwrap();
@@ -93,6 +95,35 @@ fn check_of_a_good_configuration_exits_with_0() {
 
     fs::remove_file(dir.path().join("demo/keys.json")).unwrap();
     assert_eq!(code(&xksd(dir.path(), &["check", "--config", "demo/xksd.toml"])), 2);
+}
+
+#[test]
+fn check_tells_who_is_let_in() {
+    let dir = demo();
+    let config = dir.path().join("demo/xksd.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = [\"a\", \"b\"]\n[admin]";
+    fs::write(&config, text.replace("[admin]", client)).unwrap();
+    let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
+    let told = "client certificates: asked for, with the subject CN \"a\" or \"b\", from the authorities in demo/ca.pem\n";
+    assert!(stdout(&output).contains(told), "{}", stdout(&output));
+
+    let admin = "\"127.0.0.1:9180\"";
+    assert!(text.contains(admin), "{text}");
+    for (address, warned) in
+        [("127.9.9.9:1", false), ("[::1]:1", false), ("[::ffff:127.0.0.1]:1", false), ("0.0.0.0:1", true), ("[::]:1", true)]
+    {
+        fs::write(&config, text.replace(admin, &format!("\"{address}\""))).unwrap();
+        let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+        assert_eq!(code(&output), 0);
+        assert_eq!(
+            stderr(&output).contains("is not loopback, and the admin listener has no TLS"),
+            warned,
+            "{address}: {}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]
@@ -129,6 +160,28 @@ fn a_secret_is_never_written_over_a_file() {
     let output = xksd(dir.path(), &["credential", "new", "--write-secret", "there"]);
     assert_eq!((code(&output), stdout(&output)), (1, ""));
     assert_eq!(fs::read_to_string(dir.path().join("there")).unwrap(), "precious");
+}
+
+#[test]
+fn the_directory_of_a_secret_is_made_and_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str| xksd(dir.path(), &["credential", "new", "--write-secret", file]);
+    let output = write("secrets/one");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("so is its directory, which is new"), "{}", stderr(&output));
+    assert_eq!((mode(&dir.path().join("secrets")), mode(&dir.path().join("secrets/one"))), (0o700, 0o600));
+
+    // One that is there is left as it is.
+    fs::set_permissions(dir.path().join("secrets"), fs::Permissions::from_mode(0o750)).unwrap();
+    let output = write("secrets/two");
+    assert!(code(&output) == 0 && !stderr(&output).contains("directory"), "{}", stderr(&output));
+    assert_eq!(mode(&dir.path().join("secrets")), 0o750);
+
+    for (file, told) in [("no/such/one", "no/such: No such file"), ("secrets/one/below", "secrets/one/below: Not a directory")] {
+        let output = write(file);
+        assert_eq!((code(&output), stdout(&output)), (1, ""));
+        assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    }
 }
 
 #[test]

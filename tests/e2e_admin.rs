@@ -49,11 +49,27 @@ fn every_page_of_the_admin_listener() {
     assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
     assert_eq!(status["listen"], format!("127.0.0.1:{}", server.port));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["tls"].get("client_certificates"), Some(&Value::Null));
     assert_eq!(status["key_managers"][0]["name"], "local");
     assert_eq!(status["key_managers"][0]["health"], "ACTIVE");
     assert_eq!(status["key_stores"][0]["path_prefix"], "/one");
     assert_eq!(status["key_stores"][0]["access_key_ids"], json!([A.id, B.id]));
     assert_eq!(status["key_stores"][2]["enabled"], false);
+}
+
+#[test]
+fn a_reload_tells_what_waits_for_a_restart_and_no_more_when_it_is_taken_back() {
+    let site = Site::default();
+    let server = site.start();
+    let admin = "admin.listen changed: that is in force from the next start only";
+    for config in [Config { admin: String::new(), ..Config::default() }, Config::default()] {
+        site.configure(&config);
+        for _ in 0..2 {
+            assert!(server.reload().ends_with("reloaded"));
+        }
+    }
+    let (_, log) = server.stop();
+    assert_eq!(log.iter().filter(|line| line.contains(admin)).count(), 2, "{log:?}");
 }
 
 #[test]

@@ -88,6 +88,17 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
     }
     assert_eq!(probe("right", &[]).0, 2);
+    for (words, what) in [
+        (&["probe"][..], "--config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id"),
+        (&["probe", "--config", "xksd.toml", "--prefix", "one"], "--prefix \"one\": a prefix is \"\" or begins with /"),
+        (&["probe", "--endpoint", &endpoint, "--prefix", "/one/"], "--prefix \"/one/\": "),
+        (&["probe", "--config", "xksd.toml", "--prefix", "/three"], "no key store has the prefix \"/three\"; there is: \"/one\", "),
+        (&["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")], "an endpoint has no path: "),
+    ] {
+        let (code, out, err) = told(&xksd(site.path(), words));
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {err}");
+        assert!(err.starts_with("xksd probe: ") && err.contains(what), "{words:?}: {err}");
+    }
     // Not trusted, not there, not an endpoint.
     // Another authority, and another one of the same name.
     for (ca, error) in [(Ca::root("Another Root"), "UnknownIssuer"), (Ca::root("Test Root"), "BadSignature")] {
@@ -157,10 +168,10 @@ fn keys_tells_which_can_serve() {
     assert_eq!((code, err.as_str()), (0, ""));
     for words in [
         "key manager local",
-        "foo: AES_256",
-        "other: AES_256",
-        "key foo of key store \"/one\" (label foo): can serve",
-        "(label other): can serve",
+        "\"foo\": AES_256",
+        "\"other\": AES_256",
+        "key foo of key store \"/one\" (label \"foo\"): can serve",
+        "(label \"other\"): can serve",
     ] {
         assert!(out.contains(words), "{words}: {out}");
     }
@@ -173,8 +184,8 @@ fn keys_tells_which_can_serve() {
     site.configure(&config);
     let (code, out, err) = told(&xksd(site.path(), &["keys", "--config", "xksd.toml"]));
     assert_eq!((code, err.as_str()), (1, "1 configured key cannot serve\n"));
-    assert!(out.contains("(label lost): CANNOT SERVE: "), "{out}");
-    assert!(out.contains("(label foo): can serve"), "{out}");
+    assert!(out.contains("(label \"lost\"): CANNOT SERVE: "), "{out}");
+    assert!(out.contains("(label \"foo\"): can serve"), "{out}");
     assert_eq!(told(&xksd(site.path(), &["keys", "--config", "none.toml"])).0, 2);
 }
 

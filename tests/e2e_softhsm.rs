@@ -16,7 +16,8 @@ use ring::digest;
 use serde_json::json;
 
 /// Keys as AWS's test client wants them, and some that cannot serve.
-const KEYS: &[&str] = &["foo", "encrypt-only", "decrypt-only", "impotent", "aes128", "secret", "twin", "expired", "plain", "deriving"];
+const KEYS: &[&str] =
+    &["foo", "encrypt-only", "decrypt-only", "impotent", "aes128", "secret", "twin", "expired", "plain", "deriving", "open"];
 
 fn token() -> Beside {
     let beside = softhsm::token(&softhsm::load(), "xks");
@@ -35,6 +36,7 @@ fn token() -> Beside {
     beside.make_key("plain", 32, &bare);
     let nothing_else = [Attribute::Encrypt(false), Attribute::Decrypt(false), Attribute::Derive(true)];
     beside.make_key("deriving", 32, &[&bare[..], &nothing_else].concat());
+    beside.make_key("open", 32, &[&bare[..], &[Attribute::Extractable(true), Attribute::Sensitive(false)]].concat());
     beside
 }
 
@@ -107,7 +109,13 @@ own_process! {
         let output = Command::new(env!("CARGO_BIN_EXE_xksd")).args(["keys", "--config"]).arg(site.config_file()).output().expect("runs");
         assert_eq!(output.status.code(), Some(1));
         let out = String::from_utf8(output.stdout).expect("UTF-8");
-        assert_eq!((out.matches("CANNOT SERVE").count(), out.matches(": can serve").count()), (8, 2), "{out}");
+        assert_eq!((out.matches("CANNOT SERVE").count(), out.matches(": can serve").count()), (8, 3), "{out}");
+        // What a key is not as it should be: it serves, and is told of.
+        let told = |key: &str| out.lines().find(|line| line.contains(&format!("(label {key:?}): "))).expect("a line").to_owned();
+        assert!(told("plain").ends_with(": can serve"), "{out}");
+        let open = "can serve, but it can leave the HSM (CKA_EXTRACTABLE); it is not marked secret (not CKA_SENSITIVE)";
+        assert!(told("open").ends_with(open), "{out}");
+        assert!(told("foo").contains("(CKA_WRAP); ") && told("foo").ends_with("(CKA_UNWRAP)"), "{out}");
     }
 }
 

@@ -49,6 +49,8 @@ fn client_certificates_right_and_wrong() {
     let site = Site::new(&mutual(KMS_NAME));
     site.write("anchors.pem", &ca.pem());
     let server = site.start();
+    let asked_for = serde_json::json!({"trust_anchors": site.path().join("anchors.pem"), "subject_common_names": [KMS_NAME]});
+    assert_eq!(server.status()["tls"]["client_certificates"], asked_for);
     assert_eq!(served(&server, &client(&site, &ca, &Leaf::client(KMS_NAME))), Some(false));
     let in_san = Leaf { dns_names: vec![KMS_NAME.to_owned()], ..Leaf::client("somebody.else") };
     for (reason, config) in [

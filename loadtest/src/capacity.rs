@@ -160,7 +160,12 @@ pub fn text(capacity: &Capacity) -> String {
         _ => text.push_str("not bounded: everything up to the upper limit (--to) held\n"),
     }
     if capacity.sessions_needed > 0 {
-        let _ = writeln!(text, "needs {} HSM sessions, each in use for 70 % of the time", capacity.sessions_needed);
+        let _ = writeln!(
+            text,
+            "needs {} HSM session{}, each in use for 70 % of the time",
+            capacity.sessions_needed,
+            if capacity.sessions_needed == 1 { "" } else { "s" }
+        );
     }
     text
 }

@@ -28,10 +28,19 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::check(&args.config)?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&open_admin(&config)) {
         tell(&format!("{}: warning: {warning}", args.config.display()));
     }
     print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
+}
+
+/// Said here and not at each start: load balancers may have to reach it (`docs/operations.md`).
+fn open_admin(config: &Config) -> Option<String> {
+    let admin = config.admin.filter(|admin| !admin.ip().to_canonical().is_loopback())?;
+    Some(format!(
+        "admin.listen: {admin} is not loopback, and the admin listener has no TLS and no authentication: \
+         let only operators and load balancers reach it"
+    ))
 }
 
 /// What the configuration says, in a few lines.
@@ -41,6 +50,15 @@ fn summary(config: &Config) -> String {
         let _ = write!(text, ", admin on {admin}");
     }
     text.push('\n');
+    let _ = match &config.tls.client {
+        None => writeln!(text, "  client certificates: not asked for"),
+        Some(client) => writeln!(
+            text,
+            "  client certificates: asked for, with the subject CN {}, from the authorities in {}",
+            client.subject_common_names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" or "),
+            client.trust_anchors.display()
+        ),
+    };
     for manager in &config.key_managers {
         let kind = match &manager.kind {
             Kind::Local { .. } => "local, for trying out".to_owned(),

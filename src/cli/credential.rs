@@ -26,7 +26,7 @@ Examples:
   xksd credential new --write-secret /etc/xksd/secrets/key-store-1 >> /etc/xksd/xksd.toml
   xksd credential new        # prints the secret itself")]
 pub struct NewArgs {
-    /// Write the secret to this new file, mode 0600, instead of printing it
+    /// Write the secret to this new file, mode 0600, instead of printing it; its directory is made, mode 0700, where it is missing
     #[arg(long, value_name = "FILE")]
     write_secret: Option<PathBuf>,
 }
@@ -77,10 +77,13 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             // Absolute: a relative path would be taken from the configuration's directory, not from here.
             let path = std::path::absolute(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
             let source = format!("file = {}", files::toml_path(&path)?);
+            let made_parent = files::create_private_parent(&path)?;
             files::create(&path, files::PRIVATE, secret.as_bytes())?;
             tell(&format!(
-                "{} is yours alone: a service of another user needs chown and chmod, as in chown root:xksd, chmod 0640.",
-                path.display()
+                "{} is yours alone{}: a service of another user needs chown and chmod, as in chown root:xksd, chmod 0640{}.",
+                path.display(),
+                if made_parent { ", and so is its directory, which is new" } else { "" },
+                if made_parent { " (0750 the directory)" } else { "" }
             ));
             source
         }

@@ -1,8 +1,8 @@
 //! Making files that are never overwritten.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::Failure;
@@ -11,6 +11,17 @@ use super::Failure;
 pub(super) const PRIVATE: u32 = 0o600;
 /// Mode of any other file.
 pub(super) const PUBLIC: u32 = 0o644;
+
+/// Makes the directory that a secret shall lie in, mode 0700, where it is missing; true when it was. The one above must be there: a path with
+/// more that is missing is rather a mistyped one.
+pub(super) fn create_private_parent(path: &Path) -> Result<bool, Failure> {
+    let Some(parent) = path.parent() else { return Ok(false) };
+    match DirBuilder::new().mode(0o700).create(parent) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Failure::Failed(format!("cannot make {}: {e}", parent.display()))),
+    }
+}
 
 /// Makes a file that must not exist yet.
 pub(super) fn create(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failure> {

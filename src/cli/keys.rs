@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Failure, print};
 use crate::control::config::{Config, KeyManager};
 use crate::control::service::{Opened, open, why_not};
+use crate::hsm::pkcs11::KeyListing;
 use crate::hsm::{Engine, Job, Outcome, Task};
 
 /// Looking a key up may take this long.
@@ -17,6 +18,9 @@ const LOOK_UP_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Logs in to each token, so a wrong PIN counts as one try.
+
+Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to
+carry other keys out and in (CKA_WRAP, CKA_UNWRAP). It is told, and does not change the exit code.
 
 Exit codes: 0 every configured key can serve, 1 some cannot, 2 wrong configuration.")]
 pub struct Args {
@@ -54,10 +58,11 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<u
             return Ok(expected.len().max(1));
         }
     };
+    let mut listed = Vec::new();
     let mut execute: Box<dyn FnMut(Job) -> Outcome> = match opened {
         Opened::Local(local) => {
             for label in local.labels() {
-                print(&format!("  {label}: AES_256\n"))?;
+                print(&format!("  {label:?}: AES_256\n"))?;
             }
             Box::new(move |job| local.execute(job))
         }
@@ -70,9 +75,10 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<u
                     return Ok(expected.len().max(1));
                 }
             };
-            for key in keys {
+            for key in &keys {
                 print(&format!("  {key}\n"))?;
             }
+            listed = keys;
             Box::new(move |job| session.execute(job))
         }
     };
@@ -80,14 +86,17 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<u
     for (label, id, prefix, enabled) in expected {
         let job = Job { label: Arc::from(label), task: Task::Describe, deadline: Instant::now() + LOOK_UP_TIME };
         let verdict = match why_not(execute(job)) {
-            None if enabled => "can serve".to_string(),
-            None => "can serve, but is disabled in the configuration".to_string(),
+            None => {
+                let mut but = if enabled { vec![] } else { vec!["it is disabled in the configuration".to_string()] };
+                but.extend(listed.iter().filter(|key| key.label == label).flat_map(KeyListing::exposures));
+                if but.is_empty() { "can serve".to_string() } else { format!("can serve, but {}", but.join("; ")) }
+            }
             Some(why) => {
                 cannot += 1;
                 format!("CANNOT SERVE: {why}")
             }
         };
-        print(&format!("  -> key {id} of key store {prefix:?} (label {label}): {verdict}\n"))?;
+        print(&format!("  -> key {id} of key store {prefix:?} (label {label:?}): {verdict}\n"))?;
     }
     Ok(cannot)
 }

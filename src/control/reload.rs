@@ -36,14 +36,7 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let mut notes = std::mem::take(&mut config.warnings);
     notes.extend(tls_config.warnings().iter().map(ToString::to_string));
     keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
-    let starting = [
-        ("server.listen", config.server.listen != old.server.listen),
-        ("server.shards", config.server.shards != old.server.shards),
-        ("admin.listen", config.admin != old.admin),
-    ];
-    for (name, _) in starting.iter().filter(|(_, changed)| *changed) {
-        notes.push(format!("{name} changed: that is in force from the next start only"));
-    }
+    keep_running_threads(&mut config, &old, &mut notes);
     let stores = key_stores(&config, &service.managers)?;
     let changes = changes(&old, &config);
     service.stores.store(Arc::new(stores));
@@ -51,6 +44,21 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
     Ok(Reloaded { changes, notes })
+}
+
+/// Listeners, shards and the log are made at the start only: the new configuration gets what runs, so that the one in force tells the truth,
+/// and the next reload compares with what runs too.
+fn keep_running_threads(config: &mut Config, running: &Config, notes: &mut Vec<String>) {
+    let mut keep = |name: &str, changed: bool| {
+        if changed {
+            notes.push(format!("{name} changed: that is in force from the next start only"));
+        }
+    };
+    let (wanted, kept) = (&mut config.server, &running.server);
+    keep("server.listen", std::mem::replace(&mut wanted.listen, kept.listen) != kept.listen);
+    keep("server.shards", std::mem::replace(&mut wanted.shards, kept.shards) != kept.shards);
+    keep("server.log", std::mem::replace(&mut wanted.log, kept.log) != kept.log);
+    keep("admin.listen", std::mem::replace(&mut config.admin, running.admin) != running.admin);
 }
 
 /// Key managers are opened at the start only: the key stores get those that run, by name.
@@ -109,6 +117,27 @@ mod tests {
             .collect();
         let text = SMALL.replace("[[keystore]]", &format!("{managers}[[keystore]]"));
         read(&text.replace("key_manager = [\"hsm-a\"]", &format!("key_manager = [\"{uses}\"]"))).expect("valid")
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_told_at_each_reload_until_it_is_taken_back() {
+        let (running, admin) = (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
+        // As each reload does, over what the one before has left in force.
+        let mut in_force = running.clone();
+        let mut told = |text: &str| {
+            let (mut new, mut notes) = (read(text).expect("valid"), Vec::new());
+            keep_running_threads(&mut new, &in_force, &mut notes);
+            assert_eq!((&new.server, new.admin), (&running.server, running.admin));
+            in_force = new;
+            notes.iter().map(|note| note.split(' ').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nlog = \"text\"";
+        let changed = SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
+        for _ in 0..2 {
+            assert_eq!(told(&changed), ["server.listen", "server.shards", "server.log", "admin.listen"]);
+        }
+        assert_eq!(told(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
+        assert!(told(SMALL).is_empty());
     }
 
     #[test]

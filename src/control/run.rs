@@ -198,9 +198,10 @@ fn run(
     service.log.event(
         Level::Info,
         format!(
-            "xksd {} serves on {listen} with {} shards on cores {placed:?}, up to {} connections each",
+            "xksd {} serves on {listen} with {} shard{} on cores {placed:?}, up to {} connections each",
             env!("CARGO_PKG_VERSION"),
             placed.len(),
+            if placed.len() == 1 { "" } else { "s" },
             service.connections_a_shard
         ),
     );

@@ -52,6 +52,10 @@ pub fn json(service: &Service) -> String {
         "latency_us": latencies,
         "authentication_failures": totals.requests.unauthenticated,
         "tls": {
+            "client_certificates": config.tls.client.as_ref().map(|client| json!({
+                "trust_anchors": client.trust_anchors,
+                "subject_common_names": client.subject_common_names,
+            })),
             "handshakes": totals.handshakes,
             "resumed": totals.handshakes_resumed,
             "failures": totals.handshake_failures,

@@ -12,15 +12,19 @@ use zeroize::Zeroizing;
 use self::client::{Client, Target};
 use self::sign::Signer;
 use super::{Failure, print};
-use crate::control::config::{Config, KeyStore};
+use crate::control::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
 
 /// Debian's bundle of public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id";
 
 /// Check an XKS proxy from the outside: connect, sign and send the four calls, verify every answer, print the time of each phase.
 ///
 /// Works against xksd and any other XKS proxy. It encrypts and decrypts 32 random bytes under the key named.
 #[derive(Debug, Default, clap::Args)]
+#[command(override_usage = "xksd probe --config <FILE> [OPTIONS]
+       xksd probe --endpoint <URL> --key <ID> --access-key-id <ID> [OPTIONS]")]
 #[command(after_help = "Examples:
   xksd probe --config demo/xksd.toml
   xksd probe --endpoint https://xks.example.com --prefix /example --key my-key \\
@@ -33,16 +37,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Endpoint, https://host or https://host:port
-    #[arg(long, value_name = "URL", required_unless_present = "config")]
+    #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Path prefix of the key store: the part before /kms/xks/v1
+    /// Path prefix of the key store: the part before /kms/xks/v1, for example /demo [default: none, or the configuration's first]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// External key id
-    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    #[arg(long, value_name = "ID")]
     key: Option<String>,
     /// Access key id
-    #[arg(long, value_name = "ID", required_unless_present = "config")]
+    #[arg(long, value_name = "ID")]
     access_key_id: Option<String>,
     /// File holding the secret access key
     #[arg(long, value_name = "FILE")]
@@ -122,6 +126,9 @@ fn plan(args: &Args) -> Result<Plan, String> {
         Some(path) => Some(Config::load(path).map_err(|invalid| invalid.to_string())?),
         None => None,
     };
+    if let Some(prefix) = args.prefix.as_deref().filter(|prefix| !is_path_prefix(prefix)) {
+        return Err(format!("--prefix {prefix:?}: {PATH_PREFIX_FORM}"));
+    }
     let store = config.as_ref().map(|config| store(config, args.prefix.as_deref())).transpose()?;
     let (host, port) = match (&args.endpoint, &config) {
         (Some(endpoint), _) => endpoint_parts(endpoint)?,
@@ -130,12 +137,12 @@ fn plan(args: &Args) -> Result<Plan, String> {
             let ip = config.server.listen.ip();
             (if ip.is_unspecified() || ip.is_loopback() { "localhost".into() } else { ip.to_string() }, config.server.listen.port())
         }
-        (None, None) => return Err("give --endpoint or --config".into()),
+        (None, None) => return Err(NEEDED.into()),
     };
     let key = match (&args.key, store) {
         (Some(key), _) => key.clone(),
         (None, Some(store)) => store.keys.first().map(|key| key.id.clone()).ok_or("this key store has no key; give --key")?,
-        (None, None) => return Err("give --key".into()),
+        (None, None) => return Err(NEEDED.into()),
     };
     let (access_key_id, secret_access_key) = credential(args, store)?;
     let ca = args.ca.clone().unwrap_or_else(|| {
@@ -154,9 +161,10 @@ fn plan(args: &Args) -> Result<Plan, String> {
 fn store<'a>(config: &'a Config, prefix: Option<&str>) -> Result<&'a KeyStore, String> {
     match prefix {
         None => config.keystores.first().ok_or_else(|| "the configuration has no key store".to_string()),
-        Some(prefix) => {
-            config.keystores.iter().find(|store| store.path_prefix == prefix).ok_or_else(|| format!("no key store has the prefix {prefix}"))
-        }
+        Some(prefix) => config.keystores.iter().find(|store| store.path_prefix == prefix).ok_or_else(|| {
+            let known: Vec<String> = config.keystores.iter().map(|store| format!("{:?}", store.path_prefix)).collect();
+            format!("no key store has the prefix {prefix:?}; there is: {}", known.join(", "))
+        }),
     }
 }
 
@@ -187,6 +195,13 @@ fn credential(args: &Args, store: Option<&KeyStore>) -> Result<(String, Zeroizin
 fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
     let authority =
         endpoint.strip_prefix("https://").ok_or_else(|| format!("{endpoint}: an endpoint starts with https://"))?.trim_end_matches('/');
+    if let Some((authority, path)) = authority.split_once('/')
+        && !authority.is_empty()
+    {
+        return Err(format!(
+            "{endpoint}: an endpoint has no path: give https://{authority}, and what stands before /kms/xks/v1 of /{path} as --prefix"
+        ));
+    }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| format!("{endpoint}: {port} is no port"))?),
         _ => (authority, 443),
@@ -209,6 +224,8 @@ mod tests {
         assert_eq!(endpoint_parts("https://[::1]:8443"), Ok(("::1".into(), 8443)));
         assert!(endpoint_parts("http://localhost").is_err());
         assert!(endpoint_parts("https://localhost:http").is_err());
-        assert!(endpoint_parts("https://").is_err());
+        assert!(endpoint_parts("https://").is_err() && endpoint_parts("https:///demo").is_err());
+        let path = endpoint_parts("https://localhost:8443/demo").unwrap_err();
+        assert!(path.contains("give https://localhost:8443,") && path.ends_with("of /demo as --prefix"), "{path}");
     }
 }

@@ -103,16 +103,18 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
     })
 }
 
+/// What [`is_path_prefix`] asks for.
+pub(crate) const PATH_PREFIX_FORM: &str =
+    "a prefix is \"\" or begins with /, does not end with /, has no empty part, and is made of A-Z a-z 0-9 / _ -";
+
+/// Whether this can stand before [`API_PATH`]; its length is another matter.
+pub(crate) fn is_path_prefix(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_part))
+}
+
 fn path_prefix<'r>(value: &Value<'r>) -> Option<&'r str> {
-    let prefix = value.string_where(
-        "a prefix is \"\" or begins with /, does not end with /, has no empty part, and is made of A-Z a-z 0-9 / _ -",
-        |t| {
-            t.is_empty()
-                || t.strip_prefix('/').is_some_and(|rest| {
-                    rest.split('/').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)))
-                })
-        },
-    )?;
+    let prefix = value.string_where(PATH_PREFIX_FORM, is_path_prefix)?;
     // spec: "total length of the XksProxyUriPath MUST NOT exceed 128 characters"
     let chars_max = URI_PATH_CHARS_MAX - API_PATH.len();
     if prefix.len() > chars_max {

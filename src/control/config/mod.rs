@@ -23,6 +23,7 @@ use toml::de::DeTable;
 
 pub use key_manager::{KeyManager, Kind, Pkcs11};
 pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
+pub(crate) use keystore::{PATH_PREFIX_FORM, is_path_prefix};
 pub use problem::{Invalid, Problem};
 pub use secret::SecretString;
 pub use server::{LogFormat, Server};
