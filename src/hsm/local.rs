@@ -143,12 +143,14 @@ impl Local {
 
     fn fresh_iv(&self) -> Result<[u8; IV_BYTES], Fault> {
         let mut ivs = self.ivs.lock().unwrap_or_else(PoisonError::into_inner);
-        if ivs.is_empty() {
-            let mut block = [[0; IV_BYTES]; IV_BLOCK];
-            self.random.fill(block.as_flattened_mut()).map_err(|_| Fault::Device { detail: NO_RANDOM.to_owned() })?;
-            ivs.extend_from_slice(&block);
+        if let Some(iv) = ivs.pop() {
+            return Ok(iv);
         }
-        ivs.pop().ok_or_else(|| Fault::Device { detail: NO_RANDOM.to_owned() })
+        let mut block = [[0; IV_BYTES]; IV_BLOCK];
+        self.random.fill(block.as_flattened_mut()).map_err(|_| Fault::Device { detail: NO_RANDOM.to_owned() })?;
+        let [iv, left @ ..] = block;
+        ivs.extend(left);
+        Ok(iv)
     }
 }
 

@@ -188,3 +188,10 @@ proptest! {
         prop_assert_eq!(decrypt(&local, "foo", &ciphertext, &iv, tag, &aad), Ok(text));
     }
 }
+
+#[test]
+fn each_iv_is_given_once_also_from_one_block_to_the_next() {
+    let local = foo();
+    let given: std::collections::HashSet<_> = (0..=2 * IV_BLOCK).map(|_| local.fresh_iv().expect("random")).collect();
+    assert_eq!(given.len(), 2 * IV_BLOCK + 1);
+}
