@@ -1,5 +1,7 @@
 //! The `xksd` command.
 
+mod syscall;
+
 use std::process::ExitCode;
 
 use clap::Parser;
