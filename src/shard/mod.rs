@@ -93,6 +93,7 @@ struct Shard {
     tls: Arc<ArcSwap<tls::Server>>,
     metrics: Arc<ShardMetrics>,
     handshakes: HandshakeLog,
+    nudge: Arc<Nudge>,
 }
 
 impl Shard {
@@ -144,6 +145,7 @@ impl ShardSeed {
             tls: self.tls,
             metrics: self.metrics,
             handshakes: HandshakeLog::new(self.log.clone()),
+            nudge: self.nudge,
         });
         let delivering = {
             let inbox = inbox.clone();
@@ -219,6 +221,7 @@ impl Door {
         // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it would keep
         // everybody behind it waiting.
         let Ok(client) = stream.peer_addr() else { return };
+        shard.nudge.stir();
         let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
         if watches.len() >= most {
             // Those that were displaced have not had their turn to end.
