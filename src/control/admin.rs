@@ -92,14 +92,11 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
-    // As GET, with the same head and no body (RFC 9110, 9.3.2): load balancers ask so.
-    let mut is_head = false;
     let (status, content_type, body) = loop {
         match head.parse(&buffer) {
             Ok(Progress::Complete { .. }) => {
                 let mut room = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut room);
-                is_head = request.method == "HEAD";
                 break respond(service, request.method, request.path);
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
@@ -117,6 +114,8 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
         stream.write_all(body.as_bytes())?;
     }
     // A close with unread bytes is a reset, which would take the answer with it: what still comes is thrown away, within bounds.
+    // As GET, with the same head and no body (RFC 9110, 9.3.2), also where it is refused: load balancers ask so.
+    let is_head = head.is_head(&buffer);
     stream.shutdown(Shutdown::Write)?;
     let end = Instant::now() + LINGER_TIME_MAX;
     let mut thrown_away = 0;
