@@ -87,7 +87,7 @@ impl Client {
             tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
             tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
         );
-        let host = if target.port == 443 { target.host.clone() } else { format!("{}:{}", target.host, target.port) };
+        let host = host_field(&target.host, target.port);
         Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, lost: false, handshake, protocol })
     }
 
@@ -197,6 +197,12 @@ impl Client {
             }
         }
     }
+}
+
+/// RFC 9110, 7.2, and RFC 3986, 3.2.2: an IPv6 address stands in brackets.
+fn host_field(host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == 443 { host } else { format!("{host}:{port}") }
 }
 
 fn is_tls(error: &io::Error) -> bool {
