@@ -206,6 +206,11 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     site.write("xksd.toml", &Config::default().text().replace("keys.json", "none.json"));
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert!(code == 2 && err.contains("none.json"), "{err}");
+    // All key managers at once, too.
+    let second = "key_file = \"none.json\"\n[[key_manager]]\nname = \"second\"\nkind = \"local\"\nkey_file = \"neither.json\"";
+    site.write("xksd.toml", &Config::default().text().replace("key_file = \"keys.json\"", second));
+    let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+    assert!(code == 2 && err.contains("none.json does not exist") && err.contains("\"second\": key file neither.json does not"), "{err}");
     // What only the certificates tell.
     site.configure(&Config::default());
     site.write("tls/key.pem", "nothing");
@@ -258,6 +263,14 @@ fn serve_that_cannot_have_its_port_exits_with_1_and_leaves_a_running_one_alone()
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert_eq!(code, 1);
     assert!(err.contains("server.listen") && err.contains(&port.to_string()), "{err}");
+    // Before any key manager is opened: of an HSM each start is a login.
+    let admin = format!("[admin]\nlisten = \"127.0.0.1:{port}\"");
+    for config in [with_port(port), Config { admin, ..with_port(free_port()) }] {
+        let key_managers = config.key_managers.replace("keys.json", "none.json");
+        let site = Site::new(&Config { key_managers, ..config });
+        let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+        assert!(code == 1 && err.contains(&port.to_string()) && !err.contains("does not exist"), "{err}");
+    }
     drop(taken);
 
     // A second xksd on the same port could share it with the first; on the same admin port it cannot.
