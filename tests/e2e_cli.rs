@@ -53,6 +53,10 @@ fn probe_takes_everything_from_the_configuration() {
         assert!(out.contains(words), "{words}: {out}");
     }
     assert!(!out.contains("FAIL") && !out.contains(A.secret));
+    // What is in the environment for another proxy.
+    let mut beside = Command::new(env!("CARGO_BIN_EXE_xksd"));
+    beside.args(["probe", "--config", "xksd.toml"]).current_dir(site.path()).env("XKS_SECRET_ACCESS_KEY", B.secret);
+    assert_eq!(told(&beside.output().expect("runs")).0, 0);
     let (code, out, _) = told(&xksd(site.path(), &["probe", "--config", "xksd.toml", "--prefix", "/two", "--region", "eu-west-3"]));
     assert_eq!(code, 0, "{out}");
 }

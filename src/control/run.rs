@@ -35,7 +35,6 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-
 /// A shard starts within some milliseconds.
 const START_TIME: Duration = Duration::from_secs(10);
 
@@ -56,6 +55,8 @@ pub enum Failure {
 /// When it could not start, or a shard died.
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
+    // Before anything else: a reload that is asked for while this starts must not end it, which is what SIGHUP does where nobody watches for it.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
     let tls_config =
         tls::server(&config.tls.settings()).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
@@ -72,8 +73,6 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         LogFormat::Auto if rustix::termios::isatty(stderr()) => log::Format::Text,
         LogFormat::Auto => log::Format::Json,
     };
-    // Signals are blocked out of the other threads' way before there are any.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let (log, _writer) = Log::start(format, std::io::stderr()).map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
     for warning in config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string)) {
         log.event(Level::Warn, warning);
@@ -99,8 +98,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     match &result {
         Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
         Ok(inside) => {
-            let told = format!("stopped; a call still hangs in the module of the key managers {inside:?}, and its session is left open");
-            log.event(Level::Warn, told);
+            let inside = inside.join(", ");
+            log.event(Level::Warn, format!("stopped; a call still hangs in the module of {inside}, and its session is left open"));
         }
         // Else it is told by the command.
         Err(why) if !left_the_modules => log.event(Level::Error, why.as_str()),
@@ -318,7 +317,7 @@ fn drain(service: &Arc<Service>, mut shards: Shards, signals: &mut Signals) -> R
         }
     } else {
         let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
-        service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
+        service.log.event(Level::Warn, format!("connections still open after {} ms: {open}", shutdown_time.as_millis()));
     }
     Ok(deadline.saturating_duration_since(Instant::now()))
 }

@@ -294,3 +294,15 @@ pub fn tls_config(target: &Target) -> Result<ClientConfig, String> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::host_field;
+
+    #[test]
+    fn the_host_field_has_the_port_that_is_not_the_usual_one() {
+        assert_eq!(host_field("xks.example.com", 443), "xks.example.com");
+        assert_eq!(host_field("xks.example.com", 8443), "xks.example.com:8443");
+        assert_eq!((host_field("::1", 443), host_field("::1", 8443)), ("[::1]".to_owned(), "[::1]:8443".to_owned()));
+    }
+}
