@@ -42,8 +42,19 @@ fn every_page_of_the_admin_listener() {
         assert!(head.contains("Content-Length: ") && !head.contains("Content-Length: 0"), "{path}: {head}");
     }
     assert_eq!(server.admin_request("GET /livez HTTP/1.0\r\n\r\n").0, 200);
-    assert_eq!(server.admin_request("GET /livez\r\n\r\n").0, 400);
-    assert_eq!(server.admin_request(&format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000))).0, 431);
+    let long = "x".repeat(20_000);
+    for (status, rest) in [
+        (400, "/livez\r\n\r\n".to_owned()),
+        (400, "/livez HTTP/1.1\r\n\r\n".to_owned()),
+        (505, "/livez HTTP/3.0\r\nHost: a\r\n\r\n".to_owned()),
+        (414, format!("/{long} HTTP/1.1\r\nHost: a\r\n\r\n")),
+        (431, format!("/livez HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n")),
+    ] {
+        let ((get, body), (head, nothing)) =
+            (server.admin_answer(&format!("GET {rest}")), server.admin_answer(&format!("\r\nHEAD {rest}")));
+        assert!(get.starts_with(&format!("HTTP/1.1 {status} ")) && !body.is_empty(), "{get} {body}");
+        assert_eq!((head, nothing.as_str()), (get, ""));
+    }
 
     let status = server.status();
     assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
@@ -70,6 +81,69 @@ fn a_reload_tells_what_waits_for_a_restart_and_no_more_when_it_is_taken_back() {
     }
     let (_, log) = server.stop();
     assert_eq!(log.iter().filter(|line| line.contains(admin)).count(), 2, "{log:?}");
+}
+
+#[test]
+fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
+    let site = Site::default();
+    let server = site.start();
+    let file = site.path().join("keys.json");
+    let good = std::fs::read_to_string(&file).expect("there");
+    let warnings = |words: &str| {
+        let told = |line: &&String| line.contains("\"warn\"") && line.contains("\"key manager \\\"local\\\": ") && line.contains(words);
+        server.log().iter().filter(told).count()
+    };
+    assert!(server.reload().ends_with("reloaded"));
+    // Another order of the same keys is no change.
+    let same = json!({"keys": [{"label": "other", "key": b64(OTHER)}, {"label": "foo", "key": b64(FOO)}]}).to_string();
+    site.write("keys.json", &same);
+    assert!(server.reload().ends_with("reloaded"));
+
+    // A key that is new in both files: the configuration's part is in force.
+    let added =
+        json!({"keys": [{"label": "foo", "key": b64(FOO)}, {"label": "other", "key": b64(OTHER)}, {"label": "absent", "key": b64(FOO)}]});
+    site.write("keys.json", &added.to_string());
+    assert!(server.reload().ends_with("reloaded"));
+    server.wait_event(&["key manager \"local\"", "keys.json has other keys than were read at the start (\"absent\")", "next start only"]);
+    let mut api = Api::new(&site, &server);
+    assert_eq!(api.error("keys/absent/encrypt", &encrypt_body(b"text", &json!({}))).0, 404);
+
+    // Whatever is wrong with the file, who is to be cut off is.
+    let config = Config::default();
+    let mut told = 1;
+    assert_eq!(warnings(""), told);
+    for (mode, content, words) in [
+        ("600", Some(&good[..good.len() - 1]), "keys.json: line 1, column"),
+        ("644", Some(good.as_str()), "keys.json: mode 0644"),
+        ("600", None, "keys.json does not exist"),
+    ] {
+        let a = format!("[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \"secrets/{0}\" }}\n", A.id);
+        for (key_stores, status) in [(config.key_stores.replacen(&a, "", 1), 401), (config.key_stores.clone(), 200)] {
+            site.configure(&Config { key_stores, ..config.clone() });
+            let _ = std::fs::remove_file(&file);
+            if let Some(content) = content {
+                site.write("keys.json", content);
+                assert!(std::process::Command::new("chmod").arg(mode).arg(&file).status().expect("chmod").success());
+            }
+            assert!(server.reload().ends_with("reloaded"), "{words}");
+            told += 1;
+            eventually("a warning", || warnings("xksd would not start with it; what runs goes on") + 1 == told);
+            assert!(warnings(words) > 0, "{words}");
+            assert_eq!(api.wire.call(&api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))).status, status, "{words}");
+        }
+    }
+    // A pipe, which nobody ever writes to, holds nothing up.
+    assert!(std::process::Command::new("mkfifo").arg("-m600").arg(&file).status().expect("mkfifo").success());
+    assert!(server.reload().ends_with("reloaded"));
+    eventually("a warning", || warnings("keys.json is not a regular file") == 1);
+
+    // Nothing more is told when it is taken back.
+    std::fs::remove_file(&file).expect("there");
+    site.write("keys.json", &good);
+    assert!(server.reload().ends_with("reloaded"));
+    api.round_trip("foo");
+    assert_eq!(warnings(""), told + 1);
+    assert!(!server.log().iter().any(|line| line.contains(&b64(FOO)[..20])));
 }
 
 #[test]

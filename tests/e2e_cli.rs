@@ -53,6 +53,10 @@ fn probe_takes_everything_from_the_configuration() {
         assert!(out.contains(words), "{words}: {out}");
     }
     assert!(!out.contains("FAIL") && !out.contains(A.secret));
+    // What is in the environment for another proxy.
+    let mut beside = Command::new(env!("CARGO_BIN_EXE_xksd"));
+    beside.args(["probe", "--config", "xksd.toml"]).current_dir(site.path()).env("XKS_SECRET_ACCESS_KEY", B.secret);
+    assert_eq!(told(&beside.output().expect("runs")).0, 0);
     let (code, out, _) = told(&xksd(site.path(), &["probe", "--config", "xksd.toml", "--prefix", "/two", "--region", "eu-west-3"]));
     assert_eq!(code, 0, "{out}");
 }
@@ -206,6 +210,11 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     site.write("xksd.toml", &Config::default().text().replace("keys.json", "none.json"));
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert!(code == 2 && err.contains("none.json"), "{err}");
+    // All key managers at once, too.
+    let second = "key_file = \"none.json\"\n[[key_manager]]\nname = \"second\"\nkind = \"local\"\nkey_file = \"neither.json\"";
+    site.write("xksd.toml", &Config::default().text().replace("key_file = \"keys.json\"", second));
+    let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+    assert!(code == 2 && err.contains("none.json does not exist") && err.contains("\"second\": key file neither.json does not"), "{err}");
     // What only the certificates tell.
     site.configure(&Config::default());
     site.write("tls/key.pem", "nothing");
@@ -258,6 +267,14 @@ fn serve_that_cannot_have_its_port_exits_with_1_and_leaves_a_running_one_alone()
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert_eq!(code, 1);
     assert!(err.contains("server.listen") && err.contains(&port.to_string()), "{err}");
+    // Before any key manager is opened: of an HSM each start is a login.
+    let admin = format!("[admin]\nlisten = \"127.0.0.1:{port}\"");
+    for config in [with_port(port), Config { admin, ..with_port(free_port()) }] {
+        let key_managers = config.key_managers.replace("keys.json", "none.json");
+        let site = Site::new(&Config { key_managers, ..config });
+        let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
+        assert!(code == 1 && err.contains(&port.to_string()) && !err.contains("does not exist"), "{err}");
+    }
     drop(taken);
 
     // A second xksd on the same port could share it with the first; on the same admin port it cannot.

@@ -178,6 +178,19 @@ fn targets_with_a_host_and_answers_to_head() {
     assert_eq!(answer.status, 405);
     assert!(answer.header("content-length").is_some_and(|length| length != "0"));
     assert_eq!(wire.call(&Request::health(&server, "x")).status, 200);
+    // Also refused ones have no body, whatever they are refused for.
+    for (status, rest) in
+        [(400, "\r\n\r\n"), (505, " HTTP/3.0\r\n\r\n"), (400, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n")]
+    {
+        for method in ["HEAD", "GET"] {
+            let mut wire = Wire::connect(&site, &server);
+            wire.send(format!("{method} /{rest}").as_bytes());
+            let answer = if method == "HEAD" { wire.head_response() } else { wire.response() };
+            assert_eq!((answer.status, answer.closes(), answer.body.is_empty()), (status, true, method == "HEAD"), "{method} {rest:?}");
+            // Nothing more came.
+            assert_eq!(wire.end(), End::CloseNotify, "{method} {rest:?}");
+        }
+    }
 }
 
 /// Sends bytes; they must be answered with this status in JSON, and the connection closed.

@@ -181,7 +181,6 @@ fn what_is_no_regular_file_neither_holds_up_a_reload_nor_is_taken() {
     let server = site.start();
     for (file, words) in [
         ("xksd.toml", "xksd.toml: is not a regular file: a pipe"),
-        ("keys.json", "key_manager[0].key_file"),
         ("tls/key.pem", "tls.private_key"),
         ("tls/chain.pem", "tls.certificate_chain"),
         (&format!("secrets/{}", e2e::A.id), "keystore[0].credential[0].secret_access_key.file"),

@@ -17,13 +17,21 @@ use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADE
 /// Pause after accept(2) or a thread's start failed: both lack something that will not be there at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Starts the listener; it runs until the process ends.
+/// Binds the listener. Connections wait in its backlog until [`start`].
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
-    let address = listener.local_addr().map_err(|e| e.to_string())?;
+pub fn bind(listen: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))
+}
+
+/// Answers who connects, until the process ends; gives the address.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(service: &Arc<Service>, listener: TcpListener) -> Result<SocketAddr, String> {
+    let failed = |e: std::io::Error| format!("admin.listen: {e}");
+    let address = listener.local_addr().map_err(failed)?;
     let service = service.clone();
     let run = move || {
         let open = Arc::new(Open::default());
@@ -44,7 +52,7 @@ pub fn start(service: &Arc<Service>, listen: SocketAddr) -> Result<SocketAddr, S
             }
         }
     };
-    std::thread::Builder::new().name("xksd-admin".into()).spawn(run).map_err(|e| e.to_string())?;
+    std::thread::Builder::new().name("xksd-admin".into()).spawn(run).map_err(failed)?;
     Ok(address)
 }
 
@@ -92,14 +100,11 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
-    // As GET, with the same head and no body (RFC 9110, 9.3.2): load balancers ask so.
-    let mut is_head = false;
     let (status, content_type, body) = loop {
         match head.parse(&buffer) {
             Ok(Progress::Complete { .. }) => {
                 let mut room = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut room);
-                is_head = request.method == "HEAD";
                 break respond(service, request.method, request.path);
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
@@ -109,6 +114,8 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
             Err(reject) => break (reject.status, TEXT, format!("{}\n", reject.reason)),
         }
     };
+    // As GET, with the same head and no body (RFC 9110, 9.3.2), also where it is refused: load balancers ask so.
+    let is_head = head.is_head(&buffer);
     let allow = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
     let head =
         format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n", body.len());

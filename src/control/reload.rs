@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::changes::changes;
 use super::config::{Config, KeyManager, Kind};
 use super::service::{Service, key_stores};
+use crate::hsm::local::Local;
+use crate::keystore::{Backend, Manager};
 use crate::telemetry::{Level, Log};
 use crate::tls::{self, Problem};
 
@@ -17,7 +19,11 @@ pub fn reload(service: &Arc<Service>) {
             changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
             notes.into_iter().for_each(|note| service.log.event(Level::Warn, note));
         }
-        Err(why) => service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}")),
+        Err(why) => {
+            // One line of the log, in which a line end is not shown as one.
+            let why = why.replace('\n', "; ");
+            service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}"));
+        }
     }
 }
 
@@ -35,6 +41,7 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let old = service.config.load();
     let mut notes = std::mem::take(&mut config.warnings);
     notes.extend(tls_config.warnings().iter().map(ToString::to_string));
+    look_at_key_files(&config.key_managers, &service.managers, &mut notes);
     keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
     keep_running_threads(&mut config, &old, &mut notes);
     let stores = key_stores(&config, &service.managers)?;
@@ -81,6 +88,40 @@ fn keep_running_managers(config: &mut Config, running: &[KeyManager], notes: &mu
         }
     }
     Ok(())
+}
+
+/// Key files are read at the start only, and here looked at as the next start will: who has edited one must hear that it is not in force, and
+/// what is wrong with it. It is told and not refused, as every change of a key manager.
+fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], notes: &mut Vec<String>) {
+    for manager in wanted {
+        let Kind::Local { key_file } = &manager.kind else { continue };
+        let name = &manager.name;
+        match (Local::load(key_file), running.iter().find(|running| *running.name == **name).map(|running| &running.backend)) {
+            (Err(why), _) => notes.push(format!(
+                "key manager {name:?}: {why}. xksd would not start with it; what runs goes on with the keys that it was started with"
+            )),
+            (Ok(read), Some(Backend::Local(local))) => {
+                let differences = local.differences(&read);
+                if !differences.is_empty() {
+                    notes.push(format!(
+                        "key manager {name:?}: key file {} has other keys than were read at the start ({}): that is in force from the next \
+                         start only",
+                        key_file.display(),
+                        some_of(&differences)
+                    ));
+                }
+            }
+            (Ok(_), _) => {}
+        }
+    }
+}
+
+/// Labels for a line of the log, of which there may be thousands.
+fn some_of(labels: &[&str]) -> String {
+    const TOLD: usize = 5;
+    let told: Vec<String> = labels.iter().take(TOLD).map(|label| format!("{label:?}")).collect();
+    let more = if labels.len() > TOLD { format!(" and {} more", labels.len() - TOLD) } else { String::new() };
+    format!("{}{more}", told.join(", "))
 }
 
 /// Problems as lines that name file and key.
@@ -138,6 +179,13 @@ mod tests {
         }
         assert_eq!(told(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
         assert!(told(SMALL).is_empty());
+    }
+
+    #[test]
+    fn labels_are_told_up_to_a_bound() {
+        assert_eq!(some_of(&["a\n"]), r#""a\n""#);
+        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), r#""a", "b", "c", "d", "e""#);
+        assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"]), r#""a", "b", "c", "d", "e" and 2 more"#);
     }
 
     #[test]

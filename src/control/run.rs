@@ -1,6 +1,6 @@
 //! Start, run, reload, drain, stop: the life of `xksd serve`, on the main thread.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use super::service::Service;
 use super::{admin, changes, probes, reload, system};
 use crate::hsm::Runs;
 use crate::keystore::Backend;
+use crate::limits::HUNG_CALL_TIME;
 use crate::shard::nudge::{self, Nudge};
 use crate::shard::{ShardSeed, ShardThread, Stop};
 use crate::telemetry::{Level, Log, log};
@@ -34,6 +35,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// A shard starts within some milliseconds.
+const START_TIME: Duration = Duration::from_secs(10);
 
 const SECOND_SIGNAL: &str = "ended at once by a second signal";
 
@@ -52,6 +55,8 @@ pub enum Failure {
 /// When it could not start, or a shard died.
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
+    // Before anything else: a reload that is asked for while this starts must not end it, which is what SIGHUP does where nobody watches for it.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
     let tls_config =
         tls::server(&config.tls.settings()).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
@@ -68,8 +73,6 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         LogFormat::Auto if rustix::termios::isatty(stderr()) => log::Format::Text,
         LogFormat::Auto => log::Format::Json,
     };
-    // Signals are blocked out of the other threads' way before there are any.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let (log, _writer) = Log::start(format, std::io::stderr()).map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
     for warning in config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string)) {
         log.event(Level::Warn, warning);
@@ -79,19 +82,25 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     let (listen, admin_listen) = (config.server.listen, config.admin);
     // Before any key manager logs in: one that is started again and again on a taken port must not spend the tries of a wrong PIN.
     refuse_taken(listen).map_err(Failure::Other)?;
+    let admin = admin_listen.map(admin::bind).transpose().map_err(Failure::Other)?;
     let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), connections_max, log.clone());
     let service = Arc::new(service.map_err(Failure::Configuration)?);
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
-    let result = run(&service, &placed, listen, admin_listen, &mut signals, serving);
+    let result = run(&service, &placed, listen, admin, &mut signals, serving);
     service.draining.store(true, Ordering::Release);
     drop(stop_probes);
     let result = result.and_then(|shards| drain(&service, shards, &mut signals));
     let patience = result.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
-    let left_the_modules = leave_modules(&service, &probes, patience, &mut signals);
+    let inside = leave_modules(&service, &probes, patience, &mut signals);
+    let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
+    let result = result.and(inside);
     match &result {
         Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
-        Ok(_) => log.event(Level::Warn, "stopped; a call into a key manager's module still hangs, and its session is left open"),
+        Ok(inside) => {
+            let inside = inside.join(", ");
+            log.event(Level::Warn, format!("stopped; a call still hangs in the module of {inside}, and its session is left open"));
+        }
         // Else it is told by the command.
         Err(why) if !left_the_modules => log.event(Level::Error, why.as_str()),
         Err(_) => {}
@@ -104,16 +113,33 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     result.map(drop).map_err(Failure::Other)
 }
 
-/// Ends lanes and probes. False when one is still inside its module when `patience` is over, or another signal comes.
-fn leave_modules(service: &Service, probes: &[JoinHandle<()>], patience: Duration, signals: &mut Signals) -> bool {
+/// Ends lanes and probes. Gives the key managers in whose modules some still are when `patience` is over, or when for [`HUNG_CALL_TIME`] none has
+/// come out: nobody is served by waiting for what hangs, and nothing is until the next start.
+fn leave_modules<'a>(
+    service: &'a Service,
+    probes: &[JoinHandle<()>],
+    patience: Duration,
+    signals: &mut Signals,
+) -> Result<Vec<&'a str>, String> {
     let deadline = Instant::now() + patience;
-    while Instant::now() < deadline && heed_second_signal(signals).is_ok() {
-        if service.stop_lanes(Instant::now() + TICK) && probes.iter().all(JoinHandle::is_finished) {
-            return true;
+    let (mut sessions, mut moved) = (Vec::new(), Instant::now());
+    loop {
+        let mut inside = service.stop_lanes(Instant::now() + TICK);
+        let probed = service.managers.iter().zip(probes).filter(|(_, probe)| !probe.is_finished());
+        inside.extend(probed.map(|(manager, _)| &*manager.name));
+        inside.sort_unstable();
+        inside.dedup();
+        let now = Instant::now();
+        let sessions_now = service.sessions();
+        if sessions_now != sessions {
+            (sessions, moved) = (sessions_now, now);
         }
+        if inside.is_empty() || now >= deadline || now.saturating_duration_since(moved) > HUNG_CALL_TIME {
+            return Ok(inside);
+        }
+        heed_second_signal(signals)?;
         std::thread::sleep(TICK / 10);
     }
-    false
 }
 
 /// Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, which would silently get a part of the connections.
@@ -152,13 +178,12 @@ fn run(
     service: &Arc<Service>,
     placed: &[usize],
     listen: SocketAddr,
-    admin_listen: Option<SocketAddr>,
+    admin: Option<TcpListener>,
     signals: &mut Signals,
     serving: impl FnOnce(&Arc<Service>),
 ) -> Result<Shards, String> {
-    // The admin listener first: it too refuses a port that is taken, before a connection is.
-    if let Some(address) = admin_listen {
-        let address = admin::start(service, address)?;
+    if let Some(listener) = admin {
+        let address = admin::start(service, listener)?;
         service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
     let (started, starts) = bounded(placed.len());
@@ -185,10 +210,13 @@ fn run(
         let started = started.clone();
         let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
         // One after the other: where the port is 0, the others take the one that the first was given.
-        match starts.recv_timeout(Duration::from_secs(10)) {
+        match starts.recv_timeout(START_TIME) {
             Ok(Ok(address)) => listen = address,
             Ok(Err(error)) => return Err(format!("server.listen: {error}")),
-            Err(_) => return Err(format!("shard {index} did not start: {}", shard.join().err().unwrap_or_default())),
+            Err(_) if shard.is_finished() => {
+                return Err(format!("shard {index} did not start: {}", shard.join().err().unwrap_or_default()));
+            }
+            Err(_) => return Err(format!("shard {index} did not start within {} s", START_TIME.as_secs())),
         }
         shards.push((shard, stop));
     }
@@ -220,7 +248,7 @@ fn run(
             } else if close_at.is_some() {
                 return Err(SECOND_SIGNAL.into());
             } else {
-                close_at = Some(Instant::now() + begin_to_stop(service, signal));
+                close_at = Some(Instant::now() + begin_to_stop(service, signal, last_resort.unready_time(Instant::now())));
             }
         }
         if close_at.is_some_and(|at| at <= Instant::now()) {
@@ -240,12 +268,17 @@ fn run(
     }
 }
 
-/// Turns readiness off and gives how long to serve on, until load balancers have seen that and send no more.
-fn begin_to_stop(service: &Service, signal: i32) -> Duration {
+/// Turns readiness off and gives how long to serve on, until load balancers have seen that and send no more. `unready_time` is how long they
+/// have seen it already: who restarts xksd because its HSM hangs is not to wait for it.
+fn begin_to_stop(service: &Service, signal: i32, unready_time: Duration) -> Duration {
     service.draining.store(true, Ordering::Release);
     let config = service.config.load();
     // Without the admin listener nobody can see it. Ctrl-C is a person's, who waits for it.
-    let delay = if signal == SIGTERM && config.admin.is_some() { config.server.shutdown_delay } else { Duration::ZERO };
+    let delay = if signal == SIGTERM && config.admin.is_some() {
+        config.server.shutdown_delay.saturating_sub(unready_time)
+    } else {
+        Duration::ZERO
+    };
     let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
     let told = match delay.as_millis() {
         0 => format!("{name}: stopping"),
@@ -279,12 +312,12 @@ fn drain(service: &Arc<Service>, mut shards: Shards, signals: &mut Signals) -> R
         std::thread::sleep(TICK / 5);
     }
     if shards.iter().all(|(shard, _)| shard.is_finished()) {
-        for (shard, _) in shards.drain(..) {
-            shard.join()?;
+        for (index, (shard, _)) in shards.drain(..).enumerate() {
+            shard.join().map_err(|e| format!("shard {index}: {e}"))?;
         }
     } else {
         let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
-        service.log.event(Level::Warn, format!("{open} connections were still open after {} ms", shutdown_time.as_millis()));
+        service.log.event(Level::Warn, format!("connections still open after {} ms: {open}", shutdown_time.as_millis()));
     }
     Ok(deadline.saturating_duration_since(Instant::now()))
 }

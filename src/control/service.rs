@@ -88,7 +88,7 @@ impl Service {
     /// Builds everything and starts the lanes of the key managers.
     ///
     /// # Errors
-    /// A sentence for the operator.
+    /// For the operator: a line for each key manager that cannot be opened.
     pub fn build(
         config_file: PathBuf,
         config: Config,
@@ -97,12 +97,17 @@ impl Service {
         connections_a_shard: usize,
         log: Log,
     ) -> Result<Service, String> {
+        // All of them before the first logs in: a start that one of them refuses is tried again and again, and must not spend the tries of a PIN.
+        let (opened, refused): (Vec<_>, Vec<_>) = config.key_managers.iter().map(open).partition(Result::is_ok);
+        if !refused.is_empty() {
+            return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
+        }
         let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
         let mut managers = Vec::new();
         let mut probed = Vec::new();
-        for configured in &config.key_managers {
+        for (configured, opened) in config.key_managers.iter().zip(opened.into_iter().flatten()) {
             let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
-            match open(configured)? {
+            match opened {
                 Opened::Local(local) => managers.push(manager(Backend::Local(local))),
                 Opened::Pkcs11(engine, sessions) => {
                     let engine: Arc<dyn Engine> = engine;
@@ -141,10 +146,13 @@ impl Service {
 
     /// Whether a load balancer should send requests here: all shards listen, not stopping, and some key manager serves.
     pub fn is_ready(&self) -> bool {
+        self.listening.get().is_some() && !self.draining.load(Ordering::Acquire) && self.has_key_manager()
+    }
+
+    /// Whether some key manager serves.
+    pub fn has_key_manager(&self) -> bool {
         let now = Instant::now();
-        self.listening.get().is_some()
-            && !self.draining.load(Ordering::Acquire)
-            && self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
+        self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
     }
 
     /// Labels of the keys that key stores expect in a key manager, each with the store and id that want it.
@@ -160,16 +168,21 @@ impl Service {
         keys
     }
 
-    /// Ends the lanes of all key managers and closes their engines, together by `deadline`; false where some hang in the module: to be
-    /// called again.
-    pub fn stop_lanes(&self, deadline: Instant) -> bool {
-        let mut all = true;
-        for probed in &self.probed {
-            if let Backend::Pool(pool) = &probed.manager.backend {
-                all &= pool.stop(deadline) && probed.close(deadline);
-            }
-        }
-        all
+    /// Ends the lanes of all key managers and closes their engines, together by `deadline`. Gives those where some are still inside the module:
+    /// to be called again.
+    pub fn stop_lanes(&self, deadline: Instant) -> Vec<&str> {
+        let left = |probed: &&Probed| match &probed.manager.backend {
+            Backend::Pool(pool) => pool.stop(deadline) && probed.close(deadline),
+            Backend::Local(_) => true,
+        };
+        self.probed.iter().filter(|probed| !left(probed)).map(|probed| &*probed.manager.name).collect()
+    }
+
+    /// Sessions of each key manager with lanes, open and hung: what changes as they close.
+    pub fn sessions(&self) -> Vec<(usize, usize)> {
+        let pools =
+            self.probed.iter().filter_map(|probed| if let Backend::Pool(pool) = &probed.manager.backend { Some(pool) } else { None });
+        pools.map(|pool| pool.stats()).map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
     }
 }
 

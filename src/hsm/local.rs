@@ -6,7 +6,7 @@ mod key_file;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -57,6 +57,19 @@ impl Local {
         labels
     }
 
+    /// Labels of the keys that differ from those of `other`, or that only one of them has, sorted.
+    pub fn differences<'a>(&'a self, other: &'a Local) -> Vec<&'a str> {
+        let same = |label: &str| match (self.keys.get(label), other.keys.get(label)) {
+            // ring gives no key out to be compared: what one seals, the other opens or does not.
+            (Some(ours), Some(theirs)) => {
+                self.seal(ours, b"", b"").is_ok_and(|(iv, mut sealed)| open(theirs, iv, b"", &mut sealed).is_some())
+            }
+            _ => false,
+        };
+        let labels: BTreeSet<&str> = self.keys.keys().chain(other.keys.keys()).map(String::as_str).collect();
+        labels.into_iter().filter(|label| !same(label)).collect()
+    }
+
     /// Like [`super::Engine::info`].
     pub fn info(&self) -> ManagerInfo {
         ManagerInfo {
@@ -80,7 +93,11 @@ impl Local {
     /// Like [`super::Session::execute`].
     pub fn execute(&self, job: Job) -> Outcome {
         let Job { label, task, deadline } = job;
-        let key = || self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound { detail: format!("no key \"{label}\" in the key file") });
+        let key = || {
+            self.keys
+                .get(&*label)
+                .ok_or_else(|| Fault::KeyNotFound { detail: format!("no key \"{label}\" in the key file as it was read") })
+        };
         if deadline <= Instant::now() {
             return Err(Fault::Timeout);
         }

@@ -152,6 +152,11 @@ impl RequestHead {
         }
     }
 
+    /// Whether what has come in asks by HEAD, whose answer has no body (RFC 9112, 6.3), also where [`RequestHead::parse`] has refused the rest.
+    pub fn is_head(&self, buf: &[u8]) -> bool {
+        buf.get(self.start..).is_some_and(|line| line.starts_with(b"HEAD "))
+    }
+
     /// Version of HTTP the client speaks.
     pub fn version(&self) -> Version {
         self.version

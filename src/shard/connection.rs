@@ -200,18 +200,17 @@ impl Connection {
         self.body.clear();
         let pipeline = &self.shard.pipeline;
         let mut room = [Header::EMPTY; HEADERS_MAX];
-        let (status, consumed, without_body) = match read {
+        let without_body = self.head.is_head(&self.buffer);
+        let (status, consumed) = match read {
             Read::Whole { start, end } => {
                 let request = self.head.request(&self.buffer, &mut room);
-                let without_body = request.method == "HEAD";
-                let status = pipeline.on_request(&request, &self.buffer[start..end], arrival, &mut self.body).await;
-                (status, Some(end), without_body)
+                (pipeline.on_request(&request, &self.buffer[start..end], arrival, &mut self.body).await, Some(end))
             }
             Read::WithoutBody => {
                 let request = self.head.request(&self.buffer, &mut room);
-                (pipeline.on_request(&request, &[], arrival, &mut self.body).await, None, request.method == "HEAD")
+                (pipeline.on_request(&request, &[], arrival, &mut self.body).await, None)
             }
-            Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None, false),
+            Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None),
         };
         // Nothing that is not signed is answered so.
         if status == 200 {

@@ -87,7 +87,7 @@ impl Client {
             tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
             tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
         );
-        let host = if target.port == 443 { target.host.clone() } else { format!("{}:{}", target.host, target.port) };
+        let host = host_field(&target.host, target.port);
         Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, lost: false, handshake, protocol })
     }
 
@@ -199,6 +199,12 @@ impl Client {
     }
 }
 
+/// RFC 9110, 7.2, and RFC 3986, 3.2.2: an IPv6 address stands in brackets.
+fn host_field(host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == 443 { host } else { format!("{host}:{port}") }
+}
+
 fn is_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
@@ -287,4 +293,16 @@ pub fn tls_config(target: &Target) -> Result<ClientConfig, String> {
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_field;
+
+    #[test]
+    fn the_host_field_has_the_port_that_is_not_the_usual_one() {
+        assert_eq!(host_field("xks.example.com", 443), "xks.example.com");
+        assert_eq!(host_field("xks.example.com", 8443), "xks.example.com:8443");
+        assert_eq!((host_field("::1", 443), host_field("::1", 8443)), ("[::1]".to_owned(), "[::1]:8443".to_owned()));
+    }
 }

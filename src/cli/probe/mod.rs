@@ -4,6 +4,7 @@ mod checks;
 pub mod client;
 pub mod sign;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or 
   xksd probe --endpoint https://xks.example.com --prefix /example --key my-key \\
              --access-key-id BETWEEN2TENAND3TENCHARACTERS --secret-file secret
 
-Without --secret-file the secret is read from the environment variable XKS_SECRET_ACCESS_KEY.
+The secret is that of --secret-file, else the configuration's, else the environment variable XKS_SECRET_ACCESS_KEY.
 Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage.")]
 pub struct Args {
     /// Take address, prefix, credential and key from this xksd configuration; other options override
@@ -132,11 +133,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
     let store = config.as_ref().map(|config| store(config, args.prefix.as_deref())).transpose()?;
     let (host, port) = match (&args.endpoint, &config) {
         (Some(endpoint), _) => endpoint_parts(endpoint)?,
-        (None, Some(config)) => {
-            // A wildcard address is where the server listens, not where a client connects.
-            let ip = config.server.listen.ip();
-            (if ip.is_unspecified() || ip.is_loopback() { "localhost".into() } else { ip.to_string() }, config.server.listen.port())
-        }
+        (None, Some(config)) => (host_of(config.server.listen.ip()), config.server.listen.port()),
         (None, None) => return Err(NEEDED.into()),
     };
     let key = match (&args.key, store) {
@@ -168,28 +165,28 @@ fn store<'a>(config: &'a Config, prefix: Option<&str>) -> Result<&'a KeyStore, S
     }
 }
 
+/// Where a client reaches a server that listens there: a wildcard is no address, and certificates are rather for a name.
+fn host_of(listen: IpAddr) -> String {
+    if listen.is_unspecified() || listen == Ipv4Addr::LOCALHOST { "localhost".to_owned() } else { listen.to_string() }
+}
+
 fn credential(args: &Args, store: Option<&KeyStore>) -> Result<(String, Zeroizing<String>), String> {
-    let given = match &args.secret_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("{}: {e}", path.display()))?;
-            Some(Zeroizing::new(text.trim_end().to_string()))
-        }
-        None => std::env::var("XKS_SECRET_ACCESS_KEY").ok().map(Zeroizing::new),
-    };
-    if let (Some(id), Some(secret)) = (&args.access_key_id, &given) {
-        return Ok((id.clone(), secret.clone()));
-    }
     let known = store.and_then(|store| match &args.access_key_id {
         Some(id) => store.credentials.iter().find(|credential| credential.access_key_id == *id),
         None => store.credentials.first(),
     });
-    match known {
-        Some(credential) => {
-            let configured = || Zeroizing::new(credential.secret_access_key.expose().to_string());
-            Ok((credential.access_key_id.clone(), given.unwrap_or_else(configured)))
+    let secret = match (&args.secret_file, known) {
+        (Some(path), _) => {
+            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("--secret-file {}: {e}", path.display()))?;
+            Some(Zeroizing::new(text.trim_end().to_string()))
         }
-        None => Err("give --access-key-id, and its secret with --secret-file or in XKS_SECRET_ACCESS_KEY".into()),
-    }
+        // Before the environment's, which may be another proxy's.
+        (None, Some(credential)) => Some(Zeroizing::new(credential.secret_access_key.expose().to_string())),
+        (None, None) => std::env::var("XKS_SECRET_ACCESS_KEY").ok().map(Zeroizing::new),
+    };
+    let id = args.access_key_id.as_ref().or_else(|| known.map(|credential| &credential.access_key_id));
+    let missing = "give --access-key-id, and its secret with --secret-file or in XKS_SECRET_ACCESS_KEY";
+    id.cloned().zip(secret).ok_or_else(|| missing.to_owned())
 }
 
 fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
@@ -215,7 +212,16 @@ fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::endpoint_parts;
+    use super::{endpoint_parts, host_of};
+
+    #[test]
+    fn the_host_is_where_the_server_listens() {
+        for (listen, host) in
+            [("0.0.0.0", "localhost"), ("::", "localhost"), ("127.0.0.1", "localhost"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1")]
+        {
+            assert_eq!(host_of(listen.parse().unwrap()), host);
+        }
+    }
 
     #[test]
     fn endpoints() {

@@ -110,8 +110,9 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
     Some(KeyManager { name: name?.to_owned(), kind: kind? })
 }
 
+/// Looked into by `check` alone. Who opens the key manager refuses what is wrong with the file, and a reload, which does not open it, only tells that.
 fn key_file(value: &Value<'_>) -> Option<PathBuf> {
-    let path = value.private_file()?;
+    let path = value.path()?;
     match value.reader.sources.key_file_labels(&path) {
         Ok(_) => Some(path),
         Err(why) => value.refuse(why),

@@ -71,7 +71,8 @@ impl LastResort {
     /// The reason to end, if there is one by now.
     pub fn look(&mut self, service: &Service) -> Option<String> {
         let now = Instant::now();
-        if !self.is_due(service.is_ready(), now) {
+        // Not readiness: one that is being stopped may serve for minutes more.
+        if !self.is_due(service.has_key_manager(), now) {
             return None;
         }
         service.managers.iter().find_map(|manager| {
@@ -86,12 +87,18 @@ impl LastResort {
         })
     }
 
-    fn is_due(&mut self, ready: bool, now: Instant) -> bool {
-        if ready {
+    /// How long none has served.
+    pub fn unready_time(&self, now: Instant) -> Duration {
+        self.unready_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    fn is_due(&mut self, serves: bool, now: Instant) -> bool {
+        if serves {
             self.unready_since = None;
             return false;
         }
-        now.saturating_duration_since(*self.unready_since.get_or_insert(now)) >= BEYOND_HELP_TIME
+        self.unready_since.get_or_insert(now);
+        self.unready_time(now) >= BEYOND_HELP_TIME
     }
 }
 
@@ -146,7 +153,9 @@ mod tests {
     fn the_last_resort_is_for_when_nothing_has_served_for_long() {
         let (mut last, now) = (LastResort::default(), Instant::now());
         let almost = now + BEYOND_HELP_TIME - Duration::from_millis(1);
+        assert_eq!(last.unready_time(now), Duration::ZERO);
         assert!(!last.is_due(false, now) && !last.is_due(false, almost) && last.is_due(false, now + BEYOND_HELP_TIME));
-        assert!(!last.is_due(true, almost) && !last.is_due(false, now + BEYOND_HELP_TIME));
+        assert_eq!(last.unready_time(almost), almost - now);
+        assert!(!last.is_due(true, almost) && last.unready_time(almost).is_zero() && !last.is_due(false, now + BEYOND_HELP_TIME));
     }
 }

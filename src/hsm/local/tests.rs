@@ -134,6 +134,21 @@ fn what_create_makes_load_reads() {
 }
 
 #[test]
+fn keys_are_compared_by_label_and_value() {
+    let (one, two) = (KEY, KEY.replace("AAEC", "BBEC"));
+    let of = |keys: &[(&str, &str)]| {
+        let entries: Vec<String> = keys.iter().map(|(label, key)| format!(r#"{{"label":"{label}","key":"{key}"}}"#)).collect();
+        load(&format!("{{\"keys\":[\n{}\n]}}", entries.join(","))).expect("loads")
+    };
+    let running = of(&[("a", one), ("b", &two), ("c", one)]);
+    assert_eq!(running.differences(&of(&[("c", one), ("b", &two), ("a", one)])), [""; 0], "the order does not matter");
+    let edited = of(&[("d", one), ("c", &two), ("b", &two)]);
+    assert_eq!(running.differences(&edited), ["a", "c", "d"]);
+    assert_eq!(edited.differences(&running), ["a", "c", "d"]);
+    assert_eq!(running.differences(&of(&[])), ["a", "b", "c"]);
+}
+
+#[test]
 fn mode_is_held_on_both_sides() {
     let text = format!(r#"{{"keys":[{{"label":"foo","key":"{KEY}"}}]}}"#);
     for (mode, good) in

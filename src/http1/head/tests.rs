@@ -411,6 +411,29 @@ fn check_accepted(buf: &[u8], seen: &Seen) {
     assert!(count("host") == 1 || (count("host") == 0 && seen.version == Version::Http10));
 }
 
+#[test]
+fn a_head_request_is_known_also_where_it_is_refused() {
+    for (text, is_head) in [
+        ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+        ("\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+        ("HEAD /\r\n\r\n", true),
+        ("HEAD / HTTP/1.1\r\n\r\n", true),
+        ("HEAD / HTTP/3.0\r\nHost: a\r\n\r\n", true),
+        ("HEAD / HTTP/1.1\r\nHost : a\r\n\r\n", true),
+        ("HEAD / HTTP/1.1\nHost: a\n\n", true),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+        ("GET /HEAD\r\nHEAD / HTTP/1.1\r\n\r\n", false),
+        ("HEADS / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+        ("head / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+        ("HEAD", false),
+        ("", false),
+    ] {
+        let mut head = RequestHead::new();
+        let _ = head.parse(text.as_bytes());
+        assert_eq!(head.is_head(text.as_bytes()), is_head, "{text:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn good_requests_come_out_as_they_went_in((bytes, expected) in request(), cuts in proptest::collection::vec(0..2000_usize, 0..8)) {
