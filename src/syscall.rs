@@ -1,4 +1,4 @@
-//! Two of the executor's system calls, as a server with many sockets and cores needs them.
+//! Two of the executor's system calls, as a program with many sockets and cores needs them: `xksd`, and `xksd-load` as well.
 //!
 //! glommio-ng 0.12.0 offers no setting for either, so `build.rs` has the linker lead `syscall(2)` of what is linked into this program here (`ld
 //! --wrap`): of the standard library and the crates, not of libc itself nor of a PKCS#11 module. `docs/performance.md` has what each is worth.

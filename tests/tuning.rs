@@ -182,7 +182,7 @@ fn a_running_xksd_is_seen_with_its_shards() {
     let server = site.start();
     let told = check(None, &["--pid", &server.pid().to_string()]);
     // The site has one.
-    assert!(told.text.contains(&format!("xksd is process {} with 1 shards", server.pid())), "{}", told.text);
+    assert!(told.text.contains(&format!("xksd is process {} with 1 shard\n", server.pid())), "{}", told.text);
     assert_ne!(told.state("descriptors").0, "n.a.");
     assert_ne!(told.state("locked memory, KiB").0, "n.a.");
 }
@@ -273,6 +273,24 @@ fn a_process_that_is_not_serving_can_be_asked_about() {
     let told = Machine::well_set().check(&["--pid", "99", "--cpus", "0-3"]);
     assert_eq!((told.code, told.complaint.as_str()), (0, ""), "{}", told.text);
     assert!(told.text.contains("xksd is process 99 with 0 shards"), "{}", told.text);
+}
+
+#[test]
+fn one_of_a_thing_is_told_as_one() {
+    let machine = Machine::well_set();
+    let heading = |cpus| machine.check(&["--cpus", cpus]).text.lines().next().unwrap().to_owned();
+    assert_eq!(heading("0-1"), "cores 0-1; interface eno1; xksd is process 100 with 2 shards");
+    machine.set("proc/100/task/103/comm", "xksd-shard-2");
+    machine.set("proc/100/task/104/comm", "xksd-shard-2");
+    assert_eq!(heading("0"), "core 0; interface eno1; xksd is process 100 with 1 shard");
+    machine.set("sys/class/net/eno1/queues/rx-0/rps_cpus", "0f");
+    for irq in 40..44 {
+        machine.set(&format!("proc/irq/{irq}/smp_affinity_list"), "0");
+    }
+    let told = machine.check(&[]);
+    for words in [" on 1 queue  ", " on 1 core  "] {
+        assert!(told.text.contains(words), "{words}: {}", told.text);
+    }
 }
 
 #[test]

@@ -39,10 +39,14 @@ fn against(dir: &Path, more: &[&str], answer: impl Fn(&str, &Value) -> Answer + 
 }
 
 fn run_against(dir: &Path, address: SocketAddr, more: &[&str]) -> (i32, String, Value) {
+    command_against("run", dir, address, more)
+}
+
+fn command_against(command: &str, dir: &Path, address: SocketAddr, more: &[&str]) -> (i32, String, Value) {
     let address = address.to_string();
     let (config, json) = (dir.join("xksd.toml"), dir.join("r.json"));
     let _ = std::fs::remove_file(&json);
-    let args = ["run", "--config", config.to_str().unwrap(), "--connect", &address, "--warmup", "0s", "--json", json.to_str().unwrap()];
+    let args = [command, "--config", config.to_str().unwrap(), "--connect", &address, "--warmup", "0s", "--json", json.to_str().unwrap()];
     let (code, text) = told(&load(&[&args[..], more].concat()));
     let report = std::fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
     (code, text, report)
@@ -135,6 +139,24 @@ fn errors_are_counted_by_name_and_judged() {
     let errors = report["errors"].as_u64().unwrap();
     assert!(errors > 1 && text.contains(&format!("\nNO BOUND GIVEN, {errors} errors: ")), "{text}");
     assert_eq!(report["verdict"], "no_bound");
+}
+
+/// Of 300 requests one fails: two in a trial at 600 requests/s, one at half of that.
+#[test]
+fn a_search_accepts_as_many_errors_a_trial_as_it_is_told() {
+    let dir = demo_files();
+    let calls = AtomicU64::new(0);
+    let address = fake_proxy(dir.path(), move |path, request| match calls.fetch_add(1, Ordering::Relaxed) % 300 {
+        150 => Answer::Say(500, json!({"errorName": "InternalException"}).to_string()),
+        _ => say(&honest(path, request)),
+    });
+    let rates = ["--from", "600", "--to", "600", "--precision", "0.5", "--trial", "1s", "--confirm", "1s", "--arrivals", "uniform"];
+    for (accepted, rate) in [("2", 600.0), ("1", 300.0)] {
+        // Unverified, a trial makes no requests but its own.
+        let more = [&rates[..], &["--unverified", "--connections", "2", "--max-errors", accepted]].concat();
+        let (code, text, report) = command_against("capacity", dir.path(), address, &more);
+        assert_eq!((code, &report["capacity"]["rate"]), (0, &rate.into()), "--max-errors {accepted}: {text}");
+    }
 }
 
 #[test]

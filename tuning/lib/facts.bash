@@ -12,6 +12,9 @@ get() {
     printf '%s' "$text"
 }
 
+# A number of things: counted 2 shard → 2 shards
+counted() { printf '%d %s' "$1" "$2$([ "$1" -eq 1 ] || printf s)"; }
+
 is_number() { [[ $1 =~ ^[0-9]{1,18}$ ]]; }
 
 # "0-2,5" → 0 1 2 5
@@ -115,6 +118,8 @@ find_facts() {
 
 # What the table is about.
 about() {
-    printf 'cores %s; interface %s; %s\n\n' "$cpu_list" "${interface:-not found (--interface)}" \
-        "$([ -n "$pid" ] && printf 'xksd is process %s with %d shards' "$pid" "$shards" || printf 'xksd does not run')"
+    local word=cores
+    [ ${#cpus[@]} -ne 1 ] || word=core
+    printf '%s %s; interface %s; %s\n\n' "$word" "$cpu_list" "${interface:-not found (--interface)}" \
+        "$([ -n "$pid" ] && printf 'xksd is process %s with %s' "$pid" "$(counted "$shards" shard)" || printf 'xksd does not run')"
 }

@@ -257,10 +257,10 @@ interrupts() {
         fi
     done
     if [ "$distinct" -ge "$wanted" ]; then
-        ok "interrupts of interface" "on $distinct cores" "on $wanted cores" "$why"
+        ok "interrupts of interface" "on $(counted "$distinct" core)" "on $wanted cores" "$why"
         return
     fi
-    advise "interrupts of interface" "on $distinct cores" "on $wanted cores" "$why"
+    advise "interrupts of interface" "on $(counted "$distinct" core)" "on $wanted cores" "$why"
     for irq in "${irqs[@]}"; do
         change "/proc/irq/$irq/smp_affinity_list" "${cpus[at++ % ${#cpus[@]}]}"
     done
@@ -291,7 +291,7 @@ receive_steering() {
         if [ "$on" -eq 0 ]; then
             ok "$name" off off "$why"
         else
-            advise "$name" "on $on queues" off "$why"
+            advise "$name" "on $(counted "$on" queue)" off "$why"
             for queue in "${rx[@]}"; do change "$queue/rps_cpus" "$(mask_of)"; done
         fi
     elif [ "$on" -gt 0 ]; then

@@ -351,28 +351,30 @@ fn two_hsms_live_in_one_process() {
     });
 }
 
-/// Whether it ended well, and its report.
-fn bare_loop(iv: &str) -> (bool, serde_json::Value) {
+/// Whether it ended well, its report, and what it complained of.
+fn bare_loop(iv: &str) -> (bool, serde_json::Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_hsm-loop"))
         .args(["--token", "test", "--pin", "1234", "--sessions", "3", "--seconds", "1", "--iv", iv, "--module"])
         .arg(module())
         .output()
         .unwrap();
-    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default(), complaint)
 }
 
 #[test]
 fn the_bare_loop_counts_operations() {
     isolated("the_bare_loop_counts_operations", "[gcm]\niv = \"append\"", |directory| {
-        let (success, report) = bare_loop("append");
-        assert!(success, "{report}");
+        let (success, report, complaint) = bare_loop("append");
+        assert!(success && complaint.is_empty(), "{report} {complaint}");
         assert!(report["operations"].as_u64() > Some(0), "{report}");
         let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap()).unwrap();
         assert_eq!(stats["calls"]["C_Decrypt"], report["operations"]);
         assert_eq!(stats["sessions"]["peak"], 3);
         // The module insists on its own IVs.
-        let (success, report) = bare_loop("caller");
+        let (success, report, complaint) = bare_loop("caller");
         assert!(!success);
+        assert_eq!(complaint, "hsm-loop: 3 of 3 sessions ended early: C_EncryptInit: CKR_MECHANISM_PARAM_INVALID\n");
         assert_eq!(report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3, "{report}");
     });
 }
@@ -380,7 +382,7 @@ fn the_bare_loop_counts_operations() {
 #[test]
 fn the_bare_loop_takes_ivs_that_the_module_fills_in() {
     isolated("the_bare_loop_takes_ivs_that_the_module_fills_in", "[gcm]\niv = \"fill\"", |_| {
-        let (success, report) = bare_loop("fill");
+        let (success, report, _) = bare_loop("fill");
         assert!(success && report["operations"].as_u64() > Some(0), "{report}");
     });
 }
@@ -389,7 +391,7 @@ fn the_bare_loop_takes_ivs_that_the_module_fills_in() {
 #[test]
 fn the_bare_loop_refuses_an_iv_of_zeros() {
     isolated("the_bare_loop_refuses_an_iv_of_zeros", "", |_| {
-        let (success, report) = bare_loop("fill");
+        let (success, report, _) = bare_loop("fill");
         assert!(!success);
         assert_eq!(report["sessions_ended_by_error"]["--iv fill: the IV is all zeros after C_Encrypt"], 3, "{report}");
         assert_eq!(report["operations"], 0);

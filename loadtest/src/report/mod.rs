@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::idle::IdleReport;
 use crate::observe::Server;
 use crate::observe::bound::Bound;
-use crate::sla::{Check, ERRORS, Sla, Verdict};
+use crate::sla::{Check, ERRORS, Promise, Sla, Verdict};
 use crate::stats::{Latency, PhaseStats, Second};
 use crate::target::read_text;
 
@@ -187,7 +187,7 @@ pub struct Step {
     pub hsm_mean_us: Option<f64>,
     /// What kept it from more, where it was at its limit.
     pub bound: Option<Bound>,
-    /// Whether it was served in full: answered right, in its time, without an error.
+    /// Whether it was served in full: answered right, in its time, without more errors than are accepted.
     pub served: bool,
     /// Whether it was, and within the bounds that were asked for.
     pub held: bool,
@@ -209,9 +209,10 @@ impl Step {
     }
 
     /// Of a phase that took `seconds`.
-    pub fn of(phase: &PhaseStats, seconds: f64, slas: &[Sla]) -> Step {
+    pub fn of(phase: &PhaseStats, seconds: f64, promise: &Promise) -> Step {
         let at = |quantile| phase.latency.value_at_quantile(quantile);
-        let served = phase.throughput as f64 >= SERVED_SHARE * phase.offered as f64 && phase.errors == 0 && phase.right > 0;
+        let errors_accepted = promise.max_errors.unwrap_or(0);
+        let served = phase.throughput as f64 >= SERVED_SHARE * phase.offered as f64 && phase.errors <= errors_accepted && phase.right > 0;
         Step {
             offered_rate: phase.offered as f64 / seconds,
             throughput: phase.throughput as f64 / seconds,
@@ -226,7 +227,7 @@ impl Step {
             hsm_mean_us: None,
             bound: None,
             served,
-            held: served && slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
+            held: served && promise.slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
         }
     }
 }

@@ -145,15 +145,15 @@ fn a_run_without_a_bound_is_not_told_as_held() {
 #[test]
 fn without_a_right_answer_there_are_no_percentiles() {
     let phase = PhaseStats { offered: 10, errors: 10, ..PhaseStats::new() };
-    let slas = vec![Sla::parse("p99=1s").unwrap()];
+    let promise = Promise::new(vec![Sla::parse("p99=1s").unwrap()], None);
     let report = Report {
         latency: Percentiles::of(&phase.latency),
         calls: Vec::new(),
-        steps: vec![Step::of(&phase, 1.0, &slas), Step::of(&phase, 1.0, &slas)],
+        steps: vec![Step::of(&phase, 1.0, &promise), Step::of(&phase, 1.0, &promise)],
         answers: Answers::default(),
         tls: Tls::default(),
-        checks: crate::sla::judge(&Promise::new(slas.clone(), None), &phase.latency, 10, Some(0)),
-        slas,
+        checks: crate::sla::judge(&promise, &phase.latency, 10, Some(0)),
+        slas: promise.slas,
         ..sample()
     };
     let text = text::summary(&report);
@@ -188,15 +188,19 @@ fn an_hsm_that_slows_down_with_the_load_is_the_limit_while_sessions_are_free() {
 
 #[test]
 fn a_step_must_answer_what_is_offered_within_its_bounds() {
-    let slas = [Sla::parse("p99=1ms").unwrap()];
+    let promise = |max_errors| Promise::new(vec![Sla::parse("p99=1ms").unwrap()], max_errors);
+    let held = |phase: &PhaseStats, max_errors| Step::of(phase, 1.0, &promise(max_errors)).held;
     let mut phase = PhaseStats { offered: 1000, right: 1000, throughput: 1000, ..PhaseStats::new() };
     (0..1000).for_each(|_| phase.latency.record(1000).unwrap());
-    assert!(Step::of(&phase, 1.0, &slas).held);
-    assert!(!Step::of(&PhaseStats { throughput: 979, ..phase.clone() }, 1.0, &slas).held);
-    assert!(Step::of(&PhaseStats { throughput: 980, ..phase.clone() }, 1.0, &slas).held);
-    assert!(!Step::of(&PhaseStats { errors: 1, ..phase.clone() }, 1.0, &slas).held);
+    assert!(held(&phase, None));
+    assert!(!held(&PhaseStats { throughput: 979, ..phase.clone() }, None));
+    assert!(held(&PhaseStats { throughput: 980, ..phase.clone() }, None));
+    let failing = |errors| PhaseStats { errors, ..phase.clone() };
+    assert!(!held(&failing(1), None) && !held(&failing(1), Some(0)));
+    assert!(held(&failing(3), Some(3)) && !held(&failing(4), Some(3)));
+    assert!(!Step::of(&failing(1), 1.0, &Promise::default()).served, "nobody accepted one");
     (0..20).for_each(|_| phase.latency.record(2000).unwrap());
-    let late = Step::of(&phase, 1.0, &slas);
+    let late = Step::of(&phase, 1.0, &promise(None));
     assert!(!late.held && late.served);
 }
 

@@ -43,7 +43,7 @@ impl Run {
             steps.push(Step {
                 hsm_mean_us: key_manager.map(|k| k.hsm_mean_us),
                 bound: Some(Bound::judge(&seen, &own)),
-                ..Step::of(counted, length, slas)
+                ..Step::of(counted, length, &self.promise)
             });
         }
         let seen = observer.between(0, steps.len(), all.throughput);

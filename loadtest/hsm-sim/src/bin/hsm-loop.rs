@@ -148,6 +148,9 @@ fn run(options: &Options) -> Result<bool, String> {
         }
     }
     report(options, start.elapsed(), operation_us, &errors);
+    for (error, sessions) in &errors {
+        eprintln!("hsm-loop: {sessions} of {} sessions ended early: {error}", options.sessions);
+    }
     if !errors.contains_key("hung") {
         call!(functions, C_Finalize, ptr::null_mut())?;
     }
