@@ -208,7 +208,7 @@ fn every_bound_has_two_sides() {
     let needed = 2 * CONNECTIONS_A_SHARD_MAX + 1024;
     let sysctl = |name: &str| format!("proc/sys/{name}");
     let cases: Vec<(&str, String, String, String)> = vec![
-        ("Linux", sysctl("kernel/osrelease"), "5.8.0".into(), "5.7.19".into()),
+        ("Linux", sysctl("kernel/osrelease"), "5.19.0".into(), "5.18.19".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "1".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "2".into()),
         ("locked memory, KiB", "proc/100/limits".into(), memlock(MEMLOCK_BYTES_MIN), memlock(MEMLOCK_BYTES_MIN - 1024)),

@@ -58,12 +58,12 @@ all_settings() {
 # ---- The kernel and the process -------------------------------------------------------------------------------------
 
 linux_version() {
-    local now why="io_uring as glommio uses it"
-    now="$(get /proc/sys/kernel/osrelease)" || { absent Linux "at least 5.8" "$why" && return; }
-    if [[ $now =~ ^([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2] >= 5008)); then
-        ok Linux "${now:0:21}" "at least 5.8" "$why"
+    local now why="below 5.8 no start; below 5.19 each readable socket interrupts its shard"
+    now="$(get /proc/sys/kernel/osrelease)" || { absent Linux "at least 5.19" "$why" && return; }
+    if [[ $now =~ ^([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2] >= 5019)); then
+        ok Linux "${now:0:21}" "at least 5.19" "$why"
     else
-        advise Linux "${now:0:21}" "at least 5.8" "$why"
+        advise Linux "${now:0:21}" "at least 5.19" "$why"
         by_hand "a newer kernel"
     fi
 }
