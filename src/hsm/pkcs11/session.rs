@@ -153,18 +153,33 @@ impl HsmSession {
             let age_max = if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
             (key.read_at.elapsed() <= age_max).then(|| permitted.map(|()| key.handle))
         };
-        let Some(known) = self.known.get(&self.shared.keys, label) else { return self.look_up_for(label, usages, deadline) };
-        let handle = known.handle;
-        // Another session has read them again, maybe.
-        let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
-        if let Some(verdict) = verdict {
-            return Ok(verdict?);
-        }
+        let (handle, doubted) = match self.known.get(&self.shared.keys, label) {
+            Some(known) => {
+                let handle = known.handle;
+                // Another session has read them again, maybe.
+                let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
+                if let Some(verdict) = verdict {
+                    return Ok(verdict?);
+                }
+                (handle, false)
+            }
+            None => match self.shared.keys.doubted(label) {
+                Some(handle) => (handle, true),
+                None => return self.look_up_for(label, usages, deadline),
+            },
+        };
         in_time(deadline)?;
         let version = self.shared.keys.version();
-        let read = keys::read(&self.session, handle).map_err(|error| self.trouble(error))?;
-        if read.attributes.label != label.as_bytes() {
-            // Renamed, or the handle is another object's by now.
+        let read = keys::read(&self.session, handle).map_err(|error| {
+            let trouble = self.trouble(error);
+            if self.usable {
+                // It was the handle's fault, then.
+                self.shared.keys.forget_doubted(label);
+            }
+            trouble
+        })?;
+        // Renamed, or the handle is another object's by now: perhaps one of the same name that is no AES key.
+        if read.attributes.label != label.as_bytes() || (doubted && permit(&read, usages).is_err()) {
             return self.look_up_for(label, usages, deadline);
         }
         self.shared.keys.insert(label, &read, version);
@@ -387,10 +402,10 @@ impl HsmSession {
         }
     }
 
-    /// The session is lost, and with it what is known of handles.
+    /// The session is lost, and with it the certainty of handles.
     fn lose(&mut self) {
         self.usable = false;
-        self.shared.keys.clear();
+        self.shared.keys.doubt();
     }
 
     /// The session is not to be trusted any further: it may be left with an operation unfinished.
