@@ -177,10 +177,10 @@ pub const SESSION_COUNT_BACKOFF: Duration = Duration::from_millis(500);
 pub const INITIALIZE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an opening session waits for another thread's C_Initialize, from its beginning.
 pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Round trips of an HSM that has answered something wrong, all of them right, before it is believed again. One that lies in a third of its
-/// decryptions passes once in 650 trials.
-pub const TRUST_ROUND_TRIPS: usize = 16;
-/// From one such trial to the next.
+/// Round trips of an HSM that has answered something wrong, all of them right and over all sessions, before it is believed again. One that lies
+/// in a tenth of its decryptions passes once in 29 trials, in a third once in 430,000.
+pub const TRUST_ROUND_TRIPS: usize = 32;
+/// From the beginning of one such trial to that of the next.
 pub const TRUST_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Openings in a row that fail as if the library had lost its HSM, before it is finalised and initialised anew.
 pub const REINITIALIZE_FAILURES: u32 = 8;
