@@ -177,15 +177,17 @@ pub const SESSION_COUNT_BACKOFF: Duration = Duration::from_millis(500);
 pub const INITIALIZE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an opening session waits for another thread's C_Initialize, from its beginning.
 pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Round trips of an HSM that has answered something wrong, all of them right, before it is believed again. One that lies in a third of its
-/// decryptions passes once in 650 trials.
-pub const TRUST_ROUND_TRIPS: usize = 16;
-/// From one such trial to the next.
+/// Round trips of an HSM that has answered something wrong, all of them right and over all sessions, before it is believed again. One that lies
+/// in a tenth of its decryptions passes once in 29 trials, in a third once in 430,000.
+pub const TRUST_ROUND_TRIPS: usize = 32;
+/// From the beginning of one such trial to that of the next.
 pub const TRUST_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Openings in a row that fail as if the library had lost its HSM, before it is finalised and initialised anew.
 pub const REINITIALIZE_FAILURES: u32 = 8;
 /// From one such attempt to the next.
 pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
+/// After a C_Login that failed the next one waits for so long, however many lanes want a session.
+pub const LOGIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an opening session waits for another's C_Login.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.
@@ -260,6 +262,8 @@ const _: () = {
     assert!(CIPHERTEXT_METADATA_BYTES_MAX <= u8::MAX as usize);
     assert!(IV_BYTES <= IV_BYTES_MAX);
     assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_ROOM_BYTES);
+    // As many as may open at once wait for a login each, one after the other.
+    assert!(LOGIN_INTERVAL.as_millis() * SESSION_OPENINGS_MAX as u128 <= LOGIN_WAIT_MAX.as_millis());
     assert!(KEY_REFUSAL_AGE_MAX.as_millis() <= KEY_ATTRIBUTES_AGE_MAX.as_millis());
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());

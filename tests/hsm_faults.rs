@@ -13,7 +13,7 @@ use hsm_common::*;
 use ring::digest;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
 use xksd::hsm::{Answer, Engine, Fault, Job, Session, Task};
-use xksd::limits::{INITIALIZE_INTERVAL, IV_BLOCK};
+use xksd::limits::{INITIALIZE_INTERVAL, IV_BLOCK, TRUST_ROUND_TRIPS, TRUST_TRIAL_INTERVAL};
 use zeroize::Zeroizing;
 
 /// What goes wrong from now on.
@@ -270,7 +270,7 @@ fn encrypting_with(engine: &Pkcs11Engine, new: Trick) -> (Fault, bool) {
 
 own_process! {
     fn what_does_not_decrypt_to_what_it_was_never_gets_an_integrity_value(_directory) {
-        let (engine, _session, _beside) = ready(Profile::SoftHsm);
+        let (_engine, _session, _beside) = ready(Profile::SoftHsm);
         for (trick, says) in [
             (Trick::Ciphertext, "does not decrypt: C_Decrypt: CKR_GENERAL_ERROR"),
             (Trick::Tag, "does not decrypt: C_Decrypt: CKR_GENERAL_ERROR"),
@@ -281,6 +281,8 @@ own_process! {
             (Trick::Code("Decrypt", CKR_ENCRYPTED_DATA_INVALID), "does not decrypt: C_Decrypt: CKR_ENCRYPTED_DATA_INVALID"),
             (Trick::Code("Decrypt", CKR_DEVICE_ERROR), "C_Decrypt: CKR_DEVICE_ERROR"),
         ] {
+            // Each its own, which has not caught the HSM yet.
+            let engine = Pkcs11Engine::new(Settings { profile: Profile::SoftHsm, ..settings() }).expect("made");
             let (fault, usable) = encrypting_with(&engine, trick);
             assert!(matches!(fault, Fault::Device { .. }) && detail(&fault).contains(says), "{trick:?}: {fault:?}");
             assert!(!usable, "{trick:?}");
@@ -477,6 +479,91 @@ own_process! {
         assert_eq!(CALLS.load(SeqCst) - before, 4 * left);
         encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
         assert_eq!(CALLS.load(SeqCst) - before, 4 * left + 5, "one C_GenerateRandom for a block");
+    }
+}
+
+own_process! {
+    fn a_lost_session_costs_the_others_one_call_a_key(_directory) {
+        let (engine, mut session, beside) = ready(Profile::SoftHsm);
+        let lose = || {
+            play(Trick::None);
+            let mut other = engine.open().expect("opens");
+            play(Trick::Code("DecryptInit", CKR_SESSION_HANDLE_INVALID));
+            assert!(encrypt_checked(&mut *other, "foo", b"text", b"", b"").is_err() && !other.is_usable());
+            play(Trick::None);
+        };
+        lose();
+        // No search: it would fail.
+        play(Trick::Code("FindObjectsInit", CKR_GENERAL_ERROR));
+        let mut replaced = engine.open().expect("opens");
+        for (session, calls) in [(&mut session, 5), (&mut replaced, 5)] {
+            let before = CALLS.load(SeqCst);
+            assert!(session.check());
+            encrypt_checked(&mut **session, "foo", b"text", b"aad", b"").expect("encrypts");
+            // The first one reads the key's attributes for all, the new one draws IVs.
+            assert_eq!(CALLS.load(SeqCst) - before, calls);
+        }
+        // A handle that is void by now, or another key's, is found out by the reading.
+        lose();
+        beside.delete_key("foo");
+        beside.make_key("foo", 32, &[]);
+        let sealed = encrypt_checked(&mut *session, "foo", b"the second key", b"", b"").expect("searched for");
+        lose();
+        let keys = beside.session();
+        let second = keys.find_objects(&[Attribute::Label(b"foo".to_vec())]).expect("a search")[0];
+        keys.update_attributes(second, &[Attribute::Label(b"bar".to_vec())]).expect("renamed");
+        beside.make_key("foo", 32, &[]);
+        assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), Err(Fault::BadCiphertext));
+        assert_eq!(decrypt(&mut *session, "bar", &sealed, b""), Ok(b"the second key".to_vec()));
+        // Attributes that cannot be read say nothing for ever.
+        lose();
+        play(Trick::Code("GetAttributeValue", CKR_GENERAL_ERROR));
+        assert!(decrypt(&mut *session, "bar", &sealed, b"").is_err() && session.is_usable());
+        play(Trick::None);
+        assert_eq!(decrypt(&mut *session, "bar", &sealed, b""), Ok(b"the second key".to_vec()));
+    }
+}
+
+own_process! {
+    fn an_hsm_that_lied_is_believed_after_many_round_trips_and_one_trial_a_second(_directory) {
+        let (engine, mut session, _beside) = ready(Profile::SoftHsm);
+        let caught = || {
+            let (fault, _) = encrypting_with(&engine, Trick::Plaintext);
+            assert!(detail(&fault).contains("decrypts to something else"), "{fault:?}");
+        };
+        let refused = |session: &mut dyn Session| {
+            let before = CALLS.load(SeqCst);
+            let fault = encrypt(session, "foo", b"text", b"").expect_err("not believed");
+            assert!(detail(&fault).contains("is not believed until"), "{fault:?}");
+            assert_eq!(CALLS.load(SeqCst), before);
+        };
+        let sealed = encrypt(&mut *session, "foo", b"text", b"aad").expect("encrypts");
+        caught();
+        // At once; the job that came is done after it.
+        let before = CALLS.load(SeqCst);
+        let began = Instant::now();
+        assert_eq!(decrypt(&mut *session, "foo", &sealed, b"aad"), Ok(b"text".to_vec()));
+        assert!(CALLS.load(SeqCst) - before >= 4 * TRUST_ROUND_TRIPS);
+        // Caught again: not at once.
+        play(Trick::Plaintext);
+        assert!(encrypt_checked(&mut *engine.open().expect("opens"), "foo", b"text", b"", b"").is_err());
+        play(Trick::None);
+        if began.elapsed() < TRUST_TRIAL_INTERVAL / 2 {
+            refused(&mut *session);
+        }
+        std::thread::sleep(TRUST_TRIAL_INTERVAL);
+        // One that fails: neither the job nor those of the next second.
+        play(Trick::Decrypts(1 << (TRUST_ROUND_TRIPS - 1), CKR_DEVICE_ERROR));
+        let began = Instant::now();
+        let fault = decrypt(&mut *session, "foo", &sealed, b"aad").expect_err("the last round trip fails");
+        assert_eq!(detail(&fault), "C_Decrypt: CKR_DEVICE_ERROR");
+        play(Trick::None);
+        let mut session = engine.open().expect("opens");
+        if began.elapsed() < TRUST_TRIAL_INTERVAL / 2 {
+            refused(&mut *session);
+        }
+        std::thread::sleep(TRUST_TRIAL_INTERVAL);
+        assert_eq!(decrypt(&mut *session, "foo", &sealed, b"aad"), Ok(b"text".to_vec()));
     }
 }
 

@@ -79,6 +79,8 @@ own_process! {
         let sealed = encrypt(&mut *session, "foo", b"text", b"aad").expect("encrypts");
         assert_eq!(decrypt(&mut *module.engine.open().expect("opens"), "foo", &sealed, b"aad"), Ok(b"text".to_vec()));
         assert!(session.is_usable());
+        // What the first session has shown, the next ones need not.
+        assert_eq!(module.calls_of(|| drop(module.engine.open().expect("opens"))), [0, 0]);
     }
 }
 

@@ -13,6 +13,7 @@ use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault};
 use xksd::limits::{
     HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF,
+    TRUST_ROUND_TRIPS,
 };
 
 /// Far less than what hangs here, and more than a loaded machine makes of "at once".
@@ -67,6 +68,37 @@ own_process! {
         std::thread::sleep(KEY_REFUSAL_AGE_MAX);
         encrypt_checked(&mut *sessions[0], "nope", b"text", b"", b"").expect("there by now");
         assert!(describe(&mut *sessions[1], "nope").is_ok());
+    }
+}
+
+own_process! {
+    fn all_sessions_take_part_in_the_trial_of_an_hsm_that_lied(directory) {
+        const SESSIONS: usize = 4;
+        let hsm = simulator(directory, "[wire]\nfixed_us = 5000");
+        let _beside = hsm.token();
+        let engine = hsm.engine(Profile::Generic);
+        let (open, healed) = (Barrier::new(SESSIONS + 1), Barrier::new(SESSIONS + 1));
+        std::thread::scope(|scope| {
+            for _ in 0..SESSIONS {
+                scope.spawn(|| {
+                    let mut session = engine.open().expect("opens");
+                    open.wait();
+                    healed.wait();
+                    encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("done after the trial");
+                });
+            }
+            open.wait();
+            hsm.control("wrong_plaintext = 1");
+            assert!(encrypt_checked(&mut *engine.open().expect("opens"), "foo", b"text", b"", b"").is_err());
+            hsm.control("");
+            let before = hsm.calls("C_Decrypt");
+            healed.wait();
+            // Each had a round trip under way, at the most, when the last one that was needed was right; and each did its job.
+            let most = before as usize + TRUST_ROUND_TRIPS + SESSIONS - 1 + SESSIONS;
+            hsm.stats_when(|stats| stats["calls"]["C_Decrypt"].as_u64() >= Some(before + (TRUST_ROUND_TRIPS + SESSIONS) as u64));
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(hsm.calls("C_Decrypt") as usize <= most);
+        });
     }
 }
 

@@ -169,6 +169,11 @@ impl Instance {
         match injected {
             Some(injected) => {
                 STATS.dealt(Dealt::Error);
+                if let Some(session) = session
+                    && matches!(injected.code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
+                {
+                    self.lose_session(session);
+                }
                 Err(injected)
             }
             None => Ok(()),
@@ -294,6 +299,19 @@ impl Instance {
             if initialised {
                 // The caller has lost it whatever the real module says.
                 let _ = self.close_real(session);
+            }
+        }
+    }
+
+    /// Whose handle is invalid has no session any more: it does not count against the limit for ever, nor keep the login.
+    fn lose_session(&self, lost: &Session) {
+        let gate = write(&self.gate);
+        write(&self.sessions).retain(|_, session| !std::ptr::eq(&**session, lost));
+        if lost.alive.load(Ordering::Acquire) {
+            self.forget(lost);
+            if *gate {
+                // The caller has lost it whatever the real module says.
+                let _ = self.close_real(lost);
             }
         }
     }

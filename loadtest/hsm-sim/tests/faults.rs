@@ -31,6 +31,22 @@ fn errors_come_with_their_code_and_end_the_operation() {
 }
 
 #[test]
+fn a_session_whose_handle_is_called_invalid_is_gone() {
+    isolated("a_session_whose_handle_is_called_invalid_is_gone", "sessions_max = 2", |directory| {
+        let hsm = Hsm::start(directory);
+        let (session, key) = hsm.session_and_key();
+        let other = hsm.open();
+        hsm.control("error = { call = \"C_EncryptInit\", code = \"CKR_SESSION_HANDLE_INVALID\" }");
+        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
+        hsm.control("");
+        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
+        // The other one lives, and there is room again.
+        let _third = hsm.open();
+        assert_eq!(hsm.encrypt_init(&other, key, &mut [1; 12]), "CKR_OK");
+    });
+}
+
+#[test]
 fn an_error_can_leave_the_session_with_its_operation() {
     isolated("an_error_can_leave_the_session_with_its_operation", "", |directory| {
         let hsm = Hsm::start(directory);

@@ -44,6 +44,8 @@ pub(super) struct KeyCache {
 #[derive(Default)]
 struct Inner {
     keys: HashMap<Arc<str>, Key>,
+    /// Handles that were a key's until a session was lost.
+    doubted: HashMap<Arc<str>, CK_OBJECT_HANDLE>,
     /// Labels without a key: when that was found out, and what the operator is told.
     missing: HashMap<Arc<str>, (Instant, String)>,
 }
@@ -71,6 +73,7 @@ impl KeyCache {
         let mut inner = self.write();
         if self.version() == version {
             inner.missing.remove(label);
+            inner.doubted.remove(label);
             let before = inner.keys.insert(label.clone(), key.clone());
             if before.is_some_and(|before| before.handle != key.handle) {
                 self.invalidate();
@@ -80,16 +83,37 @@ impl KeyCache {
 
     pub(super) fn remove(&self, label: &str) {
         let mut inner = self.write();
+        inner.doubted.remove(label);
         if inner.keys.remove(label).is_some() {
             self.invalidate();
         }
     }
 
-    /// All handles are void: after a lost login or session the same number may be another key's.
+    /// All handles are void: with the login they went, and the same number may be another key's.
     pub(super) fn clear(&self) {
         let mut inner = self.write();
         *inner = Inner::default();
         self.invalidate();
+    }
+
+    /// A session was lost. PKCS#11: "if a particular session can use a particular handle to access a particular object, then that session will
+    /// continue to be able to use that handle to access that object as long as the session continues to exist". Whether others exist is not
+    /// known, and in those to come the same number may be another key's: no handle is used before the module has said again whose it is.
+    pub(super) fn doubt(&self) {
+        let Inner { keys, doubted, missing } = &mut *self.write();
+        doubted.extend(keys.drain().map(|(label, key)| (label, key.handle)));
+        missing.clear();
+        self.invalidate();
+    }
+
+    /// The handle that was this key's before a session was lost: to be read (one call), where a search takes five.
+    pub(super) fn doubted(&self, label: &str) -> Option<CK_OBJECT_HANDLE> {
+        self.read().doubted.get(label).copied()
+    }
+
+    /// The key is to be searched for.
+    pub(super) fn forget_doubted(&self, label: &str) {
+        self.write().doubted.remove(label);
     }
 
     /// There is no key of this label; `detail` for the operator.
@@ -231,6 +255,33 @@ mod tests {
         // Looked up before the handles became void.
         shared.insert(&label, &key(9), version);
         assert_eq!(handle(&mut other, &shared, &label), None);
+    }
+
+    #[test]
+    fn handles_of_a_lost_session_are_doubted_until_they_are_read_again() {
+        let (shared, label): (_, Arc<str>) = (KeyCache::default(), "foo".into());
+        let mut known = KnownKeys::default();
+        shared.insert(&label, &key(7), shared.version());
+        assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (Some(7), None));
+        let version = shared.version();
+        // However many sessions are lost: nobody uses it, and everybody knows what to read.
+        for _ in 0..2 {
+            shared.doubt();
+            assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (None, Some(7)));
+        }
+        // Read before the loss, which says nothing of the time after it.
+        shared.insert(&label, &key(7), version);
+        assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (None, Some(7)));
+        shared.insert(&label, &key(7), shared.version());
+        assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (Some(7), None));
+        type Forget = fn(&KeyCache);
+        let ways: [Forget; 3] = [|shared| shared.forget_doubted("foo"), |shared| shared.remove("foo"), KeyCache::clear];
+        for forget in ways {
+            shared.insert(&label, &key(7), shared.version());
+            shared.doubt();
+            forget(&shared);
+            assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (None, None));
+        }
     }
 
     #[test]

@@ -10,13 +10,14 @@ use cryptoki_sys::CKR_USER_ALREADY_LOGGED_IN;
 use super::errors::{Call, CallError, PIN_REFUSED};
 use super::module::OpenSession;
 use crate::hsm::Fault;
-use crate::limits::LOGIN_WAIT_MAX;
+use crate::limits::{LOGIN_INTERVAL, LOGIN_WAIT_MAX};
 
 /// Lets one session at a time log in.
 pub(super) struct Login {
     state: Mutex<State>,
     done: Condvar,
     wait_max: Duration,
+    interval: Duration,
 }
 
 #[derive(Default)]
@@ -28,11 +29,13 @@ struct State {
     accepted: bool,
     /// The PIN was refused: what every later attempt is told, without one.
     refused: Option<Fault>,
+    /// When the last C_Login failed otherwise, if it did.
+    failed_at: Option<Instant>,
 }
 
 impl Default for Login {
     fn default() -> Login {
-        Login { state: Mutex::default(), done: Condvar::new(), wait_max: LOGIN_WAIT_MAX }
+        Login { state: Mutex::default(), done: Condvar::new(), wait_max: LOGIN_WAIT_MAX, interval: LOGIN_INTERVAL }
     }
 }
 
@@ -48,6 +51,10 @@ impl Login {
 
     /// Logs the session's token in unless it is; true when that was needed.
     pub(super) fn log_in(&self, session: &OpenSession, pin: &str) -> Result<bool, Fault> {
+        // Mostly it is, by another session: then nobody has to wait for this question.
+        if session.is_logged_in().map_err(|error| error.fault())? {
+            return Ok(false);
+        }
         self.once_at_a_time(|| attempt(session, pin))
     }
 
@@ -62,6 +69,7 @@ impl Login {
             state.refused = Some(Fault::Device { detail });
         }
         state.accepted |= matches!(result, Ok(true));
+        state.failed_at = result.as_ref().is_err_and(|error| error.call == Call::Login).then(Instant::now);
         if state.attempt == attempt {
             state.busy_since = None;
         }
@@ -84,8 +92,9 @@ impl Login {
             if let Some(refused) = &state.refused {
                 return Err(refused.clone());
             }
+            let pause = state.failed_at.and_then(|at| self.interval.checked_sub(at.elapsed())).filter(|pause| !pause.is_zero());
             let hung = state.accepted && state.busy_since.is_some_and(|since| since.elapsed() >= self.wait_max);
-            if state.busy_since.is_none() || hung {
+            if pause.is_none() && (state.busy_since.is_none() || hung) {
                 state.busy_since = Some(Instant::now());
                 state.attempt += 1;
                 return Ok(state.attempt);
@@ -93,7 +102,8 @@ impl Login {
             let Some(left) = self.wait_max.checked_sub(waiting_since.elapsed()) else {
                 return Err(Fault::Device { detail: "C_Login: another session is still waiting for it".to_owned() });
             };
-            state = self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            // A pause is waited out here: a lane that was refused would come back in seconds, when the HSM may long be well.
+            state = self.done.wait_timeout(state, pause.map_or(left, |pause| pause.min(left))).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -116,7 +126,7 @@ mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use cryptoki_sys::{CK_RV, CKR_DEVICE_ERROR, CKR_PIN_INCORRECT};
+    use cryptoki_sys::{CK_RV, CKR_DEVICE_ERROR, CKR_PIN_INCORRECT, CKR_SESSION_HANDLE_INVALID};
 
     use super::*;
 
@@ -146,13 +156,31 @@ mod tests {
     }
 
     #[test]
-    fn another_fault_is_tried_again() {
-        let login = Login::default();
+    fn another_fault_is_tried_again_after_a_while() {
+        let login = Login { wait_max: Duration::from_millis(20), interval: Duration::from_secs(60), ..Login::default() };
         let fault = Fault::Device { detail: "C_Login: CKR_DEVICE_ERROR".to_owned() };
-        assert_eq!(login.once_at_a_time(fails_with(CKR_DEVICE_ERROR)), Err(fault));
-        assert_eq!(login.check(), Ok(()));
+        for _ in 0..3 {
+            assert_eq!(login.once_at_a_time(fails_with(CKR_DEVICE_ERROR)), Err(fault.clone()));
+            assert_eq!(login.check(), Ok(()));
+            // However many want in.
+            assert!(login.once_at_a_time(|| panic!("too early")).is_err());
+            login.state().failed_at = Instant::now().checked_sub(login.interval);
+        }
         assert_eq!(login.once_at_a_time(|| Ok(true)), Ok(true));
         assert_eq!(login.once_at_a_time(|| Ok(false)), Ok(false));
+        // A session that was lost before its login says nothing of that.
+        let lost = CallError { call: Call::GetSessionInfo, code: CKR_SESSION_HANDLE_INVALID };
+        assert!(login.once_at_a_time(|| Err(lost)).is_err());
+        assert_eq!(login.once_at_a_time(|| Ok(true)), Ok(true));
+    }
+
+    #[test]
+    fn who_waits_for_the_next_login_has_it_after_the_interval() {
+        let login = Login { interval: Duration::from_millis(50), ..Login::default() };
+        assert!(login.once_at_a_time(fails_with(CKR_DEVICE_ERROR)).is_err());
+        let failed_at = login.state().failed_at.expect("just now");
+        assert_eq!(login.once_at_a_time(|| Ok(true)), Ok(true));
+        assert!(failed_at.elapsed() >= login.interval);
     }
 
     /// An attempt that hangs, begun while `login` is as given; tells how another one fares meanwhile, and after it has ended with a refusal.

@@ -20,7 +20,7 @@ mod trust;
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -99,6 +99,8 @@ struct Shared {
     made_iv_watch: MadeIvWatch,
     /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
     messages_misbehave: AtomicBool,
+    /// The [`Module::generation`] in which it passed its trial. The first one is 1.
+    messages_work_in: AtomicU64,
 }
 
 /// A step of opening that failed.
@@ -167,6 +169,7 @@ impl Pkcs11Engine {
             iv_watch: IvWatch::default(),
             made_iv_watch: MadeIvWatch::default(),
             messages_misbehave: AtomicBool::new(false),
+            messages_work_in: AtomicU64::new(0),
         });
         Ok(Arc::new(Pkcs11Engine {
             settings,

@@ -21,11 +21,9 @@ use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::profile::IvMode;
 use super::sight::NO_KEYS_ANY_MORE;
-use super::trust::DISTRUSTED;
+use super::trust::{DISTRUSTED, Standing};
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
-use crate::limits::{
-    HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES, TRUST_ROUND_TRIPS,
-};
+use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES};
 use verdict::Sealed;
 
 /// CKA_LABEL of the session test key.
@@ -153,18 +151,33 @@ impl HsmSession {
             let age_max = if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
             (key.read_at.elapsed() <= age_max).then(|| permitted.map(|()| key.handle))
         };
-        let Some(known) = self.known.get(&self.shared.keys, label) else { return self.look_up_for(label, usages, deadline) };
-        let handle = known.handle;
-        // Another session has read them again, maybe.
-        let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
-        if let Some(verdict) = verdict {
-            return Ok(verdict?);
-        }
+        let (handle, doubted) = match self.known.get(&self.shared.keys, label) {
+            Some(known) => {
+                let handle = known.handle;
+                // Another session has read them again, maybe.
+                let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
+                if let Some(verdict) = verdict {
+                    return Ok(verdict?);
+                }
+                (handle, false)
+            }
+            None => match self.shared.keys.doubted(label) {
+                Some(handle) => (handle, true),
+                None => return self.look_up_for(label, usages, deadline),
+            },
+        };
         in_time(deadline)?;
         let version = self.shared.keys.version();
-        let read = keys::read(&self.session, handle).map_err(|error| self.trouble(error))?;
-        if read.attributes.label != label.as_bytes() {
-            // Renamed, or the handle is another object's by now.
+        let read = keys::read(&self.session, handle).map_err(|error| {
+            let trouble = self.trouble(error);
+            if self.usable {
+                // It was the handle's fault, then.
+                self.shared.keys.forget_doubted(label);
+            }
+            trouble
+        })?;
+        // Renamed, or the handle is another object's by now: perhaps one of the same name that is no AES key.
+        if read.attributes.label != label.as_bytes() || (doubted && permit(&read, usages).is_err()) {
             return self.look_up_for(label, usages, deadline);
         }
         self.shared.keys.insert(label, &read, version);
@@ -387,10 +400,10 @@ impl HsmSession {
         }
     }
 
-    /// The session is lost, and with it what is known of handles.
+    /// The session is lost, and with it the certainty of handles.
     fn lose(&mut self) {
         self.usable = false;
-        self.shared.keys.clear();
+        self.shared.keys.doubt();
     }
 
     /// The session is not to be trusted any further: it may be left with an operation unfinished.
@@ -409,9 +422,8 @@ impl Session for HsmSession {
         let Job { label, task, deadline } = job;
         self.check_usable()?;
         let believed = !matches!(task, Task::Describe);
-        if believed && self.shared.trust.is_lost() {
-            self.win_trust_back()?;
-        }
+        let standing = self.shared.trust.standing();
+        let standing = if believed && standing.is_lost() { self.win_trust_back()? } else { standing };
         let mut outcome = self.attempt(&label, &task, Some(deadline));
         if let Err(Trouble::Handle(_)) = outcome {
             self.shared.keys.remove(&label);
@@ -425,7 +437,7 @@ impl Session for HsmSession {
             }
         })?;
         // Another session has caught the HSM while it was at this.
-        if believed && self.shared.trust.is_lost() { Err(distrusted()) } else { Ok(answer) }
+        if believed && self.shared.trust.standing() != standing { Err(distrusted()) } else { Ok(answer) }
     }
 
     fn probe(&mut self) -> Result<(), Fault> {
@@ -459,15 +471,16 @@ fn distrusted() -> Fault {
 }
 
 impl HsmSession {
-    /// Lets the HSM prove itself, if it is time for that. Without regard to the deadline of the job that happened to come: its client is answered
-    /// by then, and the next ones need the proof.
-    fn win_trust_back(&mut self) -> Result<(), Fault> {
-        let trial = self.shared.trust.trial(Instant::now()).ok_or_else(distrusted)?;
-        for _ in 0..TRUST_ROUND_TRIPS {
-            self.round_trip(None)?;
+    /// Takes part in the HSM's proving itself, if it is time for that. Without regard to the deadline of the job that happened to come: its client is
+    /// answered by then, and the next ones need the proof.
+    fn win_trust_back(&mut self) -> Result<Standing, Fault> {
+        let trial = self.shared.trust.take_part(Instant::now()).ok_or_else(distrusted)?;
+        while self.shared.trust.is_open(trial) {
+            self.round_trip(None).inspect_err(|_| self.shared.trust.failed(trial))?;
+            self.shared.trust.right(trial);
         }
-        self.shared.trust.passed(&trial);
-        Ok(())
+        let standing = self.shared.trust.standing();
+        if standing.is_lost() { Err(distrusted()) } else { Ok(standing) }
     }
 
     fn check_usable(&self) -> Result<(), Fault> {

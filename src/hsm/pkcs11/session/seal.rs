@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::super::errors::{CallError, Reaction};
 use super::super::ffi::MessageKind;
 use super::super::iv::AnyIv;
-use super::super::messages::Way;
+use super::super::messages::{Messages, Way};
 use super::super::profile::IvMode;
 use super::{HsmSession, PROBE_TEXT_BYTES, Trouble};
 use crate::hsm::Secret;
@@ -94,11 +94,23 @@ impl HsmSession {
         Some(result)
     }
 
-    /// Tries the module's message interface on the session test key. False when it must not be used, nor this session any more, which may be
-    /// left with an operation; true also where there is none.
+    /// Tries the module's message interface on the session test key, in the first session after each C_Initialize: what a module can do, it can
+    /// in all of them, and a lost one must be replaced soon. False when it must not be used, nor this session any more, which may be left
+    /// with an operation; true also where there is none.
     pub(in super::super) fn try_messages(&mut self) -> bool {
         let wanted = self.shared.profile.row().iv == IvMode::Caller && !self.shared.messages_misbehave.load(Ordering::Relaxed);
-        !wanted || !self.session.module.functions.has_messages() || self.messages_work().unwrap_or(false)
+        if !wanted || !self.session.module.functions.has_messages() {
+            return true;
+        }
+        if self.shared.messages_work_in.load(Ordering::Relaxed) == self.session.generation {
+            self.messages = Some(Messages::default());
+            return true;
+        }
+        let work = self.messages_work().unwrap_or(false);
+        if work {
+            self.shared.messages_work_in.store(self.session.generation, Ordering::Relaxed);
+        }
+        work
     }
 
     /// Both ways must come to the same, with both directions begun at once, and classic calls beside them.
