@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -24,10 +24,34 @@ pub struct Content {
 pub enum Refused {
     /// The system's error.
     Io(io::Error),
-    /// A FIFO, device, socket or directory.
-    NotRegular,
+    /// No regular file but this.
+    NotRegular(Kind),
     /// Longer than this, bytes.
     TooLong(usize),
+}
+
+/// What is not a regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A FIFO, also one that a shell makes for `<(…)`.
+    Pipe,
+    /// A Unix socket.
+    Socket,
+    /// Anything else: a device.
+    Device,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "directory",
+            Self::Pipe => "pipe",
+            Self::Socket => "socket",
+            Self::Device => "device",
+        })
+    }
 }
 
 impl fmt::Display for Refused {
@@ -38,7 +62,7 @@ impl fmt::Display for Refused {
                 f.write_str("cannot be read by this user (permission denied)")
             }
             Self::Io(error) => write!(f, "cannot be read: {error}"),
-            Self::NotRegular => f.write_str("is not a regular file"),
+            Self::NotRegular(kind) => write!(f, "is a {kind} and not a regular file"),
             Self::TooLong(bytes_max) => write!(f, "is longer than {bytes_max} bytes"),
         }
     }
@@ -55,12 +79,29 @@ impl From<io::Error> for Refused {
 /// # Errors
 /// Why it cannot be opened.
 pub fn open(path: &Path) -> Result<(File, Metadata), Refused> {
-    let regular = |metadata: Metadata| if metadata.is_file() { Ok(metadata) } else { Err(Refused::NotRegular) };
     // Looked at before it is opened, because opening may be what blocks; and again, because what is open need no longer be what the path named.
-    regular(std::fs::metadata(path)?)?;
+    regular(&std::fs::metadata(path)?)?;
     let file = File::open(path)?;
-    let metadata = regular(file.metadata()?)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
     Ok((file, metadata))
+}
+
+/// Whether this is of a regular file.
+///
+/// # Errors
+/// What it is of else.
+pub fn regular(metadata: &Metadata) -> Result<(), Refused> {
+    let found = metadata.file_type();
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(Refused::NotRegular(match found {
+        _ if found.is_dir() => Kind::Directory,
+        _ if found.is_fifo() => Kind::Pipe,
+        _ if found.is_socket() => Kind::Socket,
+        _ => Kind::Device,
+    }))
 }
 
 /// Reads a whole file of at most `bytes_max` bytes.
@@ -113,8 +154,15 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let _listener = UnixListener::bind(&socket).unwrap();
         symlink(&fifo, &link).unwrap();
-        for path in [&fifo, &socket, &link, directory.path(), Path::new("/dev/zero"), Path::new("/dev/tty")] {
-            assert_eq!(why(path), "is not a regular file", "{}", path.display());
+        for (path, kind) in [
+            (fifo.as_path(), "pipe"),
+            (&socket, "socket"),
+            (&link, "pipe"),
+            (directory.path(), "directory"),
+            (Path::new("/dev/zero"), "device"),
+            (Path::new("/dev/tty"), "device"),
+        ] {
+            assert_eq!(why(path), format!("is a {kind} and not a regular file"), "{}", path.display());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -170,7 +170,7 @@ fn a_secret_is_a_regular_file_of_bounded_size() {
     let site = Site::new();
     fs::remove_file(site.path("pin")).unwrap();
     fs::create_dir(site.path("pin")).unwrap();
-    assert!(only(site.load()).1.ends_with("is not a regular file"));
+    assert!(only(site.load()).1.ends_with("is a directory and not a regular file"));
 
     fs::remove_dir(site.path("pin")).unwrap();
     site.write("pin", &[b'1'; 4096], 0o600);
@@ -199,9 +199,13 @@ fn the_configuration_itself_is_bounded_and_text() {
     assert_eq!(only(Config::load(&site.path("none.toml"))).1, "does not exist");
     // `--config <(…)` in a shell: a FIFO, here one that nobody writes to.
     assert!(Command::new("mkfifo").arg(site.path("fifo")).status().unwrap().success());
-    for path in [Path::new("/"), &site.path("fifo")] {
+    for (path, told) in [
+        (site.0.path(), "is a directory and not a regular file: give the file that is in it"),
+        (&site.path("fifo"), "is a pipe and not a regular file: it could not be read again at a reload; give a file"),
+    ] {
         for result in [Config::load(path), Config::check(path)] {
-            assert!(only(result).1.starts_with("is not a regular file: a pipe could not be read again at a reload"));
+            let (key, message) = only(result);
+            assert!(key.is_empty() && message.starts_with(told), "{message}");
         }
     }
 }
@@ -235,6 +239,39 @@ fn the_manual_is_complete() {
             let forms = [format!("`{table}{key}`"), format!("`[{table}{key}]`"), format!("`[[{table}{key}]]`")];
             assert!(forms.iter().any(|form| manual.contains(form)), "{table}{key} is not in the manual");
         }
+    }
+}
+
+/// What stands in deploy/ to begin with lacks nothing but the files that it names.
+#[test]
+fn the_sample_needs_only_its_files() {
+    const MODULE: &str = "/opt/hsm/lib/libpkcs11.so";
+    let sample = include_str!("../deploy/xksd.toml");
+    let client = "#[tls.client]\n#trust_anchors = \"tls/amazon-trust.pem\"\n#subject_common_names = [";
+    assert!(sample.contains(MODULE) && sample.contains(client));
+    // With mutual TLS taken in as well.
+    for text in [sample.to_owned(), sample.replace(client, &client.replace('#', ""))] {
+        let site = Site(tempfile::tempdir().unwrap());
+        let text = text.replace(MODULE, "module.so");
+        site.write("xksd.toml", text.as_bytes(), 0o640);
+        let problems = site.check().unwrap_err().problems;
+        let missing = ["tls/chain.pem", "tls/key.pem", "tls/amazon-trust.pem", "module.so", "secrets/pin", "secrets/key-store-1"];
+        let missing = missing.iter().filter(|name| text.contains("\n[tls.client]\n") || !name.contains("amazon"));
+        let missing: Vec<String> = missing.map(|name| format!("{} does not exist", site.path(name).display())).collect();
+        assert_eq!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), missing);
+
+        for directory in ["tls", "secrets"] {
+            fs::create_dir(site.path(directory)).unwrap();
+        }
+        let made = rcgen::generate_simple_self_signed(["xks.example.com".to_owned()]).unwrap();
+        for name in ["tls/chain.pem", "tls/amazon-trust.pem"] {
+            site.write(name, made.cert.pem().as_bytes(), 0o640);
+        }
+        site.write("tls/key.pem", made.signing_key.serialize_pem().as_bytes(), 0o640);
+        site.write("module.so", b"-", 0o644);
+        site.write("secrets/pin", b"1234\n", 0o640);
+        site.write("secrets/key-store-1", &[b'a'; 43], 0o640);
+        assert_eq!(site.check().unwrap().keystores[0].path_prefix, "/key-store-1");
     }
 }
 

@@ -135,7 +135,7 @@ fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
     // A pipe, which nobody ever writes to, holds nothing up.
     assert!(std::process::Command::new("mkfifo").arg("-m600").arg(&file).status().expect("mkfifo").success());
     assert!(server.reload().ends_with("reloaded"));
-    eventually("a warning", || warnings("keys.json is not a regular file") == 1);
+    eventually("a warning", || warnings("keys.json is a pipe and not a regular file") == 1);
 
     // Nothing more is told when it is taken back.
     std::fs::remove_file(&file).expect("there");

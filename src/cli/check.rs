@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Failure, print, tell};
-use crate::control::config::{Config, Kind};
+use crate::control::config::{Config, Kind, Pkcs11};
+use crate::sched::sessions_opened;
 
 /// Check a configuration and every file it names, and change nothing
 #[derive(Debug, clap::Args)]
@@ -62,7 +63,7 @@ fn summary(config: &Config) -> String {
     for manager in &config.key_managers {
         let kind = match &manager.kind {
             Kind::Local { .. } => "local, for trying out".to_owned(),
-            Kind::Pkcs11(hsm) => format!("pkcs11, up to {}", count(hsm.sessions, "session")),
+            Kind::Pkcs11(hsm) => format!("pkcs11, {}", sessions(hsm)),
         };
         let _ = writeln!(text, "  key manager {}: {kind}", manager.name);
     }
@@ -79,6 +80,16 @@ fn summary(config: &Config) -> String {
         );
     }
     text
+}
+
+/// What the server opens, which may be less than what it is allowed.
+fn sessions(hsm: &Pkcs11) -> String {
+    let opened = sessions_opened(hsm.sessions, hsm.profile.runs());
+    let told = count(opened, "session");
+    if opened == hsm.sessions {
+        return told;
+    }
+    format!("{told} of the {} that it may have: more do no good, because the module computes in this process", hsm.sessions)
 }
 
 fn count(number: usize, what: &str) -> String {

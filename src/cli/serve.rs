@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// Serves until a signal says stop. `serving` is called once, when requests are answered; a key manager may still be opening.
 pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     run::serve(config, serving).map_err(|failure| match failure {
-        run::Failure::Configuration(problems) => Failure::Usage(problems),
+        run::Failure::Configuration(invalid) => invalid.into(),
         run::Failure::Other(why) => Failure::Failed(format!("xksd: {why}")),
     })
 }

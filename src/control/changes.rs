@@ -66,7 +66,8 @@ fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
     told
 }
 
-fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
+/// Names of a key store's key managers.
+pub(super) fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
     store.key_managers.iter().filter_map(|index| config.key_managers.get(*index)).map(|manager| manager.name.as_str()).collect()
 }
 

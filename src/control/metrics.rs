@@ -1,7 +1,7 @@
 //! `/metrics`: the figures of the service in the Prometheus text format. `docs/operations.md` says what each is for.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use super::service::Service;
 use crate::api::response::HealthStatus;
@@ -24,6 +24,7 @@ pub fn expose(service: &Service) -> String {
         service.started.elapsed().as_secs_f64(),
     );
     text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample("xksd_ready", &[], u8::from(service.is_ready()));
+    last_reload(&mut text, service);
     requests(&mut text, &totals);
     connections(&mut text, service, &totals);
     key_managers(&mut text, service);
@@ -33,6 +34,23 @@ pub fn expose(service: &Service) -> String {
         service.log.dropped(),
     );
     text.finish()
+}
+
+/// Named as Prometheus names those of its own configuration, which alert rules know.
+fn last_reload(text: &mut Exposition, service: &Service) {
+    let last = service.last_reload.load();
+    const SUCCESSFUL: &str = "xksd_config_last_reload_successful";
+    text.metric(SUCCESSFUL, "gauge", "0 when the last reload was refused and the configuration before it stays in force.").sample(
+        SUCCESSFUL,
+        &[],
+        u8::from(last.refused.is_none()),
+    );
+    const AT: &str = "xksd_config_last_reload_success_timestamp_seconds";
+    text.metric(AT, "gauge", "When a configuration was taken over last, at the start or by a reload (Unix time).").sample(
+        AT,
+        &[],
+        last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+    );
 }
 
 fn requests(text: &mut Exposition, totals: &Totals) {

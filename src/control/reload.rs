@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::changes::changes;
+use super::changes::{changes, managers};
 use super::config::{Config, KeyManager, Kind};
 use super::service::{Service, key_stores};
 use crate::hsm::local::Local;
@@ -11,15 +12,36 @@ use crate::keystore::{Backend, Manager};
 use crate::telemetry::{Level, Log};
 use crate::tls::{self, Problem};
 
+/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see that it was taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastReload {
+    /// When a configuration was taken over last; the start counts as one.
+    pub succeeded_at: SystemTime,
+    /// The first line of why the last reload was refused; `None` where it was not. As the log's, without anything secret.
+    pub refused: Option<String>,
+}
+
+impl LastReload {
+    /// Now, and nothing was refused.
+    pub fn success() -> Self {
+        Self { succeeded_at: SystemTime::now(), refused: None }
+    }
+}
+
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
 pub fn reload(service: &Arc<Service>) {
     match try_reload(service) {
-        Ok(Reloaded { changes, notes }) => {
+        Ok(Reloaded { changes, notes, not_served }) => {
+            service.last_reload.store(Arc::new(LastReload::success()));
             service.log.event(Level::Info, format!("configuration {} reloaded", service.config_file.display()));
             changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
+            not_served.into_iter().for_each(|note| service.log.event(Level::Error, note));
             notes.into_iter().for_each(|note| service.log.event(Level::Warn, note));
         }
         Err(why) => {
+            let refused = why.lines().next().map(ToOwned::to_owned);
+            let last = LastReload { succeeded_at: service.last_reload.load().succeeded_at, refused };
+            service.last_reload.store(Arc::new(last));
             // One line of the log, in which a line end is not shown as one.
             let why = why.replace('\n', "; ");
             service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}"));
@@ -33,6 +55,8 @@ struct Reloaded {
     changes: Vec<String>,
     /// What is to be known besides.
     notes: Vec<String>,
+    /// Key stores that have to wait for a restart altogether.
+    not_served: Vec<String>,
 }
 
 fn try_reload(service: &Service) -> Result<Reloaded, String> {
@@ -42,7 +66,7 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let mut notes = std::mem::take(&mut config.warnings);
     notes.extend(tls_config.warnings().iter().map(ToString::to_string));
     look_at_key_files(&config.key_managers, &service.managers, &mut notes);
-    keep_running_managers(&mut config, &old.key_managers, &mut notes)?;
+    let not_served = keep_running_managers(&mut config, &old, &mut notes);
     keep_running_threads(&mut config, &old, &mut notes);
     let stores = key_stores(&config, &service.managers)?;
     let changes = changes(&old, &config);
@@ -50,7 +74,7 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be resumed past a changed client check.
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
-    Ok(Reloaded { changes, notes })
+    Ok(Reloaded { changes, notes, not_served })
 }
 
 /// Listeners, shards and the log are made at the start only: the new configuration gets what runs, so that the one in force tells the truth,
@@ -68,26 +92,40 @@ fn keep_running_threads(config: &mut Config, running: &Config, notes: &mut Vec<S
     keep("admin.listen", std::mem::replace(&mut config.admin, running.admin) != running.admin);
 }
 
-/// Key managers are opened at the start only: the key stores get those that run, by name.
+/// Key managers are opened at the start only: the key stores get those that run, by name. Gives a line for each key store that has none.
 ///
-/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a PIN that was changed and waits for a restart.
-fn keep_running_managers(config: &mut Config, running: &[KeyManager], notes: &mut Vec<String>) -> Result<(), String> {
-    let wanted = std::mem::replace(&mut config.key_managers, running.to_vec());
-    for manager in wanted.iter().filter(|wanted| !running.contains(wanted)) {
-        notes.push(format!("key manager {:?} changed: that is in force from the next start only", manager.name));
+/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a key manager or a PIN that waits for a restart.
+fn keep_running_managers(config: &mut Config, running: &Config, notes: &mut Vec<String>) -> Vec<String> {
+    let wanted = std::mem::replace(&mut config.key_managers, running.key_managers.clone());
+    let runs = |name: &str| running.key_managers.iter().position(|running| running.name == name);
+    for manager in wanted.iter().filter(|wanted| !running.key_managers.contains(wanted)) {
+        let what = if runs(&manager.name).is_some() { "changed" } else { "is new" };
+        notes.push(format!("key manager {:?} {what}: that is in force from the next start only", manager.name));
     }
-    for manager in running.iter().filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name)) {
+    for manager in running.key_managers.iter().filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name)) {
         notes.push(format!("key manager {:?} is no longer there: it is closed at the next start only", manager.name));
     }
-    for store in &mut config.keystores {
-        for index in &mut store.key_managers {
-            let name = wanted.get(*index).map_or("", |manager| manager.name.as_str());
-            *index = running.iter().position(|running| running.name == name).ok_or_else(|| {
-                format!("key store {:?} wants the key manager {name:?}, which does not run: this needs a restart", store.path_prefix)
-            })?;
+    let mut not_served = Vec::new();
+    config.keystores.retain_mut(|store| {
+        let prefix = &store.path_prefix;
+        let names: Vec<&str> = store.key_managers.iter().filter_map(|&index| wanted.get(index)).map(|m| m.name.as_str()).collect();
+        let found: Vec<usize> = names.iter().filter_map(|name| runs(name)).collect();
+        if found.len() == names.len() {
+            store.key_managers = found;
+            return true;
         }
-    }
-    Ok(())
+        // Not those of its new ones that run: with the key managers that it leaves, it would lose its replicas before it has the new ones, or keys.
+        let before = running.keystores.iter().find(|before| before.path_prefix == *prefix);
+        store.key_managers = before.map_or(found, |before| before.key_managers.clone());
+        if store.key_managers.is_empty() {
+            not_served.push(format!("key store {prefix:?} is not served: its key managers {names:?} run from the next start only"));
+            return false;
+        }
+        let kept = managers(running, store);
+        notes.push(format!("key store {prefix:?} has the key managers {kept:?} until the next start, and {names:?} from then on"));
+        true
+    });
+    not_served
 }
 
 /// Key files are read at the start only, and here looked at as the next start will: who has edited one must hear that it is not in force, and
@@ -125,7 +163,7 @@ fn some_of(labels: &[&str]) -> String {
 }
 
 /// Problems as lines that name file and key.
-pub fn told(config_file: &Path, problems: &[Problem]) -> String {
+fn told(config_file: &Path, problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("{}: {problem}", config_file.display())).collect::<Vec<_>>().join("\n")
 }
 
@@ -188,17 +226,59 @@ mod tests {
         assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"]), r#""a", "b", "c", "d", "e" and 2 more"#);
     }
 
+    /// The configuration after a reload, what waits for the restart, and the key stores that are not served.
+    fn reloaded(running: &Config, mut new: Config) -> (Config, Vec<String>, Vec<String>) {
+        let mut notes = Vec::new();
+        let not_served = keep_running_managers(&mut new, running, &mut notes);
+        assert_eq!(new.key_managers, running.key_managers, "what runs");
+        (new, notes, not_served)
+    }
+
     #[test]
-    fn key_stores_keep_the_key_managers_that_run() {
-        let running = config(&[("a", "a.json"), ("b", "b.json")], "a").key_managers;
-        let (mut new, mut notes) = (config(&[("b", "other.json")], "b"), Vec::new());
-        assert_eq!(keep_running_managers(&mut new, &running, &mut notes), Ok(()));
-        assert_eq!((&new.key_managers, &new.keystores[0].key_managers), (&running, &vec![2]));
+    fn key_stores_get_the_key_managers_that_run_by_name() {
+        let running = config(&[("a", "a.json"), ("b", "b.json")], "a");
+        let (new, notes, not_served) = reloaded(&running, config(&[("b", "other.json")], "b"));
+        assert_eq!((&new.keystores[0].key_managers, not_served.len()), (&vec![2], 0));
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(notes[0].contains("\"b\" changed") && notes[1].contains("\"a\" is no longer there"), "{notes:?}");
+    }
 
-        let mut added = config(&[("a", "a.json"), ("c", "c.json")], "c");
-        let refused = keep_running_managers(&mut added, &running, &mut notes).unwrap_err();
-        assert!(refused.contains("\"c\""), "{refused}");
+    #[test]
+    fn a_key_store_keeps_its_key_managers_while_one_of_its_new_ones_does_not_run() {
+        let running = config(&[("a", "a.json"), ("b", "b.json")], "a\", \"b");
+        // Renamed, one of several new, one added to those that it has, a new one beside one that runs and was not its own.
+        for uses in ["c", "a\", \"c", "a\", \"b\", \"c", "c\", \"hsm-a"] {
+            let wanted = config(&[("a", "a.json"), ("b", "b.json"), ("c", "c.json")], uses);
+            // As each reload does, over what the one before has left in force.
+            let mut in_force = running.clone();
+            for _ in 0..2 {
+                let (new, notes, not_served) = reloaded(&in_force, wanted.clone());
+                assert_eq!((&new.keystores[0].key_managers, not_served.len()), (&vec![1, 2], 0), "{uses}");
+                let told =
+                    format!("key store \"/a\" has the key managers [\"a\", \"b\"] until the next start, and [\"{uses}\"] from then on");
+                assert_eq!(notes, ["key manager \"c\" is new: that is in force from the next start only", &told]);
+                in_force = new;
+            }
+            // Nothing is told any more when it is taken back.
+            assert_eq!(reloaded(&in_force, running.clone()).1, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_new_key_store_has_those_of_its_key_managers_that_run_and_without_any_it_is_not_served() {
+        let running = config(&[("a", "a.json")], "a");
+        let with_new_store = |uses: &str| {
+            let mut wanted = config(&[("a", "a.json"), ("c", "c.json")], uses);
+            wanted.keystores[0].path_prefix = "/new".to_owned();
+            wanted.keystores.push(running.keystores[0].clone());
+            wanted
+        };
+        let (new, notes, not_served) = reloaded(&running, with_new_store("c\", \"a"));
+        assert_eq!((new.keystores.len(), &new.keystores[0].key_managers, not_served.len()), (2, &vec![1], 0));
+        assert!(notes.iter().any(|note| note.contains("\"/new\" has the key managers [\"a\"] until")), "{notes:?}");
+
+        let (new, _, not_served) = reloaded(&running, with_new_store("c"));
+        assert_eq!(not_served, ["key store \"/new\" is not served: its key managers [\"c\"] run from the next start only"]);
+        assert_eq!(new.keystores, running.keystores, "the others are");
     }
 }

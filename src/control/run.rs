@@ -12,7 +12,7 @@ use rustix::stdio::stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::config::{Config, KeyManager, Kind, LogFormat};
+use super::config::{Config, Invalid, KeyManager, Kind, LogFormat, Problem};
 use super::service::Service;
 use super::{admin, changes, probes, reload, system};
 use crate::hsm::Runs;
@@ -43,8 +43,8 @@ const SECOND_SIGNAL: &str = "ended at once by a second signal";
 /// How serving ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// The configuration is wrong: every problem, a line each.
-    Configuration(String),
+    /// The configuration is wrong.
+    Configuration(Invalid),
     /// Something else: a sentence.
     Other(String),
 }
@@ -57,9 +57,10 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     system::forbid_core_dumps();
     // Before anything else: a reload that is asked for while this starts must not end it, which is what SIGHUP does where nobody watches for it.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    let config = Config::load(config_file).map_err(|invalid| Failure::Configuration(invalid.to_string()))?;
-    let tls_config =
-        tls::server(&config.tls.settings()).map_err(|problems| Failure::Configuration(reload::told(config_file, &problems)))?;
+    let config = Config::load(config_file).map_err(|invalid| wrong(config_file, invalid.problems))?;
+    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| {
+        wrong(config_file, problems.into_iter().map(|problem| Problem::of_key(problem.key, problem.message)).collect())
+    })?;
 
     system::raise_limits();
     system::check_io_uring().map_err(Failure::Other)?;
@@ -84,7 +85,7 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     refuse_taken(listen).map_err(Failure::Other)?;
     let admin = admin_listen.map(admin::bind).transpose().map_err(Failure::Other)?;
     let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), connections_max, log.clone());
-    let service = Arc::new(service.map_err(Failure::Configuration)?);
+    let service = Arc::new(service.map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?);
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     let result = run(&service, &placed, listen, admin, &mut signals, serving);
@@ -111,6 +112,16 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         signal_hook::low_level::exit(i32::from(result.is_err()));
     }
     result.map(drop).map_err(Failure::Other)
+}
+
+/// A configuration that cannot be started with, with all that `xksd check` tells of it: that looks into each file that is named, while the
+/// start goes on until the first room refuses what is its own.
+///
+/// Only then: a start that nothing forbids is not stopped by, say, the missing module of one replica, which may come later.
+fn wrong(config_file: &Path, problems: Vec<Problem>) -> Failure {
+    // Where that finds nothing, the file was mended in between.
+    let all = Config::check(config_file).err();
+    Failure::Configuration(all.unwrap_or_else(|| Invalid { file: config_file.to_path_buf(), problems }))
 }
 
 /// Ends lanes and probes. Gives the key managers in whose modules some still are when `patience` is over, or when for [`HUNG_CALL_TIME`] none has

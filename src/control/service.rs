@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use zeroize::Zeroizing;
 
 use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
+use super::reload::LastReload;
 use crate::api::response::HealthStatus;
 use crate::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::hsm::local::Local;
@@ -29,6 +30,8 @@ pub struct Service {
     pub config_file: PathBuf,
     /// The configuration in force.
     pub config: ArcSwap<Config>,
+    /// What became of the last attempt to take over another.
+    pub last_reload: ArcSwap<LastReload>,
     /// In the configuration's order.
     pub managers: Vec<Arc<Manager>>,
     /// The key managers that have lanes, for probing.
@@ -130,6 +133,7 @@ impl Service {
         Ok(Service {
             config_file,
             config: ArcSwap::from_pointee(config),
+            last_reload: ArcSwap::from_pointee(LastReload::success()),
             managers,
             probed,
             stores: Arc::new(ArcSwap::from_pointee(stores)),

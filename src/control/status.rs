@@ -1,7 +1,7 @@
 //! `/status`: the state of the service as JSON, for a person in a hurry and for scripts.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ pub fn json(service: &Service) -> String {
     let now = Instant::now();
     let totals = Totals::of(&service.metrics);
     let config = service.config.load();
+    let reload = service.last_reload.load();
     let requests: Vec<Value> = totals
         .requests
         .answered
@@ -43,6 +44,11 @@ pub fn json(service: &Service) -> String {
         "draining": service.draining.load(Ordering::Acquire),
         "uptime_seconds": service.started.elapsed().as_secs(),
         "config_file": service.config_file,
+        "config_last_reload": {
+            "successful": reload.refused.is_none(),
+            "success_timestamp_seconds": reload.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            "refused": reload.refused,
+        },
         "listen": service.listening.get().unwrap_or(&config.server.listen).to_string(),
         "connections_a_shard_max": service.connections_a_shard,
         "shards": shards,

@@ -21,4 +21,4 @@ mod tests;
 pub use self::core::Refused;
 pub use self::gauge::Condition;
 pub use self::inbox::{Deliver, Delivered, Inbox, Mailbox, Ticket, Token};
-pub use self::pool::{Pool, PoolSettings, PoolStats};
+pub use self::pool::{Pool, PoolSettings, PoolStats, sessions_opened};

@@ -97,15 +97,20 @@ pub struct PoolStats {
     pub service_time_ewma: Option<Duration>,
 }
 
+/// How many of the sessions that are wanted are opened: of those that compute in this process, not more than do any good.
+pub fn sessions_opened(wanted: usize, runs: Runs) -> usize {
+    let useful = match runs {
+        Runs::Elsewhere => wanted,
+        Runs::InProcess => std::thread::available_parallelism().map_or(1, usize::from),
+        Runs::InProcessAlone => 1,
+    };
+    wanted.min(useful).max(1)
+}
+
 impl Pool {
     /// Starts the lanes; their sessions open in the background, a few at once, and serve from the first on. One mailbox a shard, in order.
     pub fn start(settings: PoolSettings, engine: Arc<dyn Engine>, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Pool> {
-        let useful = match engine.runs() {
-            Runs::Elsewhere => settings.lanes,
-            Runs::InProcess => std::thread::available_parallelism().map_or(1, usize::from),
-            Runs::InProcessAlone => 1,
-        };
-        let lanes = settings.lanes.min(useful).max(1);
+        let lanes = sessions_opened(settings.lanes, engine.runs());
         let boxes = mailboxes.clone();
         let now = sync::now();
         let mut core = Core::new(

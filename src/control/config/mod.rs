@@ -33,7 +33,7 @@ pub use tls::{Tls, TlsClient};
 
 use reader::{Reader, Section};
 
-use crate::file::{self, Content, Refused};
+use crate::file::{self, Content, Kind as FileKind, Refused};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// A configuration that is right in itself: bounds kept, names unique, references resolved, secrets read.
@@ -75,11 +75,10 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
     let refuse = |message: String| Err(Invalid { file: path.to_owned(), problems: vec![Problem::of_key("", message)] });
     let Content { bytes: text, mode } = match file::read(path, CONFIG_BYTES_MAX) {
         Ok(content) => content,
+        Err(refused @ Refused::NotRegular(FileKind::Directory)) => return refuse(format!("{refused}: give the file that is in it")),
         // `--config <(…)` in a shell.
-        Err(refused @ Refused::NotRegular) => {
-            return refuse(format!(
-                "{refused}: a pipe could not be read again at a reload; give a file, where it holds secrets of mode 0600"
-            ));
+        Err(refused @ Refused::NotRegular(_)) => {
+            return refuse(format!("{refused}: it could not be read again at a reload; give a file, where it holds secrets of mode 0600"));
         }
         Err(refused) => return refuse(refused.to_string()),
     };

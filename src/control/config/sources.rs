@@ -55,11 +55,11 @@ impl Sources for Machine {
 
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {
         let named = std::fs::metadata(path);
-        if named.as_ref().is_ok_and(|named| !named.is_file()) {
-            return Err(file::Refused::NotRegular.to_string());
-        }
-        if let (Exposure::Private, Ok(named)) = (exposure, &named) {
-            refuse_open_mode(path, named.mode())?;
+        if let Ok(named) = &named {
+            file::regular(named).map_err(|refused| refused.to_string())?;
+            if exposure == Exposure::Private {
+                refuse_open_mode(path, named.mode())?;
+            }
         }
         if self.check_files {
             file::open(path).map_err(|refused| refused.to_string())?;

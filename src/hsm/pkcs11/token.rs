@@ -57,7 +57,12 @@ pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, T
                     TokenSelector::Serial(serial) => info.serial_number() == serial,
                     TokenSelector::Slot(_) => false,
                 };
-                seen.push(format!("\"{}\" (serial {}, slot {slot})", info.label(), info.serial_number()));
+                // SoftHSM always shows one more, for the next token; its label and serial number are empty.
+                seen.push(if info.token_initialized() {
+                    format!("\"{}\" (serial {}, slot {slot})", info.label(), info.serial_number())
+                } else {
+                    format!("slot {slot} (not initialised)")
+                });
                 if matches {
                     found.push((slot, info));
                 }
