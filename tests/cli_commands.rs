@@ -98,6 +98,36 @@ fn check_of_a_good_configuration_exits_with_0() {
 }
 
 #[test]
+fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
+    let dir = demo();
+    let tokens = dir.path().join("softhsm2.conf");
+    fs::write(&tokens, format!("directories.tokendir = {}\n", dir.path().display())).unwrap();
+    let config = dir.path().join("demo/xksd.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let hsm = |more: &str| {
+        let hsm =
+            format!("kind = \"pkcs11\"\nmodule = \"/usr/lib/softhsm/libsofthsm2.so\"\ntoken = \"none\"\npin = {{ value = \"1\" }}\n{more}");
+        fs::write(&config, text.replace("kind = \"local\"", &hsm).replace("key_file = \"keys.json\"\n", "")).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    for (more, told) in [
+        ("", "key manager demo: pkcs11, 16 sessions\n"),
+        ("sessions = 1\nprofile = \"softhsm\"", "key manager demo: pkcs11, 1 session\n"),
+        ("profile = \"softhsm\"", "key manager demo: pkcs11, 1 session of the 16 that it may have: more do no good"),
+    ] {
+        hsm(more);
+        let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stdout(&output).contains(told), "{}", stdout(&output));
+    }
+    // SoftHSM shows a slot for the next token to be made.
+    let mut keys = Command::new(env!("CARGO_BIN_EXE_xksd"));
+    let output = keys.args(["keys", "--config"]).arg(&config).env("SOFTHSM2_CONF", &tokens).output().unwrap();
+    let told = "token \"none\" not found; there are slot 0 (not initialised)\n";
+    assert!(code(&output) == 1 && stdout(&output).contains(told), "{}", stdout(&output));
+}
+
+#[test]
 fn check_tells_who_is_let_in() {
     let dir = demo();
     let config = dir.path().join("demo/xksd.toml");

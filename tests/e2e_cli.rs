@@ -213,6 +213,15 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     site.write("xksd.toml", &Config::default().text().replace("keys.json", "none.json"));
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert!(code == 2 && err.contains("none.json"), "{err}");
+    // The same as check, to the last word, also of files that only another room opens, later.
+    let mut config = Config::default().server("colour = 3");
+    config.tls += "\n[tls.client]\ntrust_anchors = \"none.pem\"\nsubject_common_names = [\"kms\"]";
+    config.key_managers +=
+        "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \"none.so\"\nslot = 1\npin = { file = \"none\" }";
+    site.configure(&config);
+    let [serve, check] = ["serve", "check"].map(|command| told(&xksd(site.path(), &[command, "--config", "xksd.toml"])));
+    assert_eq!(serve, check);
+    assert!(serve.2.ends_with("4 problems in xksd.toml\n"), "{}", serve.2);
     // All key managers at once, too.
     let second = "key_file = \"none.json\"\n[[key_manager]]\nname = \"second\"\nkind = \"local\"\nkey_file = \"neither.json\"";
     site.write("xksd.toml", &Config::default().text().replace("key_file = \"keys.json\"", second));
@@ -229,6 +238,18 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
         assert_eq!(code, 2);
         assert!(err.contains("tls.private_key"), "{command}: {err}");
     }
+}
+
+/// It may come later, with the network or the HSM's software; until then the other replica serves.
+#[test]
+fn the_missing_module_of_one_replica_does_not_keep_the_other_from_serving() {
+    let mut config = Config::default();
+    config.key_managers += "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \"none.so\"\nslot = 1\npin = { value = \"1\" }";
+    config.key_stores = config.key_stores.replace("[\"local\"]", "[\"hsm\", \"local\"]");
+    let site = Site::new(&config);
+    let server = site.start();
+    Api::new(&site, &server).round_trip("foo");
+    server.wait_event(&["key manager \"hsm\" does not serve", "none.so"]);
 }
 
 #[test]
