@@ -53,6 +53,7 @@ fn probe_takes_everything_from_the_configuration() {
         assert!(out.contains(words), "{words}: {out}");
     }
     assert!(!out.contains("FAIL") && !out.contains(A.secret));
+    assert!(!out.lines().any(|line| line.ends_with(' ')), "{out:?}");
     // What is in the environment for another proxy.
     let mut beside = Command::new(env!("CARGO_BIN_EXE_xksd"));
     beside.args(["probe", "--config", "xksd.toml"]).current_dir(site.path()).env("XKS_SECRET_ACCESS_KEY", B.secret);
@@ -82,6 +83,21 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     assert!(err.contains("checks failed"), "{err}");
     // Where the right signature is refused as well, that of a wrong one shows nothing.
     assert!(out.contains("-     a wrong signature") && out.contains("left out: no right one was accepted"), "{out}");
+    // What failed has its time as well, and what depends on it is told.
+    let failed: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  FAIL  ")).collect();
+    assert_eq!(failed.len(), 3, "{out}");
+    for line in failed {
+        let (phase, why) = line.split_once(" ms  ").unwrap_or_else(|| panic!("no time: {line}"));
+        assert!(phase.rsplit(' ').next().is_some_and(|time| time.parse::<f64>().is_ok_and(|ms| ms > 0.0)), "{line}");
+        assert!(why.starts_with("status 401: "), "{line}");
+    }
+    for name in ["Decrypt ", "Decrypt with an altered tag "] {
+        assert!(
+            out.lines().any(|line| line.starts_with(&format!("  -     {name}")) && line.ends_with("left out: Encrypt failed")),
+            "{out}"
+        );
+    }
+    assert!(out.contains("ok    GET instead of POST"), "{out}");
     assert!(![&out, &err].iter().any(|text| text.contains(A.secret) || text.contains(B.secret)));
     for (more, words) in [
         (&["--key", "nobody"][..], "KeyNotFoundException"),
@@ -91,11 +107,26 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         let (code, out, _) = probe("right", more);
         assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
     }
+    // Where there is nothing, GET cannot tell that it is not POST.
+    let nowhere = ["probe", "--endpoint", &endpoint, "--prefix", "/nowhere", "--access-key-id", A.id, "--ca", "ca.pem"];
+    let (code, out, err) = told(&xksd(site.path(), &[&nowhere[..], &["--secret-file", "right", "--key", "foo"]].concat()));
+    assert_eq!((code, err.as_str()), (1, "3 checks failed\n"), "{out}");
+    assert!(out.contains("InvalidUriPathException") && out.contains("-     GET instead of POST"), "{out}");
+    assert!(out.contains("left out: POST was answered 404"), "{out}");
     assert_eq!(probe("right", &[]).0, 2);
     for (words, what) in [
         (&["probe"][..], "--config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id"),
         (&["probe", "--config", "xksd.toml", "--prefix", "one"], "--prefix \"one\": a prefix is \"\" or begins with /"),
         (&["probe", "--endpoint", &endpoint, "--prefix", "/one/"], "--prefix \"/one/\": "),
+        (
+            &["probe", "--config", "xksd.toml", "--access-key-id", "ABCDEFGHIJKLMNOPQR27"],
+            "--access-key-id ABCDEFGHIJKLMNOPQR27: key store \"/one\" of the configuration has no credential of this id: give its secret",
+        ),
+        (
+            &["probe", "--endpoint", &endpoint, "--key", "foo", "--access-key-id", A.id],
+            &format!("--access-key-id {}: give its secret with --secret-file or in XKS_SECRET_ACCESS_KEY", A.id),
+        ),
+        (&["probe", "--endpoint", &endpoint, "--key", "foo"], "give --access-key-id, and its secret with --secret-file or in XKS_"),
         (&["probe", "--config", "xksd.toml", "--prefix", "/three"], "no key store has the prefix \"/three\"; there is: \"/one\", "),
         (&["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")], "an endpoint has no path: "),
     ] {
