@@ -125,13 +125,16 @@ pub const SIGNING_KEYS_CACHED_MAX: usize = 1024;
 
 // ---- io_uring -------------------------------------------------------------------------------------------------
 
-/// Memory for registered buffers of each executor, bytes. Networking uses none; 64 KiB makes glommio lock 192 KiB a shard instead of 30 MiB.
+/// Memory for registered buffers of each executor, bytes. Networking uses none; by itself glommio would lock 30 MiB a shard.
 pub const IO_MEMORY_BYTES: usize = 64 * 1024;
 /// Entries of each of a shard's three rings. The kernel sizes by it the table in which it finds what is cancelled: with the executor's 128 and
 /// 5,000 idle connections a shard every request paid 31 µs of CPU for the search, with this nothing that could be measured. Some 400 KiB a ring.
 pub const RING_DEPTH: usize = 4096;
 /// glommio refuses to start an executor below this limit of locked memory, bytes.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+/// What the kernel may count of a shard against the limit of locked memory of its user, bytes: rings of [`RING_DEPTH`] and the registered buffers, 1,219 KiB
+/// on Linux 6.18. Before 6.14 and from 5.12 the rings do not count.
+pub const MEMLOCK_BYTES_A_SHARD: u64 = 1280 * 1024;
 
 // ---- HSM ------------------------------------------------------------------------------------------------------
 
@@ -260,6 +263,8 @@ const _: () = {
     // AAD's length goes to the HSM as u16, the metadata's as u8.
     assert!(AAD_BYTES_MAX <= u16::MAX as usize);
     assert!(CIPHERTEXT_METADATA_BYTES_MAX <= u8::MAX as usize);
+    // Three rings: an entry to submit has 64 bytes and an index of 4, and there are two of 16 bytes to complete for each.
+    assert!((3 * RING_DEPTH * (64 + 4 + 2 * 16) + IO_MEMORY_BYTES) as u64 <= MEMLOCK_BYTES_A_SHARD);
     assert!(IV_BYTES <= IV_BYTES_MAX);
     assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_ROOM_BYTES);
     // As many as may open at once wait for a login each, one after the other.

@@ -53,6 +53,7 @@ fn probe_takes_everything_from_the_configuration() {
         assert!(out.contains(words), "{words}: {out}");
     }
     assert!(!out.contains("FAIL") && !out.contains(A.secret));
+    assert!(!out.lines().any(|line| line.ends_with(' ')), "{out:?}");
     // What is in the environment for another proxy.
     let mut beside = Command::new(env!("CARGO_BIN_EXE_xksd"));
     beside.args(["probe", "--config", "xksd.toml"]).current_dir(site.path()).env("XKS_SECRET_ACCESS_KEY", B.secret);
@@ -82,6 +83,21 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     assert!(err.contains("checks failed"), "{err}");
     // Where the right signature is refused as well, that of a wrong one shows nothing.
     assert!(out.contains("-     a wrong signature") && out.contains("left out: no right one was accepted"), "{out}");
+    // What failed has its time as well, and what depends on it is told.
+    let failed: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  FAIL  ")).collect();
+    assert_eq!(failed.len(), 3, "{out}");
+    for line in failed {
+        let (phase, why) = line.split_once(" ms  ").unwrap_or_else(|| panic!("no time: {line}"));
+        assert!(phase.rsplit(' ').next().is_some_and(|time| time.parse::<f64>().is_ok_and(|ms| ms > 0.0)), "{line}");
+        assert!(why.starts_with("status 401: "), "{line}");
+    }
+    for name in ["Decrypt ", "Decrypt with an altered tag "] {
+        assert!(
+            out.lines().any(|line| line.starts_with(&format!("  -     {name}")) && line.ends_with("left out: Encrypt failed")),
+            "{out}"
+        );
+    }
+    assert!(out.contains("ok    GET instead of POST"), "{out}");
     assert!(![&out, &err].iter().any(|text| text.contains(A.secret) || text.contains(B.secret)));
     for (more, words) in [
         (&["--key", "nobody"][..], "KeyNotFoundException"),
@@ -91,11 +107,26 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         let (code, out, _) = probe("right", more);
         assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
     }
+    // Where there is nothing, GET cannot tell that it is not POST.
+    let nowhere = ["probe", "--endpoint", &endpoint, "--prefix", "/nowhere", "--access-key-id", A.id, "--ca", "ca.pem"];
+    let (code, out, err) = told(&xksd(site.path(), &[&nowhere[..], &["--secret-file", "right", "--key", "foo"]].concat()));
+    assert_eq!((code, err.as_str()), (1, "3 checks failed\n"), "{out}");
+    assert!(out.contains("InvalidUriPathException") && out.contains("-     GET instead of POST"), "{out}");
+    assert!(out.contains("left out: POST was answered 404"), "{out}");
     assert_eq!(probe("right", &[]).0, 2);
     for (words, what) in [
         (&["probe"][..], "--config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id"),
         (&["probe", "--config", "xksd.toml", "--prefix", "one"], "--prefix \"one\": a prefix is \"\" or begins with /"),
         (&["probe", "--endpoint", &endpoint, "--prefix", "/one/"], "--prefix \"/one/\": "),
+        (
+            &["probe", "--config", "xksd.toml", "--access-key-id", "ABCDEFGHIJKLMNOPQR27"],
+            "--access-key-id ABCDEFGHIJKLMNOPQR27: key store \"/one\" of the configuration has no credential of this id: give its secret",
+        ),
+        (
+            &["probe", "--endpoint", &endpoint, "--key", "foo", "--access-key-id", A.id],
+            &format!("--access-key-id {}: give its secret with --secret-file or in XKS_SECRET_ACCESS_KEY", A.id),
+        ),
+        (&["probe", "--endpoint", &endpoint, "--key", "foo"], "give --access-key-id, and its secret with --secret-file or in XKS_"),
         (&["probe", "--config", "xksd.toml", "--prefix", "/three"], "no key store has the prefix \"/three\"; there is: \"/one\", "),
         (&["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")], "an endpoint has no path: "),
     ] {
@@ -335,12 +366,11 @@ fn a_restart_has_the_port_at_once() {
     }
 }
 
-#[test]
-fn too_little_locked_memory_is_one_clear_sentence() {
-    let site = Site::default();
+/// `xksd serve` as a user for whom the limit of locked memory is one. xksd must not need root to say so.
+fn with_locked_memory(site: &Site, bytes: u64) -> std::process::Output {
     let config = site.config_file();
-    let mut words = vec!["prlimit", "--memlock=65536:65536"];
-    // As root the limit would not be a limit for everything; xksd must not need root to say so.
+    let limit = format!("--memlock={bytes}:{bytes}");
+    let mut words = vec!["timeout", "--signal=KILL", "30", "prlimit", &limit];
     if std::fs::metadata(site.path()).expect("there").uid() == 0 {
         let all = Command::new("chown").arg("-R").arg("65534:65534").arg(site.path()).status().expect("chown");
         assert!(all.success());
@@ -350,11 +380,32 @@ fn too_little_locked_memory_is_one_clear_sentence() {
     let binary = site.path().join("xksd");
     std::fs::copy(env!("CARGO_BIN_EXE_xksd"), &binary).expect("copied");
     words.extend([binary.to_str().expect("UTF-8"), "serve", "--config", config.to_str().expect("UTF-8")]);
-    let output = Command::new(words[0]).args(&words[1..]).output().expect("runs");
-    let (code, out, err) = told(&output);
+    Command::new(words[0]).args(&words[1..]).output().expect("runs")
+}
+
+#[test]
+fn too_little_locked_memory_is_one_clear_sentence() {
+    let (code, out, err) = told(&with_locked_memory(&Site::default(), 65536));
     assert_eq!((code, out.as_str()), (1, ""), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
     for words in ["64 KiB", "512 KiB", "LimitMEMLOCK", "ulimit -l"] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+}
+
+/// Where the kernel counts the rings (all from Linux 6.14 on).
+#[test]
+fn locked_memory_for_some_of_the_shards_alone_is_told_too() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).take(2).collect();
+    if version < vec![6, 14] {
+        return eprintln!("not tried: Linux {release} does not count them");
+    }
+    let config = Config::default();
+    let site = Site::new(&Config { server: config.server.replace("shards = 1", "shards = 8"), ..config });
+    let (code, _, err) = told(&with_locked_memory(&site, 2 * 1024 * 1024));
+    assert_eq!(code, 1, "{err}");
+    for words in ["did not start", "limited to 2048 KiB", "each shard may need 1280 KiB", "LimitMEMLOCK=infinity"] {
         assert!(err.contains(words), "{words}: {err}");
     }
 }
@@ -364,9 +415,9 @@ fn missing_io_uring_is_one_clear_sentence() {
     let site = Site::default();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/without_io_uring.py");
     // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.
-    for errno in ["1", "38"] {
+    for (call, errno) in [("setup", "1"), ("setup", "38"), ("enter", "1"), ("enter", "38")] {
         let config = site.config_file();
-        let words = [script, errno, env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")];
+        let words = [script, call, errno, env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")];
         let output = Command::new("python3").args(words).stdin(Stdio::null()).output().expect("python3 is missing: run scripts/test");
         let (code, out, err) = told(&output);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");

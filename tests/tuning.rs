@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::Site;
-use xksd::limits::{CONNECTIONS_A_SHARD_MAX, LISTEN_BACKLOG, MEMLOCK_BYTES_MIN};
+use xksd::limits::{CONNECTIONS_A_SHARD_MAX, LISTEN_BACKLOG, MEMLOCK_BYTES_A_SHARD};
 
 /// What `tuning/check` told.
 struct Told {
@@ -211,7 +211,7 @@ fn every_bound_has_two_sides() {
         ("Linux", sysctl("kernel/osrelease"), "5.19.0".into(), "5.18.19".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "1".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "2".into()),
-        ("locked memory, KiB", "proc/100/limits".into(), memlock(MEMLOCK_BYTES_MIN), memlock(MEMLOCK_BYTES_MIN - 1024)),
+        ("locked memory, KiB", "proc/100/limits".into(), memlock(2 * MEMLOCK_BYTES_A_SHARD), memlock(2 * MEMLOCK_BYTES_A_SHARD - 1024)),
         ("descriptors", "proc/100/limits".into(), descriptors(needed), descriptors(needed - 1)),
         ("fs.nr_open", sysctl("fs/nr_open"), "1048576".into(), "1048575".into()),
         ("net.core.somaxconn", sysctl("net/core/somaxconn"), LISTEN_BACKLOG.to_string(), (LISTEN_BACKLOG - 1).to_string()),

@@ -38,8 +38,9 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     {
         number(what, time(a), time(b), &latency_text);
     }
-    if let (Some(a), Some(b)) = (&a.server.cpu, &b.server.cpu) {
-        number("proxy CPU, µs a request", a.us_per_request, b.us_per_request, &figure);
+    let cpu = |report: &Report| report.server.cpu.as_ref()?.us_per_request;
+    if let (Some(a), Some(b)) = (cpu(a), cpu(b)) {
+        number("proxy CPU, µs a request", a, b, &figure);
     }
     if let (Some(a), Some(b)) = (&a.server.key_manager, &b.server.key_manager) {
         number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
@@ -71,6 +72,11 @@ fn capacity(report: &Report) -> Option<f64> {
     report.capacity.as_ref()?.rate
 }
 
+fn load(report: &Report) -> String {
+    let search = if report.capacity.is_some() { ", found by a search" } else { "" };
+    format!("{}{search}", report.settings.load)
+}
+
 /// Settings that differ: what is compared was not asked the same.
 pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     let (sa, sb) = (&a.settings, &b.settings);
@@ -82,8 +88,9 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     };
     differ("mix", sa.mix.clone(), sb.mix.clone());
     differ("arrivals", sa.arrivals.clone(), sb.arrivals.clone());
-    if a.capacity.is_none() && b.capacity.is_none() {
-        differ("load", sa.load.clone(), sb.load.clone());
+    // What two searches found is the result; how much a run was asked is not.
+    if a.capacity.is_none() || b.capacity.is_none() {
+        differ("load", load(a), load(b));
     }
     differ("plaintext bytes", sa.plaintext_bytes.clone(), sb.plaintext_bytes.clone());
     differ("AAD bytes", sa.aad_bytes.clone(), sb.aad_bytes.clone());
@@ -160,7 +167,22 @@ fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity::Capacity;
     use crate::report::tests::{assert_well_formed, sample};
+
+    #[test]
+    fn a_run_and_a_search_are_not_asked_the_same() {
+        let capacity = Capacity { rate: Some(16_000.0), lost_at: None, bound: None, sessions_needed: 0, trials: Vec::new() };
+        let (run, mut search) = (sample(), Report { capacity: Some(capacity), ..sample() });
+        search.settings.load = "16,000 requests/s for 20 s".into();
+        let told = ["load: 1,800 requests/s against 16,000 requests/s for 20 s, found by a search"];
+        assert_eq!(differences(&run, &search), told);
+        assert_eq!(differences(&search, &run).len(), 1);
+        // Two of them are: what they found is what is compared.
+        let mut faster = search.clone();
+        faster.settings.load = "20,000 requests/s for 20 s".into();
+        assert!(differences(&search, &faster).is_empty());
+    }
 
     #[test]
     fn ratios_and_differences_are_told() {

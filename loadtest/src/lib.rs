@@ -9,6 +9,7 @@ pub mod answer;
 pub mod capacity;
 pub mod cli;
 pub mod compare;
+pub mod descriptors;
 pub mod idle;
 pub mod limits;
 pub mod live;

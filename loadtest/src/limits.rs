@@ -16,6 +16,11 @@ pub const IDLE_CONNECTIONS_MAX: usize = 100_000;
 pub const IDLE_SETUP_TIME_MAX: Duration = Duration::from_secs(120);
 /// Before the proxy's memory is read: it may still be busy with the connections opened last.
 pub const IDLE_SETTLE_TIME: Duration = Duration::from_millis(300);
+/// Descriptors of a worker besides its connections: an executor's rings and its event descriptor, four; the connection before and after
+/// the run; and some for connections that are being closed while others are opened in their place.
+pub const DESCRIPTORS_A_WORKER: usize = 8;
+/// Descriptors of the process besides: what it was started with, the proxy's `/proc` files and metrics, reports.
+pub const DESCRIPTORS_BESIDES: usize = 64;
 /// Requests in flight on one connection.
 pub const DEPTH_MAX: usize = 64;
 /// Steps of one run.

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Demo, load, told};
@@ -38,6 +39,8 @@ fn loads_are_run_judged_reported_and_compared() {
     assert!(a["offered"].as_u64().unwrap() > 50, "{}", a["offered"]);
     // What is seen of the server: its process was found, its metrics were read.
     assert!(a["server"]["cpu"]["pid"].as_u64().unwrap() > 0);
+    let thread = a["server"]["cpu"]["busiest_thread_name"].as_str().unwrap();
+    assert!(!thread.is_empty() && !thread.starts_with("xksd-shard-"), "{thread}");
     assert!(a["server"]["key_manager"]["hsm_mean_us"].as_f64().unwrap() > 0.0);
     assert!(a["client"]["closing_decrypts"].as_u64().unwrap() > 0);
     assert!(std::fs::read_to_string(&html).unwrap().contains("<svg"));
@@ -89,6 +92,34 @@ fn loads_are_run_judged_reported_and_compared() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("throughput") && text.contains("not asked the same: mix"), "{text}");
     assert!(std::fs::read_to_string(&page).unwrap().contains("<svg"));
+}
+
+/// Out of descriptors it could not even see the proxy's process, and would blame the proxy for the rest.
+#[test]
+fn a_run_that_needs_more_descriptors_than_there_may_be_is_refused() {
+    let demo = Demo::start();
+    let (config, json) = (demo.config(), demo.file("n.json"));
+    let run = |limit: &str, more: &[&str]| {
+        let base =
+            [limit, env!("CARGO_BIN_EXE_xksd-load"), "run", "--config", &config, "--warmup", "0s", "--duration", "1s", "--json", &json];
+        told(&Command::new("prlimit").args([&base[..], more].concat()).stdin(Stdio::null()).output().unwrap())
+    };
+    let asked = ["--connections", "40", "--idle", "30", "--timeout", "20s", "--max-errors", "0"];
+    // 40 and 30, 8 for the worker and 64 besides. The soft limit is raised.
+    let (code, text) = run("--nofile=50:142", &[&asked[..], &["--closed", "--requests-per-connection", "1"]].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("proxy CPU") && text.contains("key manager"), "{text}");
+    let n = report(&demo, "n.json");
+    assert_eq!((&n["idle"]["opened"], &n["idle"]["refused"]), (&30.into(), &Value::Null), "{text}");
+    assert!(n["client"]["cpu_us_per_request"].is_number() && n["client"]["busiest_worker"].is_number(), "{text}");
+    for (limit, more, needed) in [
+        ("--nofile=50:141", &asked[..], "--connections 40 --idle 30: this tool needs 142 open files"),
+        ("--nofile=200:200", &["--connections", "500"], "--connections 500: this tool needs 572 open files"),
+    ] {
+        let (code, text) = run(limit, more);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.starts_with(&format!("xksd-load: {needed}")) && text.contains("ulimit -n") && text.lines().count() == 1, "{text}");
+    }
 }
 
 /// With all connections lost and none to be had, there is still an end, and every request that was due is told.

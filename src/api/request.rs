@@ -5,7 +5,7 @@
 //!   that is none of the specification's).
 //! - UnsupportedOperationException: it follows the API, and is larger than this proxy takes. spec: "if a parameter value
 //!   exceeded the maximum size that is currently supported by a specific implementation".
-//! - InvalidCiphertextException: an IV or tag of a length that no ciphertext has. spec: "the specified ciphertext,
+//! - InvalidCiphertextException: no ciphertext, IV or tag, or an IV or tag of a length that no ciphertext has. spec: "the specified ciphertext,
 //!   initialization vector, additional authenticated data or authentication tag is corrupted, missing, or otherwise
 //!   invalid". These come out of the blob that KMS's customer handed in, so the customer must hear that the blob is bad.
 
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::base64::Short;
 use super::error::{ApiError, ErrorName};
-use super::fields::{FIELDS_MAX, Object};
+use super::fields::{FIELDS_MAX, Field, Object};
 use super::framing::AAD_FRAMING_BYTES_MAX;
 use super::route::Operation;
 use crate::limits::{
@@ -264,17 +264,17 @@ fn encrypt(body: &Object<'_>) -> Result<Encrypt, ApiError> {
 fn decrypt(body: &Object<'_>) -> Result<Decrypt, ApiError> {
     encryption_algorithm(body)?;
     let field = body.field(CIPHERTEXT);
-    let ciphertext = field.bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?.ok_or_else(|| field.missing())?;
+    let ciphertext = field.bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?.ok_or_else(|| no_ciphertext(field))?;
 
     let field = body.field(IV);
-    let iv = field.bytes(IV_BYTES_MAX, ErrorName::InvalidCiphertextException)?.ok_or_else(|| field.missing())?;
+    let iv = field.bytes(IV_BYTES_MAX, ErrorName::InvalidCiphertextException)?.ok_or_else(|| no_ciphertext(field))?;
     if iv.len() != IV_BYTES && iv.len() != IV_BYTES_MAX {
         let what = format_args!("is neither {IV_BYTES} nor {IV_BYTES_MAX} bytes long");
         return Err(field.refuse(ErrorName::InvalidCiphertextException, what));
     }
 
     let field = body.field(TAG);
-    let tag = field.short(TAG_BYTES, ErrorName::InvalidCiphertextException)?.ok_or_else(|| field.missing())?;
+    let tag = field.short(TAG_BYTES, ErrorName::InvalidCiphertextException)?.ok_or_else(|| no_ciphertext(field))?;
     let tag = <[u8; TAG_BYTES]>::try_from(&*tag)
         .map_err(|_| field.refuse(ErrorName::InvalidCiphertextException, format_args!("is not {TAG_BYTES} bytes long")))?;
 
@@ -282,6 +282,10 @@ fn decrypt(body: &Object<'_>) -> Result<Decrypt, ApiError> {
     // bytes". KMS itself refuses them in an encrypt response, so that no genuine blob holds them.
     let metadata = body.field(CIPHERTEXT_METADATA).short(CIPHERTEXT_METADATA_BYTES_MAX, ErrorName::ValidationException)?;
     Ok(Decrypt { ciphertext: unwrapped(ciphertext), iv: unwrapped(iv), tag, aad: aad(body)?, metadata })
+}
+
+fn no_ciphertext(field: Field<'_>) -> ApiError {
+    field.refuse(ErrorName::InvalidCiphertextException, "is missing")
 }
 
 /// spec: "For the v1 specification, this MUST be AES_GCM. This field is REQUIRED."

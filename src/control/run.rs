@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{RecvTimeoutError, bounded};
 use rustix::stdio::stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -197,7 +197,6 @@ fn run(
         let address = admin::start(service, listener)?;
         service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
-    let (started, starts) = bounded(placed.len());
     let mut shards = Vec::new();
     let nudges: Vec<Arc<Nudge>> = placed.iter().map(|_| Arc::default()).collect();
     nudge::start(nudges.iter().map(Arc::downgrade).collect()).map_err(|e| format!("cannot start a thread: {e}"))?;
@@ -218,16 +217,17 @@ fn run(
             beats: Arc::default(),
             nudge: nudges[index].clone(),
         };
-        let started = started.clone();
+        let (started, start) = bounded(1);
         let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
         // One after the other: where the port is 0, the others take the one that the first was given.
-        match starts.recv_timeout(START_TIME) {
+        match start.recv_timeout(START_TIME) {
             Ok(Ok(address)) => listen = address,
             Ok(Err(error)) => return Err(format!("server.listen: {error}")),
-            Err(_) if shard.is_finished() => {
-                return Err(format!("shard {index} did not start: {}", shard.join().err().unwrap_or_default()));
+            // It ended before it could say anything.
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(format!("shard {index} did not start: {}", system::explain(&shard.join().err().unwrap_or_default())));
             }
-            Err(_) => return Err(format!("shard {index} did not start within {} s", START_TIME.as_secs())),
+            Err(RecvTimeoutError::Timeout) => return Err(format!("shard {index} did not start within {} s", START_TIME.as_secs())),
         }
         shards.push((shard, stop));
     }

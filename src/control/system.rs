@@ -5,7 +5,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 
 use crate::limits::{
     CONNECTIONS_A_SHARD_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SESSION, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED, IO_MEMORY_BYTES,
-    MEMLOCK_BYTES_MIN,
+    MEMLOCK_BYTES_A_SHARD, MEMLOCK_BYTES_MIN,
 };
 
 /// Cores this process may use, in ascending order.
@@ -73,27 +73,47 @@ pub fn check_io_uring() -> Result<(), String> {
         && bytes < MEMLOCK_BYTES_MIN
     {
         return Err(format!(
-            "locked memory is limited to {} KiB but io_uring needs {} KiB: set LimitMEMLOCK=infinity in the service unit, `ulimit -l` in the shell, or --ulimit memlock=-1 for a container",
+            "locked memory is limited to {} KiB but io_uring needs {} KiB, and up to {} KiB for each shard: {SET_MEMLOCK}",
             bytes / 1024,
-            MEMLOCK_BYTES_MIN / 1024
+            MEMLOCK_BYTES_MIN / 1024,
+            MEMLOCK_BYTES_A_SHARD / 1024
         ));
     }
-    match LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES).make() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(explain(&error.to_string())),
-    }
+    try_executor().map_err(|error| explain(&error))
 }
+
+/// Runs an executor with small rings, since the kernel gives back what they locked only a while after them.
+fn try_executor() -> Result<(), String> {
+    let run = || {
+        let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES);
+        builder.make().map(|executor| executor.run(async {})).map_err(|error| error.to_string())
+    };
+    // A system call that fails later than in `make` is a panic of the executor's.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let ran = std::panic::catch_unwind(run);
+    std::panic::set_hook(hook);
+    ran.unwrap_or_else(|panic| Err(panic.downcast_ref::<String>().cloned().unwrap_or_default()))
+}
+
+const SET_MEMLOCK: &str = "set LimitMEMLOCK=infinity in the service unit, `ulimit -l` in the shell, or --ulimit memlock=-1 for a container";
 
 /// What an executor's start-up error means and what to set.
 pub fn explain(error: &str) -> String {
-    let refused = ["os error 1)", "os error 13)", "os error 38)", "ermission denied", "not permitted", "not implemented"];
+    let refused =
+        ["os error 1)", "os error 13)", "os error 38)", "ermission denied", "PermissionDenied", "not permitted", "not implemented"];
     let memory = ["os error 12)", "emlock", "annot allocate memory"];
     if refused.iter().any(|sign| error.contains(sign)) {
         format!(
             "io_uring is not available ({error}): it needs Linux 5.8 or later, the sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
         )
     } else if memory.iter().any(|sign| error.contains(sign)) {
-        format!("not enough lockable memory for io_uring ({error}): set LimitMEMLOCK=infinity in the service unit, or `ulimit -l`")
+        let limit =
+            getrlimit(Resource::Memlock).current.map_or("not limited".to_owned(), |bytes| format!("limited to {} KiB", bytes / 1024));
+        format!(
+            "not enough lockable memory for io_uring ({error}): it is {limit} for all processes of this user, and each shard may need {} KiB: {SET_MEMLOCK}",
+            MEMLOCK_BYTES_A_SHARD / 1024
+        )
     } else {
         format!("io_uring cannot be used: {error}")
     }

@@ -116,7 +116,12 @@ impl Pipeline {
         story: &mut Story,
     ) -> Result<(), ApiError> {
         let stores = self.stores.load_full();
-        let (route, store) = self.route(&stores, request)?;
+        let (route, store) = self.route(&stores, request).inspect_err(|error| {
+            if error.name() == ErrorName::InvalidUriPathException {
+                // What stands before xksd may have rewritten it: only here can that be seen. No longer than TARGET_BYTES_MAX.
+                story.record.detail = format!("{}: {}", error.message(), request.path);
+            }
+        })?;
         story.record.key_store = store.prefix.clone();
         story.record.operation = route.operation.as_str();
         story.record.key.push_str(route.key_id);

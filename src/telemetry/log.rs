@@ -3,7 +3,7 @@
 //! Lines are made and written on a thread of their own, behind a bounded queue: a terminal or pipe that stalls costs lines (counted),
 //! never a request's time.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -246,7 +246,7 @@ fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &Req
     };
     match format {
         Format::Json => {
-            let _ = serde_json::to_writer(&mut *text, &Json { time: timestamp(at), level, event: "request", record });
+            let _ = write_json(text, &Json { time: timestamp(at), level, event: "request", record });
         }
         Format::Text => {
             let _ = write!(
@@ -282,7 +282,7 @@ fn event_line(format: Format, text: &mut Vec<u8>, at: SystemTime, level: Level, 
     }
     match format {
         Format::Json => {
-            let _ = serde_json::to_writer(&mut *text, &Json { time: timestamp(at), level, event: "message", message });
+            let _ = write_json(text, &Json { time: timestamp(at), level, event: "message", message });
         }
         Format::Text => {
             let word = match level {
@@ -296,13 +296,37 @@ fn event_line(format: Format, text: &mut Vec<u8>, at: SystemTime, level: Level, 
     text.push(b'\n');
 }
 
-/// Text from outside on a terminal: control characters would let a client forge lines or steer the terminal.
+/// Whether a character of a text from outside could forge a line, steer a terminal, or turn what stands beside it around.
+fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text from outside on a terminal.
 struct Printable<'a>(&'a str);
 
 impl std::fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write;
-        self.0.chars().try_for_each(|c| f.write_char(if c.is_control() { '\u{fffd}' } else { c }))
+        self.0.chars().try_for_each(|c| f.write_char(if is_harmful(c) { '\u{fffd}' } else { c }))
+    }
+}
+
+fn write_json(text: &mut Vec<u8>, line: &impl Serialize) -> serde_json::Result<()> {
+    line.serialize(&mut serde_json::Serializer::with_formatter(text, Harmless))
+}
+
+/// JSON that also escapes what serde_json leaves as it is: harmful characters beyond ASCII.
+struct Harmless;
+
+impl serde_json::ser::Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.is_ascii() {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for c in fragment.chars() {
+            if is_harmful(c) { write!(writer, "\\u{:04x}", u32::from(c))? } else { write!(writer, "{c}")? }
+        }
+        Ok(())
     }
 }
 
@@ -318,9 +342,11 @@ mod tests {
         std::fs::read_to_string(file.path()).unwrap()
     }
 
+    const HOSTILE: &str = "é\n{\"forged\": true}\u{1b}[2J\u{9b}2J\u{2028}\u{202e}\u{2066}";
+
     fn hostile() -> Box<RequestRecord> {
         Box::new(RequestRecord {
-            kms_request_id: "id\n{\"forged\": true}\u{1b}[2J".into(),
+            kms_request_id: HOSTILE.into(),
             operation: "encrypt",
             error: "none",
             status: 200,
@@ -333,7 +359,8 @@ mod tests {
         let text = written(Format::Json, |log| log.request(hostile()));
         assert_eq!(text.lines().count(), 1, "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["kmsRequestId"], "id\n{\"forged\": true}\u{1b}[2J");
+        assert_eq!(json["kmsRequestId"], HOSTILE);
+        assert!(text.contains("é") && !text.trim_end().contains(is_harmful), "{text}");
         assert_eq!(json["event"], "request");
     }
 
@@ -344,7 +371,7 @@ mod tests {
             log.event(Level::Warn, "two\nlines");
         });
         assert_eq!(text.lines().count(), 2, "{text}");
-        assert!(!text.contains('\u{1b}'));
+        assert!(!text.replace('\n', "").contains(is_harmful), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 readonly LISTEN_BACKLOG=16384         # connections each shard's listener asks the kernel to hold
 readonly CONNECTIONS_A_SHARD=20000    # CONNECTIONS_A_SHARD_MAX
 readonly OTHER_DESCRIPTORS=1024       # log, io_uring, admin listener, the HSM's library
-readonly MEMLOCK_MIN_KIB=512          # MEMLOCK_BYTES_MIN
+readonly MEMLOCK_A_SHARD_KIB=1280     # MEMLOCK_BYTES_A_SHARD
 readonly RETRIES_MAX=8                # 108 s until a dead peer is given up; RFC 1122, 4.2.3.5 wants at least 100 s
 readonly SYN_RETRIES_MAX=3            # 20 s
 readonly KEEPALIVE_SECONDS_MAX=300    # below the 350 s of an AWS network load balancer
@@ -85,7 +85,7 @@ io_uring_disabled() {
 }
 
 locked_memory() {
-    local now need=$MEMLOCK_MIN_KIB why="xksd does not start with less; LimitMEMLOCK"
+    local now need=$((shards * MEMLOCK_A_SHARD_KIB)) why="the shards' rings; xksd may not start with less; LimitMEMLOCK"
     now="$(limit_of_xksd "Max locked memory")" || { absent "locked memory, KiB" "at least $need" "$why" && return; }
     now=$((now / 1024))
     if ((now >= need)); then

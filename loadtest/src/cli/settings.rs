@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{CommonArgs, RunArgs};
+use crate::descriptors;
 use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX, WORKERS_MAX};
 use crate::run::Run;
 use crate::schedule::Plan;
@@ -78,6 +79,7 @@ impl CommonArgs {
         if self.timeout.is_zero() || self.timeout > Duration::from_secs(60) {
             return Err("--timeout: up to 60s".into());
         }
+        descriptors::reserve(self.connections, self.idle, self.workers)?;
         Ok(Run {
             target: Arc::new(Target::resolve(target)?),
             shape: Shape {

@@ -52,7 +52,7 @@ impl Bound {
             Bound::ProxyCpu
         } else if seen.machine.is_some_and(|busy| busy >= 0.95) {
             Bound::Machine
-        } else if seen.own_busiest >= FULL || client.lag_p99_us > LAG_US {
+        } else if seen.own_busiest.is_some_and(|busiest| busiest >= FULL) || client.lag_p99_us > LAG_US {
             Bound::Client
         } else if client.throttled {
             Bound::Throttling
@@ -102,7 +102,7 @@ mod tests {
         let cpu = Cpu { busiest_thread: busiest, cores_used: busiest, cores_allowed: 4, ..Cpu::default() };
         let key_manager = KeyManager { sessions_busy, sessions_open: 16, hsm_mean_us: 2000.0, ..KeyManager::default() };
         let server = Server { cpu: Some(cpu), key_manager: Some(key_manager) };
-        Seen { server, own_busiest, machine: Some(machine), ..Seen::default() }
+        Seen { server, own_busiest: Some(own_busiest), machine: Some(machine), ..Seen::default() }
     }
 
     const QUIET: Client = Client { lag_p99_us: 100, connections_busy: 0.2, throttled: false };

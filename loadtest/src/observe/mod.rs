@@ -34,10 +34,10 @@ struct Sample {
 pub struct Seen {
     /// Of the proxy.
     pub server: Server,
-    /// CPU time of this tool.
-    pub own_cpu: Duration,
-    /// The share of the time that the busiest thread of this tool ran.
-    pub own_busiest: f64,
+    /// CPU time of this tool, where it can be read.
+    pub own_cpu: Option<Duration>,
+    /// The share of the time that the busiest thread of this tool ran, where it can be read.
+    pub own_busiest: Option<f64>,
     /// The share of this machine's cores that was busy, where the proxy runs on it too.
     pub machine: Option<f64>,
 }
@@ -56,15 +56,15 @@ pub struct Server {
 pub struct Cpu {
     /// Process id.
     pub pid: u32,
-    /// CPU time for each right answer, microseconds, of all threads; the HSM's library is among them.
-    pub us_per_request: f64,
+    /// CPU time for each right answer, microseconds, of all threads; the HSM's library is among them. `None` where it could not be measured.
+    pub us_per_request: Option<f64>,
     /// Cores' worth of CPU time used.
     pub cores_used: f64,
     /// Cores it may use.
     pub cores_allowed: usize,
     /// The share of the time that its busiest thread ran.
     pub busiest_thread: f64,
-    /// That thread's name.
+    /// That thread's name; of xksd's shards without the number, which is the executor's and not that of the shard in xksd's log.
     pub busiest_thread_name: String,
 }
 
@@ -85,6 +85,14 @@ pub struct KeyManager {
 
 /// Share of the time that a session should be in use at most: above it, waits grow out of proportion.
 const SESSION_USE: f64 = 0.7;
+
+/// How the names of xksd's shard threads begin.
+const SHARD: &str = "xksd-shard";
+
+/// CPU time for each right answer, microseconds; `None` where there is none, or less was used than the kernel's clock tick (10 ms) shows.
+pub fn us_a_request(used: Duration, right: u64) -> Option<f64> {
+    (right > 0 && !used.is_zero()).then(|| used.as_secs_f64() * 1e6 / right as f64)
+}
 
 impl Observer {
     /// Finds what can be watched.
@@ -114,23 +122,23 @@ impl Observer {
         let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else { return Seen::default() };
         let seconds = after.at.saturating_duration_since(before.at).as_secs_f64().max(1e-9);
         let cpu = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref())).map(|(process, (from, to))| {
-            let used = to.total.saturating_sub(from.total).as_secs_f64();
+            let used = to.total.saturating_sub(from.total);
             let (name, busiest) = to.busiest_since(from);
             Cpu {
                 pid: process.pid,
-                us_per_request: if came_in == 0 { 0.0 } else { used * 1e6 / came_in as f64 },
-                cores_used: used / seconds,
+                us_per_request: us_a_request(used, came_in),
+                cores_used: used.as_secs_f64() / seconds,
                 cores_allowed: to.cores,
                 busiest_thread: busiest.as_secs_f64() / seconds,
-                busiest_thread_name: name,
+                busiest_thread_name: if name.starts_with(SHARD) { SHARD.into() } else { name },
             }
         });
         let key_manager = before.metrics.as_ref().zip(after.metrics.as_ref()).and_then(|(from, to)| KeyManager::between(from, to, seconds));
         let own = before.own.as_ref().zip(after.own.as_ref());
         Seen {
             server: Server { cpu, key_manager },
-            own_cpu: own.map_or(Duration::ZERO, |(from, to)| to.total.saturating_sub(from.total)),
-            own_busiest: own.map_or(0.0, |(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
+            own_cpu: own.map(|(from, to)| to.total.saturating_sub(from.total)),
+            own_busiest: own.map(|(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
             machine: before.machine.zip(after.machine).map(|(from, to)| to.busy_since(from)),
         }
     }
@@ -159,6 +167,13 @@ impl KeyManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_answers_or_time_there_is_no_cpu_a_request() {
+        let second = Duration::from_secs(1);
+        assert_eq!(us_a_request(second, 1000), Some(1000.0));
+        assert_eq!((us_a_request(second, 0), us_a_request(Duration::ZERO, 1000)), (None, None));
+    }
 
     #[test]
     fn sessions_follow_littles_law() {

@@ -308,10 +308,10 @@ pub struct Tls {
 /// How this tool itself fared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Client {
-    /// CPU time of a request, microseconds.
-    pub cpu_us_per_request: f64,
-    /// Share of the time that its busiest worker ran.
-    pub busiest_worker: f64,
+    /// CPU time for each right answer, microseconds; `None` where it could not be measured.
+    pub cpu_us_per_request: Option<f64>,
+    /// Share of the time that its busiest worker ran, where it could be read.
+    pub busiest_worker: Option<f64>,
     /// Share of what the connections can carry at once that was on its way, on average.
     pub connections_busy: f64,
     /// How late requests were handed to connections.

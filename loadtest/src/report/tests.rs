@@ -62,11 +62,11 @@ pub(crate) fn sample() -> Report {
         ],
         timeline: (0..40).map(point).collect(),
         tls: Tls { protocol: "TLSv1_3 TLS13_AES_256_GCM_SHA384".into(), handshakes: 64, ..Tls::default() },
-        client: Client { cpu_us_per_request: 9.5, busiest_worker: 0.4, ..Client::default() },
+        client: Client { cpu_us_per_request: Some(9.5), busiest_worker: Some(0.4), ..Client::default() },
         server: Server {
             cpu: Some(crate::observe::Cpu {
                 pid: 1,
-                us_per_request: 20.0,
+                us_per_request: Some(20.0),
                 cores_used: 0.5,
                 cores_allowed: 2,
                 busiest_thread: 0.4,
@@ -164,6 +164,25 @@ fn without_a_right_answer_there_are_no_percentiles() {
     assert!(text.contains("the latest – after") && text.contains("p50 –, p99 –, max –"), "{text}");
     let page = html::page(&report);
     assert!(page.contains("<td class=\"n\">–</td>") && !page.contains(">0 µs<"), "{page}");
+}
+
+#[test]
+fn what_was_not_measured_is_not_told_as_zero() {
+    let whole = sample();
+    let server = Server { cpu: whole.server.cpu.clone().map(|cpu| crate::observe::Cpu { us_per_request: None, ..cpu }), key_manager: None };
+    let report =
+        Report { server, client: Client { cpu_us_per_request: None, busiest_worker: None, ..whole.client.clone() }, ..whole.clone() };
+    let row = |report: &Report, name: &str| text::machine_rows(report).into_iter().find(|row| row.0 == name).map(|row| row.1);
+    assert!(row(&report, "proxy CPU").unwrap().starts_with("CPU a request not measured; 0.50 of 2 cores; "));
+    assert!(row(&report, "this tool").unwrap().starts_with("CPU a request not measured; busiest thread not measured; connections"));
+    assert_eq!(row(&report, "key manager"), None);
+    assert!(row(&whole, "this tool").unwrap().starts_with("9.50 µs a request; busiest thread 40 %; "));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.json");
+    report.save(&file).unwrap();
+    let again = Report::load(&file).unwrap();
+    assert_eq!((&again.client, &again.server), (&report.client, &report.server));
+    assert!(!crate::compare::text(["a", "b"], &whole, &again).contains("proxy CPU"), "nothing to compare");
 }
 
 #[test]

@@ -170,13 +170,17 @@ pub fn knee_text(report: &Report) -> String {
     }
 }
 
+fn cpu_a_request(us: Option<f64>) -> String {
+    us.map_or("CPU a request not measured".into(), |us| format!("{} µs a request", figure(us)))
+}
+
 /// Figures of the proxy, the HSM and this tool.
 pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     if let Some(cpu) = &report.server.cpu {
         let value = format!(
-            "{} µs a request; {:.2} of {} cores; busiest thread {} {:.0} %",
-            figure(cpu.us_per_request),
+            "{}; {:.2} of {} cores; busiest thread {} {:.0} %",
+            cpu_a_request(cpu.us_per_request),
             cpu.cores_used,
             cpu.cores_allowed,
             cpu.busiest_thread_name,
@@ -202,9 +206,9 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     rows.push((
         "this tool",
         format!(
-            "{} µs a request; busiest thread {:.0} %; connections {:.0} % busy; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
-            figure(client.cpu_us_per_request),
-            client.busiest_worker * 100.0,
+            "{}; busiest thread {}; connections {:.0} % busy; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
+            cpu_a_request(client.cpu_us_per_request),
+            client.busiest_worker.map_or("not measured".into(), |share| format!("{:.0} %", share * 100.0)),
             client.connections_busy * 100.0,
             micros(client.lag_p99_us),
             micros(client.lag_max_us),

@@ -56,7 +56,6 @@ impl Run {
     /// # Errors
     /// When it could not begin.
     pub fn execute(&self, live: &mut Live) -> Result<Report, Failure> {
-        raise_descriptor_limit();
         let run = random_id()?;
         let (go, abort) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
         let (ready, all_ready) = channel();
@@ -158,11 +157,4 @@ fn random_id() -> Result<u32, Failure> {
     let mut id = [0; 4];
     ring::rand::SystemRandom::new().fill(&mut id).map_err(|_| Failure::Setup("no random numbers".into()))?;
     Ok(u32::from_ne_bytes(id))
-}
-
-/// Each connection takes a descriptor.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

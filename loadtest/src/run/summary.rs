@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Run;
 use crate::idle::IdleReport;
-use crate::observe::Observer;
 use crate::observe::bound::{self, Bound};
+use crate::observe::{Observer, us_a_request};
 use crate::report;
 use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text};
 use crate::request::Call;
@@ -50,7 +50,7 @@ impl Run {
         // Also errors of no single request (a failed connection, a decrypt after the run) must not pass for success.
         let all_errors = all.errors.max(stats.errors.values().sum());
         let client = Client {
-            cpu_us_per_request: if all.right == 0 { 0.0 } else { seen.own_cpu.as_secs_f64() * 1e6 / all.right as f64 },
+            cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.right)),
             busiest_worker: seen.own_busiest,
             connections_busy: self.connections_busy(&all, seconds),
             lag_p99_us: all.lag.value_at_quantile(0.99),

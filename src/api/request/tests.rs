@@ -123,7 +123,9 @@ fn each_required_field_is_named_when_it_is_missing_or_null() {
         };
         for path in common.iter().chain(more) {
             let pointer = format!("/{path}");
-            let expected = (ErrorName::ValidationException, format!("{} is missing", path.replace('/', ".")));
+            let of_ciphertext = ["ciphertext", "initializationVector", "authenticationTag"].contains(path);
+            let name = if of_ciphertext { ErrorName::InvalidCiphertextException } else { ErrorName::ValidationException };
+            let expected = (name, format!("{} is missing", path.replace('/', ".")));
             assert_eq!(refused(operation, &without(body.clone(), &pointer)), expected, "{operation:?}");
             assert_eq!(refused(operation, &with(body.clone(), &pointer, Value::Null)), expected, "{operation:?}");
         }

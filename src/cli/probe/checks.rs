@@ -1,6 +1,6 @@
 //! The calls a probe makes and what it demands of their answers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,57 +15,75 @@ use super::sign::Signer;
 
 /// Encryption context as KMS would send it.
 const AAD: &[u8] = b"purpose=xksd-probe";
+const REFUSED: &str = "refused as it must be";
 
 /// What the checks work with.
 pub(super) struct Checks<'a> {
-    pub(super) client: &'a mut Client,
-    pub(super) signer: Signer,
-    pub(super) prefix: String,
-    pub(super) key: String,
+    client: &'a mut Client,
+    signer: Signer,
+    prefix: String,
+    key: String,
+    /// How long the last call took, whatever came of it.
+    time: Duration,
     /// A signature of this credential was accepted: only then does it say something that a wrong one is refused.
-    pub(super) believed: bool,
+    believed: bool,
+    /// GetHealthStatus, which no key is part of, was answered 404: then so is everything else at this prefix.
+    no_such_path: bool,
 }
+
+/// What to say of a check: a note where it passed, the reason where it failed.
+type Checked = Result<String, String>;
 
 /// The three parts of a ciphertext and what comes with them, base64 as the proxy gave it.
 struct Ciphertext {
     fields: Vec<(&'static str, String)>,
     tag: Vec<u8>,
-    time: Duration,
 }
 
-impl Checks<'_> {
+impl<'a> Checks<'a> {
+    pub(super) fn new(client: &'a mut Client, signer: Signer, prefix: String, key: String) -> Checks<'a> {
+        Checks { client, signer, prefix, key, time: Duration::ZERO, believed: false, no_such_path: false }
+    }
+
     pub(super) fn run(&mut self, report: &mut Report) -> Result<(), Failure> {
-        let (result, note) = split(self.health());
-        self.line(report, result, "GetHealthStatus", &note)?;
-        let (result, note) = split(self.metadata());
-        self.line(report, result, "GetKeyMetadata", &note)?;
+        let health = self.health();
+        self.line(report, "GetHealthStatus", health)?;
+        let metadata = self.metadata();
+        self.line(report, "GetKeyMetadata", metadata)?;
 
         let mut plaintext = [0; 32];
-        if SystemRandom::new().fill(&mut plaintext).is_err() {
-            return report.line(Err("the system has no random bytes".into()), "plaintext", "");
-        }
+        SystemRandom::new().fill(&mut plaintext).map_err(|_| Failure::Failed("the system has no random bytes".into()))?;
+        let (decrypt, altered) = ("Decrypt", "Decrypt with an altered tag");
         match self.encrypt(&plaintext) {
             Ok(ciphertext) => {
-                report.line(Ok(ciphertext.time), "Encrypt", "CDIV verified")?;
+                self.line(report, "Encrypt", Ok("CDIV verified".into()))?;
                 let decrypted = self.decrypt(&ciphertext, &plaintext);
-                self.line(report, decrypted, "Decrypt", "plaintext as before")?;
+                self.line(report, decrypt, decrypted)?;
                 let refused = self.decrypt_altered(&ciphertext);
-                self.line(report, refused, "Decrypt with an altered tag", "refused as it must be")?;
+                self.line(report, altered, refused)?;
             }
-            Err(why) => self.line(report, Err(why), "Encrypt", "")?,
+            Err(why) => {
+                self.line(report, "Encrypt", Err(why))?;
+                report.left_out(decrypt, "Encrypt failed")?;
+                report.left_out(altered, "Encrypt failed")?;
+            }
         }
         if self.believed {
             let refused = self.wrong_signature();
-            self.line(report, refused, "a wrong signature", "refused as it must be")?;
+            self.line(report, "a wrong signature", refused)?;
         } else {
             report.left_out("a wrong signature", "no right one was accepted")?;
         }
-        report.line(self.get(), "GET instead of POST", "refused as it must be")
+        if self.no_such_path {
+            return report.left_out("GET instead of POST", "POST was answered 404");
+        }
+        let refused = self.get();
+        self.line(report, "GET instead of POST", refused)
     }
 
     /// A line of the report; the last one if the connection was lost, since all others would only say so again.
-    fn line(&self, report: &mut Report, result: Result<Duration, String>, what: &str, note: &str) -> Result<(), Failure> {
-        report.line(result, what, note)?;
+    fn line(&self, report: &mut Report, what: &str, checked: Checked) -> Result<(), Failure> {
+        report.line(what, self.time, checked)?;
         if self.client.is_lost() {
             return Err(Failure::Failed("the connection is lost: the other checks were left out".into()));
         }
@@ -78,18 +96,26 @@ impl Checks<'_> {
         let signed = self.signer.sign(self.client.host(), &path, body.as_bytes(), OffsetDateTime::now_utc());
         let sent = if spoil { body.replace("HealthStatus", "HealthStatuS") } else { body };
         let headers = [("Content-Type", "application/json"), ("X-Amz-Date", &signed.date), ("Authorization", &signed.authorization)];
-        let answer = self.client.call("POST", &path, &headers, sent.as_bytes())?;
+        let answer = self.call("POST", &path, &headers, sent.as_bytes())?;
         self.believed |= answer.status == 200;
         Ok(answer)
+    }
+
+    fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+        let start = Instant::now();
+        let answer = self.client.call(method, path, headers, body);
+        self.time = answer.as_ref().map_or_else(|_| start.elapsed(), |answer| answer.time);
+        answer
     }
 
     fn key_path(&self, operation: &str) -> String {
         format!("keys/{}/{operation}", self.key)
     }
 
-    fn health(&mut self) -> Result<(Duration, String), String> {
+    fn health(&mut self) -> Checked {
         let body = json!({"requestMetadata": {"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"}});
         let answer = self.post("health", &body, false)?;
+        self.no_such_path = answer.status == 404;
         let json = success(&answer)?;
         if json["xksProxyFleetSize"].as_u64().unwrap_or(0) == 0 {
             return Err("xksProxyFleetSize must be an integer above 0".into());
@@ -117,10 +143,10 @@ impl Checks<'_> {
         if fleet.iter().all(|member| member["healthStatus"] == "UNAVAILABLE") {
             return Err(format!("every key manager is UNAVAILABLE, so KMS will not use this key store ({note})"));
         }
-        Ok((answer.time, note))
+        Ok(note)
     }
 
-    fn metadata(&mut self) -> Result<(Duration, String), String> {
+    fn metadata(&mut self) -> Checked {
         let body = json!({"requestMetadata": metadata("CreateKey", false)});
         let answer = self.post(&self.key_path("metadata"), &body, false)?;
         let json = success(&answer)?;
@@ -131,7 +157,7 @@ impl Checks<'_> {
         if spec != "AES_256" || status != "ENABLED" || !usage.contains(&"ENCRYPT") || !usage.contains(&"DECRYPT") {
             return Err(format!("KMS could not use this key: {note}"));
         }
-        Ok((answer.time, note))
+        Ok(note)
     }
 
     fn encrypt(&mut self, plaintext: &[u8]) -> Result<Ciphertext, String> {
@@ -170,7 +196,7 @@ impl Checks<'_> {
                 fields.push((name, value.to_string()));
             }
         }
-        Ok(Ciphertext { fields, tag, time: answer.time })
+        Ok(Ciphertext { fields, tag })
     }
 
     fn send_decrypt(&mut self, ciphertext: &Ciphertext, tag: &[u8]) -> Result<Answer, String> {
@@ -186,37 +212,30 @@ impl Checks<'_> {
         self.post(&self.key_path("decrypt"), &body, false)
     }
 
-    fn decrypt(&mut self, ciphertext: &Ciphertext, plaintext: &[u8]) -> Result<Duration, String> {
+    fn decrypt(&mut self, ciphertext: &Ciphertext, plaintext: &[u8]) -> Checked {
         let answer = self.send_decrypt(ciphertext, &ciphertext.tag)?;
         if bytes(&success(&answer)?, "plaintext")? != plaintext {
             return Err("the plaintext is another one than was encrypted".into());
         }
-        Ok(answer.time)
+        Ok("plaintext as before".into())
     }
 
-    fn decrypt_altered(&mut self, ciphertext: &Ciphertext) -> Result<Duration, String> {
+    fn decrypt_altered(&mut self, ciphertext: &Ciphertext) -> Checked {
         let mut tag = ciphertext.tag.clone();
         tag[0] ^= 1;
         let answer = self.send_decrypt(ciphertext, &tag)?;
         refusal(&answer, 400, "InvalidCiphertextException")
     }
 
-    fn wrong_signature(&mut self) -> Result<Duration, String> {
+    fn wrong_signature(&mut self) -> Checked {
         let body = json!({"requestMetadata": {"kmsRequestId": request_id(), "kmsOperation": "KmsHealthStatus"}});
         let answer = self.post("health", &body, true)?;
         refusal(&answer, 401, "AuthenticationFailedException")
     }
 
-    fn get(&mut self) -> Result<Duration, String> {
-        let answer = self.client.call("GET", &format!("{}/kms/xks/v1/health", self.prefix), &[], b"")?;
-        if answer.status == 405 { Ok(answer.time) } else { Err(format!("status {} instead of 405", answer.status)) }
-    }
-}
-
-fn split(result: Result<(Duration, String), String>) -> (Result<Duration, String>, String) {
-    match result {
-        Ok((time, note)) => (Ok(time), note),
-        Err(why) => (Err(why), String::new()),
+    fn get(&mut self) -> Checked {
+        let answer = self.call("GET", &format!("{}/kms/xks/v1/health", self.prefix), &[], b"")?;
+        if answer.status == 405 { Ok(REFUSED.into()) } else { Err(format!("status {} instead of 405", answer.status)) }
     }
 }
 
@@ -246,10 +265,10 @@ fn success(answer: &Answer) -> Result<Value, String> {
     serde_json::from_slice(&answer.body).map_err(|e| format!("not JSON ({e}): {}", excerpt(&answer.body)))
 }
 
-fn refusal(answer: &Answer, status: u16, name: &str) -> Result<Duration, String> {
+fn refusal(answer: &Answer, status: u16, name: &str) -> Checked {
     let found = serde_json::from_slice::<Value>(&answer.body).ok().and_then(|json| json["errorName"].as_str().map(String::from));
     if answer.status == status && found.as_deref() == Some(name) {
-        Ok(answer.time)
+        Ok(REFUSED.into())
     } else {
         Err(format!("status {} {} instead of {status} {name}", answer.status, found.unwrap_or_else(|| "without errorName".into())))
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use self::checks::Checks;
 use self::client::{Client, Target};
 use self::sign::Signer;
 use super::{Failure, print};
@@ -89,9 +90,9 @@ fn probe(plan: Plan) -> Result<(), Failure> {
     let mut client = Client::connect(&target, tls).map_err(|why| Failure::Failed(format!("xksd probe: {why}")))?;
     let mut report = Report { failed: 0 };
     print(&format!("{}:{}  {}\n", target.host, target.port, client.protocol))?;
-    report.line(Ok(client.connect), "TCP connection", "")?;
-    report.line(Ok(client.handshake), "TLS handshake", "")?;
-    checks::Checks { client: &mut client, signer, prefix, key, believed: false }.run(&mut report)?;
+    report.line("TCP connection", client.connect, Ok(String::new()))?;
+    report.line("TLS handshake", client.handshake, Ok(String::new()))?;
+    Checks::new(&mut client, signer, prefix, key).run(&mut report)?;
     match report.failed {
         0 => print("all checks passed\n"),
         1 => Err(Failure::Failed("1 check failed".into())),
@@ -105,15 +106,17 @@ struct Report {
 }
 
 impl Report {
-    /// `note` is printed behind a check that passed.
-    fn line(&mut self, result: Result<Duration, String>, what: &str, note: &str) -> Result<(), Failure> {
-        match result {
-            Ok(time) => print(&format!("  ok    {what:<28} {:>9.3} ms  {note}\n", time.as_secs_f64() * 1e3)),
+    /// A check that passed, with a note, or failed, and why.
+    fn line(&mut self, what: &str, time: Duration, checked: Result<String, String>) -> Result<(), Failure> {
+        let (word, told) = match checked {
+            Ok(note) => ("ok", note),
             Err(why) => {
                 self.failed += 1;
-                print(&format!("  FAIL  {what:<28} {why}\n"))
+                ("FAIL", why)
             }
-        }
+        };
+        let line = format!("  {word:<4}  {what:<28} {:>9.3} ms  {told}", time.as_secs_f64() * 1e3);
+        print(&format!("{}\n", line.trim_end()))
     }
 
     /// A check that would have shown nothing.
@@ -184,9 +187,15 @@ fn credential(args: &Args, store: Option<&KeyStore>) -> Result<(String, Zeroizin
         (None, Some(credential)) => Some(Zeroizing::new(credential.secret_access_key.expose().to_string())),
         (None, None) => std::env::var("XKS_SECRET_ACCESS_KEY").ok().map(Zeroizing::new),
     };
-    let id = args.access_key_id.as_ref().or_else(|| known.map(|credential| &credential.access_key_id));
-    let missing = "give --access-key-id, and its secret with --secret-file or in XKS_SECRET_ACCESS_KEY";
-    id.cloned().zip(secret).ok_or_else(|| missing.to_owned())
+    let give = "--secret-file or in XKS_SECRET_ACCESS_KEY";
+    let Some(id) = args.access_key_id.as_ref().or_else(|| known.map(|credential| &credential.access_key_id)) else {
+        return Err(format!("give --access-key-id, and its secret with {give}"));
+    };
+    let Some(secret) = secret else {
+        let unknown = store.map(|store| format!("key store {:?} of the configuration has no credential of this id: ", store.path_prefix));
+        return Err(format!("--access-key-id {id}: {}give its secret with {give}", unknown.unwrap_or_default()));
+    };
+    Ok((id.clone(), secret))
 }
 
 fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
