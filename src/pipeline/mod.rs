@@ -117,9 +117,9 @@ impl Pipeline {
     ) -> Result<(), ApiError> {
         let stores = self.stores.load_full();
         let (route, store) = self.route(&stores, request).inspect_err(|error| {
-            if error.name() == ErrorName::InvalidUriPathException {
-                // What stands before xksd may have rewritten it: only here can that be seen. No longer than TARGET_BYTES_MAX.
-                story.record.detail = format!("{}: {}", error.message(), request.path);
+            // What stands before xksd may have rewritten the prefix: only here can that be seen. Nothing else of the path, which may be anything.
+            if let Ok(route) = crate::api::route(request.path) {
+                story.record.detail = format!("{}: {}", error.message(), route.prefix);
             }
         })?;
         story.record.key_store = store.prefix.clone();

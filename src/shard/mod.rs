@@ -129,6 +129,9 @@ impl ShardSeed {
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
         self.nudge.enlist().await;
+        if self.stop.is_requested() {
+            return;
+        }
         let listener = match listener::listen(self.listen) {
             Ok((address, listener)) => {
                 started(Ok(address));

@@ -2,8 +2,8 @@
 //!
 //! glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before the first of them is run: it takes
 //! "preempted" for "nothing to do" (glommio/glommio#53, mended after that release). Nothing of the shard's own ends that sleep, for its timers
-//! have fired already. It takes no more than a machine with other work to do. So another thread wakes each shard every [`NUDGE_INTERVAL`]: a wake
-//! finds the tasks still queued, and costs some 20 µs of a shard that sleeps. While no shard has anything to do it wakes them every [`IDLE_NUDGE_INTERVAL`].
+//! have fired already. It takes no more than a machine with other work to do. So another thread wakes each shard every `NUDGE_INTERVAL`: a wake
+//! finds the tasks still queued, and costs some 20 µs of a shard that sleeps. While no shard has anything to do it wakes them every `IDLE_NUDGE_INTERVAL`.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
