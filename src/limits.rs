@@ -133,7 +133,7 @@ pub const RING_DEPTH: usize = 4096;
 /// glommio refuses to start an executor below this limit of locked memory, bytes.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// What the kernel may count of a shard against the limit of locked memory of its user, bytes: rings of [`RING_DEPTH`] and the registered buffers, 1,219 KiB
-/// on Linux 6.18. Before 6.14 and from 5.12 the rings do not count.
+/// on Linux 6.18. Not every version counts the rings: io_uring_mlock_size(3) says that from 5.12 on none does, 6.18 does again.
 pub const MEMLOCK_BYTES_A_SHARD: u64 = 1280 * 1024;
 
 // ---- HSM ------------------------------------------------------------------------------------------------------

@@ -393,7 +393,7 @@ fn too_little_locked_memory_is_one_clear_sentence() {
     }
 }
 
-/// Where the kernel counts the rings (all from Linux 6.14 on).
+/// Where the kernel counts the rings: seen on Linux 6.18, and taken to be so from 6.14 on.
 #[test]
 fn locked_memory_for_some_of_the_shards_alone_is_told_too() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");

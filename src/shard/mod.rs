@@ -129,6 +129,7 @@ impl ShardSeed {
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
         self.nudge.enlist().await;
+        // It had slept over its start, and another has its place.
         if self.stop.is_requested() {
             return;
         }
