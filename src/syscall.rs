@@ -1,11 +1,13 @@
-//! Two of the executor's system calls, as a program with many sockets and cores needs them: `xksd`, and `xksd-load` as well.
+//! Three of the executor's system calls, as a program with many sockets and cores needs them: `xksd`, and `xksd-load` as well.
 //!
-//! glommio-ng 0.12.0 offers no setting for either, so `build.rs` has the linker lead `syscall(2)` of what is linked into this program here (`ld
+//! glommio-ng 0.12.0 offers no setting for them, so `build.rs` has the linker lead `syscall(2)` of what is linked into this program here (`ld
 //! --wrap`): of the standard library and the crates, not of libc itself nor of a PKCS#11 module. `docs/performance.md` has what each is worth.
-//! Either goes when the executor has it.
+//! Each goes when the executor has it.
 
+use std::cell::Cell;
 use std::ffi::c_long;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 /// Without it the kernel interrupts the core of a thread that runs as often as one of its sockets becomes readable on another core; with it completions
 /// are run "at any kernel/user transition" (io_uring_setup(2); since Linux 5.19). A busy shard makes a system call for each request, and its preemption timer
@@ -19,6 +21,33 @@ struct RingParameters {
     sq_entries: u32,
     cq_entries: u32,
     flags: u32,
+    sq_thread_cpu: u32,
+    sq_thread_idle: u32,
+    features: u32,
+}
+
+const IORING_ENTER_GETEVENTS: c_long = 1 << 0;
+const IORING_ENTER_EXT_ARG: c_long = 1 << 3;
+const IORING_FEAT_EXT_ARG: u32 = 1 << 8;
+
+/// io_uring's `struct io_uring_getevents_arg`: the sixth argument of io_uring_enter(2) with `IORING_ENTER_EXT_ARG` (since Linux 5.11).
+#[repr(C)]
+struct WaitArguments {
+    signal_mask: u64,
+    signal_mask_bytes: u32,
+    padding: u32,
+    /// Of a `struct __kernel_timespec`: seconds and nanoseconds, 64 bits each.
+    time_out: *const [i64; 2],
+}
+
+/// The longest sleep after one that something ended: work that the executor sleeps over waits for so long. A small part of a request's budget.
+const SLEEP_MAX: Duration = Duration::from_millis(2);
+/// The longest sleep after one that nothing ended: a shard without work is not to be woken often.
+const FURTHER_SLEEP_MAX: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Nothing has ended this thread's last sleep but its time limit.
+    static UNDISTURBED: Cell<bool> = const { Cell::new(false) };
 }
 
 unsafe extern "C" {
@@ -40,14 +69,36 @@ extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d:
             let asked = unsafe { flags.read() };
             // SAFETY: as above.
             unsafe { flags.write(asked | IORING_SETUP_COOP_TASKRUN) };
-            let made = call();
-            if made >= 0 {
-                return made;
+            let mut made = call();
+            if made < 0 {
+                // A kernel that does not know the flag, or a ring of a kind that cannot have it.
+                // SAFETY: as above.
+                unsafe { flags.write(asked) };
+                made = call();
             }
-            // A kernel that does not know the flag, or a ring of a kind that cannot have it.
             // SAFETY: as above.
-            unsafe { flags.write(asked) };
-            call()
+            if made >= 0 && unsafe { (*(b as *const RingParameters)).features } & IORING_FEAT_EXT_ARG == 0 {
+                // SAFETY: the descriptor just made, which nobody else knows.
+                unsafe { libc::close(made as i32) };
+                return fail(libc::ENOSYS);
+            }
+            made
+        }
+        // glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before the first of them is run: it takes
+        // "preempted" for "nothing to do" (glommio/glommio#53, mended after that release). Nothing of its own ends that sleep, for its timers have
+        // fired already. It takes no more than a machine with other work to do. So no sleep is without end.
+        libc::SYS_io_uring_enter if c == 1 && d == IORING_ENTER_GETEVENTS && e == 0 => {
+            let longest = if UNDISTURBED.get() { FURTHER_SLEEP_MAX } else { SLEEP_MAX };
+            let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
+            let wait = WaitArguments { signal_mask: 0, signal_mask_bytes: 0, padding: 0, time_out: &raw const time_out };
+            let bytes = size_of::<WaitArguments>() as c_long;
+            // SAFETY: the caller's arguments, and those of the wait, which the kernel only reads, and only during the call.
+            let entered = unsafe { __real_syscall(number, a, b, c, d | IORING_ENTER_EXT_ARG, (&raw const wait) as c_long, bytes) };
+            // SAFETY: this thread's errno.
+            let over = entered < 0 && unsafe { *libc::__errno_location() } == libc::ETIME;
+            UNDISTURBED.set(over);
+            // As a signal would have ended it, which the executor expects.
+            if over { fail(libc::EINTR) } else { entered }
         }
         // Before each sleep the executor says "I sleep" and looks once more for wakes, with a barrier between that interrupts every core on which
         // a thread of this process runs, so all other shards. It spares those who wake a barrier of their own; but they have one: a wake is
@@ -62,13 +113,19 @@ extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d:
     }
 }
 
+fn fail(error: i32) -> c_long {
+    // SAFETY: this thread's errno.
+    unsafe { *libc::__errno_location() = error };
+    -1
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
     use std::task::Poll;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use futures_util::task::AtomicWaker;
     use glommio::{LocalExecutorBuilder, Placement};
@@ -156,5 +213,45 @@ mod tests {
             }
         });
         stopped.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn no_sleep_is_without_end() {
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // SAFETY: io_uring_setup(2) with room for its parameters, which are 120 bytes.
+            let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, [0_u32; 30].as_mut_ptr()) };
+            for _ in 0..3 {
+                // SAFETY: nothing is submitted, and there is no memory for the kernel to read.
+                let entered = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, IORING_ENTER_GETEVENTS, 0, 0) };
+                ended.send((entered, std::io::Error::last_os_error().raw_os_error())).unwrap();
+            }
+            // SAFETY: the descriptor made above, closed once.
+            unsafe { libc::close(ring as i32) };
+        });
+        for _ in 0..3 {
+            assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok((-1, Some(libc::EINTR))));
+        }
+    }
+
+    /// With a timer that mostly fires before the first task is run the executor sleeps over its tasks again and again (glommio/glommio#53).
+    #[test]
+    fn an_executor_that_sleeps_over_its_tasks_goes_on() {
+        const TURNS: u64 = 100;
+        let turns = Arc::new(AtomicU64::new(0));
+        let counted = turns.clone();
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).preempt_timer(Duration::from_micros(25));
+        let executor = executor.spawn(move || async move {
+            for _ in 0..TURNS {
+                glommio::executor().yield_task_queue_now().await;
+                counted.fetch_add(1, Ordering::Release);
+            }
+        });
+        let (executor, since) = (executor.unwrap(), Instant::now());
+        while turns.load(Ordering::Acquire) < TURNS {
+            assert!(since.elapsed() < Duration::from_secs(60), "asleep after {} turns", turns.load(Ordering::Acquire));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        executor.join().unwrap();
     }
 }

@@ -175,6 +175,40 @@ stop_server() { end "$server"; }
 # Resident memory of the server, KiB.
 memory() { awk '/^VmRSS/ { print $2 }' "/proc/$server/status"; }
 
+# ---- nginx ------------------------------------------------------------------------------------------------------
+
+# nginx with xksd's certificate, and the server blocks of standard input: start_nginx ADDRESS_OF_ONE CONNECTIONS_A_WORKER
+start_nginx() {
+    {
+        cat <<T
+daemon off;
+worker_processes auto;
+worker_cpu_affinity auto;
+pid $dir/nginx.pid;
+error_log $dir/nginx.error.log;
+events { worker_connections $2; }
+http {
+    client_body_temp_path $dir; proxy_temp_path $dir; fastcgi_temp_path $dir; uwsgi_temp_path $dir; scgi_temp_path $dir;
+    ssl_certificate $dir/demo/tls/chain.pem;
+    ssl_certificate_key $dir/demo/tls/key.pem;
+    ssl_protocols TLSv1.3;
+    ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
+    keepalive_requests 1000000000;
+    keepalive_timeout 400s;
+T
+        cat
+        echo "}"
+    } >"$dir/nginx.conf"
+    nginx -c "$dir/nginx.conf" -e "$dir/nginx.error.log" 2>"$dir/nginx.log" &
+    master=$!
+    children[$master]=nginx
+    for _ in $(seq 50); do
+        sleep 0.1
+        curl -s --cacert "$dir/demo/ca.pem" -o "$dir/nginx.answer" "https://$1/" && return
+    done
+    die "nginx does not serve: $(tail -3 "$dir/nginx.error.log")"
+}
+
 # ---- load -------------------------------------------------------------------------------------------------------
 
 # Starts a load that leaves its figures in $dir/report.json; arguments go to `xksd-load run`.

@@ -17,39 +17,17 @@ answer_of_xksd() {
             "https://$xks/demo/kms/xks/v1/keys/demo/encrypt"
 }
 
-start_nginx() {
+serve_nginx() {
     quiet="127.0.0.1:$(free_port)"
     logging="127.0.0.1:$(free_port)"
     server_block() {
         printf 'server { listen %s ssl reuseport backlog=4096; access_log %s; location / { default_type application/json; return 200 '"'%s'"'; } }\n' "$@"
     }
-    cat >"$dir/nginx.conf" <<T
-daemon off;
-worker_processes auto;
-worker_cpu_affinity auto;
-pid $dir/nginx.pid;
-error_log $dir/nginx.error.log;
-events { worker_connections 4096; }
-http {
-    client_body_temp_path $dir; proxy_temp_path $dir; fastcgi_temp_path $dir; uwsgi_temp_path $dir; scgi_temp_path $dir;
-    ssl_certificate $dir/demo/tls/chain.pem;
-    ssl_certificate_key $dir/demo/tls/key.pem;
-    ssl_protocols TLSv1.3;
-    ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
-    keepalive_requests 1000000000;
-    keepalive_timeout 400s;
-    $(server_block "$quiet" off "$body")
-    $(server_block "$logging" "$dir/nginx.access.log combined buffer=64k flush=1s" "$body")
-}
-T
-    nginx -c "$dir/nginx.conf" -e "$dir/nginx.error.log" 2>"$dir/nginx.log" &
-    master=$!
-    children[$master]=nginx
-    for _ in $(seq 50); do
-        sleep 0.1
-        curl -s --cacert "$dir/demo/ca.pem" -d '{}' "https://$logging/" | cmp -s - <(printf %s "$body") && return
-    done
-    die "nginx does not serve: $(tail -3 "$dir/nginx.error.log")"
+    {
+        server_block "$quiet" off "$body"
+        server_block "$logging" "$dir/nginx.access.log combined buffer=64k flush=1s" "$body"
+    } | start_nginx "$logging" 4096
+    curl -s --cacert "$dir/demo/ca.pem" -d '{}' "https://$logging/" | cmp -s - <(printf %s "$body") || die "nginx answers something else"
 }
 
 # CPU time of processes so far, µs: fields 14 and 15 of their stat, in ticks.
@@ -102,7 +80,7 @@ begin demo nginx
 configure
 serve
 body="$(answer_of_xksd)"
-start_nginx
+serve_nginx
 
 echo "The same signed encrypts from the same client to both, answers not verified, $rounds alternating rounds of $seconds s. nginx: a static body of ${#body} bytes,"
 echo "the same certificate (ECDSA P-256). xksd writes a line of audit for each request; the aims are against nginx without its access log, which is the harder."

@@ -18,7 +18,6 @@ use super::{admin, changes, probes, reload, system};
 use crate::hsm::Runs;
 use crate::keystore::Backend;
 use crate::limits::HUNG_CALL_TIME;
-use crate::shard::nudge::{self, Nudge};
 use crate::shard::{ShardSeed, ShardThread, Stop};
 use crate::telemetry::{Level, Log, log};
 use crate::tls;
@@ -35,10 +34,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// A shard starts within some milliseconds, or never.
-const START_TIME: Duration = Duration::from_secs(1);
-/// How often one is tried. A machine that is so busy that it takes seconds has no use for more.
-const START_TRIES: usize = 10;
+/// A shard starts within some milliseconds, unless the machine stands still.
+const START_TIME: Duration = Duration::from_secs(10);
 
 const SECOND_SIGNAL: &str = "ended at once by a second signal";
 
@@ -200,11 +197,10 @@ fn run(
         service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
     }
     let mut shards = Vec::new();
-    let nudges: Vec<Arc<Nudge>> = placed.iter().map(|_| Arc::default()).collect();
-    nudge::start(nudges.iter().map(Arc::downgrade).collect()).map_err(|e| format!("cannot start a thread: {e}"))?;
     let mut listen = listen;
     for (index, &core) in placed.iter().enumerate() {
-        let seed = |listen, stop| ShardSeed {
+        let stop = Arc::new(Stop::default());
+        let seed = ShardSeed {
             index,
             core,
             listen,
@@ -214,18 +210,14 @@ fn run(
             mailbox: service.mailboxes[index].clone(),
             metrics: service.metrics[index].clone(),
             log: service.log.clone(),
-            stop,
+            stop: stop.clone(),
             beats: Arc::default(),
-            nudge: nudges[index].clone(),
         };
         // One after the other: where the port is 0, the others take the one that the first was given.
-        let (address, shard, stop) =
-            start_shard(|stop| seed(listen, stop), &service.log).map_err(|why| format!("shard {index} did not start: {why}"))?;
+        let (address, shard) = start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
         listen = address;
         shards.push((shard, stop));
     }
-    // Each shard holds its own for as long as it runs.
-    drop(nudges);
     let _ = service.listening.set(listen);
     service.log.event(
         Level::Info,
@@ -273,26 +265,16 @@ fn run(
 }
 
 /// Starts a shard; with the address that it listens on.
-///
-/// The executor can go to sleep before it has run anything, and there is nothing yet to nudge it by ([`nudge`]). One that does is given up, and another
-/// takes its place.
-fn start_shard(seed: impl Fn(Arc<Stop>) -> ShardSeed, log: &Log) -> Result<(SocketAddr, ShardThread, Arc<Stop>), String> {
-    for _ in 0..START_TRIES {
-        let stop = Arc::new(Stop::default());
-        let (started, start) = bounded(1);
-        let shard = seed(stop.clone()).start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
-        match start.recv_timeout(START_TIME) {
-            Ok(Ok(address)) => return Ok((address, shard, stop)),
-            Ok(Err(error)) => return Err(format!("server.listen: {error}")),
-            // It ended before it could say anything.
-            Err(RecvTimeoutError::Disconnected) => return Err(system::explain(&shard.join().err().unwrap_or_default())),
-            Err(RecvTimeoutError::Timeout) => {
-                stop.request();
-                log.event(Level::Warn, format!("a shard did not start within {} s: another takes its place", START_TIME.as_secs()));
-            }
-        }
+fn start_shard(seed: ShardSeed) -> Result<(SocketAddr, ShardThread), String> {
+    let (started, start) = bounded(1);
+    let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
+    match start.recv_timeout(START_TIME) {
+        Ok(Ok(address)) => Ok((address, shard)),
+        Ok(Err(error)) => Err(format!("server.listen: {error}")),
+        // It ended before it could say anything.
+        Err(RecvTimeoutError::Disconnected) => Err(system::explain(&shard.join().err().unwrap_or_default())),
+        Err(RecvTimeoutError::Timeout) => Err(format!("not within {} s", START_TIME.as_secs())),
     }
-    Err(format!("not within {} s, {START_TRIES} times", START_TIME.as_secs()))
 }
 
 /// Turns readiness off and gives how long to serve on, until load balancers have seen that and send no more. `unready_time` is how long they

@@ -105,7 +105,7 @@ pub fn explain(error: &str) -> String {
     let memory = ["os error 12)", "emlock", "annot allocate memory"];
     if refused.iter().any(|sign| error.contains(sign)) {
         format!(
-            "io_uring is not available ({error}): it needs Linux 5.8 or later, the sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+            "io_uring is not available ({error}): it needs Linux 5.11 or later, the sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
         )
     } else if memory.iter().any(|sign| error.contains(sign)) {
         let limit =

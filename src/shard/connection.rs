@@ -152,7 +152,6 @@ impl Connection {
             Ok(0) | Err(_) => Err(End::Closed),
             Ok(_) => {
                 self.last_read = Instant::now();
-                self.shard.nudge.stir();
                 Ok(())
             }
         }

@@ -5,7 +5,6 @@ mod connection;
 mod fair;
 mod handshakes;
 mod listener;
-pub mod nudge;
 mod timekeeper;
 mod watch;
 
@@ -24,7 +23,6 @@ use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use self::handshakes::HandshakeLog;
-use self::nudge::Nudge;
 use self::watch::Watches;
 use crate::keystore::KeyStores;
 use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES, RING_DEPTH};
@@ -64,8 +62,6 @@ pub struct ShardSeed {
     pub stop: Arc<Stop>,
     /// See [`ShardThread::beats`]; a new counter.
     pub beats: Arc<AtomicU64>,
-    /// Through which it is woken from sleeping over work.
-    pub nudge: Arc<Nudge>,
 }
 
 /// Tells a shard, from another thread, to take no more connections and end when the open ones are done.
@@ -93,7 +89,6 @@ struct Shard {
     tls: Arc<ArcSwap<tls::Server>>,
     metrics: Arc<ShardMetrics>,
     handshakes: HandshakeLog,
-    nudge: Arc<Nudge>,
 }
 
 impl Shard {
@@ -128,11 +123,6 @@ impl ShardSeed {
     }
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
-        self.nudge.enlist().await;
-        // It had slept over its start, and another has its place.
-        if self.stop.is_requested() {
-            return;
-        }
         let listener = match listener::listen(self.listen) {
             Ok((address, listener)) => {
                 started(Ok(address));
@@ -149,7 +139,6 @@ impl ShardSeed {
             tls: self.tls,
             metrics: self.metrics,
             handshakes: HandshakeLog::new(self.log.clone()),
-            nudge: self.nudge,
         });
         let delivering = {
             let inbox = inbox.clone();
@@ -225,7 +214,6 @@ impl Door {
         // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it would keep
         // everybody behind it waiting.
         let Ok(client) = stream.peer_addr() else { return };
-        shard.nudge.stir();
         let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
         if watches.len() >= most {
             // Those that were displaced have not had their turn to end.

@@ -1,15 +1,17 @@
 //! A whole shard over a connection: TLS, HTTP, the pipeline, and the executor that runs them.
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
+use std::task::Poll;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use xksd::keystore::Backend;
 use xksd::sched::Mailbox;
-use xksd::shard::nudge::Nudge;
 use xksd::shard::{ShardSeed, ShardThread, Stop};
 use xksd::telemetry::log::Format;
 use xksd::telemetry::{Log, ShardMetrics};
@@ -25,7 +27,6 @@ pub struct Site {
     pub log: Log,
     stop: Arc<Stop>,
     thread: Option<ShardThread>,
-    _nudge: Arc<Nudge>,
 }
 
 impl Site {
@@ -40,7 +41,7 @@ impl Site {
             client: None,
         };
         let (log, _) = Log::start(Format::Json, std::io::sink()).expect("a thread");
-        let (stop, nudge) = (Arc::new(Stop::default()), Arc::new(Nudge::default()));
+        let stop = Arc::new(Stop::default());
         let seed = ShardSeed {
             index: 0,
             core: *xksd::control::system::allowed_cores().expect("an affinity").first().expect("a core"),
@@ -53,18 +54,17 @@ impl Site {
             log: log.clone(),
             stop: stop.clone(),
             beats: Arc::default(),
-            nudge: nudge.clone(),
         };
-        xksd::shard::nudge::start(vec![Arc::downgrade(&nudge)]).expect("a thread");
-        let counter = Counter::new();
+        let (counter, site) = (Counter::new(), Arc::downgrade(&stop));
         let (started, listening) = mpsc::channel();
         let thread = seed.start(move |result| {
             counter.enlist();
+            wake_now_and_then(site);
             started.send(result).expect("the test waits");
         });
         let address = listening.recv().expect("the shard tells").expect("it listens");
         let client = connect(address, &ca.pem());
-        Site { client, counter, log, stop, thread: Some(thread.expect("a shard")), _nudge: nudge }
+        Site { client, counter, log, stop, thread: Some(thread.expect("a shard")) }
     }
 
     /// Sends a request and waits for its answer, whose status comes back.
@@ -99,6 +99,25 @@ impl Drop for Site {
             let _ = thread.join();
         }
     }
+}
+
+/// The executor of the calling thread may sleep over a task that is ready (glommio/glommio#53). What ends such a sleep in `xksd` is linked into
+/// that program alone (`src/syscall.rs`): here a thread does, for as long as the site stands.
+fn wake_now_and_then(site: Weak<Stop>) {
+    let mut site = Some(site);
+    let wait = poll_fn(move |cx| {
+        if let Some(site) = site.take() {
+            let waker = cx.waker().clone();
+            std::thread::spawn(move || {
+                while site.strong_count() > 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                    waker.wake_by_ref();
+                }
+            });
+        }
+        Poll::<()>::Pending
+    });
+    glommio::spawn_local(wait).detach();
 }
 
 fn connect(address: SocketAddr, ca: &str) -> StreamOwned<ClientConnection, TcpStream> {

@@ -58,7 +58,7 @@ all_settings() {
 # ---- The kernel and the process -------------------------------------------------------------------------------------
 
 linux_version() {
-    local now why="below 5.8 no start; below 5.19 each readable socket interrupts its shard"
+    local now why="below 5.11 no start; below 5.19 each readable socket interrupts its shard"
     now="$(get /proc/sys/kernel/osrelease)" || { absent Linux "at least 5.19" "$why" && return; }
     if [[ $now =~ ^([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2] >= 5019)); then
         ok Linux "${now:0:21}" "at least 5.19" "$why"

@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::NUDGE_INTERVAL;
 use crate::live::Live;
 use crate::report::Point;
 use crate::stats::Second;
-use crate::worker::Nudge;
 
 /// Puts the workers' seconds together.
 pub(super) struct Collector {
     seconds: Receiver<Second>,
-    nudges: Vec<Nudge>,
     workers: usize,
     partial: BTreeMap<u64, (usize, Second)>,
     timeline: Vec<Point>,
 }
 
 impl Collector {
-    pub(super) fn new(seconds: Receiver<Second>, nudges: Vec<Nudge>, workers: usize) -> Collector {
-        Collector { seconds, nudges, workers, partial: BTreeMap::new(), timeline: Vec::new() }
+    pub(super) fn new(seconds: Receiver<Second>, workers: usize) -> Collector {
+        Collector { seconds, workers, partial: BTreeMap::new(), timeline: Vec::new() }
     }
 
     fn take(&mut self, second: Second, of: f64, live: &mut Live) {
@@ -45,10 +42,9 @@ impl Collector {
     pub(super) fn until(&mut self, deadline: Instant, of: f64, live: &mut Live) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.seconds.recv_timeout(left.min(NUDGE_INTERVAL)) {
+            match self.seconds.recv_timeout(left) {
                 Ok(second) => self.take(second, of, live),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => return true,
-                Err(RecvTimeoutError::Timeout) => self.nudges.iter().for_each(Nudge::wake),
+                Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
                     return false;

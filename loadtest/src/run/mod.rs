@@ -4,7 +4,7 @@ mod collector;
 mod summary;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,11 @@ use crate::sla::Promise;
 use crate::stats::Stats;
 use crate::target::Target;
 use crate::units::count;
-use crate::worker::{Failure, Nudge, Seed, Transport};
+use crate::worker::{Failure, Seed, Transport};
 use crate::workload::Shape;
 
 /// Between "all are ready" and the first request.
 const LEAD: Duration = Duration::from_millis(20);
-/// See [`Nudge`]: the longest that a request is late because of it.
-const NUDGE_INTERVAL: Duration = Duration::from_millis(2);
 type Worker = glommio::ExecutorJoinHandle<Option<Stats>>;
 
 /// What to run.
@@ -60,7 +58,7 @@ impl Run {
         let (go, abort) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
         let (ready, all_ready) = channel();
         let (seconds_in, seconds) = channel();
-        let (mut workers, mut nudges) = (Vec::new(), Vec::new());
+        let mut workers = Vec::new();
         let mut failure = None;
         for index in 0..self.workers {
             let seed = Seed {
@@ -76,9 +74,7 @@ impl Run {
                 abort: abort.clone(),
                 ready: ready.clone(),
                 seconds: seconds_in.clone(),
-                nudge: Nudge::default(),
             };
-            nudges.push(seed.nudge.clone());
             match seed.start() {
                 Ok(worker) => workers.push(worker),
                 Err(why) => failure = Some(Failure::Setup(why)),
@@ -86,13 +82,7 @@ impl Run {
         }
         drop((ready, seconds_in));
         for _ in 0..workers.len() {
-            let told = loop {
-                match all_ready.recv_timeout(NUDGE_INTERVAL) {
-                    Err(RecvTimeoutError::Timeout) => nudges.iter().for_each(Nudge::wake),
-                    told => break told,
-                }
-            };
-            match told {
+            match all_ready.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => failure = failure.or(Some(why)),
                 Err(_) => failure = failure.or(Some(Failure::Setup("a worker ended before it was ready".into()))),
@@ -107,14 +97,14 @@ impl Run {
             return stop(workers, failure);
         }
         let mut observer = Observer::new(&self.target);
-        let idle = match self.open_idle(&observer, &nudges, live) {
+        let idle = match self.open_idle(&observer, live) {
             Ok(idle) => idle,
             Err(why) => return stop(workers, why),
         };
         let start = Instant::now() + LEAD;
         let started = time::OffsetDateTime::now_utc();
         let _ = go.set(start);
-        let mut collector = Collector::new(seconds, nudges, self.workers);
+        let mut collector = Collector::new(seconds, self.workers);
         let of = self.plan.length().as_secs_f64();
         collector.until(start + self.plan.measured_from(), of, live);
         observer.mark();
@@ -122,10 +112,11 @@ impl Run {
             collector.until(start + phase.start + phase.length, of, live);
             observer.mark();
         }
-        let idle = idle.map(Idle::end);
         // What is in flight gets its answer or its time-out; then the workers end.
         collector.until_closed(of, live);
         live.clear();
+        // Not before: closing thousands would hold up the last answers.
+        let idle = idle.map(Idle::end);
         let mut stats = Stats::new(self.plan.phases.len());
         for worker in workers {
             let theirs = worker.join().map_err(|e| Failure::Setup(format!("a worker failed: {e}")))?;
@@ -134,19 +125,12 @@ impl Run {
         Ok(self.report(started, &stats, collector.timeline(), &observer, idle))
     }
 
-    fn open_idle(&self, observer: &Observer, nudges: &[Nudge], live: &mut Live) -> Result<Option<Idle>, Failure> {
+    fn open_idle(&self, observer: &Observer, live: &mut Live) -> Result<Option<Idle>, Failure> {
         if self.idle == 0 {
             return Ok(None);
         }
         live.status(&format!("opening {} idle connections", count(self.idle as u64)));
-        let opened = std::thread::scope(|scope| {
-            let opening = scope.spawn(|| Idle::open(&self.target, self.transport.tls, self.idle, observer));
-            while !opening.is_finished() {
-                std::thread::sleep(NUDGE_INTERVAL);
-                nudges.iter().for_each(Nudge::wake);
-            }
-            opening.join().unwrap_or_else(|_| Err("opening idle connections failed".into()))
-        });
+        let opened = Idle::open(&self.target, self.transport.tls, self.idle, observer);
         live.clear();
         opened.map(Some).map_err(Failure::Setup)
     }

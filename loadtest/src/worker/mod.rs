@@ -4,12 +4,10 @@ mod connection;
 mod hub;
 mod preflight;
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
@@ -69,30 +67,6 @@ pub struct Seed {
     pub ready: Sender<Result<(), Failure>>,
     /// Told each second.
     pub seconds: Sender<Second>,
-    /// By which the worker is got out of a sleep it should not be in.
-    pub nudge: Nudge,
-}
-
-/// Wakes a worker. glommio-ng 0.12.0 may go to sleep over tasks that are ready when its preemption timer fires before the first of them is
-/// run (glommio/glommio#53), and a worker that waits for nothing but its own clock would not wake again.
-#[derive(Clone, Default)]
-pub struct Nudge(Arc<OnceLock<Waker>>);
-
-impl Nudge {
-    /// To be called every few milliseconds.
-    pub fn wake(&self) {
-        if let Some(waker) = self.0.get() {
-            waker.wake_by_ref();
-        }
-    }
-
-    async fn listen(self) {
-        poll_fn(|cx| {
-            self.0.get_or_init(|| cx.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
 }
 
 /// Why a run cannot start.
@@ -112,24 +86,21 @@ impl Seed {
     pub fn start(self) -> Result<glommio::ExecutorJoinHandle<Option<Stats>>, String> {
         let placement = self.core.map_or(Placement::Unbound, Placement::Fixed);
         LocalExecutorBuilder::new(placement).name("xksd-load").io_memory(IO_MEMORY_BYTES).spawn(move || self.run()).map_err(|e| {
-            format!("cannot start a worker ({e}): it needs io_uring (Linux 5.8 or later, allowed in a container) and 512 KiB of locked memory (ulimit -l)")
+            format!("cannot start a worker ({e}): it needs io_uring (Linux 5.11 or later, allowed in a container) and 512 KiB of locked memory (ulimit -l)")
         })
     }
 
     async fn run(self) -> Option<Stats> {
-        // No latency requirement: nothing here waits for another thread, and its timer, firing often, would often find what Nudge is for.
+        // No latency requirement: nothing here waits for another thread.
         let queue = glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, "requests");
         let ready = self.ready.clone();
-        let nudged = glommio::spawn_local(self.nudge.clone().listen());
-        let done = match glommio::spawn_local_into(self.work(queue), queue) {
+        match glommio::spawn_local_into(self.work(queue), queue) {
             Ok(task) => task.await,
             Err(error) => {
                 let _ = ready.send(Err(Failure::Setup(error.to_string())));
                 None
             }
-        };
-        nudged.cancel().await;
-        done
+        }
     }
 
     async fn work(self, queue: glommio::TaskQueueHandle) -> Option<Stats> {
