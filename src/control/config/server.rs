@@ -1,6 +1,6 @@
 //! `[server]` and `[admin]`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::{Section, Value};
@@ -79,9 +79,13 @@ pub(super) fn collision(server: SocketAddr, admin: SocketAddr) -> bool {
 }
 
 fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
-    let accepted = "an IP address (not a name) and a port, as in \"0.0.0.0:443\" or \"[::]:443\"";
-    let text = value.string_where(accepted, |t| t.parse::<SocketAddr>().is_ok())?;
-    text.parse().ok()
+    let accepted = "an IP address (not a name, nor multicast or broadcast) and a port, as in \"0.0.0.0:443\" or \"[::]:443\"";
+    value.string_where(accepted, |text| text.parse().is_ok_and(|address| can_listen(&address)))?.parse().ok()
+}
+
+/// The kernel lets a socket listen on a multicast address, and no connection ever comes.
+fn can_listen(address: &SocketAddr) -> bool {
+    !address.ip().is_multicast() && address.ip() != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn region<'r>(value: &Value<'r>) -> Option<&'r str> {
