@@ -84,7 +84,7 @@ fn a_key_manager_that_does_not_serve_tells_why_and_since_when_and_which_token_it
     let site =
         Site::new(&Config::hsm("module = \"/nowhere/p11.so\"\ntoken = \"xks\"\npin = { file = \"pin\" }\nprofile = \"generic\"", &["foo"]));
     site.write("pin", "1234");
-    let server = site.start();
+    let server = Server::spawn(&site, &[], |_| {});
     server.wait_event(&["key manager \"hsm\" does not serve", "/nowhere/p11.so"]);
     eventually("probed", || server.status()["key_managers"][0]["probe_error"].is_string());
     let manager = server.status()["key_managers"][0].clone();
