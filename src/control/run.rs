@@ -232,7 +232,8 @@ fn run(
         ),
     );
     // From here on, and with the lines of reloads, the log tells who could use which key when.
-    changes::at_start(&service.config.load()).into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
+    let told = changes::at_start(&service.config.load(), service.tls.load().certificates());
+    told.into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
     serving(service);
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];

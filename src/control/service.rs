@@ -133,7 +133,7 @@ impl Service {
         Ok(Service {
             config_file,
             config: ArcSwap::from_pointee(config),
-            last_reload: ArcSwap::from_pointee(LastReload::success()),
+            last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
             managers,
             probed,
             stores: Arc::new(ArcSwap::from_pointee(stores)),
