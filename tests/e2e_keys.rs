@@ -10,9 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cryptoki::object::{Attribute, KeyType};
 use e2e::site::{FOO, OTHER, key, key_store};
-use e2e::{A, B, Config, Site};
+use e2e::{A, Api, B, Config, Server, Site};
 use hsm_common::{Beside, PIN, softhsm};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Exit code, standard output and standard error of `xksd keys`.
 fn keys(site: &Site) -> (i32, String, String) {
@@ -165,5 +165,46 @@ own_process! {
         let expected = "3 configured keys can serve from some of their key managers alone\nkey manager hsm-b could not be opened\n";
         assert_eq!((code, err.as_str()), (1, expected), "{out}");
         assert!(out.contains("CKR_PIN_INCORRECT") && out.contains("hsm-b could not be opened, and is left out"), "{out}");
+    }
+}
+
+/// The messages of all events that have these words, once there are as many, with the level before them.
+fn told(server: &Server, words: &str, count: usize) -> Vec<String> {
+    let mut told = Vec::new();
+    e2e::eventually(words, || {
+        let log = server.log();
+        let lines = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        told =
+            lines.map(|line| format!("{} {}", text(&line, "level"), text(&line, "message"))).filter(|line| line.contains(words)).collect();
+        told.len() >= count
+    });
+    told
+}
+
+own_process! {
+    fn the_server_tells_of_replicas_that_hold_different_keys(_directory) {
+        let (site, [a, b]) = two_tokens(&["foo", "bar"]);
+        for token in [&a, &b] {
+            import(token, "foo", FOO);
+            token.make_key("bar", 32, &[]);
+        }
+        let server = site.start();
+        let different = "they hold different keys under this label";
+        let first = told(&server, different, 1);
+        let line = |one: &str, other: &str| {
+            format!("error key \"bar\" (label \"bar\") of key store \"/one\": what key manager \"{one}\" encrypts, \"{other}\" cannot decrypt: {different}")
+        };
+        assert!(first[0] == line("hsm-a", "hsm-b") || first[0] == line("hsm-b", "hsm-a"), "{first:?}");
+
+        // It still serves; and a key that a reload brings is compared, too.
+        Api::new(&site, &server).round_trip("foo");
+        a.make_key("baz", 32, &[]);
+        b.make_key("baz", 32, &[]);
+        let config = std::fs::read_to_string(site.config_file()).expect("read");
+        site.write("xksd.toml", &(config + &key("baz", "")));
+        assert!(server.reload().ends_with("reloaded"));
+        assert!(told(&server, "key \"baz\" (label \"baz\") of key store \"/one\": what key manager", 1)[0].ends_with(different));
+        assert!(!server.log().iter().any(|line| line.contains("foo") && line.contains(different)));
     }
 }
