@@ -156,6 +156,9 @@ pub const IV_BLOCK: usize = 256;
 pub const IV_BLOCKS_REMEMBERED: usize = 4096;
 /// IVs made by the HSM itself that are remembered for all sessions of one key manager, so that one that comes again is noticed.
 pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
+/// How often a decryption must be refused by the code that means bad ciphertext and nothing else, of an HSM that was not caught misusing it: p² where
+/// a fault hits the share p, until it is caught. Bad ciphertext costs four calls.
+pub const REFUSALS_IN_PLAIN_WORDS: u32 = 2;
 /// How often a decryption must be refused, and one of what is known to be good succeed before the last refusal, until a code that can also mean a
 /// failing HSM is told as bad ciphertext. If a fault hits the share p of C_Decrypt, good ciphertext is called bad with probability
 /// p³(1 − p): at 1% once in a million times. Bad ciphertext costs ten calls.

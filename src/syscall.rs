@@ -45,6 +45,9 @@ const SLEEP_MAX: Duration = Duration::from_millis(2);
 /// The longest sleep after one that nothing ended: a shard without work is not to be woken often.
 const FURTHER_SLEEP_MAX: Duration = Duration::from_millis(20);
 
+/// How often a submission is tried again; each time others may run, who may free memory.
+const SUBMISSION_TRIES: u32 = 100;
+
 thread_local! {
     /// Nothing has ended this thread's last sleep but its time limit.
     static UNDISTURBED: Cell<bool> = const { Cell::new(false) };
@@ -99,6 +102,20 @@ extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d:
             UNDISTURBED.set(over);
             // As a signal would have ended it, which the executor expects.
             if over { fail(libc::EINTR) } else { entered }
+        }
+        // A submission that the kernel had no memory for at that moment, or that was interrupted: nothing of it was taken. The executor takes that
+        // as "none submitted" in most places, and for a defect of its own in some, where it ends with all of the shard.
+        libc::SYS_io_uring_enter if c == 0 => {
+            let mut entered = call();
+            for _ in 0..SUBMISSION_TRIES {
+                // SAFETY: this thread's errno.
+                if entered >= 0 || ![libc::EAGAIN, libc::EINTR].contains(unsafe { &*libc::__errno_location() }) {
+                    break;
+                }
+                std::thread::yield_now();
+                entered = call();
+            }
+            entered
         }
         // Before each sleep the executor says "I sleep" and looks once more for wakes, with a barrier between that interrupts every core on which
         // a thread of this process runs, so all other shards. It spares those who wake a barrier of their own; but they have one: a wake is

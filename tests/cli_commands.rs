@@ -123,7 +123,7 @@ fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
     // SoftHSM shows a slot for the next token to be made.
     let mut keys = Command::new(env!("CARGO_BIN_EXE_xksd"));
     let output = keys.args(["keys", "--config"]).arg(&config).env("SOFTHSM2_CONF", &tokens).output().unwrap();
-    let told = "token \"none\" not found; there are slot 0 (not initialised)\n";
+    let told = "token \"none\" not found; the module shows slot 0 (not initialised)\n";
     assert!(code(&output) == 1 && stdout(&output).contains(told), "{}", stdout(&output));
 }
 
@@ -189,6 +189,7 @@ fn a_secret_is_never_written_over_a_file() {
     fs::write(dir.path().join("there"), "precious").unwrap();
     let output = xksd(dir.path(), &["credential", "new", "--write-secret", "there"]);
     assert_eq!((code(&output), stdout(&output)), (1, ""));
+    assert!(stderr(&output).contains("there is there already and is not overwritten: name another file"), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(dir.path().join("there")).unwrap(), "precious");
 }
 

@@ -4,6 +4,7 @@ mod e2e;
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::process::Command;
 
 use e2e::api::{encrypt_body, name};
 use e2e::site::{FOO, OTHER};
@@ -66,6 +67,33 @@ fn every_page_of_the_admin_listener() {
     assert_eq!(status["key_stores"][0]["path_prefix"], "/one");
     assert_eq!(status["key_stores"][0]["access_key_ids"], json!([A.id, B.id]));
     assert_eq!(status["key_stores"][2]["enabled"], false);
+}
+
+#[test]
+fn the_status_names_the_configuration_by_its_whole_path() {
+    let site = Site::default();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
+    let server = Server::run(command.args(["serve", "--config", "xksd.toml"]).current_dir(site.path()));
+    let file = server.status()["config_file"].as_str().map(std::fs::canonicalize);
+    assert_eq!(file.expect("text").expect("there"), site.config_file().canonicalize().expect("there"));
+    assert!(std::path::Path::new(server.status()["config_file"].as_str().expect("text")).is_absolute());
+}
+
+#[test]
+fn a_key_manager_that_does_not_serve_tells_why_and_since_when_and_which_token_it_wants() {
+    let site =
+        Site::new(&Config::hsm("module = \"/nowhere/p11.so\"\ntoken = \"xks\"\npin = { file = \"pin\" }\nprofile = \"generic\"", &["foo"]));
+    site.write("pin", "1234");
+    let server = Server::spawn(&site, &[], |_| {});
+    server.wait_event(&["key manager \"hsm\" does not serve", "/nowhere/p11.so"]);
+    eventually("probed", || server.status()["key_managers"][0]["probe_error"].is_string());
+    let manager = server.status()["key_managers"][0].clone();
+    assert_eq!((&manager["health"], &manager["configured_token"]), (&json!("UNAVAILABLE"), &json!("token \"xks\"")), "{manager}");
+    assert_eq!(manager["health_reason"], manager["probe_error"], "{manager}");
+    assert!(manager["last_fault"].as_str().is_some_and(|fault| fault.contains("/nowhere/p11.so")), "{manager}");
+    // It is tried again and again.
+    assert!(manager["last_fault_age_ms"].as_u64() < Some(60_000), "{manager}");
+    assert_eq!(Site::default().start().status()["key_managers"][0]["health_reason"], Value::Null);
 }
 
 #[test]

@@ -5,8 +5,10 @@ mod e2e;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use e2e::api::{encrypt_body, name, still_serves};
+use e2e::pki::SERVER_NAME;
 use e2e::site::{key, key_store};
 use e2e::{A, Api, B, Config, Server, Site};
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 /// The default configuration with a second key manager over the same keys, and the key stores on these.
@@ -139,4 +141,92 @@ fn what_became_of_the_last_reload_is_in_status_and_metrics() {
     let (at, refused) = seen();
     assert!(at > started && at <= unix_time(), "{started} {at}");
     assert_eq!(refused, Value::Null);
+}
+
+#[test]
+fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
+    let site = Site::default();
+    let server = site.start();
+    let waiting = || server.status()["config_last_reload"]["waiting_for_restart"].clone();
+    assert_eq!(waiting(), json!([]));
+
+    let changed = Config { admin: String::new(), ..on(&local("renamed"), "\"renamed\"") };
+    site.configure(&changed);
+    assert!(server.reload().ends_with("reloaded"));
+    let told = json!([
+        "key manager \"renamed\" is new: that is in force from the next start only",
+        "key manager \"local\" is no longer there: it is closed at the next start only",
+        "key store \"/one\" has the key managers [\"local\"] until the next start, and [\"renamed\"] from then on",
+        "key store \"/two\" has the key managers [\"local\"] until the next start, and [\"renamed\"] from then on",
+        "key store \"/off\" has the key managers [\"local\"] until the next start, and [\"renamed\"] from then on",
+        "admin.listen changed: that is in force from the next start only",
+    ]);
+    assert_eq!(waiting(), told);
+    for line in told.as_array().expect("lines") {
+        server.wait_event(&[line.as_str().expect("text")]);
+    }
+
+    // One that is refused says nothing of what waits.
+    site.write("xksd.toml", "");
+    assert!(server.reload().contains("not reloaded"));
+    assert_eq!(waiting(), told);
+
+    // A key store that nothing can serve yet comes first.
+    let new = key_store("/new", "key_manager = [\"b\"]", &[&A], &key("foo", ""));
+    let config = Config::default();
+    site.configure(&Config {
+        key_managers: config.key_managers.clone() + "\n" + &local("b"),
+        key_stores: config.key_stores + &new,
+        ..Config::default()
+    });
+    assert!(server.reload().ends_with("reloaded"));
+    let first = "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
+    assert_eq!(waiting(), json!([first, "key manager \"b\" is new: that is in force from the next start only"]));
+
+    site.configure(&Config::default());
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(waiting(), json!([]));
+}
+
+/// The certificates in the status; log and metrics must tell the same, the log at the `event`.
+fn certificates(server: &Server, event: &str) -> Vec<Value> {
+    let told = server.status()["tls"]["certificates"].as_array().expect("a list").clone();
+    for (place, certificate) in (1..).zip(&told) {
+        let text = |field: &str| certificate[field].as_str().expect("text").to_owned();
+        let (subject, serial, not_after) = (text("subject"), text("serial"), text("not_after"));
+        server.wait_event(&[event, ": server certificate is ", &format!("\"{subject}\", serial {serial}, valid until {not_after}")]);
+        let sample = format!("xksd_tls_certificate_not_after_timestamp_seconds{{place=\"{place}\",subject=\"{subject}\"}}");
+        assert_eq!(Some(server.metric(&sample)), certificate["not_after_timestamp_seconds"].as_f64(), "{sample}");
+    }
+    told
+}
+
+#[test]
+fn the_certificate_that_is_served_is_told_at_the_start_and_when_a_reload_brings_another() {
+    let site = Site::default();
+    let server = site.start();
+    let told = || server.log().iter().filter(|line| line.contains("server certificate is")).count();
+    let before = certificates(&server, "start");
+    assert_eq!(before.iter().map(|certificate| &certificate["subject"]).collect::<Vec<_>>(), [SERVER_NAME, "Test Root"]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let days_left = (before[0]["not_after_timestamp_seconds"].as_f64().expect("a number") - now) / 86_400.0;
+    assert!((300.0..400.0).contains(&days_left), "{days_left}");
+
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!((certificates(&server, "start"), told()), (before.clone(), 1), "the same one is not told again");
+
+    site.new_certificate();
+    assert!(server.reload().ends_with("reloaded"));
+    let after = certificates(&server, "reload");
+    assert_eq!(told(), 2);
+    assert!(after.len() == 2 && after[0]["serial"] != before[0]["serial"] && after[1]["serial"] != before[1]["serial"], "{after:?}");
+
+    // A key of another certificate is refused, with the line that names it; the certificate stays.
+    site.write("tls/key.pem", &KeyPair::generate().expect("a key").serialize_pem());
+    assert!(server.reload().contains("not reloaded"));
+    assert_eq!(certificates(&server, "reload"), after);
+    let refused = server.status()["config_last_reload"]["refused"].clone();
+    let line = 1 + Config::default().text().lines().position(|line| line.starts_with("private_key")).expect("there");
+    let expected = format!("xksd.toml:{line}: tls.private_key: {}", site.path().join("tls/key.pem").display());
+    assert!(refused.as_str().is_some_and(|refused| refused.contains(&expected) && refused.contains("does not match")), "{refused}");
 }

@@ -360,8 +360,15 @@ own_process! {
         assert!(engine.open().expect("opens").probe().is_err());
         play(Trick::None);
         assert_eq!(decrypt(&mut *engine.open().expect("opens"), "decrypt-only", &wrong, b""), Err(Fault::BadCiphertext));
-        // And what is no matter of opinion is not put to the test, but where the HSM was caught saying it of something good.
+        // And what is no matter of opinion is asked for twice, and not put to the test but where the HSM was caught saying it of something good.
         for code in [CKR_ENCRYPTED_DATA_INVALID, CKR_AEAD_DECRYPT_FAILED] {
+            for (failing, outcome) in [(0b1, Ok(b"text".to_vec())), (0b11, Err(Fault::BadCiphertext))] {
+                let engine = Pkcs11Engine::new(Settings { profile: Profile::Generic, ..settings() }).expect("made");
+                let mut session = engine.open().expect("opens");
+                play(Trick::Decrypts(failing, code));
+                assert_eq!(decrypt(&mut *session, "foo", &sealed, b""), outcome);
+                assert!(session.is_usable());
+            }
             let engine = Pkcs11Engine::new(Settings { profile: Profile::Generic, ..settings() }).expect("made");
             let mut session = engine.open().expect("opens");
             play(Trick::After("Decrypt", code));

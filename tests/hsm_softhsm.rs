@@ -380,7 +380,7 @@ own_process! {
         assert_eq!(labels(TokenSelector::Serial(serial(&one))), ["one"]);
         assert_eq!(labels(TokenSelector::Slot(two.slot.id())), ["two"]);
         let missing = open(TokenSelector::Label("nope".to_owned())).expect_err("none");
-        assert!(detail(&missing).starts_with("token \"nope\" not found; there are"), "{missing:?}");
+        assert!(detail(&missing).starts_with("token \"nope\" not found; the module shows \""), "{missing:?}");
         assert!(detail(&open(TokenSelector::Slot(4711)).expect_err("none")).contains("CKR_SLOT_ID_INVALID"));
     }
 }

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use pki::{Ca, KMS_NAME, Leaf, SERVER_NAME, openssl, rsa_key, rsa_key_pem, text, write};
-use rcgen::{ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SerialNumber};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
-use xksd::tls::{ClientSettings, Report, Settings, check, server};
+use xksd::tls::{Certificate, ClientSettings, Report, Settings, check, server};
 
 const CHAIN: &str = "tls.certificate_chain";
 const KEY: &str = "tls.private_key";
@@ -381,4 +381,28 @@ fn client_settings() {
         &[files.root.pem().as_str(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"].concat(),
     );
     assert_problem(&with(&garbage, &[KMS_NAME]), ANCHORS, &["certificate 2 of", "garbage.pem"]);
+}
+
+#[test]
+fn certificates_are_told_by_name_serial_number_and_end() {
+    let files = Files::new();
+    let told = || server(&files.settings()).unwrap().certificates().to_vec();
+    let subjects = |told: &[Certificate]| told.iter().map(|certificate| certificate.subject.clone()).collect::<Vec<_>>();
+    assert_eq!(subjects(&told()), [SERVER_NAME, "Test Intermediate"]);
+
+    let leaf = Leaf::server();
+    let nameless = Leaf { common_names: Vec::new(), dns_names: vec!["first.test".to_owned(), "second.test".to_owned()], ..Leaf::server() };
+    let neither = Leaf { dns_names: Vec::new(), ..nameless.clone() };
+    // Zeros before it are DER's, as those that keep a number from being negative.
+    for (leaf, subject, serial) in
+        [(&leaf, SERVER_NAME, &[0x0a, 0x1b][..]), (&nameless, "first.test", &[0x8f, 0, 1]), (&neither, "", &[0, 0x7f])]
+    {
+        let mut params = leaf.params();
+        params.serial_number = Some(SerialNumber::from_slice(serial));
+        let chain = files.chain(&[&params.self_signed(&files.key).unwrap().pem()]);
+        let [certificate] = &told()[..] else { panic!("one certificate") };
+        assert_eq!((&*certificate.subject, certificate.not_after.unix_timestamp()), (subject, leaf.not_after.unix_timestamp()));
+        let shown = openssl(&["x509", "-noout", "-serial", "-in", chain.to_str().unwrap()]);
+        assert_eq!(format!("serial={}", certificate.serial), String::from_utf8(shown).unwrap().trim());
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-pub use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 pub use loom::sync::{Condvar, Mutex, MutexGuard};
 
 thread_local! {

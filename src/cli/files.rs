@@ -25,7 +25,14 @@ pub(super) fn create_private_parent(path: &Path) -> Result<bool, Failure> {
 
 /// Makes a file that must not exist yet.
 pub(super) fn create(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failure> {
-    let cannot = |e: std::io::Error| Failure::Failed(format!("cannot make {}: {e}", path.display()));
+    let cannot = |e: std::io::Error| {
+        Failure::Failed(match e.kind() {
+            ErrorKind::AlreadyExists => {
+                format!("{} is there already and is not overwritten: name another file, or take it away first", path.display())
+            }
+            _ => format!("cannot make {}: {e}", path.display()),
+        })
+    };
     // The mode is given at creation: the secret is at no moment open to others.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| {

@@ -2,13 +2,12 @@
 //! Secrets are compared, never told.
 
 use super::config::{Config, Credential, Key, KeyStore, TlsClient};
+use crate::tls::Certificate;
 
-/// A line for each key store, credential and key that is there at the start, and for client certificates.
-pub(super) fn at_start(config: &Config) -> Vec<String> {
-    let mut told = match &config.tls.client {
-        Some(client) => vec![asked_for(client)],
-        None => vec!["client certificates are not asked for".to_owned()],
-    };
+/// A line for each key store, credential and key that is there at the start, and for the certificates of server and clients.
+pub(super) fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<String> {
+    let mut told = Vec::from_iter(certificate_change(&[], certificates));
+    told.push(config.tls.client.as_ref().map_or_else(|| "client certificates are not asked for".to_owned(), asked_for));
     told.extend(key_stores(None, config));
     told
 }
@@ -29,6 +28,12 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     }
     told.extend(key_stores(Some(old), new));
     told
+}
+
+/// The server's certificates where they are not the `old` ones: its own first, then those above it.
+pub(super) fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
+    let told = || new.iter().map(ToString::to_string).collect::<Vec<_>>().join("; above it ");
+    (old != new).then(|| format!("server certificate is {}", told()))
 }
 
 fn asked_for(client: &TlsClient) -> String {
@@ -156,8 +161,9 @@ mod tests {
     #[test]
     fn all_is_told_at_the_start() {
         assert_eq!(
-            at_start(&read(SMALL).expect("valid")),
+            at_start(&read(SMALL).expect("valid"), &[certificate("xks.example.com", "0A")]),
             [
+                "server certificate is \"xks.example.com\", serial 0A, valid until 1970-01-01 00:00:00 UTC",
                 "client certificates are not asked for",
                 "key store \"/a\" added, enabled, key managers [\"hsm-a\"]",
                 "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 added",
@@ -169,6 +175,22 @@ mod tests {
     #[test]
     fn what_stays_is_not_told() {
         assert_eq!(told(&[]), [""; 0]);
+    }
+
+    fn certificate(subject: &str, serial: &str) -> Certificate {
+        Certificate { subject: subject.to_owned(), serial: serial.to_owned(), not_after: time::OffsetDateTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn another_certificate_is_told() {
+        let before = [certificate("a", "01"), certificate("CA", "02")];
+        assert_eq!(certificate_change(&before, &before), None);
+        let told = |own, above| certificate_change(&before, &[certificate("a", own), certificate("CA", above)]);
+        let until = "valid until 1970-01-01 00:00:00 UTC";
+        for (own, above) in [("03", "02"), ("01", "03")] {
+            let expected = format!("server certificate is \"a\", serial {own}, {until}; above it \"CA\", serial {above}, {until}");
+            assert_eq!(told(own, above), Some(expected));
+        }
     }
 
     #[test]

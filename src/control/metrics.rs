@@ -25,6 +25,7 @@ pub fn expose(service: &Service) -> String {
     );
     text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample("xksd_ready", &[], u8::from(service.is_ready()));
     last_reload(&mut text, service);
+    certificates(&mut text, service);
     requests(&mut text, &totals);
     connections(&mut text, service, &totals);
     key_managers(&mut text, service);
@@ -51,6 +52,20 @@ fn last_reload(text: &mut Exposition, service: &Service) {
         &[],
         last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
     );
+}
+
+/// By place in the chain: it ends where the first of them does.
+fn certificates(text: &mut Exposition, service: &Service) {
+    const NOT_AFTER: &str = "xksd_tls_certificate_not_after_timestamp_seconds";
+    text.metric(
+        NOT_AFTER,
+        "gauge",
+        "When a certificate that clients are shown expires (Unix time); place 1 is the server's own, the others stand above it.",
+    );
+    for (place, certificate) in (1..).zip(service.tls.load().certificates()) {
+        let labels = [("place", &*format!("{place}")), ("subject", &certificate.subject)];
+        text.sample(NOT_AFTER, &labels, certificate.not_after.unix_timestamp());
+    }
 }
 
 fn requests(text: &mut Exposition, totals: &Totals) {
@@ -118,7 +133,9 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         text.sample(HEALTH, &[("key_manager", &manager.name)], value);
     }
     const RESTART: &str = "xksd_key_manager_restart_needed";
-    text.metric(RESTART, "gauge", "1 where calls that hang forbid to initialise the library anew: only a restart of xksd helps.");
+    text.metric(RESTART, "gauge", 
+        "1 where only a restart of xksd helps: calls that hang, or another key manager with the same library, forbid to initialise it anew.",
+    );
     for manager in &service.managers {
         let stuck = manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
         text.sample(RESTART, &[("key_manager", &manager.name)], u64::from(stuck));

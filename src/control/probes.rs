@@ -210,6 +210,23 @@ impl Info {
     }
 }
 
+/// That sessions lack or hang; `None` when none does.
+pub(super) fn sessions_told(stats: &PoolStats) -> Option<String> {
+    let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
+    let mut trouble = Vec::new();
+    if open < configured {
+        let why = stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
+        let sessions = if *configured == 1 { "session is" } else { "sessions are" };
+        trouble.push(format!("{open} of {configured} {sessions} open{why}"));
+    }
+    match hung {
+        0 => {}
+        1 => trouble.push("1 session hangs in a call".to_owned()),
+        _ => trouble.push(format!("{hung} sessions hang in a call")),
+    }
+    (!trouble.is_empty()).then(|| trouble.join(", "))
+}
+
 /// What was last told of a key manager's sessions.
 #[derive(Default)]
 struct Sessions {
@@ -229,16 +246,7 @@ impl Sessions {
 
     /// A line when sessions lack or hang, and when none does any more: once it has been so for two looks, for sessions come and go.
     fn changed(&mut self, stats: &PoolStats) -> Option<(Level, String)> {
-        let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
-        let mut trouble = Vec::new();
-        if open < configured {
-            let why = stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
-            trouble.push(format!("{open} of {configured} sessions are open{why}"));
-        }
-        if *hung > 0 {
-            trouble.push(format!("{hung} hang in a call"));
-        }
-        let now = (!trouble.is_empty()).then(|| trouble.join(", "));
+        let now = sessions_told(stats);
         let settled = std::mem::replace(&mut self.seen, now.clone()) == now;
         if !settled || self.told == now {
             return None;
@@ -246,7 +254,8 @@ impl Sessions {
         self.told.clone_from(&now);
         Some(match now {
             Some(trouble) => (Level::Warn, trouble),
-            None => (Level::Info, format!("all {configured} sessions are open")),
+            None if stats.lanes_configured == 1 => (Level::Info, "its session is open".to_owned()),
+            None => (Level::Info, format!("all {} sessions are open", stats.lanes_configured)),
         })
     }
 }
@@ -268,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn one_session_is_told_as_one() {
+        let mut sessions = Sessions::default();
+        let one = |open, hung| PoolStats { lanes_configured: 1, ..stats(open, hung) };
+        assert_eq!(sessions_told(&one(0, 1)), Some("0 of 1 session is open (why), 1 session hangs in a call".into()));
+        let mut look = |open, hung| sessions.changed(&one(open, hung)).map(|(_, told)| told);
+        assert!(look(0, 0).is_none() && look(0, 0).is_some() && look(1, 0).is_none());
+        assert_eq!(look(1, 0), Some("its session is open".into()));
+    }
+
+    #[test]
     fn sessions_are_told_when_they_lack_for_a_while_and_once() {
         let mut sessions = Sessions::default();
         let mut look = |open, hung| sessions.changed(&stats(open, hung)).map(|(_, told)| told);
@@ -275,7 +294,7 @@ mod tests {
         assert_eq!((look(7, 0), look(8, 0), look(8, 0)), (None, None, None), "a session that was lost and is back");
         assert_eq!((look(5, 0), look(5, 0)), (None, Some("5 of 8 sessions are open (why)".into())));
         assert_eq!(look(5, 0), None);
-        assert_eq!((look(8, 2), look(8, 2), look(8, 2)), (None, Some("2 hang in a call".into()), None));
+        assert_eq!((look(8, 2), look(8, 2), look(8, 2)), (None, Some("2 sessions hang in a call".into()), None));
         assert_eq!((look(8, 0), look(8, 0), look(8, 0)), (None, Some("all 8 sessions are open".into()), None));
     }
 }

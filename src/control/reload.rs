@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::changes::{changes, managers};
-use super::config::{Config, KeyManager, Kind};
+use super::changes::{certificate_change, changes, managers};
+use super::config::{Config, Invalid, KeyManager, Kind, Problem};
 use super::service::{Service, key_stores};
 use crate::hsm::local::Local;
 use crate::keystore::{Backend, Manager};
 use crate::telemetry::{Level, Log};
-use crate::tls::{self, Problem};
+use crate::tls;
 
 /// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see that it was taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,28 +19,32 @@ pub struct LastReload {
     pub succeeded_at: SystemTime,
     /// The first line of why the last reload was refused; `None` where it was not. As the log's, without anything secret.
     pub refused: Option<String>,
+    /// What the configuration that was taken over last asks for and is in force from the next start only, a line each, as the log's. Nothing at
+    /// the start.
+    pub waiting_for_restart: Vec<String>,
 }
 
 impl LastReload {
     /// Now, and nothing was refused.
-    pub fn success() -> Self {
-        Self { succeeded_at: SystemTime::now(), refused: None }
+    pub fn success(waiting_for_restart: Vec<String>) -> Self {
+        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart }
     }
 }
 
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
 pub fn reload(service: &Arc<Service>) {
     match try_reload(service) {
-        Ok(Reloaded { changes, notes, not_served }) => {
-            service.last_reload.store(Arc::new(LastReload::success()));
+        Ok(Reloaded { changes, warnings, waiting, not_served }) => {
+            let waiting_for_restart = not_served.iter().chain(&waiting).cloned().collect();
+            service.last_reload.store(Arc::new(LastReload::success(waiting_for_restart)));
             service.log.event(Level::Info, format!("configuration {} reloaded", service.config_file.display()));
             changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
             not_served.into_iter().for_each(|note| service.log.event(Level::Error, note));
-            notes.into_iter().for_each(|note| service.log.event(Level::Warn, note));
+            warnings.into_iter().chain(waiting).for_each(|note| service.log.event(Level::Warn, note));
         }
         Err(why) => {
             let refused = why.lines().next().map(ToOwned::to_owned);
-            let last = LastReload { succeeded_at: service.last_reload.load().succeeded_at, refused };
+            let last = LastReload { refused, ..LastReload::clone(&service.last_reload.load()) };
             service.last_reload.store(Arc::new(last));
             // One line of the log, in which a line end is not shown as one.
             let why = why.replace('\n', "; ");
@@ -53,36 +57,40 @@ pub fn reload(service: &Arc<Service>) {
 struct Reloaded {
     /// For whoever must prove who could use which key when.
     changes: Vec<String>,
-    /// What is to be known besides.
-    notes: Vec<String>,
+    /// What can be used and is probably not meant.
+    warnings: Vec<String>,
+    /// What has to wait for a restart.
+    waiting: Vec<String>,
     /// Key stores that have to wait for a restart altogether.
     not_served: Vec<String>,
 }
 
 fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
-    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| told(&service.config_file, &problems))?;
+    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| wrong_tls(&service.config_file, problems).to_string())?;
     let old = service.config.load();
-    let mut notes = std::mem::take(&mut config.warnings);
-    notes.extend(tls_config.warnings().iter().map(ToString::to_string));
-    look_at_key_files(&config.key_managers, &service.managers, &mut notes);
-    let not_served = keep_running_managers(&mut config, &old, &mut notes);
-    keep_running_threads(&mut config, &old, &mut notes);
+    let mut warnings = std::mem::take(&mut config.warnings);
+    warnings.extend(tls_config.warnings().iter().map(ToString::to_string));
+    let mut waiting = Vec::new();
+    look_at_key_files(&config.key_managers, &service.managers, &mut waiting);
+    let not_served = keep_running_managers(&mut config, &old, &mut waiting);
+    keep_running_threads(&mut config, &old, &mut waiting);
     let stores = key_stores(&config, &service.managers)?;
-    let changes = changes(&old, &config);
+    let mut changes = changes(&old, &config);
+    changes.extend(certificate_change(service.tls.load().certificates(), tls_config.certificates()));
     service.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be resumed past a changed client check.
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
-    Ok(Reloaded { changes, notes, not_served })
+    Ok(Reloaded { changes, warnings, waiting, not_served })
 }
 
 /// Listeners, shards and the log are made at the start only: the new configuration gets what runs, so that the one in force tells the truth,
 /// and the next reload compares with what runs too.
-fn keep_running_threads(config: &mut Config, running: &Config, notes: &mut Vec<String>) {
+fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec<String>) {
     let mut keep = |name: &str, changed: bool| {
         if changed {
-            notes.push(format!("{name} changed: that is in force from the next start only"));
+            waiting.push(format!("{name} changed: that is in force from the next start only"));
         }
     };
     let (wanted, kept) = (&mut config.server, &running.server);
@@ -95,15 +103,15 @@ fn keep_running_threads(config: &mut Config, running: &Config, notes: &mut Vec<S
 /// Key managers are opened at the start only: the key stores get those that run, by name. Gives a line for each key store that has none.
 ///
 /// A change is told and not refused: whoever has to cut AWS off must not be stopped by a key manager or a PIN that waits for a restart.
-fn keep_running_managers(config: &mut Config, running: &Config, notes: &mut Vec<String>) -> Vec<String> {
+fn keep_running_managers(config: &mut Config, running: &Config, waiting: &mut Vec<String>) -> Vec<String> {
     let wanted = std::mem::replace(&mut config.key_managers, running.key_managers.clone());
     let runs = |name: &str| running.key_managers.iter().position(|running| running.name == name);
     for manager in wanted.iter().filter(|wanted| !running.key_managers.contains(wanted)) {
         let what = if runs(&manager.name).is_some() { "changed" } else { "is new" };
-        notes.push(format!("key manager {:?} {what}: that is in force from the next start only", manager.name));
+        waiting.push(format!("key manager {:?} {what}: that is in force from the next start only", manager.name));
     }
     for manager in running.key_managers.iter().filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name)) {
-        notes.push(format!("key manager {:?} is no longer there: it is closed at the next start only", manager.name));
+        waiting.push(format!("key manager {:?} is no longer there: it is closed at the next start only", manager.name));
     }
     let mut not_served = Vec::new();
     config.keystores.retain_mut(|store| {
@@ -122,7 +130,7 @@ fn keep_running_managers(config: &mut Config, running: &Config, notes: &mut Vec<
             return false;
         }
         let kept = managers(running, store);
-        notes.push(format!("key store {prefix:?} has the key managers {kept:?} until the next start, and {names:?} from then on"));
+        waiting.push(format!("key store {prefix:?} has the key managers {kept:?} until the next start, and {names:?} from then on"));
         true
     });
     not_served
@@ -130,18 +138,18 @@ fn keep_running_managers(config: &mut Config, running: &Config, notes: &mut Vec<
 
 /// Key files are read at the start only, and here looked at as the next start will: who has edited one must hear that it is not in force, and
 /// what is wrong with it. It is told and not refused, as every change of a key manager.
-fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], notes: &mut Vec<String>) {
+fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], waiting: &mut Vec<String>) {
     for manager in wanted {
         let Kind::Local { key_file } = &manager.kind else { continue };
         let name = &manager.name;
         match (Local::load(key_file), running.iter().find(|running| *running.name == **name).map(|running| &running.backend)) {
-            (Err(why), _) => notes.push(format!(
+            (Err(why), _) => waiting.push(format!(
                 "key manager {name:?}: {why}. xksd would not start with it; what runs goes on with the keys that it was started with"
             )),
             (Ok(read), Some(Backend::Local(local))) => {
                 let differences = local.differences(&read);
                 if !differences.is_empty() {
-                    notes.push(format!(
+                    waiting.push(format!(
                         "key manager {name:?}: key file {} has other keys than were read at the start ({}): that is in force from the next \
                          start only",
                         key_file.display(),
@@ -162,9 +170,14 @@ fn some_of(labels: &[&str]) -> String {
     format!("{}{more}", told.join(", "))
 }
 
-/// Problems as lines that name file and key.
-fn told(config_file: &Path, problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{}: {problem}", config_file.display())).collect::<Vec<_>>().join("\n")
+/// What is wrong with certificates and keys, with the lines of the configuration that name them: where `xksd check` finds the same, it knows these.
+fn wrong_tls(config_file: &Path, problems: Vec<tls::Problem>) -> Invalid {
+    let found = Config::check(config_file).err().map_or_else(Vec::new, |invalid| invalid.problems);
+    let located = |problem: tls::Problem| {
+        let same = found.iter().find(|found| found.key == problem.key && found.message == problem.message);
+        same.cloned().unwrap_or_else(|| Problem::of_key(problem.key, problem.message))
+    };
+    Invalid { file: config_file.to_owned(), problems: problems.into_iter().map(located).collect() }
 }
 
 /// Keys in a file are for trying out, and that is said at every start.

@@ -36,6 +36,9 @@ const PORT_PATIENCE: Duration = Duration::from_secs(1);
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// A shard starts within some milliseconds, unless the machine stands still.
 const START_TIME: Duration = Duration::from_secs(10);
+/// A shard that there is not enough lockable memory for is tried again for so long: the kernel gives back what the rings of a process that has
+/// ended had locked some time after it has gone.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 const SECOND_SIGNAL: &str = "ended at once by a second signal";
 
@@ -199,8 +202,7 @@ fn run(
     let mut shards = Vec::new();
     let mut listen = listen;
     for (index, &core) in placed.iter().enumerate() {
-        let stop = Arc::new(Stop::default());
-        let seed = ShardSeed {
+        let seed = |stop| ShardSeed {
             index,
             core,
             listen,
@@ -210,11 +212,11 @@ fn run(
             mailbox: service.mailboxes[index].clone(),
             metrics: service.metrics[index].clone(),
             log: service.log.clone(),
-            stop: stop.clone(),
+            stop,
             beats: Arc::default(),
         };
         // One after the other: where the port is 0, the others take the one that the first was given.
-        let (address, shard) = start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
+        let (address, shard, stop) = start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
         listen = address;
         shards.push((shard, stop));
     }
@@ -230,7 +232,8 @@ fn run(
         ),
     );
     // From here on, and with the lines of reloads, the log tells who could use which key when.
-    changes::at_start(&service.config.load()).into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
+    let told = changes::at_start(&service.config.load(), service.tls.load().certificates());
+    told.into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
     serving(service);
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
@@ -265,15 +268,25 @@ fn run(
 }
 
 /// Starts a shard; with the address that it listens on.
-fn start_shard(seed: ShardSeed) -> Result<(SocketAddr, ShardThread), String> {
-    let (started, start) = bounded(1);
-    let shard = seed.start(move |result| drop(started.send(result))).map_err(|e| system::explain(&e))?;
-    match start.recv_timeout(START_TIME) {
-        Ok(Ok(address)) => Ok((address, shard)),
-        Ok(Err(error)) => Err(format!("server.listen: {error}")),
-        // It ended before it could say anything.
-        Err(RecvTimeoutError::Disconnected) => Err(system::explain(&shard.join().err().unwrap_or_default())),
-        Err(RecvTimeoutError::Timeout) => Err(format!("not within {} s", START_TIME.as_secs())),
+fn start_shard(seed: impl Fn(Arc<Stop>) -> ShardSeed) -> Result<(SocketAddr, ShardThread, Arc<Stop>), String> {
+    let patience = Instant::now() + MEMORY_PATIENCE;
+    loop {
+        let stop = Arc::new(Stop::default());
+        let (started, start) = bounded(1);
+        let failed = match seed(stop.clone()).start(move |result| drop(started.send(result))) {
+            Err(error) => error,
+            Ok(shard) => match start.recv_timeout(START_TIME) {
+                Ok(Ok(address)) => return Ok((address, shard, stop)),
+                Ok(Err(error)) => return Err(format!("server.listen: {error}")),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("not within {} s", START_TIME.as_secs())),
+                // It ended before it could say anything.
+                Err(RecvTimeoutError::Disconnected) => shard.join().err().unwrap_or_default(),
+            },
+        };
+        if !system::lacks_memory(&failed) || Instant::now() >= patience {
+            return Err(system::explain(&failed));
+        }
+        std::thread::sleep(TICK);
     }
 }
 

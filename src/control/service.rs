@@ -147,7 +147,7 @@ impl Service {
         Ok(Service {
             config_file,
             config: ArcSwap::from_pointee(config),
-            last_reload: ArcSwap::from_pointee(LastReload::success()),
+            last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
             managers,
             probed,
             trials: Trials::default(),

@@ -5,9 +5,14 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::config::{Config, Kind};
+use super::probes::sessions_told;
 use super::service::Service;
+use crate::api::response::HealthStatus;
 use crate::keystore::{Backend, Manager};
+use crate::limits::PROBE_AGE_MAX;
 use crate::telemetry::metrics::{Latencies, Totals};
+use crate::tls::Certificate;
 
 /// The JSON text, indented.
 pub fn json(service: &Service) -> String {
@@ -43,21 +48,23 @@ pub fn json(service: &Service) -> String {
         "ready": service.is_ready(),
         "draining": service.draining.load(Ordering::Acquire),
         "uptime_seconds": service.started.elapsed().as_secs(),
-        "config_file": service.config_file,
+        "config_file": std::path::absolute(&service.config_file).as_ref().unwrap_or(&service.config_file),
         "config_last_reload": {
             "successful": reload.refused.is_none(),
             "success_timestamp_seconds": reload.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             "refused": reload.refused,
+            "waiting_for_restart": reload.waiting_for_restart,
         },
         "listen": service.listening.get().unwrap_or(&config.server.listen).to_string(),
         "connections_a_shard_max": service.connections_a_shard,
         "shards": shards,
-        "key_managers": service.managers.iter().map(|manager| key_manager(manager, now)).collect::<Vec<_>>(),
+        "key_managers": service.managers.iter().map(|manager| key_manager(manager, &config, now)).collect::<Vec<_>>(),
         "key_stores": stores,
         "requests": requests,
         "latency_us": latencies,
         "authentication_failures": totals.requests.unauthenticated,
         "tls": {
+            "certificates": service.tls.load().certificates().iter().map(certificate).collect::<Vec<_>>(),
             "client_certificates": config.tls.client.as_ref().map(|client| json!({
                 "trust_anchors": client.trust_anchors,
                 "subject_common_names": client.subject_common_names,
@@ -86,15 +93,33 @@ fn percentiles(latencies: &Latencies) -> Value {
     json!({"total": one(&latencies.total), "queue": one(&latencies.queue), "hsm": one(&latencies.hsm)})
 }
 
-fn key_manager(manager: &Manager, now: Instant) -> Value {
-    let mut value = json!({"name": &*manager.name, "health": manager.health(now)});
+fn certificate(certificate: &Certificate) -> Value {
+    json!({
+        "subject": certificate.subject,
+        "serial": certificate.serial,
+        "not_after": certificate.not_after_shown(),
+        "not_after_timestamp_seconds": certificate.not_after.unix_timestamp(),
+    })
+}
+
+fn age_ms(at: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(at).as_millis() as u64
+}
+
+fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
+    let health = manager.health(now);
+    let mut value = json!({"name": &*manager.name, "health": health, "health_reason": health_reason(manager, health, now)});
+    // Which token is wanted: of one that was never reached, nothing else is known.
+    if let Some(Kind::Pkcs11(pkcs11)) = config.key_managers.iter().find(|configured| configured.name == *manager.name).map(|m| &m.kind) {
+        value["configured_token"] = json!(pkcs11.token.to_string());
+    }
     if let Some(probe) = manager.probe.load().as_ref() {
         value["vendor"] = json!(probe.info.vendor);
         value["model"] = json!(probe.info.model);
         value["token"] = json!(probe.info.token);
         value["serial"] = json!(probe.info.serial);
         value["versions"] = json!(probe.info.versions);
-        value["probe_age_ms"] = json!(now.saturating_duration_since(probe.at).as_millis() as u64);
+        value["probe_age_ms"] = json!(age_ms(probe.at, now));
         value["library_initializations"] = json!(probe.info.library.initializations);
         value["restart_needed"] = json!(probe.info.library.stuck.as_ref().map(|stuck| &stuck.why));
         match &probe.result {
@@ -114,6 +139,22 @@ fn key_manager(manager: &Manager, now: Instant) -> Value {
         });
         value["queued"] = json!(stats.queued);
         value["last_fault"] = json!(stats.last_fault);
+        value["last_fault_age_ms"] = json!(stats.last_fault_at.map(|at| age_ms(at, now)));
     }
     value
+}
+
+/// Why a key manager has the `health` that it has, also where its last probe was well; `None` where it is ACTIVE.
+fn health_reason(manager: &Manager, health: HealthStatus, now: Instant) -> Option<String> {
+    if health == HealthStatus::Active {
+        return None;
+    }
+    let Some(probe) = &*manager.probe.load() else { return Some("its first probe has not ended yet".to_owned()) };
+    let age = now.saturating_duration_since(probe.at);
+    match (&probe.result, &manager.backend) {
+        (Err(why), _) => Some(why.clone()),
+        (Ok(_), _) if age > PROBE_AGE_MAX => Some(format!("its last probe is {} s old", age.as_secs())),
+        (Ok(_), Backend::Pool(pool)) => sessions_told(&pool.stats()),
+        (Ok(_), Backend::Local(_)) => None,
+    }
 }

@@ -1,5 +1,8 @@
 //! What xksd asks of the kernel at start: cores, locked memory, io_uring, no core dumps.
 
+use std::time::Duration;
+
+use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
@@ -86,7 +89,8 @@ pub fn check_io_uring() -> Result<(), String> {
 fn try_executor() -> Result<(), String> {
     let run = || {
         let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES);
-        builder.make().map(|executor| executor.run(async {})).map_err(|error| error.to_string())
+        // Asleep once: that takes a system call that the rest does not.
+        builder.make().map(|executor| executor.run(sleep(Duration::from_millis(1)))).map_err(|error| error.to_string())
     };
     // A system call that fails later than in `make` is a panic of the executor's.
     let hook = std::panic::take_hook();
@@ -98,16 +102,28 @@ fn try_executor() -> Result<(), String> {
 
 const SET_MEMLOCK: &str = "set LimitMEMLOCK=infinity in the service unit, `ulimit -l` in the shell, or --ulimit memlock=-1 for a container";
 
+/// Whether an executor could not start for want of memory that may be locked.
+pub fn lacks_memory(error: &str) -> bool {
+    ["os error 12)", "emlock", "annot allocate memory"].iter().any(|sign| error.contains(sign))
+}
+
 /// What an executor's start-up error means and what to set.
 pub fn explain(error: &str) -> String {
-    let refused =
-        ["os error 1)", "os error 13)", "os error 38)", "ermission denied", "PermissionDenied", "not permitted", "not implemented"];
-    let memory = ["os error 12)", "emlock", "annot allocate memory"];
+    let refused = [
+        "os error 1)",
+        "os error 13)",
+        "os error 38)",
+        "ermission denied",
+        "PermissionDenied",
+        "not permitted",
+        "not implemented",
+        "nvalid argument",
+    ];
     if refused.iter().any(|sign| error.contains(sign)) {
         format!(
             "io_uring is not available ({error}): it needs Linux 5.11 or later, the sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
         )
-    } else if memory.iter().any(|sign| error.contains(sign)) {
+    } else if lacks_memory(error) {
         let limit =
             getrlimit(Resource::Memlock).current.map_or("not limited".to_owned(), |bytes| format!("limited to {} KiB", bytes / 1024));
         format!(

@@ -7,8 +7,10 @@ use crate::api::{ApiError, ErrorName};
 use crate::hsm::Fault;
 use crate::sched::Refused;
 
-/// The error for a key manager's fault; what only the operator may see goes to `detail`.
-pub(super) fn to_api_error(fault: Fault, detail: &mut String) -> ApiError {
+/// The error for a key manager's fault; what only the operator may see goes to `detail`, which may hold what an earlier try left. `begun`: the key
+/// manager had begun with it.
+pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> ApiError {
+    detail.clear();
     match fault {
         Fault::KeyNotFound { detail: why } => {
             *detail = why;
@@ -25,7 +27,11 @@ pub(super) fn to_api_error(fault: Fault, detail: &mut String) -> ApiError {
             ApiError::new(ErrorName::InternalException, "the key manager failed; the proxy's log says how")
         }
         Fault::Busy => ApiError::new(ErrorName::ThrottlingException, "the key manager has too much to do"),
-        Fault::Timeout => ApiError::new(ErrorName::DependencyTimeoutException, "the key manager did not answer in time"),
+        Fault::Timeout => {
+            let why = if begun { "a call into the key manager's library did not return in time" } else { "no session came free in time" };
+            detail.push_str(why);
+            ApiError::new(ErrorName::DependencyTimeoutException, "the key manager did not answer in time")
+        }
     }
 }
 
@@ -51,7 +57,8 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
             ApiError::new(ErrorName::DependencyTimeoutException, "the key manager does not answer")
         }
         Refused::QueueFull | Refused::CannotMakeIt => {
-            *detail = format!("{why:?}");
+            let full = matches!(why, Refused::QueueFull);
+            *detail = if full { "its queue is full" } else { "with what waits already it would not be done by its deadline" }.to_owned();
             ApiError::new(ErrorName::ThrottlingException, "the key manager cannot do more requests in time")
         }
     }
@@ -65,4 +72,31 @@ pub(super) fn no_manager() -> ApiError {
 /// A key manager answered something else than was asked: never to be passed on.
 pub(super) fn wrong_answer() -> ApiError {
     ApiError::new(ErrorName::InternalException, "the key manager answered another question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_earlier_try_is_told_of_a_later_one() {
+        let told = |fault| {
+            let mut detail = "the token of another replica has no such key".to_owned();
+            to_api_error(fault, false, &mut detail);
+            detail
+        };
+        for fault in [Fault::KeyDisabled, Fault::KeyUsage, Fault::BadCiphertext, Fault::Busy] {
+            assert_eq!(told(fault), "");
+        }
+        assert_eq!(told(Fault::Device { detail: "C_Sign".to_owned() }), "C_Sign");
+    }
+
+    #[test]
+    fn a_timeout_tells_whether_the_key_manager_had_begun() {
+        let mut detail = String::new();
+        to_api_error(Fault::Timeout, true, &mut detail);
+        assert_eq!(detail, "a call into the key manager's library did not return in time");
+        to_api_error(Fault::Timeout, false, &mut detail);
+        assert_eq!(detail, "no session came free in time");
+    }
 }

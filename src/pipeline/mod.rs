@@ -280,17 +280,17 @@ impl Pipeline {
             let Some(task_now) = task.take().or_else(&again) else { break };
             let job = Job { label: key.label.clone(), task: task_now, deadline };
             story.record.key_manager = manager.name.clone();
-            let outcome = match &manager.backend {
+            let (outcome, begun) = match &manager.backend {
                 Backend::Local(local) => {
                     let outcome = local.execute(job);
                     story.spent(Duration::ZERO, now.elapsed());
-                    outcome
+                    (outcome, true)
                 }
                 Backend::Pool(pool) => match self.inbox.submit(pool, job) {
                     Ok(ticket) => {
                         let delivered = ticket.await;
                         story.spent(delivered.queue_wait, delivered.hsm_time);
-                        delivered.outcome
+                        (delivered.outcome, !delivered.hsm_time.is_zero())
                     }
                     Err(returned) => {
                         let (refused, job) = *returned;
@@ -308,7 +308,7 @@ impl Pipeline {
                 }
                 Err(fault) => {
                     let again = faults::may_pass_elsewhere(&fault, replica_left);
-                    failed = Err(faults::to_api_error(fault, &mut story.record.detail));
+                    failed = Err(faults::to_api_error(fault, begun, &mut story.record.detail));
                     if !again {
                         break;
                     }

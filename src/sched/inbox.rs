@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Refused;
 use super::pool::Pool;
-use super::sync::{self, AtomicBool, AtomicU32, AtomicWaker, Mutex, Ordering};
+use super::sync::{self, AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Mutex, Ordering};
 use crate::hsm::{Fault, Job, Outcome};
 use crate::limits::TICKETS_A_SHARD_MAX;
 
@@ -32,7 +32,7 @@ pub struct Delivered {
     pub outcome: Outcome,
     /// From submission until a lane began with it (or until it was given up).
     pub queue_wait: Duration,
-    /// In the session.
+    /// In the session; of one that was given up there, until then.
     pub hsm_time: Duration,
 }
 
@@ -42,6 +42,12 @@ impl Delivered {
         Delivered { outcome: Err(Fault::Timeout), queue_wait, hsm_time: Duration::ZERO }
     }
 
+    /// Of a job that a lane began with after `queue_wait` and has not come back from.
+    fn given_up(submitted: Instant, queue_wait: Duration, now: Instant) -> Delivered {
+        let hsm_time = now.saturating_duration_since(submitted).saturating_sub(queue_wait);
+        Delivered { outcome: Err(Fault::Timeout), queue_wait, hsm_time }
+    }
+
     /// Of a job that was not begun: before its deadline because others left no time for it.
     pub(super) fn not_begun(submitted: Instant, deadline: Instant, now: Instant) -> Delivered {
         let timeout = Delivered::timeout(submitted, now);
@@ -49,7 +55,14 @@ impl Delivered {
     }
 }
 
-/// Slots whose generations are allocated together; they never move, so that lanes read them without a lock.
+/// What lanes see of a slot.
+struct Mark {
+    generation: AtomicU32,
+    /// The job that was begun last: its wait in the queue in µs (upper half) and its generation.
+    begun: AtomicU64,
+}
+
+/// Slots whose marks are allocated together; they never move, so that lanes read them without a lock.
 const CHUNKS: usize = 64;
 const CHUNK: usize = TICKETS_A_SHARD_MAX / CHUNKS;
 const _: () = assert!(CHUNKS * CHUNK == TICKETS_A_SHARD_MAX);
@@ -60,13 +73,13 @@ pub struct Mailbox {
     /// A wake is under way that will see what has been posted.
     notified: AtomicBool,
     waker: AtomicWaker,
-    generations: [OnceLock<Box<[AtomicU32]>>; CHUNKS],
+    marks: [OnceLock<Box<[Mark]>>; CHUNKS],
 }
 
 impl Default for Mailbox {
     fn default() -> Self {
         let posted = Mutex::new(Vec::new());
-        Mailbox { posted, notified: AtomicBool::new(false), waker: AtomicWaker::new(), generations: [const { OnceLock::new() }; CHUNKS] }
+        Mailbox { posted, notified: AtomicBool::new(false), waker: AtomicWaker::new(), marks: [const { OnceLock::new() }; CHUNKS] }
     }
 }
 
@@ -98,11 +111,25 @@ impl Mailbox {
 
     /// Nobody waits for this job any more. Only a hint: the inbox itself drops what comes too late.
     pub(super) fn is_cancelled(&self, token: Token) -> bool {
-        self.generation(token.index).is_none_or(|generation| generation.load(Ordering::Relaxed) != token.generation)
+        self.mark(token.index).is_none_or(|mark| mark.generation.load(Ordering::Relaxed) != token.generation)
     }
 
-    fn generation(&self, index: u32) -> Option<&AtomicU32> {
-        self.generations.get(index as usize / CHUNK)?.get()?.get(index as usize % CHUNK)
+    /// A lane begins with this job, after this time in the queue. Only for the record of one that never ends.
+    pub(super) fn begin(&self, token: Token, queue_wait: Duration) {
+        if let Some(mark) = self.mark(token.index) {
+            let wait_us = queue_wait.as_micros().min(u32::MAX.into()) as u64;
+            mark.begun.store(wait_us << 32 | u64::from(token.generation), Ordering::Relaxed);
+        }
+    }
+
+    /// How long this job was in the queue, if a lane has begun with it.
+    fn begun(&self, index: u32, generation: u32) -> Option<Duration> {
+        let begun = self.mark(index)?.begun.load(Ordering::Relaxed);
+        (begun as u32 == generation).then(|| Duration::from_micros(begun >> 32))
+    }
+
+    fn mark(&self, index: u32) -> Option<&Mark> {
+        self.marks.get(index as usize / CHUNK)?.get()?.get(index as usize % CHUNK)
     }
 }
 
@@ -142,8 +169,8 @@ impl Slots {
         self.waiting -= 1;
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
-        if let Some(generation) = mailbox.generation(index) {
-            generation.store(slot.generation, Ordering::Relaxed);
+        if let Some(mark) = mailbox.mark(index) {
+            mark.generation.store(slot.generation, Ordering::Relaxed);
         }
     }
 }
@@ -184,8 +211,10 @@ impl Inbox {
             Some(index) => index,
             None => {
                 let index = slots.slots.len();
-                let chunk = self.mailbox.generations.get(index / CHUNK)?;
-                chunk.get_or_init(|| (0..CHUNK).map(|_| AtomicU32::new(0)).collect());
+                let chunk = self.mailbox.marks.get(index / CHUNK)?;
+                // Begun is none of them: a slot's first job has generation 0.
+                let mark = |_| Mark { generation: AtomicU32::new(0), begun: AtomicU64::new(u64::MAX) };
+                chunk.get_or_init(|| (0..CHUNK).map(mark).collect());
                 slots.slots.push(Slot { generation: 0, state: SlotState::Free, submitted, deadline });
                 index as u32
             }
@@ -221,7 +250,10 @@ impl Inbox {
                 earliest = Some(earliest.map_or(slot.deadline, |e| e.min(slot.deadline)));
                 continue;
             }
-            let delivered = Delivered::timeout(slot.submitted, now);
+            let delivered = match self.mailbox.begun(index as u32, slot.generation) {
+                Some(queue_wait) => Delivered::given_up(slot.submitted, queue_wait, now),
+                None => Delivered::timeout(slot.submitted, now),
+            };
             let waker = slots.answer(&self.mailbox, index as u32, delivered);
             drop(slots);
             if let Some(waker) = waker {

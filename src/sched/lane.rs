@@ -162,6 +162,8 @@ impl Runner<'_> {
             if deadline <= now {
                 mailbox.post(token, Delivered::timeout(submitted, now));
             } else if !mailbox.is_cancelled(token) {
+                let queue_wait = now.saturating_duration_since(submitted);
+                mailbox.begin(token, queue_wait);
                 let (outcome, usable) = self.execute(job);
                 let begun = std::mem::replace(&mut now, sync::now());
                 let hsm_time = now - begun;
@@ -173,7 +175,6 @@ impl Runner<'_> {
                 if !usable {
                     lost = Some(Arc::from(outcome.as_ref().err().map_or("session lost".to_owned(), tell)));
                 }
-                let queue_wait = begun.saturating_duration_since(submitted);
                 mailbox.post(token, Delivered { outcome, queue_wait, hsm_time });
                 if now - woken_at > BATCH_TIME {
                     mailbox.wake();

@@ -93,6 +93,8 @@ pub struct PoolStats {
     pub jobs_total: u64,
     /// What the last lost, hung or refused session said.
     pub last_fault: Option<String>,
+    /// When it said so.
+    pub last_fault_at: Option<Instant>,
     /// Measured time of one job on one session.
     pub service_time_ewma: Option<Duration>,
 }
@@ -213,7 +215,8 @@ impl Pool {
             late_total: late,
             cancelled_total: cancelled,
             jobs_total: jobs,
-            last_fault: core.last_fault().map(|fault| fault.as_ref().to_owned()),
+            last_fault: core.last_fault().map(|(fault, _)| fault.as_ref().to_owned()),
+            last_fault_at: core.last_fault().map(|(_, at)| *at),
             service_time_ewma: core.service_time(),
         }
     }

@@ -3,7 +3,7 @@
 
 #[cfg(not(loom))]
 mod real {
-    pub(in crate::sched) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    pub(in crate::sched) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
     pub(in crate::sched) use std::sync::{Condvar, Mutex, MutexGuard};
     pub(in crate::sched) use std::thread::{Builder, JoinHandle};
 

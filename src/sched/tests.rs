@@ -223,6 +223,7 @@ fn a_hung_session_is_answered_for_left_behind_and_replaced() {
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
     rig.until("open", Rig::serves);
     let delivered = rig.run(job("hang", 1, Duration::from_millis(500)));
+    assert!(delivered.hsm_time > delivered.queue_wait, "it was in the session: {delivered:?}");
     assert_eq!(delivered.outcome.unwrap_err(), Fault::Timeout);
     assert_eq!(rig.inbox.pending(), 0);
     rig.until("a replacement", |rig| rig.pool.stats().abandoned_total == 1 && rig.serves());
@@ -259,7 +260,9 @@ fn what_nobody_waits_for_is_not_begun() {
     let late = rig.inbox.submit(&rig.pool, job("k", 30, Duration::from_millis(5))).unwrap();
     let last = rig.inbox.submit(&rig.pool, job("k", 2, LONG)).unwrap();
     assert_eq!(rig.inbox.pending(), 3);
-    assert_eq!(block_on(&rig.inbox, late).outcome.unwrap_err(), Fault::Timeout);
+    let late = block_on(&rig.inbox, late);
+    assert_eq!(late.hsm_time, Duration::ZERO, "no session had it: {late:?}");
+    assert_eq!(late.outcome.unwrap_err(), Fault::Timeout);
     release.send(()).unwrap();
     assert_eq!(number(&block_on(&rig.inbox, first)), Some(1));
     assert_eq!(number(&block_on(&rig.inbox, last)), Some(2));

@@ -13,10 +13,17 @@ use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
-use super::{CERTIFICATE_CHAIN, PRIVATE_KEY, Report, Settings, chain, pem_file};
+use super::{CERTIFICATE_CHAIN, Certificate, PRIVATE_KEY, Report, Settings, chain, pem_file};
+
+/// What the server shows and signs with.
+pub(super) struct Identity {
+    pub(super) certified_key: Arc<CertifiedKey>,
+    /// Those of `certified_key`, to be told.
+    pub(super) certificates: Vec<Certificate>,
+}
 
 /// None only with a problem in the report.
-pub(super) fn load(settings: &Settings, now: OffsetDateTime, report: &mut Report) -> Option<Arc<CertifiedKey>> {
+pub(super) fn load(settings: &Settings, now: OffsetDateTime, report: &mut Report) -> Option<Identity> {
     let key = load_key(&settings.private_key, report);
     let certificates = match pem_file::certificates(&settings.certificate_chain) {
         Ok(certificates) => certificates,
@@ -25,17 +32,18 @@ pub(super) fn load(settings: &Settings, now: OffsetDateTime, report: &mut Report
             return None;
         }
     };
-    match chain::parse(&certificates) {
+    let told = match chain::parse(&certificates) {
         Ok(parsed) => {
             chain::check(&parsed, &settings.certificate_chain, now, report);
             check_match(key.as_deref()?, &parsed, settings, report);
+            parsed.iter().map(Certificate::of).collect()
         }
         Err(message) => {
             report.problem(CERTIFICATE_CHAIN, format!("{}: {message}", settings.certificate_chain.display()));
             return None;
         }
-    }
-    Some(Arc::new(CertifiedKey::new(certificates, key?)))
+    };
+    Some(Identity { certified_key: Arc::new(CertifiedKey::new(certificates, key?)), certificates: told })
 }
 
 /// The key's public half must be the one in the first certificate.

@@ -9,6 +9,7 @@
 //! ticket anew, so that one which has expired meanwhile is refused as it would be in a full handshake.
 
 mod accept;
+mod certificate;
 mod chain;
 mod client_auth;
 mod failure;
@@ -26,10 +27,12 @@ use rustls::{CommonState, HandshakeKind, ServerConfig};
 use time::OffsetDateTime;
 
 pub use accept::HandshakeFailure;
+pub use certificate::Certificate;
 pub use client_auth::SubjectRefused;
 pub use failure::{handshake_failure_label, tls_failure_label};
 
 use client_auth::ClientVerifier;
+use identity::Identity;
 
 /// `[tls]` of the configuration; paths are absolute or relative to the working directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,14 +106,15 @@ pub fn check(settings: &Settings) -> Report {
 pub fn server(settings: &Settings) -> Result<Server, Vec<Problem>> {
     let (report, material) = load(settings, OffsetDateTime::now_utc());
     let Some(material) = material else { return Err(report.problems) };
-    provider::server_config(material.identity, material.client.clone())
-        .map(|config| Server { config, client: material.client, warnings: report.warnings })
+    let Identity { certified_key, certificates } = material.identity;
+    provider::server_config(certified_key, material.client.clone())
+        .map(|config| Server { config, client: material.client, certificates, warnings: report.warnings })
         .map_err(|error| vec![Problem { key: "tls", message: error.to_string() }])
 }
 
 /// What the files hold, once they have passed every check.
 struct Material {
-    identity: Arc<rustls::sign::CertifiedKey>,
+    identity: Identity,
     client: Option<Arc<ClientVerifier>>,
 }
 
@@ -133,6 +137,7 @@ fn load(settings: &Settings, now: OffsetDateTime) -> (Report, Option<Material>) 
 pub struct Server {
     config: Arc<ServerConfig>,
     client: Option<Arc<ClientVerifier>>,
+    certificates: Vec<Certificate>,
     warnings: Vec<Problem>,
 }
 
@@ -140,6 +145,11 @@ impl Server {
     /// What [`check`] warned of when the files were read.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
+    }
+
+    /// The certificates that clients are shown: the server's own, then those above it.
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.certificates
     }
 
     /// What a connection is accepted with.

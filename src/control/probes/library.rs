@@ -22,14 +22,22 @@ pub(super) struct Library {
 impl Library {
     /// How the library fares, by what the engine says and what has become of its sessions.
     pub(super) fn look(&mut self, mut state: LibraryState, serves: bool, stats: &PoolStats, now: Instant) -> LibraryState {
-        // As many have been left behind as may be, and those in their places hang as well.
-        let all_hang = stats.lanes_open + stats.lanes_configured * ABANDONED_LANES_PER_SESSION_MAX <= stats.lanes_hung;
-        if serves || !all_hang {
+        // So many times all sessions have been left behind, and every one in their places that opened hangs as well.
+        let all_hang = |times| stats.lanes_open + stats.lanes_configured * times <= stats.lanes_hung;
+        if serves || !all_hang(1) {
             self.hang_since = None;
         } else {
             let since = *self.hang_since.get_or_insert(now);
-            let why = || format!("{} sessions hang in calls into its library, and no more are risked", stats.lanes_hung);
-            state.stuck = state.stuck.or_else(|| Some(Stuck { why: why(), since }));
+            let and = if all_hang(ABANDONED_LANES_PER_SESSION_MAX) {
+                Some("no more are risked".to_owned())
+            } else if now.saturating_duration_since(since) >= BEYOND_HELP_TIME {
+                // Openings that hang are left behind after ten seconds and few at a time: with many sessions the bound is minutes away.
+                Some(format!("none could be opened in their place for {} s", BEYOND_HELP_TIME.as_secs()))
+            } else {
+                None
+            };
+            let why = and.map(|and| format!("{} sessions hang in calls into its library, and {and}", stats.lanes_hung));
+            state.stuck = state.stuck.or_else(|| why.map(|why| Stuck { why, since }));
         }
         if serves {
             // Another key manager's trouble with the same library.
@@ -45,8 +53,11 @@ impl Library {
         if state.initializations > self.told.initializations && rested {
             // The first time is its start.
             if state.initializations > 1 {
-                let times = state.initializations - 1;
-                news.push((Level::Warn, format!("its library was initialised anew, {times} times since the start")));
+                let times = match state.initializations - 1 {
+                    1 => "once".to_owned(),
+                    times => format!("{times} times"),
+                };
+                news.push((Level::Warn, format!("its library was initialised anew, {times} since the start")));
                 self.told_at = Some(now);
             }
             self.told.initializations = state.initializations;
@@ -130,6 +141,13 @@ mod tests {
         assert_eq!(look(well(), false, 0, 9, later), Some(now));
         assert_eq!(look(well(), true, 0, 8, later), None);
         assert_eq!(look(well(), false, 0, 8, later), Some(later));
+        // Those that were to replace them are being opened, and that hangs.
+        let (begins, minute) = (later + Duration::from_secs(1), later + Duration::from_secs(1) + BEYOND_HELP_TIME);
+        let almost = minute - Duration::from_millis(1);
+        assert_eq!((look(well(), false, 0, 3, later), look(well(), false, 0, 4, begins)), (None, None));
+        assert_eq!((look(well(), false, 0, 7, almost), look(well(), false, 0, 7, minute)), (None, Some(begins)));
+        assert_eq!(look(well(), false, 1, 4, minute), None, "one may serve");
+        assert_eq!(look(well(), false, 0, 4, minute), None, "and the minute begins anew");
         // What the engine says.
         assert_eq!(look(stuck("inside", now), false, 3, 1, later), Some(now));
         assert_eq!(look(stuck("inside", now), true, 3, 1, later), None);
@@ -141,7 +159,7 @@ mod tests {
         let times = |n| LibraryState { initializations: n, stuck: None };
         let mut news = |state: LibraryState, now| library.news(&state, now).into_iter().map(|(_, told)| told).collect::<Vec<_>>();
         assert_eq!((news(times(0), now), news(times(1), now)), (vec![], vec![]));
-        assert_eq!(news(times(2), now), ["its library was initialised anew, 1 times since the start"]);
+        assert_eq!(news(times(2), now), ["its library was initialised anew, once since the start"]);
         assert_eq!(news(times(4), now + TOLD_AGAIN_AFTER - Duration::from_millis(1)), [""; 0]);
         assert_eq!(news(times(5), now + TOLD_AGAIN_AFTER), ["its library was initialised anew, 4 times since the start"]);
         assert_eq!(news(stuck("why", now), now), ["only a restart of xksd can bring it back: why"]);

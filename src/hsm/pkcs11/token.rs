@@ -79,6 +79,6 @@ pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, T
         (Some(token), _) => Ok(token),
         (None, Some(error)) => Err(NoToken::Call(error)),
         (None, None) if seen.is_empty() => Err(NoToken::Choice(format!("{selector} not found: the module shows no tokens"))),
-        (None, None) => Err(NoToken::Choice(format!("{selector} not found; there are {}", seen.join(", ")))),
+        (None, None) => Err(NoToken::Choice(format!("{selector} not found; the module shows {}", seen.join(", ")))),
     }
 }

@@ -229,7 +229,7 @@ pub struct Core<J> {
     /// Since when no lane serves.
     outage: Option<Instant>,
     service: ServiceTime,
-    last_fault: Option<Arc<str>>,
+    last_fault: Option<(Arc<str>, Instant)>,
     totals: Totals,
     stopping: bool,
     random: u64,
@@ -293,9 +293,9 @@ impl<J> Core<J> {
         self.service.mean()
     }
 
-    /// What the last lost or refused session said.
-    pub fn last_fault(&self) -> Option<Arc<str>> {
-        self.last_fault.clone()
+    /// What the last lost, hung or refused session said, and when.
+    pub fn last_fault(&self) -> Option<&(Arc<str>, Instant)> {
+        self.last_fault.as_ref()
     }
 
     /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it. What made no sense to queue any longer and stood
@@ -337,7 +337,11 @@ impl<J> Core<J> {
         }
         if self.is_out(now) {
             let hangs = self.counts.stalled + self.counts.abandoned > 0;
-            return Some(if hangs { Refused::NoAnswer } else { Refused::NoLanes(self.last_fault.clone()) });
+            return Some(if hangs {
+                Refused::NoAnswer
+            } else {
+                Refused::NoLanes(self.last_fault.as_ref().map(|(fault, _)| fault.clone()))
+            });
         }
         if deadline <= now || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline) {
             return Some(Refused::CannotMakeIt);

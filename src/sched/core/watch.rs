@@ -70,7 +70,7 @@ impl<J> Core<J> {
 
     /// `lane` got no session. Tells whom to wake.
     pub fn open_failed(&mut self, lane: LaneId, fault: Arc<str>, now: Instant) -> Option<LaneId> {
-        self.last_fault = Some(fault);
+        self.last_fault = Some((fault, now));
         let slot = self.current(lane)?;
         let wait = self.backoff(self.lanes[slot].failures);
         self.close(slot, now + wait, now);
@@ -80,7 +80,7 @@ impl<J> Core<J> {
     /// `lane` lost its session: opened again at once if it had served, else after a while. To be followed by [`Core::wake_all_needed`], when
     /// what the lane held is requeued: others may have been left asleep because this lane was expected back.
     pub fn lost(&mut self, lane: LaneId, fault: Arc<str>, now: Instant) {
-        self.last_fault = Some(fault);
+        self.last_fault = Some((fault, now));
         let Some(slot) = self.current(lane) else { return };
         let wait = match self.lanes[slot].failures {
             0 => Duration::ZERO,
@@ -119,12 +119,12 @@ impl<J> Core<J> {
                     self.set(slot, State::Busy { since, jobs, stalled: true }, now);
                 }
                 State::Opening { since } if may_abandon && now.saturating_duration_since(since) > self.settings.open_hang_after => {
-                    self.last_fault = Some(Arc::from("opening a session hangs"));
+                    self.last_fault = Some((Arc::from("opening a session hangs"), now));
                     self.abandon(slot, now, tick);
                 }
                 // Long due to ask for its session: it is still in the call that closes the old one.
                 State::Closed { retry_at } if may_abandon && now.saturating_duration_since(retry_at) > self.settings.hang_after => {
-                    self.last_fault = Some(Arc::from("closing a session hangs"));
+                    self.last_fault = Some((Arc::from("closing a session hangs"), now));
                     self.abandon(slot, now, tick);
                 }
                 State::Vacant => self.refill(slot, now, tick),
@@ -156,7 +156,7 @@ impl<J> Core<J> {
 
     fn abandon(&mut self, slot: usize, now: Instant, tick: &mut Tick<J>) {
         if matches!(self.lanes[slot].state, State::Busy { .. }) {
-            self.last_fault = Some(Arc::from("a call to the key manager hangs"));
+            self.last_fault = Some((Arc::from("a call to the key manager hangs"), now));
         }
         self.totals.abandoned += 1;
         self.counts.abandoned += 1;

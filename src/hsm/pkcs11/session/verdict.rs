@@ -13,7 +13,7 @@ use super::super::errors::{Call, CallError, Reaction};
 use super::super::profile::IvMode;
 use super::{HsmSession, INTEGRITY, Trouble, in_time};
 use crate::hsm::{Answer, Fault, Secret, same_bytes};
-use crate::limits::{HSM_DISTRUST, IV_BYTES, REFUSALS_OF_A_DOUBTFUL_HSM, REFUSALS_OF_A_TRUSTED_HSM, TAG_BYTES};
+use crate::limits::{HSM_DISTRUST, IV_BYTES, REFUSALS_IN_PLAIN_WORDS, REFUSALS_OF_A_DOUBTFUL_HSM, REFUSALS_OF_A_TRUSTED_HSM, TAG_BYTES};
 
 /// Whether an HSM was caught lately answering something good with a code that can also mean bad ciphertext.
 #[derive(Default)]
@@ -65,19 +65,23 @@ impl HsmSession {
             && [CKR_MECHANISM_PARAM_INVALID, CKR_ARGUMENTS_BAD].contains(&error.code);
         let reaction = error.reaction(profile);
         let caught = self.shared.reputation.is_doubtful(Instant::now());
+        // Not a matter of opinion, unless from an HSM that said so of something good.
+        let plain = reaction == Reaction::BadCiphertext && !caught;
         match reaction {
-            // Not a matter of opinion, unless from an HSM that said so of something good.
-            Reaction::BadCiphertext if !caught => return Err(Fault::BadCiphertext.into()),
             Reaction::BadCiphertext | Reaction::Ambiguous | Reaction::BusyOrBadCiphertext => {}
             _ if perhaps_iv => {}
             _ => return Err(self.trouble(error)),
         }
         // Too much work comes often, and no less often for having been away for a minute.
         let doubtful = reaction == Reaction::BusyOrBadCiphertext || caught;
-        let enough = if doubtful { REFUSALS_OF_A_DOUBTFUL_HSM } else { REFUSALS_OF_A_TRUSTED_HSM };
+        let enough = match (plain, doubtful) {
+            (true, _) => REFUSALS_IN_PLAIN_WORDS,
+            (_, true) => REFUSALS_OF_A_DOUBTFUL_HSM,
+            _ => REFUSALS_OF_A_TRUSTED_HSM,
+        };
         let mut known_good = None;
         for refusals in 1..enough {
-            if doubtful || refusals + 1 == enough {
+            if doubtful || (!plain && refusals + 1 == enough) {
                 self.open_known_good(&mut known_good, sealed, deadline).map_err(|trouble| fails_too(error, trouble))?;
             }
             in_time(deadline)?;
