@@ -4,9 +4,9 @@
 //! A probe is a job like the others, beside the shards' queues: it needs no session of its own, which an HSM that is full would refuse, and
 //! one that hangs is left behind as any job is.
 
+mod keys;
 mod library;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,18 +14,17 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::ask::Asker;
-use super::service::{Service, why_not};
+use super::service::Service;
 use crate::hsm::{Engine, Fault, ManagerInfo, Task};
 use crate::keystore::{Backend, Manager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
 
+use keys::Keys;
+pub use keys::Trials;
 pub use library::LastResort;
 use library::Library;
-
-/// For looking up keys, before sessions and health are looked at again: there may be thousands.
-const KEYS_AT_ONCE_TIME: Duration = Duration::from_millis(500);
 
 /// Starts the probes of all key managers; they end when `stop` is disconnected.
 ///
@@ -50,9 +49,7 @@ struct Prober<'a> {
     told: Option<Told>,
     sessions: Sessions,
     library: Library,
-    /// Those that were looked up or are to be.
-    keys: Vec<(Arc<str>, String)>,
-    keys_left: VecDeque<(Arc<str>, String)>,
+    keys: Keys,
 }
 
 impl Prober<'_> {
@@ -63,8 +60,8 @@ impl Prober<'_> {
                 (Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()), Info::new(probed.engine.clone()))
             }),
         };
-        let (sessions, library, keys, keys_left) = Default::default();
-        Prober { service, manager, lanes, told: None, sessions, library, keys, keys_left }
+        let (sessions, library, keys) = Default::default();
+        Prober { service, manager, lanes, told: None, sessions, library, keys }
     }
 
     fn run(&mut self, stop: &Receiver<()>) {
@@ -74,9 +71,8 @@ impl Prober<'_> {
                 let serves = self.probe();
                 next_probe = Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
             }
-            if self.told.as_ref().is_some_and(|told| told.why_not.is_none()) {
-                self.tell_keys();
-            }
+            let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
+            let keys_left = serves && self.tell_keys();
             if let Backend::Pool(pool) = &self.manager.backend {
                 let stats = pool.stats();
                 if self.sessions.lost_some(&stats) {
@@ -86,7 +82,7 @@ impl Prober<'_> {
                     self.service.log.event(level, format!("key manager {:?}: {told}", self.manager.name));
                 }
             }
-            let pause = if self.keys_left.is_empty() { PROBE_RETRY_INTERVAL } else { Duration::ZERO };
+            let pause = if keys_left { Duration::ZERO } else { PROBE_RETRY_INTERVAL };
             if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
@@ -156,33 +152,21 @@ impl Prober<'_> {
         }
     }
 
-    /// Names every configured key that cannot serve; the rest serves. Again when a reload changed what is expected.
-    fn tell_keys(&mut self) {
+    /// Names every configured key that cannot serve, and replicas that hold different keys; the rest serves. Whether more is to be looked up at once.
+    fn tell_keys(&mut self) -> bool {
+        let ask = |label: &Arc<str>, task| match (&self.manager.backend, &self.lanes) {
+            (Backend::Local(local), _) => {
+                local.execute(crate::hsm::Job { label: label.clone(), task, deadline: Instant::now() + HUNG_CALL_TIME })
+            }
+            (Backend::Pool(_), Some((asker, _))) => asker.ask(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer),
+            (Backend::Pool(_), None) => Err(Fault::Timeout),
+        };
         let expected = self.service.expected_keys(self.manager);
-        if self.keys != expected {
-            self.keys_left = expected.iter().cloned().collect();
-            self.keys = expected;
+        let (news, more) = self.keys.look(expected, &self.manager.name, &self.service.trials, ask, Instant::now());
+        for (level, told) in news {
+            self.service.log.event(level, told);
         }
-        let start = Instant::now();
-        while start.elapsed() < KEYS_AT_ONCE_TIME
-            && let Some((label, what)) = self.keys_left.pop_front()
-        {
-            let described = match (&self.manager.backend, &self.lanes) {
-                (Backend::Local(local), _) => {
-                    let deadline = Instant::now() + HUNG_CALL_TIME;
-                    local.execute(crate::hsm::Job { label: label.clone(), task: Task::Describe, deadline })
-                }
-                (Backend::Pool(_), Some((asker, _))) => asker.ask(&label, Task::Describe, HUNG_CALL_TIME).map(|(answer, _)| answer),
-                (Backend::Pool(_), None) => return,
-            };
-            if let Err(Fault::Device { .. } | Fault::Busy | Fault::Timeout) = described {
-                // That says nothing of the key: later again.
-                return self.keys_left.push_back((label, what));
-            }
-            if let Some(why) = why_not(described) {
-                self.service.log.event(Level::Warn, format!("{what} cannot serve from key manager {:?}: {why}", self.manager.name));
-            }
-        }
+        more
     }
 }
 

@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use zeroize::Zeroizing;
 
 use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
+use super::probes::Trials;
 use super::reload::LastReload;
 use crate::api::response::HealthStatus;
 use crate::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
@@ -36,6 +37,8 @@ pub struct Service {
     pub managers: Vec<Arc<Manager>>,
     /// The key managers that have lanes, for probing.
     pub probed: Vec<Probed>,
+    /// What they encrypt for one another, to prove that replicas hold the same keys.
+    pub trials: Trials,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -54,6 +57,17 @@ pub struct Service {
     pub draining: AtomicBool,
     /// Start of the process, nearly.
     pub started: Instant,
+}
+
+/// A key that a key store expects in a key manager.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExpectedKey {
+    /// Its name in the key manager.
+    pub label: Arc<str>,
+    /// The key and its key store, for the operator; no other has the same.
+    pub what: String,
+    /// Other key managers must hold the same key.
+    pub replicated: bool,
 }
 
 /// A key manager with lanes as its prober sees it.
@@ -136,6 +150,7 @@ impl Service {
             last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
             managers,
             probed,
+            trials: Trials::default(),
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             metrics: (0..shards).map(|_| Arc::default()).collect(),
@@ -159,13 +174,14 @@ impl Service {
         self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
     }
 
-    /// Labels of the keys that key stores expect in a key manager, each with the store and id that want it.
-    pub fn expected_keys(&self, manager: &Arc<Manager>) -> Vec<(Arc<str>, String)> {
+    /// The keys that key stores expect in a key manager.
+    pub fn expected_keys(&self, manager: &Arc<Manager>) -> Vec<ExpectedKey> {
         let stores = self.stores.load();
         let mut keys = Vec::new();
         for store in stores.by_prefix.values().filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager))) {
             for (id, key) in &store.keys {
-                keys.push((key.label.clone(), format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix)));
+                let what = format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
+                keys.push(ExpectedKey { label: key.label.clone(), what, replicated: store.managers.len() > 1 });
             }
         }
         keys.sort();

@@ -6,6 +6,7 @@
 
 pub mod local;
 pub mod pkcs11;
+pub mod replicas;
 
 use std::sync::Arc;
 use std::time::Instant;

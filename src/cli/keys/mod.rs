@@ -1,0 +1,175 @@
+//! `xksd keys`
+
+mod replicas;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Failure, print};
+use crate::control::config::{Config, KeyManager};
+use crate::control::service::{Opened, open, why_not};
+use crate::hsm::pkcs11::KeyListing;
+use crate::hsm::{Engine, Job, Outcome, Task};
+
+/// Looking a key up may take this long, and so may an encryption or decryption.
+const JOB_TIME: Duration = Duration::from_secs(10);
+
+/// Tell what the key managers hold, whether each configured key can serve, and whether replicas hold the same keys
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Logs in to each token, so a wrong PIN counts as one try.
+
+Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to
+carry other keys out and in (CKA_WRAP, CKA_UNWRAP). It is told, and does not change the exit code.
+
+Of a key store with several key managers, each encrypts random bytes under each key, and each other one decrypts them: the same label
+does not make it the same key. \"DIFFERENT KEYS\" means that what AWS has encrypted through one of them is lost to the other.
+
+Exit codes: 0 every configured key can serve, and is the same in all of its key managers; 1 some cannot, differ, or could not be
+compared; 2 wrong configuration.")]
+pub struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    let mut holders = Vec::new();
+    for (index, manager) in config.key_managers.iter().enumerate() {
+        holders.push(tell_manager(&config, index, manager)?);
+    }
+    let mut tally = Tally::default();
+    for store in &config.keystores {
+        for key in &store.keys {
+            let serving = store.key_managers.iter().filter(|&&index| holders[index].serves.contains(&key.label)).count();
+            tally.cannot += usize::from(serving == 0);
+            tally.cannot_everywhere += usize::from((1..store.key_managers.len()).contains(&serving));
+        }
+        if store.key_managers.len() > 1 {
+            replicas::tell(store, &mut holders, &mut tally)?;
+        }
+    }
+    tally.unopened = holders.iter().filter(|holder| holder.execute.is_none()).map(|holder| holder.name.clone()).collect();
+    tally.verdict()
+}
+
+/// Does one job of a key manager.
+type Execute = Box<dyn FnMut(Job) -> Outcome>;
+
+/// A key manager, as far as it could be opened.
+struct Holder {
+    name: String,
+    /// `None` where it could not be opened.
+    execute: Option<Execute>,
+    /// Labels of the configured keys that can serve.
+    serves: BTreeSet<String>,
+}
+
+impl Holder {
+    fn unopened(name: &str) -> Holder {
+        Holder { name: name.to_owned(), execute: None, serves: BTreeSet::new() }
+    }
+}
+
+/// A job with time enough for a person who waits.
+fn job(label: &str, task: Task) -> Job {
+    Job { label: Arc::from(label), task, deadline: Instant::now() + JOB_TIME }
+}
+
+/// What is wrong, each key of a key store counted once.
+#[derive(Default)]
+struct Tally {
+    /// From no key manager.
+    cannot: usize,
+    /// From some of its key managers only.
+    cannot_everywhere: usize,
+    different: usize,
+    /// Neither different nor the same, for a fault.
+    uncompared: usize,
+    unopened: Vec<String>,
+}
+
+impl Tally {
+    fn verdict(&self) -> Result<(), Failure> {
+        let keys = |count: usize, one: &str, several: &str| match count {
+            0 => None,
+            1 => Some(format!("1 configured key {one}")),
+            _ => Some(format!("{count} configured keys {several}")),
+        };
+        let wrong: Vec<String> = [
+            keys(self.different, "is not the same in all of its key managers", "are not the same in all of their key managers"),
+            keys(self.cannot, "cannot serve", "cannot serve"),
+            keys(
+                self.cannot_everywhere,
+                "can serve from some of its key managers alone",
+                "can serve from some of their key managers alone",
+            ),
+            keys(self.uncompared, "could not be compared in all of its key managers", "could not be compared in all of their key managers"),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(self.unopened.iter().map(|name| format!("key manager {name} could not be opened")))
+        .collect();
+        if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(wrong.join("\n"))) }
+    }
+}
+
+/// Prints what one key manager holds, and which of the keys expected there can serve.
+fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<Holder, Failure> {
+    print(&format!("key manager {}\n", manager.name))?;
+    let opened = match open(manager) {
+        Ok(opened) => opened,
+        Err(why) => {
+            print(&format!("  {why}\n"))?;
+            return Ok(Holder::unopened(&manager.name));
+        }
+    };
+    let mut listed = Vec::new();
+    let mut execute: Execute = match opened {
+        Opened::Local(local) => {
+            for label in local.labels() {
+                print(&format!("  {label:?}: AES_256\n"))?;
+            }
+            Box::new(move |job| local.execute(job))
+        }
+        Opened::Pkcs11(engine, _) => {
+            let opened = engine.list_keys().and_then(|keys| Ok((keys, engine.open()?)));
+            let (keys, mut session) = match opened {
+                Ok(opened) => opened,
+                Err(fault) => {
+                    print(&format!("  {fault}\n"))?;
+                    return Ok(Holder::unopened(&manager.name));
+                }
+            };
+            for key in &keys {
+                print(&format!("  {key}\n"))?;
+            }
+            listed = keys;
+            Box::new(move |job| session.execute(job))
+        }
+    };
+    let mut expected: BTreeSet<(&str, &str, &str, bool)> = BTreeSet::new();
+    for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
+        expected.extend(
+            store.keys.iter().map(|key| (key.label.as_str(), key.id.as_str(), store.path_prefix.as_str(), store.enabled && key.enabled)),
+        );
+    }
+    // By label: several keys of key stores may be one key here.
+    let mut verdicts: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    for (label, id, prefix, enabled) in expected {
+        let verdict = match verdicts.entry(label).or_insert_with(|| why_not(execute(job(label, Task::Describe)))) {
+            None => {
+                let mut but = if enabled { vec![] } else { vec!["it is disabled in the configuration".to_string()] };
+                but.extend(listed.iter().filter(|key| key.label == label).flat_map(KeyListing::exposures));
+                if but.is_empty() { "can serve".to_string() } else { format!("can serve, but {}", but.join("; ")) }
+            }
+            Some(why) => format!("CANNOT SERVE: {why}"),
+        };
+        print(&format!("  -> key {id} of key store {prefix:?} (label {label:?}): {verdict}\n"))?;
+    }
+    let serves = verdicts.into_iter().filter(|(_, why_not)| why_not.is_none()).map(|(label, _)| label.to_owned()).collect();
+    Ok(Holder { name: manager.name.clone(), execute: Some(execute), serves })
+}
