@@ -22,7 +22,7 @@ use xksd::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use xksd::hsm::local::Local;
 use xksd::hsm::{Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session};
 use xksd::http1::{Header, Progress, Request, RequestHead};
-use xksd::keystore::{Backend, Key, KeyStore, KeyStores, Manager, Probe};
+use xksd::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
@@ -202,7 +202,7 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
 
 /// Key stores with one key store, served by `backend`.
 pub fn key_stores(backend: Backend) -> Arc<ArcSwap<KeyStores>> {
-    let manager = Manager { name: "hsm-a".into(), backend, probe: ArcSwapOption::empty() };
+    let manager = Manager { name: "hsm-a".into(), backend, probe: ArcSwapOption::empty(), keys: KeyFailures::default() };
     let info = ManagerInfo { vendor: "xksd".to_owned(), model: "local".to_owned(), token: "bench".to_owned(), ..ManagerInfo::default() };
     manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result: Ok(Duration::from_millis(1)), info })));
     let store = KeyStore {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -55,6 +56,17 @@ pub struct Manager {
     pub backend: Backend,
     /// The last finished probe.
     pub probe: ArcSwapOption<Probe>,
+    /// What the last look at its keys found.
+    pub keys: KeyFailures,
+}
+
+/// How many of the keys that are expected of a key manager do not serve as they should.
+#[derive(Debug, Default)]
+pub struct KeyFailures {
+    /// Not there, not AES-256, not allowed, or twice.
+    pub cannot_serve: AtomicUsize,
+    /// Other keys than a replica has under the same label; counted at that of the two that found it.
+    pub different: AtomicUsize,
 }
 
 /// How jobs reach a key manager.

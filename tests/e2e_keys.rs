@@ -197,6 +197,15 @@ own_process! {
         };
         assert!(first[0] == line("hsm-a", "hsm-b") || first[0] == line("hsm-b", "hsm-a"), "{first:?}");
 
+        let failures = |why| {
+            let sample = |name| server.metric(&format!("xksd_key_manager_key_failures{{key_manager=\"{name}\",why=\"{why}\"}}"));
+            sample("hsm-a") + sample("hsm-b")
+        };
+        e2e::eventually("one key that differs", || failures("different") == 1.0);
+        assert_eq!(failures("cannot_serve"), 0.0);
+        let differ = |manager: &Value| manager["key_failures"]["different"] == 1;
+        assert_eq!(server.status()["key_managers"].as_array().expect("several").iter().filter(|manager| differ(manager)).count(), 1);
+
         // It still serves; and a key that a reload brings is compared, too.
         Api::new(&site, &server).round_trip("foo");
         a.make_key("baz", 32, &[]);

@@ -140,6 +140,17 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         let stuck = manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
         text.sample(RESTART, &[("key_manager", &manager.name)], u64::from(stuck));
     }
+    const KEYS: &str = "xksd_key_manager_key_failures";
+    text.metric(
+        KEYS,
+        "gauge",
+        "Configured keys that a key manager cannot serve, or holds another key for than a replica does (once of the two).",
+    );
+    for manager in &service.managers {
+        for (why, count) in [("cannot_serve", &manager.keys.cannot_serve), ("different", &manager.keys.different)] {
+            text.sample(KEYS, &[("key_manager", &manager.name), ("why", why)], count.load(Ordering::Relaxed));
+        }
+    }
     let pools: Vec<_> = service
         .managers
         .iter()

@@ -166,6 +166,7 @@ impl Prober<'_> {
         for (level, told) in news {
             self.service.log.event(level, told);
         }
+        self.keys.count(&self.manager.keys);
         more
     }
 }

@@ -19,7 +19,7 @@ use crate::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::hsm::local::Local;
 use crate::hsm::pkcs11::{Pkcs11Engine, Settings};
 use crate::hsm::{Answer, Engine, Outcome};
-use crate::keystore::{Backend, Key, KeyStore, KeyStores, Manager};
+use crate::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager};
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{Mailbox, Pool, PoolSettings};
 use crate::telemetry::{Log, ShardMetrics};
@@ -123,7 +123,14 @@ impl Service {
         let mut managers = Vec::new();
         let mut probed = Vec::new();
         for (configured, opened) in config.key_managers.iter().zip(opened.into_iter().flatten()) {
-            let manager = |backend| Arc::new(Manager { name: configured.name.as_str().into(), backend, probe: ArcSwapOption::empty() });
+            let manager = |backend| {
+                Arc::new(Manager {
+                    name: configured.name.as_str().into(),
+                    backend,
+                    probe: ArcSwapOption::empty(),
+                    keys: KeyFailures::default(),
+                })
+            };
             match opened {
                 Opened::Local(local) => managers.push(manager(Backend::Local(local))),
                 Opened::Pkcs11(engine, sessions) => {

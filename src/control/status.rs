@@ -109,6 +109,11 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
 fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
     let health = manager.health(now);
     let mut value = json!({"name": &*manager.name, "health": health, "health_reason": health_reason(manager, health, now)});
+    let keys = &manager.keys;
+    value["key_failures"] = json!({
+        "cannot_serve": keys.cannot_serve.load(Ordering::Relaxed),
+        "different": keys.different.load(Ordering::Relaxed),
+    });
     // Which token is wanted: of one that was never reached, nothing else is known.
     if let Some(Kind::Pkcs11(pkcs11)) = config.key_managers.iter().find(|configured| configured.name == *manager.name).map(|m| &m.kind) {
         value["configured_token"] = json!(pkcs11.token.to_string());

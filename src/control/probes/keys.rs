@@ -1,12 +1,14 @@
 //! What is told of the configured keys: that one cannot serve from a key manager, and that replicas hold different keys under one label.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::control::service::{ExpectedKey, why_not};
 use crate::hsm::replicas::Trial;
 use crate::hsm::{Fault, Outcome, Task};
+use crate::keystore::KeyFailures;
 use crate::telemetry::Level;
 
 /// For looking up keys, before sessions and health are looked at again: there may be thousands.
@@ -54,8 +56,8 @@ pub(super) struct Keys {
     looked_at: Option<Instant>,
     /// Those that were told of, and why they cannot serve.
     cannot: HashMap<String, String>,
-    /// Those that were compared with what other key managers hold.
-    compared: HashSet<String>,
+    /// Those that were compared with what other key managers hold, and whether all hold the same.
+    compared: HashMap<String, bool>,
 }
 
 impl Keys {
@@ -96,14 +98,20 @@ impl Keys {
             // What cannot be compared now is tried again at the next look.
             if serves
                 && key.replicated
-                && !self.compared.contains(&key.what)
+                && !self.compared.contains_key(&key.what)
                 && let Ok(different) = compare(&key, name, trials, |task| ask(&key.label, task))
             {
+                self.compared.insert(key.what, different.is_empty());
                 news.extend(different.into_iter().map(|told| (Level::Error, told)));
-                self.compared.insert(key.what);
             }
         }
         (news, !self.left.is_empty())
+    }
+
+    /// For metrics and status.
+    pub(super) fn count(&self, failures: &KeyFailures) {
+        failures.cannot_serve.store(self.cannot.len(), Ordering::Relaxed);
+        failures.different.store(self.compared.values().filter(|same| !**same).count(), Ordering::Relaxed);
     }
 
     fn changed(&mut self, key: &ExpectedKey, name: &str, why: Option<String>) -> Option<(Level, String)> {
@@ -239,6 +247,12 @@ mod tests {
         let all = [different("bar", "a"), different("bar", "b"), different("foo", "a"), different("foo", "b")];
         assert_eq!(look(&mut c, "c", 2, true, 0), all);
         assert_eq!(look(&mut c, "c", 2, true, 60), [""; 0], "told once");
+        let count = |keys: &Keys| {
+            let failures = KeyFailures::default();
+            keys.count(&failures);
+            (failures.cannot_serve.into_inner(), failures.different.into_inner())
+        };
+        assert_eq!((count(&a), count(&c)), ((0, 0), (0, 2)));
         // One that is no replica any more leaves nothing behind.
         assert_eq!(look(&mut a, "a", 1, false, 60), [""; 0]);
         assert_eq!(look(&mut c, "c", 2, false, 60), [""; 0]);
