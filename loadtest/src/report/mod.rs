@@ -33,7 +33,7 @@ pub struct Report {
     pub seconds: f64,
     /// Requests that were due.
     pub offered: u64,
-    /// Right answers.
+    /// Right answers to them, whenever they came in.
     pub right: u64,
     /// Everything else.
     pub errors: u64,
@@ -43,7 +43,7 @@ pub struct Report {
     pub wrong: u64,
     /// The first of them.
     pub wrong_told: Vec<String>,
-    /// Right answers a second.
+    /// Right answers a second that came in within the measured time, whenever they were due: without [`Answers::after_end`].
     pub throughput: f64,
     /// All that was answered, right or not, and what was not.
     pub answers: Answers,
@@ -114,6 +114,9 @@ pub struct Answers {
     pub none: u64,
     /// Requests that were not sent, because no connection was free within the time-out.
     pub unsent: u64,
+    /// Right answers that came in after the end of the measured time: they are in `right` and the latencies, and not in `throughput`.
+    #[serde(default)]
+    pub after_end: u64,
 }
 
 /// Percentiles of latencies, microseconds.
@@ -196,7 +199,10 @@ pub struct Step {
 /// From this multiple of its time at lower load on, calls wait within the HSM.
 const HSM_SLOWED: f64 = 2.0;
 /// Of what was offered, a step must have answered this share to count as served in full.
-const SERVED_SHARE: f64 = 0.98;
+pub const SERVED_SHARE: f64 = 0.98;
+/// Requests that may be on their way at the end of a step that is served in full, however few it has. They do not fail, or they would be errors; and of a step with
+/// 21 requests one is 5 %.
+const ON_THEIR_WAY: f64 = 3.0;
 
 impl Step {
     /// In words.
@@ -212,7 +218,9 @@ impl Step {
     pub fn of(phase: &PhaseStats, seconds: f64, promise: &Promise) -> Step {
         let at = |quantile| phase.latency.value_at_quantile(quantile);
         let errors_accepted = promise.max_errors.unwrap_or(0);
-        let served = phase.throughput as f64 >= SERVED_SHARE * phase.offered as f64 && phase.errors <= errors_accepted && phase.right > 0;
+        let missing = phase.offered as f64 - phase.throughput as f64;
+        let in_its_time = missing <= ((1.0 - SERVED_SHARE) * phase.offered as f64).max(ON_THEIR_WAY);
+        let served = in_its_time && phase.errors <= errors_accepted && phase.right > 0;
         Step {
             offered_rate: phase.offered as f64 / seconds,
             throughput: phase.throughput as f64 / seconds,
@@ -232,17 +240,33 @@ impl Step {
     }
 }
 
-/// The step that decides what the run came to: the lowest that was not served in full, otherwise the highest.
-pub fn deciding(steps: &[Step]) -> Option<usize> {
-    let by_rate = |a: &usize, b: &usize| steps[*a].offered_rate.total_cmp(&steps[*b].offered_rate);
-    let lost = (0..steps.len()).filter(|at| !steps[*at].held).min_by(by_rate);
-    lost.or_else(|| (0..steps.len()).max_by(by_rate))
+/// Steps by their rate, ascending; the earlier first of those with the same.
+pub fn by_rate(steps: &[Step]) -> Vec<&Step> {
+    let mut sorted: Vec<&Step> = steps.iter().collect();
+    sorted.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
+    sorted
 }
 
-/// What bounded the deciding step, also by comparison with the others: an HSM whose calls take longer the more it is asked is at its limit
-/// even while sessions with it are free.
+/// By rate, where the load was lost: from here on no step held. A step that was lost below one that held was lost to something else, such as
+/// a moment in which the machine was busy. The number of steps where the highest held.
+fn lost_from(sorted: &[&Step]) -> usize {
+    sorted.iter().rposition(|step| step.held).map_or(0, |held| held + 1)
+}
+
+/// The step that decides what the run came to: the lowest from which on none held, otherwise the highest.
+pub fn deciding(steps: &[Step]) -> Option<&Step> {
+    let sorted = by_rate(steps);
+    sorted.get(lost_from(&sorted)).or(sorted.last()).copied()
+}
+
+/// What bounded the deciding step.
 pub fn bound(steps: &[Step]) -> Bound {
-    let Some(step) = deciding(steps).and_then(|at| steps.get(at)) else { return Bound::Unknown };
+    deciding(steps).map_or(Bound::Unknown, |step| bound_of(step, steps))
+}
+
+/// What bounded a step, also by comparison with the others: an HSM whose calls take longer the more it is asked is at its limit even while
+/// sessions with it are free.
+pub fn bound_of(step: &Step, steps: &[Step]) -> Bound {
     let unhurried = steps.iter().filter_map(|step| step.hsm_mean_us).fold(f64::INFINITY, f64::min);
     match step.bound.unwrap_or(Bound::Unknown) {
         Bound::Unknown | Bound::Connections if !step.held && step.hsm_mean_us.is_some_and(|us| us >= HSM_SLOWED * unhurried) => {
@@ -252,12 +276,18 @@ pub fn bound(steps: &[Step]) -> Bound {
     }
 }
 
-/// The knee: the highest step before the first that was not served in full. None where all of them were, or not even the lowest.
+/// The knee: the highest step that held, where there are higher ones. None where the highest held, or none did.
 pub fn knee(steps: &[Step]) -> Option<&Step> {
-    let mut sorted: Vec<&Step> = steps.iter().collect();
-    sorted.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
-    let first_lost = sorted.iter().position(|step| !step.held)?;
-    sorted.get(first_lost.checked_sub(1)?).copied()
+    let sorted = by_rate(steps);
+    let lost_from = lost_from(&sorted);
+    sorted.get(lost_from)?;
+    sorted.get(lost_from.checked_sub(1)?).copied()
+}
+
+/// Steps that did not hold although a higher one did.
+pub fn lost_in_passing(steps: &[Step]) -> usize {
+    let sorted = by_rate(steps);
+    sorted.iter().take(lost_from(&sorted)).filter(|step| !step.held).count()
 }
 
 /// One second of the timeline.

@@ -7,7 +7,7 @@ use crate::idle::IdleReport;
 use crate::observe::bound::{self, Bound};
 use crate::observe::{Observer, us_a_request};
 use crate::report;
-use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text};
+use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, SERVED_SHARE, Settings, Step, Tls, text};
 use crate::request::Call;
 use crate::sla::judge;
 use crate::stats::{PhaseStats, Stats, whole_us};
@@ -46,11 +46,17 @@ impl Run {
                 ..Step::of(counted, length, &self.promise)
             });
         }
-        let seen = observer.between(0, steps.len(), all.throughput);
+        let mut seen = observer.between(0, steps.len(), all.throughput);
+        if let Some(key_manager) = &mut seen.server.key_manager
+            && (all.right as f64) < SERVED_SHARE * all.offered as f64
+        {
+            // What was refused would have needed sessions too.
+            key_manager.sessions_needed = None;
+        }
         // Also errors of no single request (a failed connection, a decrypt after the run) must not pass for success.
         let all_errors = all.errors.max(stats.errors.values().sum());
         let client = Client {
-            cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.right)),
+            cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.throughput)),
             busiest_worker: seen.own_busiest,
             connections_busy: self.connections_busy(&all, seconds),
             lag_p99_us: all.lag.value_at_quantile(0.99),
@@ -95,6 +101,7 @@ impl Run {
                 latest_us: if stats.latest.is_zero() { 0 } else { whole_us(stats.latest) },
                 none: stats.silent,
                 unsent: stats.unsent,
+                after_end: stats.after_end,
             },
             first_error_unix_ms: stats.error_span.map(|span| unix_ms(span.0)),
             last_error_unix_ms: stats.error_span.map(|span| unix_ms(span.1)),
