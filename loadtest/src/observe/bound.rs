@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::process::Machine as MachineUse;
 use super::{Cpu, KeyManager, Seen};
 
 /// What kept a run from more.
@@ -54,22 +53,21 @@ impl Bound {
     /// The first that applies: what is in the way of all of them, then from the HSM outwards, since what lies further out is full only because of
     /// what lies further in.
     pub fn judge(seen: &Seen, client: &Client) -> Bound {
-        let waiting = client.connections_busy >= FULL;
-        let cores_full = |machine: &MachineUse| machine.busy >= if waiting { NEARLY_FULL } else { FULL };
-        if seen.machine.is_some_and(|machine| cores_full(&machine) && machine.others >= OTHERS) {
+        let cores_busy = |share| seen.machine.is_some_and(|machine| machine.busy >= share);
+        if cores_busy(FULL) && seen.machine.is_some_and(|machine| machine.others >= OTHERS) {
             Bound::OtherProcesses
         } else if seen.server.key_manager.as_ref().is_some_and(KeyManager::is_full) {
             Bound::Hsm
         } else if seen.server.cpu.as_ref().is_some_and(Cpu::is_full) {
             Bound::ProxyCpu
-        } else if seen.machine.as_ref().is_some_and(cores_full) {
+        } else if cores_busy(FULL) {
             Bound::Machine
         } else if seen.own_busiest.is_some_and(|busiest| busiest >= FULL) || client.lag_p99_us > LAG_US {
             Bound::Client
         } else if client.throttled {
             Bound::Throttling
-        } else if waiting {
-            Bound::Connections
+        } else if client.connections_busy >= FULL {
+            if cores_busy(NEARLY_FULL) { Bound::Machine } else { Bound::Connections }
         } else {
             Bound::Unknown
         }
@@ -113,12 +111,13 @@ impl Cpu {
 mod tests {
     use super::*;
     use crate::observe::Server;
+    use crate::observe::process::Machine;
 
     fn seen(busiest: f64, sessions_busy: f64, own_busiest: f64, machine: f64) -> Seen {
         let cpu = Cpu { busiest_thread: busiest, cores_used: busiest, cores_allowed: 4, ..Cpu::default() };
         let key_manager = KeyManager { sessions_busy, sessions_open: 16, hsm_mean_us: 2000.0, ..KeyManager::default() };
         let server = Server { cpu: Some(cpu), key_manager: Some(key_manager) };
-        let machine = Some(MachineUse { busy: machine, others: 0.1 });
+        let machine = Some(Machine { busy: machine, others: 0.1 });
         Seen { server, own_busiest: Some(own_busiest), machine, ..Seen::default() }
     }
 
@@ -143,13 +142,9 @@ mod tests {
 
     #[test]
     fn others_that_have_most_of_the_cpu_are_told_before_everything_else() {
-        let beside = |busy, others, connections_busy| {
-            let seen = Seen { machine: Some(MachineUse { busy, others }), ..seen(0.2, 16.0, 0.95, 0.0) };
-            Bound::judge(&seen, &Client { connections_busy, ..QUIET })
-        };
-        assert_eq!(beside(0.9, 0.5, 0.2), Bound::OtherProcesses);
-        assert_eq!(beside(0.8, 0.5, 0.9), Bound::OtherProcesses);
-        assert_eq!((beside(0.89, 0.9, 0.2), beside(1.0, 0.49, 0.2)), (Bound::Hsm, Bound::Hsm));
+        let beside = |busy, others| Bound::judge(&Seen { machine: Some(Machine { busy, others }), ..seen(0.97, 16.0, 0.95, 0.0) }, &QUIET);
+        assert_eq!(beside(0.9, 0.5), Bound::OtherProcesses);
+        assert_eq!((beside(0.89, 0.9), beside(1.0, 0.49)), (Bound::Hsm, Bound::Hsm));
     }
 
     #[test]
