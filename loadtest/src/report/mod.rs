@@ -199,12 +199,22 @@ pub struct Step {
 /// From this multiple of its time at lower load on, calls wait within the HSM.
 const HSM_SLOWED: f64 = 2.0;
 /// Of what was offered, a step must have answered this share to count as served in full.
-pub const SERVED_SHARE: f64 = 0.98;
+const SERVED_SHARE: f64 = 0.98;
 /// Requests that may be on their way at the end of a step that is served in full, however few it has. They do not fail, or they would be errors; and of a step with
 /// 21 requests one is 5 %.
 const ON_THEIR_WAY: f64 = 3.0;
 
+/// Whether what was offered was answered right while it was, but for what may be on its way at the end.
+fn in_its_time(offered: u64, answered: f64) -> bool {
+    offered as f64 - answered <= ((1.0 - SERVED_SHARE) * offered as f64).max(ON_THEIR_WAY)
+}
+
 impl Step {
+    /// Whether nearly all of its requests were answered right, and in its time; whatever is accepted of errors and asked of latency.
+    pub fn is_carried(&self) -> bool {
+        in_its_time(self.offered, self.throughput * self.seconds) && self.right as f64 >= SERVED_SHARE * self.offered as f64
+    }
+
     /// In words.
     pub fn verdict(&self) -> &'static str {
         match (self.held, self.served) {
@@ -218,9 +228,7 @@ impl Step {
     pub fn of(phase: &PhaseStats, seconds: f64, promise: &Promise) -> Step {
         let at = |quantile| phase.latency.value_at_quantile(quantile);
         let errors_accepted = promise.max_errors.unwrap_or(0);
-        let missing = phase.offered as f64 - phase.throughput as f64;
-        let in_its_time = missing <= ((1.0 - SERVED_SHARE) * phase.offered as f64).max(ON_THEIR_WAY);
-        let served = in_its_time && phase.errors <= errors_accepted && phase.right > 0;
+        let served = in_its_time(phase.offered, phase.throughput as f64) && phase.errors <= errors_accepted && phase.right > 0;
         Step {
             offered_rate: phase.offered as f64 / seconds,
             throughput: phase.throughput as f64 / seconds,

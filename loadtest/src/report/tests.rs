@@ -265,6 +265,16 @@ fn sessions_needed_are_told_as_far_as_they_are_known() {
 }
 
 #[test]
+fn a_load_is_carried_that_is_answered_right_in_its_time() {
+    let carried = |offered: u64, right, throughput: u64| {
+        let phase = PhaseStats { offered, right, throughput, errors: offered - right, ..PhaseStats::new() };
+        Step::of(&phase, 3.0, &Promise::default()).is_carried()
+    };
+    assert!(carried(1000, 1000, 981) && !carried(1000, 1000, 979), "right, and late");
+    assert!(carried(1000, 981, 981) && !carried(1000, 979, 990), "refused");
+}
+
+#[test]
 fn answers_that_throughput_leaves_out_are_told() {
     let told = |after_end| {
         let report = Report { throughput: 1117.0, seconds: 6.0, answers: Answers { after_end, ..Answers::default() }, ..sample() };

@@ -7,7 +7,7 @@ use crate::idle::IdleReport;
 use crate::observe::bound::{self, Bound};
 use crate::observe::{Observer, us_a_request};
 use crate::report;
-use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, SERVED_SHARE, Settings, Step, Tls, text};
+use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text};
 use crate::request::Call;
 use crate::sla::judge;
 use crate::stats::{PhaseStats, Stats, whole_us};
@@ -48,9 +48,10 @@ impl Run {
         }
         let mut seen = observer.between(0, steps.len(), all.throughput);
         if let Some(key_manager) = &mut seen.server.key_manager
-            && (all.right as f64) < SERVED_SHARE * all.offered as f64
+            && !self.plan.closed
+            && !report::by_rate(&steps).last().is_some_and(|step| step.is_carried())
         {
-            // What was refused would have needed sessions too.
+            // What was refused, or still waits, would have needed sessions too.
             key_manager.sessions_needed = None;
         }
         // Also errors of no single request (a failed connection, a decrypt after the run) must not pass for success.
