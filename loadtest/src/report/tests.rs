@@ -2,7 +2,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::sla::Promise;
-use crate::stats::{latency, record};
+use crate::stats::{PhaseStats, latency, record};
 
 /// A report with something in every part.
 pub(crate) fn sample() -> Report {
