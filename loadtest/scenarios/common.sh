@@ -63,6 +63,12 @@ finish() { exit "$missed"; }
 calc() { if [[ "$2" =~ [[:alpha:]] ]]; then echo nan; else awk "BEGIN { printf \"$1\", $2 }"; fi; }
 # The median of numbers, a line each.
 middle() { sort -n | awk '{ figure[NR] = $1 } END { print (figure[int((NR + 1) / 2)] + figure[int(NR / 2) + 1]) / 2 }'; }
+# How often servers alternate, $ROUNDS or the default: set_rounds DEFAULT
+set_rounds() {
+    rounds="${ROUNDS:-$1}"
+    [[ "$rounds" =~ ^[1-9][0-9]*$ ]] || die "ROUNDS=$rounds: a number from 1 on"
+}
+in_rounds() { if [ "$rounds" = 1 ]; then echo "one round"; else echo "medians of $rounds rounds"; fi; }
 milliseconds() { echo "$((${EPOCHREALTIME/[.,]/} / 1000))"; }
 # Of the latest report, or of the file given second: field .latency.p99
 field() { jq -r "$1" "${2:-$dir/report.json}"; }

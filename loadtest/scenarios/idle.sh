@@ -2,7 +2,7 @@
 # Idle connections: p99 at 5,000/s (keys in a file) without, with 10,000 idle TLS connections to xksd, and with as many to nginx; memory of each
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
-rounds="${ROUNDS:-5}"
+set_rounds 5
 idle=10000
 rate=5000
 
@@ -68,7 +68,7 @@ done
 echo
 echo "memory of an idle connection: $(calc %.1f "$memory / 1024") KiB"
 aim "idle connections that were refused or closed" "$lost" '==' 0
-echo "p99 with idle connections to nginx over p99 without, medians of $rounds: $(calc %.2f "$(p99 nginx) / $(p99 none)")"
+echo "p99 with idle connections to nginx over p99 without, $(in_rounds): $(calc %.2f "$(p99 nginx) / $(p99 none)")"
 echo "p99 with idle connections to xksd over p99 without: $(calc %.2f "$(p99 xksd) / $(p99 none)")"
 aim "p99 with idle connections to xksd over p99 with those to nginx" "$(calc %.2f "$(p99 xksd) / $(p99 nginx)")" '<=' 1.25
 finish

@@ -3,7 +3,7 @@
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
 seconds="${SECONDS_A_RUN:-5}"
-rounds="${ROUNDS:-3}"
+set_rounds 3
 
 # The body of one encrypt with integrity value, as KMS would get it.
 answer_of_xksd() {
@@ -82,7 +82,7 @@ serve
 body="$(answer_of_xksd)"
 serve_nginx
 
-echo "The same signed encrypts from the same client to both, answers not verified, $rounds alternating rounds of $seconds s. nginx: a static body of ${#body} bytes,"
+echo "The same signed encrypts from the same client to both, answers not verified, runs of $seconds s that alternate, $(in_rounds). nginx: a static body of ${#body} bytes,"
 echo "the same certificate (ECDSA P-256). xksd writes a line of audit for each request; the aims are against nginx without its access log, which is the harder."
 echo "SCHED_BATCH: a server that its client has woken does not take the core from it at once, as none does between two machines."
 echo

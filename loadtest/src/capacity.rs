@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::RATE_MAX;
 use crate::live::Live;
+use crate::observe::KeyManager;
 use crate::observe::bound::Bound;
 use crate::report::svg::escape;
 use crate::report::{self, Report, Step};
 use crate::run::Run;
 use crate::schedule::Plan;
 use crate::sla::Verdict;
-use crate::units::{count, figure, latency};
+use crate::units::{count, counted, figure, latency};
 use crate::worker::Failure;
 
 /// What was found.
@@ -28,6 +29,9 @@ pub struct Capacity {
     pub bound: Option<Bound>,
     /// HSM sessions that the found rate needs; 0 where they cannot be seen.
     pub sessions_needed: u64,
+    /// Whether they were what requests waited for, so that it needs more than that.
+    #[serde(default)]
+    pub sessions_full: bool,
     /// Every trial, in the order in which they were run.
     pub trials: Vec<Step>,
 }
@@ -61,23 +65,26 @@ pub struct Trial {
 /// # Errors
 /// Those of `try_rate`.
 pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Result<Trial, E>) -> Result<(Capacity, Option<Report>), E> {
-    let mut capacity = Capacity { rate: None, lost_at: None, bound: None, sessions_needed: 0, trials: Vec::new() };
-    let (mut last, mut bound) = (None, None);
+    let mut capacity = Capacity { rate: None, lost_at: None, bound: None, sessions_needed: 0, sessions_full: false, trials: Vec::new() };
+    let mut last = None;
     let mut run = |rate: f64, time: Duration, capacity: &mut Capacity| -> Result<bool, E> {
         let trial = try_rate(rate, time)?;
         let held = trial.step.held;
         capacity.trials.push(trial.step);
         if held {
             capacity.rate = Some(capacity.rate.map_or(rate, |best| best.max(rate)));
-            capacity.sessions_needed = trial.report.server.key_manager.as_ref().map_or(0, |k| k.sessions_needed);
+            let key_manager = trial.report.server.key_manager.as_ref();
+            capacity.sessions_needed = key_manager.and_then(|k| k.sessions_needed).unwrap_or(0);
+            capacity.sessions_full = key_manager.is_some_and(KeyManager::is_full);
             last = Some(trial.report);
-        } else {
-            bound = Some(report::bound(&capacity.trials));
-            if last.is_none() {
-                last = Some(trial.report);
-            }
+        } else if last.is_none() {
+            last = Some(trial.report);
         }
         Ok(held)
+    };
+    let lose = |rate: f64, capacity: &mut Capacity| {
+        capacity.lost_at = Some(rate);
+        capacity.bound = capacity.trials.last().map(|lost| report::bound_of(lost, &capacity.trials));
     };
     let (mut low, mut high) = (0.0, None);
     let mut rate = search.from.min(search.to);
@@ -87,7 +94,7 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
             low = rate;
         } else {
             high = Some(rate);
-            capacity.lost_at = high;
+            lose(rate, &mut capacity);
         }
         rate = match high {
             None if rate >= search.to => break,
@@ -100,10 +107,11 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
     // What held for seconds must hold for longer, or the rate is not told.
     capacity.rate = None;
     while low >= 1.0 && !run(low, search.confirm, &mut capacity)? {
-        capacity.lost_at = Some(low);
-        low *= 1.0 - search.precision;
+        lose(low, &mut capacity);
+        // Of the rates below, one that has held is the next, if it is not further away than one that has not been tried.
+        let held = capacity.trials.iter().filter(|step| step.held && step.offered_rate < low).map(|step| step.offered_rate);
+        low = held.fold(low * (1.0 - search.precision), f64::max);
     }
-    capacity.bound = bound.filter(|_| capacity.lost_at.is_some());
     Ok((capacity, last))
 }
 
@@ -159,12 +167,12 @@ pub fn text(capacity: &Capacity) -> String {
         (Some(_), Some(bound)) => drop(writeln!(text, "bounded by {}", bound.text())),
         _ => text.push_str("not bounded: everything up to the upper limit (--to) held\n"),
     }
-    if capacity.sessions_needed > 0 {
+    if capacity.rate.is_some() && capacity.sessions_needed > 0 {
         let _ = writeln!(
             text,
-            "needs {} HSM session{}, each in use for 70 % of the time",
-            capacity.sessions_needed,
-            if capacity.sessions_needed == 1 { "" } else { "s" }
+            "needs {}{}, each in use for 70 % of the time",
+            if capacity.sessions_full { "at least " } else { "" },
+            counted(capacity.sessions_needed, "HSM session")
         );
     }
     text
@@ -257,6 +265,45 @@ mod tests {
         let found = against(&limits(100.0, 1e5), |rate, time| rate <= if time.as_secs() > 1 { 8_000.0 } else { 10_000.0 });
         let rate = found.rate.unwrap();
         assert!(rate <= 8_000.0 && rate > 7_600.0, "{rate}");
+    }
+
+    #[test]
+    fn a_rate_that_held_is_confirmed_before_a_lower_one() {
+        let coarse = Search { precision: 0.3, ..limits(500.0, 200_000.0) };
+        let found = against(&coarse, |rate, time| rate <= if time.as_secs() > 1 { 70_000.0 } else { 90_000.0 });
+        let confirmed: Vec<f64> = found.trials.iter().rev().take(2).map(|step| step.offered_rate).collect();
+        assert_eq!((confirmed, found.rate, found.lost_at), (vec![64_000.0, 80_000.0], Some(64_000.0), Some(80_000.0)));
+        // Further away than the precision: nearer ones may hold as well.
+        let fine = Search { precision: 0.05, ..coarse };
+        let found = against(&fine, |rate, time| rate <= if time.as_secs() > 1 { 84_000.0 } else { 90_000.0 });
+        assert_eq!((found.rate, found.lost_at), (Some(88_000.0 * 0.95), Some(88_000.0)));
+    }
+
+    #[test]
+    fn the_bound_is_that_of_the_rate_that_was_lost() {
+        let mut trials = 0;
+        let trial = |rate: f64, _| {
+            trials += 1;
+            // 6,000 is lost in passing, after 8,000 was lost.
+            let (held, bound) = if rate >= 8000.0 { (false, Bound::Hsm) } else { (trials != 6, Bound::Machine) };
+            Ok::<Trial, ()>(Trial { step: Step { offered_rate: rate, held, bound: Some(bound), ..Step::default() }, report: sample() })
+        };
+        let found = search(&Search { precision: 0.2, ..limits(1000.0, 1e5) }, trial).unwrap().0;
+        assert!(found.trials.iter().any(|step| step.offered_rate == 6000.0 && !step.held), "{found:?}");
+        assert_eq!((found.rate, found.lost_at, found.bound), (Some(7000.0), Some(8000.0), Some(Bound::Hsm)));
+    }
+
+    #[test]
+    fn sessions_that_are_full_are_told_as_too_few() {
+        let with = |sessions_busy| {
+            let mut report = sample();
+            report.server.key_manager.as_mut().unwrap().sessions_busy = sessions_busy;
+            let trial = |rate: f64, _| {
+                Ok::<Trial, ()>(Trial { step: Step { offered_rate: rate, held: rate < 300.0, ..Step::default() }, report: report.clone() })
+            };
+            text(&search(&limits(100.0, 1000.0), trial).unwrap().0)
+        };
+        assert!(with(14.3).contains("needs 6 HSM sessions") && with(14.4).contains("needs at least 6 HSM sessions"));
     }
 
     #[test]

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn a_run_and_a_search_are_not_asked_the_same() {
-        let capacity = Capacity { rate: Some(16_000.0), lost_at: None, bound: None, sessions_needed: 0, trials: Vec::new() };
+        let capacity =
+            Capacity { rate: Some(16_000.0), lost_at: None, bound: None, sessions_needed: 0, sessions_full: false, trials: Vec::new() };
         let (run, mut search) = (sample(), Report { capacity: Some(capacity), ..sample() });
         search.settings.load = "16,000 requests/s for 20 s".into();
         let told = ["load: 1,800 requests/s against 16,000 requests/s for 20 s, found by a search"];

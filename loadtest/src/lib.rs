@@ -24,5 +24,6 @@ pub mod stats;
 pub mod target;
 pub mod tls;
 pub mod units;
+pub mod uring;
 pub mod worker;
 pub mod workload;

@@ -63,6 +63,8 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 pub const LATENCY_MAX_US: u64 = 60_000_000;
 /// Memory for registered buffers of an executor, bytes: networking uses none.
 pub const IO_MEMORY_BYTES: usize = 64 * 1024;
+/// A trial of io_uring that only sleeps for a millisecond, on a machine that is busy.
+pub const URING_TRIAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// A file that is read whole (configuration, secret, report), bytes.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// `/metrics` text, bytes.

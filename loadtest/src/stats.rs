@@ -119,6 +119,8 @@ pub struct Stats {
     pub silent: u64,
     /// Requests of the measured phases that were not sent.
     pub unsent: u64,
+    /// Right answers to requests of the measured phases that came in after the plan's end.
+    pub after_end: u64,
     /// Wrong answers, also of the warm-up.
     pub wrong: u64,
     /// The first of them.
@@ -146,6 +148,7 @@ impl Stats {
             latest: Duration::ZERO,
             silent: 0,
             unsent: 0,
+            after_end: 0,
             wrong: 0,
             wrong_told: Vec::new(),
             handshakes: latency(),
@@ -202,6 +205,7 @@ impl Stats {
         self.latest = self.latest.max(other.latest);
         self.silent += other.silent;
         self.unsent += other.unsent;
+        self.after_end += other.after_end;
         let room = WRONG_ANSWERS_TOLD.saturating_sub(self.wrong_told.len());
         self.wrong_told.extend(other.wrong_told.iter().take(room).cloned());
         self.wrong += other.wrong;
@@ -231,6 +235,7 @@ mod tests {
                 stats.phases[1].right += 1;
                 stats.error(if us % 3 == 0 { "timeout" } else { "other" });
                 stats.latest = stats.latest.max(time);
+                stats.after_end += us % 2;
                 stats.wrong("w".into());
             }
         }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use common::{Demo, load, told};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -121,4 +122,20 @@ fn every_key_of_every_key_store_is_asked_with_its_own_credential() {
     let (code, text) = run(&demo, &["--keystore", &stores[0], "--keystore", &crossed]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("AuthenticationFailedException (401)"), "{text}");
+}
+
+#[test]
+fn missing_io_uring_is_one_clear_sentence() {
+    let dir = common::demo_files();
+    let config = dir.path().join("xksd.toml");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/without_io_uring.py");
+    // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.
+    for (call, errno, command) in [("setup", "1", "run"), ("setup", "38", "capacity"), ("enter", "1", "capacity"), ("enter", "38", "run")] {
+        let words = [script, call, errno, env!("CARGO_BIN_EXE_xksd-load"), command, "--config", config.to_str().unwrap()];
+        let (code, text) = told(&Command::new("python3").args(words).stdin(Stdio::null()).output().unwrap());
+        assert_eq!((code, text.lines().count()), (2, 1), "{call} {errno}: {text}");
+        for words in ["xksd-load: io_uring cannot be used (", "kernel.io_uring_disabled", "seccomp"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
 }

@@ -18,6 +18,7 @@ use crate::live::Live;
 use crate::report::{Report, text};
 use crate::schedule::Plan;
 use crate::sla::{Promise, Sla, Verdict};
+use crate::uring;
 use crate::worker::Failure;
 
 /// Load any XKS proxy the way AWS KMS does, check every answer, and judge its latency
@@ -67,6 +68,7 @@ fn run(args: &RunArgs) -> Result<bool, Failure> {
     let (plan, load) = plan(args).map_err(Failure::Setup)?;
     let run = args.common.run(&args.target, plan, load).map_err(Failure::Setup)?;
     args.common.try_files().map_err(Failure::Setup)?;
+    uring::check().map_err(Failure::Setup)?;
     let report = run.execute(&mut Live::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
@@ -96,6 +98,7 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
         run.promise = Promise::new(vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?], args.common.max_errors);
     }
     args.common.try_files().map_err(Failure::Setup)?;
+    uring::check().map_err(Failure::Setup)?;
     let report = capacity::find(&run, &search, args.common.arrivals, &mut Live::new())?;
     let found = report.capacity.as_ref();
     tell(&format!("{}\n{}", text::summary(&report), found.map(capacity::text).unwrap_or_default()));

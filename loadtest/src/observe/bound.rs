@@ -8,6 +8,8 @@ use super::{Cpu, KeyManager, Seen};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
+    /// Neither proxy nor tool: something else has most of the CPU of the machine that they share.
+    OtherProcesses,
     /// The HSM, or the number of sessions with it.
     Hsm,
     /// The HSM, while sessions with it are free: its calls take longer the more it is asked.
@@ -28,6 +30,10 @@ pub enum Bound {
 
 /// Sessions, a thread or cores are full from this share of the time on; the rest is lost to measuring and to others on the machine.
 const FULL: f64 = 0.9;
+/// Of the time that full cores are busy: from this share on neither proxy nor tool can be judged by what came of them.
+const OTHERS: f64 = 0.5;
+/// While all connections wait for answers, cores are the limit from this share of the time on: more connections would wait for them too.
+const NEARLY_FULL: f64 = 0.8;
 /// A request may wait for a session this long, microseconds, even where calls are quicker, before the wait counts as the limit.
 const SESSION_WAIT_US: f64 = 1_000.0;
 /// Requests handed out later than this (p99), microseconds: the tool is not the observer any more.
@@ -44,20 +50,24 @@ pub struct Client {
 }
 
 impl Bound {
-    /// The first that applies, from the HSM outwards: what lies further out is full only because of what lies further in.
+    /// The first that applies: what is in the way of all of them, then from the HSM outwards, since what lies further out is full only because of
+    /// what lies further in.
     pub fn judge(seen: &Seen, client: &Client) -> Bound {
-        if seen.server.key_manager.as_ref().is_some_and(KeyManager::is_full) {
+        let cores_busy = |share| seen.machine.is_some_and(|machine| machine.busy >= share);
+        if cores_busy(FULL) && seen.machine.is_some_and(|machine| machine.others >= OTHERS) {
+            Bound::OtherProcesses
+        } else if seen.server.key_manager.as_ref().is_some_and(KeyManager::is_full) {
             Bound::Hsm
         } else if seen.server.cpu.as_ref().is_some_and(Cpu::is_full) {
             Bound::ProxyCpu
-        } else if seen.machine.is_some_and(|busy| busy >= 0.95) {
+        } else if cores_busy(FULL) {
             Bound::Machine
         } else if seen.own_busiest.is_some_and(|busiest| busiest >= FULL) || client.lag_p99_us > LAG_US {
             Bound::Client
         } else if client.throttled {
             Bound::Throttling
         } else if client.connections_busy >= FULL {
-            Bound::Connections
+            if cores_busy(NEARLY_FULL) { Bound::Machine } else { Bound::Connections }
         } else {
             Bound::Unknown
         }
@@ -66,6 +76,9 @@ impl Bound {
     /// For a person.
     pub fn text(self) -> &'static str {
         match self {
+            Bound::OtherProcesses => {
+                "neither proxy nor tool: other processes, or other machines on the same hardware, have most of the CPU of this machine; stop them, or measure elsewhere"
+            }
             Bound::Hsm => "the HSM: its sessions are in use all the time, or requests wait for one longer than they take",
             Bound::HsmUnits => {
                 "the HSM itself: its calls take twice as long as at lower load while sessions are free; more of them do not help"
@@ -81,7 +94,8 @@ impl Bound {
 }
 
 impl KeyManager {
-    fn is_full(&self) -> bool {
+    /// Whether the sessions are what requests wait for.
+    pub fn is_full(&self) -> bool {
         let open = self.sessions_open as f64;
         open > 0.0 && (self.sessions_busy >= FULL * open || self.queue_mean_us > self.hsm_mean_us.max(SESSION_WAIT_US))
     }
@@ -97,12 +111,14 @@ impl Cpu {
 mod tests {
     use super::*;
     use crate::observe::Server;
+    use crate::observe::process::Machine;
 
     fn seen(busiest: f64, sessions_busy: f64, own_busiest: f64, machine: f64) -> Seen {
         let cpu = Cpu { busiest_thread: busiest, cores_used: busiest, cores_allowed: 4, ..Cpu::default() };
         let key_manager = KeyManager { sessions_busy, sessions_open: 16, hsm_mean_us: 2000.0, ..KeyManager::default() };
         let server = Server { cpu: Some(cpu), key_manager: Some(key_manager) };
-        Seen { server, own_busiest: Some(own_busiest), machine: Some(machine), ..Seen::default() }
+        let machine = Some(Machine { busy: machine, others: 0.1 });
+        Seen { server, own_busiest: Some(own_busiest), machine, ..Seen::default() }
     }
 
     const QUIET: Client = Client { lag_p99_us: 100, connections_busy: 0.2, throttled: false };
@@ -112,13 +128,23 @@ mod tests {
         let judge = |seen: Seen, client: Client| Bound::judge(&seen, &client);
         assert_eq!(judge(seen(0.97, 15.0, 0.95, 1.0), Client { throttled: true, ..QUIET }), Bound::Hsm, "the innermost");
         assert_eq!(judge(seen(0.97, 1.0, 0.5, 0.8), QUIET), Bound::ProxyCpu);
-        assert_eq!(judge(seen(0.8, 1.0, 0.8, 0.97), QUIET), Bound::Machine);
+        assert_eq!(judge(seen(0.8, 1.0, 0.8, 0.9), QUIET), Bound::Machine);
+        assert_eq!(judge(seen(0.8, 1.0, 0.8, 0.89), QUIET), Bound::Unknown);
         assert_eq!(judge(seen(0.4, 1.0, 0.95, 0.8), QUIET), Bound::Client);
         assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.4), Client { lag_p99_us: 50_000, ..QUIET }), Bound::Client);
         assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.4), Client { throttled: true, connections_busy: 1.0, ..QUIET }), Bound::Throttling);
         assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.4), Client { connections_busy: 0.99, ..QUIET }), Bound::Connections);
+        assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.79), Client { connections_busy: 0.99, ..QUIET }), Bound::Connections);
+        assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.8), Client { connections_busy: 0.99, ..QUIET }), Bound::Machine, "they wait for the cores");
         assert_eq!(judge(seen(0.4, 1.0, 0.3, 0.4), QUIET), Bound::Unknown);
         assert_eq!(judge(Seen::default(), QUIET), Bound::Unknown);
+    }
+
+    #[test]
+    fn others_that_have_most_of_the_cpu_are_told_before_everything_else() {
+        let beside = |busy, others| Bound::judge(&Seen { machine: Some(Machine { busy, others }), ..seen(0.97, 16.0, 0.95, 0.0) }, &QUIET);
+        assert_eq!(beside(0.9, 0.5), Bound::OtherProcesses);
+        assert_eq!((beside(0.89, 0.9), beside(1.0, 0.49)), (Bound::Hsm, Bound::Hsm));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use self::metrics::Metrics;
-use self::process::{CpuTimes, MachineTimes, Process};
+use self::process::{CpuTimes, Machine, MachineTimes, Process};
 use crate::target::Target;
 
 /// Watches a proxy, this tool and the machine over stretches of time.
@@ -38,8 +38,8 @@ pub struct Seen {
     pub own_cpu: Option<Duration>,
     /// The share of the time that the busiest thread of this tool ran, where it can be read.
     pub own_busiest: Option<f64>,
-    /// The share of this machine's cores that was busy, where the proxy runs on it too.
-    pub machine: Option<f64>,
+    /// This machine's cores, where the proxy runs on it too.
+    pub machine: Option<Machine>,
 }
 
 /// Figures of the proxy over the measured time.
@@ -79,8 +79,9 @@ pub struct KeyManager {
     pub sessions_busy: f64,
     /// Sessions open; 0 for the key manager inside xksd, which has none.
     pub sessions_open: u64,
-    /// Sessions this load needs, so that each is in use for 70 % of the time.
-    pub sessions_needed: u64,
+    /// Sessions this load needs, so that each is in use for 70 % of the time; more than that where [`KeyManager::is_full`]. `None` where there are none, and where
+    /// the load was not carried: sessions serve what is let through to them, so nobody knows then what it would have taken.
+    pub sessions_needed: Option<u64>,
 }
 
 /// Share of the time that a session should be in use at most: above it, waits grow out of proportion.
@@ -121,8 +122,9 @@ impl Observer {
     pub fn between(&self, from: usize, to: usize, came_in: u64) -> Seen {
         let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else { return Seen::default() };
         let seconds = after.at.saturating_duration_since(before.at).as_secs_f64().max(1e-9);
-        let cpu = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref())).map(|(process, (from, to))| {
-            let used = to.total.saturating_sub(from.total);
+        let proxy = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref()));
+        let proxy_cpu = proxy.map(|(_, (from, to))| to.total.saturating_sub(from.total));
+        let cpu = proxy.zip(proxy_cpu).map(|((process, (from, to)), used)| {
             let (name, busiest) = to.busiest_since(from);
             Cpu {
                 pid: process.pid,
@@ -135,11 +137,14 @@ impl Observer {
         });
         let key_manager = before.metrics.as_ref().zip(after.metrics.as_ref()).and_then(|(from, to)| KeyManager::between(from, to, seconds));
         let own = before.own.as_ref().zip(after.own.as_ref());
+        let own_cpu = own.map(|(from, to)| to.total.saturating_sub(from.total));
+        // Without one of the two its time would be taken for that of others.
+        let watched = proxy_cpu.zip(own_cpu).map(|(proxy, own)| proxy + own);
         Seen {
             server: Server { cpu, key_manager },
-            own_cpu: own.map(|(from, to)| to.total.saturating_sub(from.total)),
+            own_cpu,
             own_busiest: own.map(|(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
-            machine: before.machine.zip(after.machine).map(|(from, to)| to.busy_since(from)),
+            machine: before.machine.zip(after.machine).zip(watched).map(|((from, to), watched)| to.since(from, watched)),
         }
     }
 }
@@ -159,7 +164,7 @@ impl KeyManager {
             hsm_mean_us: hsm / jobs * 1e6,
             sessions_busy: busy,
             sessions_open: open,
-            sessions_needed: if open == 0 { 0 } else { (busy / SESSION_USE).ceil().max(1.0) as u64 },
+            sessions_needed: (open > 0).then(|| (busy / SESSION_USE).ceil().max(1.0) as u64),
         })
     }
 }
@@ -186,7 +191,7 @@ mod tests {
         };
         let figures = KeyManager::between(&at(0, 0.0), &at(20_000, 40.0), 10.0).unwrap();
         assert_eq!((figures.hsm_mean_us, figures.sessions_busy, figures.sessions_open), (2000.0, 4.0, 16));
-        assert_eq!(figures.sessions_needed, 6);
+        assert_eq!(figures.sessions_needed, Some(6));
         assert_eq!(KeyManager::between(&at(5, 1.0), &at(5, 1.0), 1.0), None);
     }
 }

@@ -104,18 +104,31 @@ fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Opt
     Some(total)
 }
 
-/// Time of all cores of this machine.
+/// Time of all cores of this machine, clock ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineTimes {
     total: u64,
     idle: u64,
 }
 
+/// What a machine's cores did for a stretch of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Machine {
+    /// The share of the time that they were busy.
+    pub busy: f64,
+    /// Of the time that they were busy, the share that was not of the processes that are watched: that of other processes, and of other machines
+    /// on the same hardware (steal).
+    pub others: f64,
+}
+
 impl MachineTimes {
-    /// The share of the cores that was busy since an earlier reading.
-    pub fn busy_since(self, before: MachineTimes) -> f64 {
+    /// What was done since an earlier reading; `watched` is the CPU time of the processes that are watched.
+    pub fn since(self, before: MachineTimes, watched: Duration) -> Machine {
         let (total, idle) = (self.total.saturating_sub(before.total), self.idle.saturating_sub(before.idle));
-        if total == 0 { 0.0 } else { 1.0 - idle as f64 / total as f64 }
+        let busy = total.saturating_sub(idle) as f64;
+        let share = |ticks: f64, of: f64| if of > 0.0 { (ticks / of).clamp(0.0, 1.0) } else { 0.0 };
+        let watched = watched.as_secs_f64() * rustix::param::clock_ticks_per_second() as f64;
+        Machine { busy: share(busy, total as f64), others: share(busy - watched, busy) }
     }
 
     fn parse(stat: &str) -> Option<MachineTimes> {
@@ -177,9 +190,12 @@ mod tests {
     fn the_machine_is_as_busy_as_it_was_not_idle() {
         let at = |line: &str| MachineTimes::parse(&format!("{line}\ncpu0 1 2 3\nintr 5\n")).unwrap();
         let (before, after) = (at("cpu  100 0 100 700 100 0 0 0 50 0"), at("cpu  250 10 120 710 100 5 5 0 90 0"));
+        let ticks = |n: u64| Duration::from_secs_f64(n as f64 / rustix::param::clock_ticks_per_second() as f64);
         // 190 of 200 were not idle.
-        assert_eq!(after.busy_since(before), 0.95);
-        assert_eq!(after.busy_since(after), 0.0);
+        let machine = after.since(before, ticks(38));
+        assert!((machine.busy - 0.95).abs() < 1e-9 && (machine.others - 0.8).abs() < 1e-9, "{machine:?}");
+        assert_eq!(after.since(before, ticks(1000)).others, 0.0, "two clocks may differ by a tick");
+        assert_eq!(after.since(after, ticks(1)), Machine::default());
         assert!(MachineTimes::parse("cpu  1 2 3").is_none() && machine_times().is_some());
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
-use super::{Report, Step, knee, text};
+use super::{Report, Step, by_rate, knee, text};
 use crate::sla::Verdict;
 use crate::units::{count, counted, figure, latency, micros};
 
@@ -95,12 +95,11 @@ fn checks(report: &Report, body: &mut String) {
     }
     let _ = writeln!(
         body,
-        "</table>\n<p>{} requests were due, {} were answered right, {} were not: {}/s over {:.1} s.</p>",
+        "</table>\n<p>{} requests were due, {} were answered right, {} were not: {}.</p>",
         count(report.offered),
         count(report.right),
         count(report.offered.saturating_sub(report.right)),
-        figure(report.throughput),
-        report.seconds
+        text::throughput(report)
     );
     let _ = writeln!(body, "<p>Answers: {}.</p>", escape(&text::answers(report)));
     for what in &report.wrong_told {
@@ -200,12 +199,6 @@ pub(crate) fn figure_text(value: f64, decimals: usize) -> String {
     if decimals == 0 { count(value.round() as u64) } else { format!("{value:.decimals$}") }
 }
 
-fn by_load(report: &Report) -> Vec<&Step> {
-    let mut steps: Vec<&Step> = report.steps.iter().collect();
-    steps.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
-    steps
-}
-
 pub(crate) fn load_axis() -> Axis {
     Axis { label: "offered load, requests/s", scale: Scale::Linear, text: figure_text }
 }
@@ -221,7 +214,7 @@ fn knee_mark(report: &Report) -> Vec<Mark> {
 }
 
 fn throughput_chart(report: &Report) -> Chart {
-    let steps = by_load(report);
+    let steps = by_rate(&report.steps);
     let line = |name: &str, color, dashed, value: fn(&Step) -> f64| Series {
         name: name.into(),
         color,
@@ -243,7 +236,7 @@ fn throughput_chart(report: &Report) -> Chart {
 }
 
 fn latency_over_load(report: &Report) -> Chart {
-    let steps = by_load(report);
+    let steps = by_rate(&report.steps);
     let line = |name: &str, color, value: fn(&Step) -> u64| Series {
         name: name.into(),
         color,

@@ -1,6 +1,7 @@
 //! What came of a run: as data, as text, as a page with pictures.
 
 pub mod html;
+mod step;
 pub mod svg;
 pub mod text;
 
@@ -8,11 +9,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::step::{Step, bound, bound_of, by_rate, deciding, knee, lost_in_passing};
 use crate::idle::IdleReport;
 use crate::observe::Server;
 use crate::observe::bound::Bound;
-use crate::sla::{Check, ERRORS, Promise, Sla, Verdict};
-use crate::stats::{Latency, PhaseStats, Second};
+use crate::sla::{Check, ERRORS, Sla, Verdict};
+use crate::stats::{Latency, Second};
 use crate::target::read_text;
 
 /// Changes when a reader of reports must change.
@@ -33,7 +35,7 @@ pub struct Report {
     pub seconds: f64,
     /// Requests that were due.
     pub offered: u64,
-    /// Right answers.
+    /// Right answers to them, whenever they came in.
     pub right: u64,
     /// Everything else.
     pub errors: u64,
@@ -43,7 +45,7 @@ pub struct Report {
     pub wrong: u64,
     /// The first of them.
     pub wrong_told: Vec<String>,
-    /// Right answers a second.
+    /// Right answers a second that came in within the measured time, whenever they were due: without [`Answers::after_end`].
     pub throughput: f64,
     /// All that was answered, right or not, and what was not.
     pub answers: Answers,
@@ -114,6 +116,9 @@ pub struct Answers {
     pub none: u64,
     /// Requests that were not sent, because no connection was free within the time-out.
     pub unsent: u64,
+    /// Right answers that came in after the end of the measured time: they are in `right` and the latencies, and not in `throughput`.
+    #[serde(default)]
+    pub after_end: u64,
 }
 
 /// Percentiles of latencies, microseconds.
@@ -165,99 +170,6 @@ impl Percentiles {
 pub struct CallReport {
     pub call: String,
     pub latency: Percentiles,
-}
-
-/// A stretch with one rate.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Step {
-    /// Requests due a second; in a closed loop, requests sent.
-    pub offered_rate: f64,
-    /// Right answers a second that came in during the step.
-    pub throughput: f64,
-    pub seconds: f64,
-    pub offered: u64,
-    pub right: u64,
-    pub errors: u64,
-    pub p50: u64,
-    pub p99: u64,
-    pub p999: u64,
-    pub max: u64,
-    /// Mean time in the HSM, microseconds, where it is known and there are sessions.
-    pub hsm_mean_us: Option<f64>,
-    /// What kept it from more, where it was at its limit.
-    pub bound: Option<Bound>,
-    /// Whether it was served in full: answered right, in its time, without more errors than are accepted.
-    pub served: bool,
-    /// Whether it was, and within the bounds that were asked for.
-    pub held: bool,
-}
-
-/// From this multiple of its time at lower load on, calls wait within the HSM.
-const HSM_SLOWED: f64 = 2.0;
-/// Of what was offered, a step must have answered this share to count as served in full.
-const SERVED_SHARE: f64 = 0.98;
-
-impl Step {
-    /// In words.
-    pub fn verdict(&self) -> &'static str {
-        match (self.held, self.served) {
-            (true, _) => "held",
-            (false, true) => "served in full, but late",
-            (false, false) => "not served in full",
-        }
-    }
-
-    /// Of a phase that took `seconds`.
-    pub fn of(phase: &PhaseStats, seconds: f64, promise: &Promise) -> Step {
-        let at = |quantile| phase.latency.value_at_quantile(quantile);
-        let errors_accepted = promise.max_errors.unwrap_or(0);
-        let served = phase.throughput as f64 >= SERVED_SHARE * phase.offered as f64 && phase.errors <= errors_accepted && phase.right > 0;
-        Step {
-            offered_rate: phase.offered as f64 / seconds,
-            throughput: phase.throughput as f64 / seconds,
-            seconds,
-            offered: phase.offered,
-            right: phase.right,
-            errors: phase.errors,
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: phase.latency.max(),
-            hsm_mean_us: None,
-            bound: None,
-            served,
-            held: served && promise.slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
-        }
-    }
-}
-
-/// The step that decides what the run came to: the lowest that was not served in full, otherwise the highest.
-pub fn deciding(steps: &[Step]) -> Option<usize> {
-    let by_rate = |a: &usize, b: &usize| steps[*a].offered_rate.total_cmp(&steps[*b].offered_rate);
-    let lost = (0..steps.len()).filter(|at| !steps[*at].held).min_by(by_rate);
-    lost.or_else(|| (0..steps.len()).max_by(by_rate))
-}
-
-/// What bounded the deciding step, also by comparison with the others: an HSM whose calls take longer the more it is asked is at its limit
-/// even while sessions with it are free.
-pub fn bound(steps: &[Step]) -> Bound {
-    let Some(step) = deciding(steps).and_then(|at| steps.get(at)) else { return Bound::Unknown };
-    let unhurried = steps.iter().filter_map(|step| step.hsm_mean_us).fold(f64::INFINITY, f64::min);
-    match step.bound.unwrap_or(Bound::Unknown) {
-        Bound::Unknown | Bound::Connections if !step.held && step.hsm_mean_us.is_some_and(|us| us >= HSM_SLOWED * unhurried) => {
-            Bound::HsmUnits
-        }
-        bound => bound,
-    }
-}
-
-/// The knee: the highest step before the first that was not served in full. None where all of them were, or not even the lowest.
-pub fn knee(steps: &[Step]) -> Option<&Step> {
-    let mut sorted: Vec<&Step> = steps.iter().collect();
-    sorted.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
-    let first_lost = sorted.iter().position(|step| !step.held)?;
-    sorted.get(first_lost.checked_sub(1)?).copied()
 }
 
 /// One second of the timeline.

@@ -2,7 +2,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::sla::Promise;
-use crate::stats::{latency, record};
+use crate::stats::{PhaseStats, latency, record};
 
 /// A report with something in every part.
 pub(crate) fn sample() -> Report {
@@ -50,7 +50,7 @@ pub(crate) fn sample() -> Report {
         wrong_told: vec!["decrypt <gave> back another".into()],
         throughput: 1799.0,
         latency: Percentiles::of(&histogram),
-        answers: Answers { latest_us: 1_203_000, none: 3, unsent: 1 },
+        answers: Answers { latest_us: 1_203_000, none: 3, unsent: 1, after_end: 2 },
         first_error_unix_ms: Some(1_769_860_800_250),
         last_error_unix_ms: Some(1_769_860_812_750),
         calls: vec![CallReport { call: "encrypt".into(), latency: Percentiles::of(&histogram) }],
@@ -75,7 +75,7 @@ pub(crate) fn sample() -> Report {
             key_manager: Some(crate::observe::KeyManager {
                 sessions_open: 16,
                 sessions_busy: 4.0,
-                sessions_needed: 6,
+                sessions_needed: Some(6),
                 hsm_mean_us: 2000.0,
                 queue_mean_us: 10.0,
             }),
@@ -186,12 +186,35 @@ fn what_was_not_measured_is_not_told_as_zero() {
 }
 
 #[test]
-fn the_knee_is_the_last_step_before_the_first_that_is_lost() {
+fn the_knee_is_the_highest_step_that_held() {
     let report = sample();
     assert_eq!(knee(&report.steps).unwrap().offered_rate, 2000.0);
     assert_eq!(knee(&report.steps[..3]), None, "never reached");
     assert_eq!(knee(&report.steps[3..]), None, "below the lowest step");
-    assert_eq!((deciding(&report.steps), deciding(&report.steps[..3]), deciding(&[])), (Some(3), Some(2), None));
+    let decided = |steps| deciding(steps).map(|step| step.offered_rate);
+    assert_eq!((decided(&report.steps), decided(&report.steps[..3]), decided(&[])), (Some(4000.0), Some(2000.0), None));
+}
+
+#[test]
+fn a_loss_that_does_not_last_is_no_knee() {
+    let told = |held: &[bool]| {
+        // Highest rate first: the order is not that of the rates.
+        let step = |(n, held): (usize, &bool)| Step { offered_rate: 100.0 * (n + 1) as f64, held: *held, ..Step::default() };
+        let report = Report { steps: held.iter().enumerate().map(step).rev().collect(), ..sample() };
+        (knee(&report.steps).map(|step| step.offered_rate), deciding(&report.steps).unwrap().offered_rate, text::knee_text(&report))
+    };
+    let (knee, decided, text) = told(&[true, false, true, true]);
+    assert_eq!((knee, decided), (None, 400.0));
+    assert_eq!(text, "no knee: the highest step held; 1 step below it did not, while higher ones did");
+    let (knee, decided, text) = told(&[true, false, true, false, false]);
+    assert_eq!((knee, decided), (Some(300.0), 400.0));
+    assert!(
+        text.starts_with("knee: 300/s is the highest step that held; 1 step below it did not, while higher ones did; limited by "),
+        "{text}"
+    );
+    assert!(told(&[true, true, false]).2.starts_with("knee: 200/s is the highest step that held; limited by "));
+    assert_eq!(told(&[true, true]).2, "no knee: every step held");
+    assert!(told(&[false, false]).2.starts_with("no knee: not a single step held; limited by "));
 }
 
 #[test]
@@ -214,6 +237,11 @@ fn a_step_must_answer_what_is_offered_within_its_bounds() {
     assert!(held(&phase, None));
     assert!(!held(&PhaseStats { throughput: 979, ..phase.clone() }, None));
     assert!(held(&PhaseStats { throughput: 980, ..phase.clone() }, None));
+    // Of few requests some may be on their way at the end.
+    let few = |offered, throughput| Step::of(&PhaseStats { offered, throughput, ..phase.clone() }, 1.0, &promise(None)).served;
+    assert!(few(21, 18) && !few(21, 17));
+    assert!(few(151, 148) && !few(151, 147), "3 are 2 % of 150");
+    assert!(!Step::of(&PhaseStats { offered: 2, ..PhaseStats::new() }, 1.0, &Promise::default()).served, "nothing was answered");
     let failing = |errors| PhaseStats { errors, ..phase.clone() };
     assert!(!held(&failing(1), None) && !held(&failing(1), Some(0)));
     assert!(held(&failing(3), Some(3)) && !held(&failing(4), Some(3)));
@@ -221,6 +249,40 @@ fn a_step_must_answer_what_is_offered_within_its_bounds() {
     (0..20).for_each(|_| phase.latency.record(2000).unwrap());
     let late = Step::of(&phase, 1.0, &promise(None));
     assert!(!late.held && late.served);
+}
+
+#[test]
+fn sessions_needed_are_told_as_far_as_they_are_known() {
+    let told = |sessions_busy, sessions_needed| {
+        let mut report = sample();
+        let key_manager = report.server.key_manager.as_mut().unwrap();
+        (key_manager.sessions_busy, key_manager.sessions_needed) = (sessions_busy, sessions_needed);
+        text::machine_rows(&report).into_iter().find(|row| row.0 == "HSM sessions").unwrap().1
+    };
+    assert_eq!(told(14.3, Some(21)), "16 open, 14.3 in use on average; this load needs 21");
+    assert_eq!(told(14.4, Some(21)), "16 open, 14.4 in use on average; this load needs at least 21");
+    assert_eq!(told(16.0, None), "16 open, 16.0 in use on average; this load was not carried: how many it needs is not known");
+}
+
+#[test]
+fn a_load_is_carried_that_is_answered_right_in_its_time() {
+    let carried = |offered: u64, right, throughput: u64| {
+        let phase = PhaseStats { offered, right, throughput, errors: offered - right, ..PhaseStats::new() };
+        Step::of(&phase, 3.0, &Promise::default()).is_carried()
+    };
+    assert!(carried(1000, 1000, 981) && !carried(1000, 1000, 979), "right, and late");
+    assert!(carried(1000, 981, 981) && !carried(1000, 979, 990), "refused");
+}
+
+#[test]
+fn answers_that_throughput_leaves_out_are_told() {
+    let told = |after_end| {
+        let report = Report { throughput: 1117.0, seconds: 6.0, answers: Answers { after_end, ..Answers::default() }, ..sample() };
+        let line = "1,117/s over 6.0 s, without 1 right answer that came in after its end";
+        (text::throughput(&report), html::page(&report).contains(line))
+    };
+    assert_eq!(told(0), ("1,117/s over 6.0 s".into(), false));
+    assert_eq!(told(1), ("1,117/s over 6.0 s, without 1 right answer that came in after its end".into(), true));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, knee};
+use super::{Report, knee, lost_in_passing};
 use crate::idle::IdleReport;
 use crate::sla::Verdict;
 use crate::units::{count, counted, figure, latency, micros};
@@ -34,7 +34,7 @@ pub fn summary(report: &Report) -> String {
             ),
         ),
         ("answers", answers(report)),
-        ("throughput", format!("{}/s over {:.1} s", figure(report.throughput), report.seconds)),
+        ("throughput", throughput(report)),
         ("TLS", tls(report)),
     ];
     for (name, value) in rows {
@@ -112,6 +112,15 @@ pub fn errors(report: &Report) -> String {
     if report.errors == 0 { "no errors".into() } else { counted(report.errors, "error") }
 }
 
+/// In a line: right answers a second, and how many that leaves out.
+pub fn throughput(report: &Report) -> String {
+    let mut text = format!("{}/s over {:.1} s", figure(report.throughput), report.seconds);
+    if report.answers.after_end > 0 {
+        let _ = write!(text, ", without {} that came in after its end", counted(report.answers.after_end, "right answer"));
+    }
+    text
+}
+
 /// In a line: what came back at all.
 pub fn answers(report: &Report) -> String {
     let answers = &report.answers;
@@ -157,16 +166,17 @@ fn number(n: usize) -> String {
 
 /// Where throughput stops following the load.
 pub fn knee_text(report: &Report) -> String {
+    let in_passing = match lost_in_passing(&report.steps) {
+        0 => String::new(),
+        n => format!("; {} below it did not, while higher ones did", counted(n as u64, "step")),
+    };
     match knee(&report.steps) {
         Some(step) => {
-            format!(
-                "knee: {}/s is the highest step before the first that was lost; limited by {}",
-                figure(step.offered_rate),
-                report.bound.text()
-            )
+            format!("knee: {}/s is the highest step that held{in_passing}; limited by {}", figure(step.offered_rate), report.bound.text())
         }
-        None if report.steps.iter().all(|s| s.held) => "no knee: every step held".into(),
-        None => format!("no knee: not even the lowest step held; limited by {}", report.bound.text()),
+        None if !report.steps.iter().any(|s| s.held) => format!("no knee: not a single step held; limited by {}", report.bound.text()),
+        None if in_passing.is_empty() => "no knee: every step held".into(),
+        None => format!("no knee: the highest step held{in_passing}"),
     }
 }
 
@@ -194,9 +204,11 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
             format!("{} a call, after {} in the queue", micros(hsm.hsm_mean_us as u64), micros(hsm.queue_mean_us as u64)),
         ));
         if hsm.sessions_open > 0 {
-            let value =
-                format!("{} open, {:.1} in use on average; this load needs {}", hsm.sessions_open, hsm.sessions_busy, hsm.sessions_needed);
-            rows.push(("HSM sessions", value));
+            let needed = match hsm.sessions_needed {
+                Some(needed) => format!("this load needs {}{needed}", if hsm.is_full() { "at least " } else { "" }),
+                None => "this load was not carried: how many it needs is not known".into(),
+            };
+            rows.push(("HSM sessions", format!("{} open, {:.1} in use on average; {needed}", hsm.sessions_open, hsm.sessions_busy)));
         }
     }
     if let Some(connections) = &report.idle {

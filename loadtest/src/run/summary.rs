@@ -46,11 +46,18 @@ impl Run {
                 ..Step::of(counted, length, &self.promise)
             });
         }
-        let seen = observer.between(0, steps.len(), all.throughput);
+        let mut seen = observer.between(0, steps.len(), all.throughput);
+        if let Some(key_manager) = &mut seen.server.key_manager
+            && !self.plan.closed
+            && !report::by_rate(&steps).last().is_some_and(|step| step.is_carried())
+        {
+            // What was refused, or still waits, would have needed sessions too.
+            key_manager.sessions_needed = None;
+        }
         // Also errors of no single request (a failed connection, a decrypt after the run) must not pass for success.
         let all_errors = all.errors.max(stats.errors.values().sum());
         let client = Client {
-            cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.right)),
+            cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.throughput)),
             busiest_worker: seen.own_busiest,
             connections_busy: self.connections_busy(&all, seconds),
             lag_p99_us: all.lag.value_at_quantile(0.99),
@@ -95,6 +102,7 @@ impl Run {
                 latest_us: if stats.latest.is_zero() { 0 } else { whole_us(stats.latest) },
                 none: stats.silent,
                 unsent: stats.unsent,
+                after_end: stats.after_end,
             },
             first_error_unix_ms: stats.error_span.map(|span| unix_ms(span.0)),
             last_error_unix_ms: stats.error_span.map(|span| unix_ms(span.1)),

@@ -237,12 +237,12 @@ impl Hub {
                     record(&mut phase.latency, latency);
                 }
                 let elapsed = self.started.get().map_or(Duration::ZERO, |start| now.saturating_duration_since(start));
-                if elapsed < self.plan.length()
-                    && let Some(phase) = stats.phases.get_mut(self.plan.phase_at(elapsed))
-                {
+                let after_end = elapsed >= self.plan.length();
+                if !after_end && let Some(phase) = stats.phases.get_mut(self.plan.phase_at(elapsed)) {
                     phase.throughput += 1;
                 }
                 if self.is_measured(due.phase) {
+                    stats.after_end += u64::from(after_end);
                     record(&mut stats.calls[call as usize], latency);
                 }
                 drop(stats);

@@ -20,6 +20,7 @@ use crate::schedule::Plan;
 use crate::stats::{Second, Stats};
 use crate::target::Target;
 use crate::tls::Versions;
+use crate::uring::explain;
 use crate::workload::{Shape, Workload};
 
 /// How requests travel.
@@ -85,9 +86,11 @@ impl Seed {
     /// When there is no thread or no io_uring.
     pub fn start(self) -> Result<glommio::ExecutorJoinHandle<Option<Stats>>, String> {
         let placement = self.core.map_or(Placement::Unbound, Placement::Fixed);
-        LocalExecutorBuilder::new(placement).name("xksd-load").io_memory(IO_MEMORY_BYTES).spawn(move || self.run()).map_err(|e| {
-            format!("cannot start a worker ({e}): it needs io_uring (Linux 5.11 or later, allowed in a container) and 512 KiB of locked memory (ulimit -l)")
-        })
+        LocalExecutorBuilder::new(placement)
+            .name("xksd-load")
+            .io_memory(IO_MEMORY_BYTES)
+            .spawn(move || self.run())
+            .map_err(|e| explain(&e.to_string()))
     }
 
     async fn run(self) -> Option<Stats> {
