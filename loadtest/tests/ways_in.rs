@@ -130,7 +130,9 @@ fn missing_io_uring_is_one_clear_sentence() {
     let config = dir.path().join("xksd.toml");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/without_io_uring.py");
     // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.
-    for (call, errno, command) in [("setup", "1", "run"), ("setup", "38", "capacity"), ("enter", "1", "capacity"), ("enter", "38", "run")] {
+    let refused =
+        [("setup", "1", "run"), ("setup", "38", "capacity"), ("enter", "1", "capacity"), ("enter", "38", "run"), ("sleep", "22", "run")];
+    for (call, errno, command) in refused {
         let words = [script, call, errno, env!("CARGO_BIN_EXE_xksd-load"), command, "--config", config.to_str().unwrap()];
         let (code, text) = told(&Command::new("python3").args(words).stdin(Stdio::null()).output().unwrap());
         assert_eq!((code, text.lines().count()), (2, 1), "{call} {errno}: {text}");
