@@ -183,10 +183,9 @@ memory() { awk '/^VmRSS/ { print $2 }' "/proc/$server/status"; }
 
 # ---- nginx ------------------------------------------------------------------------------------------------------
 
-# nginx with xksd's certificate, and the server blocks of standard input: start_nginx ADDRESS_OF_ONE CONNECTIONS_A_WORKER
+# nginx with xksd's certificate: start_nginx ADDRESS_OF_ONE_BLOCK CONNECTIONS_A_WORKER SERVER_BLOCKS…
 start_nginx() {
-    {
-        cat <<T
+    cat >"$dir/nginx.conf" <<T
 daemon off;
 worker_processes auto;
 worker_cpu_affinity auto;
@@ -201,10 +200,9 @@ http {
     ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256;
     keepalive_requests 1000000000;
     keepalive_timeout 400s;
+    ${@:3}
+}
 T
-        cat
-        echo "}"
-    } >"$dir/nginx.conf"
     nginx -c "$dir/nginx.conf" -e "$dir/nginx.error.log" 2>"$dir/nginx.log" &
     master=$!
     children[$master]=nginx

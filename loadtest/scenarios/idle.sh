@@ -14,7 +14,7 @@ ulimit -n "$(ulimit -Hn)"
 configure
 serve
 nginx="127.0.0.1:$(free_port)"
-echo "server { listen $nginx ssl reuseport backlog=16384; access_log off; return 200; }" | start_nginx "$nginx" $((idle + 500))
+start_nginx "$nginx" $((idle + 500)) "server { listen $nginx ssl reuseport backlog=16384; access_log off; return 200; }"
 
 # hold ADDRESS ARGUMENTS: idle connections to there by a client of their own, for as long as a load takes.
 hold() {

@@ -23,10 +23,8 @@ serve_nginx() {
     server_block() {
         printf 'server { listen %s ssl reuseport backlog=4096; access_log %s; location / { default_type application/json; return 200 '"'%s'"'; } }\n' "$@"
     }
-    {
-        server_block "$quiet" off "$body"
-        server_block "$logging" "$dir/nginx.access.log combined buffer=64k flush=1s" "$body"
-    } | start_nginx "$logging" 4096
+    start_nginx "$logging" 4096 "$(server_block "$quiet" off "$body")" \
+        "$(server_block "$logging" "$dir/nginx.access.log combined buffer=64k flush=1s" "$body")"
     curl -s --cacert "$dir/demo/ca.pem" -d '{}' "https://$logging/" | cmp -s - <(printf %s "$body") || die "nginx answers something else"
 }
 
