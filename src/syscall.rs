@@ -151,15 +151,26 @@ mod tests {
 
     const IORING_SETUP_SQPOLL: u32 = 1 << 1;
 
-    /// `struct io_uring_params` is 120 bytes.
-    fn set_up(flags: u32) -> u32 {
-        let mut parameters = [0_u32; 30];
-        parameters[2] = flags;
+    /// `struct io_uring_params`: 120 bytes.
+    type Parameters = [u32; 30];
+
+    /// To be closed by the caller.
+    fn ring(parameters: &mut Parameters) -> c_long {
         // SAFETY: io_uring_setup(2) with room for its parameters.
         let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
         assert!(ring >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: the descriptor made above, closed once.
+        ring
+    }
+
+    fn close(ring: c_long) {
+        // SAFETY: a descriptor of `ring`, closed once.
         unsafe { libc::close(ring as i32) };
+    }
+
+    fn set_up(flags: u32) -> u32 {
+        let mut parameters: Parameters = [0; 30];
+        parameters[2] = flags;
+        close(ring(&mut parameters));
         parameters[2]
     }
 
@@ -236,15 +247,13 @@ mod tests {
     fn no_sleep_is_without_end() {
         let (ended, end) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            // SAFETY: io_uring_setup(2) with room for its parameters, which are 120 bytes.
-            let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, [0_u32; 30].as_mut_ptr()) };
+            let ring = ring(&mut [0; 30]);
             for _ in 0..3 {
                 // SAFETY: nothing is submitted, and there is no memory for the kernel to read.
                 let entered = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, IORING_ENTER_GETEVENTS, 0, 0) };
                 ended.send((entered, std::io::Error::last_os_error().raw_os_error())).unwrap();
             }
-            // SAFETY: the descriptor made above, closed once.
-            unsafe { libc::close(ring as i32) };
+            close(ring);
         });
         for _ in 0..3 {
             assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok((-1, Some(libc::EINTR))));
