@@ -16,12 +16,23 @@ pub fn benches(c: &mut Criterion) {
         ("decode an encrypt, 4300 B", encrypt_body(4300, 32)),
     ] {
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_function(name, |b| b.iter(|| decode(Operation::Encrypt, black_box(&body)).expect("valid")));
+        group.bench_function(name, |b| {
+            b.iter(|| decode(Operation::Encrypt, black_box(&body)).expect("valid"))
+        });
     }
 
     let mut out = Vec::new();
-    for (name, text) in [("encode an encrypt's answer, 32 B", vec![7; 32]), ("encode an encrypt's answer, 4300 B", vec![7; 4300])] {
-        let answer = Encrypted { ciphertext: &text, iv: &[1; 12], tag: &[2; 16], metadata: Some(&[1, 0, 0]), integrity: Some(&[3; 32]) };
+    for (name, text) in [
+        ("encode an encrypt's answer, 32 B", vec![7; 32]),
+        ("encode an encrypt's answer, 4300 B", vec![7; 4300]),
+    ] {
+        let answer = Encrypted {
+            ciphertext: &text,
+            iv: &[1; 12],
+            tag: &[2; 16],
+            metadata: Some(&[1, 0, 0]),
+            integrity: Some(&[3; 32]),
+        };
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {

@@ -1,4 +1,5 @@
-//! Verifying a SigV4 signature whose signing key is known, as it is for all but a day's first request.
+//! Verifying a SigV4 signature whose signing key is known, as it is for all but a day's first
+//! request.
 
 use std::hint::black_box;
 use std::time::UNIX_EPOCH;
@@ -21,7 +22,17 @@ pub fn benches(c: &mut Criterion) {
         let mut keys = SigningKeys::new();
         group.throughput(Throughput::Bytes(received.bytes.len() as u64));
         group.bench_function(name, |b| {
-            b.iter(|| authenticate(black_box(&request), received.body(), &credentials, &regions, now, &mut keys).expect("authentic"));
+            b.iter(|| {
+                authenticate(
+                    black_box(&request),
+                    received.body(),
+                    &credentials,
+                    &regions,
+                    now,
+                    &mut keys,
+                )
+                .expect("authentic")
+            });
         });
     }
 }

@@ -1,4 +1,5 @@
-//! What the benches and `tests/allocations.rs` share: one key store, requests signed as AWS KMS signs them, and a pipeline without sockets.
+//! What the benches and `tests/allocations.rs` share: one key store, requests signed as AWS KMS
+//! signs them, and a pipeline without sockets.
 
 #![allow(dead_code, reason = "shared by two binaries, neither of which uses everything")]
 
@@ -100,20 +101,29 @@ fn sha256(bytes: &[u8]) -> String {
 /// One signed request as it comes from a client.
 pub fn signed(path: &str, body: &[u8], at: SystemTime) -> Vec<u8> {
     let at = OffsetDateTime::from(at);
-    let time = at.format(format_description!("[year][month][day]T[hour][minute][second]Z")).expect("a date");
+    let time = at
+        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
+        .expect("a date");
     let day = &time[..8];
     let host = "xks.example.com";
-    let canonical = format!("POST\n{path}\n\nhost:{host}\nx-amz-date:{time}\n\nhost;x-amz-date\n{}", sha256(body));
+    let canonical = format!(
+        "POST\n{path}\n\nhost:{host}\nx-amz-date:{time}\n\nhost;x-amz-date\n{}",
+        sha256(body)
+    );
     let scope = format!("{day}/{REGION}/kms-xks-proxy/aws4_request");
     let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", sha256(canonical.as_bytes()));
-    let sign = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec();
+    let sign = |key: &[u8], text: &str| {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
+    };
     let key = [day, REGION, "kms-xks-proxy", "aws4_request"]
         .iter()
         .fold(format!("AWS4{SECRET_ACCESS_KEY}").into_bytes(), |key, part| sign(&key, part));
     let signature = hex(&sign(&key, &to_sign));
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {host}\r\nX-Amz-Date: {time}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Authorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY_ID}/{scope}, SignedHeaders=host;x-amz-date, Signature={signature}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nX-Amz-Date: {time}\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY_ID}/{scope}, \
+         SignedHeaders=host;x-amz-date, Signature={signature}\r\n\
          User-Agent: xks-bench\r\nAccept: */*\r\n\r\n",
         body.len()
     );
@@ -193,7 +203,8 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
         hang_after: Duration::from_secs(60),
         open_hang_after: Duration::from_secs(60),
     };
-    let pool = Pool::start(settings, Arc::new(LocalEngine(Arc::new(local()))), vec![mailbox.clone()]);
+    let pool =
+        Pool::start(settings, Arc::new(LocalEngine(Arc::new(local()))), vec![mailbox.clone()]);
     while pool.condition(Instant::now()).lanes_open == 0 {
         thread::sleep(Duration::from_millis(1));
     }
@@ -202,9 +213,23 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
 
 /// Key stores with one key store, served by `backend`.
 pub fn key_stores(backend: Backend) -> Arc<ArcSwap<KeyStores>> {
-    let manager = Manager { name: "hsm-a".into(), backend, probe: ArcSwapOption::empty(), keys: KeyFailures::default() };
-    let info = ManagerInfo { vendor: "xksd".to_owned(), model: "local".to_owned(), token: "bench".to_owned(), ..ManagerInfo::default() };
-    manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result: Ok(Duration::from_millis(1)), info })));
+    let manager = Manager {
+        name: "hsm-a".into(),
+        backend,
+        probe: ArcSwapOption::empty(),
+        keys: KeyFailures::default(),
+    };
+    let info = ManagerInfo {
+        vendor: "xksd".to_owned(),
+        model: "local".to_owned(),
+        token: "bench".to_owned(),
+        ..ManagerInfo::default()
+    };
+    manager.probe.store(Some(Arc::new(Probe {
+        at: Instant::now(),
+        result: Ok(Duration::from_millis(1)),
+        info,
+    })));
     let store = KeyStore {
         prefix: PREFIX.into(),
         enabled: true,
@@ -214,7 +239,11 @@ pub fn key_stores(backend: Backend) -> Arc<ArcSwap<KeyStores>> {
         accept_aws_sample: false,
     };
     let by_prefix = HashMap::from([(PREFIX.to_owned(), Arc::new(store))]);
-    Arc::new(ArcSwap::from_pointee(KeyStores { by_prefix, regions: vec![REGION.to_owned()], request_budget: Duration::from_secs(10) }))
+    Arc::new(ArcSwap::from_pointee(KeyStores {
+        by_prefix,
+        regions: vec![REGION.to_owned()],
+        request_budget: Duration::from_secs(10),
+    }))
 }
 
 /// A shard's pipeline, and the buffer that a connection keeps for answers.
@@ -253,18 +282,26 @@ impl Proxy {
     fn new(mailbox: Arc<Mailbox>, backend: Backend) -> Proxy {
         let (log, _) = Log::start(Format::Json, std::io::sink()).expect("a thread");
         let inbox = Inbox::new(0, mailbox);
-        let pipeline = Pipeline::new(0, key_stores(backend), inbox.clone(), Arc::new(ShardMetrics::default()), log.clone());
+        let pipeline = Pipeline::new(
+            0,
+            key_stores(backend),
+            inbox.clone(),
+            Arc::new(ShardMetrics::default()),
+            log.clone(),
+        );
         Proxy { pipeline, log, answered: Vec::new(), inbox, waker: waker() }
     }
 
-    /// Has a request answered as a connection has it; the body is in `answered`, the status comes back.
+    /// Has a request answered as a connection has it; the body is in `answered`, the status comes
+    /// back.
     pub fn answer(&mut self, received: &Received) -> u16 {
         self.answered.clear();
         let mut room = [Header::EMPTY; HEADERS_MAX];
         let request = received.request(&mut room);
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
         let arrival = Arrival { first_byte: Instant::now(), head_read: received.at, client };
-        let answering = self.pipeline.on_request(&request, received.body(), &arrival, &mut self.answered);
+        let answering =
+            self.pipeline.on_request(&request, received.body(), &arrival, &mut self.answered);
         block_on(&self.inbox, &self.waker, answering)
     }
 }

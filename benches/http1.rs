@@ -17,7 +17,8 @@ pub fn benches(c: &mut Criterion) {
         });
     });
 
-    let chunks: Vec<u8> = received.body().chunks(256).flat_map(chunk).chain(*b"0\r\n\r\n").collect();
+    let chunks: Vec<u8> =
+        received.body().chunks(256).flat_map(chunk).chain(*b"0\r\n\r\n").collect();
     let mut buffer = Vec::new();
     c.bench_function("http1/chunked body", |b| {
         b.iter(|| {
@@ -31,8 +32,14 @@ pub fn benches(c: &mut Criterion) {
     c.bench_function("http1/response", |b| {
         b.iter(|| {
             out.clear();
-            Response { status: 200, version: Version::Http11, keep_alive: true, without_body: false, body: black_box(&[b'a'; 280]) }
-                .write(&mut out);
+            Response {
+                status: 200,
+                version: Version::Http11,
+                keep_alive: true,
+                without_body: false,
+                body: black_box(&[b'a'; 280]),
+            }
+            .write(&mut out);
         });
     });
 }

@@ -18,10 +18,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// As long as it takes for the middle half of the samples to lie within a few percent on a quiet machine; all benches together about two
-/// minutes.
+/// As long as it takes for the middle half of the samples to lie within a few percent on a quiet
+/// machine; all benches together about two minutes.
 fn criterion() -> Criterion {
-    Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).without_plots()
+    Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .without_plots()
 }
 
 criterion_group! {

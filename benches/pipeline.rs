@@ -1,5 +1,5 @@
-//! A request's whole way without sockets, over keys in this process: from the parsed head to the answer's body, with the log line handed to
-//! its thread.
+//! A request's whole way without sockets, over keys in this process: from the parsed head to the
+//! answer's body, with the log line handed to its thread.
 
 use criterion::Criterion;
 use serde_json::json;

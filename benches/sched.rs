@@ -25,7 +25,10 @@ pub fn benches(c: &mut Criterion) {
             let (mut core, mut batch, mut late) = (opened(lanes, now), VecDeque::new(), Vec::new());
             b.iter(|| {
                 now += SERVICE;
-                let lane = core.submit(0, (), now + LONG, now, &mut late).expect("admitted").expect("a lane is idle");
+                let lane = core
+                    .submit(0, (), now + LONG, now, &mut late)
+                    .expect("admitted")
+                    .expect("a lane is idle");
                 assert!(matches!(core.step(lane, now, &mut batch, &mut late).step, Step::Work));
                 batch.clear();
                 core.finished(lane, Report { served: 1, served_time: SERVICE }, now);
@@ -34,14 +37,17 @@ pub fn benches(c: &mut Criterion) {
         });
     }
 
-    // A key manager in this process, describing a key: next to no work, so that what is seen is the hand-over.
+    // A key manager in this process, describing a key: next to no work, so that what is seen is the
+    // hand-over.
     let mailbox = Mailbox::new();
     let (inbox, pool) = (Inbox::new(0, mailbox.clone()), pool(&mailbox));
     let waker = waker();
     for in_flight in [1, 64] {
         group.throughput(Throughput::Elements(in_flight));
         group.bench_function(format!("lane hand-over, {in_flight} in flight"), |b| {
-            b.iter(|| block_on(&inbox, &waker, join_all((0..in_flight).map(|_| describe(&inbox, &pool)))));
+            b.iter(|| {
+                block_on(&inbox, &waker, join_all((0..in_flight).map(|_| describe(&inbox, &pool))))
+            });
         });
     }
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig,
+    ServerConnection, SideData,
+};
 use xksd::tls::{self, Settings};
 
 use crate::fixture::{Received, encrypt_body};
@@ -62,12 +65,18 @@ fn carry<A: SideData, B: SideData>(
     }
 }
 
-fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> (ServerConnection, ClientConnection) {
+fn handshake(
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> (ServerConnection, ClientConnection) {
     let mut server = ServerConnection::new(server.clone()).expect("a server");
     let name = ServerName::try_from(pki::SERVER_NAME).expect("a name");
     let mut client = ClientConnection::new(client.clone(), name).expect("a client");
     let mut wire = Vec::new();
-    while client.deref().is_handshaking() || server.deref().is_handshaking() || server.deref().wants_write() {
+    while client.deref().is_handshaking()
+        || server.deref().is_handshaking()
+        || server.deref().wants_write()
+    {
         carry(&mut client, &mut server, &mut wire);
         carry(&mut server, &mut client, &mut wire);
     }
@@ -80,18 +89,23 @@ fn configurations() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let ca = pki::Ca::root("Bench CA");
     let key = rcgen::KeyPair::generate().expect("a key");
     let settings = Settings {
-        certificate_chain: pki::write(dir.path(), "chain.pem", &ca.issue(&pki::Leaf::server(), &key).pem()),
+        certificate_chain: pki::write(
+            dir.path(),
+            "chain.pem",
+            &ca.issue(&pki::Leaf::server(), &key).pem(),
+        ),
         private_key: pki::write(dir.path(), "key.pem", &key.serialize_pem()),
         client: None,
     };
     let server = tls::server(&settings).expect("TLS").config().clone();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).expect("PEM")).expect("a root");
-    let mut client = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut client =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     client.resumption = rustls::client::Resumption::disabled();
     (server, Arc::new(client))
 }

@@ -1,7 +1,8 @@
 //! Files that an operator names: regular ones, read whole and within a bound.
 //!
-//! Anything else may block the thread that opens it (a FIFO waits for its writer, for ever), never end (`/dev/zero`), and give nothing a second
-//! time, when a reload reads it again. Symbolic links are followed.
+//! Anything else may block the thread that opens it (a FIFO waits for its writer, for ever), never
+//! end (`/dev/zero`), and give nothing a second time, when a reload reads it again. Symbolic links
+//! are followed.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -57,7 +58,9 @@ impl fmt::Display for Kind {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => f.write_str("does not exist"),
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                f.write_str("does not exist")
+            }
             Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 f.write_str("cannot be read by this user (permission denied)")
             }
@@ -79,7 +82,8 @@ impl From<io::Error> for Refused {
 /// # Errors
 /// Why it cannot be opened.
 pub fn open(path: &Path) -> Result<(File, Metadata), Refused> {
-    // Looked at before it is opened, because opening may be what blocks; and again, because what is open need no longer be what the path named.
+    // Looked at before it is opened, because opening may be what blocks; and again, because what is
+    // open need no longer be what the path named.
     regular(&std::fs::metadata(path)?)?;
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -110,7 +114,8 @@ pub fn regular(metadata: &Metadata) -> Result<(), Refused> {
 /// Why it is not acceptable.
 pub fn read(path: &Path, bytes_max: usize) -> Result<Content, Refused> {
     let (file, metadata) = open(path)?;
-    // Room for all of it and a byte more at once: growing would leave copies of a secret behind that nobody zeroes.
+    // Room for all of it and a byte more at once: growing would leave copies of a secret behind
+    // that nobody zeroes.
     let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max {
@@ -138,7 +143,11 @@ mod tests {
         for text in ["", "abc"] {
             std::fs::write(&file, text).unwrap();
             let content = read(&link, 3).unwrap();
-            assert_eq!((content.bytes.as_slice(), content.bytes.capacity()), (text.as_bytes(), 4), "room at once");
+            assert_eq!(
+                (content.bytes.as_slice(), content.bytes.capacity()),
+                (text.as_bytes(), 4),
+                "room at once"
+            );
         }
         std::fs::write(&file, "abcd").unwrap();
         assert_eq!(why(&link), "is longer than 3 bytes");
@@ -149,7 +158,11 @@ mod tests {
     #[test]
     fn what_could_block_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let (fifo, socket, link) = (directory.path().join("fifo"), directory.path().join("socket"), directory.path().join("link"));
+        let (fifo, socket, link) = (
+            directory.path().join("fifo"),
+            directory.path().join("socket"),
+            directory.path().join("link"),
+        );
         // Nobody ever writes to it.
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let _listener = UnixListener::bind(&socket).unwrap();
@@ -162,7 +175,12 @@ mod tests {
             (Path::new("/dev/zero"), "device"),
             (Path::new("/dev/tty"), "device"),
         ] {
-            assert_eq!(why(path), format!("is a {kind} and not a regular file"), "{}", path.display());
+            assert_eq!(
+                why(path),
+                format!("is a {kind} and not a regular file"),
+                "{}",
+                path.display()
+            );
         }
     }
 }

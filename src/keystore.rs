@@ -1,4 +1,5 @@
-//! What a request is served from: key stores and the key managers behind them. Built by the control plane, immutable, swapped whole.
+//! What a request is served from: key stores and the key managers behind them. Built by the control
+//! plane, immutable, swapped whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,7 +66,8 @@ pub struct Manager {
 pub struct KeyFailures {
     /// Not there, not AES-256, not allowed, or twice.
     pub cannot_serve: AtomicUsize,
-    /// Other keys than a replica has under the same label; counted at that of the two that found it.
+    /// Other keys than a replica has under the same label; counted at that of the two that found
+    /// it.
     pub different: AtomicUsize,
 }
 
@@ -112,8 +114,9 @@ impl Manager {
 }
 
 impl KeyStore {
-    /// Key managers to try in turn: two different ones, or the only one twice, the second time on another session. Those that are unavailable
-    /// come last, because what is known of them may be old.
+    /// Key managers to try in turn: two different ones, or the only one twice, the second time on
+    /// another session. Those that are unavailable come last, because what is known of them may be
+    /// old.
     pub fn tries(&self, now: Instant) -> impl Iterator<Item = &Arc<Manager>> {
         let [first, second] = match &self.managers[..] {
             [] => [None, None],
@@ -121,7 +124,8 @@ impl KeyStore {
             several => {
                 let prospects = several.iter().map(|manager| (manager, manager.prospect(now)));
                 let first = preferred(prospects.clone());
-                let others = prospects.filter(|(manager, _)| first.is_some_and(|first| !Arc::ptr_eq(first, manager)));
+                let others = prospects
+                    .filter(|(manager, _)| first.is_some_and(|first| !Arc::ptr_eq(first, manager)));
                 [first, preferred(others)]
             }
         };
@@ -129,9 +133,11 @@ impl KeyStore {
     }
 }
 
-/// Another replica is preferred to one that stands before it in the configuration when it may be expected to answer in less than half the
-/// time, and sooner by this. The factor is above what the probes, which measure idle replicas, and the mix of calls, which measures busy ones,
-/// differ by; the time keeps in-process modules together, whose queues are shorter than it costs to have another's caches cold.
+/// Another replica is preferred to one that stands before it in the configuration when it may be
+/// expected to answer in less than half the time, and sooner by this. The factor is above what the
+/// probes, which measure idle replicas, and the mix of calls, which measures busy ones, differ by;
+/// the time keeps in-process modules together, whose queues are shorter than it costs to have
+/// another's caches cold.
 const WORTH_CHANGING: Duration = Duration::from_millis(1);
 
 /// What a request may expect of a replica.
@@ -165,7 +171,9 @@ impl Manager {
 
 /// The first in order to which none of the later ones is clearly better.
 fn preferred<T>(replicas: impl Iterator<Item = (T, Prospect)>) -> Option<T> {
-    replicas.reduce(|best, next| if next.1.is_clearly_better_than(best.1) { next } else { best }).map(|(replica, _)| replica)
+    replicas
+        .reduce(|best, next| if next.1.is_clearly_better_than(best.1) { next } else { best })
+        .map(|(replica, _)| replica)
 }
 
 #[cfg(test)]
@@ -173,7 +181,12 @@ mod tests {
     use super::*;
 
     fn choice(replicas: &[(u8, u64)]) -> Option<usize> {
-        preferred(replicas.iter().map(|&(health, us)| Prospect { health, time: Duration::from_micros(us) }).enumerate())
+        preferred(
+            replicas
+                .iter()
+                .map(|&(health, us)| Prospect { health, time: Duration::from_micros(us) })
+                .enumerate(),
+        )
     }
 
     #[test]
@@ -197,6 +210,8 @@ mod tests {
     fn one_that_does_not_serve_is_passed_over_without_overflow() {
         let nobody = Prospect { health: 0, time: Duration::MAX };
         assert!(!nobody.is_clearly_better_than(nobody));
-        assert!(Prospect { health: 0, time: Duration::from_secs(1) }.is_clearly_better_than(nobody));
+        assert!(
+            Prospect { health: 0, time: Duration::from_secs(1) }.is_clearly_better_than(nobody)
+        );
     }
 }

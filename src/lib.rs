@@ -1,6 +1,7 @@
 //! xksd: the proxy between AWS KMS External Key Store (XKS) and an HSM.
 //!
-//! The modules stand in the order in which a request meets them. `docs/architecture.md` tells the life of a request.
+//! The modules stand in the order in which a request meets them. `docs/architecture.md` tells the
+//! life of a request.
 
 pub mod file;
 pub mod limits;

@@ -1,31 +1,37 @@
-//! Every bound of xksd, in one place. The unit stands in the name; relations between bounds are asserted at
-//! compile time below. "spec" is the AWS KMS External Key Store Proxy API Specification, version 1.0.3.
+//! Every bound of xksd, in one place. The unit stands in the name; relations between bounds are
+//! asserted at compile time below. "spec" is the AWS KMS External Key Store Proxy API
+//! Specification, version 1.0.3.
 
 use std::time::Duration;
 
-// ---- HTTP/1.1 -------------------------------------------------------------------------------------------------
+// ---- HTTP/1.1
+// -------------------------------------------------------------------------------------------------
 
 /// Request line and headers together, bytes. KMS sends under 1 KiB.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Empty lines skipped before a request line. RFC 9112, 2.2: "SHOULD ignore at least one empty line (CRLF)".
+/// Empty lines skipped before a request line. RFC 9112, 2.2: "SHOULD ignore at least one empty line
+/// (CRLF)".
 pub const LEADING_EMPTY_LINES_MAX: usize = 4;
 /// Number of header fields in one request.
 pub const HEADERS_MAX: usize = 64;
-/// Request target, bytes. spec: "the total URI length MUST NOT exceed 256 characters"; this leaves room for an
-/// absolute-form target with a long host name.
+/// Request target, bytes. spec: "the total URI length MUST NOT exceed 256 characters"; this leaves
+/// room for an absolute-form target with a long host name.
 pub const TARGET_BYTES_MAX: usize = 1024;
-/// Request body after removal of chunked framing, bytes. The largest request of the API is about 32 KiB:
-/// plaintext and AAD in base64 and five ARN-sized fields.
+/// Request body after removal of chunked framing, bytes. The largest request of the API is about 32
+/// KiB: plaintext and AAD in base64 and five ARN-sized fields.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Framing overhead allowed to a chunked body, bytes (sizes, extensions, trailers).
 pub const CHUNKED_OVERHEAD_BYTES_MAX: usize = 8 * 1024;
 /// One chunk-size line with its extensions, bytes.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
-/// Read from a connection at once, bytes: a usual request is under 2 KiB, and 10,000 idle connections keep a buffer of this size each.
+/// Read from a connection at once, bytes: a usual request is under 2 KiB, and 10,000 idle
+/// connections keep a buffer of this size each.
 pub const READ_BYTES: usize = 4 * 1024;
-/// Reads of one connection that find something, one after the other, before other connections have their turn: 16 KiB, a TLS record.
+/// Reads of one connection that find something, one after the other, before other connections have
+/// their turn: 16 KiB, a TLS record.
 pub const READS_IN_A_ROW_MAX: u32 = 4;
-/// A connection's buffer is given back to the allocator above this size, bytes, when a request is done.
+/// A connection's buffer is given back to the allocator above this size, bytes, when a request is
+/// done.
 pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
 /// TLS handshake, from accept to established.
@@ -34,22 +40,25 @@ pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// From the end of a request's head to the end of its body.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
-/// Keep-alive connection without a request. KMS keeps connections open; load balancers close at 350 s (NLB).
+/// Keep-alive connection without a request. KMS keeps connections open; load balancers close at 350
+/// s (NLB).
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(400);
-/// The same for a connection over which nobody has shown yet, by a signed request or a client certificate, that it is not a stranger's. KMS sends
-/// its first request at once.
+/// The same for a connection over which nobody has shown yet, by a signed request or a client
+/// certificate, that it is not a stranger's. KMS sends its first request at once.
 pub const STRANGER_IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Writing one response to a client that does not read.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
-/// What a client still sends after a refusal is thrown away up to this, bytes, so that it can read the refusal.
+/// What a client still sends after a refusal is thrown away up to this, bytes, so that it can read
+/// the refusal.
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// And for this long.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-/// Connections of one shard that the kernel holds until they are accepted, less where `net.core.somaxconn` is. One that finds no place tries again
-/// after a second: of 10,000 that came at once to a queue of 1,024, seven in ten were answered later than that, of 16,384 none.
+/// Connections of one shard that the kernel holds until they are accepted, less where
+/// `net.core.somaxconn` is. One that finds no place tries again after a second: of 10,000 that came
+/// at once to a queue of 1,024, seven in ten were answered later than that, of 16,384 none.
 pub const LISTEN_BACKLOG: i32 = 16_384;
-/// Connections open at once on one shard, or fewer where the limit of descriptors is low. A further one has the place of a stranger's, or is closed
-/// at accept; both are counted.
+/// Connections open at once on one shard, or fewer where the limit of descriptors is low. A further
+/// one has the place of a stranger's, or is closed at accept; both are counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
 /// Connections beyond it, while those that were displaced are being closed.
 pub const DISPLACED_CONNECTIONS_MAX: usize = 16;
@@ -57,7 +66,8 @@ pub const DISPLACED_CONNECTIONS_MAX: usize = 16;
 pub const DISPLACE_LOOKS_MAX: usize = 64;
 /// With fewer, xksd does not start.
 pub const CONNECTIONS_A_SHARD_MIN: usize = 16;
-/// Descriptors that no connection to the XKS API may take: the admin listener's connections, files read by a reload, libraries, standard streams.
+/// Descriptors that no connection to the XKS API may take: the admin listener's connections, files
+/// read by a reload, libraries, standard streams.
 pub const DESCRIPTORS_RESERVED: u64 = 2 * ADMIN_CONNECTIONS_MAX as u64 + 64;
 /// The same for each shard: listener, rings, wake-ups, connections that are being closed.
 pub const DESCRIPTORS_A_SHARD: u64 = 16 + DISPLACED_CONNECTIONS_MAX as u64;
@@ -68,26 +78,31 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
 
-// ---- TLS ------------------------------------------------------------------------------------------------------
+// ---- TLS
+// ------------------------------------------------------------------------------------------------------
 
-/// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together takes about 220 KiB.
+/// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together
+/// takes about 220 KiB.
 pub const PEM_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// `xksd check` warns of a certificate that expires sooner than this.
 pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one lets a connection
-/// pool reopen two connections in place of one.
+/// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one
+/// lets a connection pool reopen two connections in place of one.
 pub const TLS13_TICKETS: usize = 2;
 
-/// What is logged of why a handshake failed, characters; of a client certificate's common name, [`COMMON_NAME_CHARS_MAX`].
+/// What is logged of why a handshake failed, characters; of a client certificate's common name,
+/// [`COMMON_NAME_CHARS_MAX`].
 pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
-/// Failed handshakes that a shard logs of one reason within [`STRANGERS_LOG_INTERVAL`]; of the others their number.
+/// Failed handshakes that a shard logs of one reason within [`STRANGERS_LOG_INTERVAL`]; of the
+/// others their number.
 pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
 /// The same of refused requests that nobody's signature stands behind, by errorName.
 pub const STRANGERS_LOG_LINES_MAX: u32 = 20;
 /// See [`HANDSHAKE_LOG_LINES_MAX`].
 pub const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-// ---- XKS API --------------------------------------------------------------------------------------------------
+// ---- XKS API
+// --------------------------------------------------------------------------------------------------
 
 /// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".
 pub const PLAINTEXT_BYTES_MAX: usize = 4300;
@@ -110,7 +125,8 @@ pub const ERROR_MESSAGE_CHARS_MAX: usize = 511;
 /// spec: ARNs of up to 2048 characters; every other metadata string is held to the same.
 pub const METADATA_FIELD_BYTES_MAX: usize = 2048;
 
-// ---- SigV4 ----------------------------------------------------------------------------------------------------
+// ---- SigV4
+// ----------------------------------------------------------------------------------------------------
 
 /// Access key ids: 20 to 30 of `[A-Z2-7]`.
 pub const ACCESS_KEY_ID_CHARS: std::ops::RangeInclusive<usize> = 20..=30;
@@ -123,20 +139,25 @@ pub const SIGNED_HEADERS_MAX: usize = HEADERS_MAX;
 /// Derived signing keys a shard keeps (credential × day × region).
 pub const SIGNING_KEYS_CACHED_MAX: usize = 1024;
 
-// ---- io_uring -------------------------------------------------------------------------------------------------
+// ---- io_uring
+// -------------------------------------------------------------------------------------------------
 
-/// Memory for registered buffers of each executor, bytes. Networking uses none; by itself glommio would lock 30 MiB a shard.
+/// Memory for registered buffers of each executor, bytes. Networking uses none; by itself glommio
+/// would lock 30 MiB a shard.
 pub const IO_MEMORY_BYTES: usize = 64 * 1024;
-/// Entries of each of a shard's three rings. The kernel sizes by it the table in which it finds what is cancelled: with the executor's 128 and
-/// 5,000 idle connections a shard every request paid 31 µs of CPU for the search, with this nothing that could be measured. Some 400 KiB a ring.
+/// Entries of each of a shard's three rings. The kernel sizes by it the table in which it finds
+/// what is cancelled: with the executor's 128 and 5,000 idle connections a shard every request paid
+/// 31 µs of CPU for the search, with this nothing that could be measured. Some 400 KiB a ring.
 pub const RING_DEPTH: usize = 4096;
 /// glommio refuses to start an executor below this limit of locked memory, bytes.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
-/// What the kernel may count of a shard against the limit of locked memory of its user, bytes: rings of [`RING_DEPTH`] and the registered buffers, 1,219 KiB
-/// on Linux 6.18. Not every version counts the rings: io_uring_mlock_size(3) says that from 5.12 on none does, 6.18 does again.
+/// What the kernel may count of a shard against the limit of locked memory of its user, bytes:
+/// rings of [`RING_DEPTH`] and the registered buffers, 1,219 KiB on Linux 6.18. Not every version
+/// counts the rings: io_uring_mlock_size(3) says that from 5.12 on none does, 6.18 does again.
 pub const MEMLOCK_BYTES_A_SHARD: u64 = 1280 * 1024;
 
-// ---- HSM ------------------------------------------------------------------------------------------------------
+// ---- HSM
+// ------------------------------------------------------------------------------------------------------
 
 /// Jobs waiting for one key manager, over all lanes, from one shard.
 pub const QUEUE_JOBS_A_SHARD_MAX: usize = 4096;
@@ -152,43 +173,55 @@ pub const SESSION_OPENINGS_MAX: usize = 4;
 pub const TICKETS_A_SHARD_MAX: usize = 64 * 1024;
 /// IVs drawn with one C_GenerateRandom.
 pub const IV_BLOCK: usize = 256;
-/// IV blocks remembered for all sessions of one key manager, so that a generator that repeats itself is noticed: a million IVs.
+/// IV blocks remembered for all sessions of one key manager, so that a generator that repeats
+/// itself is noticed: a million IVs.
 pub const IV_BLOCKS_REMEMBERED: usize = 4096;
-/// IVs made by the HSM itself that are remembered for all sessions of one key manager, so that one that comes again is noticed.
+/// IVs made by the HSM itself that are remembered for all sessions of one key manager, so that one
+/// that comes again is noticed.
 pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
-/// How often a decryption must be refused by the code that means bad ciphertext and nothing else, of an HSM that was not caught misusing it: p² where
-/// a fault hits the share p, until it is caught. Bad ciphertext costs four calls.
+/// How often a decryption must be refused by the code that means bad ciphertext and nothing else,
+/// of an HSM that was not caught misusing it: p² where a fault hits the share p, until it is
+/// caught. Bad ciphertext costs four calls.
 pub const REFUSALS_IN_PLAIN_WORDS: u32 = 2;
-/// How often a decryption must be refused, and one of what is known to be good succeed before the last refusal, until a code that can also mean a
-/// failing HSM is told as bad ciphertext. If a fault hits the share p of C_Decrypt, good ciphertext is called bad with probability
-/// p³(1 − p): at 1% once in a million times. Bad ciphertext costs ten calls.
+/// How often a decryption must be refused, and one of what is known to be good succeed before the
+/// last refusal, until a code that can also mean a failing HSM is told as bad ciphertext. If a
+/// fault hits the share p of C_Decrypt, good ciphertext is called bad with probability p³(1 − p):
+/// at 1% once in a million times. Bad ciphertext costs ten calls.
 pub const REFUSALS_OF_A_TRUSTED_HSM: u32 = 3;
-/// The same of an HSM that was caught at it less than [`HSM_DISTRUST`] ago, or whose code means too much work: with what is known to be good
-/// before each repetition, p⁶(1 − p)⁵. At 20% once in 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
+/// The same of an HSM that was caught at it less than [`HSM_DISTRUST`] ago, or whose code means too
+/// much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At 20% once in
+/// 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
 pub const REFUSALS_OF_A_DOUBTFUL_HSM: u32 = 6;
-/// For so long an HSM is doubted that answered something good with a code that means bad ciphertext, or can mean it.
+/// For so long an HSM is doubted that answered something good with a code that means bad
+/// ciphertext, or can mean it.
 pub const HSM_DISTRUST: Duration = Duration::from_secs(60);
-/// A token that had keys, and shows none to a freshly initialised library, is believed for so long that they were deleted.
+/// A token that had keys, and shows none to a freshly initialised library, is believed for so long
+/// that they were deleted.
 pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);
-/// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and usages are noticed.
+/// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and
+/// usages are noticed.
 pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
 /// The same before a key's attributes are the reason for a refusal.
 pub const KEY_REFUSAL_AGE_MAX: Duration = Duration::from_secs(1);
-/// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them does not load the HSM with searches.
+/// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them
+/// does not load the HSM with searches.
 pub const MISSING_KEYS_REMEMBERED: usize = 1024;
 /// No session is asked of a token for this long after it said that it has none left.
 pub const SESSION_COUNT_BACKOFF: Duration = Duration::from_millis(500);
-/// After a C_Initialize that failed the next one waits for so long, however many lanes want a session: it logs in to the HSM's network, and an HSM
-/// that is coming back is not helped by tens of them a second.
+/// After a C_Initialize that failed the next one waits for so long, however many lanes want a
+/// session: it logs in to the HSM's network, and an HSM that is coming back is not helped by tens
+/// of them a second.
 pub const INITIALIZE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an opening session waits for another thread's C_Initialize, from its beginning.
 pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Round trips of an HSM that has answered something wrong, all of them right and over all sessions, before it is believed again. One that lies
-/// in a tenth of its decryptions passes once in 29 trials, in a third once in 430,000.
+/// Round trips of an HSM that has answered something wrong, all of them right and over all
+/// sessions, before it is believed again. One that lies in a tenth of its decryptions passes once
+/// in 29 trials, in a third once in 430,000.
 pub const TRUST_ROUND_TRIPS: usize = 32;
 /// From the beginning of one such trial to that of the next.
 pub const TRUST_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
-/// Openings in a row that fail as if the library had lost its HSM, before it is finalised and initialised anew.
+/// Openings in a row that fail as if the library had lost its HSM, before it is finalised and
+/// initialised anew.
 pub const REINITIALIZE_FAILURES: u32 = 8;
 /// From one such attempt to the next.
 pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
@@ -196,7 +229,8 @@ pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
 pub const LOGIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an opening session waits for another's C_Login.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block of padding nobody should need.
+/// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block
+/// of padding nobody should need.
 pub const HSM_OUTPUT_ROOM_BYTES: usize = 48;
 /// Key file of a local key manager, bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -212,20 +246,24 @@ pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
 pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
 /// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
-/// No key manager has served for so long, and one of them cannot be had back in this process: it ends, for its supervisor to start it anew.
+/// No key manager has served for so long, and one of them cannot be had back in this process: it
+/// ends, for its supervisor to start it anew.
 pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;
 
-// ---- Telemetry ------------------------------------------------------------------------------------------------
+// ---- Telemetry
+// ------------------------------------------------------------------------------------------------
 
 /// Log lines waiting for the writer; further ones are dropped and counted.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
-/// Records of requests kept for further ones once they are written: some more than are on their way to the writer at 50,000 requests/s. Each keeps
-/// the memory of the longest texts it has held, 30 KiB at the most.
+/// Records of requests kept for further ones once they are written: some more than are on their way
+/// to the writer at 50,000 requests/s. Each keeps the memory of the longest texts it has held, 30
+/// KiB at the most.
 pub const LOG_RECORDS_KEPT_MAX: usize = 512;
 
-// ---- Configuration --------------------------------------------------------------------------------------------
+// ---- Configuration
+// --------------------------------------------------------------------------------------------
 
 /// The configuration file, bytes: some ten thousand keys.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -252,7 +290,8 @@ pub const TOKEN_SERIAL_BYTES_MAX: usize = 16;
 /// CKA_LABEL of a key, bytes.
 pub const KEY_LABEL_BYTES_MAX: usize = 255;
 
-// ---- Relations ------------------------------------------------------------------------------------------------
+// ---- Relations
+// ------------------------------------------------------------------------------------------------
 
 /// Bytes of base64 text for `n` bytes.
 const fn base64_bytes(n: usize) -> usize {
@@ -260,18 +299,28 @@ const fn base64_bytes(n: usize) -> usize {
 }
 
 const _: () = {
-    // The largest legitimate request fits in the body bound: both payloads, six metadata fields whose every byte may be a
-    // six-byte JSON escape is not legitimate, but unescaped ones with the field names are.
-    assert!(base64_bytes(PLAINTEXT_BYTES_MAX) + base64_bytes(AAD_BYTES_MAX) + 7 * METADATA_FIELD_BYTES_MAX + 1024 <= BODY_BYTES_MAX);
+    // The largest legitimate request fits in the body bound: both payloads, six metadata fields
+    // whose every byte may be a six-byte JSON escape is not legitimate, but unescaped ones with the
+    // field names are.
+    assert!(
+        base64_bytes(PLAINTEXT_BYTES_MAX)
+            + base64_bytes(AAD_BYTES_MAX)
+            + 7 * METADATA_FIELD_BYTES_MAX
+            + 1024
+            <= BODY_BYTES_MAX
+    );
     // AAD's length goes to the HSM as u16, the metadata's as u8.
     assert!(AAD_BYTES_MAX <= u16::MAX as usize);
     assert!(CIPHERTEXT_METADATA_BYTES_MAX <= u8::MAX as usize);
-    // Three rings: an entry to submit has 64 bytes and an index of 4, and there are two of 16 bytes to complete for each.
+    // Three rings: an entry to submit has 64 bytes and an index of 4, and there are two of 16 bytes
+    // to complete for each.
     assert!((3 * RING_DEPTH * (64 + 4 + 2 * 16) + IO_MEMORY_BYTES) as u64 <= MEMLOCK_BYTES_A_SHARD);
     assert!(IV_BYTES <= IV_BYTES_MAX);
     assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_ROOM_BYTES);
     // As many as may open at once wait for a login each, one after the other.
-    assert!(LOGIN_INTERVAL.as_millis() * SESSION_OPENINGS_MAX as u128 <= LOGIN_WAIT_MAX.as_millis());
+    assert!(
+        LOGIN_INTERVAL.as_millis() * SESSION_OPENINGS_MAX as u128 <= LOGIN_WAIT_MAX.as_millis()
+    );
     assert!(KEY_REFUSAL_AGE_MAX.as_millis() <= KEY_ATTRIBUTES_AGE_MAX.as_millis());
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());

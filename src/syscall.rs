@@ -1,17 +1,20 @@
-//! Three of the executor's system calls, as a program with many sockets and cores needs them: `xksd`, and `xksd-load` as well.
+//! Three of the executor's system calls, as a program with many sockets and cores needs them:
+//! `xksd`, and `xksd-load` as well.
 //!
-//! glommio-ng 0.12.0 offers no setting for them, so `build.rs` has the linker lead `syscall(2)` of what is linked into this program here (`ld
-//! --wrap`): of the standard library and the crates, not of libc itself nor of a PKCS#11 module. `docs/performance.md` has what each is worth.
-//! Each goes when the executor has it.
+//! glommio-ng 0.12.0 offers no setting for them, so `build.rs` has the linker lead `syscall(2)` of
+//! what is linked into this program here (`ld --wrap`): of the standard library and the crates, not
+//! of libc itself nor of a PKCS#11 module. `docs/performance.md` has what each is worth. Each goes
+//! when the executor has it.
 
 use std::cell::Cell;
 use std::ffi::c_long;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-/// Without it the kernel interrupts the core of a thread that runs as often as one of its sockets becomes readable on another core; with it completions
-/// are run "at any kernel/user transition" (io_uring_setup(2); since Linux 5.19). A busy shard makes a system call for each request, and its preemption timer
-/// interrupts the core that it is pinned to.
+/// Without it the kernel interrupts the core of a thread that runs as often as one of its sockets
+/// becomes readable on another core; with it completions are run "at any kernel/user transition"
+/// (io_uring_setup(2); since Linux 5.19). A busy shard makes a system call for each request, and
+/// its preemption timer interrupts the core that it is pinned to.
 const IORING_SETUP_COOP_TASKRUN: u32 = 1 << 8;
 const MEMBARRIER_CMD_PRIVATE_EXPEDITED: c_long = 1 << 3;
 
@@ -30,7 +33,8 @@ const IORING_ENTER_GETEVENTS: c_long = 1 << 0;
 const IORING_ENTER_EXT_ARG: c_long = 1 << 3;
 const IORING_FEAT_EXT_ARG: u32 = 1 << 8;
 
-/// io_uring's `struct io_uring_getevents_arg`: the sixth argument of io_uring_enter(2) with `IORING_ENTER_EXT_ARG` (since Linux 5.11).
+/// io_uring's `struct io_uring_getevents_arg`: the sixth argument of io_uring_enter(2) with
+/// `IORING_ENTER_EXT_ARG` (since Linux 5.11).
 #[repr(C)]
 struct WaitArguments {
     signal_mask: u64,
@@ -40,7 +44,8 @@ struct WaitArguments {
     time_out: *const [i64; 2],
 }
 
-/// The longest sleep after one that something ended: work that the executor sleeps over waits for so long. A small part of a request's budget.
+/// The longest sleep after one that something ended: work that the executor sleeps over waits for
+/// so long. A small part of a request's budget.
 const SLEEP_MAX: Duration = Duration::from_millis(2);
 /// The longest sleep after one that nothing ended: a shard without work is not to be woken often.
 const FURTHER_SLEEP_MAX: Duration = Duration::from_millis(20);
@@ -55,18 +60,35 @@ thread_local! {
 
 unsafe extern "C" {
     /// libc's.
-    fn __real_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long;
+    fn __real_syscall(
+        number: c_long,
+        a: c_long,
+        b: c_long,
+        c: c_long,
+        d: c_long,
+        e: c_long,
+        f: c_long,
+    ) -> c_long;
 }
 
-/// What the linker puts in the place of libc's. That one takes as many arguments as the call has and hands six registers to the kernel, whatever
-/// is in them: so does this.
+/// What the linker puts in the place of libc's. That one takes as many arguments as the call has
+/// and hands six registers to the kernel, whatever is in them: so does this.
 #[unsafe(no_mangle)]
-extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long {
+extern "C" fn __wrap_syscall(
+    number: c_long,
+    a: c_long,
+    b: c_long,
+    c: c_long,
+    d: c_long,
+    e: c_long,
+    f: c_long,
+) -> c_long {
     // SAFETY: the caller's arguments, as the caller gave them but for the ring's flags below.
     let call = || unsafe { __real_syscall(number, a, b, c, d, e, f) };
     match number {
         libc::SYS_io_uring_setup if b != 0 => {
-            // SAFETY: io_uring_setup(2) takes a pointer to parameters that the kernel writes to as well; nobody else has them meanwhile.
+            // SAFETY: io_uring_setup(2) takes a pointer to parameters that the kernel writes to as
+            // well; nobody else has them meanwhile.
             let flags = unsafe { &raw mut (*(b as *mut RingParameters)).flags };
             // SAFETY: as above.
             let asked = unsafe { flags.read() };
@@ -80,36 +102,59 @@ extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d:
                 made = call();
             }
             // SAFETY: as above.
-            if made >= 0 && unsafe { (*(b as *const RingParameters)).features } & IORING_FEAT_EXT_ARG == 0 {
+            if made >= 0
+                && unsafe { (*(b as *const RingParameters)).features } & IORING_FEAT_EXT_ARG == 0
+            {
                 // SAFETY: the descriptor just made, which nobody else knows.
                 unsafe { libc::close(made as i32) };
                 return fail(libc::ENOSYS);
             }
             made
         }
-        // glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before the first of them is run: it takes
-        // "preempted" for "nothing to do" (glommio/glommio#53, mended after that release). Nothing of its own ends that sleep, for its timers have
-        // fired already. It takes no more than a machine with other work to do. So no sleep is without end.
+        // glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires
+        // before the first of them is run: it takes "preempted" for "nothing to do"
+        // (glommio/glommio#53, mended after that release). Nothing of its own ends that sleep, for
+        // its timers have fired already. It takes no more than a machine with other work to do. So
+        // no sleep is without end.
         libc::SYS_io_uring_enter if c == 1 && d == IORING_ENTER_GETEVENTS && e == 0 => {
             let longest = if UNDISTURBED.get() { FURTHER_SLEEP_MAX } else { SLEEP_MAX };
             let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
-            let wait = WaitArguments { signal_mask: 0, signal_mask_bytes: 0, padding: 0, time_out: &raw const time_out };
+            let wait = WaitArguments {
+                signal_mask: 0,
+                signal_mask_bytes: 0,
+                padding: 0,
+                time_out: &raw const time_out,
+            };
             let bytes = size_of::<WaitArguments>() as c_long;
-            // SAFETY: the caller's arguments, and those of the wait, which the kernel only reads, and only during the call.
-            let entered = unsafe { __real_syscall(number, a, b, c, d | IORING_ENTER_EXT_ARG, (&raw const wait) as c_long, bytes) };
+            // SAFETY: the caller's arguments, and those of the wait, which the kernel only reads,
+            // and only during the call.
+            let entered = unsafe {
+                __real_syscall(
+                    number,
+                    a,
+                    b,
+                    c,
+                    d | IORING_ENTER_EXT_ARG,
+                    (&raw const wait) as c_long,
+                    bytes,
+                )
+            };
             // SAFETY: this thread's errno.
             let over = entered < 0 && unsafe { *libc::__errno_location() } == libc::ETIME;
             UNDISTURBED.set(over);
             // As a signal would have ended it, which the executor expects.
             if over { fail(libc::EINTR) } else { entered }
         }
-        // A submission that the kernel had no memory for at that moment, or that was interrupted: nothing of it was taken. The executor takes that
-        // as "none submitted" in most places, and for a defect of its own in some, where it ends with all of the shard.
+        // A submission that the kernel had no memory for at that moment, or that was interrupted:
+        // nothing of it was taken. The executor takes that as "none submitted" in most places, and
+        // for a defect of its own in some, where it ends with all of the shard.
         libc::SYS_io_uring_enter if c == 0 => {
             let mut entered = call();
             for _ in 0..SUBMISSION_TRIES {
                 // SAFETY: this thread's errno.
-                if entered >= 0 || ![libc::EAGAIN, libc::EINTR].contains(unsafe { &*libc::__errno_location() }) {
+                if entered >= 0
+                    || ![libc::EAGAIN, libc::EINTR].contains(unsafe { &*libc::__errno_location() })
+                {
                     break;
                 }
                 std::thread::yield_now();
@@ -117,10 +162,12 @@ extern "C" fn __wrap_syscall(number: c_long, a: c_long, b: c_long, c: c_long, d:
             }
             entered
         }
-        // Before each sleep the executor says "I sleep" and looks once more for wakes, with a barrier between that interrupts every core on which
-        // a thread of this process runs, so all other shards. It spares those who wake a barrier of their own; but they have one: a wake is
-        // queued, then told by a compare-exchange, on x86-64 a locked instruction that nothing passes. So a fence of the sleeper's own is enough. Other
-        // architectures promise less: there it stays.
+        // Before each sleep the executor says "I sleep" and looks once more for wakes, with a
+        // barrier between that interrupts every core on which a thread of this process runs, so all
+        // other shards. It spares those who wake a barrier of their own; but they have one: a wake
+        // is queued, then told by a compare-exchange, on x86-64 a locked instruction that nothing
+        // passes. So a fence of the sleeper's own is enough. Other architectures promise less:
+        // there it stays.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_membarrier if a & 0xffff_ffff == MEMBARRIER_CMD_PRIVATE_EXPEDITED => {
             fence(Ordering::SeqCst);
@@ -203,25 +250,38 @@ mod tests {
 
     #[test]
     fn no_wake_is_lost_on_a_shard_that_goes_to_sleep() {
-        let (waker, asked, told) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (waker, asked, told) = (
+            Arc::new(AtomicWaker::new()),
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (sleeper, question, answer) = (waker.clone(), asked.clone(), told.clone());
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).spawn(move || async move {
-            for round in 1..=WAKES {
-                poll_fn(|cx| {
-                    sleeper.register(cx.waker());
-                    if question.load(Ordering::Acquire) < round { Poll::Pending } else { Poll::Ready(()) }
-                })
-                .await;
-                answer.store(round, Ordering::Release);
-            }
-        });
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).spawn(
+            move || async move {
+                for round in 1..=WAKES {
+                    poll_fn(|cx| {
+                        sleeper.register(cx.waker());
+                        if question.load(Ordering::Acquire) < round {
+                            Poll::Pending
+                        } else {
+                            Poll::Ready(())
+                        }
+                    })
+                    .await;
+                    answer.store(round, Ordering::Release);
+                }
+            },
+        );
         let executor = executor.unwrap();
         for round in 1..=WAKES {
             asked.store(round, Ordering::Release);
             waker.wake();
             let since = Instant::now();
             while told.load(Ordering::Acquire) < round {
-                assert!(since.elapsed() < Duration::from_secs(20), "the wake of round {round} is lost");
+                assert!(
+                    since.elapsed() < Duration::from_secs(20),
+                    "the wake of round {round} is lost"
+                );
                 std::hint::spin_loop();
             }
         }
@@ -231,7 +291,9 @@ mod tests {
     /// A shard that makes no system call for a while is stopped by its timer all the same.
     #[test]
     fn the_preemption_timer_needs_no_system_call() {
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).preempt_timer(Duration::from_millis(1));
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0))
+            .io_memory(1 << 16)
+            .preempt_timer(Duration::from_millis(1));
         let stopped = executor.spawn(|| async move {
             // The first one may have been set before this task began.
             glommio::executor().yield_task_queue_now().await;
@@ -250,7 +312,17 @@ mod tests {
             let ring = ring(&mut [0; 30]);
             for _ in 0..3 {
                 // SAFETY: nothing is submitted, and there is no memory for the kernel to read.
-                let entered = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, IORING_ENTER_GETEVENTS, 0, 0) };
+                let entered = unsafe {
+                    libc::syscall(
+                        libc::SYS_io_uring_enter,
+                        ring,
+                        0,
+                        1,
+                        IORING_ENTER_GETEVENTS,
+                        0,
+                        0,
+                    )
+                };
                 ended.send((entered, std::io::Error::last_os_error().raw_os_error())).unwrap();
             }
             close(ring);
@@ -260,13 +332,16 @@ mod tests {
         }
     }
 
-    /// With a timer that mostly fires before the first task is run the executor sleeps over its tasks again and again (glommio/glommio#53).
+    /// With a timer that mostly fires before the first task is run the executor sleeps over its
+    /// tasks again and again (glommio/glommio#53).
     #[test]
     fn an_executor_that_sleeps_over_its_tasks_goes_on() {
         const TURNS: u64 = 100;
         let turns = Arc::new(AtomicU64::new(0));
         let counted = turns.clone();
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).preempt_timer(Duration::from_micros(25));
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0))
+            .io_memory(1 << 16)
+            .preempt_timer(Duration::from_micros(25));
         let executor = executor.spawn(move || async move {
             for _ in 0..TURNS {
                 glommio::executor().yield_task_queue_now().await;
@@ -275,7 +350,11 @@ mod tests {
         });
         let (executor, since) = (executor.unwrap(), Instant::now());
         while turns.load(Ordering::Acquire) < TURNS {
-            assert!(since.elapsed() < Duration::from_secs(60), "asleep after {} turns", turns.load(Ordering::Acquire));
+            assert!(
+                since.elapsed() < Duration::from_secs(60),
+                "asleep after {} turns",
+                turns.load(Ordering::Acquire)
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         executor.join().unwrap();

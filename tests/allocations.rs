@@ -1,5 +1,6 @@
-//! Heap allocations that a request costs its shard once everything has its size. Those that stay are explained in
-//! `docs/performance.md`, section "Allocations"; where another number is found, the test tells where each one is made.
+//! Heap allocations that a request costs its shard once everything has its size. Those that stay
+//! are explained in `docs/performance.md`, section "Allocations"; where another number is found,
+//! the test tells where each one is made.
 
 #[path = "allocations/counter.rs"]
 mod counter;
@@ -27,7 +28,12 @@ fn assert_allocations(proxy: &mut Proxy, call: &str, body: &[u8], expected: u64)
     let received = Received::new(call, body);
     let counter = Counter::new();
     let mut answer = || {
-        assert_eq!(counter.count(|| proxy.answer(&received)), 200, "{}", String::from_utf8_lossy(&proxy.answered));
+        assert_eq!(
+            counter.count(|| proxy.answer(&received)),
+            200,
+            "{}",
+            String::from_utf8_lossy(&proxy.answered)
+        );
         // The log's writer is through with it, and has given the record back.
         proxy.log.flush(Duration::from_secs(10));
     };
@@ -37,7 +43,12 @@ fn assert_allocations(proxy: &mut Proxy, call: &str, body: &[u8], expected: u64)
     let found = counter.total() - before;
     counter.set_tracing(true);
     answer();
-    assert_eq!(found, expected * COUNTED, "{call}: {COUNTED} requests, of which each allocates\n{}", counter.places());
+    assert_eq!(
+        found,
+        expected * COUNTED,
+        "{call}: {COUNTED} requests, of which each allocates\n{}",
+        counter.places()
+    );
 }
 
 #[test]
@@ -85,6 +96,10 @@ fn whole_shard() {
     site.counter.set_tracing(false);
     let found = [Owner::Xksd, Owner::Tls].map(|owner| site.counter.traced(owner));
     assert_eq!(found, [5 * COUNTED, 2 * COUNTED], "{COUNTED} requests:\n{}", site.counter.places());
-    // How often the executor allocates depends on how often it sleeps and wakes, which is no property of a request.
-    eprintln!("the executor's own: {:.1} a request", site.counter.traced(Owner::Executor) as f64 / COUNTED as f64);
+    // How often the executor allocates depends on how often it sleeps and wakes, which is no
+    // property of a request.
+    eprintln!(
+        "the executor's own: {:.1} a request",
+        site.counter.traced(Owner::Executor) as f64 / COUNTED as f64
+    );
 }

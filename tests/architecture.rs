@@ -1,4 +1,5 @@
-//! Arrows between modules that must never exist, and where `unsafe` may stand. See `docs/architecture.md`.
+//! Arrows between modules that must never exist, and where `unsafe` may stand. See
+//! `docs/architecture.md`.
 
 use std::path::Path;
 
@@ -12,7 +13,11 @@ fn sources(dir: &str) -> Vec<(String, String)> {
             todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+            let code: String = text
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or_default())
+                .collect::<Vec<_>>()
+                .join("\n");
             found.push((path.strip_prefix(&root).unwrap().display().to_string(), code));
         }
     }
@@ -23,7 +28,9 @@ fn sources(dir: &str) -> Vec<(String, String)> {
 /// Modules of this crate that a text names: `crate::name` and `crate::{name, …}`.
 fn modules_used(code: &str) -> Vec<String> {
     let mut used = Vec::new();
-    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let name = |text: &str| {
+        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    };
     for rest in code.split("crate::").skip(1) {
         let Some(group) = rest.strip_prefix('{') else {
             used.push(name(rest));
@@ -49,7 +56,12 @@ fn modules_used(code: &str) -> Vec<String> {
 
 fn is_test(path: &str) -> bool {
     let mut parts = Path::new(path).components();
-    parts.any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs" | "simulation" | "simulation.rs")))
+    parts.any(|part| {
+        matches!(
+            part.as_os_str().to_str(),
+            Some("tests" | "tests.rs" | "simulation" | "simulation.rs")
+        )
+    })
 }
 
 fn forbid(dir: &str, modules: &[&str]) {
@@ -74,7 +86,13 @@ fn no_arrow_points_backwards() {
     for data_plane in ["shard", "tls", "pipeline", "keystore.rs"] {
         forbid(data_plane, &["control", "cli"]);
     }
-    forbid("telemetry", &["shard", "tls", "control", "cli", "pipeline", "keystore", "http1", "api", "auth", "hsm", "sched"]);
+    forbid(
+        "telemetry",
+        &[
+            "shard", "tls", "control", "cli", "pipeline", "keystore", "http1", "api", "auth",
+            "hsm", "sched",
+        ],
+    );
     forbid("limits.rs", &above);
     forbid("limits.rs", &["http1", "api", "auth", "hsm", "sched"]);
     forbid("control", &["cli"]);
@@ -82,7 +100,17 @@ fn no_arrow_points_backwards() {
 
 #[test]
 fn pure_rooms_know_no_sockets_threads_or_clocks() {
-    let impure = ["std::net", "std::thread", "std::fs", "std::env", "SystemTime::now", "Instant::now", "glommio", "sync::Mutex", "rustix"];
+    let impure = [
+        "std::net",
+        "std::thread",
+        "std::fs",
+        "std::env",
+        "SystemTime::now",
+        "Instant::now",
+        "glommio",
+        "sync::Mutex",
+        "rustix",
+    ];
     for dir in ["http1", "api", "auth", "sched/core"] {
         for (path, code) in sources(dir) {
             for what in impure {
@@ -95,9 +123,13 @@ fn pure_rooms_know_no_sockets_threads_or_clocks() {
 #[test]
 fn unsafe_stands_in_three_files_alone() {
     for (path, code) in sources("") {
-        let has_unsafe = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe");
+        let has_unsafe =
+            code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe");
         assert!(
-            !has_unsafe || ["hsm/pkcs11/ffi.rs", "shard/listener.rs", "syscall.rs"].contains(&path.as_str()) || is_test(&path),
+            !has_unsafe
+                || ["hsm/pkcs11/ffi.rs", "shard/listener.rs", "syscall.rs"]
+                    .contains(&path.as_str())
+                || is_test(&path),
             "{path} has unsafe"
         );
     }
@@ -105,5 +137,8 @@ fn unsafe_stands_in_three_files_alone() {
 
 #[test]
 fn the_import_reader_sees_what_it_should() {
-    assert_eq!(modules_used("use crate::hsm::Job; use crate::{api::{A, B}, limits};"), ["hsm", "api", "limits"]);
+    assert_eq!(
+        modules_used("use crate::hsm::Job; use crate::{api::{A, B}, limits};"),
+        ["hsm", "api", "limits"]
+    );
 }

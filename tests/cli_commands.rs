@@ -41,9 +41,15 @@ fn demo() -> tempfile::TempDir {
 #[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     let here = tempfile::tempdir().unwrap();
-    for args in
-        [&[][..], &["serv"], &["check"], &["check", "--config"], &["credential"], &["demo", "--token", "x"], &["demo", "--module", "x"]]
-    {
+    for args in [
+        &[][..],
+        &["serv"],
+        &["check"],
+        &["check", "--config"],
+        &["credential"],
+        &["demo", "--token", "x"],
+        &["demo", "--module", "x"],
+    ] {
         let output = xksd(here.path(), args);
         assert_eq!((code(&output), stdout(&output)), (2, ""), "{args:?}");
     }
@@ -58,7 +64,10 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         let output = xksd(here.path(), args);
         assert_eq!((code(&output), stderr(&output)), (0, ""), "{args:?}");
     }
-    assert_eq!(stdout(&xksd(here.path(), &["-V"])), concat!("xksd ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(
+        stdout(&xksd(here.path(), &["-V"])),
+        concat!("xksd ", env!("CARGO_PKG_VERSION"), "\n")
+    );
     assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -68,11 +77,19 @@ fn check_tells_all_problems_and_exits_with_2() {
     fs::write(dir.path().join("bad.toml"), "[server]\nlisten = 1\ncolour = 2\n").unwrap();
     let output = xksd(dir.path(), &["check", "--config", "bad.toml"]);
     assert_eq!((code(&output), stdout(&output)), (2, ""));
-    for words in ["bad.toml:2: server.listen: ", "bad.toml:3: server.colour: unknown key", "tls: missing", "6 problems in bad.toml"] {
+    for words in [
+        "bad.toml:2: server.listen: ",
+        "bad.toml:3: server.colour: unknown key",
+        "tls: missing",
+        "6 problems in bad.toml",
+    ] {
         assert!(stderr(&output).contains(words), "{words}: {}", stderr(&output));
     }
     let output = xksd(dir.path(), &["check", "--config", "none.toml"]);
-    assert_eq!((code(&output), stderr(&output)), (2, "none.toml: does not exist\n1 problem in none.toml\n"));
+    assert_eq!(
+        (code(&output), stderr(&output)),
+        (2, "none.toml: does not exist\n1 problem in none.toml\n")
+    );
 }
 
 #[test]
@@ -80,7 +97,11 @@ fn check_of_a_good_configuration_exits_with_0() {
     let dir = demo();
     let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
     assert_eq!((code(&output), stderr(&output)), (0, ""));
-    for words in ["demo/xksd.toml can be used.", "127.0.0.1:8443", "/demo/kms/xks/v1: 1 key, 1 credential, on demo"] {
+    for words in [
+        "demo/xksd.toml can be used.",
+        "127.0.0.1:8443",
+        "/demo/kms/xks/v1: 1 key, 1 credential, on demo",
+    ] {
         assert!(stdout(&output).contains(words), "{words}: {}", stdout(&output));
     }
 
@@ -91,7 +112,10 @@ fn check_of_a_good_configuration_exits_with_0() {
     fs::write(&config, fs::read_to_string(&config).unwrap() + spare).unwrap();
     let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
     assert_eq!(code(&output), 0);
-    assert_eq!(stderr(&output), "demo/xksd.toml: warning: key_manager[1]: no key store uses \"spare\"\n");
+    assert_eq!(
+        stderr(&output),
+        "demo/xksd.toml: warning: key_manager[1]: no key store uses \"spare\"\n"
+    );
 
     fs::remove_file(dir.path().join("demo/keys.json")).unwrap();
     assert_eq!(code(&xksd(dir.path(), &["check", "--config", "demo/xksd.toml"])), 2);
@@ -105,15 +129,24 @@ fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
     let config = dir.path().join("demo/xksd.toml");
     let text = fs::read_to_string(&config).unwrap();
     let hsm = |more: &str| {
-        let hsm =
-            format!("kind = \"pkcs11\"\nmodule = \"/usr/lib/softhsm/libsofthsm2.so\"\ntoken = \"none\"\npin = {{ value = \"1\" }}\n{more}");
-        fs::write(&config, text.replace("kind = \"local\"", &hsm).replace("key_file = \"keys.json\"\n", "")).unwrap();
+        let hsm = format!(
+            "kind = \"pkcs11\"\nmodule = \"/usr/lib/softhsm/libsofthsm2.so\"\ntoken = \
+             \"none\"\npin = {{ value = \"1\" }}\n{more}"
+        );
+        fs::write(
+            &config,
+            text.replace("kind = \"local\"", &hsm).replace("key_file = \"keys.json\"\n", ""),
+        )
+        .unwrap();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     };
     for (more, told) in [
         ("", "key manager demo: pkcs11, 16 sessions\n"),
         ("sessions = 1\nprofile = \"softhsm\"", "key manager demo: pkcs11, 1 session\n"),
-        ("profile = \"softhsm\"", "key manager demo: pkcs11, 1 session of the 16 that it may have: more do no good"),
+        (
+            "profile = \"softhsm\"",
+            "key manager demo: pkcs11, 1 session of the 16 that it may have: more do no good",
+        ),
     ] {
         hsm(more);
         let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
@@ -122,7 +155,12 @@ fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
     }
     // SoftHSM shows a slot for the next token to be made.
     let mut keys = Command::new(env!("CARGO_BIN_EXE_xksd"));
-    let output = keys.args(["keys", "--config"]).arg(&config).env("SOFTHSM2_CONF", &tokens).output().unwrap();
+    let output = keys
+        .args(["keys", "--config"])
+        .arg(&config)
+        .env("SOFTHSM2_CONF", &tokens)
+        .output()
+        .unwrap();
     let told = "token \"none\" not found; the module shows slot 0 (not initialised)\n";
     assert!(code(&output) == 1 && stdout(&output).contains(told), "{}", stdout(&output));
 }
@@ -132,18 +170,24 @@ fn check_tells_who_is_let_in() {
     let dir = demo();
     let config = dir.path().join("demo/xksd.toml");
     let text = fs::read_to_string(&config).unwrap();
-    let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = [\"a\", \"b\"]\n[admin]";
+    let client =
+        "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = [\"a\", \"b\"]\n[admin]";
     fs::write(&config, text.replace("[admin]", client)).unwrap();
     let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
     assert_eq!((code(&output), stderr(&output)), (0, ""));
-    let told = "client certificates: asked for, with the subject CN \"a\" or \"b\", from the authorities in demo/ca.pem\n";
+    let told = "client certificates: asked for, with the subject CN \"a\" or \"b\", from the \
+        authorities in demo/ca.pem\n";
     assert!(stdout(&output).contains(told), "{}", stdout(&output));
 
     let admin = "\"127.0.0.1:9180\"";
     assert!(text.contains(admin), "{text}");
-    for (address, warned) in
-        [("127.9.9.9:1", false), ("[::1]:1", false), ("[::ffff:127.0.0.1]:1", false), ("0.0.0.0:1", true), ("[::]:1", true)]
-    {
+    for (address, warned) in [
+        ("127.9.9.9:1", false),
+        ("[::1]:1", false),
+        ("[::ffff:127.0.0.1]:1", false),
+        ("0.0.0.0:1", true),
+        ("[::]:1", true),
+    ] {
         fs::write(&config, text.replace(admin, &format!("\"{address}\""))).unwrap();
         let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
         assert_eq!(code(&output), 0);
@@ -165,12 +209,17 @@ fn a_new_credential_is_accepted_by_the_configuration() {
     assert!(stderr(&printed).contains("secret"));
     let written = xksd(dir.path(), &["credential", "new", "--write-secret", "my \"secret\""]);
     assert_eq!(code(&written), 0);
-    assert!(stderr(&written).contains("chown root:xksd"), "a service of another user could not read it: {}", stderr(&written));
+    assert!(
+        stderr(&written).contains("chown root:xksd"),
+        "a service of another user could not read it: {}",
+        stderr(&written)
+    );
     let file = dir.path().join("my \"secret\"");
     assert_eq!(mode(&file), 0o600);
 
     // As a person would: below the key store, the last section of the file.
-    fs::write(&config, fs::read_to_string(&config).unwrap() + stdout(&printed) + stdout(&written)).unwrap();
+    fs::write(&config, fs::read_to_string(&config).unwrap() + stdout(&printed) + stdout(&written))
+        .unwrap();
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     let credentials = Config::load(&config).unwrap().keystores.remove(0).credentials;
     assert_eq!(credentials.len(), 3);
@@ -189,7 +238,12 @@ fn a_secret_is_never_written_over_a_file() {
     fs::write(dir.path().join("there"), "precious").unwrap();
     let output = xksd(dir.path(), &["credential", "new", "--write-secret", "there"]);
     assert_eq!((code(&output), stdout(&output)), (1, ""));
-    assert!(stderr(&output).contains("there is there already and is not overwritten: name another file"), "{}", stderr(&output));
+    assert!(
+        stderr(&output)
+            .contains("there is there already and is not overwritten: name another file"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_to_string(dir.path().join("there")).unwrap(), "precious");
 }
 
@@ -200,7 +254,10 @@ fn the_directory_of_a_secret_is_made_and_closed() {
     let output = write("secrets/one");
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(stderr(&output).contains("so is its directory, which is new"), "{}", stderr(&output));
-    assert_eq!((mode(&dir.path().join("secrets")), mode(&dir.path().join("secrets/one"))), (0o700, 0o600));
+    assert_eq!(
+        (mode(&dir.path().join("secrets")), mode(&dir.path().join("secrets/one"))),
+        (0o700, 0o600)
+    );
 
     // One that is there is left as it is.
     fs::set_permissions(dir.path().join("secrets"), fs::Permissions::from_mode(0o750)).unwrap();
@@ -208,7 +265,10 @@ fn the_directory_of_a_secret_is_made_and_closed() {
     assert!(code(&output) == 0 && !stderr(&output).contains("directory"), "{}", stderr(&output));
     assert_eq!(mode(&dir.path().join("secrets")), 0o750);
 
-    for (file, told) in [("no/such/one", "no/such: No such file"), ("secrets/one/below", "secrets/one/below: Not a directory")] {
+    for (file, told) in [
+        ("no/such/one", "no/such: No such file"),
+        ("secrets/one/below", "secrets/one/below: Not a directory"),
+    ] {
         let output = write(file);
         assert_eq!((code(&output), stdout(&output)), (1, ""));
         assert!(stderr(&output).contains(told), "{}", stderr(&output));
@@ -220,7 +280,10 @@ fn export_prints_what_the_console_takes() {
     let dir = demo();
     let config = Config::load(&dir.path().join("demo/xksd.toml")).unwrap();
     let credential = &config.keystores[0].credentials[0];
-    let output = xksd(dir.path(), &["keystore", "export", "--config", "demo/xksd.toml", "--prefix", "/demo"]);
+    let output = xksd(
+        dir.path(),
+        &["keystore", "export", "--config", "demo/xksd.toml", "--prefix", "/demo"],
+    );
     assert_eq!(code(&output), 0);
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = serde_json::json!({
@@ -246,7 +309,9 @@ fn export_names_what_there_is_instead() {
     assert_eq!((code(&output), stdout(&output)), (2, ""));
     assert!(stderr(&output).contains("there is: \"/demo\""), "{}", stderr(&output));
 
-    let id = Config::load(&dir.path().join("demo/xksd.toml")).unwrap().keystores[0].credentials[0].access_key_id.clone();
+    let id = Config::load(&dir.path().join("demo/xksd.toml")).unwrap().keystores[0].credentials[0]
+        .access_key_id
+        .clone();
     let output = export(&["--prefix", "/demo", "--access-key-id", "NONE"]);
     assert_eq!((code(&output), stdout(&output)), (2, ""));
     assert!(stderr(&output).contains(&id), "{}", stderr(&output));
@@ -256,7 +321,8 @@ fn export_names_what_there_is_instead() {
 #[test]
 fn demo_makes_everything_once() {
     let dir = demo();
-    let files = ["ca.pem", "tls/chain.pem", "tls/key.pem", "secrets/key-store-1", "keys.json", "xksd.toml"];
+    let files =
+        ["ca.pem", "tls/chain.pem", "tls/key.pem", "secrets/key-store-1", "keys.json", "xksd.toml"];
     let content = || files.map(|name| fs::read(dir.path().join("demo").join(name)).unwrap());
     let first = content();
     for name in ["tls/key.pem", "secrets/key-store-1", "keys.json"] {
@@ -272,7 +338,8 @@ fn demo_makes_everything_once() {
     assert!(stdout(&again).starts_with("Using what is in demo."));
     assert_eq!(content(), first);
 
-    // Without its configuration the directory gets a new one, around the keys and the secret that are there.
+    // Without its configuration the directory gets a new one, around the keys and the secret that
+    // are there.
     fs::remove_file(dir.path().join("demo/xksd.toml")).unwrap();
     assert_eq!(code(&xksd(dir.path(), &["demo", "--files-only"])), 0);
     assert_eq!(content()[..5], first[..5]);
@@ -282,7 +349,8 @@ fn demo_makes_everything_once() {
 #[test]
 fn demo_tells_what_to_try_and_no_secret() {
     let dir = tempfile::tempdir().unwrap();
-    let output = xksd(dir.path(), &["demo", "--files-only", "--dir", "a b", "--listen", "[::]:9443"]);
+    let output =
+        xksd(dir.path(), &["demo", "--files-only", "--dir", "a b", "--listen", "[::]:9443"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     for words in [
         "xksd probe --config 'a b/xksd.toml'",
@@ -302,13 +370,19 @@ fn demo_does_not_change_a_configuration() {
     for (args, words) in [
         (&["--listen", "127.0.0.1:9999"][..], "--listen differs from server.listen"),
         (&["--admin", "127.0.0.1:9999"], "--admin differs from admin.listen"),
-        (&["--module", "m", "--token", "t", "--pin-file", "p"], "--module differs from key_manager[0].kind"),
+        (
+            &["--module", "m", "--token", "t", "--pin-file", "p"],
+            "--module differs from key_manager[0].kind",
+        ),
     ] {
         let output = xksd(dir.path(), &[&["demo", "--files-only"], args].concat());
         assert_eq!(code(&output), 2, "{args:?}");
         assert!(stderr(&output).contains(words), "{}", stderr(&output));
     }
-    let same = xksd(dir.path(), &["demo", "--files-only", "--listen", "127.0.0.1:8443", "--admin", "127.0.0.1:9180"]);
+    let same = xksd(
+        dir.path(),
+        &["demo", "--files-only", "--listen", "127.0.0.1:8443", "--admin", "127.0.0.1:9180"],
+    );
     assert_eq!(code(&same), 0);
 }
 
@@ -329,9 +403,21 @@ fn demo_with_an_hsm_names_it_in_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p11.so"), "").unwrap();
     fs::write(dir.path().join("pin"), "1234\n").unwrap();
-    let args = ["demo", "--files-only", "--module", "p11.so", "--token", "my \"token\"", "--pin-file", "pin", "--profile", "softhsm"];
+    let args = [
+        "demo",
+        "--files-only",
+        "--module",
+        "p11.so",
+        "--token",
+        "my \"token\"",
+        "--pin-file",
+        "pin",
+        "--profile",
+        "softhsm",
+    ];
 
-    // The PIN file is open to every user: told, and nothing left behind that would fail the next time too.
+    // The PIN file is open to every user: told, and nothing left behind that would fail the next
+    // time too.
     fs::set_permissions(dir.path().join("pin"), fs::Permissions::from_mode(0o644)).unwrap();
     let output = xksd(dir.path(), &args);
     assert_eq!(code(&output), 2);
@@ -360,7 +446,11 @@ fn check_tells_what_stands_in_the_tls_files_together_with_all_else() {
     let dir = demo();
     let config = dir.path().join("demo/xksd.toml");
     fs::write(dir.path().join("demo/tls/chain.pem"), "no certificate\n").unwrap();
-    fs::write(&config, fs::read_to_string(&config).unwrap().replace("[server]\n", "[server]\ncolour = 1\n")).unwrap();
+    fs::write(
+        &config,
+        fs::read_to_string(&config).unwrap().replace("[server]\n", "[server]\ncolour = 1\n"),
+    )
+    .unwrap();
     let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
     assert_eq!(code(&output), 2);
     for words in ["server.colour: unknown key", "tls.certificate_chain: ", "2 problems in"] {

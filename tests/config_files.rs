@@ -51,7 +51,11 @@ impl Site {
         }
         site.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o640);
         site.write("module.so", b"-", 0o644);
-        site.write("keys.json", br#"{"keys":[{"label":"foo","key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}]}"#, 0o640);
+        site.write(
+            "keys.json",
+            br#"{"keys":[{"label":"foo","key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}]}"#,
+            0o640,
+        );
         site.write("pin", b"1234\n", 0o600);
         site.write("secret", &[b'a'; 43], 0o640);
         site
@@ -88,7 +92,11 @@ fn relative_paths_begin_at_the_file() {
     let site = Site::new();
     let config = site.check().unwrap();
     assert_eq!(config.tls.certificate_chain, site.path("chain.pem"));
-    assert!(!config.warnings.iter().any(|warning| warning.contains("label")), "{:?}", config.warnings);
+    assert!(
+        !config.warnings.iter().any(|warning| warning.contains("label")),
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
@@ -111,9 +119,15 @@ fn every_missing_file_is_told_at_once_with_its_line() {
             "keystore[0].credential[0].secret_access_key.file",
         ]
     );
-    assert!(told.problems.iter().all(|p| p.line.is_some() && p.message.ends_with("does not exist")), "{told}");
+    assert!(
+        told.problems.iter().all(|p| p.line.is_some() && p.message.ends_with("does not exist")),
+        "{told}"
+    );
     let line = CONFIG.lines().position(|l| l.starts_with("module")).unwrap() + 1;
-    assert!(told.to_string().contains(&format!("xksd.toml:{line}: key_manager[0].module: ")), "{told}");
+    assert!(
+        told.to_string().contains(&format!("xksd.toml:{line}: key_manager[0].module: ")),
+        "{told}"
+    );
 
     // Loading reads the secrets; the other files are for who uses them.
     let told = site.load().unwrap_err();
@@ -123,10 +137,20 @@ fn every_missing_file_is_told_at_once_with_its_line() {
 #[test]
 fn secrets_open_to_every_user_are_refused() {
     let site = Site::new();
-    for (name, key) in [("pin", "key_manager[0].pin.file"), ("secret", "keystore[0].credential[0].secret_access_key.file")] {
-        for (mode, accepted) in
-            [(0o400, true), (0o600, true), (0o640, true), (0o660, true), (0o604, false), (0o602, false), (0o644, false), (0o601, false)]
-        {
+    for (name, key) in [
+        ("pin", "key_manager[0].pin.file"),
+        ("secret", "keystore[0].credential[0].secret_access_key.file"),
+    ] {
+        for (mode, accepted) in [
+            (0o400, true),
+            (0o600, true),
+            (0o640, true),
+            (0o660, true),
+            (0o604, false),
+            (0o602, false),
+            (0o644, false),
+            (0o601, false),
+        ] {
             fs::set_permissions(site.path(name), fs::Permissions::from_mode(mode)).unwrap();
             let result = site.load();
             if accepted {
@@ -135,7 +159,10 @@ fn secrets_open_to_every_user_are_refused() {
             }
             let (found, message) = only(result);
             assert_eq!(found, key, "{mode:o}");
-            assert!(message.contains("is open to every user") && message.contains("chmod o-rwx "), "{message}");
+            assert!(
+                message.contains("is open to every user") && message.contains("chmod o-rwx "),
+                "{message}"
+            );
         }
         fs::set_permissions(site.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
@@ -147,7 +174,8 @@ fn keys_open_to_every_user_are_refused() {
         let site = Site::new();
         fs::set_permissions(site.path(name), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(only(site.check()).0, key);
-        // A key file is left to who opens it: a running server does not, and must not be kept from other changes.
+        // A key file is left to who opens it: a running server does not, and must not be kept from
+        // other changes.
         assert_eq!(site.load().is_ok(), name == "keys.json");
     }
 }
@@ -161,7 +189,10 @@ fn a_secret_in_the_configuration_closes_the_configuration() {
     site.write("xksd.toml", text.as_bytes(), 0o644);
     let (key, message) = only(site.load());
     assert_eq!(key, "key_manager[0].pin.value");
-    assert!(message.contains("a secret stands in this file") && message.contains("chmod o-rwx"), "{message}");
+    assert!(
+        message.contains("a secret stands in this file") && message.contains("chmod o-rwx"),
+        "{message}"
+    );
     assert!(!message.contains("hunter2"));
 }
 
@@ -201,7 +232,10 @@ fn the_configuration_itself_is_bounded_and_text() {
     assert!(Command::new("mkfifo").arg(site.path("fifo")).status().unwrap().success());
     for (path, told) in [
         (site.0.path(), "is a directory and not a regular file: give the file that is in it"),
-        (&site.path("fifo"), "is a pipe and not a regular file: it could not be read again at a reload; give a file"),
+        (
+            &site.path("fifo"),
+            "is a pipe and not a regular file: it could not be read again at a reload; give a file",
+        ),
     ] {
         for result in [Config::load(path), Config::check(path)] {
             let (key, message) = only(result);
@@ -214,7 +248,8 @@ fn the_configuration_itself_is_bounded_and_text() {
 #[test]
 fn the_manual_is_complete() {
     let manual = include_str!("../docs/configuration.md");
-    let example = manual.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let example =
+        manual.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     let site = Site::new();
     fs::create_dir(site.path("secrets")).unwrap();
     for name in ["pin", "key-store-1", "key-store-2"] {
@@ -227,17 +262,32 @@ fn the_manual_is_complete() {
     assert_eq!(config.warnings, Vec::<String>::new());
 
     // A wrong key in each table draws the list of the right ones.
-    let wrong = example.lines().map(|line| format!("{line}\n{}", if line.starts_with('[') { "oops = 1\n" } else { "" }));
+    let wrong = example
+        .lines()
+        .map(|line| format!("{line}\n{}", if line.starts_with('[') { "oops = 1\n" } else { "" }));
     site.write("xksd.toml", format!("oops = 1\n{}", wrong.collect::<String>()).as_bytes(), 0o600);
     let told = site.load().unwrap_err();
     let tables = example.lines().filter(|line| line.starts_with('[')).count() + 1;
     assert_eq!(told.problems.iter().filter(|p| p.key.ends_with("oops")).count(), tables, "{told}");
     for problem in told.problems.iter().filter(|p| p.key.ends_with("oops")) {
         // `keystore[0].key[1].` without the numbers.
-        let table: String = problem.key.trim_end_matches("oops").split(['[', ']']).filter(|part| part.parse::<usize>().is_err()).collect();
-        for key in problem.message.strip_prefix("unknown key; accepted here: ").unwrap().split(", ") {
-            let forms = [format!("`{table}{key}`"), format!("`[{table}{key}]`"), format!("`[[{table}{key}]]`")];
-            assert!(forms.iter().any(|form| manual.contains(form)), "{table}{key} is not in the manual");
+        let table: String = problem
+            .key
+            .trim_end_matches("oops")
+            .split(['[', ']'])
+            .filter(|part| part.parse::<usize>().is_err())
+            .collect();
+        for key in problem.message.strip_prefix("unknown key; accepted here: ").unwrap().split(", ")
+        {
+            let forms = [
+                format!("`{table}{key}`"),
+                format!("`[{table}{key}]`"),
+                format!("`[[{table}{key}]]`"),
+            ];
+            assert!(
+                forms.iter().any(|form| manual.contains(form)),
+                "{table}{key} is not in the manual"
+            );
         }
     }
 }
@@ -247,7 +297,8 @@ fn the_manual_is_complete() {
 fn the_sample_needs_only_its_files() {
     const MODULE: &str = "/opt/hsm/lib/libpkcs11.so";
     let sample = include_str!("../deploy/xksd.toml");
-    let client = "#[tls.client]\n#trust_anchors = \"tls/amazon-trust.pem\"\n#subject_common_names = [";
+    let client =
+        "#[tls.client]\n#trust_anchors = \"tls/amazon-trust.pem\"\n#subject_common_names = [";
     assert!(sample.contains(MODULE) && sample.contains(client));
     // With mutual TLS taken in as well.
     for text in [sample.to_owned(), sample.replace(client, &client.replace('#', ""))] {
@@ -255,10 +306,23 @@ fn the_sample_needs_only_its_files() {
         let text = text.replace(MODULE, "module.so");
         site.write("xksd.toml", text.as_bytes(), 0o640);
         let problems = site.check().unwrap_err().problems;
-        let missing = ["tls/chain.pem", "tls/key.pem", "tls/amazon-trust.pem", "module.so", "secrets/pin", "secrets/key-store-1"];
-        let missing = missing.iter().filter(|name| text.contains("\n[tls.client]\n") || !name.contains("amazon"));
-        let missing: Vec<String> = missing.map(|name| format!("{} does not exist", site.path(name).display())).collect();
-        assert_eq!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), missing);
+        let missing = [
+            "tls/chain.pem",
+            "tls/key.pem",
+            "tls/amazon-trust.pem",
+            "module.so",
+            "secrets/pin",
+            "secrets/key-store-1",
+        ];
+        let missing = missing
+            .iter()
+            .filter(|name| text.contains("\n[tls.client]\n") || !name.contains("amazon"));
+        let missing: Vec<String> =
+            missing.map(|name| format!("{} does not exist", site.path(name).display())).collect();
+        assert_eq!(
+            problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(),
+            missing
+        );
 
         for directory in ["tls", "secrets"] {
             fs::create_dir(site.path(directory)).unwrap();

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use e2e::api::{encrypt_body, name};
 use e2e::site::{FOO, OTHER};
-use e2e::{A, Api, B, C, Config, Request, Server, Site, Wire, aad, b64, envelope, eventually, with};
+use e2e::{
+    A, Api, B, C, Config, Request, Server, Site, Wire, aad, b64, envelope, eventually, with,
+};
 use serde_json::{Value, json};
 
 fn requests(server: &Server, key_store: &str, operation: &str, error: &str) -> f64 {
@@ -28,19 +30,33 @@ fn every_page_of_the_admin_listener() {
         assert_eq!(server.get(path).0, 404, "{path}");
     }
     for method in ["POST", "head", "PUT"] {
-        let (status, _) = server.admin_request(&format!("{method} /metrics HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        let (status, _) =
+            server.admin_request(&format!("{method} /metrics HTTP/1.1\r\nHost: admin\r\n\r\n"));
         assert_eq!(status, 405, "{method}");
     }
     for path in ["/livez", "/ping", "/readyz", "/metrics", "/status", "/nowhere"] {
-        let ask = |method: &str| server.admin_answer(&format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        let ask = |method: &str| {
+            server.admin_answer(&format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n\r\n"))
+        };
         let ((get, body), (head, nothing)) = (ask("GET"), ask("HEAD"));
         let status = if path == "/nowhere" { "404" } else { "200" };
-        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && nothing.is_empty(), "{path}: {head} {nothing}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")) && nothing.is_empty(),
+            "{path}: {head} {nothing}"
+        );
         assert!(get.contains(&format!("Content-Length: {}", body.len())), "{path}: {get}");
         // The figures of /metrics and /status move on meanwhile.
-        let lines = |head: &str| head.lines().filter(|line| !line.starts_with("Content-Length: ")).map(str::to_owned).collect::<Vec<_>>();
+        let lines = |head: &str| {
+            head.lines()
+                .filter(|line| !line.starts_with("Content-Length: "))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(lines(&head), lines(&get), "{path}");
-        assert!(head.contains("Content-Length: ") && !head.contains("Content-Length: 0"), "{path}: {head}");
+        assert!(
+            head.contains("Content-Length: ") && !head.contains("Content-Length: 0"),
+            "{path}: {head}"
+        );
     }
     assert_eq!(server.admin_request("GET /livez HTTP/1.0\r\n\r\n").0, 200);
     let long = "x".repeat(20_000);
@@ -51,9 +67,14 @@ fn every_page_of_the_admin_listener() {
         (414, format!("/{long} HTTP/1.1\r\nHost: a\r\n\r\n")),
         (431, format!("/livez HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n")),
     ] {
-        let ((get, body), (head, nothing)) =
-            (server.admin_answer(&format!("GET {rest}")), server.admin_answer(&format!("\r\nHEAD {rest}")));
-        assert!(get.starts_with(&format!("HTTP/1.1 {status} ")) && !body.is_empty(), "{get} {body}");
+        let ((get, body), (head, nothing)) = (
+            server.admin_answer(&format!("GET {rest}")),
+            server.admin_answer(&format!("\r\nHEAD {rest}")),
+        );
+        assert!(
+            get.starts_with(&format!("HTTP/1.1 {status} ")) && !body.is_empty(),
+            "{get} {body}"
+        );
         assert_eq!((head, nothing.as_str()), (get, ""));
     }
 
@@ -73,24 +94,40 @@ fn every_page_of_the_admin_listener() {
 fn the_status_names_the_configuration_by_its_whole_path() {
     let site = Site::default();
     let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
-    let server = Server::run(command.args(["serve", "--config", "xksd.toml"]).current_dir(site.path()));
+    let server =
+        Server::run(command.args(["serve", "--config", "xksd.toml"]).current_dir(site.path()));
     let file = server.status()["config_file"].as_str().map(std::fs::canonicalize);
-    assert_eq!(file.expect("text").expect("there"), site.config_file().canonicalize().expect("there"));
-    assert!(std::path::Path::new(server.status()["config_file"].as_str().expect("text")).is_absolute());
+    assert_eq!(
+        file.expect("text").expect("there"),
+        site.config_file().canonicalize().expect("there")
+    );
+    assert!(
+        std::path::Path::new(server.status()["config_file"].as_str().expect("text")).is_absolute()
+    );
 }
 
 #[test]
 fn a_key_manager_that_does_not_serve_tells_why_and_since_when_and_which_token_it_wants() {
-    let site =
-        Site::new(&Config::hsm("module = \"/nowhere/p11.so\"\ntoken = \"xks\"\npin = { file = \"pin\" }\nprofile = \"generic\"", &["foo"]));
+    let site = Site::new(&Config::hsm(
+        "module = \"/nowhere/p11.so\"\ntoken = \"xks\"\npin = { file = \"pin\" }\nprofile = \
+         \"generic\"",
+        &["foo"],
+    ));
     site.write("pin", "1234");
     let server = Server::spawn(&site, &[], |_| {});
     server.wait_event(&["key manager \"hsm\" does not serve", "/nowhere/p11.so"]);
     eventually("probed", || server.status()["key_managers"][0]["probe_error"].is_string());
     let manager = server.status()["key_managers"][0].clone();
-    assert_eq!((&manager["health"], &manager["configured_token"]), (&json!("UNAVAILABLE"), &json!("token \"xks\"")), "{manager}");
+    assert_eq!(
+        (&manager["health"], &manager["configured_token"]),
+        (&json!("UNAVAILABLE"), &json!("token \"xks\"")),
+        "{manager}"
+    );
     assert_eq!(manager["health_reason"], manager["probe_error"], "{manager}");
-    assert!(manager["last_fault"].as_str().is_some_and(|fault| fault.contains("/nowhere/p11.so")), "{manager}");
+    assert!(
+        manager["last_fault"].as_str().is_some_and(|fault| fault.contains("/nowhere/p11.so")),
+        "{manager}"
+    );
     // It is tried again and again.
     assert!(manager["last_fault_age_ms"].as_u64() < Some(60_000), "{manager}");
     assert_eq!(Site::default().start().status()["key_managers"][0]["health_reason"], Value::Null);
@@ -118,21 +155,30 @@ fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
     let file = site.path().join("keys.json");
     let good = std::fs::read_to_string(&file).expect("there");
     let warnings = |words: &str| {
-        let told = |line: &&String| line.contains("\"warn\"") && line.contains("\"key manager \\\"local\\\": ") && line.contains(words);
+        let told = |line: &&String| {
+            line.contains("\"warn\"")
+                && line.contains("\"key manager \\\"local\\\": ")
+                && line.contains(words)
+        };
         server.log().iter().filter(told).count()
     };
     assert!(server.reload().ends_with("reloaded"));
     // Another order of the same keys is no change.
-    let same = json!({"keys": [{"label": "other", "key": b64(OTHER)}, {"label": "foo", "key": b64(FOO)}]}).to_string();
+    let same =
+        json!({"keys": [{"label": "other", "key": b64(OTHER)}, {"label": "foo", "key": b64(FOO)}]})
+            .to_string();
     site.write("keys.json", &same);
     assert!(server.reload().ends_with("reloaded"));
 
     // A key that is new in both files: the configuration's part is in force.
-    let added =
-        json!({"keys": [{"label": "foo", "key": b64(FOO)}, {"label": "other", "key": b64(OTHER)}, {"label": "absent", "key": b64(FOO)}]});
+    let added = json!({"keys": [{"label": "foo", "key": b64(FOO)}, {"label": "other", "key": b64(OTHER)}, {"label": "absent", "key": b64(FOO)}]});
     site.write("keys.json", &added.to_string());
     assert!(server.reload().ends_with("reloaded"));
-    server.wait_event(&["key manager \"local\"", "keys.json has other keys than were read at the start (\"absent\")", "next start only"]);
+    server.wait_event(&[
+        "key manager \"local\"",
+        "keys.json has other keys than were read at the start (\"absent\")",
+        "next start only",
+    ]);
     let mut api = Api::new(&site, &server);
     assert_eq!(api.error("keys/absent/encrypt", &encrypt_body(b"text", &json!({}))).0, 404);
 
@@ -145,23 +191,51 @@ fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
         ("644", Some(good.as_str()), "keys.json: mode 0644"),
         ("600", None, "keys.json does not exist"),
     ] {
-        let a = format!("[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \"secrets/{0}\" }}\n", A.id);
-        for (key_stores, status) in [(config.key_stores.replacen(&a, "", 1), 401), (config.key_stores.clone(), 200)] {
+        let a = format!(
+            "[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \
+             \"secrets/{0}\" }}\n",
+            A.id
+        );
+        for (key_stores, status) in
+            [(config.key_stores.replacen(&a, "", 1), 401), (config.key_stores.clone(), 200)]
+        {
             site.configure(&Config { key_stores, ..config.clone() });
             let _ = std::fs::remove_file(&file);
             if let Some(content) = content {
                 site.write("keys.json", content);
-                assert!(std::process::Command::new("chmod").arg(mode).arg(&file).status().expect("chmod").success());
+                assert!(
+                    std::process::Command::new("chmod")
+                        .arg(mode)
+                        .arg(&file)
+                        .status()
+                        .expect("chmod")
+                        .success()
+                );
             }
             assert!(server.reload().ends_with("reloaded"), "{words}");
             told += 1;
-            eventually("a warning", || warnings("xksd would not start with it; what runs goes on") + 1 == told);
+            eventually("a warning", || {
+                warnings("xksd would not start with it; what runs goes on") + 1 == told
+            });
             assert!(warnings(words) > 0, "{words}");
-            assert_eq!(api.wire.call(&api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))).status, status, "{words}");
+            assert_eq!(
+                api.wire
+                    .call(&api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({}))))
+                    .status,
+                status,
+                "{words}"
+            );
         }
     }
     // A pipe, which nobody ever writes to, holds nothing up.
-    assert!(std::process::Command::new("mkfifo").arg("-m600").arg(&file).status().expect("mkfifo").success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg("-m600")
+            .arg(&file)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
     assert!(server.reload().ends_with("reloaded"));
     eventually("a warning", || warnings("keys.json is a pipe and not a regular file") == 1);
 
@@ -178,10 +252,15 @@ fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
 fn the_admin_listener_bears_a_crowd_and_a_silent_one() {
     let site = Site::default();
     let server = site.start();
-    let silent: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    let silent: Vec<TcpStream> = (0..60)
+        .map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects"))
+        .collect();
     assert_eq!(server.get("/livez").0, 200);
-    // Beyond the bound the oldest are cut; who comes last is answered, and the XKS API does not notice.
-    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    // Beyond the bound the oldest are cut; who comes last is answered, and the XKS API does not
+    // notice.
+    let crowd: Vec<TcpStream> = (0..60)
+        .map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects"))
+        .collect();
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(server.get(path).0, 200, "{path}");
     }
@@ -202,7 +281,10 @@ fn requests_are_counted_by_key_store_operation_and_error() {
     for _ in 0..3 {
         api.decrypt("foo", &answer, &json!({}));
     }
-    assert_eq!(api.decrypt_error("foo", &answer, &aad("another")), name(400, "InvalidCiphertextException"));
+    assert_eq!(
+        api.decrypt_error("foo", &answer, &aad("another")),
+        name(400, "InvalidCiphertextException")
+    );
     assert_eq!(api.error("keys/nobody/encrypt", &encrypt_body(b"text", &json!({}))).0, 404);
     assert_eq!(api.error("keys/off/encrypt", &encrypt_body(b"text", &json!({}))).0, 400);
     api.ok("keys/foo/metadata", &envelope("DescribeKey", &json!({})));
@@ -210,8 +292,14 @@ fn requests_are_counted_by_key_store_operation_and_error() {
     let mut two = Api::new(&site, &server);
     (two.prefix, two.credential) = ("/two", C);
     two.encrypt("foo", b"text", &json!({}));
-    assert_eq!(two.wire.call(&two.request("health", &json!({})).with(|r| r.credential = A)).status, 401);
-    assert_eq!(two.wire.call(&Request::of_bytes(&server, "/nowhere/at/all", Vec::new())).status, 404);
+    assert_eq!(
+        two.wire.call(&two.request("health", &json!({})).with(|r| r.credential = A)).status,
+        401
+    );
+    assert_eq!(
+        two.wire.call(&Request::of_bytes(&server, "/nowhere/at/all", Vec::new())).status,
+        404
+    );
     let mut broken = Wire::connect(&site, &server);
     broken.send(b"nonsense\r\n\r\n");
     assert_eq!(broken.response().status, 400);
@@ -229,14 +317,28 @@ fn requests_are_counted_by_key_store_operation_and_error() {
         (1.0, "", "none", "InvalidUriPathException"),
         (1.0, "", "none", "ValidationException"),
     ] {
-        assert_eq!(requests(&server, key_store, operation, error), count, "{key_store} {operation} {error}");
+        assert_eq!(
+            requests(&server, key_store, operation, error),
+            count,
+            "{key_store} {operation} {error}"
+        );
         let all = server.status();
         let entry = json!({"keystore": key_store, "operation": operation, "error": error, "count": count as u64});
         assert!(all["requests"].as_array().expect("an array").contains(&entry), "{entry}: {all}");
     }
     for (operation, count) in [("encrypt", 4.0), ("decrypt", 4.0), ("health", 2.0)] {
-        assert_eq!(server.metric(&format!("xksd_request_duration_seconds_count{{operation=\"{operation}\"}}")), count);
-        assert_eq!(server.metric(&format!("xksd_request_duration_seconds_bucket{{operation=\"{operation}\",le=\"+Inf\"}}")), count);
+        assert_eq!(
+            server.metric(&format!(
+                "xksd_request_duration_seconds_count{{operation=\"{operation}\"}}"
+            )),
+            count
+        );
+        assert_eq!(
+            server.metric(&format!(
+                "xksd_request_duration_seconds_bucket{{operation=\"{operation}\",le=\"+Inf\"}}"
+            )),
+            count
+        );
     }
     assert_eq!(server.metric("xksd_hsm_duration_seconds_count{operation=\"decrypt\"}"), 4.0);
     assert_eq!(server.metric("xksd_tls_handshakes_total"), 3.0);
@@ -266,8 +368,14 @@ fn the_metrics_are_in_the_form_that_prometheus_reads() {
             let (sample, value) = line.rsplit_once(' ').expect("a sample");
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let metric = sample.split('{').next().expect("a name");
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| metric.strip_suffix(suffix)).unwrap_or(metric);
-            assert!(announced.last().is_some_and(|last| *last == metric || *last == family), "{line}");
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|suffix| metric.strip_suffix(suffix))
+                .unwrap_or(metric);
+            assert!(
+                announced.last().is_some_and(|last| *last == metric || *last == family),
+                "{line}"
+            );
         }
     }
     assert!(announced.len() > 15, "{announced:?}");
@@ -279,7 +387,8 @@ fn a_request_leaves_one_line_with_everything_about_it() {
     let server = site.start();
     let mut api = Api::new(&site, &server);
     let metadata = json!({
-        "awsPrincipalArn": "arn:aws:sts::123456789012:assumed-role/Admin/\u{e9}\"quoted\"\nsecond line",
+        "awsPrincipalArn": "arn:aws:sts::123456789012:assumed-role/Admin/\u{e9}\"quoted\"\nsecond \
+         line",
         "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/k",
         "kmsOperation": "ReEncrypt",
         "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
@@ -311,16 +420,28 @@ fn a_request_leaves_one_line_with_everything_about_it() {
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
     }
-    assert!(line["total_us"].as_u64() > Some(0) && line["total_us"].as_u64() >= line["hsm_us"].as_u64(), "{line}");
+    assert!(
+        line["total_us"].as_u64() > Some(0) && line["total_us"].as_u64() >= line["hsm_us"].as_u64(),
+        "{line}"
+    );
     assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
-    assert!(line["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1:")), "{line}");
+    assert!(
+        line["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1:")),
+        "{line}"
+    );
 
     // Of a refused one too, and why.
     body["requestMetadata"]["kmsRequestId"] = json!("refused");
     assert_eq!(api.error("keys/nobody/encrypt", &body).0, 404);
     let line = server.request_line("refused");
-    assert_eq!((&line["status"], &line["error"], &line["key"]), (&json!(404), &json!("KeyNotFoundException"), &json!("nobody")));
-    assert_eq!((&line["level"], line["detail"].as_str().is_some_and(|why| !why.is_empty())), (&json!("warn"), true));
+    assert_eq!(
+        (&line["status"], &line["error"], &line["key"]),
+        (&json!(404), &json!("KeyNotFoundException"), &json!("nobody"))
+    );
+    assert_eq!(
+        (&line["level"], line["detail"].as_str().is_some_and(|why| !why.is_empty())),
+        (&json!("warn"), true)
+    );
     body["requestMetadata"]["kmsRequestId"] = json!("broken");
     body["plaintext"] = json!("no Base64");
     assert_eq!(api.error("keys/foo/encrypt", &body).0, 400);
@@ -339,14 +460,24 @@ fn a_request_leaves_one_line_with_everything_about_it() {
     server.request_line("last");
     let log = server.log();
     assert!(!log.iter().any(|line| line.contains("forged")));
-    let unsigned: Vec<Value> =
-        log.iter().map(|line| serde_json::from_str(line).expect("JSON")).filter(|json: &Value| json["status"] == 401).collect();
-    assert_eq!((unsigned.len(), &unsigned[0]["access_key_id"], &unsigned[0]["kmsRequestId"]), (1, &json!(""), &json!("")));
+    let unsigned: Vec<Value> = log
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|json: &Value| json["status"] == 401)
+        .collect();
+    assert_eq!(
+        (unsigned.len(), &unsigned[0]["access_key_id"], &unsigned[0]["kmsRequestId"]),
+        (1, &json!(""), &json!(""))
+    );
 }
 
 /// The secret itself, in Base64 and in hex.
 fn forms(secret: &[u8]) -> Vec<String> {
-    vec![String::from_utf8_lossy(secret).into_owned(), b64(secret).trim_end_matches('=').to_owned(), e2e::sign::hex(secret)]
+    vec![
+        String::from_utf8_lossy(secret).into_owned(),
+        b64(secret).trim_end_matches('=').to_owned(),
+        e2e::sign::hex(secret),
+    ]
 }
 
 #[test]
@@ -356,20 +487,31 @@ fn nothing_secret_is_in_the_log_or_on_the_admin_listener() {
     let mut api = Api::new(&site, &server);
     let plaintext = b"the-plaintext-nobody-may-see-0001";
     let context = "the-encryption-context-of-a-customer";
-    let body = with(&encrypt_body(plaintext, &aad(context)), &json!({"ciphertextDataIntegrityValueAlgorithm": "SHA_256"}));
+    let body = with(
+        &encrypt_body(plaintext, &aad(context)),
+        &json!({"ciphertextDataIntegrityValueAlgorithm": "SHA_256"}),
+    );
     let answer = api.ok("keys/foo/encrypt", &body);
     api.decrypt("foo", &answer, &aad(context));
-    // And where things go wrong with it: each field broken in turn, unsigned, cut off, refused by its size.
-    for field in ["plaintext", "additionalAuthenticatedData", "encryptionAlgorithm", "requestMetadata"] {
+    // And where things go wrong with it: each field broken in turn, unsigned, cut off, refused by
+    // its size.
+    for field in
+        ["plaintext", "additionalAuthenticatedData", "encryptionAlgorithm", "requestMetadata"]
+    {
         let value = format!("{}*", body[field].as_str().unwrap_or_default());
         api.error("keys/foo/encrypt", &with(&body, &json!({field: value})));
     }
     api.decrypt_error("foo", &answer, &aad("the-encryption-context-of-a-customer-2"));
     let request = api.request("keys/foo/encrypt", &body);
-    api.wire.call(&request.clone().with(|r| r.body_sent = Some(r.body[..r.body.len() - 9].to_vec())));
+    api.wire
+        .call(&request.clone().with(|r| r.body_sent = Some(r.body[..r.body.len() - 9].to_vec())));
     api.wire.call(&request.clone().with(|r| r.credential = e2e::Credential { id: A.secret, ..A }));
     api.wire.call(&request.clone().with(|r| r.target += &format!("?secret={}", b64(plaintext))));
-    api.wire.call(&Request::of_bytes(&server, &format!("/one/kms/xks/v1/keys/foo/{}", b64(plaintext)), Vec::new()));
+    api.wire.call(&Request::of_bytes(
+        &server,
+        &format!("/one/kms/xks/v1/keys/foo/{}", b64(plaintext)),
+        Vec::new(),
+    ));
     let mut cut = Wire::connect(&site, &server);
     cut.send(&request.bytes()[..request.bytes().len() - 30]);
     drop(cut);
@@ -417,7 +559,9 @@ fn a_log_that_nobody_reads_does_not_hold_up_requests() {
     let held = server.log().len();
     assert!(held < 300, "the log was not stalled");
     drop(stalled);
-    eventually("the log catches up", || server.log().iter().filter(|line| line.contains("xxxx")).count() == 300);
+    eventually("the log catches up", || {
+        server.log().iter().filter(|line| line.contains("xxxx")).count() == 300
+    });
     assert_eq!(server.metric("xksd_log_lines_dropped_total"), 0.0);
 }
 
@@ -432,7 +576,8 @@ fn text_for_people_when_it_is_asked_for() {
         &json!({"requestMetadata": with(&body["requestMetadata"], &json!({"kmsRequestId": "a\u{1b}[31m\nforged 200 encrypt"}))}),
     );
     api.ok("keys/foo/encrypt", &body);
-    let line = server.wait_for("the request", |line| line.contains("forged").then(|| line.to_owned()));
+    let line =
+        server.wait_for("the request", |line| line.contains("forged").then(|| line.to_owned()));
     assert!(line.contains(" 200 encrypt /one key=foo ok ") && !line.contains('\u{1b}'), "{line}");
     assert!(serde_json::from_str::<Value>(&line).is_err());
 }

@@ -20,7 +20,13 @@ fn the_four_calls() {
 fn seal(key: &[u8; 32], nonce: [u8; 12], framed: &[u8], plaintext: &[u8]) -> Value {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("a key"));
     let mut text = plaintext.to_vec();
-    let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(framed), &mut text).expect("sealed");
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(framed),
+            &mut text,
+        )
+        .expect("sealed");
     json!({"initializationVector": b64(nonce), "ciphertext": b64(text), "authenticationTag": b64(tag.as_ref())})
 }
 
@@ -29,19 +35,32 @@ fn what_the_key_manager_gets_is_framed_as_the_specification_says() {
     let site = Site::default();
     let server = site.start();
     let mut api = Api::new(&site, &server);
-    // Made here by the formula, opened there: whoever has the key in another machine can open it too.
+    // Made here by the formula, opened there: whoever has the key in another machine can open it
+    // too.
     let context = b"purpose=test";
     let framed = [&[0, context.len() as u8][..], context, &[3, 1, 0, 0]].concat();
-    let sealed = with(&seal(&FOO, [7; 12], &framed, b"from elsewhere"), &json!({"ciphertextMetadata": b64([1, 0, 0])}));
+    let sealed = with(
+        &seal(&FOO, [7; 12], &framed, b"from elsewhere"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
+    );
     assert_eq!(api.decrypt("foo", &sealed, &aad("purpose=test")), b"from elsewhere");
     let framed = [0, 0, 3, 1, 0, 0];
-    let sealed = with(&seal(&FOO, [8; 12], &framed, b"bare"), &json!({"ciphertextMetadata": b64([1, 0, 0])}));
+    let sealed = with(
+        &seal(&FOO, [8; 12], &framed, b"bare"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
+    );
     assert_eq!(api.decrypt("foo", &sealed, &json!({})), b"bare");
     // Key store /two calls another key by this name.
     let mut two = Api::new(&site, &server);
     (two.prefix, two.credential) = ("/two", C);
-    assert_eq!(two.decrypt_error("foo", &sealed, &json!({})), name(400, "InvalidCiphertextException"));
-    let sealed = with(&seal(&OTHER, [9; 12], &framed, b"of two"), &json!({"ciphertextMetadata": b64([1, 0, 0])}));
+    assert_eq!(
+        two.decrypt_error("foo", &sealed, &json!({})),
+        name(400, "InvalidCiphertextException")
+    );
+    let sealed = with(
+        &seal(&OTHER, [9; 12], &framed, b"of two"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
+    );
     assert_eq!(two.decrypt("foo", &sealed, &json!({})), b"of two");
 }
 
@@ -61,24 +80,46 @@ fn ciphertext_of_the_aws_sample_opens_where_it_is_allowed_and_nowhere_else() {
         [&length[..], digest::digest(&digest::SHA256, text.as_bytes()).as_ref(), &[0]].concat()
     };
     let long = "x".repeat(8192);
-    for (nonce, (framed, context)) in
-        [(vec![0, 0, 0], json!({})), (hashed("project=nile"), aad("project=nile")), (hashed(&long), aad(&long)), (hashed(""), aad(""))]
-            .into_iter()
-            .enumerate()
+    for (nonce, (framed, context)) in [
+        (vec![0, 0, 0], json!({})),
+        (hashed("project=nile"), aad("project=nile")),
+        (hashed(&long), aad(&long)),
+        (hashed(""), aad("")),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let sealed = seal(&FOO, [nonce as u8 + 1; 12], &framed, b"made by another proxy");
         assert_eq!(foreign.decrypt("foo", &sealed, &context), b"made by another proxy");
-        assert_eq!(api.decrypt_error("foo", &sealed, &context), name(400, "InvalidCiphertextException"));
+        assert_eq!(
+            api.decrypt_error("foo", &sealed, &context),
+            name(400, "InvalidCiphertextException")
+        );
         // Metadata put beside it does not make it ours, and the wrong context does not open it.
         let claimed = json!({"ciphertextMetadata": b64([1, 0, 0])});
-        assert_eq!(foreign.decrypt_error("foo", &sealed, &with(&context, &claimed)), name(400, "InvalidCiphertextException"));
-        assert_eq!(foreign.decrypt_error("foo", &sealed, &aad("project=nil")), name(400, "InvalidCiphertextException"));
+        assert_eq!(
+            foreign.decrypt_error("foo", &sealed, &with(&context, &claimed)),
+            name(400, "InvalidCiphertextException")
+        );
+        assert_eq!(
+            foreign.decrypt_error("foo", &sealed, &aad("project=nil")),
+            name(400, "InvalidCiphertextException")
+        );
     }
     // What it encrypts itself is in its own format.
     let own = foreign.encrypt("foo", b"own", &aad("a"));
     assert_eq!(bytes(&own, "ciphertextMetadata"), [1, 0, 0]);
     assert_eq!(api.decrypt("foo", &own, &aad("a")), b"own");
-    assert_eq!(foreign.decrypt_error("foo", &own, &json!({"ciphertextMetadata": null, "additionalAuthenticatedData": b64("a")})).0, 400);
+    assert_eq!(
+        foreign
+            .decrypt_error(
+                "foo",
+                &own,
+                &json!({"ciphertextMetadata": null, "additionalAuthenticatedData": b64("a")})
+            )
+            .0,
+        400
+    );
 }
 
 #[test]
@@ -87,7 +128,8 @@ fn disabled_keys_and_key_stores_serve_nothing() {
     let server = site.start();
     let mut api = Api::new(&site, &server);
     let invalid_state = name(400, "InvalidStateException");
-    let (encrypt, describe) = (encrypt_body(b"text", &json!({})), envelope("DescribeKey", &json!({})));
+    let (encrypt, describe) =
+        (encrypt_body(b"text", &json!({})), envelope("DescribeKey", &json!({})));
     assert_eq!(api.error("keys/off/encrypt", &encrypt), invalid_state);
     let answer = api.encrypt("foo", b"text", &json!({}));
     assert_eq!(api.decrypt_error("off", &answer, &json!({})), invalid_state);
@@ -102,13 +144,19 @@ fn disabled_keys_and_key_stores_serve_nothing() {
         ("keys/foo/decrypt", &decrypt_body(&answer, &json!({}))),
         ("keys/foo/metadata", &describe),
         ("keys/nobody/metadata", &describe),
-        ("health", &json!({"requestMetadata": {"kmsRequestId": "1", "kmsOperation": "KmsHealthCheck"}})),
+        (
+            "health",
+            &json!({"requestMetadata": {"kmsRequestId": "1", "kmsOperation": "KmsHealthCheck"}}),
+        ),
     ] {
         assert_eq!(off.error(call, body), invalid_state, "{call}");
     }
     // Its state is told to those who may sign for it alone.
     let stranger = off.request("keys/foo/encrypt", &encrypt).with(|r| r.credential = C);
-    assert_eq!(Wire::connect(&site, &server).call(&stranger).error(), name(401, "AuthenticationFailedException"));
+    assert_eq!(
+        Wire::connect(&site, &server).call(&stranger).error(),
+        name(401, "AuthenticationFailedException")
+    );
     api.round_trip("foo");
 }
 
@@ -117,8 +165,14 @@ fn a_key_that_the_key_manager_does_not_hold_is_not_found_and_named_at_the_start(
     let site = Site::default();
     let server = site.start();
     let mut api = Api::new(&site, &server);
-    assert_eq!(api.error("keys/absent/encrypt", &encrypt_body(b"text", &json!({}))), name(404, "KeyNotFoundException"));
-    assert_eq!(api.error("keys/absent/metadata", &envelope("CreateKey", &json!({}))), name(404, "KeyNotFoundException"));
+    assert_eq!(
+        api.error("keys/absent/encrypt", &encrypt_body(b"text", &json!({}))),
+        name(404, "KeyNotFoundException")
+    );
+    assert_eq!(
+        api.error("keys/absent/metadata", &envelope("CreateKey", &json!({}))),
+        name(404, "KeyNotFoundException")
+    );
     server.wait_event(&["key \"absent\"", "\"/one\"", "cannot serve"]);
     api.round_trip("foo");
 }
@@ -137,7 +191,8 @@ fn a_ciphertext_made_before_a_restart_opens_after_it() {
 #[test]
 fn a_key_store_without_a_prefix() {
     let mut config = Config::default();
-    config.key_stores += &key_store("", "key_manager = [\"local\"]", &[&C], &e2e::site::key("foo", ""));
+    config.key_stores +=
+        &key_store("", "key_manager = [\"local\"]", &[&C], &e2e::site::key("foo", ""));
     let site = Site::new(&config);
     let server = site.start();
     let mut api = Api::new(&site, &server);
@@ -163,8 +218,11 @@ fn requests_on_two_shards_over_many_connections() {
             });
         }
     });
-    let samples = ["encrypt", "decrypt"]
-        .map(|operation| server.metric(&format!("xksd_requests_total{{keystore=\"/one\",operation=\"{operation}\",error=\"none\"}}")));
+    let samples = ["encrypt", "decrypt"].map(|operation| {
+        server.metric(&format!(
+            "xksd_requests_total{{keystore=\"/one\",operation=\"{operation}\",error=\"none\"}}"
+        ))
+    });
     assert_eq!(samples, [160.0, 160.0]);
     let request = Request::health(&server, "last");
     assert_eq!(Wire::connect(&site, &server).call(&request).status, 200);

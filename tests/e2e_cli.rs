@@ -1,4 +1,5 @@
-//! The commands that serve, and those that look at what serves: exit codes and what they say. Files alone: `cli_commands.rs`.
+//! The commands that serve, and those that look at what serves: exit codes and what they say. Files
+//! alone: `cli_commands.rs`.
 
 mod e2e;
 
@@ -15,7 +16,12 @@ use rcgen::KeyPair;
 use rustix::process::Signal;
 
 fn xksd(directory: &Path, words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xksd")).args(words).current_dir(directory).stdin(Stdio::null()).output().expect("runs")
+    Command::new(env!("CARGO_BIN_EXE_xksd"))
+        .args(words)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs")
 }
 
 fn told(output: &Output) -> (i32, String, String) {
@@ -56,9 +62,15 @@ fn probe_takes_everything_from_the_configuration() {
     assert!(!out.lines().any(|line| line.ends_with(' ')), "{out:?}");
     // What is in the environment for another proxy.
     let mut beside = Command::new(env!("CARGO_BIN_EXE_xksd"));
-    beside.args(["probe", "--config", "xksd.toml"]).current_dir(site.path()).env("XKS_SECRET_ACCESS_KEY", B.secret);
+    beside
+        .args(["probe", "--config", "xksd.toml"])
+        .current_dir(site.path())
+        .env("XKS_SECRET_ACCESS_KEY", B.secret);
     assert_eq!(told(&beside.output().expect("runs")).0, 0);
-    let (code, out, _) = told(&xksd(site.path(), &["probe", "--config", "xksd.toml", "--prefix", "/two", "--region", "eu-west-3"]));
+    let (code, out, _) = told(&xksd(
+        site.path(),
+        &["probe", "--config", "xksd.toml", "--prefix", "/two", "--region", "eu-west-3"],
+    ));
     assert_eq!(code, 0, "{out}");
 }
 
@@ -70,8 +82,19 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     site.write("right", &format!("{}\n", A.secret));
     site.write("wrong", B.secret);
     let probe = |secret: &str, more: &[&str]| {
-        let base =
-            ["probe", "--endpoint", &endpoint, "--prefix", "/one", "--access-key-id", A.id, "--ca", "ca.pem", "--secret-file", secret];
+        let base = [
+            "probe",
+            "--endpoint",
+            &endpoint,
+            "--prefix",
+            "/one",
+            "--access-key-id",
+            A.id,
+            "--ca",
+            "ca.pem",
+            "--secret-file",
+            secret,
+        ];
         told(&xksd(site.path(), &[&base[..], more].concat()))
     };
     let (code, out, _) = probe("right", &["--key", "foo"]);
@@ -79,21 +102,37 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
 
     let (code, out, err) = probe("wrong", &["--key", "foo"]);
     assert_eq!(code, 1, "{out}");
-    assert!(out.contains("FAIL  GetHealthStatus") && out.contains("status 401") && out.contains("secret access key"), "{out}");
+    assert!(
+        out.contains("FAIL  GetHealthStatus")
+            && out.contains("status 401")
+            && out.contains("secret access key"),
+        "{out}"
+    );
     assert!(err.contains("checks failed"), "{err}");
     // Where the right signature is refused as well, that of a wrong one shows nothing.
-    assert!(out.contains("-     a wrong signature") && out.contains("left out: no right one was accepted"), "{out}");
+    assert!(
+        out.contains("-     a wrong signature")
+            && out.contains("left out: no right one was accepted"),
+        "{out}"
+    );
     // What failed has its time as well, and what depends on it is told.
     let failed: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  FAIL  ")).collect();
     assert_eq!(failed.len(), 3, "{out}");
     for line in failed {
         let (phase, why) = line.split_once(" ms  ").unwrap_or_else(|| panic!("no time: {line}"));
-        assert!(phase.rsplit(' ').next().is_some_and(|time| time.parse::<f64>().is_ok_and(|ms| ms > 0.0)), "{line}");
+        assert!(
+            phase
+                .rsplit(' ')
+                .next()
+                .is_some_and(|time| time.parse::<f64>().is_ok_and(|ms| ms > 0.0)),
+            "{line}"
+        );
         assert!(why.starts_with("status 401: "), "{line}");
     }
     for name in ["Decrypt ", "Decrypt with an altered tag "] {
         assert!(
-            out.lines().any(|line| line.starts_with(&format!("  -     {name}")) && line.ends_with("left out: Encrypt failed")),
+            out.lines().any(|line| line.starts_with(&format!("  -     {name}"))
+                && line.ends_with("left out: Encrypt failed")),
             "{out}"
         );
     }
@@ -108,27 +147,64 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         assert!(code == 1 && out.contains("FAIL") && out.contains(words), "{more:?}: {out}");
     }
     // Where there is nothing, GET cannot tell that it is not POST.
-    let nowhere = ["probe", "--endpoint", &endpoint, "--prefix", "/nowhere", "--access-key-id", A.id, "--ca", "ca.pem"];
-    let (code, out, err) = told(&xksd(site.path(), &[&nowhere[..], &["--secret-file", "right", "--key", "foo"]].concat()));
+    let nowhere = [
+        "probe",
+        "--endpoint",
+        &endpoint,
+        "--prefix",
+        "/nowhere",
+        "--access-key-id",
+        A.id,
+        "--ca",
+        "ca.pem",
+    ];
+    let (code, out, err) = told(&xksd(
+        site.path(),
+        &[&nowhere[..], &["--secret-file", "right", "--key", "foo"]].concat(),
+    ));
     assert_eq!((code, err.as_str()), (1, "3 checks failed\n"), "{out}");
-    assert!(out.contains("InvalidUriPathException") && out.contains("-     GET instead of POST"), "{out}");
+    assert!(
+        out.contains("InvalidUriPathException") && out.contains("-     GET instead of POST"),
+        "{out}"
+    );
     assert!(out.contains("left out: POST was answered 404"), "{out}");
     assert_eq!(probe("right", &[]).0, 2);
     for (words, what) in [
-        (&["probe"][..], "--config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id"),
-        (&["probe", "--config", "xksd.toml", "--prefix", "one"], "--prefix \"one\": a prefix is \"\" or begins with /"),
+        (
+            &["probe"][..],
+            "--config xksd.toml, which has all that is needed, or --endpoint, --key and \
+             --access-key-id",
+        ),
+        (
+            &["probe", "--config", "xksd.toml", "--prefix", "one"],
+            "--prefix \"one\": a prefix is \"\" or begins with /",
+        ),
         (&["probe", "--endpoint", &endpoint, "--prefix", "/one/"], "--prefix \"/one/\": "),
         (
             &["probe", "--config", "xksd.toml", "--access-key-id", "ABCDEFGHIJKLMNOPQR27"],
-            "--access-key-id ABCDEFGHIJKLMNOPQR27: key store \"/one\" of the configuration has no credential of this id: give its secret",
+            "--access-key-id ABCDEFGHIJKLMNOPQR27: key store \"/one\" of the configuration has no \
+             credential of this id: give its secret",
         ),
         (
             &["probe", "--endpoint", &endpoint, "--key", "foo", "--access-key-id", A.id],
-            &format!("--access-key-id {}: give its secret with --secret-file or in XKS_SECRET_ACCESS_KEY", A.id),
+            &format!(
+                "--access-key-id {}: give its secret with --secret-file or in \
+                 XKS_SECRET_ACCESS_KEY",
+                A.id
+            ),
         ),
-        (&["probe", "--endpoint", &endpoint, "--key", "foo"], "give --access-key-id, and its secret with --secret-file or in XKS_"),
-        (&["probe", "--config", "xksd.toml", "--prefix", "/three"], "no key store has the prefix \"/three\"; there is: \"/one\", "),
-        (&["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")], "an endpoint has no path: "),
+        (
+            &["probe", "--endpoint", &endpoint, "--key", "foo"],
+            "give --access-key-id, and its secret with --secret-file or in XKS_",
+        ),
+        (
+            &["probe", "--config", "xksd.toml", "--prefix", "/three"],
+            "no key store has the prefix \"/three\"; there is: \"/one\", ",
+        ),
+        (
+            &["probe", "--config", "xksd.toml", "--endpoint", &format!("{endpoint}/one")],
+            "an endpoint has no path: ",
+        ),
     ] {
         let (code, out, err) = told(&xksd(site.path(), words));
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {err}");
@@ -136,10 +212,18 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     }
     // Not trusted, not there, not an endpoint.
     // Another authority, and another one of the same name.
-    for (ca, error) in [(Ca::root("Another Root"), "UnknownIssuer"), (Ca::root("Test Root"), "BadSignature")] {
+    for (ca, error) in
+        [(Ca::root("Another Root"), "UnknownIssuer"), (Ca::root("Test Root"), "BadSignature")]
+    {
         site.write("ca.pem", &ca.pem());
         let (code, _, err) = probe("right", &["--key", "foo"]);
-        assert!(code == 1 && err.contains(error) && err.contains("no authority in ca.pem") && err.contains("give --ca FILE"), "{err}");
+        assert!(
+            code == 1
+                && err.contains(error)
+                && err.contains("no authority in ca.pem")
+                && err.contains("give --ca FILE"),
+            "{err}"
+        );
     }
     let nobody = format!("https://localhost:{}", free_port());
     let plain = format!("https://localhost:{}", server.admin);
@@ -149,7 +233,19 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
         ("localhost", 2, "https://"),
         ("http://localhost", 2, "https://"),
     ] {
-        let words = ["probe", "--endpoint", endpoint, "--access-key-id", A.id, "--key", "foo", "--ca", "ca.pem", "--secret-file", "right"];
+        let words = [
+            "probe",
+            "--endpoint",
+            endpoint,
+            "--access-key-id",
+            A.id,
+            "--key",
+            "foo",
+            "--ca",
+            "ca.pem",
+            "--secret-file",
+            "right",
+        ];
         let (found, _, err) = told(&xksd(site.path(), &words));
         assert_eq!(found, code, "{endpoint}");
         assert!(err.starts_with("xksd probe: ") && err.contains(told_besides), "{err}");
@@ -161,34 +257,69 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
 fn probe_names_the_option_that_a_failed_handshake_asks_for() {
     let (ca, stranger) = (Ca::root("Client Root"), Ca::root("Another Root"));
     let mut config = with_port(free_port());
-    config.tls += &format!("\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]");
+    config.tls += &format!(
+        "\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]"
+    );
     let site = Site::new(&config);
     site.write("anchors.pem", &ca.pem());
-    for (name, ca, leaf) in [("right", &ca, KMS_NAME), ("stranger", &stranger, KMS_NAME), ("misnamed", &ca, "somebody.else")] {
+    for (name, ca, leaf) in [
+        ("right", &ca, KMS_NAME),
+        ("stranger", &stranger, KMS_NAME),
+        ("misnamed", &ca, "somebody.else"),
+    ] {
         let key = KeyPair::generate().expect("a key");
         site.write(&format!("{name}.pem"), &ca.issue(&Leaf::client(leaf), &key).pem());
         site.write(&format!("{name}-key.pem"), &key.serialize_pem());
     }
     let server = site.start();
     let probe = |certificate: Option<&str>| {
-        let words = certificate
-            .map(|name| ["--client-certificate".to_owned(), format!("{name}.pem"), "--client-key".into(), format!("{name}-key.pem")]);
+        let words = certificate.map(|name| {
+            [
+                "--client-certificate".to_owned(),
+                format!("{name}.pem"),
+                "--client-key".into(),
+                format!("{name}-key.pem"),
+            ]
+        });
         let words: Vec<&str> = words.iter().flatten().map(String::as_str).collect();
-        let (code, out, err) = told(&xksd(site.path(), &[&["probe", "--config", "xksd.toml"], &words[..]].concat()));
+        let (code, out, err) =
+            told(&xksd(site.path(), &[&["probe", "--config", "xksd.toml"], &words[..]].concat()));
         (code, out + &err)
     };
     let (code, told) = probe(None);
-    assert!(code == 1 && told.contains("CertificateRequired; ") && told.contains("give --client-certificate and --client-key"), "{told}");
+    assert!(
+        code == 1
+            && told.contains("CertificateRequired; ")
+            && told.contains("give --client-certificate and --client-key"),
+        "{told}"
+    );
     for (name, alert) in [("stranger", "UnknownCA"), ("misnamed", "CertificateUnknown")] {
         let (code, told) = probe(Some(name));
-        assert!(code == 1 && told.contains(&format!("{alert}; the proxy refuses the certificate of --client-certificate")), "{told}");
+        assert!(
+            code == 1
+                && told.contains(&format!(
+                    "{alert}; the proxy refuses the certificate of --client-certificate"
+                )),
+            "{told}"
+        );
         // TLS 1.3 tells it with the first request: once is enough.
         assert_eq!(told.matches(alert).count(), 1, "{told}");
         assert!(told.contains("the other checks were left out"), "{told}");
     }
-    let mixed = ["probe", "--config", "xksd.toml", "--client-certificate", "right.pem", "--client-key", "stranger-key.pem"];
+    let mixed = [
+        "probe",
+        "--config",
+        "xksd.toml",
+        "--client-certificate",
+        "right.pem",
+        "--client-key",
+        "stranger-key.pem",
+    ];
     let (code, _, err) = self::told(&xksd(site.path(), &mixed));
-    assert_eq!((code, err.as_str()), (2, "xksd probe: --client-key does not belong to --client-certificate\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (2, "xksd probe: --client-key does not belong to --client-certificate\n")
+    );
     let (code, told) = probe(Some("right"));
     assert_eq!(code, 0, "{told}");
     server.wait_event(&["failed: no_certificate"]);
@@ -197,7 +328,10 @@ fn probe_names_the_option_that_a_failed_handshake_asks_for() {
 #[test]
 fn keys_tells_which_can_serve() {
     let keys = [key("foo", ""), key("bar", "label = \"other\"")].concat();
-    let mut config = Config { key_stores: key_store("/one", "key_manager = [\"local\"]", &[&A], &keys), ..Config::default() };
+    let mut config = Config {
+        key_stores: key_store("/one", "key_manager = [\"local\"]", &[&A], &keys),
+        ..Config::default()
+    };
     let site = Site::new(&config);
     let (code, out, err) = told(&xksd(site.path(), &["keys", "--config", "xksd.toml"]));
     assert_eq!((code, err.as_str()), (0, ""));
@@ -227,17 +361,26 @@ fn keys_tells_which_can_serve() {
 #[test]
 fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     let site = Site::default();
-    let text = Config::default().text().replace("shards = 1", "shards = -1\ncolour = 3").replace("keys.json", "none.json");
-    site.write("xksd.toml", &text.replace("key_manager = [\"local\"]", "key_manager = [\"other\"]"));
+    let text = Config::default()
+        .text()
+        .replace("shards = 1", "shards = -1\ncolour = 3")
+        .replace("keys.json", "none.json");
+    site.write(
+        "xksd.toml",
+        &text.replace("key_manager = [\"local\"]", "key_manager = [\"other\"]"),
+    );
     for command in ["serve", "check"] {
         let (code, out, err) = told(&xksd(site.path(), &[command, "--config", "xksd.toml"]));
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
-        for words in ["server.shards", "server.colour", "keystore[0].key_manager", "keystore[2].key_manager"] {
+        for words in
+            ["server.shards", "server.colour", "keystore[0].key_manager", "keystore[2].key_manager"]
+        {
             assert!(err.contains(words), "{command} {words}: {err}");
         }
         // Also of files that nobody has come to open yet, and the count of all.
         assert!(
-            err.contains("key_manager[0].key_file: key file none.json does not exist") && err.ends_with("6 problems in xksd.toml\n"),
+            err.contains("key_manager[0].key_file: key file none.json does not exist")
+                && err.ends_with("6 problems in xksd.toml\n"),
             "{err}"
         );
     }
@@ -247,18 +390,22 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
     // The same as check, to the last word, also of files that only another room opens, later.
     let mut config = Config::default().server("colour = 3");
     config.tls += "\n[tls.client]\ntrust_anchors = \"none.pem\"\nsubject_common_names = [\"kms\"]";
-    config.key_managers +=
-        "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \"none.so\"\nslot = 1\npin = { file = \"none\" }";
+    config.key_managers += "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \
+        \"none.so\"\nslot = 1\npin = { file = \"none\" }";
     site.configure(&config);
-    let [serve, check] = ["serve", "check"].map(|command| told(&xksd(site.path(), &[command, "--config", "xksd.toml"])));
+    let [serve, check] = ["serve", "check"]
+        .map(|command| told(&xksd(site.path(), &[command, "--config", "xksd.toml"])));
     assert_eq!(serve, check);
     assert!(serve.2.ends_with("4 problems in xksd.toml\n"), "{}", serve.2);
     // All key managers at once, too.
-    let second = "key_file = \"none.json\"\n[[key_manager]]\nname = \"second\"\nkind = \"local\"\nkey_file = \"neither.json\"";
+    let second = "key_file = \"none.json\"\n[[key_manager]]\nname = \"second\"\nkind = \
+        \"local\"\nkey_file = \"neither.json\"";
     site.write("xksd.toml", &Config::default().text().replace("key_file = \"keys.json\"", second));
     let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
     assert!(
-        code == 2 && err.contains("none.json does not exist") && err.contains("key_manager[1].key_file: key file neither.json does not"),
+        code == 2
+            && err.contains("none.json does not exist")
+            && err.contains("key_manager[1].key_file: key file neither.json does not"),
         "{err}"
     );
     // What only the certificates tell.
@@ -275,7 +422,8 @@ fn serve_with_a_wrong_configuration_exits_with_2_and_tells_all_of_it() {
 #[test]
 fn the_missing_module_of_one_replica_does_not_keep_the_other_from_serving() {
     let mut config = Config::default();
-    config.key_managers += "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \"none.so\"\nslot = 1\npin = { value = \"1\" }";
+    config.key_managers += "\n[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = \
+        \"none.so\"\nslot = 1\npin = { value = \"1\" }";
     config.key_stores = config.key_stores.replace("[\"local\"]", "[\"hsm\", \"local\"]");
     let site = Site::new(&config);
     let server = site.start();
@@ -291,15 +439,25 @@ fn check_and_serve_refuse_the_same_key_files() {
     for (content, words) in [
         (secret.to_owned(), "line 1, column 1: not JSON of the form"),
         (format!("{{\"keys\":[{}],\"more\":1}}", entry("foo", secret)), "line 1, column"),
-        (format!("{{\"keys\":[{}]}}", entry("foo", &secret[4..])), "key \"foo\" is not 32 bytes in base64"),
+        (
+            format!("{{\"keys\":[{}]}}", entry("foo", &secret[4..])),
+            "key \"foo\" is not 32 bytes in base64",
+        ),
         (format!("{{\"keys\":[{0},{0}]}}", entry("foo", secret)), "key \"foo\" is there twice"),
     ] {
         site.write("keys.json", &content);
         for command in ["serve", "check"] {
             let (code, out, err) = told(&xksd(site.path(), &[command, "--config", "xksd.toml"]));
             assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
-            assert!(err.contains("key_manager[0].key_file: ") && err.contains("1 problem in xksd.toml\n"), "{command}: {err}");
-            assert!(err.contains("keys.json: ") && err.contains(words) && !err.contains(&secret[4..20]), "{command} {words}: {err}");
+            assert!(
+                err.contains("key_manager[0].key_file: ")
+                    && err.contains("1 problem in xksd.toml\n"),
+                "{command}: {err}"
+            );
+            assert!(
+                err.contains("keys.json: ") && err.contains(words) && !err.contains(&secret[4..20]),
+                "{command} {words}: {err}"
+            );
         }
     }
 }
@@ -310,7 +468,8 @@ fn check_names_the_keys_that_are_not_in_a_key_file() {
     let (code, out, err) = told(&xksd(site.path(), &["check", "--config", "xksd.toml"]));
     // The server starts without it, and serves the others.
     assert!(code == 0 && out.contains("can be used"), "{err}");
-    let missing = "warning: keystore[0].key[2]: there is no key with the label \"absent\" in keys.json, the key file of \"local\"\n";
+    let missing = "warning: keystore[0].key[2]: there is no key with the label \"absent\" in \
+        keys.json, the key file of \"local\"\n";
     assert!(err.ends_with(missing) && err.matches("no key with the label").count() == 1, "{err}");
     site.write("keys.json", "{\"keys\":[]}");
     let (code, _, err) = told(&xksd(site.path(), &["check", "--config", "xksd.toml"]));
@@ -331,17 +490,25 @@ fn serve_that_cannot_have_its_port_exits_with_1_and_leaves_a_running_one_alone()
         let key_managers = config.key_managers.replace("keys.json", "none.json");
         let site = Site::new(&Config { key_managers, ..config });
         let (code, _, err) = told(&xksd(site.path(), &["serve", "--config", "xksd.toml"]));
-        assert!(code == 1 && err.contains(&port.to_string()) && !err.contains("does not exist"), "{err}");
+        assert!(
+            code == 1 && err.contains(&port.to_string()) && !err.contains("does not exist"),
+            "{err}"
+        );
     }
     drop(taken);
 
-    // A second xksd on the same port could share it with the first; on the same admin port it cannot.
+    // A second xksd on the same port could share it with the first; on the same admin port it
+    // cannot.
     for (key, other) in [("server.listen", free_port()), ("admin.listen", free_port())] {
-        let with_admin = |port, admin| Config { admin: format!("[admin]\nlisten = \"127.0.0.1:{admin}\""), ..with_port(port) };
+        let with_admin = |port, admin| Config {
+            admin: format!("[admin]\nlisten = \"127.0.0.1:{admin}\""),
+            ..with_port(port)
+        };
         let (port, admin) = (free_port(), free_port());
         let site = Site::new(&with_admin(port, admin));
         let server = site.start();
-        let second = if key == "server.listen" { with_admin(port, other) } else { with_admin(other, admin) };
+        let second =
+            if key == "server.listen" { with_admin(port, other) } else { with_admin(other, admin) };
         let second = Site::new(&second);
         let (code, _, err) = told(&xksd(second.path(), &["serve", "--config", "xksd.toml"]));
         assert_eq!(code, 1);
@@ -366,20 +533,31 @@ fn a_restart_has_the_port_at_once() {
     }
 }
 
-/// `xksd serve` as a user for whom the limit of locked memory is one. xksd must not need root to say so.
+/// `xksd serve` as a user for whom the limit of locked memory is one. xksd must not need root to
+/// say so.
 fn with_locked_memory(site: &Site, bytes: u64) -> std::process::Output {
     let config = site.config_file();
     let limit = format!("--memlock={bytes}:{bytes}");
     let mut words = vec!["timeout", "--signal=KILL", "30", "prlimit", &limit];
     if std::fs::metadata(site.path()).expect("there").uid() == 0 {
-        let all = Command::new("chown").arg("-R").arg("65534:65534").arg(site.path()).status().expect("chown");
+        let all = Command::new("chown")
+            .arg("-R")
+            .arg("65534:65534")
+            .arg(site.path())
+            .status()
+            .expect("chown");
         assert!(all.success());
         words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     }
     // The build directory may be closed to others.
     let binary = site.path().join("xksd");
     std::fs::copy(env!("CARGO_BIN_EXE_xksd"), &binary).expect("copied");
-    words.extend([binary.to_str().expect("UTF-8"), "serve", "--config", config.to_str().expect("UTF-8")]);
+    words.extend([
+        binary.to_str().expect("UTF-8"),
+        "serve",
+        "--config",
+        config.to_str().expect("UTF-8"),
+    ]);
     Command::new(words[0]).args(&words[1..]).output().expect("runs")
 }
 
@@ -397,15 +575,22 @@ fn too_little_locked_memory_is_one_clear_sentence() {
 #[test]
 fn locked_memory_for_some_of_the_shards_alone_is_told_too() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("readable");
-    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).take(2).collect();
+    let version: Vec<u32> =
+        release.split(['.', '-']).map_while(|part| part.parse().ok()).take(2).collect();
     if version < vec![6, 14] {
         return eprintln!("not tried: Linux {release} does not count them");
     }
     let config = Config::default();
-    let site = Site::new(&Config { server: config.server.replace("shards = 1", "shards = 8"), ..config });
+    let site =
+        Site::new(&Config { server: config.server.replace("shards = 1", "shards = 8"), ..config });
     let (code, _, err) = told(&with_locked_memory(&site, 2 * 1024 * 1024));
     assert_eq!(code, 1, "{err}");
-    for words in ["did not start", "limited to 2048 KiB", "each shard may need 1280 KiB", "LimitMEMLOCK=infinity"] {
+    for words in [
+        "did not start",
+        "limited to 2048 KiB",
+        "each shard may need 1280 KiB",
+        "LimitMEMLOCK=infinity",
+    ] {
         assert!(err.contains(words), "{words}: {err}");
     }
 }
@@ -414,11 +599,31 @@ fn locked_memory_for_some_of_the_shards_alone_is_told_too() {
 fn missing_io_uring_is_one_clear_sentence() {
     let site = Site::default();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/without_io_uring.py");
-    // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile; EINVAL: what knows io_uring and not this flag of it.
-    for (call, errno) in [("setup", "1"), ("setup", "38"), ("enter", "1"), ("enter", "38"), ("sleep", "1"), ("sleep", "22")] {
+    // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile; EINVAL:
+    // what knows io_uring and not this flag of it.
+    for (call, errno) in [
+        ("setup", "1"),
+        ("setup", "38"),
+        ("enter", "1"),
+        ("enter", "38"),
+        ("sleep", "1"),
+        ("sleep", "22"),
+    ] {
         let config = site.config_file();
-        let words = [script, call, errno, env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")];
-        let output = Command::new("python3").args(words).stdin(Stdio::null()).output().expect("python3 is missing: run scripts/test");
+        let words = [
+            script,
+            call,
+            errno,
+            env!("CARGO_BIN_EXE_xksd"),
+            "serve",
+            "--config",
+            config.to_str().expect("UTF-8"),
+        ];
+        let output = Command::new("python3")
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .expect("python3 is missing: run scripts/test");
         let (code, out, err) = told(&output);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
         assert_eq!(err.lines().count(), 1, "{err}");
@@ -453,7 +658,9 @@ fn curl_lines(seen: &[String]) -> String {
 fn until(lines: &std::sync::mpsc::Receiver<String>, words: &str) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
-        let line = lines.recv_timeout(e2e::PATIENCE).unwrap_or_else(|_| panic!("no {words:?} in {seen:#?}"));
+        let line = lines
+            .recv_timeout(e2e::PATIENCE)
+            .unwrap_or_else(|_| panic!("no {words:?} in {seen:#?}"));
         let found = line.contains(words);
         seen.push(line);
         if found {
@@ -465,14 +672,19 @@ fn until(lines: &std::sync::mpsc::Receiver<String>, words: &str) -> Vec<String> 
 #[test]
 fn the_demo_proves_itself_serves_until_ctrl_c_and_starts_again() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let (listen, admin) =
+        (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let words = ["--dir", "d", "--listen", &listen, "--admin", &admin];
     let mut keys = Vec::new();
     for run in 0..2 {
         let (mut server, lines) = demo(directory.path(), &words);
         let seen = until(&lines, "Serving; Ctrl-C stops.");
         assert!(seen.iter().any(|line| line.contains("all checks passed")), "{seen:#?}");
-        assert_eq!(seen.iter().any(|line| line.starts_with("Using what is in d.")), run == 1, "{seen:#?}");
+        assert_eq!(
+            seen.iter().any(|line| line.starts_with("Using what is in d.")),
+            run == 1,
+            "{seen:#?}"
+        );
         server.wait_event(&["trying out"]);
         let (code, out, _) = told(&xksd(directory.path(), &["probe", "--config", "d/xksd.toml"]));
         assert_eq!(code, 0, "{out}");
@@ -495,10 +707,16 @@ fn the_demo_proves_itself_serves_until_ctrl_c_and_starts_again() {
 #[test]
 fn the_curl_line_of_the_demo_works_as_it_is_printed() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let (mut server, lines) = demo(directory.path(), &["--dir", "d", "--listen", &listen, "--admin", &admin]);
+    let (listen, admin) =
+        (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let (mut server, lines) =
+        demo(directory.path(), &["--dir", "d", "--listen", &listen, "--admin", &admin]);
     let command = curl_lines(&until(&lines, "Serving; Ctrl-C stops."));
-    let tried = Command::new("sh").args(["-c", &command]).current_dir(directory.path()).output().expect("a shell");
+    let tried = Command::new("sh")
+        .args(["-c", &command])
+        .current_dir(directory.path())
+        .output()
+        .expect("a shell");
     let (code, out, err) = told(&tried);
     assert!(code == 0 && out.contains("xksProxyFleetSize"), "{command}: {out}{err}");
     server.signal(Signal::INT);

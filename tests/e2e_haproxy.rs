@@ -1,5 +1,5 @@
-//! HAProxy in TCP mode before two servers, as `docs/operations.md` shows it: TLS and the client's certificate go through untouched, and a
-//! server that is stopped costs nobody an answer.
+//! HAProxy in TCP mode before two servers, as `docs/operations.md` shows it: TLS and the client's
+//! certificate go through untouched, and a server that is stopped costs nobody an answer.
 
 mod e2e;
 
@@ -26,17 +26,39 @@ struct HaProxy {
 impl HaProxy {
     fn start(site: &Site, servers: &[&Server], server_options: &str) -> Self {
         let manual = include_str!("../docs/operations.md");
-        let example = manual.split_once("```haproxy\n").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let example = manual
+            .split_once("```haproxy\n")
+            .and_then(|(_, rest)| rest.split_once("```"))
+            .expect("an example")
+            .0;
+        let port = TcpListener::bind("127.0.0.1:0")
+            .expect("a port")
+            .local_addr()
+            .expect("an address")
+            .port();
         // The manual's own, with these addresses and checks that a test can wait for.
-        let mut text: String =
-            example.lines().filter(|line| !line.trim_start().starts_with("server ")).map(|line| format!("{line}\n")).collect();
-        text = text.replace("bind :443", &format!("bind 127.0.0.1:{port}")).replace("inter 1s", "inter 100ms");
+        let mut text: String = example
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("server "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        text = text
+            .replace("bind :443", &format!("bind 127.0.0.1:{port}"))
+            .replace("inter 1s", "inter 100ms");
         for (index, server) in servers.iter().enumerate() {
-            text += &format!("    server s{index} 127.0.0.1:{} check port {} {server_options}\n", server.port, server.admin);
+            text += &format!(
+                "    server s{index} 127.0.0.1:{} check port {} {server_options}\n",
+                server.port, server.admin
+            );
         }
         let file = site.write("haproxy.cfg", &text);
-        let child = Command::new("haproxy").arg("-db").arg("-f").arg(file).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         let proxy = Self { child: child.expect("haproxy is missing: run scripts/test"), port };
         eventually("haproxy listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         proxy
@@ -52,15 +74,25 @@ impl Drop for HaProxy {
 
 fn client(site: &Site, ca: &Ca, name: &str) -> Arc<ClientConfig> {
     let key = KeyPair::generate().expect("a key");
-    let chain = vec![CertificateDer::from_pem_slice(ca.issue(&Leaf::client(name), &key).pem().as_bytes()).expect("a certificate")];
+    let chain = vec![
+        CertificateDer::from_pem_slice(ca.issue(&Leaf::client(name), &key).pem().as_bytes())
+            .expect("a certificate"),
+    ];
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
-    Arc::new(client_builder().with_root_certificates(site.roots()).with_client_auth_cert(chain, key).expect("they fit"))
+    Arc::new(
+        client_builder()
+            .with_root_certificates(site.roots())
+            .with_client_auth_cert(chain, key)
+            .expect("they fit"),
+    )
 }
 
 fn mutual(ca: &Ca) -> Site {
     let mut config = Config::default();
     config.server = config.server.replace("shutdown_delay_ms = 0", "shutdown_delay_ms = 6000");
-    config.tls += &format!("\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]");
+    config.tls += &format!(
+        "\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]"
+    );
     let site = Site::new(&config);
     site.write("anchors.pem", &ca.pem());
     site
@@ -81,7 +113,10 @@ fn a_stopped_server_costs_nobody_an_answer() {
     };
     let handshakes = |server: &Server| server.metric("xksd_tls_handshakes_total");
     let mut kept: Vec<Wire> = (0..4).map(|_| call()).collect();
-    assert!(handshakes(&stopping) >= 1.0 && handshakes(&staying) >= 1.0, "one server alone has all connections");
+    assert!(
+        handshakes(&stopping) >= 1.0 && handshakes(&staying) >= 1.0,
+        "one server alone has all connections"
+    );
 
     stopping.signal(Signal::TERM);
     let start = Instant::now();
@@ -93,11 +128,15 @@ fn a_stopped_server_costs_nobody_an_answer() {
     let before = handshakes(&stopping);
     (0..10).for_each(|_| drop(call()));
     assert_eq!(handshakes(&stopping), before);
-    // Kept connections were served as long as it served, and end as TLS ends; then all is served by the other.
+    // Kept connections were served as long as it served, and end as TLS ends; then all is served by
+    // the other.
     assert!(kept.iter_mut().all(|wire| wire.call(&request).status == 200));
     assert_eq!(stopping.wait().code(), Some(0));
     (0..10).for_each(|_| drop(call()));
-    let ended = kept.iter_mut().filter_map(|wire| wire.try_send(&request.bytes()).and_then(|()| wire.try_response()).err()).count();
+    let ended = kept
+        .iter_mut()
+        .filter_map(|wire| wire.try_send(&request.bytes()).and_then(|()| wire.try_response()).err())
+        .count();
     assert!((1..4).contains(&ended), "{ended} of 4");
 }
 
@@ -109,7 +148,9 @@ fn the_client_s_certificate_is_judged_behind_it_and_the_proxy_protocol_is_not_un
     let proxy = HaProxy::start(&site, &[&server], "");
     let refused = |config: &Arc<ClientConfig>, port| {
         let Ok(mut wire) = Wire::connect_to(config, port) else { return true };
-        wire.try_send(&Request::health(&server, "x").bytes()).and_then(|()| wire.try_response()).is_err()
+        wire.try_send(&Request::health(&server, "x").bytes())
+            .and_then(|()| wire.try_response())
+            .is_err()
     };
     assert!(!refused(&client(&site, &ca, KMS_NAME), proxy.port));
     assert!(refused(&client(&site, &ca, "somebody.else"), proxy.port));

@@ -12,8 +12,8 @@ use e2e::wire::{End, tcp};
 use e2e::{Api, Request, Server, Site, Wire, eventually};
 use serde_json::json;
 use xksd::limits::{
-    ADMIN_CONNECTIONS_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED, STRANGER_IDLE_TIME_MAX,
-    STRANGERS_LOG_LINES_MAX,
+    ADMIN_CONNECTIONS_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED,
+    STRANGER_IDLE_TIME_MAX, STRANGERS_LOG_LINES_MAX,
 };
 
 /// Waits until the peer has closed.
@@ -23,7 +23,9 @@ fn closed(mut socket: &TcpStream) {
         match socket.read(&mut scratch) {
             Ok(0) => return,
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("still open"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("still open")
+            }
             Err(_) => return,
         }
     }
@@ -69,7 +71,13 @@ fn bytes_that_are_no_tls() {
 fn garbage_within_tls() {
     let site = Site::default();
     let server = site.start();
-    for garbage in [&[0xff; 20_000][..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", &[b'\r'; 17_000], b"\n", b"{}\r\n\r\n"] {
+    for garbage in [
+        &[0xff; 20_000][..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        &[b'\r'; 17_000],
+        b"\n",
+        b"{}\r\n\r\n",
+    ] {
         let mut wire = Wire::connect(&site, &server);
         wire.send(garbage);
         let answer = wire.response();
@@ -81,7 +89,10 @@ fn garbage_within_tls() {
     let mut wire = Wire::connect(&site, &server);
     wire.stream
         .sock
-        .write_all(&[23, 3, 3, 0, 32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2])
+        .write_all(&[
+            23, 3, 3, 0, 32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3,
+            4, 5, 6, 7, 8, 9, 0, 1, 2,
+        ])
         .expect("sent");
     closed(&wire.stream.sock);
     still_serves(&site, &server);
@@ -125,7 +136,8 @@ fn connections_that_are_reset_before_they_are_accepted_delay_nobody() {
         rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).expect("set");
     }
     still_serves(&site, &server);
-    // After an error the shard pauses: here each would have been a pause for whoever stands behind in the queue.
+    // After an error the shard pauses: here each would have been a pause for whoever stands behind
+    // in the queue.
     assert_eq!(server.metric("xksd_accept_errors_total"), 0.0);
 }
 
@@ -147,8 +159,11 @@ fn a_client_that_pipelines_lets_others_have_their_turn() {
         (0..count).for_each(|_| assert_eq!(greedy.response().status, 200));
         let clients = || -> Vec<bool> {
             let lines = server.log();
-            let is_of = |line: &str, address: &str| line.contains(&format!("\"client\":\"{address}\""));
-            let of_either = lines.iter().filter(|line| is_of(line, &greedy_address) || is_of(line, &other_address));
+            let is_of =
+                |line: &str, address: &str| line.contains(&format!("\"client\":\"{address}\""));
+            let of_either = lines
+                .iter()
+                .filter(|line| is_of(line, &greedy_address) || is_of(line, &other_address));
             of_either.map(|line| is_of(line, &other_address)).collect()
         };
         eventually("all told", || clients().len() == seen + count + 1);
@@ -191,7 +206,8 @@ fn five_hundred_connections_opened_and_dropped() {
     let server = site.start();
     let config = site.client();
     let mut sockets: Vec<TcpStream> = (0..400).map(|_| tcp(&server)).collect();
-    let mut wires: Vec<Wire> = (0..100).map(|_| Wire::connect_with(&config, &server).expect("connects")).collect();
+    let mut wires: Vec<Wire> =
+        (0..100).map(|_| Wire::connect_with(&config, &server).expect("connects")).collect();
     eventually("all open", || open(&server) >= 500.0);
     // Served while they are there, and each of them too.
     still_serves(&site, &server);
@@ -210,13 +226,17 @@ fn more_connections_than_descriptors() {
     let limit = (DESCRIPTORS_RESERVED + DESCRIPTORS_A_SHARD) as usize + 40;
     let server = Server::start(&site, &["prlimit", &format!("--nofile={limit}:{limit}")], |_| ());
     server.wait_event(&["serves on", "up to 40 connections each"]);
-    assert_eq!((server.metric("xksd_connections_max"), &server.status()["connections_a_shard_max"]), (40.0, &json!(40)));
+    assert_eq!(
+        (server.metric("xksd_connections_max"), &server.status()["connections_a_shard_max"]),
+        (40.0, &json!(40))
+    );
     let mut first = Api::new(&site, &server);
     first.round_trip("foo");
     let crowd: Vec<TcpStream> = (0..39).map(|_| tcp(&server)).collect();
     eventually("full", || open(&server) == 40.0);
     assert_eq!(server.metric("xksd_connections_refused_total"), 0.0);
-    // Further ones have the places of those who are strangers still: who holds connections keeps nobody out, and who has signed is not put out.
+    // Further ones have the places of those who are strangers still: who holds connections keeps
+    // nobody out, and who has signed is not put out.
     let more: Vec<TcpStream> = (0..100).map(|_| tcp(&server)).collect();
     crowd.iter().for_each(closed);
     server.wait_event(&["a shard has as many connections as it may"]);
@@ -225,8 +245,9 @@ fn more_connections_than_descriptors() {
     first.round_trip("foo");
     still_serves(&site, &server);
     // The admin listener has its descriptors, all of them, and so has a reload.
-    let admins: Vec<TcpStream> =
-        (0..ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects")).collect();
+    let admins: Vec<TcpStream> = (0..ADMIN_CONNECTIONS_MAX)
+        .map(|_| TcpStream::connect(("127.0.0.1", server.admin)).expect("connects"))
+        .collect();
     assert_eq!(server.get("/readyz").0, 200);
     assert!(server.reload().ends_with("reloaded"));
     assert_eq!(server.metric("xksd_accept_errors_total"), 0.0);
@@ -235,8 +256,11 @@ fn more_connections_than_descriptors() {
 
     // Where all are known, a newcomer is closed at once.
     let mut known: Vec<Wire> = (0..39).map(|_| Wire::connect(&site, &server)).collect();
-    let serve =
-        |known: &mut Vec<Wire>| known.iter_mut().for_each(|wire| assert_eq!(wire.call(&Request::health(&server, "known")).status, 200));
+    let serve = |known: &mut Vec<Wire>| {
+        known
+            .iter_mut()
+            .for_each(|wire| assert_eq!(wire.call(&Request::health(&server, "known")).status, 200))
+    };
     serve(&mut known);
     let refused = server.metric("xksd_connections_refused_total");
     (0..10).for_each(|_| closed(&tcp(&server)));
@@ -262,7 +286,9 @@ fn too_few_descriptors_are_one_clear_sentence() {
         .expect("runs");
     let told = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
-    for words in [&format!("limited to {too_few}"), &format!("need {least}"), "LimitNOFILE", "ulimit -n"] {
+    for words in
+        [&format!("limited to {too_few}"), &format!("need {least}"), "LimitNOFILE", "ulimit -n"]
+    {
         assert!(told.contains(words), "{words}: {told}");
     }
     let server = Server::start(&site, &["prlimit", &format!("--nofile={least}:{least}")], |_| ());
@@ -281,8 +307,20 @@ fn a_flood_of_broken_handshakes_is_told_by_number() {
     }
     let told = || -> (usize, usize) {
         let lines = server.log();
-        let left_out = |line: &String| line.split_once(" more TLS handshakes failed: not_tls")?.0.rsplit('"').next()?.parse::<usize>().ok();
-        let each = lines.iter().filter(|line| line.contains("TLS handshake with 127.0.0.1:") && line.contains("failed: not_tls")).count();
+        let left_out = |line: &String| {
+            line.split_once(" more TLS handshakes failed: not_tls")?
+                .0
+                .rsplit('"')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        };
+        let each = lines
+            .iter()
+            .filter(|line| {
+                line.contains("TLS handshake with 127.0.0.1:") && line.contains("failed: not_tls")
+            })
+            .count();
         (each, lines.iter().filter_map(left_out).sum())
     };
     eventually("each is told or counted", || told().0 + told().1 == 200);
@@ -303,11 +341,22 @@ fn a_flood_of_unsigned_requests_is_told_by_number_and_hides_no_signed_one() {
     let told = || {
         let lines = server.log();
         let left_out = |line: &String| {
-            let (before, _) = line.split_once(" more requests without a valid signature were refused: InvalidUriPathException")?;
+            let (before, _) = line.split_once(
+                " more requests without a valid signature were refused: InvalidUriPathException",
+            )?;
             before.rsplit('"').next()?.parse::<usize>().ok()
         };
-        let of = |word: &str| lines.iter().filter(|line| line.contains("\"event\":\"request\"") && line.contains(word)).count();
-        (of("InvalidUriPathException"), lines.iter().filter_map(left_out).sum::<usize>(), of("among-strangers"))
+        let of = |word: &str| {
+            lines
+                .iter()
+                .filter(|line| line.contains("\"event\":\"request\"") && line.contains(word))
+                .count()
+        };
+        (
+            of("InvalidUriPathException"),
+            lines.iter().filter_map(left_out).sum::<usize>(),
+            of("among-strangers"),
+        )
     };
     eventually("each is told or counted", || told().0 + told().1 == count);
     let (each, left_out, signed) = told();
@@ -322,7 +371,9 @@ fn handshakes_by_the_hundred_take_turns_with_requests() {
     let mut wire = Wire::connect(&site, &server);
     let request = Request::health(&server, "beside-handshakes").bytes();
     let hello = {
-        let mut client = rustls::ClientConnection::new(site.client(), "localhost".try_into().expect("a name")).expect("made");
+        let mut client =
+            rustls::ClientConnection::new(site.client(), "localhost".try_into().expect("a name"))
+                .expect("made");
         let mut bytes = Vec::new();
         client.write_tls(&mut bytes).expect("written");
         bytes
@@ -355,7 +406,10 @@ fn who_never_sent_a_signed_request_may_not_stay_for_long() {
     known.round_trip("foo");
     let mut silent = Wire::connect(&site, &server);
     let mut unsigned = Wire::connect(&site, &server);
-    assert_eq!(unsigned.call(&Request::health(&server, "x").with(|r| r.unsigned = true)).status, 401);
+    assert_eq!(
+        unsigned.call(&Request::health(&server, "x").with(|r| r.unsigned = true)).status,
+        401
+    );
     let patience = Some(STRANGER_IDLE_TIME_MAX * 3);
     for stranger in [&mut silent, &mut unsigned] {
         stranger.stream.sock.set_read_timeout(patience).expect("set");

@@ -19,8 +19,12 @@ fn a_connection_is_kept_for_many_requests_and_also_after_refusals() {
             0 => api.wire.call(&Request::health(&server, "a")),
             1 => api.wire.call(&Request::health(&server, "a").with(|r| r.credential = UNKNOWN)),
             2 => api.wire.call(&Request::of_bytes(&server, "/nowhere", Vec::new())),
-            3 => api.wire.call(&Request::health(&server, "a").with(|r| (r.method, r.body) = ("GET", Vec::new()))),
-            _ => api.wire.call(&Request::of_bytes(&server, "/one/kms/xks/v1/health", b"{".to_vec())),
+            3 => api.wire.call(
+                &Request::health(&server, "a").with(|r| (r.method, r.body) = ("GET", Vec::new())),
+            ),
+            _ => {
+                api.wire.call(&Request::of_bytes(&server, "/one/kms/xks/v1/health", b"{".to_vec()))
+            }
         };
         assert_eq!(response.status, [200, 401, 404, 405, 400][n % 5]);
         assert!(!response.closes(), "{response:?}");
@@ -35,9 +39,13 @@ fn pipelined_requests_are_answered_in_order() {
     let server = site.start();
     let api = Api::new(&site, &server);
     let texts: Vec<Vec<u8>> = (1..=5).map(|n| vec![n; 100 * usize::from(n)]).collect();
-    let requests: Vec<Request> = texts.iter().map(|text| api.request("keys/foo/encrypt", &encrypt_body(text, &json!({})))).collect();
+    let requests: Vec<Request> = texts
+        .iter()
+        .map(|text| api.request("keys/foo/encrypt", &encrypt_body(text, &json!({}))))
+        .collect();
     let all: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
-    // At once; in pieces that end anywhere; and with every kind of body, refusal and empty line between them.
+    // At once; in pieces that end anywhere; and with every kind of body, refusal and empty line
+    // between them.
     for piece in [all.len(), 1000, 333] {
         let mut wire = Wire::connect(&site, &server);
         all.chunks(piece).for_each(|part| wire.send(part));
@@ -58,7 +66,12 @@ fn pipelined_requests_are_answered_in_order() {
     .concat();
     let mut wire = Wire::connect(&site, &server);
     wire.send(&mixed);
-    let statuses = [wire.response().status, wire.response().status, wire.response().status, wire.head_response().status];
+    let statuses = [
+        wire.response().status,
+        wire.response().status,
+        wire.response().status,
+        wire.head_response().status,
+    ];
     assert_eq!(statuses, [200, 200, 404, 405]);
     assert_eq!(wire.response().status, 401);
     let last = wire.response();
@@ -72,7 +85,10 @@ fn a_request_may_come_byte_by_byte() {
     let site = Site::default();
     let server = site.start();
     let mut wire = Wire::connect(&site, &server);
-    for request in [Request::health(&server, "bytes"), Request::health(&server, "bytes").with(|r| r.delivery = Delivery::Chunked(3))] {
+    for request in [
+        Request::health(&server, "bytes"),
+        Request::health(&server, "bytes").with(|r| r.delivery = Delivery::Chunked(3)),
+    ] {
         request.bytes().iter().for_each(|byte| wire.send(&[*byte]));
         assert_eq!(wire.response().status, 200);
     }
@@ -86,13 +102,15 @@ fn chunked_bodies_are_signed_as_they_are_without_their_framing() {
     let text = vec![0x5a; 4300];
     let body = encrypt_body(&text, &json!({"additionalAuthenticatedData": b64(vec![1; 8192])}));
     for size in [1000, 4096, 100_000] {
-        let request = api.request("keys/foo/encrypt", &body).with(|r| r.delivery = Delivery::Chunked(size));
+        let request =
+            api.request("keys/foo/encrypt", &body).with(|r| r.delivery = Delivery::Chunked(size));
         let answer = api.wire.call(&request);
         assert_eq!((answer.status, answer.closes()), (200, false), "{size}");
         assert_eq!(bytes(&answer.json(), "ciphertext").len(), 4300);
     }
     // Signed over the framing as well: not what was agreed.
-    let framed = api.request("keys/foo/encrypt", &body).with(|r| r.delivery = Delivery::Chunked(1000));
+    let framed =
+        api.request("keys/foo/encrypt", &body).with(|r| r.delivery = Delivery::Chunked(1000));
     let framed = framed.clone().with(|r| {
         r.body_sent = Some(r.body.clone());
         r.body = framed.framed_body();
@@ -115,7 +133,8 @@ fn expect_100_continue() {
         // A client that does not wait for it is not sent one.
         assert_eq!(wire.call(&request).status, 200);
     }
-    // Who cannot be authenticated, is on a wrong path or uses a wrong method hears so before sending the body.
+    // Who cannot be authenticated, is on a wrong path or uses a wrong method hears so before
+    // sending the body.
     for (status, request) in [
         (401, request.clone().with(|r| r.credential = UNKNOWN)),
         (401, request.clone().with(|r| r.region = "us-west-2")),
@@ -170,7 +189,8 @@ fn targets_with_a_host_and_answers_to_head() {
     let site = Site::default();
     let server = site.start();
     let mut wire = Wire::connect(&site, &server);
-    let absolute = Request::health(&server, "x").with(|r| r.target = format!("https://other.example:1234{}", r.path));
+    let absolute = Request::health(&server, "x")
+        .with(|r| r.target = format!("https://other.example:1234{}", r.path));
     assert_eq!(wire.call(&absolute).status, 200);
     let head = Request::health(&server, "x").with(|r| r.method = "HEAD");
     wire.send(&head.bytes());
@@ -179,14 +199,20 @@ fn targets_with_a_host_and_answers_to_head() {
     assert!(answer.header("content-length").is_some_and(|length| length != "0"));
     assert_eq!(wire.call(&Request::health(&server, "x")).status, 200);
     // Also refused ones have no body, whatever they are refused for.
-    for (status, rest) in
-        [(400, "\r\n\r\n"), (505, " HTTP/3.0\r\n\r\n"), (400, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n")]
-    {
+    for (status, rest) in [
+        (400, "\r\n\r\n"),
+        (505, " HTTP/3.0\r\n\r\n"),
+        (400, " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+    ] {
         for method in ["HEAD", "GET"] {
             let mut wire = Wire::connect(&site, &server);
             wire.send(format!("{method} /{rest}").as_bytes());
             let answer = if method == "HEAD" { wire.head_response() } else { wire.response() };
-            assert_eq!((answer.status, answer.closes(), answer.body.is_empty()), (status, true, method == "HEAD"), "{method} {rest:?}");
+            assert_eq!(
+                (answer.status, answer.closes(), answer.body.is_empty()),
+                (status, true, method == "HEAD"),
+                "{method} {rest:?}"
+            );
             // Nothing more came.
             assert_eq!(wire.end(), End::CloseNotify, "{method} {rest:?}");
         }
@@ -217,7 +243,8 @@ fn what_two_parsers_could_read_differently_is_refused_and_the_connection_closed(
     assert!(head.contains(&length) && head.contains(&host));
     // A second request is always behind it: it must not be taken for one.
     let behind = String::from_utf8(good.bytes()).expect("ASCII");
-    let instead = |what: &str, with: &str| format!("{}{body}{behind}", head.replacen(what, with, 1));
+    let instead =
+        |what: &str, with: &str| format!("{}{body}{behind}", head.replacen(what, with, 1));
     let also = |line: &str| instead(&length, &format!("{length}{line}\r\n"));
     for (status, bytes) in [
         (400, also(length.trim_end())),
@@ -265,10 +292,17 @@ fn what_two_parsers_could_read_differently_is_refused_and_the_connection_closed(
     }
     let old = good.clone().with(|r| (r.version, r.delivery) = ("HTTP/1.0", Delivery::Chunked(5)));
     refused(&site, &server, 400, &old.bytes());
-    let chunked = String::from_utf8(good.with(|r| r.delivery = Delivery::Chunked(64)).head()).expect("ASCII");
-    for wrong in
-        ["-5\r\n", "0x5\r\nhello\r\n", "5\nhello\r\n0\r\n\r\n", "5 5\r\nhello\r\n", "5\r\nhello0\r\n\r\n", "FFFFFFFFFFFFFFFFF\r\n", "\r\n"]
-    {
+    let chunked =
+        String::from_utf8(good.with(|r| r.delivery = Delivery::Chunked(64)).head()).expect("ASCII");
+    for wrong in [
+        "-5\r\n",
+        "0x5\r\nhello\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "FFFFFFFFFFFFFFFFF\r\n",
+        "\r\n",
+    ] {
         let status = if wrong.starts_with('F') { 413 } else { 400 };
         refused(&site, &server, status, format!("{chunked}{wrong}{behind}").as_bytes());
     }
@@ -286,12 +320,16 @@ fn heads_up_to_their_bounds() {
     assert_eq!(wire.call(&fields(64 - 5)).status, 200);
     refused(&site, &server, 431, &fields(65 - 5).bytes());
 
-    let padded = |bytes: usize| health().header("x-padding", &"p".repeat(bytes - health().header("x-padding", "").head().len()));
+    let padded = |bytes: usize| {
+        health()
+            .header("x-padding", &"p".repeat(bytes - health().header("x-padding", "").head().len()))
+    };
     assert_eq!(padded(16 * 1024).head().len(), 16 * 1024);
     assert_eq!(wire.call(&padded(16 * 1024)).status, 200);
     refused(&site, &server, 431, &padded(16 * 1024 + 1).head());
     refused(&site, &server, 414, &[b"POST /".to_vec(), vec![b'a'; 20_000]].concat());
-    let target = |n: usize| Request::of_bytes(&server, &format!("/{}", "t".repeat(n - 1)), Vec::new());
+    let target =
+        |n: usize| Request::of_bytes(&server, &format!("/{}", "t".repeat(n - 1)), Vec::new());
     assert_eq!(wire.call(&target(1024)).status, 404);
     refused(&site, &server, 414, &target(1025).bytes());
 }
@@ -308,8 +346,10 @@ fn bodies_up_to_their_bound_and_far_beyond_it() {
         let padding = "p".repeat(bytes - body.to_string().len());
         with(&body, &json!({"padding": padding}))
     };
-    let request =
-        |bytes: usize, delivery: Delivery| Request::new(&server, "/one/kms/xks/v1/health", &body(bytes)).with(|r| r.delivery = delivery);
+    let request = |bytes: usize, delivery: Delivery| {
+        Request::new(&server, "/one/kms/xks/v1/health", &body(bytes))
+            .with(|r| r.delivery = delivery)
+    };
     let mut wire = Wire::connect(&site, &server);
     for delivery in [Delivery::Length, Delivery::Chunked(10_000)] {
         assert_eq!(wire.call(&request(65_536, delivery.clone())).status, 200);
@@ -320,7 +360,10 @@ fn bodies_up_to_their_bound_and_far_beyond_it() {
     }
     // The request that ended AWS's sample proxy: 70 kB of context, properly signed.
     let api = Api::new(&site, &server);
-    let large = api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({"additionalAuthenticatedData": b64(vec![7; 70_000])})));
+    let large = api.request(
+        "keys/foo/encrypt",
+        &encrypt_body(b"text", &json!({"additionalAuthenticatedData": b64(vec![7; 70_000])})),
+    );
     refused(&site, &server, 413, &large.bytes());
     // Within the body's bound and beyond the context's.
     let mut api = api;

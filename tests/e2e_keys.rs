@@ -1,5 +1,5 @@
-//! Whether key managers serve the keys that are expected of them, and the same ones: `xksd keys`, and the server's log. Each test over SoftHSM
-//! runs in a process of its own, for SOFTHSM2_CONF.
+//! Whether key managers serve the keys that are expected of them, and the same ones: `xksd keys`,
+//! and the server's log. Each test over SoftHSM runs in a process of its own, for SOFTHSM2_CONF.
 
 mod e2e;
 mod hsm_common;
@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 /// Exit code, standard output and standard error of `xksd keys`.
 fn keys(site: &Site) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
-    let output = command.args(["keys", "--config", "xksd.toml"]).current_dir(site.path()).stdin(Stdio::null()).output().expect("runs");
+    let output = command
+        .args(["keys", "--config", "xksd.toml"])
+        .current_dir(site.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
 }
@@ -28,14 +33,25 @@ fn compared(out: &str) -> Vec<&str> {
 }
 
 fn key_file(site: &Site, name: &str, keys: &[(&str, [u8; 32])]) {
-    let keys: Vec<_> = keys.iter().map(|(label, key)| json!({"label": label, "key": STANDARD.encode(key)})).collect();
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|(label, key)| json!({"label": label, "key": STANDARD.encode(key)}))
+        .collect();
     site.write(name, &json!({"keys": keys}).to_string());
 }
 
 /// Key managers `a`, `b`, … with key files of that name, and these key stores.
 fn over_files(names: &[&str], key_stores: &[String]) -> Site {
-    let manager = |name: &&str| format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{name}.json\"\n");
-    let config = Config { key_managers: names.iter().map(manager).collect(), key_stores: key_stores.concat(), ..Config::default() };
+    let manager = |name: &&str| {
+        format!(
+            "[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{name}.json\"\n"
+        )
+    };
+    let config = Config {
+        key_managers: names.iter().map(manager).collect(),
+        key_stores: key_stores.concat(),
+        ..Config::default()
+    };
     Site::new(&config)
 }
 
@@ -64,13 +80,15 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     // One that is another's, and one that is missing in the same place.
     key_file(&site, "c.json", &[("foo", OTHER)]);
     let (code, out, err) = keys(&site);
-    let expected_err =
-        "1 configured key is not the same in all of its key managers\n1 configured key can serve from some of its key managers alone\n";
+    let expected_err = "1 configured key is not the same in all of its key managers\n1 configured \
+        key can serve from some of its key managers alone\n";
     assert_eq!((code, err.as_str()), (1, expected_err), "{out}");
     let expected = [
         "key store \"/three\": replicas in a, b, c",
-        "  -> key one (label \"foo\"): DIFFERENT KEYS: a and c hold different keys: what one encrypts, the other cannot decrypt",
-        "  -> key one (label \"foo\"): DIFFERENT KEYS: b and c hold different keys: what one encrypts, the other cannot decrypt",
+        "  -> key one (label \"foo\"): DIFFERENT KEYS: a and c hold different keys: what one \
+         encrypts, the other cannot decrypt",
+        "  -> key one (label \"foo\"): DIFFERENT KEYS: b and c hold different keys: what one \
+         encrypts, the other cannot decrypt",
         "  -> key bar (label \"bar\"): the same key in a, b",
         "key store \"/two\": replicas in b, a",
         "  -> key foo (label \"foo\"): the same key in b, a",
@@ -80,7 +98,8 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     // One that cannot be opened is named, and the others are compared.
     site.write("c.json", "nothing");
     let (code, out, err) = keys(&site);
-    let expected_err = "2 configured keys can serve from some of their key managers alone\nkey manager c could not be opened\n";
+    let expected_err = "2 configured keys can serve from some of their key managers alone\nkey \
+        manager c could not be opened\n";
     assert_eq!((code, err.as_str()), (1, expected_err), "{out}");
     assert_eq!(compared(&out)[1], "  c could not be opened, and is left out of what follows");
     assert_eq!(compared(&out)[2], "  -> key one (label \"foo\"): the same key in a, b");
@@ -89,16 +108,31 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     site.write("b.json", "nothing");
     let (code, out, err) = keys(&site);
     assert_eq!(code, 1);
-    assert!(err.starts_with("3 configured keys can serve from some of their key managers alone\nkey manager b could"), "{err}");
-    assert_eq!(compared(&out)[3], "  -> key one (label \"foo\"): not compared: no two of them can serve it");
+    assert!(
+        err.starts_with(
+            "3 configured keys can serve from some of their key managers alone\nkey manager b could"
+        ),
+        "{err}"
+    );
+    assert_eq!(
+        compared(&out)[3],
+        "  -> key one (label \"foo\"): not compared: no two of them can serve it"
+    );
     site.write("a.json", "nothing");
-    assert!(keys(&site).2.starts_with("3 configured keys cannot serve\nkey manager a could not be opened\n"));
+    assert!(
+        keys(&site)
+            .2
+            .starts_with("3 configured keys cannot serve\nkey manager a could not be opened\n")
+    );
 }
 
 #[test]
 fn a_key_is_counted_once_however_many_key_managers_lack_it() {
     let wanted = [key("foo", ""), key("lost", ""), key("gone", "")].concat();
-    let site = over_files(&["a", "b"], &[key_store("/one", "key_manager = [\"a\", \"b\"]", &[&A], &wanted)]);
+    let site = over_files(
+        &["a", "b"],
+        &[key_store("/one", "key_manager = [\"a\", \"b\"]", &[&A], &wanted)],
+    );
     for name in ["a.json", "b.json"] {
         key_file(&site, name, &[("foo", FOO)]);
     }
@@ -113,7 +147,8 @@ fn two_tokens(keys: &[&str]) -> (Site, [Beside; 2]) {
     let tokens = ["xks-a", "xks-b"].map(|label| softhsm::token(&pkcs11, label));
     let manager = |name: &str| {
         format!(
-            "[[key_manager]]\nname = \"hsm-{name}\"\nkind = \"pkcs11\"\nmodule = \"{}\"\ntoken = \"xks-{name}\"\npin = {{ file = \"pin-{name}\" }}\nprofile = \"softhsm\"\n",
+            "[[key_manager]]\nname = \"hsm-{name}\"\nkind = \"pkcs11\"\nmodule = \"{}\"\ntoken = \
+             \"xks-{name}\"\npin = {{ file = \"pin-{name}\" }}\nprofile = \"softhsm\"\n",
             softhsm::softhsm().display()
         )
     };
@@ -130,7 +165,12 @@ fn two_tokens(keys: &[&str]) -> (Site, [Beside; 2]) {
 }
 
 fn import(token: &Beside, label: &str, key: [u8; 32]) {
-    token.import_key(label, KeyType::AES, &key, &[Attribute::Encrypt(true), Attribute::Decrypt(true)]);
+    token.import_key(
+        label,
+        KeyType::AES,
+        &key,
+        &[Attribute::Encrypt(true), Attribute::Decrypt(true)],
+    );
 }
 
 own_process! {
@@ -155,28 +195,35 @@ own_process! {
         let config = std::fs::read_to_string(site.config_file()).expect("read");
         site.write("xksd.toml", &(config + &key("baz", "")));
         let (code, out, err) = keys(&site);
-        assert_eq!((code, err.as_str()), (1, "1 configured key is not the same in all of its key managers\n"), "{out}");
-        let different = "  -> key baz (label \"baz\"): DIFFERENT KEYS: hsm-a and hsm-b hold different keys: what one encrypts, the other cannot decrypt";
+        assert_eq!((code, err.as_str()), (1, "1 configured key is not the same in all of its key \
+            managers\n"), "{out}");
+        let different = "  -> key baz (label \"baz\"): DIFFERENT KEYS: hsm-a and hsm-b hold \
+            different keys: what one encrypts, the other cannot decrypt";
         assert_eq!(compared(&out), [&expected[..], &[different]].concat());
 
         // A wrong PIN: each key is counted once, and the key manager named.
         site.write("pin-b", "not the PIN");
         let (code, out, err) = keys(&site);
-        let expected = "3 configured keys can serve from some of their key managers alone\nkey manager hsm-b could not be opened\n";
+        let expected = "3 configured keys can serve from some of their key managers alone\nkey \
+            manager hsm-b could not be opened\n";
         assert_eq!((code, err.as_str()), (1, expected), "{out}");
-        assert!(out.contains("CKR_PIN_INCORRECT") && out.contains("hsm-b could not be opened, and is left out"), "{out}");
+        assert!(out.contains("CKR_PIN_INCORRECT") && out.contains("hsm-b could not be opened, and \
+            is left out"), "{out}");
     }
 }
 
-/// The messages of all events that have these words, once there are as many, with the level before them.
+/// The messages of all events that have these words, once there are as many, with the level before
+/// them.
 fn told(server: &Server, words: &str, count: usize) -> Vec<String> {
     let mut told = Vec::new();
     e2e::eventually(words, || {
         let log = server.log();
         let lines = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
-        told =
-            lines.map(|line| format!("{} {}", text(&line, "level"), text(&line, "message"))).filter(|line| line.contains(words)).collect();
+        told = lines
+            .map(|line| format!("{} {}", text(&line, "level"), text(&line, "message")))
+            .filter(|line| line.contains(words))
+            .collect();
         told.len() >= count
     });
     told
@@ -193,7 +240,8 @@ own_process! {
         let different = "they hold different keys under this label";
         let first = told(&server, different, 1);
         let line = |one: &str, other: &str| {
-            format!("error key \"bar\" (label \"bar\") of key store \"/one\": what key manager \"{one}\" encrypts, \"{other}\" cannot decrypt: {different}")
+            format!("error key \"bar\" (label \"bar\") of key store \"/one\": what key manager \
+                \"{one}\" encrypts, \"{other}\" cannot decrypt: {different}")
         };
         assert!(first[0] == line("hsm-a", "hsm-b") || first[0] == line("hsm-b", "hsm-a"), "{first:?}");
 
@@ -213,7 +261,8 @@ own_process! {
         let config = std::fs::read_to_string(site.config_file()).expect("read");
         site.write("xksd.toml", &(config + &key("baz", "")));
         assert!(server.reload().ends_with("reloaded"));
-        assert!(told(&server, "key \"baz\" (label \"baz\") of key store \"/one\": what key manager", 1)[0].ends_with(different));
+        assert!(told(&server, "key \"baz\" (label \"baz\") of key store \"/one\": what key \
+            manager", 1)[0].ends_with(different));
         assert!(!server.log().iter().any(|line| line.contains("foo") && line.contains(different)));
     }
 }

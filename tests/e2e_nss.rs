@@ -16,7 +16,8 @@ own_process! {
         beside.make_key("decrypt-only", 32, &[Attribute::Encrypt(false)]);
         beside.make_key("impotent", 32, &[Attribute::Encrypt(false), Attribute::Decrypt(false)]);
         let manager = format!(
-            "module = \"{}\"\ntoken = \"{TOKEN}\"\npin = {{ env = \"XKSD_TEST_PIN\" }}\nprofile = \"nss\"\nsessions = 4\ninitialize_parameters = \"{}\"",
+            "module = \"{}\"\ntoken = \"{TOKEN}\"\npin = {{ env = \"XKSD_TEST_PIN\" }}\nprofile = \
+             \"nss\"\nsessions = 4\ninitialize_parameters = \"{}\"",
             softokn().display(),
             parameters(directory)
         );

@@ -28,22 +28,50 @@ fn every_wrong_signature_is_told_apart() {
     let other_secret = Credential { secret: B.secret, ..A };
     let cases: Vec<(&str, Request, &[&str])> = vec![
         ("missing_authorization", health().with(|r| r.unsigned = true), &["Authorization"]),
-        ("unknown_access_key_id", health().with(|r| r.credential = unknown), &["UNKNOWN2ACCESS3KEY4ID", "key store"]),
+        (
+            "unknown_access_key_id",
+            health().with(|r| r.credential = unknown),
+            &["UNKNOWN2ACCESS3KEY4ID", "key store"],
+        ),
         ("unknown_access_key_id", health().with(|r| r.credential = C), &[C.id]),
         ("malformed_access_key_id", health().with(|r| r.credential = misplaced), &["20 to 30"]),
-        ("signature_mismatch", health().with(|r| r.credential = other_secret), &[A.id, "secret access key"]),
-        ("signature_mismatch", health().with(|r| r.path = "/one/kms/xks/v1/other".to_owned()), &["signature does not match"]),
-        ("signature_mismatch", health().with(|r| r.body_sent = Some(r.body.to_ascii_uppercase())), &["signature does not match"]),
+        (
+            "signature_mismatch",
+            health().with(|r| r.credential = other_secret),
+            &[A.id, "secret access key"],
+        ),
+        (
+            "signature_mismatch",
+            health().with(|r| r.path = "/one/kms/xks/v1/other".to_owned()),
+            &["signature does not match"],
+        ),
+        (
+            "signature_mismatch",
+            health().with(|r| r.body_sent = Some(r.body.to_ascii_uppercase())),
+            &["signature does not match"],
+        ),
         ("wrong_region", health().with(|r| r.region = "us-west-2"), &["us-west-2"]),
         ("wrong_service", health().with(|r| r.service = "kms"), &["'kms'", "kms-xks-proxy"]),
         ("header_not_signed", health().with(|r| r.signed = vec!["x-amz-date"]), &["host"]),
         ("header_not_signed", health().with(|r| r.signed = vec!["host"]), &["x-amz-date"]),
-        ("signed_header_missing", health().with(|r| r.signed = vec!["host", "x-amz-date", "x-gone"]), &["x-gone"]),
+        (
+            "signed_header_missing",
+            health().with(|r| r.signed = vec!["host", "x-amz-date", "x-gone"]),
+            &["x-gone"],
+        ),
         ("scope_date_mismatch", health().with(|r| r.scope_skew = -Duration::DAY), &["x-amz-date"]),
         ("clock_skew", health().with(|r| r.skew = -Duration::HOUR), &["3600 s behind", "300 s"]),
         ("clock_skew", health().with(|r| r.skew = Duration::HOUR), &["3", "s ahead of", "300 s"]),
-        ("malformed_signed_headers", health().with(|r| r.signed = vec!["x-amz-date", "host"]), &["SignedHeaders"]),
-        ("duplicate_authorization", health().header("authorization", "AWS4-HMAC-SHA256 x"), &["more than one"]),
+        (
+            "malformed_signed_headers",
+            health().with(|r| r.signed = vec!["x-amz-date", "host"]),
+            &["SignedHeaders"],
+        ),
+        (
+            "duplicate_authorization",
+            health().header("authorization", "AWS4-HMAC-SHA256 x"),
+            &["more than one"],
+        ),
         (
             "unsupported_algorithm",
             health().with(|r| r.unsigned = true).header("authorization", "Basic YWRtaW46YWRtaW4="),
@@ -74,7 +102,8 @@ fn a_clock_may_be_five_minutes_off_either_way() {
     let server = site.start();
     let mut wire = Wire::connect(&site, &server);
     for (seconds, accepted) in [(-299, true), (299, true), (-302, false), (302, false)] {
-        let request = Request::health(&server, "skewed").with(|r| r.skew = Duration::seconds(seconds));
+        let request =
+            Request::health(&server, "skewed").with(|r| r.skew = Duration::seconds(seconds));
         let response = wire.call(&request);
         if accepted {
             assert_eq!(response.status, 200, "{seconds}: {response:?}");
@@ -90,17 +119,27 @@ fn a_credential_is_good_for_its_own_key_store_alone() {
     let server = site.start();
     let mut wire = Wire::connect(&site, &server);
     let body = json!({"requestMetadata": {"kmsRequestId": "x", "kmsOperation": "KmsHealthCheck"}});
-    for (prefix, credential, status) in
-        [("/one", A, 200), ("/one", B, 200), ("/one", C, 401), ("/two", A, 401), ("/two", B, 401), ("/two", C, 200)]
-    {
-        let request = Request::new(&server, &format!("{prefix}/kms/xks/v1/health"), &body).with(|r| r.credential = credential);
+    for (prefix, credential, status) in [
+        ("/one", A, 200),
+        ("/one", B, 200),
+        ("/one", C, 401),
+        ("/two", A, 401),
+        ("/two", B, 401),
+        ("/two", C, 200),
+    ] {
+        let request = Request::new(&server, &format!("{prefix}/kms/xks/v1/health"), &body)
+            .with(|r| r.credential = credential);
         assert_eq!(wire.call(&request).status, status, "{prefix} {}", credential.id);
         // Sent elsewhere than signed for: the path is part of the signature.
-        let moved = request.with(|r| r.target = if prefix == "/one" { "/two" } else { "/one" }.to_owned() + "/kms/xks/v1/health");
+        let moved = request.with(|r| {
+            r.target =
+                if prefix == "/one" { "/two" } else { "/one" }.to_owned() + "/kms/xks/v1/health"
+        });
         assert_eq!(wire.call(&moved).status, 401, "{prefix} {}", credential.id);
     }
     // Which keys there are is not told to strangers.
-    let stranger = Request::new(&server, "/one/kms/xks/v1/keys/nobody/metadata", &body).with(|r| r.credential = C);
+    let stranger = Request::new(&server, "/one/kms/xks/v1/keys/nobody/metadata", &body)
+        .with(|r| r.credential = C);
     refused(&wire.call(&stranger));
 }
 
@@ -127,7 +166,10 @@ fn signed_in_other_ways_that_are_right() {
 /// Key store `/one` with these credentials.
 fn with_credentials(credentials: &[&Credential]) -> Config {
     let keys = key("foo", "");
-    Config { key_stores: key_store("/one", "key_manager = [\"local\"]", credentials, &keys), ..Config::default() }
+    Config {
+        key_stores: key_store("/one", "key_manager = [\"local\"]", credentials, &keys),
+        ..Config::default()
+    }
 }
 
 #[test]
@@ -177,10 +219,16 @@ fn a_reload_that_is_wrong_changes_nothing_and_tells_why() {
     }
     let mut api = Api::new(&site, &server);
     api.credential = B;
-    assert_eq!(api.wire.call(&Request::health(&server, "b").with(|r| r.credential = B)).status, 401);
+    assert_eq!(
+        api.wire.call(&Request::health(&server, "b").with(|r| r.credential = B)).status,
+        401
+    );
     site.configure(&with_credentials(&[&A, &B]));
     assert!(server.reload().ends_with("reloaded"));
-    assert_eq!(api.wire.call(&Request::health(&server, "b").with(|r| r.credential = B)).status, 200);
+    assert_eq!(
+        api.wire.call(&Request::health(&server, "b").with(|r| r.credential = B)).status,
+        200
+    );
 }
 
 #[test]
@@ -194,11 +242,17 @@ fn keys_and_key_stores_are_cut_off_by_a_reload() {
         server.reload();
     };
     let disabled = with_credentials(&[&A]);
-    let disabled = Config { key_stores: disabled.key_stores.replace("id = \"foo\"", "id = \"foo\"\nenabled = false"), ..disabled };
+    let disabled = Config {
+        key_stores: disabled.key_stores.replace("id = \"foo\"", "id = \"foo\"\nenabled = false"),
+        ..disabled
+    };
     state(disabled);
     assert_eq!(api.decrypt_error("foo", &answer, &json!({})), name(400, "InvalidStateException"));
     let gone = with_credentials(&[&A]);
-    let gone = Config { key_stores: gone.key_stores.replace("id = \"foo\"", "id = \"bar\"\nlabel = \"foo\""), ..gone };
+    let gone = Config {
+        key_stores: gone.key_stores.replace("id = \"foo\"", "id = \"bar\"\nlabel = \"foo\""),
+        ..gone
+    };
     state(gone);
     assert_eq!(api.decrypt_error("foo", &answer, &json!({})), name(404, "KeyNotFoundException"));
     assert_eq!(api.decrypt("bar", &answer, &json!({})), b"text");

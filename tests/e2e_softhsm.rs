@@ -16,12 +16,28 @@ use ring::digest;
 use serde_json::json;
 
 /// Keys as AWS's test client wants them, and some that cannot serve.
-const KEYS: &[&str] =
-    &["foo", "encrypt-only", "decrypt-only", "impotent", "aes128", "secret", "twin", "expired", "plain", "deriving", "open"];
+const KEYS: &[&str] = &[
+    "foo",
+    "encrypt-only",
+    "decrypt-only",
+    "impotent",
+    "aes128",
+    "secret",
+    "twin",
+    "expired",
+    "plain",
+    "deriving",
+    "open",
+];
 
 fn token() -> Beside {
     let beside = softhsm::token(&softhsm::load(), "xks");
-    beside.import_key("foo", KeyType::AES, &FOO, &[Attribute::Encrypt(true), Attribute::Decrypt(true)]);
+    beside.import_key(
+        "foo",
+        KeyType::AES,
+        &FOO,
+        &[Attribute::Encrypt(true), Attribute::Decrypt(true)],
+    );
     beside.make_key("encrypt-only", 32, &[Attribute::Decrypt(false)]);
     beside.make_key("decrypt-only", 32, &[Attribute::Encrypt(false)]);
     beside.make_key("impotent", 32, &[Attribute::Encrypt(false), Attribute::Decrypt(false)]);
@@ -32,17 +48,31 @@ fn token() -> Beside {
     // SoftHSM 2.6 cannot read the dates of private keys.
     let past = Date::new_from_str_slice("2020", "01", "31").expect("a date");
     beside.make_key("expired", 32, &[Attribute::EndDate(past), Attribute::Private(false)]);
-    let bare = [Attribute::Sign(false), Attribute::Verify(false), Attribute::Wrap(false), Attribute::Unwrap(false)];
+    let bare = [
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+    ];
     beside.make_key("plain", 32, &bare);
-    let nothing_else = [Attribute::Encrypt(false), Attribute::Decrypt(false), Attribute::Derive(true)];
+    let nothing_else =
+        [Attribute::Encrypt(false), Attribute::Decrypt(false), Attribute::Derive(true)];
     beside.make_key("deriving", 32, &[&bare[..], &nothing_else].concat());
-    beside.make_key("open", 32, &[&bare[..], &[Attribute::Extractable(true), Attribute::Sensitive(false)]].concat());
+    beside.make_key(
+        "open",
+        32,
+        &[&bare[..], &[Attribute::Extractable(true), Attribute::Sensitive(false)]].concat(),
+    );
     beside
 }
 
 fn manager(pin: &str) -> String {
     let module = softhsm::softhsm();
-    format!("module = \"{}\"\ntoken = \"xks\"\npin = {{ file = \"{pin}\" }}\nprofile = \"softhsm\"\nsessions = 4", module.display())
+    format!(
+        "module = \"{}\"\ntoken = \"xks\"\npin = {{ file = \"{pin}\" }}\nprofile = \
+         \"softhsm\"\nsessions = 4",
+        module.display()
+    )
 }
 
 fn site() -> Site {
@@ -88,9 +118,12 @@ own_process! {
         };
         let row = |spec: &str, status: &str, usage: &str| (spec.to_owned(), status.to_owned(), usage.to_owned());
         // What a key is not denied when it is made, SoftHSM allows it.
-        assert_eq!(metadata("foo"), row("AES_256", "ENABLED", "ENCRYPT DECRYPT SIGN VERIFY WRAP UNWRAP"));
-        assert_eq!(metadata("aes128"), row("AES_128", "ENABLED", "ENCRYPT DECRYPT SIGN VERIFY WRAP UNWRAP"));
-        assert_eq!(metadata("expired"), row("AES_256", "DISABLED", "ENCRYPT DECRYPT SIGN VERIFY WRAP UNWRAP"));
+        assert_eq!(metadata("foo"), row("AES_256", "ENABLED", "ENCRYPT DECRYPT SIGN VERIFY WRAP \
+            UNWRAP"));
+        assert_eq!(metadata("aes128"), row("AES_128", "ENABLED", "ENCRYPT DECRYPT SIGN VERIFY WRAP \
+            UNWRAP"));
+        assert_eq!(metadata("expired"), row("AES_256", "DISABLED", "ENCRYPT DECRYPT SIGN VERIFY \
+            WRAP UNWRAP"));
         assert_eq!(metadata("plain"), row("AES_256", "ENABLED", "ENCRYPT DECRYPT"));
         assert_eq!(metadata("deriving"), row("AES_256", "ENABLED", "DERIVE"));
         assert_ne!(metadata("secret").0, "AES_256");
@@ -113,7 +146,8 @@ own_process! {
         // What a key is not as it should be: it serves, and is told of.
         let told = |key: &str| out.lines().find(|line| line.contains(&format!("(label {key:?}): "))).expect("a line").to_owned();
         assert!(told("plain").ends_with(": can serve"), "{out}");
-        let open = "can serve, but it can leave the HSM (CKA_EXTRACTABLE); it is not marked secret (not CKA_SENSITIVE)";
+        let open = "can serve, but it can leave the HSM (CKA_EXTRACTABLE); it is not marked secret \
+            (not CKA_SENSITIVE)";
         assert!(told("open").ends_with(open), "{out}");
         assert!(told("foo").contains("(CKA_WRAP); ") && told("foo").ends_with("(CKA_UNWRAP)"), "{out}");
     }
@@ -123,13 +157,15 @@ own_process! {
     fn ciphertexts_are_the_ones_of_the_formula_and_outlive_a_restart(_directory) {
         let _beside = token();
         let mut config = Config::hsm(&manager("pin"), KEYS);
-        config.key_stores = config.key_stores.replace("path_prefix = \"/one\"", "path_prefix = \"/one\"\naccept_foreign_ciphertext = [\"aws-sample\"]");
+        config.key_stores = config.key_stores.replace("path_prefix = \"/one\"", "path_prefix = \
+            \"/one\"\naccept_foreign_ciphertext = [\"aws-sample\"]");
         let site = Site::new(&config);
         site.write("pin", PIN);
         let server = site.start();
         let answer = Api::new(&site, &server).encrypt("foo", b"kept", &aad("a=b"));
         assert_eq!(server.stop().0, Some(0));
-        // The key's bytes are known here: anybody who has them can open it, without xksd and without SoftHSM.
+        // The key's bytes are known here: anybody who has them can open it, without xksd and
+        // without SoftHSM.
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &FOO).expect("a key"));
         let nonce = |iv: &[u8]| Nonce::try_assume_unique_for_key(iv).expect("12 bytes");
         let mut sealed = [bytes(&answer, "ciphertext"), bytes(&answer, "authenticationTag")].concat();

@@ -12,11 +12,13 @@ use e2e::{Api, Config, Request, Server, Site, Wire, bytes, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 
-/// A connection with all of a health call but its last byte, which the server is known to be reading.
+/// A connection with all of a health call but its last byte, which the server is known to be
+/// reading.
 fn in_flight(site: &Site, server: &Server) -> (Wire, u8) {
     let bytes = Request::health(server, "in flight").header("Expect", "100-continue").bytes();
     let (last, most) = bytes.split_last().expect("bytes");
-    let (head, body) = most.split_at(most.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4);
+    let (head, body) =
+        most.split_at(most.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4);
     let mut wire = Wire::connect(site, server);
     wire.send(head);
     assert_eq!(wire.response().status, 100);
@@ -26,7 +28,10 @@ fn in_flight(site: &Site, server: &Server) -> (Wire, u8) {
 
 fn stopping(server: &Server) {
     eventually("stopping", || server.get("/readyz") == (503, "stopping\n".to_owned()));
-    assert_eq!(server.admin_request("HEAD /readyz HTTP/1.1\r\nHost: admin\r\n\r\n"), (503, String::new()));
+    assert_eq!(
+        server.admin_request("HEAD /readyz HTTP/1.1\r\nHost: admin\r\n\r\n"),
+        (503, String::new())
+    );
 }
 
 #[test]
@@ -43,10 +48,15 @@ fn sigterm_answers_what_is_in_flight_and_closes_what_is_idle() {
         server.signal(signal);
         stopping(&server);
         assert_eq!(server.get("/livez").0, 200);
-        assert_eq!((server.metric("xksd_ready"), &server.status()["draining"]), (0.0, &json!(true)));
+        assert_eq!(
+            (server.metric("xksd_ready"), &server.status()["draining"]),
+            (0.0, &json!(true))
+        );
         assert_eq!(never_used.end(), End::CloseNotify);
         assert_eq!(used.wire.end(), End::CloseNotify);
-        eventually("the listener is closed", || TcpStream::connect(("127.0.0.1", server.port)).is_err());
+        eventually("the listener is closed", || {
+            TcpStream::connect(("127.0.0.1", server.port)).is_err()
+        });
 
         assert!(server.is_running());
         slow.send(&[last]);
@@ -67,8 +77,11 @@ fn requests_pipelined_behind_the_one_in_flight_are_answered_too() {
     let site = Site::default();
     let mut server = site.start();
     let api = Api::new(&site, &server);
-    let behind: Vec<u8> =
-        (1..=3).flat_map(|n| api.request("keys/foo/encrypt", &encrypt_body(&vec![n; n.into()], &json!({}))).bytes()).collect();
+    let behind: Vec<u8> = (1..=3)
+        .flat_map(|n| {
+            api.request("keys/foo/encrypt", &encrypt_body(&vec![n; n.into()], &json!({}))).bytes()
+        })
+        .collect();
     drop(api);
     let (mut wire, last) = in_flight(&site, &server);
     server.signal(Signal::TERM);
@@ -87,7 +100,10 @@ fn requests_pipelined_behind_the_one_in_flight_are_answered_too() {
 
 fn with_delay() -> (Site, Server) {
     let config = Config::default();
-    let site = Site::new(&Config { server: config.server.replace("shutdown_delay_ms = 0", "shutdown_delay_ms = 4000"), ..config });
+    let site = Site::new(&Config {
+        server: config.server.replace("shutdown_delay_ms = 0", "shutdown_delay_ms = 4000"),
+        ..config
+    });
     let server = site.start();
     (site, server)
 }
@@ -119,11 +135,14 @@ fn sigterm_lets_load_balancers_see_it_while_all_are_still_served() {
 fn what_load_balancers_have_seen_already_is_not_waited_for_again() {
     let tokens = tempfile::tempdir().expect("a directory");
     let softhsm = tokens.path().join("softhsm2.conf");
-    std::fs::write(&softhsm, format!("directories.tokendir = {}\n", tokens.path().display())).expect("written");
+    std::fs::write(&softhsm, format!("directories.tokendir = {}\n", tokens.path().display()))
+        .expect("written");
     for delay in [1000, 60_000] {
-        let manager = "module = \"/usr/lib/softhsm/libsofthsm2.so\"\nprofile = \"softhsm\"\ntoken = \"none\"\npin = { value = \"1234\" }";
+        let manager = "module = \"/usr/lib/softhsm/libsofthsm2.so\"\nprofile = \"softhsm\"\ntoken \
+            = \"none\"\npin = { value = \"1234\" }";
         let config = Config::hsm(manager, &["foo"]);
-        let server = config.server.replace("shutdown_delay_ms = 0", &format!("shutdown_delay_ms = {delay}"));
+        let server =
+            config.server.replace("shutdown_delay_ms = 0", &format!("shutdown_delay_ms = {delay}"));
         let site = Site::new(&Config { server, ..config });
         let mut server = Server::spawn(&site, &[], |command| {
             command.env("SOFTHSM2_CONF", &softhsm);
@@ -133,7 +152,10 @@ fn what_load_balancers_have_seen_already_is_not_waited_for_again() {
         server.signal(Signal::TERM);
         let told = server.wait_event(&["SIGTERM: stopping"]);
         if delay > 1000 {
-            let left = told.split(' ').find_map(|word| word.parse::<u64>().ok()).expect("a number of milliseconds");
+            let left = told
+                .split(' ')
+                .find_map(|word| word.parse::<u64>().ok())
+                .expect("a number of milliseconds");
             assert!((delay - 30_000..=delay - 1400).contains(&left), "{told}");
             server.signal(Signal::TERM);
         } else {

@@ -1,4 +1,5 @@
-//! TLS on the real server: client certificates, resumption, and certificates exchanged while it runs. Suites and versions: `tls_openssl.rs`.
+//! TLS on the real server: client certificates, resumption, and certificates exchanged while it
+//! runs. Suites and versions: `tls_openssl.rs`.
 
 mod e2e;
 
@@ -17,20 +18,30 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// `[tls]` that lets in who shows a certificate of `anchors.pem` with this name.
 fn mutual(name: &str) -> Config {
     let mut config = Config::default();
-    config.tls += &format!("\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{name}\"]");
+    config.tls += &format!(
+        "\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{name}\"]"
+    );
     config
 }
 
 /// A client that shows this certificate. It remembers sessions for resumption.
 fn client(site: &Site, ca: &Ca, leaf: &Leaf) -> Arc<ClientConfig> {
     let key = KeyPair::generate().expect("a key");
-    let chain = vec![CertificateDer::from_pem_slice(ca.issue(leaf, &key).pem().as_bytes()).expect("a certificate")];
+    let chain = vec![
+        CertificateDer::from_pem_slice(ca.issue(leaf, &key).pem().as_bytes())
+            .expect("a certificate"),
+    ];
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
-    Arc::new(client_builder().with_root_certificates(site.roots()).with_client_auth_cert(chain, key).expect("they fit"))
+    Arc::new(
+        client_builder()
+            .with_root_certificates(site.roots())
+            .with_client_auth_cert(chain, key)
+            .expect("they fit"),
+    )
 }
 
-/// Whether a request over a new connection is answered, and whether that was a resumed one. In TLS 1.3 a client hears of its
-/// certificate's refusal after its own part of the handshake.
+/// Whether a request over a new connection is answered, and whether that was a resumed one. In TLS
+/// 1.3 a client hears of its certificate's refusal after its own part of the handshake.
 fn served(server: &Server, config: &Arc<ClientConfig>) -> Option<bool> {
     let mut wire = Wire::connect_with(config, server).ok()?;
     wire.try_send(&Request::health(server, "mutual").bytes()).ok()?;
@@ -60,7 +71,14 @@ fn client_certificates_right_and_wrong() {
         ("wrong_subject", client(&site, &ca, &in_san)),
         ("wrong_subject", client(&site, &ca, &Leaf::client("\"forged\"\n\u{1b}[2J"))),
         ("bad_signature", client(&site, &Ca::root("Client Root"), &Leaf::client(KMS_NAME))),
-        ("wrong_purpose", client(&site, &ca, &Leaf { purposes: Leaf::server().purposes, ..Leaf::client(KMS_NAME) })),
+        (
+            "wrong_purpose",
+            client(
+                &site,
+                &ca,
+                &Leaf { purposes: Leaf::server().purposes, ..Leaf::client(KMS_NAME) },
+            ),
+        ),
     ] {
         let before = failures(&server, reason);
         assert_eq!(served(&server, &config), None, "{reason}");
@@ -76,12 +94,18 @@ fn client_certificates_right_and_wrong() {
         ("bad_signature", KMS_NAME),
         ("wrong_purpose", KMS_NAME),
     ] {
-        let subject = if shown.is_empty() { String::new() } else { format!("subject CN \"{shown}\"") };
-        let told = server.wait_event(&["TLS handshake with 127.0.0.1:", &format!(" failed: {reason}: "), &subject]);
+        let subject =
+            if shown.is_empty() { String::new() } else { format!("subject CN \"{shown}\"") };
+        let told = server.wait_event(&[
+            "TLS handshake with 127.0.0.1:",
+            &format!(" failed: {reason}: "),
+            &subject,
+        ]);
         assert_eq!(told.contains("subject CN"), !shown.is_empty(), "{told}");
     }
     // The signature is asked for all the same.
-    let mut wire = Wire::connect_with(&client(&site, &ca, &Leaf::client(KMS_NAME)), &server).expect("let in");
+    let mut wire =
+        Wire::connect_with(&client(&site, &ca, &Leaf::client(KMS_NAME)), &server).expect("let in");
     let unsigned = Request::health(&server, "x").with(|r| r.unsigned = true);
     assert_eq!(wire.call(&unsigned).error(), name(401, "AuthenticationFailedException"));
 }
@@ -124,7 +148,10 @@ fn mutual_tls_can_be_switched_on_and_off() {
     site.write("anchors.pem", &ca.pem());
     let server = site.start();
     let anonymous = site.client();
-    assert_eq!((served(&server, &anonymous), served(&server, &anonymous)), (Some(false), Some(true)));
+    assert_eq!(
+        (served(&server, &anonymous), served(&server, &anonymous)),
+        (Some(false), Some(true))
+    );
     site.configure(&mutual(KMS_NAME));
     server.reload();
     assert_eq!(served(&server, &anonymous), None);
@@ -146,7 +173,10 @@ fn a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
     assert!(told.ends_with("reloaded"), "{told}");
     let mut new = Api::new(&site, &server);
     assert_ne!(new.wire.certificate(), before);
-    assert!(Wire::connect_with(&old_trust, &server).is_err(), "the old authority did not issue the new certificate");
+    assert!(
+        Wire::connect_with(&old_trust, &server).is_err(),
+        "the old authority did not issue the new certificate"
+    );
     new.round_trip("foo");
     old.round_trip("foo");
 }
@@ -191,7 +221,12 @@ fn what_is_no_regular_file_neither_holds_up_a_reload_nor_is_taken() {
         // Nobody ever writes to it: to open it would be to wait for ever.
         assert!(Command::new("mkfifo").arg("-m600").arg(&path).status().expect("mkfifo").success());
         let told = server.reload();
-        assert!(told.contains("not reloaded") && told.contains(words) && told.contains("is a pipe and not a regular file"), "{told}");
+        assert!(
+            told.contains("not reloaded")
+                && told.contains(words)
+                && told.contains("is a pipe and not a regular file"),
+            "{told}"
+        );
         site.write(file, &text);
     }
     assert!(server.reload().ends_with("reloaded"));
@@ -204,15 +239,21 @@ fn both_versions_of_tls_and_no_other_protocol_than_http_1_1() {
     let server = site.start();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let client = |protocols: &[&[u8]]| {
-            let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+            let builder = ClientConfig::builder_with_provider(Arc::new(
+                rustls::crypto::ring::default_provider(),
+            ));
             let builder = builder.with_protocol_versions(&[version]).expect("a version");
             let mut config = builder.with_root_certificates(site.roots()).with_no_client_auth();
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             Arc::new(config)
         };
         let resumable = client(&[]);
-        assert_eq!((served(&server, &resumable), served(&server, &resumable)), (Some(false), Some(true)));
-        let both = Wire::connect_with(&client(&[b"h2", b"http/1.1"]), &server).expect("one of them");
+        assert_eq!(
+            (served(&server, &resumable), served(&server, &resumable)),
+            (Some(false), Some(true))
+        );
+        let both =
+            Wire::connect_with(&client(&[b"h2", b"http/1.1"]), &server).expect("one of them");
         assert_eq!(both.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
         assert!(Wire::connect_with(&client(&[b"h2"]), &server).is_err());
     }

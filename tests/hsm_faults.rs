@@ -1,4 +1,5 @@
-//! The PKCS#11 key manager with a module that misbehaves: SoftHSM, with functions of this test in front of its own.
+//! The PKCS#11 key manager with a module that misbehaves: SoftHSM, with functions of this test in
+//! front of its own.
 
 mod hsm_common;
 
@@ -22,7 +23,8 @@ enum Trick {
     None,
     /// The call named returns the code without being made.
     Code(&'static str, CK_RV),
-    /// C_Decrypt returns the code without being made where its number since the trick began is set among these bits.
+    /// C_Decrypt returns the code without being made where its number since the trick began is set
+    /// among these bits.
     Decrypts(u64, CK_RV),
     /// The call named is made, and returns the code all the same.
     After(&'static str, CK_RV),
@@ -88,10 +90,14 @@ fn after(call: &str, code: CK_RV) -> CK_RV {
     }
 }
 
-// SAFETY, of all that follow: PKCS#11 functions, called with what xksd gives the module and handing it on to the module's own; buffers are
-// touched within the lengths that come with them.
+// SAFETY, of all that follow: PKCS#11 functions, called with what xksd gives the module and handing
+// it on to the module's own; buffers are touched within the lengths that come with them.
 
-unsafe extern "C" fn c_encrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+unsafe extern "C" fn c_encrypt_init(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
     if let Some(code) = refused("EncryptInit") {
         return code;
     }
@@ -105,7 +111,13 @@ unsafe extern "C" fn c_encrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_ME
     }
 }
 
-unsafe extern "C" fn c_encrypt(session: CK_SESSION_HANDLE, data: *mut u8, length: CK_ULONG, out: *mut u8, room: *mut CK_ULONG) -> CK_RV {
+unsafe extern "C" fn c_encrypt(
+    session: CK_SESSION_HANDLE,
+    data: *mut u8,
+    length: CK_ULONG,
+    out: *mut u8,
+    room: *mut CK_ULONG,
+) -> CK_RV {
     if let Some(code) = refused("Encrypt") {
         return code;
     }
@@ -123,12 +135,23 @@ unsafe extern "C" fn c_encrypt(session: CK_SESSION_HANDLE, data: *mut u8, length
     }
 }
 
-unsafe extern "C" fn c_decrypt_init(session: CK_SESSION_HANDLE, mechanism: CK_MECHANISM_PTR, key: CK_OBJECT_HANDLE) -> CK_RV {
+unsafe extern "C" fn c_decrypt_init(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
     // SAFETY: see above.
-    refused("DecryptInit").unwrap_or_else(|| unsafe { own().C_DecryptInit.expect("there")(session, mechanism, key) })
+    refused("DecryptInit")
+        .unwrap_or_else(|| unsafe { own().C_DecryptInit.expect("there")(session, mechanism, key) })
 }
 
-unsafe extern "C" fn c_decrypt(session: CK_SESSION_HANDLE, data: *mut u8, length: CK_ULONG, out: *mut u8, room: *mut CK_ULONG) -> CK_RV {
+unsafe extern "C" fn c_decrypt(
+    session: CK_SESSION_HANDLE,
+    data: *mut u8,
+    length: CK_ULONG,
+    out: *mut u8,
+    room: *mut CK_ULONG,
+) -> CK_RV {
     if let Some(code) = refused("Decrypt") {
         return code;
     }
@@ -140,7 +163,9 @@ unsafe extern "C" fn c_decrypt(session: CK_SESSION_HANDLE, data: *mut u8, length
         let mut nothing = [0; 4096];
         let mut room = nothing.len() as CK_ULONG;
         // SAFETY: see above; what it decrypts to is thrown away.
-        unsafe { own().C_Decrypt.expect("there")(session, data, length, nothing.as_mut_ptr(), &mut room) };
+        unsafe {
+            own().C_Decrypt.expect("there")(session, data, length, nothing.as_mut_ptr(), &mut room)
+        };
         return code;
     }
     // SAFETY: see above. xksd's own buffer is changed as a failing memory would.
@@ -156,7 +181,11 @@ unsafe extern "C" fn c_decrypt(session: CK_SESSION_HANDLE, data: *mut u8, length
     }
 }
 
-unsafe extern "C" fn c_generate_random(session: CK_SESSION_HANDLE, out: *mut u8, length: CK_ULONG) -> CK_RV {
+unsafe extern "C" fn c_generate_random(
+    session: CK_SESSION_HANDLE,
+    out: *mut u8,
+    length: CK_ULONG,
+) -> CK_RV {
     if let Some(code) = refused("GenerateRandom") {
         return code;
     }
@@ -168,7 +197,9 @@ unsafe extern "C" fn c_generate_random(session: CK_SESSION_HANDLE, out: *mut u8,
                 // A generator that starts from the same state each time it is asked.
                 let mut state = RANDOM.load(SeqCst) | 1;
                 for n in 0..length as usize {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     *out.add(n) = (state >> 33) as u8;
                 }
             }
@@ -178,9 +209,15 @@ unsafe extern "C" fn c_generate_random(session: CK_SESSION_HANDLE, out: *mut u8,
     CKR_OK
 }
 
-unsafe extern "C" fn c_find_objects_init(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, length: CK_ULONG) -> CK_RV {
+unsafe extern "C" fn c_find_objects_init(
+    session: CK_SESSION_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    length: CK_ULONG,
+) -> CK_RV {
     // SAFETY: see above.
-    refused("FindObjectsInit").unwrap_or_else(|| unsafe { own().C_FindObjectsInit.expect("there")(session, template, length) })
+    refused("FindObjectsInit").unwrap_or_else(|| unsafe {
+        own().C_FindObjectsInit.expect("there")(session, template, length)
+    })
 }
 
 unsafe extern "C" fn c_get_attribute_value(
@@ -190,7 +227,9 @@ unsafe extern "C" fn c_get_attribute_value(
     length: CK_ULONG,
 ) -> CK_RV {
     // SAFETY: see above.
-    refused("GetAttributeValue").unwrap_or_else(|| unsafe { own().C_GetAttributeValue.expect("there")(session, object, template, length) })
+    refused("GetAttributeValue").unwrap_or_else(|| unsafe {
+        own().C_GetAttributeValue.expect("there")(session, object, template, length)
+    })
 }
 
 unsafe extern "C" fn c_generate_key(
@@ -201,13 +240,21 @@ unsafe extern "C" fn c_generate_key(
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
     // SAFETY: see above.
-    refused("GenerateKey").unwrap_or_else(|| unsafe { own().C_GenerateKey.expect("there")(session, mechanism, template, length, key) })
+    refused("GenerateKey").unwrap_or_else(|| unsafe {
+        own().C_GenerateKey.expect("there")(session, mechanism, template, length, key)
+    })
 }
 
-unsafe extern "C" fn c_login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut u8, length: CK_ULONG) -> CK_RV {
+unsafe extern "C" fn c_login(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: *mut u8,
+    length: CK_ULONG,
+) -> CK_RV {
     LOGINS.fetch_add(1, SeqCst);
     // SAFETY: see above.
-    refused("Login").unwrap_or_else(|| unsafe { own().C_Login.expect("there")(session, user, pin, length) })
+    refused("Login")
+        .unwrap_or_else(|| unsafe { own().C_Login.expect("there")(session, user, pin, length) })
 }
 
 unsafe extern "C" fn c_initialize(args: *mut std::ffi::c_void) -> CK_RV {
@@ -225,7 +272,9 @@ unsafe extern "C" fn c_open_session(
     OPENED.fetch_add(1, SeqCst);
     OPENED_READ_WRITE.fetch_add(usize::from(flags & CKF_RW_SESSION != 0), SeqCst);
     // SAFETY: see above.
-    refused("OpenSession").unwrap_or_else(|| unsafe { own().C_OpenSession.expect("there")(slot, flags, application, notify, session) })
+    refused("OpenSession").unwrap_or_else(|| unsafe {
+        own().C_OpenSession.expect("there")(slot, flags, application, notify, session)
+    })
 }
 
 /// Before anything else loads SoftHSM.
@@ -257,7 +306,8 @@ fn ready(profile: Profile) -> (Arc<Pkcs11Engine>, Box<dyn Session>, Beside) {
     (engine, session, beside)
 }
 
-/// The fault of a CDIV encryption while `new` is played, on a session of its own; and whether that is usable afterwards.
+/// The fault of a CDIV encryption while `new` is played, on a session of its own; and whether that
+/// is usable afterwards.
 fn encrypting_with(engine: &Pkcs11Engine, new: Trick) -> (Fault, bool) {
     play(Trick::None);
     let mut session = engine.open().expect("opens");
@@ -278,7 +328,8 @@ own_process! {
             (Trick::Short, "decrypts to something else"),
             (Trick::Appended, "C_Encrypt: 36 bytes instead of 20"),
             (Trick::OwnIv, "C_Encrypt: the module put in an IV of its own"),
-            (Trick::Code("Decrypt", CKR_ENCRYPTED_DATA_INVALID), "does not decrypt: C_Decrypt: CKR_ENCRYPTED_DATA_INVALID"),
+            (Trick::Code("Decrypt", CKR_ENCRYPTED_DATA_INVALID), "does not decrypt: C_Decrypt: \
+                CKR_ENCRYPTED_DATA_INVALID"),
             (Trick::Code("Decrypt", CKR_DEVICE_ERROR), "C_Decrypt: CKR_DEVICE_ERROR"),
         ] {
             // Each its own, which has not caught the HSM yet.
@@ -329,7 +380,8 @@ own_process! {
             ("Encrypt", CKR_VENDOR_DEFINED + 3, device("C_Encrypt: CKR_VENDOR_DEFINED + 0x3"), false),
             ("DecryptInit", CKR_SESSION_CLOSED, device("C_DecryptInit: CKR_SESSION_CLOSED"), false),
         ] {
-            assert_eq!(encrypting_with(&engine, Trick::Code(call, code)), (fault, usable), "{call} {code:#x}");
+            assert_eq!(encrypting_with(&engine, Trick::Code(call, code)), (fault, usable), "{call} \
+                {code:#x}");
         }
     }
 }
@@ -350,7 +402,8 @@ own_process! {
             assert!(detail(&fault).contains("what was encrypted a moment ago fails too"), "{fault:?}");
             assert!(!session.is_usable());
         }
-        // A key that may encrypt is its own witness; for one that may not, it is the session test key, and without that there is no verdict.
+        // A key that may encrypt is its own witness; for one that may not, it is the session test
+        // key, and without that there is no verdict.
         beside.make_key("decrypt-only", 32, &[Attribute::Encrypt(false)]);
         let mut session = engine.open().expect("opens");
         play(Trick::Code("GenerateKey", CKR_MECHANISM_INVALID));
@@ -360,7 +413,8 @@ own_process! {
         assert!(engine.open().expect("opens").probe().is_err());
         play(Trick::None);
         assert_eq!(decrypt(&mut *engine.open().expect("opens"), "decrypt-only", &wrong, b""), Err(Fault::BadCiphertext));
-        // And what is no matter of opinion is asked for twice, and not put to the test but where the HSM was caught saying it of something good.
+        // And what is no matter of opinion is asked for twice, and not put to the test but where
+        // the HSM was caught saying it of something good.
         for code in [CKR_ENCRYPTED_DATA_INVALID, CKR_AEAD_DECRYPT_FAILED] {
             for (failing, outcome) in [(0b1, Ok(b"text".to_vec())), (0b11, Err(Fault::BadCiphertext))] {
                 let engine = Pkcs11Engine::new(Settings { profile: Profile::Generic, ..settings() }).expect("made");
@@ -427,7 +481,8 @@ own_process! {
             let (outcome, calls) = asked(&mut *session, ciphertext, 0b111);
             assert!(matches!(outcome, Err(Fault::Device { .. })) && calls == 8 && !session.is_usable(), "{outcome:?}, {calls} calls");
         }
-        // Whatever fails of a doubted one, five of six do not make the ciphertext bad, nor does one in between that should not fail.
+        // Whatever fails of a doubted one, five of six do not make the ciphertext bad, nor does one
+        // in between that should not fail.
         let (engine, mut session, sealed) = fresh();
         assert_eq!(asked(&mut *session, &sealed, 0b1).0, Ok(b"text".to_vec()));
         for failing in 0..1u64 << 11 {
@@ -454,7 +509,8 @@ own_process! {
             let result = encrypt(&mut *session, "foo", b"text", b"");
             (result, session)
         };
-        for (trick, says) in [(Trick::Constant(0), "an IV of zeros"), (Trick::Constant(7), "the same IV twice")] {
+        for (trick, says) in [(Trick::Constant(0), "an IV of zeros"), (Trick::Constant(7), "the \
+            same IV twice")] {
             let (result, session) = first(trick);
             assert_eq!(detail(&result.expect_err("refused")), format!("C_GenerateRandom: {says}"));
             assert!(!session.is_usable());
@@ -463,7 +519,8 @@ own_process! {
         let (result, mut session) = first(Trick::Again);
         result.expect("first time");
         let (result, _) = first(Trick::Again);
-        assert_eq!(detail(&result.expect_err("refused")), "C_GenerateRandom: an IV that was drawn before");
+        assert_eq!(detail(&result.expect_err("refused")), "C_GenerateRandom: an IV that was drawn \
+            before");
         // And to the same session.
         for _ in 1..IV_BLOCK {
             encrypt(&mut *session, "foo", b"text", b"").expect("the rest of the block");
@@ -639,7 +696,8 @@ own_process! {
         let before = CALLS.load(SeqCst);
         let outcome = session.execute(Job { label: "foo".into(), task, deadline: Instant::now() + Duration::from_secs(1) });
         assert_eq!(outcome.err(), Some(Fault::Timeout));
-        assert_eq!(CALLS.load(SeqCst) - before, 2, "the decryption was left out, not the encryption unfinished");
+        assert_eq!(CALLS.load(SeqCst) - before, 2, "the decryption was left out, not the \
+            encryption unfinished");
         play(Trick::None);
         assert!(session.is_usable());
         encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("encrypts");

@@ -1,4 +1,5 @@
-//! The PKCS#11 key manager with kryoptic, which distributions hardly carry: run by hand, with XKSD_TEST_KRYOPTIC naming its module.
+//! The PKCS#11 key manager with kryoptic, which distributions hardly carry: run by hand, with
+//! XKSD_TEST_KRYOPTIC naming its module.
 //!
 //! `XKSD_TEST_KRYOPTIC=/path/libkryoptic_pkcs11.so cargo test --test hsm_kryoptic -- --ignored`
 
@@ -18,10 +19,13 @@ use zeroize::Zeroizing;
 const SO_PIN: &str = "87654321";
 
 fn module() -> PathBuf {
-    PathBuf::from(std::env::var_os("XKSD_TEST_KRYOPTIC").expect("XKSD_TEST_KRYOPTIC names kryoptic's module"))
+    PathBuf::from(
+        std::env::var_os("XKSD_TEST_KRYOPTIC").expect("XKSD_TEST_KRYOPTIC names kryoptic's module"),
+    )
 }
 
-/// A token in the directory, xksd's engine on it (which initialises kryoptic), and the test's own way in.
+/// A token in the directory, xksd's engine on it (which initialises kryoptic), and the test's own
+/// way in.
 fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Beside) {
     let settings = Settings {
         name: "kryoptic".to_owned(),

@@ -1,4 +1,5 @@
-//! The message interface of PKCS#11 3.0, well behaved and not: with a module made for it out of SoftHSM.
+//! The message interface of PKCS#11 3.0, well behaved and not: with a module made for it out of
+//! SoftHSM.
 
 mod hsm_common;
 
@@ -38,14 +39,17 @@ fn module(directory: &Path, behaves: &str) -> Module {
     for label in ["foo", "bar"] {
         beside.make_key(label, 32, &[]);
     }
-    let engine = Pkcs11Engine::new(Settings { module: path, profile: Profile::Kryoptic, ..settings() }).expect("made");
+    let engine =
+        Pkcs11Engine::new(Settings { module: path, profile: Profile::Kryoptic, ..settings() })
+            .expect("made");
     Module { library, engine }
 }
 
 impl Module {
     /// Classic calls and calls of the message interface, since it was loaded.
     fn calls(&self) -> [u64; 2] {
-        // SAFETY: the module has a variable of this name and type, written by calls of this thread alone.
+        // SAFETY: the module has a variable of this name and type, written by calls of this thread
+        // alone.
         unsafe { **self.library.get::<*const [u64; 2]>(b"calls\0").expect("there") }
     }
 

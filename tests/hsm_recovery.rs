@@ -1,5 +1,5 @@
-//! What the PKCS#11 key manager does when the HSM goes away and comes back, has too few sessions, or is asked for keys it does not have:
-//! against hsm-sim.
+//! What the PKCS#11 key manager does when the HSM goes away and comes back, has too few sessions,
+//! or is asked for keys it does not have: against hsm-sim.
 
 mod hsm_common;
 
@@ -12,8 +12,8 @@ use hsm_common::*;
 use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::hsm::{Engine, Fault};
 use xksd::limits::{
-    HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX, REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF,
-    TRUST_ROUND_TRIPS,
+    HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX,
+    REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF, TRUST_ROUND_TRIPS,
 };
 
 /// Far less than what hangs here, and more than a loaded machine makes of "at once".
@@ -27,7 +27,8 @@ own_process! {
         // One is the engine's own: it keeps the login.
         let mut sessions: Vec<_> = (0..4).map(|_| engine.open().expect("there are as many")).collect();
         let fault = engine.open().err().expect("no more");
-        assert!(detail(&fault).starts_with("C_OpenSession: CKR_SESSION_COUNT: the token has no session left"), "{fault:?}");
+        assert!(detail(&fault).starts_with("C_OpenSession: CKR_SESSION_COUNT: the token has no \
+            session left"), "{fault:?}");
         let before = hsm.calls("C_OpenSession");
         let start = Instant::now();
         std::thread::sleep(SESSION_COUNT_BACKOFF);
@@ -37,7 +38,8 @@ own_process! {
             assert_eq!(engine.open().err(), Some(fault.clone()));
             tries += 1;
         }
-        assert!(tries > 100 && hsm.calls("C_OpenSession") - before <= 4, "{tries} tries went to the HSM");
+        assert!(tries > 100 && hsm.calls("C_OpenSession") - before <= 4, "{tries} tries went to \
+            the HSM");
         for session in &mut sessions {
             encrypt_checked(&mut **session, "foo", b"text", b"", b"").expect("serves");
         }
@@ -84,7 +86,8 @@ own_process! {
                     let mut session = engine.open().expect("opens");
                     open.wait();
                     healed.wait();
-                    encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("done after the trial");
+                    encrypt_checked(&mut *session, "foo", b"text", b"", b"").expect("done after \
+                        the trial");
                 });
             }
             open.wait();
@@ -93,7 +96,8 @@ own_process! {
             hsm.control("");
             let before = hsm.calls("C_Decrypt");
             healed.wait();
-            // Each had a round trip under way, at the most, when the last one that was needed was right; and each did its job.
+            // Each had a round trip under way, at the most, when the last one that was needed was
+            // right; and each did its job.
             let most = before as usize + TRUST_ROUND_TRIPS + SESSIONS - 1 + SESSIONS;
             hsm.stats_when(|stats| stats["calls"]["C_Decrypt"].as_u64() >= Some(before + (TRUST_ROUND_TRIPS + SESSIONS) as u64));
             std::thread::sleep(Duration::from_millis(200));
@@ -153,7 +157,8 @@ own_process! {
         assert!(opens.load(SeqCst) >= REINITIALIZE_FAILURES as usize);
         hsm.prepare("");
         let mut session = open_at_last(&engine);
-        // It is Luna's profile on a module that takes IVs; what matters is that there is a session that works.
+        // It is Luna's profile on a module that takes IVs; what matters is that there is a session
+        // that works.
         assert!(describe(&mut *session, "foo").is_ok());
         let stats = hsm.settled_stats();
         assert_eq!(stats["finalized_while_busy"], 0, "{stats:#}");
@@ -234,7 +239,8 @@ own_process! {
             std::thread::sleep(INITIALIZE_WAIT_MAX + Duration::from_millis(200));
             let start = Instant::now();
             for _ in 0..100 {
-                assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: another thread is still waiting for it");
+                assert_eq!(detail(&engine.open().err().expect("down")), "C_Initialize: another \
+                    thread is still waiting for it");
                 assert!(engine.info().is_err());
             }
             assert!(start.elapsed() < AT_ONCE);

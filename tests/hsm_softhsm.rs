@@ -52,7 +52,8 @@ own_process! {
     fn a_code_that_is_not_ambiguous_in_the_profile_is_a_device_fault(_directory) {
         let beside = token(&load(), "xks");
         beside.make_key("foo", 32, &[]);
-        // NSS never says CKR_GENERAL_ERROR for a wrong tag, so with its profile SoftHSM's answer must not be told as bad ciphertext.
+        // NSS never says CKR_GENERAL_ERROR for a wrong tag, so with its profile SoftHSM's answer
+        // must not be told as bad ciphertext.
         let engine = Pkcs11Engine::new(Settings { profile: Profile::Nss, ..settings() }).expect("made");
         let mut session = engine.open().expect("opens");
         let mut sealed = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
@@ -112,9 +113,11 @@ own_process! {
         let engine = engine();
         let mut session = engine.open().expect("opens");
         let fault = encrypt(&mut *session, "twin", b"", b"").expect_err("two keys");
-        assert!(matches!(fault, Fault::KeyNotFound { .. }) && detail(&fault).starts_with("2 secret keys labelled \"twin\""), "{fault:?}");
+        assert!(matches!(fault, Fault::KeyNotFound { .. }) && detail(&fault).starts_with("2 secret \
+            keys labelled \"twin\""), "{fault:?}");
         let fault = describe(&mut *session, "nope").expect_err("no key");
-        assert!(matches!(fault, Fault::KeyNotFound { .. }) && detail(&fault).starts_with("no secret key labelled \"nope\""), "{fault:?}");
+        assert!(matches!(fault, Fault::KeyNotFound { .. }) && detail(&fault).starts_with("no \
+            secret key labelled \"nope\""), "{fault:?}");
         // The session test key bears this label too, and must not be taken for the customer's.
         session.probe().expect("healthy");
         good_and_bad_ciphertexts(&mut *session, "xksd-probe");
@@ -174,7 +177,8 @@ own_process! {
         assert!(detail(&first).starts_with("C_Login: CKR_PIN_INCORRECT"), "{first:?}");
         assert!(!format!("{first:?}").contains("00000000"));
         assert!(flags().user_pin_count_low());
-        // The right PIN resets SoftHSM's flag: a further C_Login with the wrong one would set it again.
+        // The right PIN resets SoftHSM's flag: a further C_Login with the wrong one would set it
+        // again.
         drop(beside.session());
         assert!(!flags().user_pin_count_low());
         for _ in 0..10 {
@@ -219,11 +223,13 @@ own_process! {
         let engine = engine();
         let mut session = engine.open().expect("opens");
         let sealed = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
-        beside.pkcs11.open_ro_session(beside.slot).expect("a session").logout().expect("logs everybody out");
+        beside.pkcs11.open_ro_session(beside.slot).expect("a session").logout().expect("logs \
+            everybody out");
         // Known key, and one to be searched for.
         for label in ["foo", "bar"] {
             let mut session = engine.open().expect("opens");
-            beside.pkcs11.open_ro_session(beside.slot).expect("a session").logout().expect("logs everybody out");
+            beside.pkcs11.open_ro_session(beside.slot).expect("a session").logout().expect("logs \
+                everybody out");
             assert!(matches!(decrypt(&mut *session, label, &sealed, b""), Err(Fault::Device { .. })), "{label}");
             assert!(!session.is_usable());
         }
@@ -247,7 +253,8 @@ own_process! {
         assert!(!session.is_usable());
         let mut again = engine.open().expect("initialises again");
         assert_eq!(decrypt(&mut *again, "foo", &sealed, b""), Ok(b"text".to_vec()));
-        // SoftHSM gives the same handles anew: the old session neither works with them nor closes them.
+        // SoftHSM gives the same handles anew: the old session neither works with them nor closes
+        // them.
         assert!(!other.is_usable());
         assert!(detail(&encrypt(&mut *other, "foo", b"text", b"").expect_err("stale")).contains("initialised anew"));
         let mut namesakes: Vec<_> = (0..20).map(|_| engine.open().expect("opens")).collect();

@@ -1,4 +1,5 @@
-//! Keys that are out of sight: SoftHSM whose token directory is moved away and put back, and keys that were deleted.
+//! Keys that are out of sight: SoftHSM whose token directory is moved away and put back, and keys
+//! that were deleted.
 
 mod hsm_common;
 
@@ -33,13 +34,17 @@ fn open_at_last(engine: &Pkcs11Engine) -> Box<dyn Session> {
     loop {
         match engine.open() {
             Ok(session) => return session,
-            Err(fault) => assert!(matches!(fault, Fault::Device { .. }) && start.elapsed() < PATIENCE, "{fault:?}"),
+            Err(fault) => assert!(
+                matches!(fault, Fault::Device { .. }) && start.elapsed() < PATIENCE,
+                "{fault:?}"
+            ),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// While `path` is away, keys are out of sight and never missing; once it is back, they are found without a restart.
+/// While `path` is away, keys are out of sight and never missing; once it is back, they are found
+/// without a restart.
 fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
     let beside = token(&load(), "xks");
     beside.make_key("foo", 32, &[]);
@@ -49,9 +54,14 @@ fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
     let (path, away) = (path(directory), directory.join("away"));
     for round in 0..2 {
         std::fs::rename(&path, &away).expect("moved away");
-        let fault = encrypt_checked(&mut *sessions[0], "foo", b"text", b"aad", b"").expect_err("its key is away");
-        assert!(detail(&fault).contains("the token shows no secret key at all, where it had some"), "{fault:?}");
-        // The other one need not find it out for itself, and one that was never asked for is as much out of sight.
+        let fault = encrypt_checked(&mut *sessions[0], "foo", b"text", b"aad", b"")
+            .expect_err("its key is away");
+        assert!(
+            detail(&fault).contains("the token shows no secret key at all, where it had some"),
+            "{fault:?}"
+        );
+        // The other one need not find it out for itself, and one that was never asked for is as
+        // much out of sight.
         let other = &mut *sessions[1];
         assert!(!other.check() && !sessions[0].is_usable());
         assert!(out_of_sight(&mut *sessions[1], "foo").contains("no secret key at all"));
@@ -59,7 +69,10 @@ fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
         if round == 0 {
             // A session that lives keeps the library as it is: others are told the same.
             let fault = engine.open().err().expect("no use");
-            assert!(detail(&fault).contains("no secret key at all, where it had some"), "{fault:?}");
+            assert!(
+                detail(&fault).contains("no secret key at all, where it had some"),
+                "{fault:?}"
+            );
         }
         drop(sessions);
         // By now the library is initialised anew, and does not find the token.
@@ -70,7 +83,11 @@ fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
         }
         std::fs::rename(&away, &path).expect("put back");
         let mut session = open_at_last(&engine);
-        assert_eq!(decrypt(&mut *session, "foo", &sealed, b"aad"), Ok(b"text".to_vec()), "round {round}");
+        assert_eq!(
+            decrypt(&mut *session, "foo", &sealed, b"aad"),
+            Ok(b"text".to_vec()),
+            "round {round}"
+        );
         encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
         session.execute(job("", Task::Probe)).expect("healthy");
         assert!(matches!(describe(&mut *session, "bar"), Err(Fault::KeyNotFound { .. })));

@@ -1,4 +1,5 @@
-//! The profiles of network HSMs against hsm-sim, which has their habits as far as they are known. Not against the devices.
+//! The profiles of network HSMs against hsm-sim, which has their habits as far as they are known.
+//! Not against the devices.
 
 mod hsm_common;
 
@@ -7,7 +8,8 @@ use hsm_common::*;
 use xksd::hsm::pkcs11::Profile;
 use xksd::hsm::{Engine, Fault, Runs};
 
-/// What the profile must do with an HSM of these habits: IVs of its own, 12 or 16 bytes, and one code for a tag that does not match.
+/// What the profile must do with an HSM of these habits: IVs of its own, 12 or 16 bytes, and one
+/// code for a tag that does not match.
 fn serves(directory: &std::path::Path, profile: Profile, config: &str, iv_bytes: usize) {
     let hsm = simulator(directory, config);
     let _beside = hsm.token();
@@ -17,7 +19,10 @@ fn serves(directory: &std::path::Path, profile: Profile, config: &str, iv_bytes:
     assert_eq!(engine.runs(), Runs::Elsewhere);
     // A second session opens what the first has sealed.
     let sealed = encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
-    assert_eq!(decrypt(&mut *engine.open().expect("opens"), "foo", &sealed, b"aad"), Ok(b"text".to_vec()));
+    assert_eq!(
+        decrypt(&mut *engine.open().expect("opens"), "foo", &sealed, b"aad"),
+        Ok(b"text".to_vec())
+    );
     // Four calls, and none for an IV.
     let names = ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_GenerateRandom"];
     let count = || names.map(|name| hsm.calls(name));
@@ -31,32 +36,37 @@ fn serves(directory: &std::path::Path, profile: Profile, config: &str, iv_bytes:
 
 own_process! {
     fn luna_appends_an_iv_of_16_bytes(directory) {
-        serves(directory, Profile::Luna, "[gcm]\niv = \"append\"\nbad_tag = \"CKR_ENCRYPTED_DATA_INVALID\"", 16);
+        serves(directory, Profile::Luna, "[gcm]\niv = \"append\"\nbad_tag = \
+            \"CKR_ENCRYPTED_DATA_INVALID\"", 16);
     }
 }
 
 own_process! {
     fn luna_whatever_its_code_for_a_bad_tag(directory) {
-        serves(directory, Profile::Luna, "[gcm]\niv = \"append\"\nbad_tag = \"CKR_SIGNATURE_INVALID\"", 16);
+        serves(directory, Profile::Luna, "[gcm]\niv = \"append\"\nbad_tag = \
+            \"CKR_SIGNATURE_INVALID\"", 16);
     }
 }
 
 own_process! {
     fn nshield_fills_in_its_iv(directory) {
-        serves(directory, Profile::NShield, "[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"", 12);
+        serves(directory, Profile::NShield, "[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"", 12);
     }
 }
 
 own_process! {
     fn cloudhsm_fills_in_its_iv_at_the_end(directory) {
-        let config = "[gcm]\niv = \"fill\"\niv_written = \"encrypt\"\nbad_tag = \"CKR_FUNCTION_FAILED\"";
+        let config = "[gcm]\niv = \"fill\"\niv_written = \"encrypt\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"";
         serves(directory, Profile::CloudHsm, config, 12);
     }
 }
 
 own_process! {
     fn cloudhsm_with_another_code_for_a_bad_tag(directory) {
-        serves(directory, Profile::CloudHsm, "[gcm]\niv = \"fill\"\nbad_tag = \"CKR_GENERAL_ERROR\"", 12);
+        serves(directory, Profile::CloudHsm, "[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_GENERAL_ERROR\"", 12);
     }
 }
 
@@ -74,7 +84,8 @@ fn refusal(directory: &std::path::Path, profiles: &[Profile], config: &str, says
             }
             .expect_err("refused");
             assert!(
-                matches!(fault, Fault::Device { .. }) && says.iter().any(|says| detail(&fault).contains(says)),
+                matches!(fault, Fault::Device { .. })
+                    && says.iter().any(|says| detail(&fault).contains(says)),
                 "{profile:?}: {fault:?}"
             );
             assert!(!session.is_usable());
@@ -109,13 +120,15 @@ own_process! {
 
 own_process! {
     fn a_throttled_decryption_is_no_bad_ciphertext(directory) {
-        let hsm = simulator(directory, "seed = 7\n[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"");
+        let hsm = simulator(directory, "seed = 7\n[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"");
         let _beside = hsm.token();
         let engine = hsm.engine(Profile::CloudHsm);
         let mut session = engine.open().expect("opens");
         session.probe().expect("healthy");
         let sealed = encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
-        hsm.control("error = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \"C_Decrypt\"], code = \"CKR_FUNCTION_FAILED\", probability = 0.3 }");
+        hsm.control("error = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \
+            \"C_Decrypt\"], code = \"CKR_FUNCTION_FAILED\", probability = 0.3 }");
         let (mut served, mut busy) = (0, 0);
         for _ in 0..200 {
             match decrypt(&mut *session, "foo", &sealed, b"aad") {
@@ -144,7 +157,8 @@ own_process! {
 own_process! {
     fn ciphertext_that_the_hsm_spoils_is_its_fault_and_not_its_being_busy(directory) {
         // One code for too much work and for a tag that does not match.
-        let hsm = simulator(directory, "seed = 5\n[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"");
+        let hsm = simulator(directory, "seed = 5\n[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"");
         let _beside = hsm.token();
         let engine = hsm.engine(Profile::CloudHsm);
         let mut session = engine.open().expect("opens");
@@ -166,7 +180,8 @@ own_process! {
             assert!(spoiled >= least, "{spoiled} spoiled of {share}");
         }
         // And a throttled decryption in the check is no corruption.
-        hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_FUNCTION_FAILED\", probability = 0.2 }");
+        hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_FUNCTION_FAILED\", probability = \
+            0.2 }");
         let (mut busy, mut good) = (0, 0);
         for _ in 0..100 {
             match encrypt_checked(&mut *session, "foo", b"text", b"aad", b"") {
@@ -181,12 +196,14 @@ own_process! {
 
 own_process! {
     fn a_passing_fault_is_no_bad_ciphertext(directory) {
-        let hsm = simulator(directory, "seed = 3\n[gcm]\niv = \"fill\"\nbad_tag = \"CKR_FUNCTION_FAILED\"");
+        let hsm = simulator(directory, "seed = 3\n[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"");
         let _beside = hsm.token();
         let engine = hsm.engine(Profile::NShield);
         let mut session = engine.open().expect("opens");
         let sealed = encrypt(&mut *session, "foo", b"text", b"aad").expect("encrypts");
-        hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_FUNCTION_FAILED\", probability = 0.2 }");
+        hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_FUNCTION_FAILED\", probability = \
+            0.2 }");
         let mut served = 0;
         for _ in 0..50 {
             match decrypt(&mut *session, "foo", &sealed, b"aad") {

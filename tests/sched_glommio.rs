@@ -1,4 +1,5 @@
-//! The hand-over between a glommio executor and lanes: outcomes come back to the shard, deadlines are kept while the HSM hangs.
+//! The hand-over between a glommio executor and lanes: outcomes come back to the shard, deadlines
+//! are kept while the HSM hangs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,9 +30,12 @@ impl Session for TestSession {
             std::thread::sleep(Duration::from_millis(300));
         }
         match job.task {
-            Task::Encrypt { plaintext, .. } => {
-                Ok(Answer::Encrypted { iv: vec![0; 12], ciphertext: plaintext.to_vec(), tag: [0; 16], integrity: None })
-            }
+            Task::Encrypt { plaintext, .. } => Ok(Answer::Encrypted {
+                iv: vec![0; 12],
+                ciphertext: plaintext.to_vec(),
+                tag: [0; 16],
+                integrity: None,
+            }),
             _ => Err(Fault::KeyUsage),
         }
     }
@@ -44,7 +48,11 @@ impl Session for TestSession {
 }
 
 fn job(label: &str, number: u32, within: Duration) -> Job {
-    let task = Task::Encrypt { plaintext: number.to_be_bytes().to_vec().into(), aad: Vec::new(), integrity: None };
+    let task = Task::Encrypt {
+        plaintext: number.to_be_bytes().to_vec().into(),
+        aad: Vec::new(),
+        integrity: None,
+    };
     Job { label: Arc::from(label), task, deadline: Instant::now() + within }
 }
 
@@ -52,14 +60,21 @@ fn job(label: &str, number: u32, within: Duration) -> Job {
 fn jobs_go_from_glommio_to_lanes_and_back() {
     let mailboxes = vec![Mailbox::new(), Mailbox::new()];
     let times = (Duration::from_millis(100), Duration::from_secs(10));
-    let settings =
-        PoolSettings { name: "hsm-a".to_owned(), lanes: 4, shards: mailboxes.len(), hang_after: times.0, open_hang_after: times.1 };
+    let settings = PoolSettings {
+        name: "hsm-a".to_owned(),
+        lanes: 4,
+        shards: mailboxes.len(),
+        hang_after: times.0,
+        open_hang_after: times.1,
+    };
     let pool = Pool::start(settings, Arc::new(TestEngine), mailboxes.clone());
     let shards: Vec<_> = (mailboxes.into_iter().enumerate())
         .map(|(shard, mailbox)| {
             let pool = pool.clone();
             let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 * 1024);
-            builder.spawn(move || async move { run_shard(Inbox::new(shard, mailbox), pool).await }).unwrap()
+            builder
+                .spawn(move || async move { run_shard(Inbox::new(shard, mailbox), pool).await })
+                .unwrap()
         })
         .collect();
     for shard in shards {
@@ -85,8 +100,11 @@ async fn run_shard(inbox: std::rc::Rc<Inbox>, pool: Arc<Pool>) {
         let (inbox, pool) = (inbox.clone(), pool.clone());
         let serve = async move {
             for n in connection * 100..connection * 100 + 100 {
-                let delivered = inbox.submit(&pool, job("k", n, Duration::from_secs(60))).unwrap().await;
-                let Ok(Answer::Encrypted { ciphertext, .. }) = delivered.outcome else { panic!("must be encrypted") };
+                let delivered =
+                    inbox.submit(&pool, job("k", n, Duration::from_secs(60))).unwrap().await;
+                let Ok(Answer::Encrypted { ciphertext, .. }) = delivered.outcome else {
+                    panic!("must be encrypted")
+                };
                 assert_eq!(ciphertext, n.to_be_bytes());
             }
         };

@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use xksd::auth::{AccessKeyId, AuthError, Authenticated, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck};
+use xksd::auth::{
+    AccessKeyId, AuthError, Authenticated, Credential, CredentialSet, SecretAccessKey, SigningKeys,
+    authenticate, precheck,
+};
 use xksd::http1::{Header, Request};
 
 const ID: &str = "ABCDEFGHIJKLMNOPQRST";
@@ -34,18 +37,27 @@ impl Received {
     fn verify(&self, secret: &str) -> Result<Authenticated, AuthError> {
         let id = AccessKeyId::new(ID).expect("valid id");
         let secret = SecretAccessKey::new(secret).expect("valid secret");
-        let credentials = CredentialSet::new(vec![Credential::new(id, secret)]).expect("one credential");
+        let credentials =
+            CredentialSet::new(vec![Credential::new(id, secret)]).expect("one credential");
         let regions = [REGION.to_string()];
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let now =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         let now = i64::try_from(now).expect("before the year 292277026596");
-        let headers: Vec<Header<'_>> = self.headers.iter().map(|(name, value)| Header { name, value }).collect();
-        let request = Request { method: &self.method, path: &self.path, query: &self.query, headers: &headers };
+        let headers: Vec<Header<'_>> =
+            self.headers.iter().map(|(name, value)| Header { name, value }).collect();
+        let request = Request {
+            method: &self.method,
+            path: &self.path,
+            query: &self.query,
+            headers: &headers,
+        };
         precheck(&request, &credentials, &regions, now)?;
         authenticate(&request, &self.body, &credentials, &regions, now, &mut SigningKeys::new())
     }
 
     fn is_signed(&self, name: &str) -> bool {
-        let authorization = self.headers.iter().find(|header| header.0.eq_ignore_ascii_case("authorization"));
+        let authorization =
+            self.headers.iter().find(|header| header.0.eq_ignore_ascii_case("authorization"));
         let value = String::from_utf8(authorization.expect("signed").1.clone()).expect("ASCII");
         let (_, list) = value.split_once("SignedHeaders=").expect("SignedHeaders");
         list.split([';', ',']).any(|signed| signed == name)
@@ -56,7 +68,10 @@ impl Received {
     fn must_be_authentic(mut self, case: &str) {
         let proof = self.verify(SECRET).unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(&**proof.access_key_id(), ID, "{case}");
-        assert!(matches!(self.verify(OTHER_SECRET), Err(AuthError::SignatureMismatch { .. })), "{case}");
+        assert!(
+            matches!(self.verify(OTHER_SECRET), Err(AuthError::SignatureMismatch { .. })),
+            "{case}"
+        );
         self.body.push(b' ');
         assert!(self.verify(SECRET).is_err(), "{case}: another body");
         self.body.pop();
@@ -74,18 +89,33 @@ fn receive(stream: &mut TcpStream) -> Received {
         let mut slots = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut slots);
         if let httparse::Status::Complete(head_bytes) = head.parse(&bytes).expect("HTTP") {
-            let headers: Vec<(String, Vec<u8>)> = head.headers.iter().map(|each| (each.name.into(), each.value.into())).collect();
-            let length = headers.iter().find(|header| header.0.eq_ignore_ascii_case("content-length"));
-            let length = length.map_or(0, |header| String::from_utf8_lossy(&header.1).parse().expect("a length"));
+            let headers: Vec<(String, Vec<u8>)> =
+                head.headers.iter().map(|each| (each.name.into(), each.value.into())).collect();
+            let length =
+                headers.iter().find(|header| header.0.eq_ignore_ascii_case("content-length"));
+            let length = length
+                .map_or(0, |header| String::from_utf8_lossy(&header.1).parse().expect("a length"));
             if bytes.len() >= head_bytes + length {
                 let (path, query) = split_target(head.path.expect("a target"));
                 let method = head.method.expect("a method").into();
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("answered");
-                return Received { method, path, query, headers, body: bytes.split_off(head_bytes) };
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .expect("answered");
+                return Received {
+                    method,
+                    path,
+                    query,
+                    headers,
+                    body: bytes.split_off(head_bytes),
+                };
             }
         }
         let count = stream.read(&mut chunk).expect("readable");
-        assert!(count > 0, "the client closed within its request: {}", String::from_utf8_lossy(&bytes));
+        assert!(
+            count > 0,
+            "the client closed within its request: {}",
+            String::from_utf8_lossy(&bytes)
+        );
         bytes.extend_from_slice(&chunk[..count]);
     }
 }
@@ -100,20 +130,38 @@ fn curl(target: &str, arguments: &[&str]) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}{target}", listener.local_addr().expect("an address"));
     let mut child = Command::new("curl")
-        .args(["--silent", "--show-error", "--disable", "--noproxy", "*", "--path-as-is", "--http1.1", "--max-time", "15"])
-        .args(["--aws-sigv4", &format!("aws:amz:{REGION}:kms-xks-proxy"), "--user", &format!("{ID}:{SECRET}")])
+        .args([
+            "--silent",
+            "--show-error",
+            "--disable",
+            "--noproxy",
+            "*",
+            "--path-as-is",
+            "--http1.1",
+            "--max-time",
+            "15",
+        ])
+        .args([
+            "--aws-sigv4",
+            &format!("aws:amz:{REGION}:kms-xks-proxy"),
+            "--user",
+            &format!("{ID}:{SECRET}"),
+        ])
         .args(arguments)
         .arg(url)
         .stdin(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| panic!("curl does not start ({error}): run scripts/test, which installs it"));
+        .unwrap_or_else(|error| {
+            panic!("curl does not start ({error}): run scripts/test, which installs it")
+        });
     let mut stream = accept(&listener, &mut child);
     let received = receive(&mut stream);
     assert!(child.wait().expect("ended").success(), "curl failed");
     received
 }
 
-/// Waits for curl's connection, not longer than curl lives: one that is too old for `--aws-sigv4` never connects.
+/// Waits for curl's connection, not longer than curl lives: one that is too old for `--aws-sigv4`
+/// never connects.
 fn accept(listener: &TcpListener, child: &mut std::process::Child) -> TcpStream {
     listener.set_nonblocking(true).expect("non-blocking");
     loop {
@@ -126,7 +174,8 @@ fn accept(listener: &TcpListener, child: &mut std::process::Child) -> TcpStream 
                 let ended = child.try_wait().expect("a child");
                 assert!(
                     ended.is_none(),
-                    "curl ended without connecting ({ended:?}); it must know --aws-sigv4 (7.75 or later): run scripts/test"
+                    "curl ended without connecting ({ended:?}); it must know --aws-sigv4 (7.75 or \
+                     later): run scripts/test"
                 );
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -139,7 +188,8 @@ fn accept(listener: &TcpListener, child: &mut std::process::Child) -> TcpStream 
 fn what_curl_signs_is_authentic() {
     let json = ["--header", "Content-Type:application/json"];
     let post = ["--request", "POST", "--data-binary", BODY];
-    curl(PATH, &[&json[..], &post].concat()).must_be_authentic("as in appendix D of the specification");
+    curl(PATH, &[&json[..], &post].concat())
+        .must_be_authentic("as in appendix D of the specification");
     curl("/kms/xks/v1/health", &post).must_be_authentic("no prefix");
     curl(PATH, &["--request", "POST", "--data-binary", ""]).must_be_authentic("an empty body");
     curl(PATH, &[]).must_be_authentic("GET");
@@ -167,13 +217,16 @@ fn botocore(requests: &[Case<'_>]) -> Vec<Received> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("/usr/bin/python3 does not start ({error}): run scripts/test, which installs it"));
+        .unwrap_or_else(|error| {
+            panic!("/usr/bin/python3 does not start ({error}): run scripts/test, which installs it")
+        });
     // A script that fails to import botocore does not read: what counts is how it ends.
     let _ = child.stdin.take().expect("piped").write_all(job.to_string().as_bytes());
     let output = child.wait_with_output().expect("ended");
     assert!(
         output.status.success(),
-        "botocore_sign.py failed, see above; is python3-botocore missing? run scripts/test, which installs it"
+        "botocore_sign.py failed, see above; is python3-botocore missing? run scripts/test, which \
+         installs it"
     );
     let signed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
 
@@ -182,11 +235,22 @@ fn botocore(requests: &[Case<'_>]) -> Vec<Received> {
     assert_eq!(signed.len(), requests.len());
     let received = |((method, target, _, body), headers): (&Case<'_>, &Value)| {
         let (path, query) = split_target(target);
-        let headers = headers.as_array().expect("a list").iter().map(|pair| (text(&pair[0]), text(&pair[1]).trim().as_bytes().to_vec()));
+        let headers = headers
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|pair| (text(&pair[0]), text(&pair[1]).trim().as_bytes().to_vec()));
         // botocore signs the host of the URL and leaves the header to the HTTP client.
-        let mut headers: Vec<_> = headers.filter(|header| !header.0.eq_ignore_ascii_case("host")).collect();
+        let mut headers: Vec<_> =
+            headers.filter(|header| !header.0.eq_ignore_ascii_case("host")).collect();
         headers.push(("Host".into(), b"xks.example.com".to_vec()));
-        Received { method: method.to_string(), path, query, headers, body: body.as_bytes().to_vec() }
+        Received {
+            method: method.to_string(),
+            path,
+            query,
+            headers,
+            body: body.as_bytes().to_vec(),
+        }
     };
     requests.iter().zip(signed).map(received).collect()
 }
@@ -198,14 +262,30 @@ fn what_botocore_signs_is_authentic() {
         ("POST", "/kms/xks/v1/health", &[], BODY),
         ("POST", "/kms/xks/v1/health", &[], ""),
         ("GET", PATH, &[], ""),
-        ("POST", PATH, &[("X-Spaces", "  a   b \t c  "), ("x-amz-meta", "v"), ("X-A-B", "1"), ("X-A", "2")], BODY),
+        (
+            "POST",
+            PATH,
+            &[("X-Spaces", "  a   b \t c  "), ("x-amz-meta", "v"), ("X-A-B", "1"), ("X-A", "2")],
+            BODY,
+        ),
         ("POST", "/a%20b/%C3%A9/$x@y:z/", &[], BODY),
         ("POST", "/kms/xks/v1/health?b=2&a=1&b=1&a-b=3&c", &[], BODY),
-        ("POST", PATH, &[("X-Amz-Content-SHA256", "0000000000000000000000000000000000000000000000000000000000000000")], BODY),
+        (
+            "POST",
+            PATH,
+            &[(
+                "X-Amz-Content-SHA256",
+                "0000000000000000000000000000000000000000000000000000000000000000",
+            )],
+            BODY,
+        ),
     ];
     let mut received = botocore(&cases);
     let declared = received.pop().expect("the last one");
-    assert!(matches!(declared.verify(SECRET), Err(AuthError::PayloadHashMismatch)), "a hash that is not the body's");
+    assert!(
+        matches!(declared.verify(SECRET), Err(AuthError::PayloadHashMismatch)),
+        "a hash that is not the body's"
+    );
     for (received, case) in received.into_iter().zip(cases) {
         received.must_be_authentic(&format!("{case:?}"));
     }

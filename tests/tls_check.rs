@@ -1,4 +1,5 @@
-//! What `tls::check` says of certificate chains, keys and trust anchors that are wrong in each of the known ways.
+//! What `tls::check` says of certificate chains, keys and trust anchors that are wrong in each of
+//! the known ways.
 
 #[path = "common/pki.rs"]
 mod pki;
@@ -54,7 +55,11 @@ impl Files {
     }
 
     fn settings(&self) -> Settings {
-        Settings { certificate_chain: self.path("chain.pem"), private_key: self.path("key.pem"), client: None }
+        Settings {
+            certificate_chain: self.path("chain.pem"),
+            private_key: self.path("key.pem"),
+            client: None,
+        }
     }
 
     /// The report; `server` must agree with it.
@@ -103,14 +108,21 @@ fn complete_chains_are_good() {
     assert_good(&files.report());
     files.chain(&[&files.leaf, &files.intermediate.pem(), &files.root.pem()]);
     assert_good(&files.report());
-    files.chain(&["A comment, as openssl s_client -showcerts writes it\n", &files.leaf, "\n\n", &files.intermediate.pem()]);
+    files.chain(&[
+        "A comment, as openssl s_client -showcerts writes it\n",
+        &files.leaf,
+        "\n\n",
+        &files.intermediate.pem(),
+    ]);
     assert_good(&files.report());
 }
 
 #[test]
 fn chain_and_key_may_share_a_file() {
     let files = Files::new();
-    let path = files.private_key(&[files.leaf.as_str(), &files.intermediate.pem(), &files.key.serialize_pem()].concat());
+    let path = files.private_key(
+        &[files.leaf.as_str(), &files.intermediate.pem(), &files.key.serialize_pem()].concat(),
+    );
     assert_good(&report(&Settings { certificate_chain: path, ..files.settings() }));
 }
 
@@ -119,7 +131,11 @@ fn missing_files_are_named_all_at_once() {
     let files = Files::new();
     std::fs::remove_file(files.path("chain.pem")).unwrap();
     std::fs::remove_file(files.path("key.pem")).unwrap();
-    let client = ClientSettings { trust_anchors: files.path("anchors.pem"), subject_common_names: vec![], require_client_auth_eku: true };
+    let client = ClientSettings {
+        trust_anchors: files.path("anchors.pem"),
+        subject_common_names: vec![],
+        require_client_auth_eku: true,
+    };
     let report = report(&Settings { client: Some(client), ..files.settings() });
     let mut keys: Vec<_> = report.problems.iter().map(|problem| problem.key).collect();
     keys.sort_unstable();
@@ -213,7 +229,8 @@ fn encrypted_keys_are_recognised_in_each_encoding() {
     let plain = plain.to_str().unwrap();
     let pkcs8 = openssl(&["pkey", "-in", plain, "-aes256", "-passout", "pass:secret"]);
     let sec1 = openssl(&["ec", "-in", plain, "-aes256", "-passout", "pass:secret"]);
-    for (pem, marker) in [(pkcs8, "BEGIN ENCRYPTED PRIVATE KEY"), (sec1, "Proc-Type: 4,ENCRYPTED")] {
+    for (pem, marker) in [(pkcs8, "BEGIN ENCRYPTED PRIVATE KEY"), (sec1, "Proc-Type: 4,ENCRYPTED")]
+    {
         let pem = String::from_utf8(pem).unwrap();
         assert!(pem.contains(marker), "{pem}");
         files.private_key(&pem);
@@ -227,22 +244,37 @@ fn keys_that_cannot_serve() {
     files.private_key(&KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem());
     assert_problem(&files.report(), KEY, &["Ed25519"]);
     files.private_key(
-        &String::from_utf8(openssl(&["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"])).unwrap(),
+        &String::from_utf8(openssl(&[
+            "genpkey",
+            "-quiet",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-521",
+        ]))
+        .unwrap(),
     );
     assert_problem(&files.report(), KEY, &["ECDSA P-256 or P-384"]);
-    files.private_key(&[files.key.serialize_pem(), KeyPair::generate().unwrap().serialize_pem()].concat());
+    files.private_key(
+        &[files.key.serialize_pem(), KeyPair::generate().unwrap().serialize_pem()].concat(),
+    );
     assert_problem(&files.report(), KEY, &["more than one private key"]);
 }
 
 #[test]
 fn p384_keys_are_good() {
-    assert_good(&Files::with(&Leaf::server(), KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).report());
+    assert_good(
+        &Files::with(&Leaf::server(), KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap())
+            .report(),
+    );
 }
 
 #[test]
 fn rsa_keys_of_2048_to_4096_bits_are_good() {
     for bits in [2048, 4096] {
-        assert_good(&Files::with(&Leaf::server(), KeyPair::from_pem(&rsa_key_pem(bits)).unwrap()).report());
+        assert_good(
+            &Files::with(&Leaf::server(), KeyPair::from_pem(&rsa_key_pem(bits)).unwrap()).report(),
+        );
     }
     let files = Files::new();
     for (bits, word) in [(2040, "fewer than 2048 bits"), (4104, "more than 4096 bits")] {
@@ -260,21 +292,32 @@ fn key_of_another_certificate() {
     let files = Files::new();
     for other in [KeyPair::generate().unwrap(), rsa_key()] {
         files.private_key(&other.serialize_pem());
-        assert_problem(&files.report(), KEY, &["does not match", "key.pem", "chain.pem", SERVER_NAME]);
+        assert_problem(
+            &files.report(),
+            KEY,
+            &["does not match", "key.pem", "chain.pem", SERVER_NAME],
+        );
     }
 }
 
 #[test]
 fn key_open_to_others() {
     let files = Files::new();
-    let set = |mode| std::fs::set_permissions(files.path("key.pem"), std::fs::Permissions::from_mode(mode)).unwrap();
+    let set = |mode| {
+        std::fs::set_permissions(files.path("key.pem"), std::fs::Permissions::from_mode(mode))
+            .unwrap()
+    };
     for mode in [0o400, 0o600, 0o440, 0o640] {
         set(mode);
         assert_good(&files.report());
     }
     for mode in [0o604, 0o644, 0o602, 0o601] {
         set(mode);
-        assert_problem(&files.report(), KEY, &["every user", &format!("{mode:04o}"), "`chmod o-rwx", "key.pem"]);
+        assert_problem(
+            &files.report(),
+            KEY,
+            &["every user", &format!("{mode:04o}"), "`chmod o-rwx", "key.pem"],
+        );
     }
 }
 
@@ -286,19 +329,37 @@ fn chain_out_of_order() {
     let told = files.report();
     assert_eq!(told.problems.len(), 2, "{told:#?}");
     assert!(told.problems[0].message.contains("out of order: certificate 1 of"), "{told:#?}");
-    assert!(told.problems[0].message.contains("was issued by certificate 3, which must stand directly after it"), "{told:#?}");
-    assert!(told.problems[1].message.contains("certificate 2 of") && told.problems[1].message.contains("is self-signed"), "{told:#?}");
+    assert!(
+        told.problems[0]
+            .message
+            .contains("was issued by certificate 3, which must stand directly after it"),
+        "{told:#?}"
+    );
+    assert!(
+        told.problems[1].message.contains("certificate 2 of")
+            && told.problems[1].message.contains("is self-signed"),
+        "{told:#?}"
+    );
 
     files.chain(&[&intermediate, &files.leaf]);
     let told = files.report();
-    assert!(told.problems.iter().any(|p| p.key == CHAIN && p.message.contains("belongs to certificate 2")), "{told:#?}");
+    assert!(
+        told.problems
+            .iter()
+            .any(|p| p.key == CHAIN && p.message.contains("belongs to certificate 2")),
+        "{told:#?}"
+    );
 }
 
 #[test]
 fn chain_with_a_missing_intermediate() {
     let files = Files::new();
     files.chain(&[&files.leaf, &files.root.pem()]);
-    assert_problem(&files.report(), CHAIN, &["incomplete", "CN=Test Intermediate", "missing", "CN=Test Root follows"]);
+    assert_problem(
+        &files.report(),
+        CHAIN,
+        &["incomplete", "CN=Test Intermediate", "missing", "CN=Test Root follows"],
+    );
 }
 
 #[test]
@@ -318,7 +379,11 @@ fn issuer_of_the_same_name_with_another_key() {
     let files = Files::new();
     let namesake = files.root.intermediate("Test Intermediate");
     files.chain(&[&files.leaf, &namesake.pem()]);
-    assert_problem(&files.report(), CHAIN, &["certificate 1", "not signed with the key of certificate 2"]);
+    assert_problem(
+        &files.report(),
+        CHAIN,
+        &["certificate 1", "not signed with the key of certificate 2"],
+    );
 }
 
 #[test]
@@ -332,7 +397,11 @@ fn issuer_that_is_no_ca() {
 #[test]
 fn dates() {
     let now = OffsetDateTime::now_utc();
-    let expired = Leaf { not_before: now - 3 * Duration::DAY, not_after: now - Duration::DAY, ..Leaf::server() };
+    let expired = Leaf {
+        not_before: now - 3 * Duration::DAY,
+        not_after: now - Duration::DAY,
+        ..Leaf::server()
+    };
     let date = |instant: OffsetDateTime| instant.date().to_string();
     let told = Files::with(&expired, KeyPair::generate().unwrap()).report();
     assert_problem(&told, CHAIN, &["certificate 1", "expired on", &date(expired.not_after)]);
@@ -347,38 +416,71 @@ fn dates() {
 #[test]
 fn names_and_purposes_of_the_leaf() {
     let nameless = Leaf { dns_names: vec![], ..Leaf::server() };
-    assert_warning(&Files::with(&nameless, KeyPair::generate().unwrap()).report(), CHAIN, &["no DNS name"]);
+    assert_warning(
+        &Files::with(&nameless, KeyPair::generate().unwrap()).report(),
+        CHAIN,
+        &["no DNS name"],
+    );
     let address = Leaf { dns_names: vec!["127.0.0.1".to_owned()], ..Leaf::server() };
-    assert_warning(&Files::with(&address, KeyPair::generate().unwrap()).report(), CHAIN, &["no DNS name"]);
+    assert_warning(
+        &Files::with(&address, KeyPair::generate().unwrap()).report(),
+        CHAIN,
+        &["no DNS name"],
+    );
     let client = Leaf { purposes: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Leaf::server() };
-    assert_problem(&Files::with(&client, KeyPair::generate().unwrap()).report(), CHAIN, &["not for servers", "serverAuth"]);
-    for purposes in
-        [vec![], vec![ExtendedKeyUsagePurpose::Any], vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth]]
-    {
-        assert_good(&Files::with(&Leaf { purposes, ..Leaf::server() }, KeyPair::generate().unwrap()).report());
+    assert_problem(
+        &Files::with(&client, KeyPair::generate().unwrap()).report(),
+        CHAIN,
+        &["not for servers", "serverAuth"],
+    );
+    for purposes in [
+        vec![],
+        vec![ExtendedKeyUsagePurpose::Any],
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+    ] {
+        assert_good(
+            &Files::with(&Leaf { purposes, ..Leaf::server() }, KeyPair::generate().unwrap())
+                .report(),
+        );
     }
 }
 
 #[test]
 fn client_settings() {
     let files = Files::new();
-    let anchors = write(files.directory.path(), "anchors.pem", &[files.root.pem(), files.intermediate.pem()].concat());
+    let anchors = write(
+        files.directory.path(),
+        "anchors.pem",
+        &[files.root.pem(), files.intermediate.pem()].concat(),
+    );
     let with = |anchors: &PathBuf, names: &[&str]| {
         let subject_common_names = names.iter().map(|&name| name.to_owned()).collect();
-        let client = ClientSettings { trust_anchors: anchors.clone(), subject_common_names, require_client_auth_eku: true };
+        let client = ClientSettings {
+            trust_anchors: anchors.clone(),
+            subject_common_names,
+            require_client_auth_eku: true,
+        };
         report(&Settings { client: Some(client), ..files.settings() })
     };
     assert_good(&with(&anchors, &[KMS_NAME, "other"]));
     assert_problem(&with(&anchors, &[]), NAMES, &["cks.kms.REGION.amazonaws.com"]);
     assert_problem(&with(&anchors, &[""]), NAMES, &["empty"]);
     assert_problem(&with(&anchors, &["name "]), NAMES, &["white space"]);
-    assert_problem(&with(&files.path("missing.pem"), &[KMS_NAME]), ANCHORS, &["missing.pem does not exist"]);
+    assert_problem(
+        &with(&files.path("missing.pem"), &[KMS_NAME]),
+        ANCHORS,
+        &["missing.pem does not exist"],
+    );
     let empty = write(files.directory.path(), "empty.pem", "");
     assert_problem(&with(&empty, &[KMS_NAME]), ANCHORS, &["holds no certificate", "empty.pem"]);
     let garbage = write(
         files.directory.path(),
         "garbage.pem",
-        &[files.root.pem().as_str(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"].concat(),
+        &[
+            files.root.pem().as_str(),
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ]
+        .concat(),
     );
     assert_problem(&with(&garbage, &[KMS_NAME]), ANCHORS, &["certificate 2 of", "garbage.pem"]);
 }
@@ -387,22 +489,36 @@ fn client_settings() {
 fn certificates_are_told_by_name_serial_number_and_end() {
     let files = Files::new();
     let told = || server(&files.settings()).unwrap().certificates().to_vec();
-    let subjects = |told: &[Certificate]| told.iter().map(|certificate| certificate.subject.clone()).collect::<Vec<_>>();
+    let subjects = |told: &[Certificate]| {
+        told.iter().map(|certificate| certificate.subject.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(subjects(&told()), [SERVER_NAME, "Test Intermediate"]);
 
     let leaf = Leaf::server();
-    let nameless = Leaf { common_names: Vec::new(), dns_names: vec!["first.test".to_owned(), "second.test".to_owned()], ..Leaf::server() };
+    let nameless = Leaf {
+        common_names: Vec::new(),
+        dns_names: vec!["first.test".to_owned(), "second.test".to_owned()],
+        ..Leaf::server()
+    };
     let neither = Leaf { dns_names: Vec::new(), ..nameless.clone() };
     // Zeros before it are DER's, as those that keep a number from being negative.
-    for (leaf, subject, serial) in
-        [(&leaf, SERVER_NAME, &[0x0a, 0x1b][..]), (&nameless, "first.test", &[0x8f, 0, 1]), (&neither, "", &[0, 0x7f])]
-    {
+    for (leaf, subject, serial) in [
+        (&leaf, SERVER_NAME, &[0x0a, 0x1b][..]),
+        (&nameless, "first.test", &[0x8f, 0, 1]),
+        (&neither, "", &[0, 0x7f]),
+    ] {
         let mut params = leaf.params();
         params.serial_number = Some(SerialNumber::from_slice(serial));
         let chain = files.chain(&[&params.self_signed(&files.key).unwrap().pem()]);
         let [certificate] = &told()[..] else { panic!("one certificate") };
-        assert_eq!((&*certificate.subject, certificate.not_after.unix_timestamp()), (subject, leaf.not_after.unix_timestamp()));
+        assert_eq!(
+            (&*certificate.subject, certificate.not_after.unix_timestamp()),
+            (subject, leaf.not_after.unix_timestamp())
+        );
         let shown = openssl(&["x509", "-noout", "-serial", "-in", chain.to_str().unwrap()]);
-        assert_eq!(format!("serial={}", certificate.serial), String::from_utf8(shown).unwrap().trim());
+        assert_eq!(
+            format!("serial={}", certificate.serial),
+            String::from_utf8(shown).unwrap().trim()
+        );
     }
 }

@@ -50,9 +50,11 @@ impl World {
         Self::with(&KeyPair::generate().unwrap())
     }
 
-    /// A client that trusts nothing but the root: the chain sent must be complete, and the name must be in it.
+    /// A client that trusts nothing but the root: the chain sent must be complete, and the name
+    /// must be in it.
     fn connect(&self, arguments: &[&str]) -> Result<Accepted, &'static str> {
-        let trust = ["-CAfile", &self.root, "-verify_return_error", "-verify_hostname", pki::SERVER_NAME];
+        let trust =
+            ["-CAfile", &self.root, "-verify_return_error", "-verify_hostname", pki::SERVER_NAME];
         self.server.connect(&[&trust, arguments].concat())
     }
 
@@ -62,17 +64,26 @@ impl World {
 }
 
 fn accepted(version: &str, suite: &str) -> Result<Accepted, &'static str> {
-    Ok(Accepted { version: version.to_owned(), suite: suite.to_owned(), alpn: None, resumed: false })
+    Ok(Accepted {
+        version: version.to_owned(),
+        suite: suite.to_owned(),
+        alpn: None,
+        resumed: false,
+    })
 }
 
 #[test]
 fn the_four_suites_are_accepted() {
     let (rsa, ecdsa) = (World::rsa(), World::ecdsa());
     for world in [&rsa, &ecdsa] {
-        for (ours, rustls) in
-            [("TLS_AES_256_GCM_SHA384", "TLS13_AES_256_GCM_SHA384"), ("TLS_CHACHA20_POLY1305_SHA256", "TLS13_CHACHA20_POLY1305_SHA256")]
-        {
-            assert_eq!(world.connect(&["-tls1_3", "-ciphersuites", ours]), accepted("TLSv1_3", rustls));
+        for (ours, rustls) in [
+            ("TLS_AES_256_GCM_SHA384", "TLS13_AES_256_GCM_SHA384"),
+            ("TLS_CHACHA20_POLY1305_SHA256", "TLS13_CHACHA20_POLY1305_SHA256"),
+        ] {
+            assert_eq!(
+                world.connect(&["-tls1_3", "-ciphersuites", ours]),
+                accepted("TLSv1_3", rustls)
+            );
         }
     }
     assert_eq!(
@@ -97,7 +108,11 @@ fn every_other_suite_is_refused() {
     let (rsa, ecdsa) = (World::rsa(), World::ecdsa());
     for world in [&rsa, &ecdsa] {
         for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_128_CCM_SHA256"] {
-            assert_eq!(world.connect(&["-tls1_3", "-ciphersuites", suite]), Err("no_shared_cipher"), "{suite}");
+            assert_eq!(
+                world.connect(&["-tls1_3", "-ciphersuites", suite]),
+                Err("no_shared_cipher"),
+                "{suite}"
+            );
         }
     }
     for suite in [
@@ -120,7 +135,11 @@ fn every_other_suite_is_refused() {
         "ECDHE-ECDSA-AES256-CCM",
         "ECDHE-RSA-AES256-GCM-SHA384",
     ] {
-        assert_eq!(ecdsa.connect(&["-tls1_2", "-cipher", suite]), Err("no_shared_cipher"), "{suite}");
+        assert_eq!(
+            ecdsa.connect(&["-tls1_2", "-cipher", suite]),
+            Err("no_shared_cipher"),
+            "{suite}"
+        );
     }
 }
 
@@ -129,7 +148,11 @@ fn older_versions_are_refused() {
     // OpenSSL itself offers them at security level 0 only.
     let world = World::rsa();
     for version in ["-tls1", "-tls1_1"] {
-        assert_eq!(world.connect(&[version, "-cipher", "ALL:@SECLEVEL=0"]), Err("unsupported_version"), "{version}");
+        assert_eq!(
+            world.connect(&[version, "-cipher", "ALL:@SECLEVEL=0"]),
+            Err("unsupported_version"),
+            "{version}"
+        );
     }
 }
 
@@ -147,22 +170,33 @@ fn bytes_that_are_no_tls() {
 #[test]
 fn a_client_that_does_not_trust_the_chain_is_told_apart() {
     let world = World::ecdsa();
-    let stranger = text(&write(world.directory.path(), "stranger.pem", &Ca::root("Stranger").pem()));
-    assert_eq!(world.server.connect(&["-CAfile", &stranger, "-no-CApath", "-verify_return_error"]), Err("certificate_refused"));
+    let stranger =
+        text(&write(world.directory.path(), "stranger.pem", &Ca::root("Stranger").pem()));
+    assert_eq!(
+        world.server.connect(&["-CAfile", &stranger, "-no-CApath", "-verify_return_error"]),
+        Err("certificate_refused")
+    );
 }
 
 #[test]
 fn keys_in_each_encoding() {
     let (rsa, p256) = (rsa_key(), KeyPair::generate().unwrap());
     let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-    for (key, traditional) in
-        [(&rsa, "-----BEGIN RSA PRIVATE KEY-----"), (&p256, "-----BEGIN EC PRIVATE KEY-----"), (&p384, "-----BEGIN EC PRIVATE KEY-----")]
-    {
+    for (key, traditional) in [
+        (&rsa, "-----BEGIN RSA PRIVATE KEY-----"),
+        (&p256, "-----BEGIN EC PRIVATE KEY-----"),
+        (&p384, "-----BEGIN EC PRIVATE KEY-----"),
+    ] {
         for encoding in ["-----BEGIN PRIVATE KEY-----", traditional] {
             let world = World::with_settings(key, |settings, directory| {
                 let mut pem = openssl(&["pkey", "-in", settings.private_key.to_str().unwrap()]);
                 if encoding == traditional {
-                    pem = openssl(&["pkey", "-traditional", "-in", settings.private_key.to_str().unwrap()]);
+                    pem = openssl(&[
+                        "pkey",
+                        "-traditional",
+                        "-in",
+                        settings.private_key.to_str().unwrap(),
+                    ]);
                 }
                 let pem = String::from_utf8(pem).unwrap();
                 assert!(pem.starts_with(encoding), "{encoding}");
@@ -182,9 +216,12 @@ fn sec1_key_after_its_parameters() {
     let pem = String::from_utf8(openssl(&["ecparam", "-name", "prime256v1", "-genkey"])).unwrap();
     assert!(pem.starts_with("-----BEGIN EC PARAMETERS-----"));
     let with_parameters = write(directory.path(), "parameters.pem", &pem);
-    let pkcs8 = String::from_utf8(openssl(&["pkey", "-in", with_parameters.to_str().unwrap()])).unwrap();
-    let world =
-        World::with_settings(&KeyPair::from_pem(&pkcs8).unwrap(), |settings, _| Settings { private_key: with_parameters, ..settings });
+    let pkcs8 =
+        String::from_utf8(openssl(&["pkey", "-in", with_parameters.to_str().unwrap()])).unwrap();
+    let world = World::with_settings(&KeyPair::from_pem(&pkcs8).unwrap(), |settings, _| Settings {
+        private_key: with_parameters,
+        ..settings
+    });
     assert!(world.connect(&[]).is_ok());
 }
 
@@ -208,7 +245,8 @@ fn sessions_resume_by_ticket() {
         for version in ["-tls1_2", "-tls1_3"] {
             assert!(!world.connect(&[version, "-sess_out", &session]).unwrap().resumed);
             assert!(world.connect(&[version, "-sess_in", &session]).unwrap().resumed, "{version}");
-            // A new generation knows nothing of the old one's tickets; the client is served all the same.
+            // A new generation knows nothing of the old one's tickets; the client is served all the
+            // same.
             world.server.reload(server(&world.settings).unwrap());
             assert!(!world.connect(&[version, "-sess_in", &session]).unwrap().resumed, "{version}");
         }
@@ -238,23 +276,43 @@ fn resumption_does_not_bypass_a_changed_client_verifier() {
         Settings { client: Some(client), ..settings }
     });
     let directory = world.directory.path();
-    let certificate = text(&write(directory, "client.pem", &ca.issue(&Leaf::client(KMS_NAME), &key).pem()));
+    let certificate =
+        text(&write(directory, "client.pem", &ca.issue(&Leaf::client(KMS_NAME), &key).pem()));
     let key = text(&write(directory, "client-key.pem", &key.serialize_pem()));
     let session = world.path("session.pem");
     let client = world.settings.client.clone().unwrap();
-    let another_name = ClientSettings { subject_common_names: vec!["another.name".to_owned()], ..client.clone() };
-    let another_ca = ClientSettings { trust_anchors: write(directory, "other.pem", &other_ca.pem()), ..client };
+    let another_name =
+        ClientSettings { subject_common_names: vec!["another.name".to_owned()], ..client.clone() };
+    let another_ca =
+        ClientSettings { trust_anchors: write(directory, "other.pem", &other_ca.pem()), ..client };
 
     for version in ["-tls1_2", "-tls1_3"] {
-        for (changed, label) in [(&another_name, "wrong_subject"), (&another_ca, "unknown_issuer")] {
+        for (changed, label) in [(&another_name, "wrong_subject"), (&another_ca, "unknown_issuer")]
+        {
             world.server.reload(server(&world.settings).unwrap());
             let with_certificate = [version, "-cert", &certificate, "-key", &key];
-            assert!(!world.connect(&[&with_certificate[..], &["-sess_out", &session]].concat()).unwrap().resumed);
+            assert!(
+                !world
+                    .connect(&[&with_certificate[..], &["-sess_out", &session]].concat())
+                    .unwrap()
+                    .resumed
+            );
             // The ticket stands for the certificate, which the client does not even show again.
             assert!(world.connect(&[version, "-sess_in", &session]).unwrap().resumed);
-            world.server.reload(server(&Settings { client: Some(changed.clone()), ..world.settings.clone() }).unwrap());
-            assert_eq!(world.connect(&[&with_certificate[..], &["-sess_in", &session]].concat()), Err(label), "{version}");
-            assert_eq!(world.connect(&[version, "-sess_in", &session]), Err("no_certificate"), "{version}");
+            world.server.reload(
+                server(&Settings { client: Some(changed.clone()), ..world.settings.clone() })
+                    .unwrap(),
+            );
+            assert_eq!(
+                world.connect(&[&with_certificate[..], &["-sess_in", &session]].concat()),
+                Err(label),
+                "{version}"
+            );
+            assert_eq!(
+                world.connect(&[version, "-sess_in", &session]),
+                Err("no_certificate"),
+                "{version}"
+            );
         }
     }
 }
@@ -271,7 +329,9 @@ fn a_ticket_without_client_authentication_does_not_open_a_server_with_it() {
     for version in ["-tls1_2", "-tls1_3"] {
         world.server.reload(server(&world.settings).unwrap());
         assert!(world.connect(&[version, "-sess_out", &session]).is_ok());
-        world.server.reload(server(&Settings { client: Some(client.clone()), ..world.settings.clone() }).unwrap());
+        world.server.reload(
+            server(&Settings { client: Some(client.clone()), ..world.settings.clone() }).unwrap(),
+        );
         assert_eq!(world.connect(&[version, "-sess_in", &session]), Err("no_certificate"));
     }
 }

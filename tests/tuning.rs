@@ -20,7 +20,9 @@ impl Told {
     /// State of a setting, and the line that tells it.
     fn state(&self, setting: &str) -> (&str, &str) {
         // The last table: after --apply there are two.
-        let line = self.text.lines().rev().find(|line| line.get(8..).is_some_and(|rest| rest.starts_with(&format!("{setting} "))));
+        let line = self.text.lines().rev().find(|line| {
+            line.get(8..).is_some_and(|rest| rest.starts_with(&format!("{setting} ")))
+        });
         let line = line.unwrap_or_else(|| panic!("no line of {setting} in\n{}", self.text));
         (line.split_whitespace().next().unwrap(), line)
     }
@@ -44,8 +46,8 @@ fn check(root: Option<&Path>, arguments: &[&str]) -> Told {
     }
 }
 
-/// A tree of files that stands for a machine: eight cores on two NUMA nodes, an interface with four queues, xksd with two shards on the
-/// cores of the first node, and everything as it should be.
+/// A tree of files that stands for a machine: eight cores on two NUMA nodes, an interface with four
+/// queues, xksd with two shards on the cores of the first node, and everything as it should be.
 struct Machine(tempfile::TempDir);
 
 const WELL_SET: &[(&str, &str)] = &[
@@ -68,7 +70,8 @@ const WELL_SET: &[(&str, &str)] = &[
     ("proc/100/cgroup", "0::/system.slice/xksd.service"),
     (
         "proc/100/limits",
-        "Max open files            1024     1048576      files\nMax locked memory         unlimited      unlimited       bytes",
+        "Max open files            1024     1048576      files\nMax locked memory         \
+         unlimited      unlimited       bytes",
     ),
     ("proc/100/task/100/comm", "xksd"),
     ("proc/100/task/101/comm", "xksd-shard-2"),
@@ -98,10 +101,15 @@ impl Machine {
             machine.set(&format!("sys/class/net/eno1/device/msi_irqs/{}", 40 + at), "msix");
             machine.set(&format!("proc/irq/{}/smp_affinity_list", 40 + at), &at.to_string());
             machine.set(&format!("sys/class/net/eno1/queues/rx-{at}/rps_cpus"), "00");
-            machine.set(&format!("sys/class/net/eno1/queues/tx-{at}/xps_cpus"), &format!("{:02x}", 1 << at));
+            machine.set(
+                &format!("sys/class/net/eno1/queues/tx-{at}/xps_cpus"),
+                &format!("{:02x}", 1 << at),
+            );
             let cpu = format!("sys/devices/system/cpu/cpu{at}");
             machine.set(&format!("{cpu}/cpufreq/scaling_governor"), "performance");
-            for (state, (name, exit_us, disabled)) in [("POLL", 0, 0), ("C1", 50, 0), ("C6", 51, 1)].into_iter().enumerate() {
+            for (state, (name, exit_us, disabled)) in
+                [("POLL", 0, 0), ("C1", 50, 0), ("C6", 51, 1)].into_iter().enumerate()
+            {
                 machine.set(&format!("{cpu}/cpuidle/state{state}/name"), name);
                 machine.set(&format!("{cpu}/cpuidle/state{state}/latency"), &format!("{exit_us}"));
                 machine.set(&format!("{cpu}/cpuidle/state{state}/disable"), &format!("{disabled}"));
@@ -155,7 +163,10 @@ impl Machine {
         machine.set("proc/sys/net/netfilter/nf_conntrack_max", "65536");
         machine.set("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet");
         for at in 0..4 {
-            machine.set(&format!("sys/devices/system/cpu/cpu{at}/cpufreq/scaling_governor"), "powersave");
+            machine.set(
+                &format!("sys/devices/system/cpu/cpu{at}/cpufreq/scaling_governor"),
+                "powersave",
+            );
             machine.set(&format!("sys/devices/system/cpu/cpu{at}/cpuidle/state2/disable"), "0");
             machine.set(&format!("proc/irq/{}/smp_affinity_list", 40 + at), "0");
             machine.set(&format!("sys/class/net/eno1/queues/rx-{at}/rps_cpus"), "0f");
@@ -172,8 +183,15 @@ fn this_machine_can_be_checked_by_anybody() {
     assert_eq!(told.code, i32::from(!told.advised().is_empty()), "{}", told.text);
     assert_eq!(told.complaint, "");
     let after_the_heading = told.text.lines().skip_while(|line| !line.starts_with("STATE")).skip(1);
-    let states: Vec<&str> = after_the_heading.take_while(|line| !line.is_empty()).map(|line| line[..7].trim_end()).collect();
-    assert!(states.len() >= 20 && states.iter().all(|state| ["ok", "advise", "n.a."].contains(state)), "{}", told.text);
+    let states: Vec<&str> = after_the_heading
+        .take_while(|line| !line.is_empty())
+        .map(|line| line[..7].trim_end())
+        .collect();
+    assert!(
+        states.len() >= 20 && states.iter().all(|state| ["ok", "advise", "n.a."].contains(state)),
+        "{}",
+        told.text
+    );
 }
 
 #[test]
@@ -182,7 +200,11 @@ fn a_running_xksd_is_seen_with_its_shards() {
     let server = site.start();
     let told = check(None, &["--pid", &server.pid().to_string()]);
     // The site has one.
-    assert!(told.text.contains(&format!("xksd is process {} with 1 shard\n", server.pid())), "{}", told.text);
+    assert!(
+        told.text.contains(&format!("xksd is process {} with 1 shard\n", server.pid())),
+        "{}",
+        told.text
+    );
     assert_ne!(told.state("descriptors").0, "n.a.");
     assert_ne!(told.state("locked memory, KiB").0, "n.a.");
 }
@@ -202,8 +224,11 @@ fn a_machine_that_is_well_set_gets_no_advice_and_is_not_changed() {
 
 #[test]
 fn every_bound_has_two_sides() {
-    let memlock = |bytes: u64| format!("Max open files  1 1048576 files\nMax locked memory  1 {bytes} bytes");
-    let descriptors = |files: usize| format!("Max open files  1 {files} files\nMax locked memory  1 unlimited bytes");
+    let memlock =
+        |bytes: u64| format!("Max open files  1 1048576 files\nMax locked memory  1 {bytes} bytes");
+    let descriptors = |files: usize| {
+        format!("Max open files  1 {files} files\nMax locked memory  1 unlimited bytes")
+    };
     // The process has two shards.
     let needed = 2 * CONNECTIONS_A_SHARD_MAX + 1024;
     let sysctl = |name: &str| format!("proc/sys/{name}");
@@ -211,36 +236,96 @@ fn every_bound_has_two_sides() {
         ("Linux", sysctl("kernel/osrelease"), "5.19.0".into(), "5.18.19".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "1".into()),
         ("kernel.io_uring_disabled", sysctl("kernel/io_uring_disabled"), "0".into(), "2".into()),
-        ("locked memory, KiB", "proc/100/limits".into(), memlock(2 * MEMLOCK_BYTES_A_SHARD), memlock(2 * MEMLOCK_BYTES_A_SHARD - 1024)),
+        (
+            "locked memory, KiB",
+            "proc/100/limits".into(),
+            memlock(2 * MEMLOCK_BYTES_A_SHARD),
+            memlock(2 * MEMLOCK_BYTES_A_SHARD - 1024),
+        ),
         ("descriptors", "proc/100/limits".into(), descriptors(needed), descriptors(needed - 1)),
         ("fs.nr_open", sysctl("fs/nr_open"), "1048576".into(), "1048575".into()),
-        ("net.core.somaxconn", sysctl("net/core/somaxconn"), LISTEN_BACKLOG.to_string(), (LISTEN_BACKLOG - 1).to_string()),
+        (
+            "net.core.somaxconn",
+            sysctl("net/core/somaxconn"),
+            LISTEN_BACKLOG.to_string(),
+            (LISTEN_BACKLOG - 1).to_string(),
+        ),
         ("net.ipv4.tcp_syncookies", sysctl("net/ipv4/tcp_syncookies"), "1".into(), "2".into()),
         ("net.ipv4.tcp_syncookies", sysctl("net/ipv4/tcp_syncookies"), "1".into(), "0".into()),
         ("tcp_abort_on_overflow", sysctl("net/ipv4/tcp_abort_on_overflow"), "0".into(), "1".into()),
         ("net.ipv4.tcp_retries2", sysctl("net/ipv4/tcp_retries2"), "8".into(), "9".into()),
         ("net.ipv4.tcp_syn_retries", sysctl("net/ipv4/tcp_syn_retries"), "3".into(), "4".into()),
         ("tcp_keepalive_time", sysctl("net/ipv4/tcp_keepalive_time"), "300".into(), "301".into()),
-        ("nf_conntrack_max", sysctl("net/netfilter/nf_conntrack_max"), "131072".into(), "131071".into()),
-        ("swap", "proc/swaps".into(), "Filename Type".into(), "Filename Type\n/dev/sda2 partition".into()),
-        ("clocksource", "sys/devices/system/clocksource/clocksource0/current_clocksource".into(), "tsc".into(), "acpi_pm".into()),
+        (
+            "nf_conntrack_max",
+            sysctl("net/netfilter/nf_conntrack_max"),
+            "131072".into(),
+            "131071".into(),
+        ),
+        (
+            "swap",
+            "proc/swaps".into(),
+            "Filename Type".into(),
+            "Filename Type\n/dev/sda2 partition".into(),
+        ),
+        (
+            "clocksource",
+            "sys/devices/system/clocksource/clocksource0/current_clocksource".into(),
+            "tsc".into(),
+            "acpi_pm".into(),
+        ),
         ("clock set by", "proc/77/comm".into(), "ntpd".into(), "cron".into()),
-        ("frequency governor", "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor".into(), "performance".into(), "powersave".into()),
-        ("idle states", "sys/devices/system/cpu/cpu3/cpuidle/state1/latency".into(), "50".into(), "51".into()),
-        ("idle states", "sys/devices/system/cpu/cpu3/cpuidle/state2/disable".into(), "1".into(), "0".into()),
-        ("isolcpus of xksd's cores", "sys/devices/system/cpu/isolated".into(), "4-7".into(), "3-7".into()),
+        (
+            "frequency governor",
+            "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor".into(),
+            "performance".into(),
+            "powersave".into(),
+        ),
+        (
+            "idle states",
+            "sys/devices/system/cpu/cpu3/cpuidle/state1/latency".into(),
+            "50".into(),
+            "51".into(),
+        ),
+        (
+            "idle states",
+            "sys/devices/system/cpu/cpu3/cpuidle/state2/disable".into(),
+            "1".into(),
+            "0".into(),
+        ),
+        (
+            "isolcpus of xksd's cores",
+            "sys/devices/system/cpu/isolated".into(),
+            "4-7".into(),
+            "3-7".into(),
+        ),
         ("NUMA node of xksd", "sys/class/net/eno1/device/numa_node".into(), "0".into(), "1".into()),
         ("interrupts of interface", "proc/irq/43/smp_affinity_list".into(), "7".into(), "2".into()),
-        ("RPS of interface", "sys/class/net/eno1/queues/rx-3/rps_cpus".into(), "0,00".into(), "0,08".into()),
+        (
+            "RPS of interface",
+            "sys/class/net/eno1/queues/rx-3/rps_cpus".into(),
+            "0,00".into(),
+            "0,08".into(),
+        ),
     ];
     for (setting, path, good, bad) in cases {
         let machine = Machine::well_set();
         machine.set(&path, &good);
         let told = machine.check(&[]);
-        assert_eq!((told.code, told.state(setting).0), (0, "ok"), "{setting} at {good}: {}", told.text);
+        assert_eq!(
+            (told.code, told.state(setting).0),
+            (0, "ok"),
+            "{setting} at {good}: {}",
+            told.text
+        );
         machine.set(&path, &bad);
         let told = machine.check(&[]);
-        assert_eq!((told.code, told.state(setting).0), (1, "advise"), "{setting} at {bad}: {}", told.text);
+        assert_eq!(
+            (told.code, told.state(setting).0),
+            (1, "advise"),
+            "{setting} at {bad}: {}",
+            told.text
+        );
         assert_eq!(told.advised().len(), 1, "{}", told.text);
     }
 }
@@ -348,7 +433,8 @@ fn what_no_script_should_do_is_told_and_left() {
     let told = machine.check(&["--apply"]);
     assert_eq!(told.code, 1);
     for word in ["kernel.io_uring_group", "boot parameter isolcpus", "CPUAffinity=4-7"] {
-        let by_hand = told.text.lines().any(|line| line.starts_with("By hand: ") && line.contains(word));
+        let by_hand =
+            told.text.lines().any(|line| line.starts_with("By hand: ") && line.contains(word));
         assert!(by_hand, "{word}: {}", told.text);
     }
     assert_eq!(machine.files(), before);
@@ -358,14 +444,24 @@ fn what_no_script_should_do_is_told_and_left() {
 fn undo_writes_only_where_apply_does() {
     let machine = Machine::well_set();
     let before = machine.files();
-    for line in ["/etc/passwd root", "/sys/../etc/passwd x", "/proc/sys/net/../../1/mem x", "/proc/100/status x", "sys/x 1", ""] {
+    for line in [
+        "/etc/passwd root",
+        "/sys/../etc/passwd x",
+        "/proc/sys/net/../../1/mem x",
+        "/proc/100/status x",
+        "sys/x 1",
+        "",
+    ] {
         machine.set("saved", &format!("# comment\n/proc/sys/net/core/somaxconn 128\n{line}"));
         let told = machine.check(&["--undo", machine.path("saved").to_str().unwrap()]);
         assert_eq!(told.code, 2, "{line}: {}", told.text);
     }
     assert_eq!(machine.files(), before);
     // What has gone since cannot be put back, the rest is.
-    machine.set("saved", "/proc/sys/net/core/somaxconn 128\n/sys/class/net/gone0/queues/rx-0/rps_cpus 0f");
+    machine.set(
+        "saved",
+        "/proc/sys/net/core/somaxconn 128\n/sys/class/net/gone0/queues/rx-0/rps_cpus 0f",
+    );
     let told = machine.check(&["--undo", machine.path("saved").to_str().unwrap()]);
     assert_eq!(told.code, 1);
     assert_eq!(machine.get("proc/sys/net/core/somaxconn"), "128");
@@ -375,7 +471,8 @@ fn undo_writes_only_where_apply_does() {
 fn one_receive_queue_for_many_cores_is_spread_by_software() {
     let machine = Machine::well_set();
     for at in 1..4 {
-        std::fs::remove_dir_all(machine.path(&format!("sys/class/net/eno1/queues/rx-{at}"))).unwrap();
+        std::fs::remove_dir_all(machine.path(&format!("sys/class/net/eno1/queues/rx-{at}")))
+            .unwrap();
     }
     assert_eq!(machine.check(&[]).state("RPS of interface").0, "advise");
     // Two cores have nothing to share.
@@ -397,10 +494,14 @@ fn interrupts_are_judged_by_where_they_really_go() {
 
 #[test]
 fn the_sysctl_file_sets_what_is_advised() {
-    let file = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sysctl.d/60-xksd.conf")).unwrap();
+    let file = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sysctl.d/60-xksd.conf"),
+    )
+    .unwrap();
     let machine = Machine::as_delivered();
     let mut set = 0;
-    for line in file.lines().filter(|line| !line.starts_with(['#', ';']) && !line.trim().is_empty()) {
+    for line in file.lines().filter(|line| !line.starts_with(['#', ';']) && !line.trim().is_empty())
+    {
         let (name, value) = line.split_once('=').unwrap();
         let path = format!("proc/sys/{}", name.trim().trim_start_matches('-').replace('.', "/"));
         assert!(machine.path(&path).exists(), "{path} is not looked at");
@@ -411,7 +512,9 @@ fn the_sysctl_file_sets_what_is_advised() {
     let told = machine.check(&[]);
     for line in told.advised() {
         assert!(
-            ["clocksource", "frequency", "idle", "interrupts", "RPS", "XPS"].iter().any(|other| line[8..].starts_with(other)),
+            ["clocksource", "frequency", "idle", "interrupts", "RPS", "XPS"]
+                .iter()
+                .any(|other| line[8..].starts_with(other)),
             "{line}"
         );
     }

@@ -1,6 +1,7 @@
-//! AWS's XKS proxy test client against the real server, over TLS and SoftHSM. The client is not part of this repository: get
-//! `aws-samples/aws-kms-xksproxy-test-client`, and name its directory in XKSD_XKS_TEST_CLIENT_DIR. It needs bash, curl (7.75 or
-//! later), jq, uuidgen and xxd (Debian: curl jq uuid-runtime xxd). What it covers is covered by the other end-to-end tests too.
+//! AWS's XKS proxy test client against the real server, over TLS and SoftHSM. The client is not
+//! part of this repository: get `aws-samples/aws-kms-xksproxy-test-client`, and name its directory
+//! in XKSD_XKS_TEST_CLIENT_DIR. It needs bash, curl (7.75 or later), jq, uuidgen and xxd (Debian:
+//! curl jq uuid-runtime xxd). What it covers is covered by the other end-to-end tests too.
 
 mod e2e;
 mod hsm_common;
@@ -17,7 +18,9 @@ const CLIENT: &str = "XKSD_XKS_TEST_CLIENT_DIR";
 #[test]
 fn aws_test_client() {
     let Some(client) = std::env::var_os(CLIENT) else {
-        tell(&format!("NOT RUN: {CLIENT} does not name a directory with AWS's XKS proxy test client"));
+        tell(&format!(
+            "NOT RUN: {CLIENT} does not name a directory with AWS's XKS proxy test client"
+        ));
         return;
     };
     // The client reads its settings and files from its own directory, which stays as it is.
@@ -26,11 +29,19 @@ fn aws_test_client() {
         beside.make_key("foo", 32, &[]);
         beside.make_key("encrypt_only_key", 32, &[Attribute::Decrypt(false)]);
         beside.make_key("decrypt_only_key", 32, &[Attribute::Encrypt(false)]);
-        beside.make_key("impotent_key", 32, &[Attribute::Encrypt(false), Attribute::Decrypt(false)]);
+        beside.make_key(
+            "impotent_key",
+            32,
+            &[Attribute::Encrypt(false), Attribute::Decrypt(false)],
+        );
         let module = softhsm::softhsm();
-        let manager =
-            format!("module = \"{}\"\ntoken = \"xks\"\npin = {{ file = \"pin\" }}\nprofile = \"softhsm\"\nsessions = 4", module.display());
-        let mut config = Config::hsm(&manager, &["foo", "encrypt_only_key", "decrypt_only_key", "impotent_key"]);
+        let manager = format!(
+            "module = \"{}\"\ntoken = \"xks\"\npin = {{ file = \"pin\" }}\nprofile = \
+             \"softhsm\"\nsessions = 4",
+            module.display()
+        );
+        let mut config =
+            Config::hsm(&manager, &["foo", "encrypt_only_key", "decrypt_only_key", "impotent_key"]);
         config.key_stores = config.key_stores.replace("\"/one\"", "\"/example/uri/path/prefix\"");
         let site = Site::new(&config);
         site.write("pin", PIN);
@@ -48,7 +59,8 @@ fn aws_test_client() {
             .env("TMPDIR", directory)
             .output()
             .expect("bash");
-        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let told = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && told.contains("All 49 tests PASSED"), "{told}");
     });
     tell("AWS's XKS proxy test client: all 49 tests passed");

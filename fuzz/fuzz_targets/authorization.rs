@@ -1,12 +1,15 @@
 //! Any head and body: no panic, and without the secret nothing is authenticated.
 //!
-//! Input: lines of method, path, query and headers (`name: value`), an empty line, the body. The seeds are signed by other secrets.
+//! Input: lines of method, path, query and headers (`name: value`), an empty line, the body. The
+//! seeds are signed by other secrets.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use xksd::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck};
+use xksd::auth::{
+    AccessKeyId, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck,
+};
 use xksd::http1::{Header, Request};
 use xksd::limits::ERROR_MESSAGE_CHARS_MAX;
 
@@ -26,26 +29,34 @@ fuzz_target!(|input: &[u8]| {
         None => (input, &[][..]),
     };
     let mut lines = head.split(|byte| *byte == b'\n');
-    let mut line = || lines.next().and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+    let mut line =
+        || lines.next().and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
     let (method, path, query) = (line(), line(), line());
     let headers: Vec<Header<'_>> = lines
         .filter_map(|line| {
             let colon = line.iter().position(|byte| *byte == b':')?;
-            Some(Header { name: std::str::from_utf8(&line[..colon]).ok()?, value: line[colon + 1..].trim_ascii() })
+            Some(Header {
+                name: std::str::from_utf8(&line[..colon]).ok()?,
+                value: line[colon + 1..].trim_ascii(),
+            })
         })
         .collect();
     let request = Request { method, path, query, headers: &headers };
     let regions = ["us-east-1".to_string()];
 
     let early = precheck(&request, &CREDENTIALS, &regions, NOW);
-    let refused = match authenticate(&request, body, &CREDENTIALS, &regions, NOW, &mut SigningKeys::new()) {
-        Ok(_) => panic!("authenticated without the secret"),
-        Err(refused) => refused,
-    };
+    let refused =
+        match authenticate(&request, body, &CREDENTIALS, &regions, NOW, &mut SigningKeys::new()) {
+            Ok(_) => panic!("authenticated without the secret"),
+            Err(refused) => refused,
+        };
     if let Err(early) = early {
         assert_eq!(early, refused);
     }
     let message = refused.to_string();
-    assert!(message.len() <= ERROR_MESSAGE_CHARS_MAX && message.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    assert!(
+        message.len() <= ERROR_MESSAGE_CHARS_MAX
+            && message.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    );
     assert!(!message.contains(SECRET));
 });

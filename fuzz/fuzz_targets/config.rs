@@ -1,4 +1,5 @@
-//! Any text as a configuration: never a panic, always either a configuration or problems that have a place, and no secret told.
+//! Any text as a configuration: never a panic, always either a configuration or problems that have
+//! a place, and no secret told.
 
 #![no_main]
 
@@ -21,7 +22,11 @@ impl Sources for Nowhere {
     }
 
     fn secret_file(&self, path: &Path) -> Result<Secret, String> {
-        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(SECRET.as_bytes().to_vec().into()) }
+        if path.ends_with("none") {
+            Err("does not exist".to_owned())
+        } else {
+            Ok(SECRET.as_bytes().to_vec().into())
+        }
     }
 
     fn check_file(&self, path: &Path, _: Exposure) -> Result<(), String> {

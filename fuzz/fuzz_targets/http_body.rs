@@ -1,4 +1,5 @@
-//! Any bytes as a chunked body: no panic, the same result however they are cut, bounds kept, nothing behind the body lost.
+//! Any bytes as a chunked body: no panic, the same result however they are cut, bounds kept,
+//! nothing behind the body lost.
 
 #![no_main]
 

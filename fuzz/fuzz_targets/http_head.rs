@@ -1,4 +1,5 @@
-//! Any bytes as a request's head: no panic, the same result however they are cut, and an accepted head is unambiguous.
+//! Any bytes as a request's head: no panic, the same result however they are cut, and an accepted
+//! head is unambiguous.
 
 #![no_main]
 
@@ -19,11 +20,16 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         Ok(Progress::Complete { end }) => {
             assert_eq!(told(&pieces), told(&whole));
             let request = whole.request(input, &mut headers);
-            assert_eq!(format!("{request:?}"), format!("{:?}", pieces.request(input, &mut headers_of_pieces)));
+            assert_eq!(
+                format!("{request:?}"),
+                format!("{:?}", pieces.request(input, &mut headers_of_pieces))
+            );
             check(&input[..end], &whole, &request);
         }
         Ok(Progress::Partial) => assert!(input.len() < HEAD_BYTES_MAX),
-        Err(Reject { status, .. }) => assert!(matches!(status, 400 | 413 | 414 | 417 | 431 | 501 | 505)),
+        Err(Reject { status, .. }) => {
+            assert!(matches!(status, 400 | 413 | 414 | 417 | 431 | 501 | 505))
+        }
     }
 });
 
@@ -58,7 +64,10 @@ fn check(text: &[u8], head: &RequestHead, request: &xksd::http1::Request<'_>) {
         }
         Framing::Chunked => (0, 1),
     };
-    assert_eq!((request.values("content-length").count(), request.values("transfer-encoding").count()), framing);
+    assert_eq!(
+        (request.values("content-length").count(), request.values("transfer-encoding").count()),
+        framing
+    );
     let hosts = request.values("host").count();
     assert!(hosts == 1 || (hosts == 0 && head.version() == Version::Http10));
     assert!(!head.expect_continue() || head.version() == Version::Http11);

@@ -1,9 +1,12 @@
-//! Any bytes as the body of each of the four calls: an answer, never a panic, and nothing accepted beyond the limits.
+//! Any bytes as the body of each of the four calls: an answer, never a panic, and nothing accepted
+//! beyond the limits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use xksd::api::{Call, Operation, decode};
-use xksd::limits::{AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, ERROR_MESSAGE_CHARS_MAX, PLAINTEXT_BYTES_MAX};
+use xksd::limits::{
+    AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, ERROR_MESSAGE_CHARS_MAX, PLAINTEXT_BYTES_MAX,
+};
 
 fuzz_target!(|body: &[u8]| {
     for operation in Operation::ALL {
@@ -20,7 +23,11 @@ fuzz_target!(|body: &[u8]| {
                         assert!(call.ciphertext.len() <= PLAINTEXT_BYTES_MAX);
                         assert!(matches!(call.iv.len(), 12 | 16));
                         assert!(call.aad.is_none_or(|aad| aad.len() <= AAD_BYTES_MAX));
-                        assert!(call.metadata.is_none_or(|metadata| metadata.len() <= CIPHERTEXT_METADATA_BYTES_MAX));
+                        assert!(
+                            call.metadata.is_none_or(
+                                |metadata| metadata.len() <= CIPHERTEXT_METADATA_BYTES_MAX
+                            )
+                        );
                     }
                     Call::Metadata | Call::Health => {}
                 }

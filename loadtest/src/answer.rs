@@ -1,4 +1,5 @@
-//! Answers: found in what was received, and checked against what was asked. Nothing is taken on trust.
+//! Answers: found in what was received, and checked against what was asked. Nothing is taken on
+//! trust.
 
 use std::borrow::Cow;
 
@@ -6,7 +7,9 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use ring::digest;
 use serde::Deserialize;
 
-use crate::limits::{ANSWER_BYTES_MAX, ANSWER_HEADERS_MAX, CIPHERTEXT_METADATA_BYTES_MAX, ERROR_MESSAGE_CHARS_MAX};
+use crate::limits::{
+    ANSWER_BYTES_MAX, ANSWER_HEADERS_MAX, CIPHERTEXT_METADATA_BYTES_MAX, ERROR_MESSAGE_CHARS_MAX,
+};
 
 /// One answer at the start of what was received.
 #[derive(Debug, PartialEq)]
@@ -28,19 +31,32 @@ pub struct Answer<'a> {
 pub fn first(bytes: &[u8]) -> Result<Option<Answer<'_>>, String> {
     let mut fields = [httparse::EMPTY_HEADER; ANSWER_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(head) = response.parse(bytes).map_err(|e| format!("not HTTP: {e}"))? else {
-        return if bytes.len() > ANSWER_BYTES_MAX { Err("answer too large".into()) } else { Ok(None) };
+    let httparse::Status::Complete(head) =
+        response.parse(bytes).map_err(|e| format!("not HTTP: {e}"))?
+    else {
+        return if bytes.len() > ANSWER_BYTES_MAX {
+            Err("answer too large".into())
+        } else {
+            Ok(None)
+        };
     };
     let status = response.code.unwrap_or_default();
     let (mut content_length, mut chunked, mut close) = (None, false, response.version == Some(0));
     for field in response.headers.iter() {
         match field.name.len() {
             14 if field.name.eq_ignore_ascii_case("content-length") => {
-                let value = std::str::from_utf8(field.value).ok().and_then(|v| v.trim().parse::<usize>().ok());
-                content_length = Some(value.filter(|&n| n <= ANSWER_BYTES_MAX).ok_or("bad Content-Length")?);
+                let value = std::str::from_utf8(field.value)
+                    .ok()
+                    .and_then(|v| v.trim().parse::<usize>().ok());
+                content_length =
+                    Some(value.filter(|&n| n <= ANSWER_BYTES_MAX).ok_or("bad Content-Length")?);
             }
-            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => chunked = field.value.eq_ignore_ascii_case(b"chunked"),
-            10 if field.name.eq_ignore_ascii_case("connection") => close = field.value.eq_ignore_ascii_case(b"close"),
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+                chunked = field.value.eq_ignore_ascii_case(b"chunked")
+            }
+            10 if field.name.eq_ignore_ascii_case("connection") => {
+                close = field.value.eq_ignore_ascii_case(b"close")
+            }
             _ => {}
         }
     }
@@ -50,20 +66,31 @@ pub fn first(bytes: &[u8]) -> Result<Option<Answer<'_>>, String> {
         return Ok(Some(Answer { status, body: Cow::Owned(body), length: head + length, close }));
     }
     let length = content_length.ok_or("neither Content-Length nor chunked")?;
-    Ok(rest.get(..length).map(|body| Answer { status, body: Cow::Borrowed(body), length: head + length, close }))
+    Ok(rest.get(..length).map(|body| Answer {
+        status,
+        body: Cow::Borrowed(body),
+        length: head + length,
+        close,
+    }))
 }
 
 fn dechunk(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        let httparse::Status::Complete((line, size)) = httparse::parse_chunk_size(rest).map_err(|_| "bad chunk size")? else {
+        let httparse::Status::Complete((line, size)) =
+            httparse::parse_chunk_size(rest).map_err(|_| "bad chunk size")?
+        else {
             return Ok(None);
         };
-        let size = usize::try_from(size).ok().filter(|&n| n <= ANSWER_BYTES_MAX).ok_or("chunk too large")?;
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|&n| n <= ANSWER_BYTES_MAX)
+            .ok_or("chunk too large")?;
         let Some(chunk) = rest.get(line..line + size + 2) else { return Ok(None) };
         if !chunk.ends_with(b"\r\n") {
-            // A trailer would stand here behind the last chunk; nothing sends one to a client that has not asked.
+            // A trailer would stand here behind the last chunk; nothing sends one to a client that
+            // has not asked.
             return Err("chunk without its end".into());
         }
         body.extend_from_slice(&chunk[..size]);
@@ -86,14 +113,18 @@ pub fn error_name(status: u16, body: &[u8]) -> String {
         errorName: Cow<'a, str>,
     }
     match serde_json::from_slice::<Error<'_>>(body) {
-        Ok(error) if error.errorName.len() <= 64 && error.errorName.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+        Ok(error)
+            if error.errorName.len() <= 64
+                && error.errorName.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+        {
             format!("{} ({status})", error.errorName)
         }
         _ => format!("status {status} without errorName"),
     }
 }
 
-/// What an error's answer says to a person: its first characters, without what a terminal would act on.
+/// What an error's answer says to a person: its first characters, without what a terminal would act
+/// on.
 pub fn error_message(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[allow(non_snake_case)]
@@ -102,7 +133,11 @@ pub fn error_message(body: &[u8]) -> Option<String> {
         errorMessage: Cow<'a, str>,
     }
     let message = serde_json::from_slice::<Error<'_>>(body).ok()?.errorMessage;
-    let shown: String = message.chars().take(ERROR_MESSAGE_CHARS_MAX).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+    let shown: String = message
+        .chars()
+        .take(ERROR_MESSAGE_CHARS_MAX)
+        .map(|c| if matches!(c, ' '..='~') { c } else { '?' })
+        .collect();
     (!shown.is_empty()).then_some(shown)
 }
 
@@ -146,17 +181,27 @@ pub struct Checker {
 
 impl Default for Checker {
     fn default() -> Checker {
-        Checker { room: Vec::with_capacity(1024), ivs: vec![(0, [0; 16]); crate::limits::IVS_REMEMBERED] }
+        Checker {
+            room: Vec::with_capacity(1024),
+            ivs: vec![(0, [0; 16]); crate::limits::IVS_REMEMBERED],
+        }
     }
 }
 
 impl Checker {
-    /// Checks an encrypt's answer: lengths, the CDIV, and that the IV is not one seen lately under the same key.
+    /// Checks an encrypt's answer: lengths, the CDIV, and that the IV is not one seen lately under
+    /// the same key.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn encrypted<'a>(&mut self, asked: &Asked<'_>, key: u64, body: &'a [u8]) -> Result<Encrypted<'a>, String> {
-        let answer: Encrypted<'a> = serde_json::from_slice(body).map_err(|e| format!("encrypt's answer: {e}"))?;
+    pub fn encrypted<'a>(
+        &mut self,
+        asked: &Asked<'_>,
+        key: u64,
+        body: &'a [u8],
+    ) -> Result<Encrypted<'a>, String> {
+        let answer: Encrypted<'a> =
+            serde_json::from_slice(body).map_err(|e| format!("encrypt's answer: {e}"))?;
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(asked.aad);
         if let Some(metadata) = &answer.ciphertextMetadata {
@@ -175,7 +220,11 @@ impl Checker {
         padded[..iv.len()].copy_from_slice(iv);
         let ciphertext = decode("ciphertext", &answer.ciphertext, &mut self.room)?;
         if ciphertext.len() != asked.plaintext_bytes {
-            return Err(format!("ciphertext of {} bytes for a plaintext of {}", ciphertext.len(), asked.plaintext_bytes));
+            return Err(format!(
+                "ciphertext of {} bytes for a plaintext of {}",
+                ciphertext.len(),
+                asked.plaintext_bytes
+            ));
         }
         hash.update(ciphertext);
         let tag = decode("authenticationTag", &answer.authenticationTag, &mut self.room)?;
@@ -185,7 +234,9 @@ impl Checker {
         hash.update(tag);
         match (&answer.ciphertextDataIntegrityValue, asked.cdiv) {
             (Some(told), true) => {
-                if decode("ciphertextDataIntegrityValue", told, &mut self.room)? != hash.finish().as_ref() {
+                if decode("ciphertextDataIntegrityValue", told, &mut self.room)?
+                    != hash.finish().as_ref()
+                {
                     return Err("the CDIV is not that of the answer".into());
                 }
             }
@@ -197,7 +248,8 @@ impl Checker {
         Ok(answer)
     }
 
-    /// A repeated IV under one key breaks AES-GCM. Only the latest are remembered: what this is to find is a generator that stands still.
+    /// A repeated IV under one key breaks AES-GCM. Only the latest are remembered: what this is to
+    /// find is a generator that stands still.
     fn remember(&mut self, key: u64, iv: [u8; 16]) -> Result<(), String> {
         let at = usize::from(u16::from_le_bytes([iv[0], iv[11]])) & (self.ivs.len() - 1);
         let Some(place) = self.ivs.get_mut(at) else { return Ok(()) };
@@ -220,9 +272,14 @@ pub fn decrypted(expected: &str, body: &[u8]) -> Result<(), String> {
         #[serde(borrow)]
         plaintext: Cow<'a, str>,
     }
-    let answer: Decrypted<'_> = serde_json::from_slice(body).map_err(|e| format!("decrypt's answer: {e}"))?;
+    let answer: Decrypted<'_> =
+        serde_json::from_slice(body).map_err(|e| format!("decrypt's answer: {e}"))?;
     // Base64 with padding has one text for each sequence of bytes.
-    if answer.plaintext == expected { Ok(()) } else { Err("decrypt gave back another plaintext than was encrypted".into()) }
+    if answer.plaintext == expected {
+        Ok(())
+    } else {
+        Err("decrypt gave back another plaintext than was encrypted".into())
+    }
 }
 
 /// Checks a metadata answer.
@@ -237,7 +294,8 @@ pub fn metadata(body: &[u8]) -> Result<(), String> {
         keyUsage: Vec<String>,
         keyStatus: String,
     }
-    let answer: Metadata = serde_json::from_slice(body).map_err(|e| format!("metadata's answer: {e}"))?;
+    let answer: Metadata =
+        serde_json::from_slice(body).map_err(|e| format!("metadata's answer: {e}"))?;
     let has = |usage: &str| answer.keyUsage.iter().any(|u| u == usage);
     if answer.keySpec != "AES_256" {
         Err(format!("keySpec {:?}", answer.keySpec))
@@ -266,11 +324,19 @@ pub fn health(body: &[u8]) -> Result<(), String> {
     struct Ekm {
         healthStatus: String,
     }
-    let answer: Health = serde_json::from_slice(body).map_err(|e| format!("health's answer: {e}"))?;
-    if answer.xksProxyFleetSize == 0 || answer.ekmFleetDetails.is_empty() || answer.ekmFleetDetails.len() > 10 {
+    let answer: Health =
+        serde_json::from_slice(body).map_err(|e| format!("health's answer: {e}"))?;
+    if answer.xksProxyFleetSize == 0
+        || answer.ekmFleetDetails.is_empty()
+        || answer.ekmFleetDetails.len() > 10
+    {
         return Err("health's answer: an empty fleet, or one of more than 10".into());
     }
-    match answer.ekmFleetDetails.iter().find(|e| !["ACTIVE", "DEGRADED", "UNAVAILABLE"].contains(&e.healthStatus.as_str())) {
+    match answer
+        .ekmFleetDetails
+        .iter()
+        .find(|e| !["ACTIVE", "DEGRADED", "UNAVAILABLE"].contains(&e.healthStatus.as_str()))
+    {
         Some(ekm) => Err(format!("healthStatus {:?}", ekm.healthStatus)),
         None => Ok(()),
     }

@@ -21,7 +21,8 @@ use crate::worker::Failure;
 /// What was found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Capacity {
-    /// The highest rate that held, and held again for the longer time; `None`: not even the lowest did.
+    /// The highest rate that held, and held again for the longer time; `None`: not even the lowest
+    /// did.
     pub rate: Option<f64>,
     /// The lowest rate that did not hold; `None`: all up to the upper limit did.
     pub lost_at: Option<f64>,
@@ -60,12 +61,23 @@ pub struct Trial {
     pub report: Report,
 }
 
-/// Doubles the rate until it is lost, then halves the interval; `try_rate` runs one trial for a time.
+/// Doubles the rate until it is lost, then halves the interval; `try_rate` runs one trial for a
+/// time.
 ///
 /// # Errors
 /// Those of `try_rate`.
-pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Result<Trial, E>) -> Result<(Capacity, Option<Report>), E> {
-    let mut capacity = Capacity { rate: None, lost_at: None, bound: None, sessions_needed: 0, sessions_full: false, trials: Vec::new() };
+pub fn search<E>(
+    search: &Search,
+    mut try_rate: impl FnMut(f64, Duration) -> Result<Trial, E>,
+) -> Result<(Capacity, Option<Report>), E> {
+    let mut capacity = Capacity {
+        rate: None,
+        lost_at: None,
+        bound: None,
+        sessions_needed: 0,
+        sessions_full: false,
+        trials: Vec::new(),
+    };
     let mut last = None;
     let mut run = |rate: f64, time: Duration, capacity: &mut Capacity| -> Result<bool, E> {
         let trial = try_rate(rate, time)?;
@@ -84,7 +96,8 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
     };
     let lose = |rate: f64, capacity: &mut Capacity| {
         capacity.lost_at = Some(rate);
-        capacity.bound = capacity.trials.last().map(|lost| report::bound_of(lost, &capacity.trials));
+        capacity.bound =
+            capacity.trials.last().map(|lost| report::bound_of(lost, &capacity.trials));
     };
     let (mut low, mut high) = (0.0, None);
     let mut rate = search.from.min(search.to);
@@ -108,8 +121,13 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
     capacity.rate = None;
     while low >= 1.0 && !run(low, search.confirm, &mut capacity)? {
         lose(low, &mut capacity);
-        // Of the rates below, one that has held is the next, if it is not further away than one that has not been tried.
-        let held = capacity.trials.iter().filter(|step| step.held && step.offered_rate < low).map(|step| step.offered_rate);
+        // Of the rates below, one that has held is the next, if it is not further away than one
+        // that has not been tried.
+        let held = capacity
+            .trials
+            .iter()
+            .filter(|step| step.held && step.offered_rate < low)
+            .map(|step| step.offered_rate);
         low = held.fold(low * (1.0 - search.precision), f64::max);
     }
     Ok((capacity, last))
@@ -119,7 +137,12 @@ pub fn search<E>(search: &Search, mut try_rate: impl FnMut(f64, Duration) -> Res
 ///
 /// # Errors
 /// When a run could not begin.
-pub fn find(base: &Run, limits: &Search, arrivals: crate::schedule::Arrivals, live: &mut Live) -> Result<Report, Failure> {
+pub fn find(
+    base: &Run,
+    limits: &Search,
+    arrivals: crate::schedule::Arrivals,
+    live: &mut Live,
+) -> Result<Report, Failure> {
     let found = search(limits, |rate, time| {
         let run = Run {
             plan: Arc::new(Plan::steps(&[rate], time, limits.warmup, arrivals)),
@@ -182,7 +205,8 @@ pub fn text(capacity: &Capacity) -> String {
 pub fn html(capacity: &Capacity) -> String {
     let lines: Vec<String> = text(capacity).lines().map(escape).collect();
     format!(
-        "<h2>Capacity</h2>\n<p>{}</p>\n<p class=\"note\">The figures below are those of the last trial that held.</p>\n",
+        "<h2>Capacity</h2>\n<p>{}</p>\n<p class=\"note\">The figures below are those of the last \
+         trial that held.</p>\n",
         lines.join("<br/>\n")
     )
 }
@@ -193,7 +217,9 @@ pub fn html(capacity: &Capacity) -> String {
 /// A sentence.
 pub fn check(search: &Search) -> Result<(), String> {
     if !(search.from >= 1.0 && search.from <= search.to && search.to <= RATE_MAX) {
-        return Err(format!("--from and --to: 1 to {RATE_MAX:.0} requests/s, the first not above the second"));
+        return Err(format!(
+            "--from and --to: 1 to {RATE_MAX:.0} requests/s, the first not above the second"
+        ));
     }
     if !(0.005..=0.5).contains(&search.precision) {
         return Err("--precision: 0.005 to 0.5".into());
@@ -213,7 +239,12 @@ mod tests {
 
     fn against(limits: &Search, mut holds: impl FnMut(f64, Duration) -> bool) -> Capacity {
         let trial = |rate: f64, time| {
-            let step = Step { offered_rate: rate, held: holds(rate, time), bound: Some(Bound::Hsm), ..Step::default() };
+            let step = Step {
+                offered_rate: rate,
+                held: holds(rate, time),
+                bound: Some(Bound::Hsm),
+                ..Step::default()
+            };
             Ok::<Trial, ()>(Trial { step, report: sample() })
         };
         search(limits, trial).unwrap().0
@@ -262,7 +293,9 @@ mod tests {
 
     #[test]
     fn what_does_not_hold_for_longer_is_not_told() {
-        let found = against(&limits(100.0, 1e5), |rate, time| rate <= if time.as_secs() > 1 { 8_000.0 } else { 10_000.0 });
+        let found = against(&limits(100.0, 1e5), |rate, time| {
+            rate <= if time.as_secs() > 1 { 8_000.0 } else { 10_000.0 }
+        });
         let rate = found.rate.unwrap();
         assert!(rate <= 8_000.0 && rate > 7_600.0, "{rate}");
     }
@@ -270,12 +303,20 @@ mod tests {
     #[test]
     fn a_rate_that_held_is_confirmed_before_a_lower_one() {
         let coarse = Search { precision: 0.3, ..limits(500.0, 200_000.0) };
-        let found = against(&coarse, |rate, time| rate <= if time.as_secs() > 1 { 70_000.0 } else { 90_000.0 });
-        let confirmed: Vec<f64> = found.trials.iter().rev().take(2).map(|step| step.offered_rate).collect();
-        assert_eq!((confirmed, found.rate, found.lost_at), (vec![64_000.0, 80_000.0], Some(64_000.0), Some(80_000.0)));
+        let found = against(&coarse, |rate, time| {
+            rate <= if time.as_secs() > 1 { 70_000.0 } else { 90_000.0 }
+        });
+        let confirmed: Vec<f64> =
+            found.trials.iter().rev().take(2).map(|step| step.offered_rate).collect();
+        assert_eq!(
+            (confirmed, found.rate, found.lost_at),
+            (vec![64_000.0, 80_000.0], Some(64_000.0), Some(80_000.0))
+        );
         // Further away than the precision: nearer ones may hold as well.
         let fine = Search { precision: 0.05, ..coarse };
-        let found = against(&fine, |rate, time| rate <= if time.as_secs() > 1 { 84_000.0 } else { 90_000.0 });
+        let found = against(&fine, |rate, time| {
+            rate <= if time.as_secs() > 1 { 84_000.0 } else { 90_000.0 }
+        });
         assert_eq!((found.rate, found.lost_at), (Some(88_000.0 * 0.95), Some(88_000.0)));
     }
 
@@ -285,12 +326,22 @@ mod tests {
         let trial = |rate: f64, _| {
             trials += 1;
             // 6,000 is lost in passing, after 8,000 was lost.
-            let (held, bound) = if rate >= 8000.0 { (false, Bound::Hsm) } else { (trials != 6, Bound::Machine) };
-            Ok::<Trial, ()>(Trial { step: Step { offered_rate: rate, held, bound: Some(bound), ..Step::default() }, report: sample() })
+            let (held, bound) =
+                if rate >= 8000.0 { (false, Bound::Hsm) } else { (trials != 6, Bound::Machine) };
+            Ok::<Trial, ()>(Trial {
+                step: Step { offered_rate: rate, held, bound: Some(bound), ..Step::default() },
+                report: sample(),
+            })
         };
         let found = search(&Search { precision: 0.2, ..limits(1000.0, 1e5) }, trial).unwrap().0;
-        assert!(found.trials.iter().any(|step| step.offered_rate == 6000.0 && !step.held), "{found:?}");
-        assert_eq!((found.rate, found.lost_at, found.bound), (Some(7000.0), Some(8000.0), Some(Bound::Hsm)));
+        assert!(
+            found.trials.iter().any(|step| step.offered_rate == 6000.0 && !step.held),
+            "{found:?}"
+        );
+        assert_eq!(
+            (found.rate, found.lost_at, found.bound),
+            (Some(7000.0), Some(8000.0), Some(Bound::Hsm))
+        );
     }
 
     #[test]
@@ -299,11 +350,17 @@ mod tests {
             let mut report = sample();
             report.server.key_manager.as_mut().unwrap().sessions_busy = sessions_busy;
             let trial = |rate: f64, _| {
-                Ok::<Trial, ()>(Trial { step: Step { offered_rate: rate, held: rate < 300.0, ..Step::default() }, report: report.clone() })
+                Ok::<Trial, ()>(Trial {
+                    step: Step { offered_rate: rate, held: rate < 300.0, ..Step::default() },
+                    report: report.clone(),
+                })
             };
             text(&search(&limits(100.0, 1000.0), trial).unwrap().0)
         };
-        assert!(with(14.3).contains("needs 6 HSM sessions") && with(14.4).contains("needs at least 6 HSM sessions"));
+        assert!(
+            with(14.3).contains("needs 6 HSM sessions")
+                && with(14.4).contains("needs at least 6 HSM sessions")
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     // Not a number where nothing was answered: there is no time then, and no ratio.
     let time = |us: u64| if us == 0 { f64::NAN } else { us as f64 };
     let mut rows = Vec::new();
-    let mut text = |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
+    let mut text =
+        |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
     text("verdict", verdict(a), verdict(b));
     text("wrong answers", count(a.wrong), count(b.wrong));
     text("errors", count(a.errors), count(b.errors));
@@ -33,9 +34,13 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("capacity, requests/s", a, b, &figure);
     }
     let (la, lb) = (&a.latency, &b.latency);
-    for (what, a, b) in
-        [("p50", la.p50, lb.p50), ("p90", la.p90, lb.p90), ("p99", la.p99, lb.p99), ("p99.9", la.p999, lb.p999), ("max", la.max, lb.max)]
-    {
+    for (what, a, b) in [
+        ("p50", la.p50, lb.p50),
+        ("p90", la.p90, lb.p90),
+        ("p99", la.p99, lb.p99),
+        ("p99.9", la.p999, lb.p999),
+        ("max", la.max, lb.max),
+    ] {
         number(what, time(a), time(b), &latency_text);
     }
     let cpu = |report: &Report| report.server.cpu.as_ref()?.us_per_request;
@@ -50,7 +55,12 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     if a.tls.handshakes_per_second + b.tls.handshakes_per_second > 0.0 {
         number("handshakes/s", a.tls.handshakes_per_second, b.tls.handshakes_per_second, &figure);
     }
-    number("handshake, p50", time(a.tls.handshake_p50_us), time(b.tls.handshake_p50_us), &latency_text);
+    number(
+        "handshake, p50",
+        time(a.tls.handshake_p50_us),
+        time(b.tls.handshake_p50_us),
+        &latency_text,
+    );
     rows
 }
 
@@ -98,9 +108,15 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     differ("connections", sa.connections.to_string(), sb.connections.to_string());
     differ("depth", sa.depth.to_string(), sb.depth.to_string());
     differ("workers", sa.workers.to_string(), sb.workers.to_string());
-    differ("keys", format!("{}×{}", sa.key_stores, sa.keys), format!("{}×{}", sb.key_stores, sb.keys));
+    differ(
+        "keys",
+        format!("{}×{}", sa.key_stores, sa.keys),
+        format!("{}×{}", sb.key_stores, sb.keys),
+    );
     differ("reconnects", sa.reconnect_rate.to_string(), sb.reconnect_rate.to_string());
-    let per_connection = |settings: &crate::report::Settings| settings.requests_per_connection.map_or("any".into(), |n| n.to_string());
+    let per_connection = |settings: &crate::report::Settings| {
+        settings.requests_per_connection.map_or("any".into(), |n| n.to_string())
+    };
     differ("requests a connection", per_connection(sa), per_connection(sb));
     differ("resumption", sa.resume.to_string(), sb.resume.to_string());
     differ("idle connections", sa.idle.to_string(), sb.idle.to_string());
@@ -112,7 +128,8 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
 /// For a terminal.
 pub fn text(names: [&str; 2], a: &Report, b: &Report) -> String {
     // The loads are sentences, of any length: no column would hold them.
-    let mut text = format!("A: {}: {}\nB: {}: {}\n\n", names[0], a.settings.load, names[1], b.settings.load);
+    let mut text =
+        format!("A: {}: {}\nB: {}: {}\n\n", names[0], a.settings.load, names[1], b.settings.load);
     let _ = writeln!(text, "{:<26} {:>16} {:>16} {:>8}", "", "A", "B", "B/A");
     for row in rows(a, b) {
         let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
@@ -134,13 +151,21 @@ pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
         escape(&b.settings.load)
     );
     for difference in differences(a, b) {
-        let _ = writeln!(body, "<p class=\"warning\">Not asked the same: {}</p>", escape(&difference));
+        let _ =
+            writeln!(body, "<p class=\"warning\">Not asked the same: {}</p>", escape(&difference));
     }
-    body.push_str("<table><tr><th></th><th class=\"n\">A</th><th class=\"n\">B</th><th class=\"n\">B/A</th></tr>\n");
+    body.push_str(
+        "<table><tr><th></th><th class=\"n\">A</th><th class=\"n\">B</th><th \
+        class=\"n\">B/A</th></tr>\n",
+    );
     for row in rows(a, b) {
         let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2}"));
         let (what, a, b) = (escape(&row.what), escape(&row.a), escape(&row.b));
-        let _ = writeln!(body, "<tr><td>{what}</td><td class=\"n\">{a}</td><td class=\"n\">{b}</td><td class=\"n\">{ratio}</td></tr>");
+        let _ = writeln!(
+            body,
+            "<tr><td>{what}</td><td class=\"n\">{a}</td><td class=\"n\">{b}</td><td \
+             class=\"n\">{ratio}</td></tr>"
+        );
     }
     body.push_str("</table>\n");
     body.push_str(&percentile_chart(&[("A", BLUE, a), ("B", ORANGE, b)], a).draw());
@@ -153,15 +178,30 @@ pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
 
 fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
     let line = |name: &str, color, report: &Report| {
-        let points = report.steps.iter().map(|s| (s.offered_rate, if latency { s.p99 as f64 } else { s.throughput }));
+        let points = report
+            .steps
+            .iter()
+            .map(|s| (s.offered_rate, if latency { s.p99 as f64 } else { s.throughput }));
         Series { name: name.into(), color, dashed: false, points: points.collect() }
     };
     let (title, y) = if latency {
-        ("Latency (p99) over offered load", Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us_text })
+        (
+            "Latency (p99) over offered load",
+            Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us_text },
+        )
     } else {
-        ("Throughput over offered load", Axis { label: "requests/s", scale: Scale::Linear, text: figure_text })
+        (
+            "Throughput over offered load",
+            Axis { label: "requests/s", scale: Scale::Linear, text: figure_text },
+        )
     };
-    Chart { title: title.into(), x: load_axis(), y, series: vec![line("A", BLUE, a), line("B", ORANGE, b)], marks: Vec::new() }
+    Chart {
+        title: title.into(),
+        x: load_axis(),
+        y,
+        series: vec![line("A", BLUE, a), line("B", ORANGE, b)],
+        marks: Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -172,8 +212,14 @@ mod tests {
 
     #[test]
     fn a_run_and_a_search_are_not_asked_the_same() {
-        let capacity =
-            Capacity { rate: Some(16_000.0), lost_at: None, bound: None, sessions_needed: 0, sessions_full: false, trials: Vec::new() };
+        let capacity = Capacity {
+            rate: Some(16_000.0),
+            lost_at: None,
+            bound: None,
+            sessions_needed: 0,
+            sessions_full: false,
+            trials: Vec::new(),
+        };
         let (run, mut search) = (sample(), Report { capacity: Some(capacity), ..sample() });
         search.settings.load = "16,000 requests/s for 20 s".into();
         let told = ["load: 1,800 requests/s against 16,000 requests/s for 20 s, found by a search"];
@@ -197,13 +243,30 @@ mod tests {
         assert!(differences(&a, &a).is_empty());
         b.settings.load = "500 – 1,000 – 2,000 – 4,000 – 8,000 requests/s for 10 s each".into();
         let told = super::text(["a.json", "b.json"], &a, &b);
-        assert!(told.starts_with("A: a.json: 1,800 requests/s\nB: b.json: 500 – 1,000 – 2,000"), "{told}");
-        let rows = told.lines().skip_while(|line| !line.is_empty()).skip(1).take_while(|line| !line.starts_with("not asked"));
-        assert!(rows.clone().count() > 10 && rows.clone().all(|row| row.chars().count() == 69), "a row that overflows: {told}");
+        assert!(
+            told.starts_with("A: a.json: 1,800 requests/s\nB: b.json: 500 – 1,000 – 2,000"),
+            "{told}"
+        );
+        let rows = told
+            .lines()
+            .skip_while(|line| !line.is_empty())
+            .skip(1)
+            .take_while(|line| !line.starts_with("not asked"));
+        assert!(
+            rows.clone().count() > 10 && rows.clone().all(|row| row.chars().count() == 69),
+            "a row that overflows: {told}"
+        );
         (b.throughput, b.latency) = (0.0, Default::default());
         let nothing = super::text(["a.json", "b.json"], &a, &b);
-        let cells =
-            |start: &str| nothing.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().skip(2).collect::<Vec<_>>();
+        let cells = |start: &str| {
+            nothing
+                .lines()
+                .find(|line| line.starts_with(start))
+                .unwrap()
+                .split_whitespace()
+                .skip(2)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(cells("throughput")[1..], ["0.00", "0.00"], "{nothing}");
         assert_eq!(cells("p99.9 ")[1..], ["–"], "no time, no ratio: {nothing}");
         let page = page(["<a>", "b"], &a, &b);

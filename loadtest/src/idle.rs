@@ -1,7 +1,7 @@
 //! Connections that do nothing: what they cost the proxy, and whether it keeps them.
 //!
-//! They need no executor: after their handshake nothing is to be done with them until the end. Threads make them, so that handshakes
-//! over a long way go on side by side.
+//! They need no executor: after their handshake nothing is to be done with them until the end.
+//! Threads make them, so that handshakes over a long way go on side by side.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -55,7 +55,12 @@ impl Idle {
     ///
     /// # Errors
     /// When not a single one could be opened.
-    pub fn open(target: &Target, versions: Versions, count: usize, observer: &Observer) -> Result<Idle, String> {
+    pub fn open(
+        target: &Target,
+        versions: Versions,
+        count: usize,
+        observer: &Observer,
+    ) -> Result<Idle, String> {
         let settled = || {
             std::thread::sleep(IDLE_SETTLE_TIME);
             observer.resident_bytes()
@@ -63,12 +68,17 @@ impl Idle {
         let before = settled();
         let (connections, refused) = open_all(target, versions, count)?;
         if connections.is_empty() {
-            return Err(format!("no idle connection to {} could be opened: {}", target.address, refused.unwrap_or_default()));
+            return Err(format!(
+                "no idle connection to {} could be opened: {}",
+                target.address,
+                refused.unwrap_or_default()
+            ));
         }
         let memory = before.zip(settled()).map(|(before_bytes, after_bytes)| Memory {
             before_bytes,
             after_bytes,
-            bytes_a_connection: (after_bytes as f64 - before_bytes as f64) / connections.len() as f64,
+            bytes_a_connection: (after_bytes as f64 - before_bytes as f64)
+                / connections.len() as f64,
         });
         Ok(Idle { asked: count, connections, refused, memory })
     }
@@ -76,8 +86,19 @@ impl Idle {
     /// Looks which are still open, and closes them.
     pub fn end(self) -> IdleReport {
         let opened = self.connections.len();
-        let open = self.connections.into_iter().map(|(socket, session)| is_open(socket, session)).filter(|open| *open).count();
-        IdleReport { asked: self.asked, opened, closed: opened - open, refused: self.refused, memory: self.memory }
+        let open = self
+            .connections
+            .into_iter()
+            .map(|(socket, session)| is_open(socket, session))
+            .filter(|open| *open)
+            .count();
+        IdleReport {
+            asked: self.asked,
+            opened,
+            closed: opened - open,
+            refused: self.refused,
+            memory: self.memory,
+        }
     }
 }
 
@@ -91,12 +112,15 @@ fn open_all(target: &Target, versions: Versions, count: usize) -> Result<Opened,
     let locked = || opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     std::thread::scope(|scope| {
         for thread in 0..CONNECTING_AT_ONCE {
-            let share = count / CONNECTING_AT_ONCE + usize::from(thread < count % CONNECTING_AT_ONCE);
+            let share =
+                count / CONNECTING_AT_ONCE + usize::from(thread < count % CONNECTING_AT_ONCE);
             let (config, name, locked, hints) = (&config, &name, &locked, &hints);
             scope.spawn(move || {
                 for _ in 0..share {
                     if Instant::now() >= deadline {
-                        locked().1.get_or_insert_with(|| format!("not all within {} s", IDLE_SETUP_TIME_MAX.as_secs()));
+                        locked().1.get_or_insert_with(|| {
+                            format!("not all within {} s", IDLE_SETUP_TIME_MAX.as_secs())
+                        });
                         return;
                     }
                     match open(target, Arc::clone(config), name.clone()) {

@@ -1,7 +1,9 @@
-//! Load and SLA validation for any proxy that speaks the AWS KMS External Key Store (XKS) Proxy API.
+//! Load and SLA validation for any proxy that speaks the AWS KMS External Key Store (XKS) Proxy
+//! API.
 //!
-//! From the outside in: [`cli`] reads what is wanted, [`target`] says whom to ask, [`schedule`] when each request is due, [`run`] starts
-//! [`worker`]s which send them and check every answer with [`answer`], [`report`] tells what came of it. Nothing of the server is used here.
+//! From the outside in: [`cli`] reads what is wanted, [`target`] says whom to ask, [`schedule`]
+//! when each request is due, [`run`] starts [`worker`]s which send them and check every answer with
+//! [`answer`], [`report`] tells what came of it. Nothing of the server is used here.
 
 #![forbid(unsafe_code)]
 

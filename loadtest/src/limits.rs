@@ -1,4 +1,5 @@
-//! Every bound of the tool, units in the names. "spec" is the AWS KMS External Key Store Proxy API Specification, version 1.0.3.
+//! Every bound of the tool, units in the names. "spec" is the AWS KMS External Key Store Proxy API
+//! Specification, version 1.0.3.
 
 use std::time::Duration;
 
@@ -16,10 +17,12 @@ pub const IDLE_CONNECTIONS_MAX: usize = 100_000;
 pub const IDLE_SETUP_TIME_MAX: Duration = Duration::from_secs(120);
 /// Before the proxy's memory is read: it may still be busy with the connections opened last.
 pub const IDLE_SETTLE_TIME: Duration = Duration::from_millis(300);
-/// Descriptors of a worker besides its connections: an executor's rings and its event descriptor, four; the connection before and after
-/// the run; and some for connections that are being closed while others are opened in their place.
+/// Descriptors of a worker besides its connections: an executor's rings and its event descriptor,
+/// four; the connection before and after the run; and some for connections that are being closed
+/// while others are opened in their place.
 pub const DESCRIPTORS_A_WORKER: usize = 8;
-/// Descriptors of the process besides: what it was started with, the proxy's `/proc` files and metrics, reports.
+/// Descriptors of the process besides: what it was started with, the proxy's `/proc` files and
+/// metrics, reports.
 pub const DESCRIPTORS_BESIDES: usize = 64;
 /// Requests in flight on one connection.
 pub const DEPTH_MAX: usize = 64;
@@ -45,7 +48,8 @@ pub const DISTINCT_REQUESTS: usize = 256;
 pub const PRIMED_CIPHERTEXTS: usize = 16;
 /// IVs a worker remembers to notice one that comes again; a power of two.
 pub const IVS_REMEMBERED: usize = 4096;
-/// Requests that are due and wait for a free connection, a worker. Further ones are given up as unsent.
+/// Requests that are due and wait for a free connection, a worker. Further ones are given up as
+/// unsent.
 pub const BACKLOG_MAX: usize = 200_000;
 /// Handshakes a worker has under way at once when it starts.
 pub const CONNECTING_AT_ONCE: usize = 32;
@@ -55,7 +59,8 @@ pub const WRONG_ANSWERS_TOLD: usize = 20;
 pub const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
 /// A pause after a connection could not be made.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// Requests that come due within this time are handed out together, so that a fast schedule does not drown in timers.
+/// Requests that come due within this time are handed out together, so that a fast schedule does
+/// not drown in timers.
 pub const PACING_GRAIN: Duration = Duration::from_micros(50);
 /// How often a worker looks for answers that are overdue.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(20);

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-// The same executor, so the same system calls: of the server's this file alone, which has nothing of what is measured.
+// The same executor, so the same system calls: of the server's this file alone, which has nothing
+// of what is measured.
 #[path = "../../src/syscall.rs"]
 mod syscall;
 

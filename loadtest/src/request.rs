@@ -1,4 +1,5 @@
-//! Requests, made once and signed anew where they stand: what changes (date, signature, request id) has a fixed length.
+//! Requests, made once and signed anew where they stand: what changes (date, signature, request id)
+//! has a fixed length.
 
 use std::rc::Rc;
 
@@ -90,7 +91,8 @@ impl RequestIds {
     fn write(&mut self, place: &mut [u8]) -> u64 {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         self.next += 1;
-        let mut fields = [(0, 8, u64::from(self.run)), (9, 4, u64::from(self.worker)), (24, 12, self.next)];
+        let mut fields =
+            [(0, 8, u64::from(self.run)), (9, 4, u64::from(self.worker)), (24, 12, self.next)];
         for (from, length, value) in &mut fields {
             for digit in place.iter_mut().skip(*from).take(*length).rev() {
                 *digit = DIGITS[(*value & 15) as usize];
@@ -120,7 +122,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request that is not signed yet. `fields` stand behind the request metadata: `,"plaintext":"…"`.
+    /// A request that is not signed yet. `fields` stand behind the request metadata:
+    /// `,"plaintext":"…"`.
     pub fn new(call: Call, route: &Rc<Route>, signer: &Signer, fields: &str) -> Request {
         let path = route.path(call);
         let operation = call.kms_operation();
@@ -132,11 +135,16 @@ impl Request {
         };
         let body = format!(r#"{{"requestMetadata":{metadata}{NO_REQUEST_ID}"}}{fields}}}"#);
         let (before_day, after_day) = signer.authorization();
-        let mut bytes =
-            format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nX-Amz-Date: ", route.host).into_bytes();
+        let mut bytes = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nX-Amz-Date: ",
+            route.host
+        )
+        .into_bytes();
         let date_at = bytes.len();
         bytes.extend_from_slice(&[b'0'; DATE_CHARS]);
-        bytes.extend_from_slice(format!("\r\nContent-Length: {}\r\nAuthorization: {before_day}", body.len()).as_bytes());
+        bytes.extend_from_slice(
+            format!("\r\nContent-Length: {}\r\nAuthorization: {before_day}", body.len()).as_bytes(),
+        );
         let day_at = bytes.len();
         bytes.extend_from_slice(&[b'0'; DAY_CHARS]);
         bytes.extend_from_slice(after_day.as_bytes());
@@ -146,7 +154,18 @@ impl Request {
         let body_at = bytes.len();
         let request_id_at = body_at + r#"{"requestMetadata":"#.len() + metadata.len();
         bytes.extend_from_slice(body.as_bytes());
-        Request { bytes, route: route.clone(), path, body_at, date_at, day_at, signature_at, request_id_at, signed: i64::MIN, number: 0 }
+        Request {
+            bytes,
+            route: route.clone(),
+            path,
+            body_at,
+            date_at,
+            day_at,
+            signature_at,
+            request_id_at,
+            signed: i64::MIN,
+            number: 0,
+        }
     }
 
     /// The key store whose credential signs it.
@@ -190,7 +209,10 @@ impl Request {
 
 /// The JSON fields of an encrypt.
 pub fn encrypt_fields(plaintext: &[u8], aad: &[u8], cdiv: bool) -> String {
-    let mut fields = format!(r#","plaintext":"{}","encryptionAlgorithm":"AES_GCM""#, BASE64_STANDARD.encode(plaintext));
+    let mut fields = format!(
+        r#","plaintext":"{}","encryptionAlgorithm":"AES_GCM""#,
+        BASE64_STANDARD.encode(plaintext)
+    );
     push_aad(&mut fields, aad);
     if cdiv {
         fields.push_str(r#","ciphertextDataIntegrityValueAlgorithm":"SHA_256""#);
@@ -199,7 +221,13 @@ pub fn encrypt_fields(plaintext: &[u8], aad: &[u8], cdiv: bool) -> String {
 }
 
 /// The JSON fields of a decrypt of what an encrypt answered, all in base64 but the AAD.
-pub fn decrypt_fields(ciphertext: &str, iv: &str, tag: &str, metadata: Option<&str>, aad: &[u8]) -> String {
+pub fn decrypt_fields(
+    ciphertext: &str,
+    iv: &str,
+    tag: &str,
+    metadata: Option<&str>,
+    aad: &[u8],
+) -> String {
     let mut fields = format!(
         r#","ciphertext":"{ciphertext}","initializationVector":"{iv}","authenticationTag":"{tag}","encryptionAlgorithm":"AES_GCM""#
     );
@@ -213,7 +241,10 @@ pub fn decrypt_fields(ciphertext: &str, iv: &str, tag: &str, metadata: Option<&s
 /// Absent fields are left out: the specification has no `null`.
 fn push_aad(fields: &mut String, aad: &[u8]) {
     if !aad.is_empty() {
-        fields.push_str(&format!(r#","additionalAuthenticatedData":"{}""#, BASE64_STANDARD.encode(aad)));
+        fields.push_str(&format!(
+            r#","additionalAuthenticatedData":"{}""#,
+            BASE64_STANDARD.encode(aad)
+        ));
     }
 }
 
@@ -222,7 +253,12 @@ mod tests {
     use super::*;
 
     fn route() -> Rc<Route> {
-        Rc::new(Route { keystore: 0, key: "k".into(), host: "h:1".into(), base: "/a/kms/xks/v1".into() })
+        Rc::new(Route {
+            keystore: 0,
+            key: "k".into(),
+            host: "h:1".into(),
+            base: "/a/kms/xks/v1".into(),
+        })
     }
 
     #[test]
@@ -236,15 +272,26 @@ mod tests {
         let first = request.bytes().to_vec();
         let text = String::from_utf8(first.clone()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("POST /a/kms/xks/v1/keys/k/encrypt HTTP/1.1\r\nHost: h:1\r\n"), "{head}");
+        assert!(
+            head.starts_with("POST /a/kms/xks/v1/keys/k/encrypt HTTP/1.1\r\nHost: h:1\r\n"),
+            "{head}"
+        );
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
-        assert!(head.contains("X-Amz-Date: 20260101T000000Z") && head.contains("Credential=ID/20260101/us-east-1/"), "{head}");
-        let signature = signer.sign("h:1", "/a/kms/xks/v1/keys/k/encrypt", &sha256_hex(body.as_bytes()), &date);
+        assert!(
+            head.contains("X-Amz-Date: 20260101T000000Z")
+                && head.contains("Credential=ID/20260101/us-east-1/"),
+            "{head}"
+        );
+        let signature =
+            signer.sign("h:1", "/a/kms/xks/v1/keys/k/encrypt", &sha256_hex(body.as_bytes()), &date);
         assert!(head.ends_with(std::str::from_utf8(&signature).unwrap()));
         let json: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(json["requestMetadata"]["kmsRequestId"], "0000abcd-0007-4000-8000-000000000001");
         assert_eq!(ids.text(request.number()), "0000abcd-0007-4000-8000-000000000001");
-        assert_eq!((&json["plaintext"], &json["additionalAuthenticatedData"]), (&"cGxhaW4=".into(), &"YWFk".into()));
+        assert_eq!(
+            (&json["plaintext"], &json["additionalAuthenticatedData"]),
+            (&"cGxhaW4=".into(), &"YWFk".into())
+        );
         assert_eq!(json["ciphertextDataIntegrityValueAlgorithm"], "SHA_256");
         // Signed again: another id, and so another signature, of the same length.
         request.sign(&mut signer, &mut ids, &date);
@@ -257,7 +304,10 @@ mod tests {
         let fields = encrypt_fields(b"", b"", false);
         assert_eq!(fields, r#","plaintext":"","encryptionAlgorithm":"AES_GCM""#);
         let fields = decrypt_fields("", "iv", "tag", None, b"");
-        assert!(!fields.contains("ciphertextMetadata") && !fields.contains("additional"), "{fields}");
+        assert!(
+            !fields.contains("ciphertextMetadata") && !fields.contains("additional"),
+            "{fields}"
+        );
     }
 
     #[test]
@@ -266,7 +316,8 @@ mod tests {
         let request = Request::new(Call::Health, &route(), &signer, "");
         let body = String::from_utf8(request.bytes()[request.body_at..].to_vec()).unwrap();
         let json: serde_json::Value = serde_json::from_str(&body).unwrap();
-        let names: Vec<_> = json["requestMetadata"].as_object().unwrap().keys().map(String::as_str).collect();
+        let names: Vec<_> =
+            json["requestMetadata"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(names, ["kmsOperation", "kmsRequestId"]);
         assert!(request.bytes().starts_with(b"POST /a/kms/xks/v1/health HTTP/1.1\r\n"));
     }

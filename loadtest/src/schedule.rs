@@ -1,4 +1,5 @@
-//! When each request is due. The times are fixed before the run and do not depend on any answer: that is what makes the loop open.
+//! When each request is due. The times are fixed before the run and do not depend on any answer:
+//! that is what makes the loop open.
 
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// One rate after the other, each for `each`, after a warm-up at the first of them. A single one is a constant rate.
+    /// One rate after the other, each for `each`, after a warm-up at the first of them. A single
+    /// one is a constant rate.
     pub fn steps(rates: &[f64], each: Duration, warmup: Duration, arrivals: Arrivals) -> Plan {
         let mut plan = Plan { phases: Vec::new(), arrivals, closed: false };
         let first = rates.first().copied().unwrap_or_default();
@@ -62,7 +64,13 @@ impl Plan {
     }
 
     /// A rate that changes evenly, told in parts.
-    pub fn ramp(from: f64, to: f64, length: Duration, warmup: Duration, arrivals: Arrivals) -> Plan {
+    pub fn ramp(
+        from: f64,
+        to: f64,
+        length: Duration,
+        warmup: Duration,
+        arrivals: Arrivals,
+    ) -> Plan {
         let mut plan = Plan { phases: Vec::new(), arrivals, closed: false };
         plan.push(from, from, warmup, false);
         let at = |part: usize| from + (to - from) * part as f64 / RAMP_PARTS as f64;
@@ -114,7 +122,9 @@ impl Plan {
             before: 0.0,
             at,
             step: workers as f64,
-            random: Random::new(seed.wrapping_add((worker as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))),
+            random: Random::new(
+                seed.wrapping_add((worker as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            ),
         };
         if self.arrivals == Arrivals::Poisson {
             times.at = times.gap();
@@ -125,8 +135,8 @@ impl Plan {
 
 /// Due times, ascending, with the index of their phase.
 ///
-/// The n-th request is due when the integral of the rate reaches n: exact at any rate, also while it changes. Poisson arrivals
-/// replace the steps of 1 by exponentially distributed ones.
+/// The n-th request is due when the integral of the rate reaches n: exact at any rate, also while
+/// it changes. Poisson arrivals replace the steps of 1 by exponentially distributed ones.
 pub struct DueTimes<'a> {
     plan: &'a Plan,
     phase: usize,
@@ -163,18 +173,21 @@ impl Iterator for DueTimes<'_> {
                 self.phase += 1;
                 continue;
             }
-            // from·t + (to-from)/(2·length)·t² = wanted, in the form that is stable where the rate does not change.
+            // from·t + (to-from)/(2·length)·t² = wanted, in the form that is stable where the rate
+            // does not change.
             let bend = (phase.to - phase.from) / (2.0 * phase.length.as_secs_f64());
             let root = (phase.from * phase.from + 4.0 * bend * wanted).max(0.0).sqrt();
             let seconds = if wanted > 0.0 { 2.0 * wanted / (phase.from + root) } else { 0.0 };
-            let due = phase.start + Duration::from_secs_f64(seconds.min(phase.length.as_secs_f64()));
+            let due =
+                phase.start + Duration::from_secs_f64(seconds.min(phase.length.as_secs_f64()));
             self.at += self.gap();
             return Some((due, self.phase));
         }
     }
 }
 
-/// A small, fast generator (xorshift64*) for what needs no cryptographic randomness: mixes and arrival times.
+/// A small, fast generator (xorshift64*) for what needs no cryptographic randomness: mixes and
+/// arrival times.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -216,7 +229,8 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn all(plan: &Plan, workers: usize) -> Vec<(Duration, usize)> {
-        let mut times: Vec<_> = (0..workers).flat_map(|w| plan.due_times(w, workers, 7).collect::<Vec<_>>()).collect();
+        let mut times: Vec<_> =
+            (0..workers).flat_map(|w| plan.due_times(w, workers, 7).collect::<Vec<_>>()).collect();
         times.sort();
         times
     }

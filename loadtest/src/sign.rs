@@ -1,4 +1,5 @@
-//! SigV4 as AWS KMS signs its requests to an XKS proxy: `host;x-amz-date`, service `kms-xks-proxy`, hash over the whole body.
+//! SigV4 as AWS KMS signs its requests to an XKS proxy: `host;x-amz-date`, service `kms-xks-proxy`,
+//! hash over the whole body.
 
 use ring::{digest, hmac};
 use zeroize::Zeroizing;
@@ -25,7 +26,9 @@ impl Date {
     /// A Unix time; `None` beyond the year 9999.
     pub fn at(second: i64) -> Option<Date> {
         let time = time::OffsetDateTime::from_unix_timestamp(second).ok()?;
-        let text = time.format(time::macros::format_description!("[year][month][day]T[hour][minute][second]Z")).ok()?;
+        let text = time
+            .format(time::macros::format_description!("[year][month][day]T[hour][minute][second]Z"))
+            .ok()?;
         Some(Date { second, text: text.as_bytes().try_into().ok()? })
     }
 
@@ -67,11 +70,15 @@ impl Signer {
     pub fn authorization(&self) -> (String, String) {
         (
             format!("AWS4-HMAC-SHA256 Credential={}/", self.access_key_id),
-            format!("/{}/kms-xks-proxy/aws4_request, SignedHeaders=host;x-amz-date, Signature=", self.region),
+            format!(
+                "/{}/kms-xks-proxy/aws4_request, SignedHeaders=host;x-amz-date, Signature=",
+                self.region
+            ),
         )
     }
 
-    /// The signature of `POST path` with a body of this hash. The path needs no percent-encoding, as those of the API never do.
+    /// The signature of `POST path` with a body of this hash. The path needs no percent-encoding,
+    /// as those of the API never do.
     pub fn sign(&mut self, host: &str, path: &str, body: &Hex, date: &Date) -> Hex {
         let scratch = &mut self.scratch;
         scratch.clear();
@@ -90,8 +97,16 @@ impl Signer {
         let canonical = sha256_hex(scratch);
         scratch.clear();
         let scope_end = b"/kms-xks-proxy/aws4_request\n";
-        for part in [b"AWS4-HMAC-SHA256\n", date.text().as_slice(), b"\n", date.day(), b"/", self.region.as_bytes(), scope_end, &canonical]
-        {
+        for part in [
+            b"AWS4-HMAC-SHA256\n",
+            date.text().as_slice(),
+            b"\n",
+            date.day(),
+            b"/",
+            self.region.as_bytes(),
+            scope_end,
+            &canonical,
+        ] {
             scratch.extend_from_slice(part);
         }
         if self.key.as_ref().is_none_or(|(day, _)| day != date.day()) {
@@ -169,7 +184,11 @@ for line in sys.stdin:
     auth.add_auth(request)
     print(request.headers["Authorization"])
 "#;
-        let mut signer = Signer::new("ABCDEFGHIJKLMNOPQR27", "c2VjcmV0IGFjY2VzcyBrZXkgb2YgNDMgY2hhcmFjdGVycw+/", "eu-central-1");
+        let mut signer = Signer::new(
+            "ABCDEFGHIJKLMNOPQR27",
+            "c2VjcmV0IGFjY2VzcyBrZXkgb2YgNDMgY2hhcmFjdGVycw+/",
+            "eu-central-1",
+        );
         let (host, path) = ("xks.example.com:8443", "/a/kms/xks/v1/keys/k-1_x.y/encrypt");
         let cases = [(1_767_225_599, "{}"), (1_767_225_600, "{\"a\":1}"), (1_767_225_601, "")];
         let mut lines = String::new();

@@ -24,13 +24,20 @@ impl Sla {
     /// # Errors
     /// A sentence that says what is accepted.
     pub fn parse(text: &str) -> Result<Sla, String> {
-        let wrong = || format!("{text:?} is no bound: a percentile and a time, as in p99.9=250ms, or max=1s");
+        let wrong = || {
+            format!("{text:?} is no bound: a percentile and a time, as in p99.9=250ms, or max=1s")
+        };
         let (name, limit) = text.split_once('=').ok_or_else(wrong)?;
         let quantile = match (name, name.strip_prefix('p')) {
             ("max", _) => 1.0,
             (_, Some(percent)) => {
-                let percent = percent.parse::<f64>().ok().filter(|p| *p >= 1e-7 && *p <= 100.0).ok_or_else(wrong)?;
-                // 99.9 / 100 is a little more than 0.999, and would ask for one request more than meant.
+                let percent = percent
+                    .parse::<f64>()
+                    .ok()
+                    .filter(|p| *p >= 1e-7 && *p <= 100.0)
+                    .ok_or_else(wrong)?;
+                // 99.9 / 100 is a little more than 0.999, and would ask for one request more than
+                // meant.
                 (percent * 1e7).round() / 1e9
             }
             _ => return Err(wrong()),
@@ -68,7 +75,8 @@ pub enum Verdict {
     Held,
     /// A bound did not hold, an answer was wrong, or none was right.
     NotHeld,
-    /// No bound was asked for, on latency or on errors: nothing was promised that could have held, however many requests failed.
+    /// No bound was asked for, on latency or on errors: nothing was promised that could have held,
+    /// however many requests failed.
     NoBound,
 }
 
@@ -88,15 +96,26 @@ pub struct Check {
     pub held: bool,
 }
 
-/// Looks at everything that was promised, and at what nobody needs to ask for: that no answer is wrong, and that there are answers.
-/// `wrong` is `None` where answers were not looked at: then nothing is said of it.
+/// Looks at everything that was promised, and at what nobody needs to ask for: that no answer is
+/// wrong, and that there are answers. `wrong` is `None` where answers were not looked at: then
+/// nothing is said of it.
 pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u64>) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(wrong) = wrong {
-        checks.push(Check { what: "wrong answers".into(), limit: "0".into(), value: units::count(wrong), held: wrong == 0 });
+        checks.push(Check {
+            what: "wrong answers".into(),
+            limit: "0".into(),
+            value: units::count(wrong),
+            held: wrong == 0,
+        });
     }
     let answers = if wrong.is_some() { "right answers" } else { "answers (200)" };
-    checks.push(Check { what: answers.into(), limit: "at least 1".into(), value: units::count(latency.len()), held: !latency.is_empty() });
+    checks.push(Check {
+        what: answers.into(),
+        limit: "at least 1".into(),
+        value: units::count(latency.len()),
+        held: !latency.is_empty(),
+    });
     for sla in &promise.slas {
         let value = latency.value_at_quantile(sla.quantile);
         checks.push(Check {
@@ -107,7 +126,12 @@ pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u6
         });
     }
     if let Some(max) = promise.max_errors {
-        checks.push(Check { what: ERRORS.into(), limit: units::count(max), value: units::count(errors), held: errors <= max });
+        checks.push(Check {
+            what: ERRORS.into(),
+            limit: units::count(max),
+            value: units::count(errors),
+            held: errors <= max,
+        });
     }
     checks
 }
@@ -123,7 +147,10 @@ mod tests {
         assert_eq!(sla.quantile, 0.999);
         assert_eq!((sla.name.as_str(), sla.limit_us), ("p99.9", 250_000));
         assert_eq!(Sla::parse("max=1s").unwrap().quantile, 1.0);
-        for wrong in ["", "p99", "99=1ms", "p0=1ms", "p101=1ms", "p99=1", "p=1s", "p99=0ms", "p99=61s", "pNaN=1s"] {
+        for wrong in [
+            "", "p99", "99=1ms", "p0=1ms", "p101=1ms", "p99=1", "p=1s", "p99=0ms", "p99=61s",
+            "pNaN=1s",
+        ] {
             assert!(Sla::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -134,7 +161,8 @@ mod tests {
         (0..1000).for_each(|_| histogram.record(1000).unwrap());
         (0..2).for_each(|_| histogram.record(5000).unwrap());
         let held = |slas: &[&str], max_errors, errors, wrong| {
-            let promise = Promise::new(slas.iter().map(|s| Sla::parse(s).unwrap()).collect(), max_errors);
+            let promise =
+                Promise::new(slas.iter().map(|s| Sla::parse(s).unwrap()).collect(), max_errors);
             judge(&promise, &histogram, errors, Some(wrong)).iter().all(|c| c.held)
         };
         assert!(held(&[], None, 99, 0));
@@ -146,8 +174,16 @@ mod tests {
         assert!(!held(&["p99=1ms"], None, 1, 0), "no errors where nothing was said of them");
         assert!(held(&["p99=1ms"], Some(1), 1, 0));
         assert!(!held(&[], Some(1), 2, 0));
-        assert!(!judge(&Promise::default(), &latency(), 0, Some(0)).iter().all(|c| c.held), "no answers at all");
+        assert!(
+            !judge(&Promise::default(), &latency(), 0, Some(0)).iter().all(|c| c.held),
+            "no answers at all"
+        );
         let unchecked = judge(&Promise::default(), &histogram, 0, None);
-        assert!(unchecked.iter().all(|c| c.held && !c.what.contains("wrong") && !c.what.contains("right")), "{unchecked:?}");
+        assert!(
+            unchecked
+                .iter()
+                .all(|c| c.held && !c.what.contains("wrong") && !c.what.contains("right")),
+            "{unchecked:?}"
+        );
     }
 }

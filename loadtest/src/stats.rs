@@ -52,7 +52,15 @@ pub struct PhaseStats {
 impl PhaseStats {
     /// Nothing yet.
     pub fn new() -> PhaseStats {
-        PhaseStats { offered: 0, right: 0, errors: 0, throughput: 0, latency: latency(), lag: latency(), in_flight: Duration::ZERO }
+        PhaseStats {
+            offered: 0,
+            right: 0,
+            errors: 0,
+            throughput: 0,
+            latency: latency(),
+            lag: latency(),
+            in_flight: Duration::ZERO,
+        }
     }
 
     /// Adds another worker's same phase, or another phase.
@@ -242,14 +250,21 @@ mod tests {
         let mut sum = Stats::new(2);
         both.iter().for_each(|stats| sum.add(stats));
         for q in [0.0, 0.5, 0.9, 0.99, 0.999, 1.0] {
-            assert_eq!(sum.phases[1].latency.value_at_quantile(q), one.phases[1].latency.value_at_quantile(q));
+            assert_eq!(
+                sum.phases[1].latency.value_at_quantile(q),
+                one.phases[1].latency.value_at_quantile(q)
+            );
             assert_eq!(sum.calls[0].value_at_quantile(q), one.calls[0].value_at_quantile(q));
         }
         assert_eq!((sum.phases[1].right, &sum.errors, sum.wrong), (1999, &one.errors, 1999));
         assert_eq!(sum.wrong_told.len(), WRONG_ANSWERS_TOLD);
         assert_eq!(sum.latest, one.latest);
         let (first, last) = sum.error_span.unwrap();
-        assert!(both.iter().all(|stats| stats.error_span.is_some_and(|span| first <= span.0 && span.1 <= last)));
+        assert!(
+            both.iter().all(|stats| stats
+                .error_span
+                .is_some_and(|span| first <= span.0 && span.1 <= last))
+        );
         assert_eq!(Stats::new(1).error_span, None);
     }
 

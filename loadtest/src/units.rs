@@ -33,7 +33,8 @@ pub fn micros(us: u64) -> String {
     }
 }
 
-/// The same for a latency out of a histogram. Each of these is 1 µs at least: 0 is that of no answer, and no time.
+/// The same for a latency out of a histogram. Each of these is 1 µs at least: 0 is that of no
+/// answer, and no time.
 pub fn latency(us: u64) -> String {
     if us == 0 { "–".into() } else { micros(us) }
 }
@@ -115,10 +116,19 @@ mod tests {
 
     #[test]
     fn figures_for_people() {
-        assert_eq!((count(0), count(999), count(1000), count(76367), count(1_234_567)).4, "1,234,567");
+        assert_eq!(
+            (count(0), count(999), count(1000), count(76367), count(1_234_567)).4,
+            "1,234,567"
+        );
         assert_eq!(count(1000), "1,000");
-        assert_eq!([0, 1, 1000].map(|n| counted(n, "worker")), ["0 workers", "1 worker", "1,000 workers"]);
-        assert_eq!([87, 1_240, 24_500, 250_000, 3_100_000].map(micros), ["87 µs", "1.24 ms", "24.5 ms", "250 ms", "3.10 s"]);
+        assert_eq!(
+            [0, 1, 1000].map(|n| counted(n, "worker")),
+            ["0 workers", "1 worker", "1,000 workers"]
+        );
+        assert_eq!(
+            [87, 1_240, 24_500, 250_000, 3_100_000].map(micros),
+            ["87 µs", "1.24 ms", "24.5 ms", "250 ms", "3.10 s"]
+        );
         assert_eq!([0, 1].map(latency), ["–", "1 µs"]);
         assert_eq!([1800.2, 12.34, 0.5].map(figure), ["1,800", "12.3", "0.50"]);
     }

@@ -24,7 +24,12 @@ impl Mix {
     /// # Errors
     /// A sentence that says what is accepted.
     pub fn parse(text: &str) -> Result<Mix, String> {
-        let wrong = || format!("{text:?} is no mix: encrypt, decrypt, metadata, health with weights, as in encrypt=80,decrypt=20");
+        let wrong = || {
+            format!(
+                "{text:?} is no mix: encrypt, decrypt, metadata, health with weights, as in \
+                 encrypt=80,decrypt=20"
+            )
+        };
         let mut mix = [0; 4];
         for part in text.split(',') {
             let (name, weight) = part.split_once('=').ok_or_else(wrong)?;
@@ -36,8 +41,12 @@ impl Mix {
 
     /// As it is written.
     pub fn text(&self) -> String {
-        let parts: Vec<String> =
-            Call::ALL.iter().zip(self.0).filter(|(_, w)| *w > 0).map(|(call, weight)| format!("{}={weight}", call.name())).collect();
+        let parts: Vec<String> = Call::ALL
+            .iter()
+            .zip(self.0)
+            .filter(|(_, w)| *w > 0)
+            .map(|(call, weight)| format!("{}={weight}", call.name()))
+            .collect();
         parts.join(",")
     }
 }
@@ -120,18 +129,31 @@ impl Workload {
     ///
     /// # Errors
     /// When the clock or the random generator fails.
-    pub fn new(target: &Target, shape: &Shape, run: u32, worker: usize) -> Result<Workload, String> {
-        let signers: Vec<Signer> = target.keystores.iter().map(|s| Signer::new(&s.access_key_id, &s.secret, &target.region)).collect();
+    pub fn new(
+        target: &Target,
+        shape: &Shape,
+        run: u32,
+        worker: usize,
+    ) -> Result<Workload, String> {
+        let signers: Vec<Signer> = target
+            .keystores
+            .iter()
+            .map(|s| Signer::new(&s.access_key_id, &s.secret, &target.region))
+            .collect();
         let routes: Vec<Rc<Route>> = target
             .keystores
             .iter()
             .enumerate()
             .flat_map(|(keystore, store)| {
                 let base = format!("{}/kms/xks/v1", store.prefix);
-                target
-                    .keys
-                    .iter()
-                    .map(move |key| Rc::new(Route { keystore, key: key.clone(), host: target.host.clone(), base: base.clone() }))
+                target.keys.iter().map(move |key| {
+                    Rc::new(Route {
+                        keystore,
+                        key: key.clone(),
+                        host: target.host.clone(),
+                        base: base.clone(),
+                    })
+                })
             })
             .collect();
         let mut random = Random::new(u64::from(run) << 16 | worker as u64);
@@ -141,8 +163,17 @@ impl Workload {
             let route = &routes[n % routes.len()];
             samples.push(sample(route, &signers[route.keystore], shape, &mut random, n, count)?);
         }
-        let ciphertexts = if shape.verify { Vec::new() } else { samples.iter().map(|sample| made_up(sample, &signers)).collect() };
-        let plain = |call| routes.iter().map(|route| Request::new(call, route, &signers[route.keystore], "")).collect();
+        let ciphertexts = if shape.verify {
+            Vec::new()
+        } else {
+            samples.iter().map(|sample| made_up(sample, &signers)).collect()
+        };
+        let plain = |call| {
+            routes
+                .iter()
+                .map(|route| Request::new(call, route, &signers[route.keystore], ""))
+                .collect()
+        };
         Ok(Workload {
             metadata: plain(Call::Metadata),
             health: plain(Call::Health),
@@ -183,12 +214,14 @@ impl Workload {
         Call::Encrypt
     }
 
-    /// Appends the next request of a call to `out`. While there is nothing to decrypt yet, a decrypt becomes an encrypt.
+    /// Appends the next request of a call to `out`. While there is nothing to decrypt yet, a
+    /// decrypt becomes an encrypt.
     pub fn write(&mut self, call: Call, out: &mut Vec<u8>) -> Sent {
         if let Ok(date) = date_now(Some(self.date)) {
             self.date = date;
         }
-        let call = if call == Call::Decrypt && self.ciphertexts.is_empty() { Call::Encrypt } else { call };
+        let call =
+            if call == Call::Decrypt && self.ciphertexts.is_empty() { Call::Encrypt } else { call };
         let ring = match call {
             Call::Encrypt => self.samples.len(),
             Call::Decrypt => self.ciphertexts.len(),
@@ -224,13 +257,17 @@ impl Workload {
         }
         let checked = match sent.call {
             Call::Encrypt => self.encrypted(sent.slot, &answer.body),
-            Call::Decrypt => answer::decrypted(sent.expected.as_deref().unwrap_or_default(), &answer.body),
+            Call::Decrypt => {
+                answer::decrypted(sent.expected.as_deref().unwrap_or_default(), &answer.body)
+            }
             Call::Metadata => answer::metadata(&answer.body),
             Call::Health => answer::health(&answer.body),
         };
         match checked {
             Ok(()) => Outcome::Right,
-            Err(why) => Outcome::Wrong(format!("{why} (kmsRequestId {})", self.ids.text(sent.number))),
+            Err(why) => {
+                Outcome::Wrong(format!("{why} (kmsRequestId {})", self.ids.text(sent.number)))
+            }
         }
     }
 
@@ -238,9 +275,11 @@ impl Workload {
         let Some(sample) = self.samples.get(slot) else { return Ok(()) };
         let route = sample.request.route();
         let key = (slot % self.routes.len()) as u64;
-        let asked = Asked { plaintext_bytes: sample.plaintext_bytes, aad: &sample.aad, cdiv: sample.cdiv };
+        let asked =
+            Asked { plaintext_bytes: sample.plaintext_bytes, aad: &sample.aad, cdiv: sample.cdiv };
         let answer = self.checker.encrypted(&asked, key, body)?;
-        // Each ciphertext stays for a second at least: making requests of all of them would cost more than sending them.
+        // Each ciphertext stays for a second at least: making requests of all of them would cost
+        // more than sending them.
         let full = self.ciphertexts.len() >= self.samples.len();
         if full && self.ciphertexts.get(self.oldest).is_some_and(|c| c.made >= self.date.second) {
             return Ok(());
@@ -253,7 +292,11 @@ impl Workload {
             &sample.aad,
         );
         let request = Request::new(Call::Decrypt, route, &self.signers[route.keystore], &fields);
-        let ciphertext = Ciphertext { request, plaintext_base64: sample.plaintext_base64.clone(), made: self.date.second };
+        let ciphertext = Ciphertext {
+            request,
+            plaintext_base64: sample.plaintext_base64.clone(),
+            made: self.date.second,
+        };
         if !full {
             self.ciphertexts.push(ciphertext);
         } else if let Some(place) = self.ciphertexts.get_mut(self.oldest) {
@@ -264,17 +307,33 @@ impl Workload {
     }
 }
 
-fn sample(route: &Rc<Route>, signer: &Signer, shape: &Shape, random: &mut Random, n: usize, count: usize) -> Result<Sample, String> {
-    let mut size = |sizes: Sizes| sizes.from + random.below((sizes.to - sizes.from + 1) as u64) as usize;
+fn sample(
+    route: &Rc<Route>,
+    signer: &Signer,
+    shape: &Shape,
+    random: &mut Random,
+    n: usize,
+    count: usize,
+) -> Result<Sample, String> {
+    let mut size =
+        |sizes: Sizes| sizes.from + random.below((sizes.to - sizes.from + 1) as u64) as usize;
     let mut plaintext = vec![0; size(shape.plaintext)];
     let mut aad = vec![0; size(shape.aad)];
     let system = SystemRandom::new();
-    system.fill(&mut plaintext).and_then(|()| system.fill(&mut aad)).map_err(|_| "no random numbers")?;
+    system
+        .fill(&mut plaintext)
+        .and_then(|()| system.fill(&mut aad))
+        .map_err(|_| "no random numbers")?;
     // Spread evenly over the ring, so that any share comes out right over any stretch of it.
     let share = |n: usize| (n as f64 * shape.cdiv).floor();
     let cdiv = share(n + 1) > share(n) || (n + 1 == count && shape.cdiv >= 1.0);
     Ok(Sample {
-        request: Request::new(Call::Encrypt, route, signer, &encrypt_fields(&plaintext, &aad, cdiv)),
+        request: Request::new(
+            Call::Encrypt,
+            route,
+            signer,
+            &encrypt_fields(&plaintext, &aad, cdiv),
+        ),
         plaintext_base64: BASE64_STANDARD.encode(&plaintext).into(),
         plaintext_bytes: plaintext.len(),
         aad: aad.into(),
@@ -282,7 +341,8 @@ fn sample(route: &Rc<Route>, signer: &Signer, shape: &Shape, random: &mut Random
     })
 }
 
-/// A decrypt of what no proxy encrypted, as long as a real one: for servers whose answers are not looked at.
+/// A decrypt of what no proxy encrypted, as long as a real one: for servers whose answers are not
+/// looked at.
 fn made_up(sample: &Sample, signers: &[Signer]) -> Ciphertext {
     let route = sample.request.route();
     let [iv, tag] = [vec![0; 12], vec![0; 16]].map(|zeros| BASE64_STANDARD.encode(zeros));
@@ -296,7 +356,9 @@ fn made_up(sample: &Sample, signers: &[Signer]) -> Ciphertext {
 
 fn date_now(last: Option<Date>) -> Result<Date, String> {
     let clock = "the system's clock is not usable";
-    let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|_| clock)?.as_secs() as i64;
+    let second =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|_| clock)?.as_secs()
+            as i64;
     match last {
         Some(date) if date.second == second => Ok(date),
         _ => Date::at(second).ok_or_else(|| clock.into()),

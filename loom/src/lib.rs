@@ -1,5 +1,5 @@
-//! `src/sched` as it is, over loom's threads, locks and atomics, with bounds small enough to be tried out and with sessions that do what the
-//! model says. The models stand in `tests/`.
+//! `src/sched` as it is, over loom's threads, locks and atomics, with bounds small enough to be
+//! tried out and with sessions that do what the model says. The models stand in `tests/`.
 
 pub mod hsm;
 pub mod limits;

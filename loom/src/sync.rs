@@ -9,7 +9,8 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 pub use loom::sync::{Condvar, Mutex, MutexGuard};
 
 thread_local! {
-    /// Of one model: all its threads are loom's, on one thread of the system. The standard library's, so that to look at it is no step.
+    /// Of one model: all its threads are loom's, on one thread of the system. The standard
+    /// library's, so that to look at it is no step.
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -24,7 +25,8 @@ pub fn advance(time: Duration) {
     CLOCK.set(CLOCK.get() + time);
 }
 
-/// As `futures_util::task::AtomicWaker` in all that its callers rely on: a wake after a registration reaches its waker.
+/// As `futures_util::task::AtomicWaker` in all that its callers rely on: a wake after a
+/// registration reaches its waker.
 #[derive(Default)]
 pub struct AtomicWaker(Mutex<Option<Waker>>);
 
@@ -67,7 +69,10 @@ impl Builder {
         self
     }
 
-    pub fn spawn<T: Send + 'static>(self, run: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {
+    pub fn spawn<T: Send + 'static>(
+        self,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<JoinHandle<T>> {
         self.0.spawn(run).map(JoinHandle)
     }
 }

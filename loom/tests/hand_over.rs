@@ -1,5 +1,6 @@
-//! Jobs from shards to lanes and outcomes back. In every order of the threads' steps each ticket is answered exactly once and with its own
-//! outcome, no job is done twice, nobody sleeps for ever (which loom calls a deadlock), and nothing is left at the end.
+//! Jobs from shards to lanes and outcomes back. In every order of the threads' steps each ticket is
+//! answered exactly once and with its own outcome, no job is done twice, nobody sleeps for ever
+//! (which loom calls a deadlock), and nothing is left at the end.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,7 +16,8 @@ use xksd_loom::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, Refused, T
 use xksd_loom::sync::{advance, now};
 
 const HANG_AFTER: Duration = Duration::from_secs(2);
-/// Of every job. Later than a look at the clock that gives up a lane: here jobs wait for the lane in its place.
+/// Of every job. Later than a look at the clock that gives up a lane: here jobs wait for the lane
+/// in its place.
 const DEADLINE: Duration = Duration::from_secs(100);
 /// Job that hangs until [`Hsm::release`].
 const HANGS: u32 = 90;
@@ -180,7 +182,8 @@ fn warm_up(hsm: &Hsm, pool: &Pool, inbox: &Rc<Inbox>) {
     assert_eq!(wait(inbox, hsm.submit(inbox, pool, 0).unwrap()).outcome, Ok(0));
 }
 
-/// Every order with up to so many preemptions: enough for all faults that were planted here, and seconds. `LOOM_MAX_PREEMPTIONS` for more.
+/// Every order with up to so many preemptions: enough for all faults that were planted here, and
+/// seconds. `LOOM_MAX_PREEMPTIONS` for more.
 fn model(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(preemptions);
@@ -276,7 +279,8 @@ fn a_stop_meets_a_submission_and_both_end() {
         stopping.join().unwrap();
         match submitted {
             Ok(ticket) => {
-                // A pool that stops before it has a session leaves what it admitted to the deadline.
+                // A pool that stops before it has a session leaves what it admitted to the
+                // deadline.
                 inbox.expire(now() + DEADLINE);
                 let expected = if hsm.executed(1) == 1 { Ok(1) } else { Err(Fault::Timeout) };
                 assert_eq!(wait(&inbox, ticket).outcome, expected);
@@ -302,14 +306,16 @@ fn a_lost_session_loses_no_other_job() {
     });
 }
 
-/// The lane hangs with the rest of its batch in its hands; what it has not begun goes to the one in its place.
+/// The lane hangs with the rest of its batch in its hands; what it has not begun goes to the one in
+/// its place.
 #[test]
 fn a_hung_lane_keeps_nobody_elses_job() {
     model(2, || {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
         warm_up(&hsm, &pool, &inbox);
-        let (hung, next) = (hsm.submit(&inbox, &pool, HANGS).unwrap(), hsm.submit(&inbox, &pool, 2).unwrap());
+        let (hung, next) =
+            (hsm.submit(&inbox, &pool, HANGS).unwrap(), hsm.submit(&inbox, &pool, 2).unwrap());
         hsm.wait_until_it_hangs();
         advance(HANG_AFTER * 2);
         pool.tick(now());
@@ -321,7 +327,8 @@ fn a_hung_lane_keeps_nobody_elses_job() {
     });
 }
 
-/// A look at the clock long after, at any moment: the lane is given up while it is at work, and works on.
+/// A look at the clock long after, at any moment: the lane is given up while it is at work, and
+/// works on.
 #[test]
 fn a_lane_given_up_at_any_moment_does_no_job_twice() {
     model(2, || {

@@ -1,5 +1,6 @@
-//! Base64 as the specification has it: "standard Base64 encoding (not URL-safe encoding) as defined in Section 4 of
-//! RFC 4648", with padding, and with no second spelling of the same bytes (trailing bits are zero).
+//! Base64 as the specification has it: "standard Base64 encoding (not URL-safe encoding) as defined
+//! in Section 4 of RFC 4648", with padding, and with no second spelling of the same bytes (trailing
+//! bits are zero).
 
 use std::ops::Deref;
 
@@ -28,8 +29,8 @@ pub(super) const fn text_len(bytes: usize) -> usize {
 
 /// Appends the Base64 of `bytes`.
 ///
-/// Moves `out` to a larger allocation when there is no room, which leaves a copy of its earlier content behind: where that
-/// is secret, reserve before.
+/// Moves `out` to a larger allocation when there is no room, which leaves a copy of its earlier
+/// content behind: where that is secret, reserve before.
 pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + text_len(bytes.len()), b'=');
@@ -38,16 +39,21 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     debug_assert_eq!(written, Ok(out.len() - start));
 }
 
-/// Decodes the inside of a JSON string (between its quotes, escapes as they came) of at most `max` bytes.
+/// Decodes the inside of a JSON string (between its quotes, escapes as they came) of at most `max`
+/// bytes.
 ///
-/// Everything on the way may be plaintext, and is wiped: the result, and the text where it had escapes (some encoders
-/// write `/` as `\/`).
+/// Everything on the way may be plaintext, and is wiped: the result, and the text where it had
+/// escapes (some encoders write `/` as `\/`).
 pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     decode_with_room(json, max, 0)
 }
 
 /// As [`decode`], with capacity for so many `more` bytes.
-pub(super) fn decode_with_room(json: &str, max: usize, more: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(super) fn decode_with_room(
+    json: &str,
+    max: usize,
+    more: usize,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
     of_text(json, max, |text| {
         let mut bytes = Zeroizing::new(Vec::with_capacity(room(text.len()) + more));
         bytes.resize(room(text.len()), 0);
@@ -96,8 +102,13 @@ fn decode_into(text: &[u8], max: usize, room: &mut [u8]) -> Result<usize, Failur
     if len > max { Err(Failure::TooLong) } else { Ok(len) }
 }
 
-/// Decodes the text that the inside of a JSON string means, where it is not too long for `max` bytes.
-fn of_text<T>(json: &str, max: usize, decode: impl FnOnce(&[u8]) -> Result<T, Failure>) -> Result<T, Failure> {
+/// Decodes the text that the inside of a JSON string means, where it is not too long for `max`
+/// bytes.
+fn of_text<T>(
+    json: &str,
+    max: usize,
+    decode: impl FnOnce(&[u8]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let unescaped;
     let text = if json.contains('\\') {
         unescaped = unescape(json.as_bytes())?;
@@ -112,7 +123,8 @@ fn of_text<T>(json: &str, max: usize, decode: impl FnOnce(&[u8]) -> Result<T, Fa
     decode(text)
 }
 
-/// Undoes JSON's escapes where they stand for an ASCII character that Base64 can hold; any other makes it no Base64.
+/// Undoes JSON's escapes where they stand for an ASCII character that Base64 can hold; any other
+/// makes it no Base64.
 fn unescape(json: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut text = Zeroizing::new(Vec::with_capacity(json.len()));
     let mut rest = json;

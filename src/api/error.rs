@@ -9,7 +9,8 @@ use crate::limits::ERROR_MESSAGE_CHARS_MAX;
 mod tests;
 
 /// The specification's errors. KMS decides by this name, not by the status: it retries
-/// [`InternalException`](Self::InternalException), [`DependencyTimeoutException`](Self::DependencyTimeoutException) and
+/// [`InternalException`](Self::InternalException),
+/// [`DependencyTimeoutException`](Self::DependencyTimeoutException) and
 /// [`ThrottlingException`](Self::ThrottlingException) alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorName {
@@ -93,8 +94,9 @@ impl fmt::Display for ErrorName {
 
 /// An error as KMS gets it.
 ///
-/// KMS copies the message into the customer's CloudWatch Logs: it says which field or rule, and never holds a value that
-/// came with the request, nor anything of the key manager but what helps the customer.
+/// KMS copies the message into the customer's CloudWatch Logs: it says which field or rule, and
+/// never holds a value that came with the request, nor anything of the key manager but what helps
+/// the customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     name: ErrorName,
@@ -108,10 +110,12 @@ impl ApiError {
         Self { name, status: name.status(), message: printable(message.into()) }
     }
 
-    /// A request refused below the API, by an HTTP status that is not in the table: 405, 408, 413, 431, 505, …
+    /// A request refused below the API, by an HTTP status that is not in the table: 405, 408, 413,
+    /// 431, 505, …
     ///
-    /// The body is the API's JSON all the same, since KMS "cannot interpret" anything else: ValidationException for what the
-    /// client did wrong (4xx), UnsupportedOperationException for 501 and 505, InternalException for the rest.
+    /// The body is the API's JSON all the same, since KMS "cannot interpret" anything else:
+    /// ValidationException for what the client did wrong (4xx), UnsupportedOperationException for
+    /// 501 and 505, InternalException for the rest.
     pub fn transport(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
         let name = match status {
             400..=499 => ErrorName::ValidationException,
@@ -131,7 +135,8 @@ impl ApiError {
         self.name
     }
 
-    /// `errorMessage`: printable ASCII, at most [`ERROR_MESSAGE_CHARS_MAX`] characters; may be empty.
+    /// `errorMessage`: printable ASCII, at most [`ERROR_MESSAGE_CHARS_MAX`] characters; may be
+    /// empty.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -163,12 +168,17 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-/// spec: "The errorMessage, if included, MUST be less than 512 characters in length and only use printable ASCII
-/// characters, i.e. hex values 0x20 (space) through 0x7e (tilde)."
+/// spec: "The errorMessage, if included, MUST be less than 512 characters in length and only use
+/// printable ASCII characters, i.e. hex values 0x20 (space) through 0x7e (tilde)."
 fn printable(message: Cow<'static, str>) -> Cow<'static, str> {
     let is_printable = |c: char| matches!(c, ' '..='~');
     if message.len() <= ERROR_MESSAGE_CHARS_MAX && message.chars().all(is_printable) {
         return message;
     }
-    message.chars().take(ERROR_MESSAGE_CHARS_MAX).map(|c| if is_printable(c) { c } else { '?' }).collect::<String>().into()
+    message
+        .chars()
+        .take(ERROR_MESSAGE_CHARS_MAX)
+        .map(|c| if is_printable(c) { c } else { '?' })
+        .collect::<String>()
+        .into()
 }

@@ -1,5 +1,6 @@
-//! Reading named fields out of a JSON object, without serde_json's error texts (they quote the input) and without its
-//! buffers (they are not wiped): a field is kept as the part of the body it stands in.
+//! Reading named fields out of a JSON object, without serde_json's error texts (they quote the
+//! input) and without its buffers (they are not wiped): a field is kept as the part of the body it
+//! stands in.
 
 use std::borrow::Cow;
 
@@ -16,8 +17,8 @@ mod tests;
 /// Named fields of one object; asserted at compile time where the names are listed.
 pub(super) const FIELDS_MAX: usize = 7;
 
-/// The known fields of one JSON object. Unknown ones are ignored: spec, appendix B: "Over time, AWS KMS may choose to
-/// include additional fields".
+/// The known fields of one JSON object. Unknown ones are ignored: spec, appendix B: "Over time, AWS
+/// KMS may choose to include additional fields".
 pub(super) struct Object<'a> {
     /// Stands before each name in messages: `""` or `requestMetadata.`
     parent: &'static str,
@@ -31,19 +32,28 @@ impl<'a> Object<'a> {
         Self { parent, names, raw: [None; FIELDS_MAX] }
     }
 
-    /// Reads `json`, which must be one object and nothing more. What was read before an error stays in the object, so that
-    /// a refused request can still be told from another.
+    /// Reads `json`, which must be one object and nothing more. What was read before an error stays
+    /// in the object, so that a refused request can still be told from another.
     pub(super) fn read(&mut self, json: &'a [u8]) -> Result<(), ApiError> {
         let mut duplicate = None;
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let result =
-            deserializer.deserialize_map(ObjectVisitor { object: self, duplicate: &mut duplicate }).and_then(|()| deserializer.end());
+        let result = deserializer
+            .deserialize_map(ObjectVisitor { object: self, duplicate: &mut duplicate })
+            .and_then(|()| deserializer.end());
         let Err(error) = result else { return Ok(()) };
-        let whole = if self.parent.is_empty() { "the request body" } else { self.parent.trim_end_matches('.') };
+        let whole = if self.parent.is_empty() {
+            "the request body"
+        } else {
+            self.parent.trim_end_matches('.')
+        };
         Err(invalid(match duplicate {
             Some(name) => format!("{}{name} is given twice", self.parent),
             None if error.is_data() => format!("{whole} is not a JSON object"),
-            None => format!("{whole} is not valid JSON: line {}, column {}", error.line(), error.column()),
+            None => format!(
+                "{whole} is not valid JSON: line {}, column {}",
+                error.line(),
+                error.column()
+            ),
         }))
     }
 
@@ -51,7 +61,8 @@ impl<'a> Object<'a> {
     pub(super) fn field(&self, name: &'static str) -> Field<'a> {
         let index = self.names.iter().position(|n| *n == name);
         // spec: absent fields are left out. A null says the same and can mean nothing else.
-        let raw = index.and_then(|i| self.raw.get(i).copied().flatten()).filter(|raw| *raw != "null");
+        let raw =
+            index.and_then(|i| self.raw.get(i).copied().flatten()).filter(|raw| *raw != "null");
         Field { parent: self.parent, name, raw }
     }
 }
@@ -85,28 +96,44 @@ impl<'a> Field<'a> {
         self.raw
     }
 
-    /// A text of at most `max` bytes. Not for secrets: a text with escapes passes serde_json's buffers.
+    /// A text of at most `max` bytes. Not for secrets: a text with escapes passes serde_json's
+    /// buffers.
     pub(super) fn text(&self, max: usize) -> Result<Option<Cow<'a, str>>, ApiError> {
         let Some(inside) = self.string()? else { return Ok(None) };
         let text = if inside.contains('\\') {
             let whole = self.raw.unwrap_or_default();
-            Cow::Owned(serde_json::from_str(whole).map_err(|_| self.invalid("is not a string of Unicode characters"))?)
+            Cow::Owned(
+                serde_json::from_str(whole)
+                    .map_err(|_| self.invalid("is not a string of Unicode characters"))?,
+            )
         } else {
             Cow::Borrowed(inside)
         };
         if text.len() > max {
-            return Err(self.refuse(ErrorName::UnsupportedOperationException, format_args!("is longer than {max} bytes")));
+            return Err(self.refuse(
+                ErrorName::UnsupportedOperationException,
+                format_args!("is longer than {max} bytes"),
+            ));
         }
         Ok(Some(text))
     }
 
     /// Bytes from Base64, at most `max`; `too_long` is the error's name for more.
-    pub(super) fn bytes(&self, max: usize, too_long: ErrorName) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+    pub(super) fn bytes(
+        &self,
+        max: usize,
+        too_long: ErrorName,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
         self.decode(max, too_long, base64::decode)
     }
 
     /// As [`Field::bytes`], with capacity for so many `more`.
-    pub(super) fn bytes_with_room(&self, max: usize, too_long: ErrorName, more: usize) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+    pub(super) fn bytes_with_room(
+        &self,
+        max: usize,
+        too_long: ErrorName,
+        more: usize,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
         self.decode(max, too_long, |inside, max| base64::decode_with_room(inside, max, more))
     }
 
@@ -124,8 +151,12 @@ impl<'a> Field<'a> {
         let Some(inside) = self.string()? else { return Ok(None) };
         match decode(inside, max) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(base64::Failure::TooLong) => Err(self.refuse(too_long, format_args!("is longer than {max} bytes"))),
-            Err(base64::Failure::NotBase64) => Err(self.invalid("is not Base64 (RFC 4648 section 4, padded)")),
+            Err(base64::Failure::TooLong) => {
+                Err(self.refuse(too_long, format_args!("is longer than {max} bytes")))
+            }
+            Err(base64::Failure::NotBase64) => {
+                Err(self.invalid("is not Base64 (RFC 4648 section 4, padded)"))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
-//! What binds a ciphertext to its context: the ciphertext metadata that xksd writes, the AAD that the key manager gets, and
-//! what the integrity value (CDIV) is computed over. Whatever was once encrypted must open for ever: nothing here changes,
-//! a new format gets a new first byte.
+//! What binds a ciphertext to its context: the ciphertext metadata that xksd writes, the AAD that
+//! the key manager gets, and what the integrity value (CDIV) is computed over. Whatever was once
+//! encrypted must open for ever: nothing here changes, a new format gets a new first byte.
 
 use ring::digest::{Context, SHA256, digest};
 
@@ -59,24 +59,27 @@ fn invalid(message: &'static str) -> ApiError {
 /// What [`aad_v1`] puts around an AAD, bytes: the two lengths and the metadata.
 pub const AAD_FRAMING_BYTES_MAX: usize = 2 + 1 + CIPHERTEXT_METADATA_BYTES_MAX;
 
-/// The key manager's AAD, format 1. spec: "2-byte length, before Base64 encoding, of additionalAuthenticatedData in
-/// big-endian format || additionalAuthenticatedData || 1-byte length, before Base64 encoding, of ciphertextMetadata ||
-/// ciphertextMetadata", lengths zero where absent.
+/// The key manager's AAD, format 1. spec: "2-byte length, before Base64 encoding, of
+/// additionalAuthenticatedData in big-endian format || additionalAuthenticatedData || 1-byte
+/// length, before Base64 encoding, of ciphertextMetadata || ciphertextMetadata", lengths zero where
+/// absent.
 ///
 /// Made in the memory of `aad`, where that has capacity for it.
 ///
 /// # Errors
-/// UnsupportedOperationException where a length has no room in its field; never for what came out of
-/// [`decode`](super::decode), see [`AAD_BYTES_MAX`](crate::limits::AAD_BYTES_MAX).
+/// UnsupportedOperationException where a length has no room in its field; never for what came out
+/// of [`decode`](super::decode), see [`AAD_BYTES_MAX`](crate::limits::AAD_BYTES_MAX).
 pub fn aad_v1(aad: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
     framed(aad.len(), aad, metadata)
 }
 
-/// The key manager's AAD as AWS's sample proxy (`aws-samples/aws-kms-xks-proxy`) makes it: the SHA-256 of the AAD in place
-/// of the AAD, but its own length; nothing where no AAD was given, the hash of nothing where an empty one was.
+/// The key manager's AAD as AWS's sample proxy (`aws-samples/aws-kms-xks-proxy`) makes it: the
+/// SHA-256 of the AAD in place of the AAD, but its own length; nothing where no AAD was given, the
+/// hash of nothing where an empty one was.
 ///
-/// This framing and [`aad_v1`] are not disjoint: a 29-byte AAD whose SHA-256 ends in `03 01 00` (found in 2^24 tries) gives
-/// what format 1 gives for the hash's first 29 bytes. So it is for key stores that were told to accept it alone.
+/// This framing and [`aad_v1`] are not disjoint: a 29-byte AAD whose SHA-256 ends in `03 01 00`
+/// (found in 2^24 tries) gives what format 1 gives for the hash's first 29 bytes. So it is for key
+/// stores that were told to accept it alone.
 ///
 /// # Errors
 /// As for [`aad_v1`].
@@ -88,7 +91,8 @@ pub fn aad_aws_sample(aad: Option<&[u8]>, metadata: &[u8]) -> Result<Vec<u8>, Ap
 }
 
 fn framed(aad_len: usize, mut out: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
-    let (Ok(aad_len), Ok(metadata_len)) = (u16::try_from(aad_len), u8::try_from(metadata.len())) else {
+    let (Ok(aad_len), Ok(metadata_len)) = (u16::try_from(aad_len), u8::try_from(metadata.len()))
+    else {
         return Err(ApiError::new(
             ErrorName::UnsupportedOperationException,
             "additionalAuthenticatedData or ciphertextMetadata is too long",
@@ -101,8 +105,9 @@ fn framed(aad_len: usize, mut out: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, 
     Ok(out)
 }
 
-/// SHA-256 fed with the beginning of what the integrity value covers. spec, appendix C: "additionalAuthenticatedData ||
-/// ciphertextMetadata || initializationVector || ciphertext || authenticationTag"; the last three come from the key manager.
+/// SHA-256 fed with the beginning of what the integrity value covers. spec, appendix C:
+/// "additionalAuthenticatedData || ciphertextMetadata || initializationVector || ciphertext ||
+/// authenticationTag"; the last three come from the key manager.
 pub fn integrity_prefix(aad: &[u8], metadata: &[u8]) -> Context {
     let mut context = Context::new(&SHA256);
     context.update(aad);

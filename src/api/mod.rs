@@ -1,7 +1,9 @@
-//! The XKS proxy API, version 1.0.3 of its specification, pure: path and bytes in, validated request or error out.
+//! The XKS proxy API, version 1.0.3 of its specification, pure: path and bytes in, validated
+//! request or error out.
 //!
-//! A request meets the files in this order: [`mod@route`] (its path), [`request`] (its body, once it is authenticated),
-//! [`framing`] (what of it the key manager gets as AAD), [`response`] or [`error`] (what goes back).
+//! A request meets the files in this order: [`mod@route`] (its path), [`request`] (its body, once
+//! it is authenticated), [`framing`] (what of it the key manager gets as AAD), [`response`] or
+//! [`error`] (what goes back).
 
 mod base64;
 pub mod error;

@@ -1,13 +1,17 @@
-//! The body of a request: decoded, and checked against everything the specification says of its fields.
+//! The body of a request: decoded, and checked against everything the specification says of its
+//! fields.
 //!
 //! Three kinds of refusal, since KMS tells its customer something else for each:
-//! - ValidationException: the request does not follow the API (a field missing, of a wrong type, no Base64, an algorithm
-//!   that is none of the specification's).
-//! - UnsupportedOperationException: it follows the API, and is larger than this proxy takes. spec: "if a parameter value
-//!   exceeded the maximum size that is currently supported by a specific implementation".
-//! - InvalidCiphertextException: no ciphertext, IV or tag, or an IV or tag of a length that no ciphertext has. spec: "the specified ciphertext,
-//!   initialization vector, additional authenticated data or authentication tag is corrupted, missing, or otherwise
-//!   invalid". These come out of the blob that KMS's customer handed in, so the customer must hear that the blob is bad.
+//! - ValidationException: the request does not follow the API (a field missing, of a wrong type, no
+//!   Base64, an algorithm that is none of the specification's).
+//! - UnsupportedOperationException: it follows the API, and is larger than this proxy takes. spec:
+//!   "if a parameter value exceeded the maximum size that is currently supported by a specific
+//!   implementation".
+//! - InvalidCiphertextException: no ciphertext, IV or tag, or an IV or tag of a length that no
+//!   ciphertext has. spec: "the specified ciphertext, initialization vector, additional
+//!   authenticated data or authentication tag is corrupted, missing, or otherwise invalid". These
+//!   come out of the blob that KMS's customer handed in, so the customer must hear that the blob is
+//!   bad.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +24,8 @@ use super::fields::{FIELDS_MAX, Field, Object};
 use super::framing::AAD_FRAMING_BYTES_MAX;
 use super::route::Operation;
 use crate::limits::{
-    AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, IV_BYTES, IV_BYTES_MAX, METADATA_FIELD_BYTES_MAX, PLAINTEXT_BYTES_MAX, TAG_BYTES,
+    AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX, IV_BYTES, IV_BYTES_MAX, METADATA_FIELD_BYTES_MAX,
+    PLAINTEXT_BYTES_MAX, TAG_BYTES,
 };
 
 #[cfg(test)]
@@ -54,15 +59,17 @@ pub struct Rejection<'a> {
     pub metadata: RequestMetadata<'a>,
 }
 
-/// `requestMetadata`. In a [`ValidRequest`] the fields that the specification requires for the call are there; all values
-/// are as KMS sent them, at most [`METADATA_FIELD_BYTES_MAX`] bytes each, and may hold any character.
+/// `requestMetadata`. In a [`ValidRequest`] the fields that the specification requires for the call
+/// are there; all values are as KMS sent them, at most [`METADATA_FIELD_BYTES_MAX`] bytes each, and
+/// may hold any character.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestMetadata<'a> {
     /// `awsPrincipalArn`: who called KMS. Required but for health.
     pub principal: Option<Cow<'a, str>>,
     /// `kmsOperation`: what was called of KMS. Always required, any value.
     pub kms_operation: Option<Cow<'a, str>>,
-    /// `kmsRequestId`: as in CloudTrail. Always required. spec: "MUST treat this as an opaque string".
+    /// `kmsRequestId`: as in CloudTrail. Always required. spec: "MUST treat this as an opaque
+    /// string".
     pub kms_request_id: Option<Cow<'a, str>>,
     /// `kmsKeyArn`: required for encrypt and decrypt.
     pub kms_key_arn: Option<Cow<'a, str>>,
@@ -105,9 +112,11 @@ pub enum Call {
 
 /// Payload of an encrypt request.
 pub struct Encrypt {
-    /// At most [`PLAINTEXT_BYTES_MAX`] bytes; may be empty (GCM encrypts nothing to nothing, and a tag).
+    /// At most [`PLAINTEXT_BYTES_MAX`] bytes; may be empty (GCM encrypts nothing to nothing, and a
+    /// tag).
     pub plaintext: Zeroizing<Vec<u8>>,
-    /// `additionalAuthenticatedData`, at most [`AAD_BYTES_MAX`] bytes. Absent and empty differ in another proxy's framing.
+    /// `additionalAuthenticatedData`, at most [`AAD_BYTES_MAX`] bytes. Absent and empty differ in
+    /// another proxy's framing.
     pub aad: Option<Vec<u8>>,
     /// `ciphertextDataIntegrityValueAlgorithm` was given: SHA_256.
     pub integrity: bool,
@@ -168,19 +177,28 @@ const VIA_SERVICE: &str = "kmsViaService";
 const VPC: &str = "awsSourceVpc";
 const VPCE: &str = "awsSourceVpce";
 
-const METADATA_FIELDS: &[&str] = &[PRINCIPAL, KMS_OPERATION, KMS_REQUEST_ID, KMS_KEY_ARN, VIA_SERVICE, VPC, VPCE];
+const METADATA_FIELDS: &[&str] =
+    &[PRINCIPAL, KMS_OPERATION, KMS_REQUEST_ID, KMS_KEY_ARN, VIA_SERVICE, VPC, VPCE];
 const PLAIN_FIELDS: &[&str] = &[REQUEST_METADATA];
-const ENCRYPT_FIELDS: &[&str] = &[REQUEST_METADATA, PLAINTEXT, ENCRYPTION_ALGORITHM, AAD, INTEGRITY_ALGORITHM];
-const DECRYPT_FIELDS: &[&str] = &[REQUEST_METADATA, CIPHERTEXT, IV, TAG, ENCRYPTION_ALGORITHM, CIPHERTEXT_METADATA, AAD];
+const ENCRYPT_FIELDS: &[&str] =
+    &[REQUEST_METADATA, PLAINTEXT, ENCRYPTION_ALGORITHM, AAD, INTEGRITY_ALGORITHM];
+const DECRYPT_FIELDS: &[&str] =
+    &[REQUEST_METADATA, CIPHERTEXT, IV, TAG, ENCRYPTION_ALGORITHM, CIPHERTEXT_METADATA, AAD];
 
-const _: () = assert!(METADATA_FIELDS.len() <= FIELDS_MAX && ENCRYPT_FIELDS.len() <= FIELDS_MAX && DECRYPT_FIELDS.len() <= FIELDS_MAX);
+const _: () = assert!(
+    METADATA_FIELDS.len() <= FIELDS_MAX
+        && ENCRYPT_FIELDS.len() <= FIELDS_MAX
+        && DECRYPT_FIELDS.len() <= FIELDS_MAX
+);
 
 /// Fields of `requestMetadata` that a call cannot do without.
 const fn required_metadata(operation: Operation) -> &'static [&'static str] {
     match operation {
         Operation::Health => &[KMS_OPERATION, KMS_REQUEST_ID],
         Operation::Metadata => &[PRINCIPAL, KMS_OPERATION, KMS_REQUEST_ID],
-        Operation::Encrypt | Operation::Decrypt => &[PRINCIPAL, KMS_OPERATION, KMS_REQUEST_ID, KMS_KEY_ARN],
+        Operation::Encrypt | Operation::Decrypt => {
+            &[PRINCIPAL, KMS_OPERATION, KMS_REQUEST_ID, KMS_KEY_ARN]
+        }
     }
 }
 
@@ -211,7 +229,10 @@ pub fn decode(operation: Operation, body: &[u8]) -> Result<ValidRequest<'_>, Box
 }
 
 /// What could be read, and the first thing wrong with it.
-fn request_metadata<'a>(operation: Operation, body: &Object<'a>) -> (RequestMetadata<'a>, Result<(), ApiError>) {
+fn request_metadata<'a>(
+    operation: Operation,
+    body: &Object<'a>,
+) -> (RequestMetadata<'a>, Result<(), ApiError>) {
     let mut object = Object::empty("requestMetadata.", METADATA_FIELDS);
     let field = body.field(REQUEST_METADATA);
     let mut result = match field.json() {
@@ -257,31 +278,52 @@ fn encrypt(body: &Object<'_>) -> Result<Encrypt, ApiError> {
         Some(_) => return Err(field.invalid("is not SHA_256")),
     };
     let field = body.field(PLAINTEXT);
-    let plaintext = field.bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?.ok_or_else(|| field.missing())?;
+    let plaintext = field
+        .bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?
+        .ok_or_else(|| field.missing())?;
     Ok(Encrypt { plaintext, aad: aad(body)?, integrity })
 }
 
 fn decrypt(body: &Object<'_>) -> Result<Decrypt, ApiError> {
     encryption_algorithm(body)?;
     let field = body.field(CIPHERTEXT);
-    let ciphertext = field.bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?.ok_or_else(|| no_ciphertext(field))?;
+    let ciphertext = field
+        .bytes(PLAINTEXT_BYTES_MAX, ErrorName::UnsupportedOperationException)?
+        .ok_or_else(|| no_ciphertext(field))?;
 
     let field = body.field(IV);
-    let iv = field.bytes(IV_BYTES_MAX, ErrorName::InvalidCiphertextException)?.ok_or_else(|| no_ciphertext(field))?;
+    let iv = field
+        .bytes(IV_BYTES_MAX, ErrorName::InvalidCiphertextException)?
+        .ok_or_else(|| no_ciphertext(field))?;
     if iv.len() != IV_BYTES && iv.len() != IV_BYTES_MAX {
         let what = format_args!("is neither {IV_BYTES} nor {IV_BYTES_MAX} bytes long");
         return Err(field.refuse(ErrorName::InvalidCiphertextException, what));
     }
 
     let field = body.field(TAG);
-    let tag = field.short(TAG_BYTES, ErrorName::InvalidCiphertextException)?.ok_or_else(|| no_ciphertext(field))?;
-    let tag = <[u8; TAG_BYTES]>::try_from(&*tag)
-        .map_err(|_| field.refuse(ErrorName::InvalidCiphertextException, format_args!("is not {TAG_BYTES} bytes long")))?;
+    let tag = field
+        .short(TAG_BYTES, ErrorName::InvalidCiphertextException)?
+        .ok_or_else(|| no_ciphertext(field))?;
+    let tag = <[u8; TAG_BYTES]>::try_from(&*tag).map_err(|_| {
+        field.refuse(
+            ErrorName::InvalidCiphertextException,
+            format_args!("is not {TAG_BYTES} bytes long"),
+        )
+    })?;
 
-    // More than 20 bytes break a rule of the specification, not a limit of ours: "the size of the field MUST NOT exceed 20
-    // bytes". KMS itself refuses them in an encrypt response, so that no genuine blob holds them.
-    let metadata = body.field(CIPHERTEXT_METADATA).short(CIPHERTEXT_METADATA_BYTES_MAX, ErrorName::ValidationException)?;
-    Ok(Decrypt { ciphertext: unwrapped(ciphertext), iv: unwrapped(iv), tag, aad: aad(body)?, metadata })
+    // More than 20 bytes break a rule of the specification, not a limit of ours: "the size of the
+    // field MUST NOT exceed 20 bytes". KMS itself refuses them in an encrypt response, so that no
+    // genuine blob holds them.
+    let metadata = body
+        .field(CIPHERTEXT_METADATA)
+        .short(CIPHERTEXT_METADATA_BYTES_MAX, ErrorName::ValidationException)?;
+    Ok(Decrypt {
+        ciphertext: unwrapped(ciphertext),
+        iv: unwrapped(iv),
+        tag,
+        aad: aad(body)?,
+        metadata,
+    })
 }
 
 fn no_ciphertext(field: Field<'_>) -> ApiError {
@@ -299,7 +341,11 @@ fn encryption_algorithm(body: &Object<'_>) -> Result<(), ApiError> {
 }
 
 fn aad(body: &Object<'_>) -> Result<Option<Vec<u8>>, ApiError> {
-    let aad = body.field(AAD).bytes_with_room(AAD_BYTES_MAX, ErrorName::UnsupportedOperationException, AAD_FRAMING_BYTES_MAX)?;
+    let aad = body.field(AAD).bytes_with_room(
+        AAD_BYTES_MAX,
+        ErrorName::UnsupportedOperationException,
+        AAD_FRAMING_BYTES_MAX,
+    )?;
     Ok(aad.map(unwrapped))
 }
 

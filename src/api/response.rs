@@ -48,8 +48,9 @@ pub fn encrypt(answer: &Encrypted<'_>, out: &mut Vec<u8>) {
 
 /// Appends the body of a decrypt's answer.
 ///
-/// Room for all of it is made before the first byte of it is written: growing later would leave a copy of the plaintext in
-/// freed memory. The caller wipes `out` once it is sent, and does not let it grow before.
+/// Room for all of it is made before the first byte of it is written: growing later would leave a
+/// copy of the plaintext in freed memory. The caller wipes `out` once it is sent, and does not let
+/// it grow before.
 pub fn decrypt(plaintext: &[u8], out: &mut Vec<u8>) {
     out.reserve(DECRYPT_BODY_OVERHEAD_BYTES + base64::text_len(plaintext.len()));
     out.push(b'{');
@@ -73,7 +74,8 @@ fn base64_field(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
 pub struct KeyMetadata<'a> {
     /// Kind and size of the key: `AES_256`.
     pub spec: &'a str,
-    /// What the key may do, `ENCRYPT`, `DECRYPT`, `SIGN` and so on. Only the first [`KEY_USAGE_MAX`] are told.
+    /// What the key may do, `ENCRYPT`, `DECRYPT`, `SIGN` and so on. Only the first
+    /// [`KEY_USAGE_MAX`] are told.
     pub usage: &'a [&'a str],
     /// Whether the key may be used now.
     pub enabled: bool,
@@ -104,7 +106,8 @@ pub enum HealthStatus {
     Active,
     /// spec: "unhealthy but can still serve traffic".
     Degraded,
-    /// spec: "unable to serve traffic". When all of them say so, KMS takes the key store for unreachable.
+    /// spec: "unable to serve traffic". When all of them say so, KMS takes the key store for
+    /// unreachable.
     Unavailable,
 }
 
@@ -114,8 +117,8 @@ pub enum HealthStatus {
 pub struct EkmFleetDetail {
     /// Unique among the key managers.
     pub id: String,
-    /// spec: "SHOULD include the product name, version of the hardware and any other information that would be useful in
-    /// troubleshooting and estimating TPS capacity".
+    /// spec: "SHOULD include the product name, version of the hardware and any other information
+    /// that would be useful in troubleshooting and estimating TPS capacity".
     pub model: String,
     /// How it does.
     pub health_status: HealthStatus,

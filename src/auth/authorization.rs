@@ -1,5 +1,6 @@
-//! The `Authorization` header:
-//! `AWS4-HMAC-SHA256 Credential=<id>/<yyyymmdd>/<region>/<service>/aws4_request, SignedHeaders=<names>, Signature=<hex>`.
+//! The `Authorization` header: `AWS4-HMAC-SHA256
+//! Credential=<id>/<yyyymmdd>/<region>/<service>/aws4_request, SignedHeaders=<names>,
+//! Signature=<hex>`.
 
 use super::error::AuthError;
 use crate::limits::SIGNED_HEADERS_MAX;
@@ -41,12 +42,19 @@ impl<'a> Authorization<'a> {
 
         let (mut credential, mut signed_headers, mut signature) = (None, None, None);
         for parameter in parameters.split(',') {
-            let (name, value) = parameter.trim_matches(' ').split_once('=').ok_or(malformed("a parameter has no '='"))?;
+            let (name, value) = parameter
+                .trim_matches(' ')
+                .split_once('=')
+                .ok_or(malformed("a parameter has no '='"))?;
             let slot = match name {
                 "Credential" => &mut credential,
                 "SignedHeaders" => &mut signed_headers,
                 "Signature" => &mut signature,
-                _ => return Err(malformed("it has a parameter other than Credential, SignedHeaders and Signature")),
+                _ => {
+                    return Err(malformed(
+                        "it has a parameter other than Credential, SignedHeaders and Signature",
+                    ));
+                }
             };
             if slot.replace(value).is_some() {
                 return Err(malformed("a parameter is given twice"));
@@ -56,16 +64,19 @@ impl<'a> Authorization<'a> {
         let signed_headers = signed_headers.ok_or(malformed("SignedHeaders is missing"))?;
         let signature = signature.ok_or(malformed("Signature is missing"))?;
 
-        // From the right: the id is the one part that may hold a slash, when somebody puts a secret access key in its place. So no part of
-        // that is taken for a region and shown in an error.
+        // From the right: the id is the one part that may hold a slash, when somebody puts a secret
+        // access key in its place. So no part of that is taken for a region and shown in an error.
         let malformed = |problem| AuthError::MalformedCredential { problem };
         let mut parts = credential.rsplitn(5, '/');
         if parts.next() != Some(TERMINATOR) {
             return Err(malformed("it does not end in /aws4_request"));
         }
-        let (Some(service), Some(region), Some(date), Some(access_key_id)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(service), Some(region), Some(date), Some(access_key_id)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(malformed("it is not <access key id>/<yyyymmdd>/<region>/<service>/aws4_request"));
+            return Err(malformed(
+                "it is not <access key id>/<yyyymmdd>/<region>/<service>/aws4_request",
+            ));
         };
 
         Ok(Self {
@@ -74,12 +85,14 @@ impl<'a> Authorization<'a> {
             region,
             service,
             signed_headers: SignedHeaders::parse(signed_headers)?,
-            signature: decode_lower_hex(signature.as_bytes()).ok_or(AuthError::MalformedSignature)?,
+            signature: decode_lower_hex(signature.as_bytes())
+                .ok_or(AuthError::MalformedSignature)?,
         })
     }
 }
 
-/// `SignedHeaders`: lower-case names in strictly ascending order, so none twice, `host` and `x-amz-date` among them.
+/// `SignedHeaders`: lower-case names in strictly ascending order, so none twice, `host` and
+/// `x-amz-date` among them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignedHeaders<'a>(&'a str);
 
@@ -101,8 +114,8 @@ impl<'a> SignedHeaders<'a> {
             previous = name;
         }
         let signed = Self(text);
-        // spec: "All XKS Proxy requests initiated by the XKS Proxy Management Fleet will include the Host and X-Amz-Date headers in the
-        // signature."
+        // spec: "All XKS Proxy requests initiated by the XKS Proxy Management Fleet will include
+        // the Host and X-Amz-Date headers in the signature."
         for name in ["host", "x-amz-date"] {
             if !signed.contains(name) {
                 return Err(AuthError::HeaderNotSigned { name });

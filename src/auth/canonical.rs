@@ -1,16 +1,21 @@
 //! The canonical request: the one text that signer and verifier must have in common.
 //!
-//! By the AWS rules for all services but S3. These map several requests to one text where they normalise the path and decode the query.
-//! A verifier need not: it refuses what is not in normal form already ([`check`]), so that a signature says the same of the bytes that the
-//! router sees. No XKS path needs normalising, and XKS has no query.
+//! By the AWS rules for all services but S3. These map several requests to one text where they
+//! normalise the path and decode the query. A verifier need not: it refuses what is not in normal
+//! form already ([`check`]), so that a signature says the same of the bytes that the router sees.
+//! No XKS path needs normalising, and XKS has no query.
 
 use super::authorization::{SignedHeaders, encode_lower_hex};
 use super::error::{AuthError, Excerpt};
 use crate::http1::Request;
 
-/// Refuses requests whose canonical form would also be another request's: a path that normalising changes, a query that is not encoded in
-/// the one way of AWS, control bytes (a line break would pass for a further line), a signed header that is not there.
-pub(super) fn check(request: &Request<'_>, signed_headers: SignedHeaders<'_>) -> Result<(), AuthError> {
+/// Refuses requests whose canonical form would also be another request's: a path that normalising
+/// changes, a query that is not encoded in the one way of AWS, control bytes (a line break would
+/// pass for a further line), a signed header that is not there.
+pub(super) fn check(
+    request: &Request<'_>,
+    signed_headers: SignedHeaders<'_>,
+) -> Result<(), AuthError> {
     let ambiguous = |problem| Err(AuthError::AmbiguousRequest { problem });
     if request.method.is_empty() || !request.method.bytes().all(|byte| byte.is_ascii_graphic()) {
         return ambiguous("the method is not a token");
@@ -20,7 +25,8 @@ pub(super) fn check(request: &Request<'_>, signed_headers: SignedHeaders<'_>) ->
     };
     let mut segments = relative.split('/').peekable();
     while let Some(segment) = segments.next() {
-        let is_last = segments.peek().is_none(); // empty: the path ends in '/', as normalising leaves it
+        // empty: the path ends in '/', as normalising leaves it
+        let is_last = segments.peek().is_none();
         if segment == "." || segment == ".." || (segment.is_empty() && !is_last) {
             return ambiguous("the path has an empty segment, '.' or '..'");
         }
@@ -46,8 +52,14 @@ pub(super) fn check(request: &Request<'_>, signed_headers: SignedHeaders<'_>) ->
     Ok(())
 }
 
-/// Writes the canonical request of a request that passed [`check`], piece by piece. Allocates only where there is a query.
-pub(super) fn write(request: &Request<'_>, signed_headers: SignedHeaders<'_>, payload_hash: &[u8; 32], out: &mut impl FnMut(&[u8])) {
+/// Writes the canonical request of a request that passed [`check`], piece by piece. Allocates only
+/// where there is a query.
+pub(super) fn write(
+    request: &Request<'_>,
+    signed_headers: SignedHeaders<'_>,
+    payload_hash: &[u8; 32],
+    out: &mut impl FnMut(&[u8]),
+) {
     out(request.method.as_bytes());
     out(b"\n");
     write_path(request.path, out);
@@ -75,13 +87,16 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Encodes the path as it was sent, which may be percent-encoded itself. AWS: "Each path segment must be URI-encoded twice (except for
-/// Amazon S3 which only gets URI-encoded once)". Different paths stay different.
+/// Encodes the path as it was sent, which may be percent-encoded itself. AWS: "Each path segment
+/// must be URI-encoded twice (except for Amazon S3 which only gets URI-encoded once)". Different
+/// paths stay different.
 fn write_path(path: &str, out: &mut impl FnMut(&[u8])) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for run in path.as_bytes().chunk_by(|a, b| is_kept(*a) && is_kept(*b)) {
         match run {
-            [byte] if !is_kept(*byte) => out(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
+            [byte] if !is_kept(*byte) => {
+                out(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
+            }
             kept => out(kept),
         }
     }
@@ -90,8 +105,8 @@ fn write_path(path: &str, out: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// `name` or `name=value`, not empty, in the encoding that the canonical form has too: unreserved characters as they are, every other byte as
-/// `%XX` in upper case.
+/// `name` or `name=value`, not empty, in the encoding that the canonical form has too: unreserved
+/// characters as they are, every other byte as `%XX` in upper case.
 fn is_canonical_parameter(parameter: &str) -> bool {
     let (name, value) = split_parameter(parameter);
     !name.is_empty() && is_canonically_encoded(name) && is_canonically_encoded(value)
@@ -121,7 +136,8 @@ fn is_canonically_encoded(text: &str) -> bool {
     }
 }
 
-/// Parameters sorted by name, then value: compared apart, as '=' does not come before every other character.
+/// Parameters sorted by name, then value: compared apart, as '=' does not come before every other
+/// character.
 fn write_query(query: &str, out: &mut impl FnMut(&[u8])) {
     if query.is_empty() {
         return;

@@ -12,7 +12,8 @@ use crate::limits::{ACCESS_KEY_ID_CHARS, SECRET_ACCESS_KEY_CHARS};
 /// The first HMAC key of the derivation is this followed by the secret access key.
 const SECRET_PREFIX: &str = "AWS4";
 
-/// Why a credential is refused. Never shows what was given: id and secret are easily exchanged by mistake.
+/// Why a credential is refused. Never shows what was given: id and secret are easily exchanged by
+/// mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialError {
     /// Too short or too long.
@@ -48,16 +49,30 @@ impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Length { what, chars, allowed } => {
-                write!(f, "the {what} has {chars} characters; {} to {} are allowed", allowed.start(), allowed.end())
+                write!(
+                    f,
+                    "the {what} has {chars} characters; {} to {} are allowed",
+                    allowed.start(),
+                    allowed.end()
+                )
             }
             Self::Character { what, position, white_space, allowed } => {
                 let kind = if *white_space { "white space or a line break" } else { "not allowed" };
-                write!(f, "character {position} of the {what} is {kind}; only {allowed} may be used")
+                write!(
+                    f,
+                    "character {position} of the {what} is {kind}; only {allowed} may be used"
+                )
             }
             Self::DuplicateAccessKeyId { access_key_id } => {
-                write!(f, "the access key id {access_key_id} is given twice; an id must identify one secret access key")
+                write!(
+                    f,
+                    "the access key id {access_key_id} is given twice; an id must identify one \
+                     secret access key"
+                )
             }
-            Self::NoCredential => f.write_str("there is no credential; at least one is needed, two while rotating"),
+            Self::NoCredential => {
+                f.write_str("there is no credential; at least one is needed, two while rotating")
+            }
         }
     }
 }
@@ -71,9 +86,15 @@ fn check(
     allowed: &'static str,
     is_allowed: fn(char) -> bool,
 ) -> Result<(), CredentialError> {
-    // Characters first: a file's trailing line break is better named as such than as one character too many.
+    // Characters first: a file's trailing line break is better named as such than as one character
+    // too many.
     if let Some((at, c)) = text.chars().enumerate().find(|&(_, c)| !is_allowed(c)) {
-        return Err(CredentialError::Character { what, position: at + 1, white_space: c.is_whitespace(), allowed });
+        return Err(CredentialError::Character {
+            what,
+            position: at + 1,
+            white_space: c.is_whitespace(),
+            allowed,
+        });
     }
     let chars = text.len(); // all ASCII by now
     if !length.contains(&chars) {
@@ -89,7 +110,13 @@ pub struct AccessKeyId(Arc<str>);
 impl AccessKeyId {
     /// Checks length and characters.
     pub fn new(text: &str) -> Result<Self, CredentialError> {
-        check("access key id", text, ACCESS_KEY_ID_CHARS, "A-Z and 2-7", |c| matches!(c, 'A'..='Z' | '2'..='7'))?;
+        check(
+            "access key id",
+            text,
+            ACCESS_KEY_ID_CHARS,
+            "A-Z and 2-7",
+            |c| matches!(c, 'A'..='Z' | '2'..='7'),
+        )?;
         Ok(Self(text.into()))
     }
 
@@ -109,7 +136,8 @@ impl fmt::Display for AccessKeyId {
     }
 }
 
-/// The shared secret: overwritten when dropped, never shown by `Debug`. spec: 43 to 64 of `[A-Za-z0-9/+=]`.
+/// The shared secret: overwritten when dropped, never shown by `Debug`. spec: 43 to 64 of
+/// `[A-Za-z0-9/+=]`.
 pub struct SecretAccessKey {
     /// With [`SECRET_PREFIX`] in front, so that deriving a signing key makes no further copy.
     prefixed: Zeroizing<Box<str>>,
@@ -118,14 +146,19 @@ pub struct SecretAccessKey {
 impl SecretAccessKey {
     /// Checks length and characters. The caller's copy remains the caller's to overwrite.
     pub fn new(text: &str) -> Result<Self, CredentialError> {
-        check("secret access key", text, SECRET_ACCESS_KEY_CHARS, "A-Z, a-z, 0-9, '+', '/' and '='", |c| {
-            c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')
-        })?;
+        check(
+            "secret access key",
+            text,
+            SECRET_ACCESS_KEY_CHARS,
+            "A-Z, a-z, 0-9, '+', '/' and '='",
+            |c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '='),
+        )?;
         Ok(Self::unchecked(text))
     }
 
     fn unchecked(text: &str) -> Self {
-        // Of exactly the size needed: growing would leave a copy behind, and so would shrinking into the box.
+        // Of exactly the size needed: growing would leave a copy behind, and so would shrinking
+        // into the box.
         let mut prefixed = String::with_capacity(SECRET_PREFIX.len() + text.len());
         prefixed.push_str(SECRET_PREFIX);
         prefixed.push_str(text);
@@ -152,8 +185,9 @@ pub struct Credential {
     fingerprint: Fingerprint,
 }
 
-/// SHA-256 over id and secret: tells a replaced secret from the one before under the same id, and two key stores' equal ids apart,
-/// without keeping an old secret alive to compare with. As secret as the secret where that has less entropy than it must.
+/// SHA-256 over id and secret: tells a replaced secret from the one before under the same id, and
+/// two key stores' equal ids apart, without keeping an old secret alive to compare with. As secret
+/// as the secret where that has less entropy than it must.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint([u8; 32]);
 
@@ -182,7 +216,8 @@ impl Credential {
         Self { access_key_id, secret, fingerprint }
     }
 
-    /// For AWS's published vectors, whose id and secret are shorter than the XKS specification allows.
+    /// For AWS's published vectors, whose id and secret are shorter than the XKS specification
+    /// allows.
     #[cfg(test)]
     pub(super) fn unchecked(access_key_id: &str, secret: &str) -> Self {
         Self::new(AccessKeyId(access_key_id.into()), SecretAccessKey::unchecked(secret))
@@ -203,8 +238,8 @@ impl Credential {
     }
 }
 
-/// The credentials of one key store. spec: "XKS proxies SHOULD support simultaneous usage of at least two sets of SigV4 credentials
-/// for each path-prefix": there is no upper bound here.
+/// The credentials of one key store. spec: "XKS proxies SHOULD support simultaneous usage of at
+/// least two sets of SigV4 credentials for each path-prefix": there is no upper bound here.
 #[derive(Debug)]
 pub struct CredentialSet(Vec<Credential>);
 
@@ -215,15 +250,21 @@ impl CredentialSet {
             return Err(CredentialError::NoCredential);
         }
         for (at, credential) in credentials.iter().enumerate() {
-            if credentials[..at].iter().any(|earlier| earlier.access_key_id == credential.access_key_id) {
-                return Err(CredentialError::DuplicateAccessKeyId { access_key_id: credential.access_key_id.clone() });
+            if credentials[..at]
+                .iter()
+                .any(|earlier| earlier.access_key_id == credential.access_key_id)
+            {
+                return Err(CredentialError::DuplicateAccessKeyId {
+                    access_key_id: credential.access_key_id.clone(),
+                });
             }
         }
         Ok(Self(credentials))
     }
 
-    /// The credential of that id. Not in constant time: an access key id is no secret, it travels in every request. For the same reason an
-    /// unknown id may be answered sooner and by its own message.
+    /// The credential of that id. Not in constant time: an access key id is no secret, it travels
+    /// in every request. For the same reason an unknown id may be answered sooner and by its own
+    /// message.
     pub fn get(&self, access_key_id: &str) -> Option<&Credential> {
         // A handful of credentials: a scan is as fast as hashing.
         self.0.iter().find(|credential| credential.access_key_id.as_str() == access_key_id)

@@ -17,7 +17,8 @@ pub(super) struct Timestamp<'a> {
 }
 
 impl<'a> Timestamp<'a> {
-    /// Strict: exactly `YYYYMMDDTHHMMSSZ`, a date that exists, no leap second (POSIX clocks never show one).
+    /// Strict: exactly `YYYYMMDDTHHMMSSZ`, a date that exists, no leap second (POSIX clocks never
+    /// show one).
     pub(super) fn parse(value: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let bytes: &[u8; TEXT_BYTES] = value.try_into().ok()?;
@@ -27,7 +28,9 @@ impl<'a> Timestamp<'a> {
         let year = digits(&bytes[0..4])?;
         let month = Month::try_from(u8::try_from(digits(&bytes[4..6])?).ok()?).ok()?;
         let date = Date::from_calendar_date(year, month, small(&bytes[6..8])?).ok()?;
-        let moment = date.with_hms(small(&bytes[9..11])?, small(&bytes[11..13])?, small(&bytes[13..15])?).ok()?;
+        let moment = date
+            .with_hms(small(&bytes[9..11])?, small(&bytes[11..13])?, small(&bytes[13..15])?)
+            .ok()?;
         Some(Self { text, unix_seconds: moment.assume_utc().unix_timestamp() })
     }
 
@@ -43,7 +46,9 @@ pub(super) fn day(unix_seconds: i64) -> i64 {
 }
 
 fn digits(bytes: &[u8]) -> Option<i32> {
-    bytes.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0')))
+    bytes.iter().try_fold(0, |number, byte| {
+        byte.is_ascii_digit().then(|| number * 10 + i32::from(byte - b'0'))
+    })
 }
 
 fn small(bytes: &[u8]) -> Option<u8> {

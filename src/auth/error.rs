@@ -1,4 +1,5 @@
-//! Why a request is not authenticated: one variant a reason, for the metrics' label and for the answer's `errorMessage`.
+//! Why a request is not authenticated: one variant a reason, for the metrics' label and for the
+//! answer's `errorMessage`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,13 +9,18 @@ use crate::limits::CLOCK_SKEW_SECONDS_MAX;
 /// Untrusted text longer than this is cut before it is shown, characters.
 const EXCERPT_CHARS_MAX: usize = 48;
 
-/// Text out of a request that is safe to show: printable ASCII alone, and short. Made in this module alone.
+/// Text out of a request that is safe to show: printable ASCII alone, and short. Made in this
+/// module alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 
 impl Excerpt {
     pub(super) fn of(untrusted: &str) -> Self {
-        let mut shown: String = untrusted.chars().take(EXCERPT_CHARS_MAX).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+        let mut shown: String = untrusted
+            .chars()
+            .take(EXCERPT_CHARS_MAX)
+            .map(|c| if matches!(c, ' '..='~') { c } else { '?' })
+            .collect();
         if untrusted.chars().nth(EXCERPT_CHARS_MAX).is_some() {
             shown.push_str("...");
         }
@@ -30,9 +36,10 @@ impl fmt::Display for Excerpt {
 
 /// Why a request is not authenticated.
 ///
-/// `Display` is meant for the operator who reads it in CloudWatch Logs or in xksd's own log: printable ASCII, below
-/// `ERROR_MESSAGE_CHARS_MAX`. It never shows a secret, an expected signature or a canonical request, and it shows what came in
-/// only where that cannot be a secret put into the wrong field.
+/// `Display` is meant for the operator who reads it in CloudWatch Logs or in xksd's own log:
+/// printable ASCII, below `ERROR_MESSAGE_CHARS_MAX`. It never shows a secret, an expected signature
+/// or a canonical request, and it shows what came in only where that cannot be a secret put into
+/// the wrong field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthError {
     /// No `Authorization` header.
@@ -86,7 +93,8 @@ pub enum AuthError {
         /// The region in `Credential`.
         region: Excerpt,
     },
-    /// The access key id cannot be one: wrong length or characters. Not shown, as it may be a secret in the wrong field.
+    /// The access key id cannot be one: wrong length or characters. Not shown, as it may be a
+    /// secret in the wrong field.
     MalformedAccessKeyId,
     /// The access key id is not one of this key store.
     UnknownAccessKeyId {
@@ -147,47 +155,109 @@ impl AuthError {
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingAuthorization => f.write_str("the request is not signed: it has no Authorization header"),
-            Self::DuplicateAuthorization => f.write_str("the request has more than one Authorization header"),
-            Self::PresignedQuery => f.write_str("the request is signed in its query string; sign it in the Authorization header"),
-            Self::UnsupportedAlgorithm => f.write_str("the Authorization header does not start with AWS4-HMAC-SHA256"),
-            Self::MalformedAuthorization { problem } => write!(f, "the Authorization header is malformed: {problem}"),
-            Self::MalformedCredential { problem } => write!(f, "Credential in the Authorization header is malformed: {problem}"),
-            Self::MalformedSignedHeaders { problem } => write!(f, "SignedHeaders in the Authorization header is malformed: {problem}"),
-            Self::MalformedSignature => f.write_str("Signature in the Authorization header is not 64 lower-case hexadecimal digits"),
-            Self::HeaderNotSigned { name } => write!(f, "the header {name} must be signed, and is not in SignedHeaders"),
+            Self::MissingAuthorization => f.write_str(
+                "the request is not signed: it has no \
+                Authorization header",
+            ),
+            Self::DuplicateAuthorization => f.write_str(
+                "the request has more than one \
+                Authorization header",
+            ),
+            Self::PresignedQuery => f.write_str(
+                "the request is signed in its query string; sign \
+                it in the Authorization header",
+            ),
+            Self::UnsupportedAlgorithm => f.write_str(
+                "the Authorization header does not start \
+                with AWS4-HMAC-SHA256",
+            ),
+            Self::MalformedAuthorization { problem } => write!(
+                f,
+                "the Authorization header is \
+                malformed: {problem}"
+            ),
+            Self::MalformedCredential { problem } => write!(
+                f,
+                "Credential in the Authorization \
+                header is malformed: {problem}"
+            ),
+            Self::MalformedSignedHeaders { problem } => write!(
+                f,
+                "SignedHeaders in the \
+                Authorization header is malformed: {problem}"
+            ),
+            Self::MalformedSignature => f.write_str(
+                "Signature in the Authorization header is not \
+                64 lower-case hexadecimal digits",
+            ),
+            Self::HeaderNotSigned { name } => write!(
+                f,
+                "the header {name} must be signed, and is \
+                not in SignedHeaders"
+            ),
             Self::SignedHeaderMissing { name } => write!(
                 f,
-                "the header '{name}' is in SignedHeaders but not in the request: the signer did not send it, or something in between took it away"
+                "the header '{name}' is in SignedHeaders but not in the request: the signer did \
+                 not send it, or something in between took it away"
             ),
             Self::DuplicateDate => f.write_str("the request has more than one x-amz-date header"),
-            Self::MalformedDate => f.write_str("x-amz-date is not a date and time of the form YYYYMMDDTHHMMSSZ"),
-            Self::ScopeDateMismatch => f.write_str("the date in Credential is not the day of x-amz-date"),
-            Self::WrongService { service } => write!(f, "signed for the service '{service}' instead of kms-xks-proxy"),
+            Self::MalformedDate => f.write_str(
+                "x-amz-date is not a date and time of the form \
+                YYYYMMDDTHHMMSSZ",
+            ),
+            Self::ScopeDateMismatch => f.write_str(
+                "the date in Credential is not the day of \
+                x-amz-date",
+            ),
+            Self::WrongService { service } => write!(
+                f,
+                "signed for the service '{service}' \
+                instead of kms-xks-proxy"
+            ),
             Self::WrongRegion { region } => {
-                write!(f, "signed for the region '{region}', which is not one of the regions that this proxy is configured to accept")
+                write!(
+                    f,
+                    "signed for the region '{region}', which is not one of the regions that \
+                    this proxy is configured to accept"
+                )
             }
-            Self::MalformedAccessKeyId => {
-                f.write_str("the access key id in Credential is not 20 to 30 characters out of A-Z and 2-7: is it the secret access key?")
-            }
+            Self::MalformedAccessKeyId => f.write_str(
+                "the access key id in Credential is not 20 to 30 characters out of A-Z \
+                    and 2-7: is it the secret access key?",
+            ),
             Self::UnknownAccessKeyId { access_key_id } => write!(
                 f,
-                "the access key id {access_key_id} is not one of this key store: compare the credential that AWS KMS has with the one configured here"
+                "the access key id {access_key_id} is not one of this key store: compare the \
+                 credential that AWS KMS has with the one configured here"
             ),
             Self::ClockSkew { seconds } => {
                 let direction = if *seconds < 0 { "behind" } else { "ahead of" };
                 write!(
                     f,
-                    "x-amz-date is {} s {direction} this proxy's clock; up to {CLOCK_SKEW_SECONDS_MAX} s are accepted: check the time synchronisation of this host",
+                    "x-amz-date is {} s {direction} this proxy's clock; up to \
+                     {CLOCK_SKEW_SECONDS_MAX} s are accepted: check the time synchronisation of \
+                     this host",
                     seconds.unsigned_abs()
                 )
             }
-            Self::AmbiguousRequest { problem } => write!(f, "the request cannot be verified without ambiguity: {problem}"),
-            Self::UnsignedPayload => f.write_str("x-amz-content-sha256 is not a SHA-256 hash; the body must be signed"),
-            Self::PayloadHashMismatch => f.write_str("x-amz-content-sha256 is not the hash of the body: the body was changed on its way"),
+            Self::AmbiguousRequest { problem } => write!(
+                f,
+                "the request cannot be verified \
+                without ambiguity: {problem}"
+            ),
+            Self::UnsignedPayload => f.write_str(
+                "x-amz-content-sha256 is not a SHA-256 hash; the \
+                body must be signed",
+            ),
+            Self::PayloadHashMismatch => f.write_str(
+                "x-amz-content-sha256 is not the hash of the \
+                body: the body was changed on its way",
+            ),
             Self::SignatureMismatch { access_key_id } => write!(
                 f,
-                "the signature does not match for access key id {access_key_id}: the signer has another secret access key than the one configured here, or the request was changed on its way"
+                "the signature does not match for access key id {access_key_id}: the signer has \
+                 another secret access key than the one configured here, or the request was \
+                 changed on its way"
             ),
         }
     }

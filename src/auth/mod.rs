@@ -1,7 +1,8 @@
-//! AWS Signature Version 4 as AWS KMS uses it (spec: Appendix A), pure: bytes and the time go in, [`Authenticated`] or the reason comes out.
-//! No sockets, no clock.
+//! AWS Signature Version 4 as AWS KMS uses it (spec: Appendix A), pure: bytes and the time go in,
+//! [`Authenticated`] or the reason comes out. No sockets, no clock.
 //!
-//! [`precheck`] says before the body is read whether the request can be authenticated at all; [`authenticate`] says afterwards whether it is.
+//! [`precheck`] says before the body is read whether the request can be authenticated at all;
+//! [`authenticate`] says afterwards whether it is.
 
 mod authorization;
 mod canonical;
@@ -26,10 +27,12 @@ use authorization::{Authorization, decode_lower_hex};
 use date::Timestamp;
 use signing_key::Scope;
 
-/// spec: "The service indicator is the name of the service receiving the request and we use `kms-xks-proxy` for this specification".
+/// spec: "The service indicator is the name of the service receiving the request and we use
+/// `kms-xks-proxy` for this specification".
 const SERVICE: &str = "kms-xks-proxy";
 
-/// Proof that a request carries a valid signature of a credential of its key store. Only [`authenticate`] makes one.
+/// Proof that a request carries a valid signature of a credential of its key store. Only
+/// [`authenticate`] makes one.
 #[derive(Debug)]
 pub struct Authenticated {
     access_key_id: Arc<str>,
@@ -42,17 +45,25 @@ impl Authenticated {
     }
 }
 
-/// Everything that can be checked before the body is read: form, scope, access key id, time. What fails here need not be read further.
+/// Everything that can be checked before the body is read: form, scope, access key id, time. What
+/// fails here need not be read further.
 ///
-/// `credentials` are those of the key store in the request's path, `regions` the accepted ones, `now` is in Unix seconds.
-pub fn precheck(request: &Request<'_>, credentials: &CredentialSet, regions: &[String], now: i64) -> Result<(), AuthError> {
+/// `credentials` are those of the key store in the request's path, `regions` the accepted ones,
+/// `now` is in Unix seconds.
+pub fn precheck(
+    request: &Request<'_>,
+    credentials: &CredentialSet,
+    regions: &[String],
+    now: i64,
+) -> Result<(), AuthError> {
     present(request, SERVICE, credentials, regions, now).map(drop)
 }
 
 /// Authenticates a request with its whole body (chunked framing removed).
 ///
-/// Checks again all that [`precheck`] checks, which is cheap, so that nothing needs to be kept while the body is read. Give both the same
-/// `now`, the time at which the head was read: then a slow body does not turn into a clock skew.
+/// Checks again all that [`precheck`] checks, which is cheap, so that nothing needs to be kept
+/// while the body is read. Give both the same `now`, the time at which the head was read: then a
+/// slow body does not turn into a clock skew.
 pub fn authenticate(
     request: &Request<'_>,
     body: &[u8],
@@ -64,7 +75,8 @@ pub fn authenticate(
     present(request, SERVICE, credentials, regions, now)?.verify(request, body, now, keys)
 }
 
-/// A request that is in form, in scope and in time, of a known access key id; its signature is not yet verified.
+/// A request that is in form, in scope and in time, of a known access key id; its signature is not
+/// yet verified.
 struct Presented<'a> {
     authorization: Authorization<'a>,
     timestamp: Timestamp<'a>,
@@ -96,7 +108,9 @@ fn present<'a>(
     let timestamp = match (values.next(), values.next()) {
         (Some(value), None) => Timestamp::parse(value).ok_or(AuthError::MalformedDate)?,
         (Some(_), Some(_)) => return Err(AuthError::DuplicateDate),
-        (None, _) => return Err(AuthError::SignedHeaderMissing { name: Excerpt::of("x-amz-date") }),
+        (None, _) => {
+            return Err(AuthError::SignedHeaderMissing { name: Excerpt::of("x-amz-date") });
+        }
     };
     if authorization.date != timestamp.date() {
         return Err(AuthError::ScopeDateMismatch);
@@ -114,28 +128,41 @@ fn present<'a>(
             Err(_) => AuthError::MalformedAccessKeyId,
         });
     };
-    // spec: "Any requests more than 5 minutes in the past (or future, due to clock drift) SHOULD fail authentication".
+    // spec: "Any requests more than 5 minutes in the past (or future, due to clock drift) SHOULD
+    // fail authentication".
     let skew = timestamp.unix_seconds.saturating_sub(now);
     if !(-CLOCK_SKEW_SECONDS_MAX..=CLOCK_SKEW_SECONDS_MAX).contains(&skew) {
         return Err(AuthError::ClockSkew { seconds: skew });
     }
 
-    let scope = Scope { date: timestamp.date(), day: date::day(timestamp.unix_seconds), region: authorization.region, service };
+    let scope = Scope {
+        date: timestamp.date(),
+        day: date::day(timestamp.unix_seconds),
+        region: authorization.region,
+        service,
+    };
     let declared_payload_hash = declared_payload_hash(request, &authorization)?;
     Ok(Presented { authorization, timestamp, credential, scope, declared_payload_hash })
 }
 
-/// Whether a query has parameters with which a presigned URL carries what belongs into the `Authorization` header.
+/// Whether a query has parameters with which a presigned URL carries what belongs into the
+/// `Authorization` header.
 pub fn is_presigned(query: &str) -> bool {
     query.split('&').any(|parameter| {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"].iter().any(|presigned| name.eq_ignore_ascii_case(presigned))
+        ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"]
+            .iter()
+            .any(|presigned| name.eq_ignore_ascii_case(presigned))
     })
 }
 
-/// spec: "A hex encoding of the SHA-256 hash of the request payload [...] forms the final part of the CanonicalRequest". A signed
-/// `x-amz-content-sha256` may repeat that hash, but not put anything else in its place. Unsigned, it says nothing and is left alone.
-fn declared_payload_hash(request: &Request<'_>, authorization: &Authorization<'_>) -> Result<Option<[u8; 32]>, AuthError> {
+/// spec: "A hex encoding of the SHA-256 hash of the request payload [...] forms the final part of
+/// the CanonicalRequest". A signed `x-amz-content-sha256` may repeat that hash, but not put
+/// anything else in its place. Unsigned, it says nothing and is left alone.
+fn declared_payload_hash(
+    request: &Request<'_>,
+    authorization: &Authorization<'_>,
+) -> Result<Option<[u8; 32]>, AuthError> {
     const NAME: &str = "x-amz-content-sha256";
     if !authorization.signed_headers.contains(NAME) {
         return Ok(None);
@@ -148,18 +175,33 @@ fn declared_payload_hash(request: &Request<'_>, authorization: &Authorization<'_
 }
 
 impl Presented<'_> {
-    fn verify(self, request: &Request<'_>, body: &[u8], now: i64, keys: &mut SigningKeys) -> Result<Authenticated, AuthError> {
+    fn verify(
+        self,
+        request: &Request<'_>,
+        body: &[u8],
+        now: i64,
+        keys: &mut SigningKeys,
+    ) -> Result<Authenticated, AuthError> {
         let payload_hash = bytes_of(digest::digest(&digest::SHA256, body));
         if self.declared_payload_hash.is_some_and(|declared| declared != payload_hash) {
             return Err(AuthError::PayloadHashMismatch);
         }
         let mut context = digest::Context::new(&digest::SHA256);
-        canonical::write(request, self.authorization.signed_headers, &payload_hash, &mut |piece| context.update(piece));
+        canonical::write(request, self.authorization.signed_headers, &payload_hash, &mut |piece| {
+            context.update(piece)
+        });
         let canonical_request_hash = bytes_of(context.finish());
 
         let access_key_id = self.credential.access_key_id().shared().clone();
         let signature = &self.authorization.signature;
-        match keys.verify(self.credential, &self.scope, self.timestamp.text, &canonical_request_hash, signature, now) {
+        match keys.verify(
+            self.credential,
+            &self.scope,
+            self.timestamp.text,
+            &canonical_request_hash,
+            signature,
+            now,
+        ) {
             true => Ok(Authenticated { access_key_id }),
             false => Err(AuthError::SignatureMismatch { access_key_id }),
         }

@@ -1,4 +1,5 @@
-//! Signing keys: derived from a secret access key for one day, region and service, and kept while that day lasts.
+//! Signing keys: derived from a secret access key for one day, region and service, and kept while
+//! that day lasts.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,8 +25,8 @@ pub(super) struct Scope<'a> {
     pub(super) service: &'static str,
 }
 
-/// One derived key. The raw bytes are kept, not ring's `hmac::Key`: that is not overwritten when dropped, these are. It costs two rounds of
-/// SHA-256 a request.
+/// One derived key. The raw bytes are kept, not ring's `hmac::Key`: that is not overwritten when
+/// dropped, these are. It costs two rounds of SHA-256 a request.
 struct SigningKey(Zeroizing<[u8; 32]>);
 
 impl SigningKey {
@@ -39,7 +40,8 @@ impl SigningKey {
 
     /// In constant time with respect to the expected signature: ring compares.
     fn verify(&self, string_to_sign: &[u8], signature: &[u8; 32]) -> bool {
-        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &*self.0), string_to_sign, signature).is_ok()
+        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &*self.0), string_to_sign, signature)
+            .is_ok()
     }
 }
 
@@ -59,8 +61,9 @@ struct Cached {
 
 /// The signing keys that one shard has derived.
 ///
-/// A key is found under the fingerprint of id **and** secret: after a secret was replaced under the same id, the key of the old one is never
-/// found again. Only a request that was authenticated puts a key here, so nobody without a secret can drive others out.
+/// A key is found under the fingerprint of id **and** secret: after a secret was replaced under the
+/// same id, the key of the old one is never found again. Only a request that was authenticated puts
+/// a key here, so nobody without a secret can drive others out.
 #[derive(Default)]
 pub struct SigningKeys {
     by_credential: HashMap<Fingerprint, Vec<Cached>>,
@@ -87,13 +90,30 @@ impl SigningKeys {
     ) -> bool {
         let text = &mut self.string_to_sign;
         text.clear();
-        for piece in [ALGORITHM, "\n", timestamp, "\n", scope.date, "/", scope.region, "/", scope.service, "/", TERMINATOR, "\n"] {
+        for piece in [
+            ALGORITHM,
+            "\n",
+            timestamp,
+            "\n",
+            scope.date,
+            "/",
+            scope.region,
+            "/",
+            scope.service,
+            "/",
+            TERMINATOR,
+            "\n",
+        ] {
             text.extend_from_slice(piece.as_bytes());
         }
         text.extend_from_slice(&encode_lower_hex(canonical_request_hash));
 
         let cached = self.by_credential.get(credential.fingerprint()).and_then(|keys| {
-            keys.iter().find(|cached| cached.day == scope.day && *cached.region == *scope.region && cached.service == scope.service)
+            keys.iter().find(|cached| {
+                cached.day == scope.day
+                    && *cached.region == *scope.region
+                    && cached.service == scope.service
+            })
         });
         if let Some(cached) = cached {
             return cached.key.verify(text, signature);
@@ -108,18 +128,21 @@ impl SigningKeys {
 
     fn keep(&mut self, credential: &Credential, scope: &Scope<'_>, key: SigningKey, now: i64) {
         // No request of another day is accepted any more (or, after the clock was set back, yet).
-        let days = date::day(now.saturating_sub(CLOCK_SKEW_SECONDS_MAX))..=date::day(now.saturating_add(CLOCK_SKEW_SECONDS_MAX));
+        let days = date::day(now.saturating_sub(CLOCK_SKEW_SECONDS_MAX))
+            ..=date::day(now.saturating_add(CLOCK_SKEW_SECONDS_MAX));
         self.by_credential.retain(|_, keys| {
             keys.retain(|cached| days.contains(&cached.day));
             !keys.is_empty()
         });
         self.count = self.by_credential.values().map(Vec::len).sum();
         if self.count >= SIGNING_KEYS_CACHED_MAX {
-            // More live credentials and regions than places: start again. Deriving anew costs microseconds.
+            // More live credentials and regions than places: start again. Deriving anew costs
+            // microseconds.
             self.by_credential.clear();
             self.count = 0;
         }
-        let cached = Cached { day: scope.day, region: scope.region.into(), service: scope.service, key };
+        let cached =
+            Cached { day: scope.day, region: scope.region.into(), service: scope.service, key };
         self.by_credential.entry(*credential.fingerprint()).or_default().push(cached);
         self.count += 1;
     }

@@ -39,7 +39,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 fn open_admin(config: &Config) -> Option<String> {
     let admin = config.admin.filter(|admin| !admin.ip().to_canonical().is_loopback())?;
     Some(format!(
-        "admin.listen: {admin} is not loopback, and the admin listener has no TLS and no authentication: \
+        "admin.listen: {admin} is not loopback, and the admin listener has no TLS and no \
+         authentication: \
          let only operators and load balancers reach it"
     ))
 }
@@ -56,7 +57,12 @@ fn summary(config: &Config) -> String {
         Some(client) => writeln!(
             text,
             "  client certificates: asked for, with the subject CN {}, from the authorities in {}",
-            client.subject_common_names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" or "),
+            client
+                .subject_common_names
+                .iter()
+                .map(|name| format!("{name:?}"))
+                .collect::<Vec<_>>()
+                .join(" or "),
             client.trust_anchors.display()
         ),
     };
@@ -68,7 +74,12 @@ fn summary(config: &Config) -> String {
         let _ = writeln!(text, "  key manager {}: {kind}", manager.name);
     }
     for store in &config.keystores {
-        let managers: Vec<&str> = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i)).map(|m| m.name.as_str()).collect();
+        let managers: Vec<&str> = store
+            .key_managers
+            .iter()
+            .filter_map(|&i| config.key_managers.get(i))
+            .map(|m| m.name.as_str())
+            .collect();
         let _ = writeln!(
             text,
             "  key store {}: {}, {}, on {}{}",
@@ -89,7 +100,11 @@ fn sessions(hsm: &Pkcs11) -> String {
     if opened == hsm.sessions {
         return told;
     }
-    format!("{told} of the {} that it may have: more do no good, because the module computes in this process", hsm.sessions)
+    format!(
+        "{told} of the {} that it may have: more do no good, because the module computes in this \
+         process",
+        hsm.sessions
+    )
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -12,8 +12,8 @@ pub(super) const PRIVATE: u32 = 0o600;
 /// Mode of any other file.
 pub(super) const PUBLIC: u32 = 0o644;
 
-/// Makes the directory that a secret shall lie in, mode 0700, where it is missing; true when it was. The one above must be there: a path with
-/// more that is missing is rather a mistyped one.
+/// Makes the directory that a secret shall lie in, mode 0700, where it is missing; true when it
+/// was. The one above must be there: a path with more that is missing is rather a mistyped one.
 pub(super) fn create_private_parent(path: &Path) -> Result<bool, Failure> {
     let Some(parent) = path.parent() else { return Ok(false) };
     match DirBuilder::new().mode(0o700).create(parent) {
@@ -28,13 +28,18 @@ pub(super) fn create(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failu
     let cannot = |e: std::io::Error| {
         Failure::Failed(match e.kind() {
             ErrorKind::AlreadyExists => {
-                format!("{} is there already and is not overwritten: name another file, or take it away first", path.display())
+                format!(
+                    "{} is there already and is not overwritten: name another file, or take it \
+                     away first",
+                    path.display()
+                )
             }
             _ => format!("cannot make {}: {e}", path.display()),
         })
     };
     // The mode is given at creation: the secret is at no moment open to others.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(cannot)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| {
         // Made here a moment ago, and useless: half a key must not look like a key the next time.
         let _ = fs::remove_file(path);
@@ -51,6 +56,9 @@ pub(super) fn toml_string(text: &str) -> String {
 pub(super) fn toml_path(path: &Path) -> Result<String, Failure> {
     match path.to_str() {
         Some(text) => Ok(toml_string(text)),
-        None => Err(Failure::Usage(format!("{}: a configuration cannot name a path that is not UTF-8", path.display()))),
+        None => Err(Failure::Usage(format!(
+            "{}: a configuration cannot name a path that is not UTF-8",
+            path.display()
+        ))),
     }
 }

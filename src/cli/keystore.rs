@@ -17,7 +17,8 @@ pub enum Command {
 /// Print the file that AWS's console takes for a key store: its path and a credential
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-In the AWS KMS console: Custom key stores, External key stores, Create, \"Upload configuration file\".
+In the AWS KMS console: Custom key stores, External key stores, Create, \"Upload configuration \
+file\".
 The file holds the secret access key: delete it afterwards.
 
 Example:
@@ -52,14 +53,25 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     let Command::Export(args) = command;
     let config = Config::load(&args.config)?;
     let Some(store) = config.keystores.iter().find(|s| s.path_prefix == args.prefix) else {
-        let known: Vec<String> = config.keystores.iter().map(|s| format!("{:?}", s.path_prefix)).collect();
-        let message = format!("no key store has the path_prefix {:?}; there is: {}", args.prefix, known.join(", "));
+        let known: Vec<String> =
+            config.keystores.iter().map(|s| format!("{:?}", s.path_prefix)).collect();
+        let message = format!(
+            "no key store has the path_prefix {:?}; there is: {}",
+            args.prefix,
+            known.join(", ")
+        );
         return Err(Failure::Usage(message));
     };
     let wanted = args.access_key_id.as_deref();
-    let Some(credential) = store.credentials.iter().find(|c| wanted.is_none_or(|id| c.access_key_id == id)) else {
+    let Some(credential) =
+        store.credentials.iter().find(|c| wanted.is_none_or(|id| c.access_key_id == id))
+    else {
         let known: Vec<&str> = store.credentials.iter().map(|c| c.access_key_id.as_str()).collect();
-        let message = format!("this key store has no access key id {:?}; it has: {}", wanted.unwrap_or_default(), known.join(", "));
+        let message = format!(
+            "this key store has no access key id {:?}; it has: {}",
+            wanted.unwrap_or_default(),
+            known.join(", ")
+        );
         return Err(Failure::Usage(message));
     };
     let export = Export {
@@ -69,8 +81,13 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             raw_secret_access_key: credential.secret_access_key.expose(),
         },
     };
-    let text = serde_json::to_string_pretty(&export).map(Zeroizing::new).map_err(|e| Failure::Failed(e.to_string()))?;
-    tell(&format!("What follows on standard output holds the secret access key of {}.", credential.access_key_id));
+    let text = serde_json::to_string_pretty(&export)
+        .map(Zeroizing::new)
+        .map_err(|e| Failure::Failed(e.to_string()))?;
+    tell(&format!(
+        "What follows on standard output holds the secret access key of {}.",
+        credential.access_key_id
+    ));
     print(&text)?;
     print("\n")
 }

@@ -107,8 +107,8 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
 fn tell(message: &str) {
     let line = format!("{message}\n");
     let (done, told) = std::sync::mpsc::sync_channel(1);
-    // On a thread of its own: where nobody reads a pipe that is full, also the log's writer may be waiting in standard error, for
-    // ever, and the process must end all the same.
+    // On a thread of its own: where nobody reads a pipe that is full, also the log's writer may be
+    // waiting in standard error, for ever, and the process must end all the same.
     let write = move || {
         // When standard error is closed, there is nobody to tell that either.
         let _ = io::stderr().write_all(line.as_bytes());
@@ -122,5 +122,7 @@ fn tell(message: &str) {
 /// A command's result, on standard output.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::Failed(format!("cannot write to standard output: {e}")))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Failure::Failed(format!("cannot write to standard output: {e}")))
 }

@@ -10,7 +10,8 @@ use crate::control::service::Service;
 /// Serve AWS KMS
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM stops: readiness off, serving on for server.shutdown_delay_ms until load balancers have seen it, then listeners closed, requests
+SIGTERM stops: readiness off, serving on for server.shutdown_delay_ms until load balancers have \
+seen it, then listeners closed, requests
 in flight answered, sessions closed. SIGINT (Ctrl-C) is the same without the delay. A second signal ends at once,
 with exit code 1.
 SIGHUP reads the configuration anew: key stores, credentials, keys, regions, budget and TLS change without a restart.
@@ -27,7 +28,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     serve(&args.config, |_| ())
 }
 
-/// Serves until a signal says stop. `serving` is called once, when requests are answered; a key manager may still be opening.
+/// Serves until a signal says stop. `serving` is called once, when requests are answered; a key
+/// manager may still be opening.
 pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     run::serve(config, serving).map_err(|failure| match failure {
         run::Failure::Configuration(invalid) => invalid.into(),

@@ -1,4 +1,5 @@
-//! The admin listener: health for load balancers, metrics, status. Plain HTTP for a private address; never the XKS API.
+//! The admin listener: health for load balancers, metrics, status. Plain HTTP for a private
+//! address; never the XKS API.
 //!
 //! A thread a connection, one request each: what asks here asks every few seconds.
 
@@ -12,9 +13,12 @@ use std::time::{Duration, Instant};
 use super::service::Service;
 use super::{metrics, status};
 use crate::http1::{Header, Progress, RequestHead};
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX};
+use crate::limits::{
+    ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX,
+};
 
-/// Pause after accept(2) or a thread's start failed: both lack something that will not be there at once.
+/// Pause after accept(2) or a thread's start failed: both lack something that will not be there at
+/// once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Binds the listener. Connections wait in its backlog until [`start`].
@@ -56,8 +60,9 @@ pub fn start(service: &Arc<Service>, listener: TcpListener) -> Result<SocketAddr
     Ok(address)
 }
 
-/// The open connections. Those of a client that is slow, or wants nothing but their places, must not keep a load balancer from its answer: when
-/// there are [`ADMIN_CONNECTIONS_MAX`], the oldest is cut. Who asks to be answered is so within milliseconds, and is not the oldest by then.
+/// The open connections. Those of a client that is slow, or wants nothing but their places, must
+/// not keep a load balancer from its answer: when there are [`ADMIN_CONNECTIONS_MAX`], the oldest
+/// is cut. Who asks to be answered is so within milliseconds, and is not the oldest by then.
 #[derive(Default)]
 struct Open {
     /// Oldest first.
@@ -70,7 +75,8 @@ impl Open {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be given back by [`Open::remove`]; none, and the connection closed, while too many that were cut have not ended.
+    /// To be given back by [`Open::remove`]; none, and the connection closed, while too many that
+    /// were cut have not ended.
     fn add(&self, stream: TcpStream) -> Option<Arc<TcpStream>> {
         if self.threads.load(Ordering::Relaxed) >= 2 * ADMIN_CONNECTIONS_MAX {
             return None;
@@ -114,16 +120,21 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
             Err(reject) => break (reject.status, TEXT, format!("{}\n", reject.reason)),
         }
     };
-    // As GET, with the same head and no body (RFC 9110, 9.3.2), also where it is refused: load balancers ask so.
+    // As GET, with the same head and no body (RFC 9110, 9.3.2), also where it is refused: load
+    // balancers ask so.
     let is_head = head.is_head(&buffer);
     let allow = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
-    let head =
-        format!("HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} \r\nContent-Type: {content_type}\r\nContent-Length: \
+         {}\r\n{allow}Connection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     if !is_head {
         stream.write_all(body.as_bytes())?;
     }
-    // A close with unread bytes is a reset, which would take the answer with it: what still comes is thrown away, within bounds.
+    // A close with unread bytes is a reset, which would take the answer with it: what still comes
+    // is thrown away, within bounds.
     stream.shutdown(Shutdown::Write)?;
     let end = Instant::now() + LINGER_TIME_MAX;
     let mut thrown_away = 0;

@@ -1,4 +1,5 @@
-//! Jobs of the control plane: through the lanes like everybody's, waited for on a thread that may block.
+//! Jobs of the control plane: through the lanes like everybody's, waited for on a thread that may
+//! block.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -24,11 +25,17 @@ impl Asker {
         Asker { pool, inbox: Inbox::new(guest, mailbox) }
     }
 
-    /// Waits for the outcome, no longer than `patience`; also tells how long the key manager was at it.
+    /// Waits for the outcome, no longer than `patience`; also tells how long the key manager was at
+    /// it.
     ///
     /// # Errors
     /// As the session says, [`Fault::Timeout`], or why there is none that could.
-    pub fn ask(&self, label: &Arc<str>, task: Task, patience: Duration) -> Result<(Answer, Duration), Fault> {
+    pub fn ask(
+        &self,
+        label: &Arc<str>,
+        task: Task,
+        patience: Duration,
+    ) -> Result<(Answer, Duration), Fault> {
         let deadline = Instant::now() + patience;
         let mut job = Job { label: label.clone(), task, deadline };
         let ticket = loop {
@@ -45,7 +52,9 @@ impl Asker {
         let mut ticket = pin!(ticket);
         loop {
             self.inbox.expire(Instant::now());
-            if let Poll::Ready(Delivered { outcome, hsm_time, .. }) = ticket.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            if let Poll::Ready(Delivered { outcome, hsm_time, .. }) =
+                ticket.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            {
                 return outcome.map(|answer| (answer, hsm_time));
             }
             std::thread::sleep(LOOK_INTERVAL);

@@ -1,18 +1,26 @@
-//! What is served and to whom, and what a reload changed of it, in words for the log: who may use which key from now on, and who no longer.
-//! Secrets are compared, never told.
+//! What is served and to whom, and what a reload changed of it, in words for the log: who may use
+//! which key from now on, and who no longer. Secrets are compared, never told.
 
 use super::config::{Config, Credential, Key, KeyStore, TlsClient};
 use crate::tls::Certificate;
 
-/// A line for each key store, credential and key that is there at the start, and for the certificates of server and clients.
+/// A line for each key store, credential and key that is there at the start, and for the
+/// certificates of server and clients.
 pub(super) fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<String> {
     let mut told = Vec::from_iter(certificate_change(&[], certificates));
-    told.push(config.tls.client.as_ref().map_or_else(|| "client certificates are not asked for".to_owned(), asked_for));
+    told.push(
+        config
+            .tls
+            .client
+            .as_ref()
+            .map_or_else(|| "client certificates are not asked for".to_owned(), asked_for),
+    );
     told.extend(key_stores(None, config));
     told
 }
 
-/// A line for each change from `old` to `new` in what is served and to whom, in the order of the configuration.
+/// A line for each change from `old` to `new` in what is served and to whom, in the order of the
+/// configuration.
 pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut told = Vec::new();
     if old.server.request_budget != new.server.request_budget {
@@ -59,13 +67,20 @@ fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
             };
             let managers = managers(new, store);
             match before {
-                None => told.push(format!("key store {name:?} added, {}, key managers {managers:?}", switched(store.enabled))),
+                None => told.push(format!(
+                    "key store {name:?} added, {}, key managers {managers:?}",
+                    switched(store.enabled)
+                )),
                 Some(before) if old.is_some_and(|old| self::managers(old, before) != managers) => {
                     told.push(format!("key store {name:?}: key managers are {managers:?}"));
                 }
                 Some(_) => {}
             }
-            told.extend(key_store(before, store).into_iter().map(|what| format!("key store {name:?}: {what}")));
+            told.extend(
+                key_store(before, store)
+                    .into_iter()
+                    .map(|what| format!("key store {name:?}: {what}")),
+            );
         },
     );
     told
@@ -73,7 +88,12 @@ fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
 
 /// Names of a key store's key managers.
 pub(super) fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
-    store.key_managers.iter().filter_map(|index| config.key_managers.get(*index)).map(|manager| manager.name.as_str()).collect()
+    store
+        .key_managers
+        .iter()
+        .filter_map(|index| config.key_managers.get(*index))
+        .map(|manager| manager.name.as_str())
+        .collect()
 }
 
 /// `old` is `None` for a key store that was not there.
@@ -93,7 +113,9 @@ fn key_store(old: Option<&KeyStore>, new: &KeyStore) -> Vec<String> {
             let what = match change {
                 Change::Added => "added",
                 Change::Removed => "removed",
-                Change::Stayed(Credential { secret_access_key, .. }) if *secret_access_key != credential.secret_access_key => {
+                Change::Stayed(Credential { secret_access_key, .. })
+                    if *secret_access_key != credential.secret_access_key =>
+                {
                     "has another secret"
                 }
                 Change::Stayed(_) => return,
@@ -106,12 +128,22 @@ fn key_store(old: Option<&KeyStore>, new: &KeyStore) -> Vec<String> {
         &new.keys,
         |key| &key.id,
         |key, change| match change {
-            Change::Added if key.label == key.id => told.push(format!("key {:?} added, {}", key.id, switched(key.enabled))),
-            Change::Added => told.push(format!("key {:?} added, the HSM's {:?}, {}", key.id, key.label, switched(key.enabled))),
+            Change::Added if key.label == key.id => {
+                told.push(format!("key {:?} added, {}", key.id, switched(key.enabled)))
+            }
+            Change::Added => told.push(format!(
+                "key {:?} added, the HSM's {:?}, {}",
+                key.id,
+                key.label,
+                switched(key.enabled)
+            )),
             Change::Removed => told.push(format!("key {:?} removed", key.id)),
             Change::Stayed(Key { label, enabled, .. }) => {
                 if *label != key.label {
-                    told.push(format!("key {:?} is the HSM's {:?}, no longer {label:?}", key.id, key.label));
+                    told.push(format!(
+                        "key {:?} is the HSM's {:?}, no longer {label:?}",
+                        key.id, key.label
+                    ));
                 }
                 if *enabled != key.enabled {
                     told.push(format!("key {:?} {}", key.id, switched(key.enabled)));
@@ -134,12 +166,18 @@ enum Change<'a, T> {
 }
 
 /// Calls `tell` for each element of `new` and for those of `old` that are gone, by what names them.
-fn compare<T>(old: &[T], new: &[T], name: impl Fn(&T) -> &String, mut tell: impl FnMut(&T, Change<'_, T>)) {
+fn compare<T>(
+    old: &[T],
+    new: &[T],
+    name: impl Fn(&T) -> &String,
+    mut tell: impl FnMut(&T, Change<'_, T>),
+) {
     for element in new {
         let before = old.iter().find(|before| name(before) == name(element));
         tell(element, before.map_or(Change::Added, Change::Stayed));
     }
-    for gone in old.iter().filter(|before| !new.iter().any(|element| name(element) == name(before))) {
+    for gone in old.iter().filter(|before| !new.iter().any(|element| name(element) == name(before)))
+    {
         tell(gone, Change::Removed);
     }
 }
@@ -163,7 +201,8 @@ mod tests {
         assert_eq!(
             at_start(&read(SMALL).expect("valid"), &[certificate("xks.example.com", "0A")]),
             [
-                "server certificate is \"xks.example.com\", serial 0A, valid until 1970-01-01 00:00:00 UTC",
+                "server certificate is \"xks.example.com\", serial 0A, valid until 1970-01-01 \
+                 00:00:00 UTC",
                 "client certificates are not asked for",
                 "key store \"/a\" added, enabled, key managers [\"hsm-a\"]",
                 "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 added",
@@ -178,17 +217,26 @@ mod tests {
     }
 
     fn certificate(subject: &str, serial: &str) -> Certificate {
-        Certificate { subject: subject.to_owned(), serial: serial.to_owned(), not_after: time::OffsetDateTime::UNIX_EPOCH }
+        Certificate {
+            subject: subject.to_owned(),
+            serial: serial.to_owned(),
+            not_after: time::OffsetDateTime::UNIX_EPOCH,
+        }
     }
 
     #[test]
     fn another_certificate_is_told() {
         let before = [certificate("a", "01"), certificate("CA", "02")];
         assert_eq!(certificate_change(&before, &before), None);
-        let told = |own, above| certificate_change(&before, &[certificate("a", own), certificate("CA", above)]);
+        let told = |own, above| {
+            certificate_change(&before, &[certificate("a", own), certificate("CA", above)])
+        };
         let until = "valid until 1970-01-01 00:00:00 UTC";
         for (own, above) in [("03", "02"), ("01", "03")] {
-            let expected = format!("server certificate is \"a\", serial {own}, {until}; above it \"CA\", serial {above}, {until}");
+            let expected = format!(
+                "server certificate is \"a\", serial {own}, {until}; above it \"CA\", serial \
+                 {above}, {until}"
+            );
             assert_eq!(told(own, above), Some(expected));
         }
     }
@@ -198,14 +246,23 @@ mod tests {
         let store = "key_manager = [\"hsm-a\"]\n[[keystore.credential]]";
         let disabled = store.replace('\n', "\nenabled = false\n");
         assert_eq!(told(&[(store, &disabled)]), ["key store \"/a\": disabled"]);
-        assert_eq!(told(&[("id = \"foo\"", "id = \"foo\"\nenabled = false")]), ["key store \"/a\": key \"foo\" disabled"]);
+        assert_eq!(
+            told(&[("id = \"foo\"", "id = \"foo\"\nenabled = false")]),
+            ["key store \"/a\": key \"foo\" disabled"]
+        );
         assert_eq!(
             told(&[("ABCDEFGHIJKLMNOPQR27", "BBCDEFGHIJKLMNOPQR27")]),
-            ["key store \"/a\": credential BBCDEFGHIJKLMNOPQR27 added", "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 removed"]
+            [
+                "key store \"/a\": credential BBCDEFGHIJKLMNOPQR27 added",
+                "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 removed"
+            ]
         );
         assert_eq!(
             told(&[("id = \"foo\"", "id = \"bar\"")]),
-            ["key store \"/a\": key \"bar\" added, enabled", "key store \"/a\": key \"foo\" removed"]
+            [
+                "key store \"/a\": key \"bar\" added, enabled",
+                "key store \"/a\": key \"foo\" removed"
+            ]
         );
         assert_eq!(
             told(&[("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
@@ -220,9 +277,15 @@ mod tests {
                 "key store \"/a\" removed"
             ]
         );
-        assert_eq!(told(&[("[\"us-east-1\"]", "[\"eu-west-1\"]")]), ["server.regions is [\"eu-west-1\"]"]);
+        assert_eq!(
+            told(&[("[\"us-east-1\"]", "[\"eu-west-1\"]")]),
+            ["server.regions is [\"eu-west-1\"]"]
+        );
         let foreign = store.replace('\n', "\naccept_foreign_ciphertext = [\"aws-sample\"]\n");
-        assert_eq!(told(&[(store, &foreign)]), ["key store \"/a\": accept_foreign_ciphertext is [AwsSample]"]);
+        assert_eq!(
+            told(&[(store, &foreign)]),
+            ["key store \"/a\": accept_foreign_ciphertext is [AwsSample]"]
+        );
     }
 
     #[test]
@@ -234,12 +297,14 @@ mod tests {
 
     #[test]
     fn client_certificates_are_told() {
-        let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = [\"kms\"]\n[[key_manager]]";
+        let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = \
+            [\"kms\"]\n[[key_manager]]";
         let with = read(&SMALL.replacen("[[key_manager]]", client, 1)).expect("valid");
         let without = read(SMALL).expect("valid");
         assert_eq!(
             changes(&without, &with),
-            ["client certificates are asked for: subject common names [\"kms\"], trust anchors /etc/xksd/ca.pem"]
+            ["client certificates are asked for: subject common names [\"kms\"], trust anchors \
+                 /etc/xksd/ca.pem"]
         );
         assert_eq!(changes(&with, &without), ["client certificates are no longer asked for"]);
         assert_eq!(changes(&with, &with), [""; 0]);

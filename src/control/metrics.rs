@@ -1,4 +1,5 @@
-//! `/metrics`: the figures of the service in the Prometheus text format. `docs/operations.md` says what each is for.
+//! `/metrics`: the figures of the service in the Prometheus text format. `docs/operations.md` says
+//! what each is for.
 
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
@@ -23,17 +24,22 @@ pub fn expose(service: &Service) -> String {
         &[],
         service.started.elapsed().as_secs_f64(),
     );
-    text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample("xksd_ready", &[], u8::from(service.is_ready()));
+    text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample(
+        "xksd_ready",
+        &[],
+        u8::from(service.is_ready()),
+    );
     last_reload(&mut text, service);
     certificates(&mut text, service);
     requests(&mut text, &totals);
     connections(&mut text, service, &totals);
     key_managers(&mut text, service);
-    text.metric("xksd_log_lines_dropped_total", "counter", "Log lines dropped because the writer was behind.").sample(
+    text.metric(
         "xksd_log_lines_dropped_total",
-        &[],
-        service.log.dropped(),
-    );
+        "counter",
+        "Log lines dropped because the writer was behind.",
+    )
+    .sample("xksd_log_lines_dropped_total", &[], service.log.dropped());
     text.finish()
 }
 
@@ -41,13 +47,19 @@ pub fn expose(service: &Service) -> String {
 fn last_reload(text: &mut Exposition, service: &Service) {
     let last = service.last_reload.load();
     const SUCCESSFUL: &str = "xksd_config_last_reload_successful";
-    text.metric(SUCCESSFUL, "gauge", "0 when the last reload was refused and the configuration before it stays in force.").sample(
+    text.metric(
         SUCCESSFUL,
-        &[],
-        u8::from(last.refused.is_none()),
-    );
+        "gauge",
+        "0 when the last reload was refused and the configuration before it stays in force.",
+    )
+    .sample(SUCCESSFUL, &[], u8::from(last.refused.is_none()));
     const AT: &str = "xksd_config_last_reload_success_timestamp_seconds";
-    text.metric(AT, "gauge", "When a configuration was taken over last, at the start or by a reload (Unix time).").sample(
+    text.metric(
+        AT,
+        "gauge",
+        "When a configuration was taken over last, at the start or by a reload (Unix time).",
+    )
+    .sample(
         AT,
         &[],
         last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
@@ -60,7 +72,8 @@ fn certificates(text: &mut Exposition, service: &Service) {
     text.metric(
         NOT_AFTER,
         "gauge",
-        "When a certificate that clients are shown expires (Unix time); place 1 is the server's own, the others stand above it.",
+        "When a certificate that clients are shown expires (Unix time); place 1 is the server's \
+         own, the others stand above it.",
     );
     for (place, certificate) in (1..).zip(service.tls.load().certificates()) {
         let labels = [("place", &*format!("{place}")), ("subject", &certificate.subject)];
@@ -70,9 +83,17 @@ fn certificates(text: &mut Exposition, service: &Service) {
 
 fn requests(text: &mut Exposition, totals: &Totals) {
     const REQUESTS: &str = "xksd_requests_total";
-    text.metric(REQUESTS, "counter", "Requests answered, by key store, operation and errorName (none: success).");
+    text.metric(
+        REQUESTS,
+        "counter",
+        "Requests answered, by key store, operation and errorName (none: success).",
+    );
     for (key, count) in &totals.requests.answered {
-        text.sample(REQUESTS, &[("keystore", &key.key_store), ("operation", key.operation), ("error", key.error)], count);
+        text.sample(
+            REQUESTS,
+            &[("keystore", &key.key_store), ("operation", key.operation), ("error", key.error)],
+            count,
+        );
     }
     const UNAUTHENTICATED: &str = "xksd_authentication_failures_total";
     text.metric(UNAUTHENTICATED, "counter", "Requests whose signature was refused, by reason.");
@@ -96,20 +117,33 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
     const OPEN: &str = "xksd_connections_open";
     text.metric(OPEN, "gauge", "Connections open, by shard.");
     for (shard, metrics) in service.metrics.iter().enumerate() {
-        text.sample(OPEN, &[("shard", &shard.to_string())], metrics.connections_open.load(Ordering::Relaxed));
+        text.sample(
+            OPEN,
+            &[("shard", &shard.to_string())],
+            metrics.connections_open.load(Ordering::Relaxed),
+        );
     }
     const MAX: &str = "xksd_connections_max";
-    text.metric(MAX, "gauge", "Connections that each shard may have open.").sample(MAX, &[], service.connections_a_shard);
+    text.metric(MAX, "gauge", "Connections that each shard may have open.").sample(
+        MAX,
+        &[],
+        service.connections_a_shard,
+    );
     for (name, help, value) in [
         ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
         (
             "xksd_connections_refused_total",
-            "Connections closed because a shard had its maximum: strangers' for newer ones, else the newer at accept.",
+            "Connections closed because a shard had its maximum: strangers' for newer ones, else \
+             the newer at accept.",
             totals.connections_refused,
         ),
         ("xksd_accept_errors_total", "Failures of accept.", totals.accept_errors),
         ("xksd_tls_handshakes_total", "TLS handshakes completed.", totals.handshakes),
-        ("xksd_tls_handshakes_resumed_total", "Of these, resumed sessions.", totals.handshakes_resumed),
+        (
+            "xksd_tls_handshakes_resumed_total",
+            "Of these, resumed sessions.",
+            totals.handshakes_resumed,
+        ),
     ] {
         text.metric(name, "counter", help).sample(name, &[], value);
     }
@@ -133,22 +167,33 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         text.sample(HEALTH, &[("key_manager", &manager.name)], value);
     }
     const RESTART: &str = "xksd_key_manager_restart_needed";
-    text.metric(RESTART, "gauge", 
-        "1 where only a restart of xksd helps: calls that hang, or another key manager with the same library, forbid to initialise it anew.",
+    text.metric(
+        RESTART,
+        "gauge",
+        "1 where only a restart of xksd helps: calls that hang, or another key manager with the \
+         same library, forbid to initialise it anew.",
     );
     for manager in &service.managers {
-        let stuck = manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
+        let stuck =
+            manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
         text.sample(RESTART, &[("key_manager", &manager.name)], u64::from(stuck));
     }
     const KEYS: &str = "xksd_key_manager_key_failures";
     text.metric(
         KEYS,
         "gauge",
-        "Configured keys that a key manager cannot serve, or holds another key for than a replica does (once of the two).",
+        "Configured keys that a key manager cannot serve, or holds another key for than a replica \
+         does (once of the two).",
     );
     for manager in &service.managers {
-        for (why, count) in [("cannot_serve", &manager.keys.cannot_serve), ("different", &manager.keys.different)] {
-            text.sample(KEYS, &[("key_manager", &manager.name), ("why", why)], count.load(Ordering::Relaxed));
+        for (why, count) in
+            [("cannot_serve", &manager.keys.cannot_serve), ("different", &manager.keys.different)]
+        {
+            text.sample(
+                KEYS,
+                &[("key_manager", &manager.name), ("why", why)],
+                count.load(Ordering::Relaxed),
+            );
         }
     }
     let pools: Vec<_> = service
@@ -169,21 +214,33 @@ fn key_managers(text: &mut Exposition, service: &Service) {
     const SESSIONS: &str = "xksd_sessions";
     text.metric(SESSIONS, "gauge", "Sessions with the key manager: configured, open, busy, hung.");
     for (name, stats) in &pools {
-        for (state, count) in
-            [("configured", stats.lanes_configured), ("open", stats.lanes_open), ("busy", stats.lanes_busy), ("hung", stats.lanes_hung)]
-        {
+        for (state, count) in [
+            ("configured", stats.lanes_configured),
+            ("open", stats.lanes_open),
+            ("busy", stats.lanes_busy),
+            ("hung", stats.lanes_hung),
+        ] {
             text.sample(SESSIONS, &[("key_manager", name), ("state", state)], count);
         }
     }
     for (metric, help, pick) in [
         ("xksd_jobs_total", "Jobs done by the key manager.", 0),
-        ("xksd_jobs_late_total", "Jobs that were past their deadline before a session was free.", 1),
+        (
+            "xksd_jobs_late_total",
+            "Jobs that were past their deadline before a session was free.",
+            1,
+        ),
         ("xksd_sessions_reopened_total", "Sessions lost and opened anew.", 2),
         ("xksd_sessions_abandoned_total", "Sessions left behind in a call that hangs.", 3),
     ] {
         text.metric(metric, "counter", help);
         for (name, stats) in &pools {
-            let value = [stats.jobs_total, stats.late_total, stats.sessions_reopened_total, stats.abandoned_total][pick];
+            let value = [
+                stats.jobs_total,
+                stats.late_total,
+                stats.sessions_reopened_total,
+                stats.abandoned_total,
+            ][pick];
             text.sample(metric, &[("key_manager", name)], value);
         }
     }

@@ -1,4 +1,5 @@
-//! The control plane, on the main thread and its helpers: everything that is not on a request's way.
+//! The control plane, on the main thread and its helpers: everything that is not on a request's
+//! way.
 
 pub mod config;
 

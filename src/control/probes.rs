@@ -1,8 +1,8 @@
-//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a session test key, every ten seconds and
-//! when sessions were lost.
+//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a
+//! session test key, every ten seconds and when sessions were lost.
 //!
-//! A probe is a job like the others, beside the shards' queues: it needs no session of its own, which an HSM that is full would refuse, and
-//! one that hangs is left behind as any job is.
+//! A probe is a job like the others, beside the shards' queues: it needs no session of its own,
+//! which an HSM that is full would refuse, and one that hangs is left behind as any job is.
 
 mod keys;
 mod library;
@@ -56,9 +56,16 @@ impl Prober<'_> {
     fn new<'a>(service: &'a Service, manager: &'a Arc<Manager>) -> Prober<'a> {
         let lanes = match &manager.backend {
             Backend::Local(_) => None,
-            Backend::Pool(pool) => service.probed.iter().find(|probed| Arc::ptr_eq(&probed.manager, manager)).map(|probed| {
-                (Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()), Info::new(probed.engine.clone()))
-            }),
+            Backend::Pool(pool) => service
+                .probed
+                .iter()
+                .find(|probed| Arc::ptr_eq(&probed.manager, manager))
+                .map(|probed| {
+                    (
+                        Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()),
+                        Info::new(probed.engine.clone()),
+                    )
+                }),
         };
         let (sessions, library, keys) = Default::default();
         Prober { service, manager, lanes, told: None, sessions, library, keys }
@@ -69,7 +76,8 @@ impl Prober<'_> {
         loop {
             if Instant::now() >= next_probe {
                 let serves = self.probe();
-                next_probe = Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
+                next_probe =
+                    Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
             }
             let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
             let keys_left = serves && self.tell_keys();
@@ -79,7 +87,9 @@ impl Prober<'_> {
                     next_probe = Instant::now();
                 }
                 if let Some((level, told)) = self.sessions.changed(&stats) {
-                    self.service.log.event(level, format!("key manager {:?}: {told}", self.manager.name));
+                    self.service
+                        .log
+                        .event(level, format!("key manager {:?}: {told}", self.manager.name));
                 }
             }
             let pause = if keys_left { Duration::ZERO } else { PROBE_RETRY_INTERVAL };
@@ -97,8 +107,11 @@ impl Prober<'_> {
                 (local.probe().map(|()| start.elapsed()), local.info())
             }
             (Backend::Pool(_), Some((asker, info))) => {
-                let ask = || asker.ask(&self.manager.name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
-                // Once more: a session that was lost in silence, or one that hangs, says nothing of the others.
+                let ask = || {
+                    asker.ask(&self.manager.name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time)
+                };
+                // Once more: a session that was lost in silence, or one that hangs, says nothing of
+                // the others.
                 let result = ask().or_else(|_| ask());
                 let info = if result.is_ok() { info.get() } else { info.known.clone() };
                 (result, info)
@@ -106,7 +119,9 @@ impl Prober<'_> {
             (Backend::Pool(_), None) => (Err(Fault::Timeout), ManagerInfo::default()),
         };
         let result = result.map_err(|fault| match fault {
-            Fault::Timeout => format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs()),
+            Fault::Timeout => {
+                format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs())
+            }
             fault => fault.to_string(),
         });
         self.tell_change(&result, &info);
@@ -117,21 +132,28 @@ impl Prober<'_> {
     }
 
     fn look_at_library(&mut self, serves: bool, info: &mut ManagerInfo) {
-        if let (Backend::Pool(pool), Some((_, Info { engine, .. }))) = (&self.manager.backend, &self.lanes) {
+        if let (Backend::Pool(pool), Some((_, Info { engine, .. }))) =
+            (&self.manager.backend, &self.lanes)
+        {
             let now = Instant::now();
             info.library = self.library.look(engine.library(), serves, &pool.stats(), now);
             for (level, news) in self.library.news(&info.library, now) {
-                self.service.log.event(level, format!("key manager {:?}: {news}", self.manager.name));
+                self.service
+                    .log
+                    .event(level, format!("key manager {:?}: {news}", self.manager.name));
             }
         }
     }
 
-    /// A line when a key manager comes or goes, or for another reason than was told; not one every probe.
+    /// A line when a key manager comes or goes, or for another reason than was told; not one every
+    /// probe.
     fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
         let why_not = result.as_ref().err();
         if let Some(told) = &self.told {
             let same_health = told.why_not.is_some() == why_not.is_some();
-            if same_health && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL) {
+            if same_health
+                && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL)
+            {
                 return;
             }
         }
@@ -144,25 +166,37 @@ impl Prober<'_> {
                     "key manager {name:?} serves: {} {}{}, probe {} µs",
                     info.vendor,
                     info.model,
-                    if info.token.is_empty() { String::new() } else { format!(" token {:?}", info.token) },
+                    if info.token.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" token {:?}", info.token)
+                    },
                     time.as_micros()
                 ),
             ),
-            Err(why) => log.event(Level::Error, format!("key manager {name:?} does not serve: {why}")),
+            Err(why) => {
+                log.event(Level::Error, format!("key manager {name:?} does not serve: {why}"))
+            }
         }
     }
 
-    /// Names every configured key that cannot serve, and replicas that hold different keys; the rest serves. Whether more is to be looked up at once.
+    /// Names every configured key that cannot serve, and replicas that hold different keys; the
+    /// rest serves. Whether more is to be looked up at once.
     fn tell_keys(&mut self) -> bool {
         let ask = |label: &Arc<str>, task| match (&self.manager.backend, &self.lanes) {
-            (Backend::Local(local), _) => {
-                local.execute(crate::hsm::Job { label: label.clone(), task, deadline: Instant::now() + HUNG_CALL_TIME })
+            (Backend::Local(local), _) => local.execute(crate::hsm::Job {
+                label: label.clone(),
+                task,
+                deadline: Instant::now() + HUNG_CALL_TIME,
+            }),
+            (Backend::Pool(_), Some((asker, _))) => {
+                asker.ask(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
             }
-            (Backend::Pool(_), Some((asker, _))) => asker.ask(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer),
             (Backend::Pool(_), None) => Err(Fault::Timeout),
         };
         let expected = self.service.expected_keys(self.manager);
-        let (news, more) = self.keys.look(expected, &self.manager.name, &self.service.trials, ask, Instant::now());
+        let (news, more) =
+            self.keys.look(expected, &self.manager.name, &self.service.trials, ask, Instant::now());
         for (level, told) in news {
             self.service.log.event(level, told);
         }
@@ -216,7 +250,8 @@ pub(super) fn sessions_told(stats: &PoolStats) -> Option<String> {
     let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
     let mut trouble = Vec::new();
     if open < configured {
-        let why = stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
+        let why =
+            stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
         let sessions = if *configured == 1 { "session is" } else { "sessions are" };
         trouble.push(format!("{open} of {configured} {sessions} open{why}"));
     }
@@ -238,14 +273,16 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// Whether sessions were lost or left behind since the last look: health is not to wait for the next probe then.
+    /// Whether sessions were lost or left behind since the last look: health is not to wait for the
+    /// next probe then.
     fn lost_some(&mut self, stats: &PoolStats) -> bool {
         let now = (stats.lanes_open, stats.sessions_reopened_total + stats.abandoned_total);
         let before = std::mem::replace(&mut self.before, now);
         now.0 < before.0 || now.1 > before.1
     }
 
-    /// A line when sessions lack or hang, and when none does any more: once it has been so for two looks, for sessions come and go.
+    /// A line when sessions lack or hang, and when none does any more: once it has been so for two
+    /// looks, for sessions come and go.
     fn changed(&mut self, stats: &PoolStats) -> Option<(Level, String)> {
         let now = sessions_told(stats);
         let settled = std::mem::replace(&mut self.seen, now.clone()) == now;
@@ -266,22 +303,36 @@ mod tests {
     use super::*;
 
     fn stats(open: usize, hung: usize) -> PoolStats {
-        PoolStats { lanes_configured: 8, lanes_open: open, lanes_hung: hung, last_fault: Some("why".into()), ..PoolStats::default() }
+        PoolStats {
+            lanes_configured: 8,
+            lanes_open: open,
+            lanes_hung: hung,
+            last_fault: Some("why".into()),
+            ..PoolStats::default()
+        }
     }
 
     #[test]
     fn a_loss_is_noticed_also_when_the_session_is_back_already() {
         let mut sessions = Sessions::default();
-        let mut look = |open, reopened| sessions.lost_some(&PoolStats { sessions_reopened_total: reopened, ..stats(open, 0) });
+        let mut look = |open, reopened| {
+            sessions.lost_some(&PoolStats { sessions_reopened_total: reopened, ..stats(open, 0) })
+        };
         assert_eq!((look(3, 0), look(8, 0), look(8, 0)), (false, false, false));
-        assert_eq!((look(7, 0), look(7, 0), look(8, 1), look(8, 1), look(8, 2)), (true, false, true, false, true));
+        assert_eq!(
+            (look(7, 0), look(7, 0), look(8, 1), look(8, 1), look(8, 2)),
+            (true, false, true, false, true)
+        );
     }
 
     #[test]
     fn one_session_is_told_as_one() {
         let mut sessions = Sessions::default();
         let one = |open, hung| PoolStats { lanes_configured: 1, ..stats(open, hung) };
-        assert_eq!(sessions_told(&one(0, 1)), Some("0 of 1 session is open (why), 1 session hangs in a call".into()));
+        assert_eq!(
+            sessions_told(&one(0, 1)),
+            Some("0 of 1 session is open (why), 1 session hangs in a call".into())
+        );
         let mut look = |open, hung| sessions.changed(&one(open, hung)).map(|(_, told)| told);
         assert!(look(0, 0).is_none() && look(0, 0).is_some() && look(1, 0).is_none());
         assert_eq!(look(1, 0), Some("its session is open".into()));
@@ -292,10 +343,20 @@ mod tests {
         let mut sessions = Sessions::default();
         let mut look = |open, hung| sessions.changed(&stats(open, hung)).map(|(_, told)| told);
         assert_eq!((look(8, 0), look(8, 0)), (None, None));
-        assert_eq!((look(7, 0), look(8, 0), look(8, 0)), (None, None, None), "a session that was lost and is back");
+        assert_eq!(
+            (look(7, 0), look(8, 0), look(8, 0)),
+            (None, None, None),
+            "a session that was lost and is back"
+        );
         assert_eq!((look(5, 0), look(5, 0)), (None, Some("5 of 8 sessions are open (why)".into())));
         assert_eq!(look(5, 0), None);
-        assert_eq!((look(8, 2), look(8, 2), look(8, 2)), (None, Some("2 sessions hang in a call".into()), None));
-        assert_eq!((look(8, 0), look(8, 0), look(8, 0)), (None, Some("all 8 sessions are open".into()), None));
+        assert_eq!(
+            (look(8, 2), look(8, 2), look(8, 2)),
+            (None, Some("2 sessions hang in a call".into()), None)
+        );
+        assert_eq!(
+            (look(8, 0), look(8, 0), look(8, 0)),
+            (None, Some("all 8 sessions are open".into()), None)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! SIGHUP: key stores, credentials, keys, regions, budget and TLS are read anew and swapped whole; what runs on the old ones ends on them.
+//! SIGHUP: key stores, credentials, keys, regions, budget and TLS are read anew and swapped whole;
+//! what runs on the old ones ends on them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +13,17 @@ use crate::keystore::{Backend, Manager};
 use crate::telemetry::{Level, Log};
 use crate::tls;
 
-/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see that it was taken over.
+/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see
+/// that it was taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastReload {
     /// When a configuration was taken over last; the start counts as one.
     pub succeeded_at: SystemTime,
-    /// The first line of why the last reload was refused; `None` where it was not. As the log's, without anything secret.
+    /// The first line of why the last reload was refused; `None` where it was not. As the log's,
+    /// without anything secret.
     pub refused: Option<String>,
-    /// What the configuration that was taken over last asks for and is in force from the next start only, a line each, as the log's. Nothing at
-    /// the start.
+    /// What the configuration that was taken over last asks for and is in force from the next start
+    /// only, a line each, as the log's. Nothing at the start.
     pub waiting_for_restart: Vec<String>,
 }
 
@@ -37,10 +40,18 @@ pub fn reload(service: &Arc<Service>) {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
             let waiting_for_restart = not_served.iter().chain(&waiting).cloned().collect();
             service.last_reload.store(Arc::new(LastReload::success(waiting_for_restart)));
-            service.log.event(Level::Info, format!("configuration {} reloaded", service.config_file.display()));
-            changes.into_iter().for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
+            service.log.event(
+                Level::Info,
+                format!("configuration {} reloaded", service.config_file.display()),
+            );
+            changes
+                .into_iter()
+                .for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
             not_served.into_iter().for_each(|note| service.log.event(Level::Error, note));
-            warnings.into_iter().chain(waiting).for_each(|note| service.log.event(Level::Warn, note));
+            warnings
+                .into_iter()
+                .chain(waiting)
+                .for_each(|note| service.log.event(Level::Warn, note));
         }
         Err(why) => {
             let refused = why.lines().next().map(ToOwned::to_owned);
@@ -48,7 +59,10 @@ pub fn reload(service: &Arc<Service>) {
             service.last_reload.store(Arc::new(last));
             // One line of the log, in which a line end is not shown as one.
             let why = why.replace('\n', "; ");
-            service.log.event(Level::Error, format!("configuration not reloaded, the old one stays in force: {why}"));
+            service.log.event(
+                Level::Error,
+                format!("configuration not reloaded, the old one stays in force: {why}"),
+            );
         }
     }
 }
@@ -67,7 +81,8 @@ struct Reloaded {
 
 fn try_reload(service: &Service) -> Result<Reloaded, String> {
     let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
-    let tls_config = tls::server(&config.tls.settings()).map_err(|problems| wrong_tls(&service.config_file, problems).to_string())?;
+    let tls_config = tls::server(&config.tls.settings())
+        .map_err(|problems| wrong_tls(&service.config_file, problems).to_string())?;
     let old = service.config.load();
     let mut warnings = std::mem::take(&mut config.warnings);
     warnings.extend(tls_config.warnings().iter().map(ToString::to_string));
@@ -77,16 +92,18 @@ fn try_reload(service: &Service) -> Result<Reloaded, String> {
     keep_running_threads(&mut config, &old, &mut waiting);
     let stores = key_stores(&config, &service.managers)?;
     let mut changes = changes(&old, &config);
-    changes.extend(certificate_change(service.tls.load().certificates(), tls_config.certificates()));
+    changes
+        .extend(certificate_change(service.tls.load().certificates(), tls_config.certificates()));
     service.stores.store(Arc::new(stores));
-    // A new configuration brings a new ticket key: what was agreed under the old one cannot be resumed past a changed client check.
+    // A new configuration brings a new ticket key: what was agreed under the old one cannot be
+    // resumed past a changed client check.
     service.tls.store(Arc::new(tls_config));
     service.config.store(Arc::new(config));
     Ok(Reloaded { changes, warnings, waiting, not_served })
 }
 
-/// Listeners, shards and the log are made at the start only: the new configuration gets what runs, so that the one in force tells the truth,
-/// and the next reload compares with what runs too.
+/// Listeners, shards and the log are made at the start only: the new configuration gets what runs,
+/// so that the one in force tells the truth, and the next reload compares with what runs too.
 fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec<String>) {
     let mut keep = |name: &str, changed: bool| {
         if changed {
@@ -100,57 +117,91 @@ fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec
     keep("admin.listen", std::mem::replace(&mut config.admin, running.admin) != running.admin);
 }
 
-/// Key managers are opened at the start only: the key stores get those that run, by name. Gives a line for each key store that has none.
+/// Key managers are opened at the start only: the key stores get those that run, by name. Gives a
+/// line for each key store that has none.
 ///
-/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a key manager or a PIN that waits for a restart.
-fn keep_running_managers(config: &mut Config, running: &Config, waiting: &mut Vec<String>) -> Vec<String> {
+/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a key
+/// manager or a PIN that waits for a restart.
+fn keep_running_managers(
+    config: &mut Config,
+    running: &Config,
+    waiting: &mut Vec<String>,
+) -> Vec<String> {
     let wanted = std::mem::replace(&mut config.key_managers, running.key_managers.clone());
     let runs = |name: &str| running.key_managers.iter().position(|running| running.name == name);
     for manager in wanted.iter().filter(|wanted| !running.key_managers.contains(wanted)) {
         let what = if runs(&manager.name).is_some() { "changed" } else { "is new" };
-        waiting.push(format!("key manager {:?} {what}: that is in force from the next start only", manager.name));
+        waiting.push(format!(
+            "key manager {:?} {what}: that is in force from the next start only",
+            manager.name
+        ));
     }
-    for manager in running.key_managers.iter().filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name)) {
-        waiting.push(format!("key manager {:?} is no longer there: it is closed at the next start only", manager.name));
+    for manager in running
+        .key_managers
+        .iter()
+        .filter(|running| !wanted.iter().any(|wanted| wanted.name == running.name))
+    {
+        waiting.push(format!(
+            "key manager {:?} is no longer there: it is closed at the next start only",
+            manager.name
+        ));
     }
     let mut not_served = Vec::new();
     config.keystores.retain_mut(|store| {
         let prefix = &store.path_prefix;
-        let names: Vec<&str> = store.key_managers.iter().filter_map(|&index| wanted.get(index)).map(|m| m.name.as_str()).collect();
+        let names: Vec<&str> = store
+            .key_managers
+            .iter()
+            .filter_map(|&index| wanted.get(index))
+            .map(|m| m.name.as_str())
+            .collect();
         let found: Vec<usize> = names.iter().filter_map(|name| runs(name)).collect();
         if found.len() == names.len() {
             store.key_managers = found;
             return true;
         }
-        // Not those of its new ones that run: with the key managers that it leaves, it would lose its replicas before it has the new ones, or keys.
+        // Not those of its new ones that run: with the key managers that it leaves, it would lose
+        // its replicas before it has the new ones, or keys.
         let before = running.keystores.iter().find(|before| before.path_prefix == *prefix);
         store.key_managers = before.map_or(found, |before| before.key_managers.clone());
         if store.key_managers.is_empty() {
-            not_served.push(format!("key store {prefix:?} is not served: its key managers {names:?} run from the next start only"));
+            not_served.push(format!(
+                "key store {prefix:?} is not served: its key managers \
+                {names:?} run from the next start only"
+            ));
             return false;
         }
         let kept = managers(running, store);
-        waiting.push(format!("key store {prefix:?} has the key managers {kept:?} until the next start, and {names:?} from then on"));
+        waiting.push(format!(
+            "key store {prefix:?} has the key managers {kept:?} until the next \
+            start, and {names:?} from then on"
+        ));
         true
     });
     not_served
 }
 
-/// Key files are read at the start only, and here looked at as the next start will: who has edited one must hear that it is not in force, and
-/// what is wrong with it. It is told and not refused, as every change of a key manager.
+/// Key files are read at the start only, and here looked at as the next start will: who has edited
+/// one must hear that it is not in force, and what is wrong with it. It is told and not refused, as
+/// every change of a key manager.
 fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], waiting: &mut Vec<String>) {
     for manager in wanted {
         let Kind::Local { key_file } = &manager.kind else { continue };
         let name = &manager.name;
-        match (Local::load(key_file), running.iter().find(|running| *running.name == **name).map(|running| &running.backend)) {
+        match (
+            Local::load(key_file),
+            running.iter().find(|running| *running.name == **name).map(|running| &running.backend),
+        ) {
             (Err(why), _) => waiting.push(format!(
-                "key manager {name:?}: {why}. xksd would not start with it; what runs goes on with the keys that it was started with"
+                "key manager {name:?}: {why}. xksd would not start with it; what runs goes on with \
+                 the keys that it was started with"
             )),
             (Ok(read), Some(Backend::Local(local))) => {
                 let differences = local.differences(&read);
                 if !differences.is_empty() {
                     waiting.push(format!(
-                        "key manager {name:?}: key file {} has other keys than were read at the start ({}): that is in force from the next \
+                        "key manager {name:?}: key file {} has other keys than were read at the \
+                         start ({}): that is in force from the next \
                          start only",
                         key_file.display(),
                         some_of(&differences)
@@ -166,15 +217,21 @@ fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], waiting: &
 fn some_of(labels: &[&str]) -> String {
     const TOLD: usize = 5;
     let told: Vec<String> = labels.iter().take(TOLD).map(|label| format!("{label:?}")).collect();
-    let more = if labels.len() > TOLD { format!(" and {} more", labels.len() - TOLD) } else { String::new() };
+    let more = if labels.len() > TOLD {
+        format!(" and {} more", labels.len() - TOLD)
+    } else {
+        String::new()
+    };
     format!("{}{more}", told.join(", "))
 }
 
-/// What is wrong with certificates and keys, with the lines of the configuration that name them: where `xksd check` finds the same, it knows these.
+/// What is wrong with certificates and keys, with the lines of the configuration that name them:
+/// where `xksd check` finds the same, it knows these.
 fn wrong_tls(config_file: &Path, problems: Vec<tls::Problem>) -> Invalid {
     let found = Config::check(config_file).err().map_or_else(Vec::new, |invalid| invalid.problems);
     let located = |problem: tls::Problem| {
-        let same = found.iter().find(|found| found.key == problem.key && found.message == problem.message);
+        let same =
+            found.iter().find(|found| found.key == problem.key && found.message == problem.message);
         same.cloned().unwrap_or_else(|| Problem::of_key(problem.key, problem.message))
     };
     Invalid { file: config_file.to_owned(), problems: problems.into_iter().map(located).collect() }
@@ -187,7 +244,8 @@ pub fn warn_of_local_keys(config: &Config, log: &Log) {
             log.event(
                 Level::Warn,
                 format!(
-                    "key manager {:?} keeps its keys in the file {}: this is for trying out, not for keys that matter",
+                    "key manager {:?} keeps its keys in the file {}: this is for trying out, not \
+                     for keys that matter",
                     manager.name,
                     key_file.display()
                 ),
@@ -201,19 +259,26 @@ mod tests {
     use super::*;
     use crate::control::config::tests::{SMALL, read};
 
-    /// With these local key managers, a name and a key file each, behind the first; the key store uses one.
+    /// With these local key managers, a name and a key file each, behind the first; the key store
+    /// uses one.
     fn config(key_managers: &[(&str, &str)], uses: &str) -> Config {
         let managers: String = key_managers
             .iter()
-            .map(|(name, file)| format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{file}\"\n"))
+            .map(|(name, file)| {
+                format!(
+                    "[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"{file}\"\n"
+                )
+            })
             .collect();
         let text = SMALL.replace("[[keystore]]", &format!("{managers}[[keystore]]"));
-        read(&text.replace("key_manager = [\"hsm-a\"]", &format!("key_manager = [\"{uses}\"]"))).expect("valid")
+        read(&text.replace("key_manager = [\"hsm-a\"]", &format!("key_manager = [\"{uses}\"]")))
+            .expect("valid")
     }
 
     #[test]
     fn what_waits_for_a_restart_is_told_at_each_reload_until_it_is_taken_back() {
-        let (running, admin) = (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
+        let (running, admin) =
+            (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
         // As each reload does, over what the one before has left in force.
         let mut in_force = running.clone();
         let mut told = |text: &str| {
@@ -221,12 +286,19 @@ mod tests {
             keep_running_threads(&mut new, &in_force, &mut notes);
             assert_eq!((&new.server, new.admin), (&running.server, running.admin));
             in_force = new;
-            notes.iter().map(|note| note.split(' ').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+            notes
+                .iter()
+                .map(|note| note.split(' ').next().unwrap_or_default().to_owned())
+                .collect::<Vec<_>>()
         };
         let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nlog = \"text\"";
-        let changed = SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
+        let changed =
+            SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
         for _ in 0..2 {
-            assert_eq!(told(&changed), ["server.listen", "server.shards", "server.log", "admin.listen"]);
+            assert_eq!(
+                told(&changed),
+                ["server.listen", "server.shards", "server.log", "admin.listen"]
+            );
         }
         assert_eq!(told(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
         assert!(told(SMALL).is_empty());
@@ -236,10 +308,14 @@ mod tests {
     fn labels_are_told_up_to_a_bound() {
         assert_eq!(some_of(&["a\n"]), r#""a\n""#);
         assert_eq!(some_of(&["a", "b", "c", "d", "e"]), r#""a", "b", "c", "d", "e""#);
-        assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"]), r#""a", "b", "c", "d", "e" and 2 more"#);
+        assert_eq!(
+            some_of(&["a", "b", "c", "d", "e", "f", "g"]),
+            r#""a", "b", "c", "d", "e" and 2 more"#
+        );
     }
 
-    /// The configuration after a reload, what waits for the restart, and the key stores that are not served.
+    /// The configuration after a reload, what waits for the restart, and the key stores that are
+    /// not served.
     fn reloaded(running: &Config, mut new: Config) -> (Config, Vec<String>, Vec<String>) {
         let mut notes = Vec::new();
         let not_served = keep_running_managers(&mut new, running, &mut notes);
@@ -253,23 +329,36 @@ mod tests {
         let (new, notes, not_served) = reloaded(&running, config(&[("b", "other.json")], "b"));
         assert_eq!((&new.keystores[0].key_managers, not_served.len()), (&vec![2], 0));
         assert_eq!(notes.len(), 2, "{notes:?}");
-        assert!(notes[0].contains("\"b\" changed") && notes[1].contains("\"a\" is no longer there"), "{notes:?}");
+        assert!(
+            notes[0].contains("\"b\" changed") && notes[1].contains("\"a\" is no longer there"),
+            "{notes:?}"
+        );
     }
 
     #[test]
     fn a_key_store_keeps_its_key_managers_while_one_of_its_new_ones_does_not_run() {
         let running = config(&[("a", "a.json"), ("b", "b.json")], "a\", \"b");
-        // Renamed, one of several new, one added to those that it has, a new one beside one that runs and was not its own.
+        // Renamed, one of several new, one added to those that it has, a new one beside one that
+        // runs and was not its own.
         for uses in ["c", "a\", \"c", "a\", \"b\", \"c", "c\", \"hsm-a"] {
             let wanted = config(&[("a", "a.json"), ("b", "b.json"), ("c", "c.json")], uses);
             // As each reload does, over what the one before has left in force.
             let mut in_force = running.clone();
             for _ in 0..2 {
                 let (new, notes, not_served) = reloaded(&in_force, wanted.clone());
-                assert_eq!((&new.keystores[0].key_managers, not_served.len()), (&vec![1, 2], 0), "{uses}");
-                let told =
-                    format!("key store \"/a\" has the key managers [\"a\", \"b\"] until the next start, and [\"{uses}\"] from then on");
-                assert_eq!(notes, ["key manager \"c\" is new: that is in force from the next start only", &told]);
+                assert_eq!(
+                    (&new.keystores[0].key_managers, not_served.len()),
+                    (&vec![1, 2], 0),
+                    "{uses}"
+                );
+                let told = format!(
+                    "key store \"/a\" has the key managers [\"a\", \"b\"] until the next start, \
+                     and [\"{uses}\"] from then on"
+                );
+                assert_eq!(
+                    notes,
+                    ["key manager \"c\" is new: that is in force from the next start only", &told]
+                );
                 in_force = new;
             }
             // Nothing is told any more when it is taken back.
@@ -287,11 +376,21 @@ mod tests {
             wanted
         };
         let (new, notes, not_served) = reloaded(&running, with_new_store("c\", \"a"));
-        assert_eq!((new.keystores.len(), &new.keystores[0].key_managers, not_served.len()), (2, &vec![1], 0));
-        assert!(notes.iter().any(|note| note.contains("\"/new\" has the key managers [\"a\"] until")), "{notes:?}");
+        assert_eq!(
+            (new.keystores.len(), &new.keystores[0].key_managers, not_served.len()),
+            (2, &vec![1], 0)
+        );
+        assert!(
+            notes.iter().any(|note| note.contains("\"/new\" has the key managers [\"a\"] until")),
+            "{notes:?}"
+        );
 
         let (new, _, not_served) = reloaded(&running, with_new_store("c"));
-        assert_eq!(not_served, ["key store \"/new\" is not served: its key managers [\"c\"] run from the next start only"]);
+        assert_eq!(
+            not_served,
+            ["key store \"/new\" is not served: its key managers [\"c\"] run from the next \
+                 start only"]
+        );
         assert_eq!(new.keystores, running.keystores, "the others are");
     }
 }

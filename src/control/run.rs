@@ -24,20 +24,21 @@ use crate::tls;
 
 /// The main thread looks at signals, shards and hung lanes this often.
 const TICK: Duration = Duration::from_millis(50);
-/// A shard that has not moved for this many ticks is dead: 10 s of this thread's own running time, so that a paused process is not
-/// taken for a dead one.
+/// A shard that has not moved for this many ticks is dead: 10 s of this thread's own running time,
+/// so that a paused process is not taken for a dead one.
 const STILL_TICKS_MAX: u32 = 200;
-/// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones that were not closed.
+/// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones
+/// that were not closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
-/// A port that is taken is tried again for so long: of a process that was killed, the kernel closes the listeners that io_uring held some
-/// time after the process has gone.
+/// A port that is taken is tried again for so long: of a process that was killed, the kernel closes
+/// the listeners that io_uring held some time after the process has gone.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// A shard starts within some milliseconds, unless the machine stands still.
 const START_TIME: Duration = Duration::from_secs(10);
-/// A shard that there is not enough lockable memory for is tried again for so long: the kernel gives back what the rings of a process that has
-/// ended had locked some time after it has gone.
+/// A shard that there is not enough lockable memory for is tried again for so long: the kernel
+/// gives back what the rings of a process that has ended had locked some time after it has gone.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 const SECOND_SIGNAL: &str = "ended at once by a second signal";
@@ -51,24 +52,35 @@ pub enum Failure {
     Other(String),
 }
 
-/// Serves until a signal says stop. `serving` is called once requests are answered; a key manager may still be opening.
+/// Serves until a signal says stop. `serving` is called once requests are answered; a key manager
+/// may still be opening.
 ///
 /// # Errors
 /// When it could not start, or a shard died.
 pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
     system::forbid_core_dumps();
-    // Before anything else: a reload that is asked for while this starts must not end it, which is what SIGHUP does where nobody watches for it.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    let config = Config::load(config_file).map_err(|invalid| wrong(config_file, invalid.problems))?;
+    // Before anything else: a reload that is asked for while this starts must not end it, which is
+    // what SIGHUP does where nobody watches for it.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
+    let config =
+        Config::load(config_file).map_err(|invalid| wrong(config_file, invalid.problems))?;
     let tls_config = tls::server(&config.tls.settings()).map_err(|problems| {
-        wrong(config_file, problems.into_iter().map(|problem| Problem::of_key(problem.key, problem.message)).collect())
+        wrong(
+            config_file,
+            problems
+                .into_iter()
+                .map(|problem| Problem::of_key(problem.key, problem.message))
+                .collect(),
+        )
     })?;
 
     system::raise_limits();
     system::check_io_uring().map_err(Failure::Other)?;
     let cores = system::allowed_cores().map_err(Failure::Other)?;
     let placed = system::place(config.server.shards, cores_kept(&config), &cores);
-    let connections_max = system::connections_a_shard(placed.len(), sessions(&config)).map_err(Failure::Other)?;
+    let connections_max =
+        system::connections_a_shard(placed.len(), sessions(&config)).map_err(Failure::Other)?;
 
     let format = match config.server.log {
         LogFormat::Json => log::Format::Json,
@@ -76,20 +88,33 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         LogFormat::Auto if rustix::termios::isatty(stderr()) => log::Format::Text,
         LogFormat::Auto => log::Format::Json,
     };
-    let (log, _writer) = Log::start(format, std::io::stderr()).map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
-    for warning in config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string)) {
+    let (log, _writer) = Log::start(format, std::io::stderr())
+        .map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
+    for warning in
+        config.warnings.iter().cloned().chain(tls_config.warnings().iter().map(ToString::to_string))
+    {
         log.event(Level::Warn, warning);
     }
     reload::warn_of_local_keys(&config, &log);
 
     let (listen, admin_listen) = (config.server.listen, config.admin);
-    // Before any key manager logs in: one that is started again and again on a taken port must not spend the tries of a wrong PIN.
+    // Before any key manager logs in: one that is started again and again on a taken port must not
+    // spend the tries of a wrong PIN.
     refuse_taken(listen).map_err(Failure::Other)?;
     let admin = admin_listen.map(admin::bind).transpose().map_err(Failure::Other)?;
-    let service = Service::build(config_file.to_path_buf(), config, tls_config, placed.len(), connections_max, log.clone());
-    let service = Arc::new(service.map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?);
+    let service = Service::build(
+        config_file.to_path_buf(),
+        config,
+        tls_config,
+        placed.len(),
+        connections_max,
+        log.clone(),
+    );
+    let service =
+        Arc::new(service.map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?);
     let (stop_probes, probes_stopped) = bounded(0);
-    let probes = probes::start(&service, &probes_stopped).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
+    let probes = probes::start(&service, &probes_stopped)
+        .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     let result = run(&service, &placed, listen, admin, &mut signals, serving);
     service.draining.store(true, Ordering::Release);
     drop(stop_probes);
@@ -102,7 +127,13 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         Ok(_) if left_the_modules => log.event(Level::Info, "stopped"),
         Ok(inside) => {
             let inside = inside.join(", ");
-            log.event(Level::Warn, format!("stopped; a call still hangs in the module of {inside}, and its session is left open"));
+            log.event(
+                Level::Warn,
+                format!(
+                    "stopped; a call still hangs in the module of {inside}, \
+                and its session is left open"
+                ),
+            );
         }
         // Else it is told by the command.
         Err(why) if !left_the_modules => log.event(Level::Error, why.as_str()),
@@ -116,18 +147,23 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
     result.map(drop).map_err(Failure::Other)
 }
 
-/// A configuration that cannot be started with, with all that `xksd check` tells of it: that looks into each file that is named, while the
-/// start goes on until the first room refuses what is its own.
+/// A configuration that cannot be started with, with all that `xksd check` tells of it: that looks
+/// into each file that is named, while the start goes on until the first room refuses what is its
+/// own.
 ///
-/// Only then: a start that nothing forbids is not stopped by, say, the missing module of one replica, which may come later.
+/// Only then: a start that nothing forbids is not stopped by, say, the missing module of one
+/// replica, which may come later.
 fn wrong(config_file: &Path, problems: Vec<Problem>) -> Failure {
     // Where that finds nothing, the file was mended in between.
     let all = Config::check(config_file).err();
-    Failure::Configuration(all.unwrap_or_else(|| Invalid { file: config_file.to_path_buf(), problems }))
+    Failure::Configuration(
+        all.unwrap_or_else(|| Invalid { file: config_file.to_path_buf(), problems }),
+    )
 }
 
-/// Ends lanes and probes. Gives the key managers in whose modules some still are when `patience` is over, or when for [`HUNG_CALL_TIME`] none has
-/// come out: nobody is served by waiting for what hangs, and nothing is until the next start.
+/// Ends lanes and probes. Gives the key managers in whose modules some still are when `patience` is
+/// over, or when for [`HUNG_CALL_TIME`] none has come out: nobody is served by waiting for what
+/// hangs, and nothing is until the next start.
 fn leave_modules<'a>(
     service: &'a Service,
     probes: &[JoinHandle<()>],
@@ -147,7 +183,10 @@ fn leave_modules<'a>(
         if sessions_now != sessions {
             (sessions, moved) = (sessions_now, now);
         }
-        if inside.is_empty() || now >= deadline || now.saturating_duration_since(moved) > HUNG_CALL_TIME {
+        if inside.is_empty()
+            || now >= deadline
+            || now.saturating_duration_since(moved) > HUNG_CALL_TIME
+        {
             return Ok(inside);
         }
         heed_second_signal(signals)?;
@@ -155,7 +194,8 @@ fn leave_modules<'a>(
     }
 }
 
-/// Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, which would silently get a part of the connections.
+/// Shards share the port (SO_REUSEPORT), and so would another xksd of the same user, which would
+/// silently get a part of the connections.
 fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -163,8 +203,11 @@ fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
         ip => ip,
     };
     let deadline = Instant::now() + PORT_PATIENCE;
-    // Trying to bind without the option would tell too, but also fails for a minute after a restart, for old connections' sake.
-    while listen.port() != 0 && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok() {
+    // Trying to bind without the option would tell too, but also fails for a minute after a
+    // restart, for old connections' sake.
+    while listen.port() != 0
+        && TcpStream::connect_timeout(&(ip, listen.port()).into(), TICK).is_ok()
+    {
         if Instant::now() >= deadline {
             return Err(format!("server.listen: something listens on {listen} already"));
         }
@@ -173,7 +216,8 @@ fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// Cores that auto-sized shards leave to key managers that keep one thread of this process busy: with SoftHSM on two cores, one shard answers 1.3 times what two do.
+/// Cores that auto-sized shards leave to key managers that keep one thread of this process busy:
+/// with SoftHSM on two cores, one shard answers 1.3 times what two do.
 fn cores_kept(config: &Config) -> usize {
     let busy = |manager: &&KeyManager| matches!(&manager.kind, Kind::Pkcs11(pkcs11) if pkcs11.profile.runs() == Runs::InProcessAlone);
     config.key_managers.iter().filter(busy).count()
@@ -181,7 +225,9 @@ fn cores_kept(config: &Config) -> usize {
 
 /// PKCS#11 sessions of all key managers.
 fn sessions(config: &Config) -> usize {
-    let of = |manager: &KeyManager| if let Kind::Pkcs11(pkcs11) = &manager.kind { pkcs11.sessions } else { 0 };
+    let of = |manager: &KeyManager| {
+        if let Kind::Pkcs11(pkcs11) = &manager.kind { pkcs11.sessions } else { 0 }
+    };
     config.key_managers.iter().map(of).sum()
 }
 
@@ -197,7 +243,10 @@ fn run(
 ) -> Result<Shards, String> {
     if let Some(listener) = admin {
         let address = admin::start(service, listener)?;
-        service.log.event(Level::Info, format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"));
+        service.log.event(
+            Level::Info,
+            format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"),
+        );
     }
     let mut shards = Vec::new();
     let mut listen = listen;
@@ -215,8 +264,10 @@ fn run(
             stop,
             beats: Arc::default(),
         };
-        // One after the other: where the port is 0, the others take the one that the first was given.
-        let (address, shard, stop) = start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
+        // One after the other: where the port is 0, the others take the one that the first was
+        // given.
+        let (address, shard, stop) =
+            start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
         listen = address;
         shards.push((shard, stop));
     }
@@ -224,7 +275,8 @@ fn run(
     service.log.event(
         Level::Info,
         format!(
-            "xksd {} serves on {listen} with {} shard{} on cores {placed:?}, up to {} connections each",
+            "xksd {} serves on {listen} with {} shard{} on cores {placed:?}, up to {} connections \
+             each",
             env!("CARGO_PKG_VERSION"),
             placed.len(),
             if placed.len() == 1 { "" } else { "s" },
@@ -247,7 +299,10 @@ fn run(
             } else if close_at.is_some() {
                 return Err(SECOND_SIGNAL.into());
             } else {
-                close_at = Some(Instant::now() + begin_to_stop(service, signal, last_resort.unready_time(Instant::now())));
+                close_at = Some(
+                    Instant::now()
+                        + begin_to_stop(service, signal, last_resort.unready_time(Instant::now())),
+                );
             }
         }
         if close_at.is_some_and(|at| at <= Instant::now()) {
@@ -258,17 +313,23 @@ fn run(
             return Err(why);
         }
         for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
-            (*beats, *ticks) = if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
+            (*beats, *ticks) =
+                if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
             if shard.is_finished() || *ticks > STILL_TICKS_MAX {
-                // Without it a share of all connections would hang: better to be started anew as a whole.
-                return Err(format!("shard {index} died or is stuck: this is a defect of xksd, please report it"));
+                // Without it a share of all connections would hang: better to be started anew as a
+                // whole.
+                return Err(format!(
+                    "shard {index} died or is stuck: this is a defect of xksd, please report it"
+                ));
             }
         }
     }
 }
 
 /// Starts a shard; with the address that it listens on.
-fn start_shard(seed: impl Fn(Arc<Stop>) -> ShardSeed) -> Result<(SocketAddr, ShardThread, Arc<Stop>), String> {
+fn start_shard(
+    seed: impl Fn(Arc<Stop>) -> ShardSeed,
+) -> Result<(SocketAddr, ShardThread, Arc<Stop>), String> {
     let patience = Instant::now() + MEMORY_PATIENCE;
     loop {
         let stop = Arc::new(Stop::default());
@@ -278,7 +339,9 @@ fn start_shard(seed: impl Fn(Arc<Stop>) -> ShardSeed) -> Result<(SocketAddr, Sha
             Ok(shard) => match start.recv_timeout(START_TIME) {
                 Ok(Ok(address)) => return Ok((address, shard, stop)),
                 Ok(Err(error)) => return Err(format!("server.listen: {error}")),
-                Err(RecvTimeoutError::Timeout) => return Err(format!("not within {} s", START_TIME.as_secs())),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!("not within {} s", START_TIME.as_secs()));
+                }
                 // It ended before it could say anything.
                 Err(RecvTimeoutError::Disconnected) => shard.join().err().unwrap_or_default(),
             },
@@ -290,8 +353,9 @@ fn start_shard(seed: impl Fn(Arc<Stop>) -> ShardSeed) -> Result<(SocketAddr, Sha
     }
 }
 
-/// Turns readiness off and gives how long to serve on, until load balancers have seen that and send no more. `unready_time` is how long they
-/// have seen it already: who restarts xksd because its HSM hangs is not to wait for it.
+/// Turns readiness off and gives how long to serve on, until load balancers have seen that and send
+/// no more. `unready_time` is how long they have seen it already: who restarts xksd because its HSM
+/// hangs is not to wait for it.
 fn begin_to_stop(service: &Service, signal: i32, unready_time: Duration) -> Duration {
     service.draining.store(true, Ordering::Release);
     let config = service.config.load();
@@ -319,10 +383,15 @@ fn tick_pools(service: &Service) {
     }
 }
 
-/// Readiness has been off for a while; listeners close, requests in flight are answered, idle connections end, sessions close.
+/// Readiness has been off for a while; listeners close, requests in flight are answered, idle
+/// connections end, sessions close.
 ///
 /// Gives the time that is left.
-fn drain(service: &Arc<Service>, mut shards: Shards, signals: &mut Signals) -> Result<Duration, String> {
+fn drain(
+    service: &Arc<Service>,
+    mut shards: Shards,
+    signals: &mut Signals,
+) -> Result<Duration, String> {
     let shutdown_time = service.config.load().server.shutdown_time;
     let deadline = Instant::now() + shutdown_time;
     for (_, stop) in &shards {
@@ -338,13 +407,21 @@ fn drain(service: &Arc<Service>, mut shards: Shards, signals: &mut Signals) -> R
             shard.join().map_err(|e| format!("shard {index}: {e}"))?;
         }
     } else {
-        let open: u64 = service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
-        service.log.event(Level::Warn, format!("connections still open after {} ms: {open}", shutdown_time.as_millis()));
+        let open: u64 =
+            service.metrics.iter().map(|m| m.connections_open.load(Ordering::Relaxed)).sum();
+        service.log.event(
+            Level::Warn,
+            format!("connections still open after {} ms: {open}", shutdown_time.as_millis()),
+        );
     }
     Ok(deadline.saturating_duration_since(Instant::now()))
 }
 
 /// An error once another signal to stop has come.
 fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
-    if signals.pending().any(|signal| signal != SIGHUP) { Err(SECOND_SIGNAL.into()) } else { Ok(()) }
+    if signals.pending().any(|signal| signal != SIGHUP) {
+        Err(SECOND_SIGNAL.into())
+    } else {
+        Ok(())
+    }
 }

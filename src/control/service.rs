@@ -1,4 +1,5 @@
-//! The running service as the control plane sees it: what it is made of, and how a configuration becomes that.
+//! The running service as the control plane sees it: what it is made of, and how a configuration
+//! becomes that.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -114,8 +115,10 @@ impl Service {
         connections_a_shard: usize,
         log: Log,
     ) -> Result<Service, String> {
-        // All of them before the first logs in: a start that one of them refuses is tried again and again, and must not spend the tries of a PIN.
-        let (opened, refused): (Vec<_>, Vec<_>) = config.key_managers.iter().map(open).partition(Result::is_ok);
+        // All of them before the first logs in: a start that one of them refuses is tried again and
+        // again, and must not spend the tries of a PIN.
+        let (opened, refused): (Vec<_>, Vec<_>) =
+            config.key_managers.iter().map(open).partition(Result::is_ok);
         if !refused.is_empty() {
             return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
         }
@@ -143,9 +146,18 @@ impl Service {
                         open_hang_after: HUNG_OPEN_TIME,
                     };
                     let mailbox = Mailbox::new();
-                    let pool = Pool::start(settings, engine.clone(), mailboxes.iter().chain([&mailbox]).cloned().collect());
+                    let pool = Pool::start(
+                        settings,
+                        engine.clone(),
+                        mailboxes.iter().chain([&mailbox]).cloned().collect(),
+                    );
                     let manager = manager(Backend::Pool(pool));
-                    probed.push(Probed { manager: manager.clone(), engine, mailbox, closed: Mutex::new(None) });
+                    probed.push(Probed {
+                        manager: manager.clone(),
+                        engine,
+                        mailbox,
+                        closed: Mutex::new(None),
+                    });
                     managers.push(manager);
                 }
             }
@@ -170,9 +182,12 @@ impl Service {
         })
     }
 
-    /// Whether a load balancer should send requests here: all shards listen, not stopping, and some key manager serves.
+    /// Whether a load balancer should send requests here: all shards listen, not stopping, and some
+    /// key manager serves.
     pub fn is_ready(&self) -> bool {
-        self.listening.get().is_some() && !self.draining.load(Ordering::Acquire) && self.has_key_manager()
+        self.listening.get().is_some()
+            && !self.draining.load(Ordering::Acquire)
+            && self.has_key_manager()
     }
 
     /// Whether some key manager serves.
@@ -185,30 +200,44 @@ impl Service {
     pub fn expected_keys(&self, manager: &Arc<Manager>) -> Vec<ExpectedKey> {
         let stores = self.stores.load();
         let mut keys = Vec::new();
-        for store in stores.by_prefix.values().filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager))) {
+        for store in stores
+            .by_prefix
+            .values()
+            .filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager)))
+        {
             for (id, key) in &store.keys {
-                let what = format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
-                keys.push(ExpectedKey { label: key.label.clone(), what, replicated: store.managers.len() > 1 });
+                let what =
+                    format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
+                keys.push(ExpectedKey {
+                    label: key.label.clone(),
+                    what,
+                    replicated: store.managers.len() > 1,
+                });
             }
         }
         keys.sort();
         keys
     }
 
-    /// Ends the lanes of all key managers and closes their engines, together by `deadline`. Gives those where some are still inside the module:
-    /// to be called again.
+    /// Ends the lanes of all key managers and closes their engines, together by `deadline`. Gives
+    /// those where some are still inside the module: to be called again.
     pub fn stop_lanes(&self, deadline: Instant) -> Vec<&str> {
         let left = |probed: &&Probed| match &probed.manager.backend {
             Backend::Pool(pool) => pool.stop(deadline) && probed.close(deadline),
             Backend::Local(_) => true,
         };
-        self.probed.iter().filter(|probed| !left(probed)).map(|probed| &*probed.manager.name).collect()
+        self.probed
+            .iter()
+            .filter(|probed| !left(probed))
+            .map(|probed| &*probed.manager.name)
+            .collect()
     }
 
     /// Sessions of each key manager with lanes, open and hung: what changes as they close.
     pub fn sessions(&self) -> Vec<(usize, usize)> {
-        let pools =
-            self.probed.iter().filter_map(|probed| if let Backend::Pool(pool) = &probed.manager.backend { Some(pool) } else { None });
+        let pools = self.probed.iter().filter_map(|probed| {
+            if let Backend::Pool(pool) = &probed.manager.backend { Some(pool) } else { None }
+        });
         pools.map(|pool| pool.stats()).map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
     }
 }
@@ -227,9 +256,9 @@ pub enum Opened {
 /// A sentence for the operator.
 pub fn open(configured: &KeyManager) -> Result<Opened, String> {
     match &configured.kind {
-        Kind::Local { key_file } => {
-            Local::load(key_file).map(|local| Opened::Local(Box::new(local))).map_err(|e| format!("key manager {:?}: {e}", configured.name))
-        }
+        Kind::Local { key_file } => Local::load(key_file)
+            .map(|local| Opened::Local(Box::new(local)))
+            .map_err(|e| format!("key manager {:?}: {e}", configured.name)),
         Kind::Pkcs11(pkcs11) => {
             let settings = Settings {
                 name: configured.name.clone(),
@@ -239,7 +268,8 @@ pub fn open(configured: &KeyManager) -> Result<Opened, String> {
                 profile: pkcs11.profile,
                 initialize_parameters: pkcs11.initialize_parameters.clone(),
             };
-            let engine = Pkcs11Engine::new(settings).map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
+            let engine = Pkcs11Engine::new(settings)
+                .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
             Ok(Opened::Pkcs11(engine, pkcs11.sessions))
         }
     }
@@ -252,36 +282,62 @@ pub fn open(configured: &KeyManager) -> Result<Opened, String> {
 pub fn key_stores(config: &Config, managers: &[Arc<Manager>]) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     for store in &config.keystores {
-        let at = |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
+        let at =
+            |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
         let mut credentials = Vec::new();
         for credential in &store.credentials {
             let id = AccessKeyId::new(&credential.access_key_id).map_err(|e| at(&e))?;
-            let secret = SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
+            let secret =
+                SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
             credentials.push(Credential::new(id, secret));
         }
-        let keys = store.keys.iter().map(|key| (key.id.clone(), Key { label: key.label.as_str().into(), enabled: key.enabled })).collect();
+        let keys = store
+            .keys
+            .iter()
+            .map(|key| {
+                (key.id.clone(), Key { label: key.label.as_str().into(), enabled: key.enabled })
+            })
+            .collect();
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),
             enabled: store.enabled,
             credentials: CredentialSet::new(credentials).map_err(|e| at(&e))?,
             keys,
-            managers: store.key_managers.iter().filter_map(|&index| managers.get(index).cloned()).collect(),
-            accept_aws_sample: store.accept_foreign_ciphertext.contains(&ForeignCiphertext::AwsSample),
+            managers: store
+                .key_managers
+                .iter()
+                .filter_map(|&index| managers.get(index).cloned())
+                .collect(),
+            accept_aws_sample: store
+                .accept_foreign_ciphertext
+                .contains(&ForeignCiphertext::AwsSample),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }
-    Ok(KeyStores { by_prefix, regions: config.server.regions.clone(), request_budget: config.server.request_budget })
+    Ok(KeyStores {
+        by_prefix,
+        regions: config.server.regions.clone(),
+        request_budget: config.server.request_budget,
+    })
 }
 
 /// Why a key of this description cannot serve AWS KMS; `None` when it can.
 pub fn why_not(described: Outcome) -> Option<String> {
     match described {
-        Ok(Answer::Described(key)) if key.spec != "AES_256" => Some(format!("it is {} and not AES_256", key.spec)),
-        Ok(Answer::Described(key)) if !(key.usage.contains(&"ENCRYPT") && key.usage.contains(&"DECRYPT")) => Some(format!(
-            "its usage is {} and lacks ENCRYPT or DECRYPT",
-            if key.usage.is_empty() { "empty".into() } else { key.usage.join(", ") }
-        )),
-        Ok(Answer::Described(key)) if !key.enabled => Some("today is outside its start and end date".into()),
+        Ok(Answer::Described(key)) if key.spec != "AES_256" => {
+            Some(format!("it is {} and not AES_256", key.spec))
+        }
+        Ok(Answer::Described(key))
+            if !(key.usage.contains(&"ENCRYPT") && key.usage.contains(&"DECRYPT")) =>
+        {
+            Some(format!(
+                "its usage is {} and lacks ENCRYPT or DECRYPT",
+                if key.usage.is_empty() { "empty".into() } else { key.usage.join(", ") }
+            ))
+        }
+        Ok(Answer::Described(key)) if !key.enabled => {
+            Some("today is outside its start and end date".into())
+        }
         Ok(Answer::Described(_)) => None,
         Ok(_) => Some("the key manager answered another question".into()),
         Err(fault) => Some(fault.to_string()),

@@ -26,8 +26,12 @@ pub fn json(service: &Service) -> String {
         .iter()
         .map(|(key, count)| json!({"keystore": &*key.key_store, "operation": key.operation, "error": key.error, "count": count}))
         .collect();
-    let latencies: serde_json::Map<String, Value> =
-        totals.requests.latencies.iter().map(|(operation, latencies)| (operation.to_string(), percentiles(latencies))).collect();
+    let latencies: serde_json::Map<String, Value> = totals
+        .requests
+        .latencies
+        .iter()
+        .map(|(operation, latencies)| (operation.to_string(), percentiles(latencies)))
+        .collect();
     let stores: Vec<Value> = config
         .keystores
         .iter()
@@ -41,8 +45,13 @@ pub fn json(service: &Service) -> String {
             })
         })
         .collect();
-    let shards: Vec<Value> =
-        service.metrics.iter().map(|metrics| json!({"connections_open": metrics.connections_open.load(Ordering::Relaxed)})).collect();
+    let shards: Vec<Value> = service
+        .metrics
+        .iter()
+        .map(
+            |metrics| json!({"connections_open": metrics.connections_open.load(Ordering::Relaxed)}),
+        )
+        .collect();
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": service.is_ready(),
@@ -115,7 +124,12 @@ fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
         "different": keys.different.load(Ordering::Relaxed),
     });
     // Which token is wanted: of one that was never reached, nothing else is known.
-    if let Some(Kind::Pkcs11(pkcs11)) = config.key_managers.iter().find(|configured| configured.name == *manager.name).map(|m| &m.kind) {
+    if let Some(Kind::Pkcs11(pkcs11)) = config
+        .key_managers
+        .iter()
+        .find(|configured| configured.name == *manager.name)
+        .map(|m| &m.kind)
+    {
         value["configured_token"] = json!(pkcs11.token.to_string());
     }
     if let Some(probe) = manager.probe.load().as_ref() {
@@ -149,16 +163,21 @@ fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
     value
 }
 
-/// Why a key manager has the `health` that it has, also where its last probe was well; `None` where it is ACTIVE.
+/// Why a key manager has the `health` that it has, also where its last probe was well; `None` where
+/// it is ACTIVE.
 fn health_reason(manager: &Manager, health: HealthStatus, now: Instant) -> Option<String> {
     if health == HealthStatus::Active {
         return None;
     }
-    let Some(probe) = &*manager.probe.load() else { return Some("its first probe has not ended yet".to_owned()) };
+    let Some(probe) = &*manager.probe.load() else {
+        return Some("its first probe has not ended yet".to_owned());
+    };
     let age = now.saturating_duration_since(probe.at);
     match (&probe.result, &manager.backend) {
         (Err(why), _) => Some(why.clone()),
-        (Ok(_), _) if age > PROBE_AGE_MAX => Some(format!("its last probe is {} s old", age.as_secs())),
+        (Ok(_), _) if age > PROBE_AGE_MAX => {
+            Some(format!("its last probe is {} s old", age.as_secs()))
+        }
         (Ok(_), Backend::Pool(pool)) => sessions_told(&pool.stats()),
         (Ok(_), Backend::Local(_)) => None,
     }

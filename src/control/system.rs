@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 use crate::limits::{
-    CONNECTIONS_A_SHARD_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SESSION, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED, IO_MEMORY_BYTES,
-    MEMLOCK_BYTES_A_SHARD, MEMLOCK_BYTES_MIN,
+    CONNECTIONS_A_SHARD_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SESSION, DESCRIPTORS_A_SHARD,
+    DESCRIPTORS_RESERVED, IO_MEMORY_BYTES, MEMLOCK_BYTES_A_SHARD, MEMLOCK_BYTES_MIN,
 };
 
 /// Cores this process may use, in ascending order.
@@ -16,12 +18,13 @@ use crate::limits::{
 /// # Errors
 /// A sentence for the operator.
 pub fn allowed_cores() -> Result<Vec<usize>, String> {
-    let set = rustix::thread::sched_getaffinity(None).map_err(|e| format!("cannot read the CPU affinity of this process: {e}"))?;
+    let set = rustix::thread::sched_getaffinity(None)
+        .map_err(|e| format!("cannot read the CPU affinity of this process: {e}"))?;
     Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
-/// Core of each shard: the allowed ones in turn. Where `shards` is 0, as many as there are cores, but for those `kept` for key managers that compute
-/// in this process.
+/// Core of each shard: the allowed ones in turn. Where `shards` is 0, as many as there are cores,
+/// but for those `kept` for key managers that compute in this process.
 pub fn place(shards: usize, kept: usize, cores: &[usize]) -> Vec<usize> {
     let count = if shards == 0 { cores.len().saturating_sub(kept).max(1) } else { shards };
     cores.iter().copied().cycle().take(count).collect()
@@ -43,7 +46,8 @@ pub fn raise_limits() {
     }
 }
 
-/// Connections that each shard may have open, so that descriptors are left for the admin listener, reloads and HSMs however many clients come.
+/// Connections that each shard may have open, so that descriptors are left for the admin listener,
+/// reloads and HSMs however many clients come.
 ///
 /// # Errors
 /// One sentence that says what to set.
@@ -54,14 +58,17 @@ pub fn connections_a_shard(shards: usize, sessions: usize) -> Result<usize, Stri
 /// `limit`: none where there is none.
 fn share_descriptors(limit: Option<u64>, shards: usize, sessions: usize) -> Result<usize, String> {
     let (shards, sessions) = (shards as u64, sessions as u64);
-    let reserved = DESCRIPTORS_RESERVED + shards * DESCRIPTORS_A_SHARD + sessions * DESCRIPTORS_A_SESSION;
+    let reserved =
+        DESCRIPTORS_RESERVED + shards * DESCRIPTORS_A_SHARD + sessions * DESCRIPTORS_A_SESSION;
     let Some(limit) = limit else { return Ok(CONNECTIONS_A_SHARD_MAX) };
     let connections = (limit.saturating_sub(reserved) / shards.max(1)) as usize;
     if connections < CONNECTIONS_A_SHARD_MIN {
         let needed = reserved + shards * CONNECTIONS_A_SHARD_MIN as u64;
         return Err(format!(
-            "descriptors are limited to {limit} but {shards} shards and {sessions} sessions need {needed}, and one more for each further connection: \
-             set LimitNOFILE in the service unit, `ulimit -n` in the shell, or --ulimit nofile for a container"
+            "descriptors are limited to {limit} but {shards} shards and {sessions} sessions need \
+             {needed}, and one more for each further connection: \
+             set LimitNOFILE in the service unit, `ulimit -n` in the shell, or --ulimit nofile for \
+             a container"
         ));
     }
     Ok(connections.min(CONNECTIONS_A_SHARD_MAX))
@@ -76,7 +83,8 @@ pub fn check_io_uring() -> Result<(), String> {
         && bytes < MEMLOCK_BYTES_MIN
     {
         return Err(format!(
-            "locked memory is limited to {} KiB but io_uring needs {} KiB, and up to {} KiB for each shard: {SET_MEMLOCK}",
+            "locked memory is limited to {} KiB but io_uring needs {} KiB, and up to {} KiB for \
+             each shard: {SET_MEMLOCK}",
             bytes / 1024,
             MEMLOCK_BYTES_MIN / 1024,
             MEMLOCK_BYTES_A_SHARD / 1024
@@ -85,12 +93,16 @@ pub fn check_io_uring() -> Result<(), String> {
     try_executor().map_err(|error| explain(&error))
 }
 
-/// Runs an executor with small rings, since the kernel gives back what they locked only a while after them.
+/// Runs an executor with small rings, since the kernel gives back what they locked only a while
+/// after them.
 fn try_executor() -> Result<(), String> {
     let run = || {
         let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES);
         // Asleep once: that takes a system call that the rest does not.
-        builder.make().map(|executor| executor.run(sleep(Duration::from_millis(1)))).map_err(|error| error.to_string())
+        builder
+            .make()
+            .map(|executor| executor.run(sleep(Duration::from_millis(1))))
+            .map_err(|error| error.to_string())
     };
     // A system call that fails later than in `make` is a panic of the executor's.
     let hook = std::panic::take_hook();
@@ -100,7 +112,8 @@ fn try_executor() -> Result<(), String> {
     ran.unwrap_or_else(|panic| Err(panic.downcast_ref::<String>().cloned().unwrap_or_default()))
 }
 
-const SET_MEMLOCK: &str = "set LimitMEMLOCK=infinity in the service unit, `ulimit -l` in the shell, or --ulimit memlock=-1 for a container";
+const SET_MEMLOCK: &str = "set LimitMEMLOCK=infinity in the service unit, `ulimit -l` in the \
+    shell, or --ulimit memlock=-1 for a container";
 
 /// Whether an executor could not start for want of memory that may be locked.
 pub fn lacks_memory(error: &str) -> bool {
@@ -121,13 +134,17 @@ pub fn explain(error: &str) -> String {
     ];
     if refused.iter().any(|sign| error.contains(sign)) {
         format!(
-            "io_uring is not available ({error}): it needs Linux 5.11 or later, the sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+            "io_uring is not available ({error}): it needs Linux 5.11 or later, the sysctl \
+             kernel.io_uring_disabled=0, and in a container a seccomp profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register"
         )
     } else if lacks_memory(error) {
-        let limit =
-            getrlimit(Resource::Memlock).current.map_or("not limited".to_owned(), |bytes| format!("limited to {} KiB", bytes / 1024));
+        let limit = getrlimit(Resource::Memlock)
+            .current
+            .map_or("not limited".to_owned(), |bytes| format!("limited to {} KiB", bytes / 1024));
         format!(
-            "not enough lockable memory for io_uring ({error}): it is {limit} for all processes of this user, and each shard may need {} KiB: {SET_MEMLOCK}",
+            "not enough lockable memory for io_uring ({error}): it is {limit} for all processes of \
+             this user, and each shard may need {} KiB: {SET_MEMLOCK}",
             MEMLOCK_BYTES_A_SHARD / 1024
         )
     } else {
@@ -156,10 +173,19 @@ mod tests {
         let (min, max) = (2 * CONNECTIONS_A_SHARD_MIN as u64, 2 * CONNECTIONS_A_SHARD_MAX as u64);
         assert_eq!(of(min), Ok(CONNECTIONS_A_SHARD_MIN));
         let refused = of(min - 1).unwrap_err();
-        assert!(refused.contains(&format!("limited to {} but", fixed + min - 1)) && refused.contains(&format!("need {}", fixed + min)));
+        assert!(
+            refused.contains(&format!("limited to {} but", fixed + min - 1))
+                && refused.contains(&format!("need {}", fixed + min))
+        );
         assert!(share_descriptors(Some(0), 2, 10).is_err());
-        assert_eq!((of(max - 1), of(max)), (Ok(CONNECTIONS_A_SHARD_MAX - 1), Ok(CONNECTIONS_A_SHARD_MAX)));
-        assert_eq!((of(max + 2), share_descriptors(None, 2, 10)), (Ok(CONNECTIONS_A_SHARD_MAX), Ok(CONNECTIONS_A_SHARD_MAX)));
+        assert_eq!(
+            (of(max - 1), of(max)),
+            (Ok(CONNECTIONS_A_SHARD_MAX - 1), Ok(CONNECTIONS_A_SHARD_MAX))
+        );
+        assert_eq!(
+            (of(max + 2), share_descriptors(None, 2, 10)),
+            (Ok(CONNECTIONS_A_SHARD_MAX), Ok(CONNECTIONS_A_SHARD_MAX))
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The key manager without an HSM: AES-256-GCM by ring in this process, keys in a file. For trying out.
+//! The key manager without an HSM: AES-256-GCM by ring in this process, keys in a file. For trying
+//! out.
 //!
 //! It never blocks, so it runs on the shard itself.
 
@@ -16,7 +17,9 @@ use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::{Answer, Fault, Job, KeyDescription, ManagerInfo, Outcome, Plaintext, Secret, Task, same_bytes};
+use super::{
+    Answer, Fault, Job, KeyDescription, ManagerInfo, Outcome, Plaintext, Secret, Task, same_bytes,
+};
 use crate::limits::{IV_BLOCK, IV_BYTES, TAG_BYTES};
 
 /// Bytes of an AES-256 key.
@@ -24,16 +27,19 @@ const KEY_BYTES: usize = 32;
 
 /// A key manager of kind `local`.
 pub struct Local {
-    /// ring keeps the expanded keys; the file's text and the raw keys are zeroed once they are read.
+    /// ring keeps the expanded keys; the file's text and the raw keys are zeroed once they are
+    /// read.
     keys: HashMap<String, LessSafeKey>,
     test_key: LessSafeKey,
     random: SystemRandom,
-    /// Drawn in blocks, each used once: a system call for each encryption was 2 % of a request's CPU time.
+    /// Drawn in blocks, each used once: a system call for each encryption was 2 % of a request's
+    /// CPU time.
     ivs: Mutex<Vec<[u8; IV_BYTES]>>,
 }
 
 impl Local {
-    /// Reads a key file: `{"keys":[{"label":"foo","key":"<32 bytes in base64>"}]}`, closed to other users. The error is for the operator.
+    /// Reads a key file: `{"keys":[{"label":"foo","key":"<32 bytes in base64>"}]}`, closed to other
+    /// users. The error is for the operator.
     pub fn load(path: &Path) -> Result<Local, String> {
         let random = SystemRandom::new();
         let mut keys = HashMap::new();
@@ -61,12 +67,13 @@ impl Local {
     pub fn differences<'a>(&'a self, other: &'a Local) -> Vec<&'a str> {
         let same = |label: &str| match (self.keys.get(label), other.keys.get(label)) {
             // ring gives no key out to be compared: what one seals, the other opens or does not.
-            (Some(ours), Some(theirs)) => {
-                self.seal(ours, b"", b"").is_ok_and(|(iv, mut sealed)| open(theirs, iv, b"", &mut sealed).is_some())
-            }
+            (Some(ours), Some(theirs)) => self
+                .seal(ours, b"", b"")
+                .is_ok_and(|(iv, mut sealed)| open(theirs, iv, b"", &mut sealed).is_some()),
             _ => false,
         };
-        let labels: BTreeSet<&str> = self.keys.keys().chain(other.keys.keys()).map(String::as_str).collect();
+        let labels: BTreeSet<&str> =
+            self.keys.keys().chain(other.keys.keys()).map(String::as_str).collect();
         labels.into_iter().filter(|label| !same(label)).collect()
     }
 
@@ -94,9 +101,9 @@ impl Local {
     pub fn execute(&self, job: Job) -> Outcome {
         let Job { label, task, deadline } = job;
         let key = || {
-            self.keys
-                .get(&*label)
-                .ok_or_else(|| Fault::KeyNotFound { detail: format!("no key \"{label}\" in the key file as it was read") })
+            self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound {
+                detail: format!("no key \"{label}\" in the key file as it was read"),
+            })
         };
         if deadline <= Instant::now() {
             return Err(Fault::Timeout);
@@ -104,13 +111,20 @@ impl Local {
         match task {
             Task::Describe => {
                 key()?;
-                Ok(Answer::Described(KeyDescription { spec: "AES_256".to_owned(), usage: vec!["ENCRYPT", "DECRYPT"], enabled: true }))
+                Ok(Answer::Described(KeyDescription {
+                    spec: "AES_256".to_owned(),
+                    usage: vec!["ENCRYPT", "DECRYPT"],
+                    enabled: true,
+                }))
             }
             Task::Probe => self.probe().map(|()| Answer::Probed),
-            Task::Encrypt { plaintext, aad, integrity } => self.encrypt(key()?, &plaintext, &aad, integrity),
+            Task::Encrypt { plaintext, aad, integrity } => {
+                self.encrypt(key()?, &plaintext, &aad, integrity)
+            }
             Task::Decrypt { ciphertext, iv, tag, aad } => {
                 let key = key()?;
-                // ring's AES-GCM takes 12-byte IVs only. None other was ever made here, so a ciphertext with one is not ours.
+                // ring's AES-GCM takes 12-byte IVs only. None other was ever made here, so a
+                // ciphertext with one is not ours.
                 let iv = <[u8; IV_BYTES]>::try_from(&iv[..]).map_err(|_| Fault::BadCiphertext)?;
                 let text_bytes = ciphertext.len();
                 let mut sealed = Zeroizing::new([&ciphertext[..], &tag].concat());
@@ -123,7 +137,13 @@ impl Local {
         }
     }
 
-    fn encrypt(&self, key: &LessSafeKey, plaintext: &[u8], aad: &[u8], integrity: Option<digest::Context>) -> Outcome {
+    fn encrypt(
+        &self,
+        key: &LessSafeKey,
+        plaintext: &[u8],
+        aad: &[u8],
+        integrity: Option<digest::Context>,
+    ) -> Outcome {
         let (iv, mut sealed) = self.seal(key, plaintext, aad)?;
         let integrity = match integrity {
             None => None,
@@ -142,17 +162,31 @@ impl Local {
         };
         let tag = std::array::from_fn(|n| sealed[plaintext.len() + n]);
         sealed.truncate(plaintext.len());
-        Ok(Answer::Encrypted { iv: iv.to_vec(), ciphertext: std::mem::take(&mut *sealed), tag, integrity })
+        Ok(Answer::Encrypted {
+            iv: iv.to_vec(),
+            ciphertext: std::mem::take(&mut *sealed),
+            tag,
+            integrity,
+        })
     }
 
     /// A fresh IV, and ciphertext ‖ tag.
-    fn seal(&self, key: &LessSafeKey, plaintext: &[u8], aad: &[u8]) -> Result<([u8; IV_BYTES], Secret), Fault> {
+    fn seal(
+        &self,
+        key: &LessSafeKey,
+        plaintext: &[u8],
+        aad: &[u8],
+    ) -> Result<([u8; IV_BYTES], Secret), Fault> {
         let iv = self.fresh_iv()?;
         // Large enough from the start: growing would leave plaintext behind in freed memory.
         let mut sealed = Zeroizing::new(Vec::with_capacity(plaintext.len() + TAG_BYTES));
         sealed.extend_from_slice(plaintext);
         let tag = key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(iv), Aad::from(aad), &mut sealed)
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(iv),
+                Aad::from(aad),
+                &mut sealed,
+            )
             .map_err(|_| Fault::Device { detail: "AES-GCM: not encrypted".to_owned() })?;
         sealed.extend_from_slice(tag.as_ref());
         Ok((iv, sealed))
@@ -164,7 +198,9 @@ impl Local {
             return Ok(iv);
         }
         let mut block = [[0; IV_BYTES]; IV_BLOCK];
-        self.random.fill(block.as_flattened_mut()).map_err(|_| Fault::Device { detail: NO_RANDOM.to_owned() })?;
+        self.random
+            .fill(block.as_flattened_mut())
+            .map_err(|_| Fault::Device { detail: NO_RANDOM.to_owned() })?;
         let [iv, left @ ..] = block;
         ivs.extend(left);
         Ok(iv)
@@ -180,14 +216,25 @@ impl std::fmt::Debug for Local {
 const NO_RANDOM: &str = "the operating system gives no random bytes";
 
 fn mismatch() -> Fault {
-    Fault::Device { detail: "integrity check: what was encrypted does not decrypt to what it was".to_owned() }
+    Fault::Device {
+        detail: "integrity check: what was encrypted does not decrypt to what it was".to_owned(),
+    }
 }
 
 fn cipher(key: &[u8; KEY_BYTES]) -> Result<LessSafeKey, String> {
-    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| "not an AES-256 key".to_owned())
+    UnboundKey::new(&AES_256_GCM, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| "not an AES-256 key".to_owned())
 }
 
 /// Decrypts in place; `None` when the tag does not match.
-fn open<'a>(key: &LessSafeKey, iv: [u8; IV_BYTES], aad: &[u8], sealed: &'a mut [u8]) -> Option<&'a [u8]> {
-    key.open_in_place(Nonce::assume_unique_for_key(iv), Aad::from(aad), sealed).ok().map(|text| &*text)
+fn open<'a>(
+    key: &LessSafeKey,
+    iv: [u8; IV_BYTES],
+    aad: &[u8],
+    sealed: &'a mut [u8],
+) -> Option<&'a [u8]> {
+    key.open_in_place(Nonce::assume_unique_for_key(iv), Aad::from(aad), sealed)
+        .ok()
+        .map(|text| &*text)
 }

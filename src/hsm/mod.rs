@@ -24,7 +24,8 @@ pub struct Job {
     pub label: Arc<str>,
     /// What to do with it.
     pub task: Task,
-    /// After this instant nobody waits for the outcome any more: between two HSM calls a session gives up.
+    /// After this instant nobody waits for the outcome any more: between two HSM calls a session
+    /// gives up.
     pub deadline: Instant,
 }
 
@@ -41,8 +42,9 @@ pub enum Task {
         plaintext: Secret,
         /// AAD exactly as the HSM gets it.
         aad: Vec<u8>,
-        /// When given: SHA-256 already fed with what precedes the IV. The session appends IV ‖ ciphertext ‖ tag, finishes the digest, and
-        /// **then** decrypts the same bytes in the HSM and compares the plaintext; only then the outcome is a success.
+        /// When given: SHA-256 already fed with what precedes the IV. The session appends IV ‖
+        /// ciphertext ‖ tag, finishes the digest, and **then** decrypts the same bytes in the HSM
+        /// and compares the plaintext; only then the outcome is a success.
         integrity: Option<ring::digest::Context>,
     },
     /// AES-GCM decryption; `iv` is 12 or 16 bytes.
@@ -64,8 +66,12 @@ impl std::fmt::Debug for Job {
         match &self.task {
             Task::Describe => write!(f, "describe {:?}", self.label),
             Task::Probe => write!(f, "probe"),
-            Task::Encrypt { plaintext, .. } => write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label),
-            Task::Decrypt { ciphertext, .. } => write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label),
+            Task::Encrypt { plaintext, .. } => {
+                write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label)
+            }
+            Task::Decrypt { ciphertext, .. } => {
+                write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label)
+            }
         }
     }
 }
@@ -109,13 +115,15 @@ impl std::fmt::Debug for Plaintext {
 pub struct KeyDescription {
     /// Kind and size, in the API's spelling: `AES_256`, `AES_128`, `GENERIC_SECRET_256`, …
     pub spec: String,
-    /// `ENCRYPT`, `DECRYPT`, `SIGN`, `VERIFY`, `WRAP`, `UNWRAP`, `DERIVE`: each that the key's attributes allow, in this order.
+    /// `ENCRYPT`, `DECRYPT`, `SIGN`, `VERIFY`, `WRAP`, `UNWRAP`, `DERIVE`: each that the key's
+    /// attributes allow, in this order.
     pub usage: Vec<&'static str>,
     /// Within CKA_START_DATE and CKA_END_DATE today (UTC); true where they are not set.
     pub enabled: bool,
 }
 
-/// How a job failed. The distinction decides what AWS KMS does: it retries device faults, never bad ciphertext.
+/// How a job failed. The distinction decides what AWS KMS does: it retries device faults, never bad
+/// ciphertext.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// No key of that label, or more than one (`detail` tells).
@@ -127,9 +135,11 @@ pub enum Fault {
     KeyDisabled,
     /// The key is not AES-256, or its attributes do not allow the operation.
     KeyUsage,
-    /// The tag does not match: ciphertext, IV, tag or AAD are not what was encrypted under this key.
+    /// The tag does not match: ciphertext, IV, tag or AAD are not what was encrypted under this
+    /// key.
     BadCiphertext,
-    /// The key manager failed. `detail` names call and code (`C_Encrypt: CKR_DEVICE_ERROR`), never data.
+    /// The key manager failed. `detail` names call and code (`C_Encrypt: CKR_DEVICE_ERROR`), never
+    /// data.
     Device {
         /// For the operator's log; no secrets.
         detail: String,
@@ -164,7 +174,8 @@ pub struct ManagerInfo {
     pub token: String,
     /// Token serial number.
     pub serial: String,
-    /// Library version, hardware and firmware version as the module says: `library 2.6, firmware 2.6`.
+    /// Library version, hardware and firmware version as the module says: `library 2.6, firmware
+    /// 2.6`.
     pub versions: String,
     /// Of the library in this process.
     pub library: LibraryState,
@@ -201,7 +212,8 @@ pub enum Runs {
 
 /// Opens sessions on one key manager.
 pub trait Engine: Send + Sync + 'static {
-    /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the thread that will own the session.
+    /// A new session, logged in and ready. Blocks; may hang as the module hangs. Called on the
+    /// thread that will own the session.
     fn open(&self) -> Result<Box<dyn Session>, Fault>;
     /// Lets go of what it holds beside its sessions, once they are all closed. Blocks.
     fn close(&self) {}
@@ -221,17 +233,22 @@ pub trait Session {
     fn execute(&mut self, job: Job) -> Outcome;
     /// Encrypts and decrypts under a session test key (never a customer's) and compares.
     fn probe(&mut self) -> Result<(), Fault>;
-    /// To be asked before a session that may have waited long is given work: finds out, with a call at the most, whether it was lost
-    /// meanwhile, if there is reason to think so. False: as [`Session::is_usable`].
+    /// To be asked before a session that may have waited long is given work: finds out, with a call
+    /// at the most, whether it was lost meanwhile, if there is reason to think so. False: as
+    /// [`Session::is_usable`].
     fn check(&mut self) -> bool {
         self.is_usable()
     }
-    /// False when the session must be closed (dropped) and opened anew: lost, or left with an operation unfinished.
+    /// False when the session must be closed (dropped) and opened anew: lost, or left with an
+    /// operation unfinished.
     fn is_usable(&self) -> bool;
 }
 
-/// Whether both are the same bytes, in a time that depends on the lengths alone: plaintext is compared with it.
+/// Whether both are the same bytes, in a time that depends on the lengths alone: plaintext is
+/// compared with it.
 fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     // black_box keeps the compiler from leaving the loop at the first difference.
-    a.len() == b.len() && std::hint::black_box(a.iter().zip(b).fold(0, |differing, (x, y)| differing | (x ^ y))) == 0
+    a.len() == b.len()
+        && std::hint::black_box(a.iter().zip(b).fold(0, |differing, (x, y)| differing | (x ^ y)))
+            == 0
 }

@@ -1,5 +1,5 @@
-//! Whether two key managers hold the same key. Labels may agree where the material does not, and no key manager gives a key out to be compared:
-//! what one encrypts, the other must decrypt.
+//! Whether two key managers hold the same key. Labels may agree where the material does not, and no
+//! key manager gives a key out to be compared: what one encrypts, the other must decrypt.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
@@ -27,10 +27,17 @@ impl Trial {
     /// As it says.
     pub fn encrypt(execute: impl FnOnce(Task) -> Outcome) -> Result<Trial, Fault> {
         let mut text = Zeroizing::new(vec![0; TEXT_BYTES]);
-        let no_random = |_| Fault::Device { detail: "the operating system gives no random bytes".to_owned() };
+        let no_random =
+            |_| Fault::Device { detail: "the operating system gives no random bytes".to_owned() };
         SystemRandom::new().fill(&mut text).map_err(no_random)?;
-        match execute(Task::Encrypt { plaintext: text.clone(), aad: AAD.to_vec(), integrity: None })? {
-            Answer::Encrypted { iv, ciphertext, tag, .. } => Ok(Trial { text, iv, ciphertext, tag }),
+        match execute(Task::Encrypt {
+            plaintext: text.clone(),
+            aad: AAD.to_vec(),
+            integrity: None,
+        })? {
+            Answer::Encrypted { iv, ciphertext, tag, .. } => {
+                Ok(Trial { text, iv, ciphertext, tag })
+            }
             _ => Err(another_question()),
         }
     }
@@ -41,7 +48,12 @@ impl Trial {
     /// Where that says nothing of the key.
     pub fn is_decrypted(&self, execute: impl FnOnce(Task) -> Outcome) -> Result<bool, Fault> {
         let Trial { iv, ciphertext, tag, .. } = self;
-        match execute(Task::Decrypt { ciphertext: ciphertext.clone(), iv: iv.clone(), tag: *tag, aad: AAD.to_vec() }) {
+        match execute(Task::Decrypt {
+            ciphertext: ciphertext.clone(),
+            iv: iv.clone(),
+            tag: *tag,
+            aad: AAD.to_vec(),
+        }) {
             Ok(Answer::Decrypted(text)) => Ok(same_bytes(&text.0, &self.text)),
             Ok(_) => Err(another_question()),
             Err(Fault::BadCiphertext) => Ok(false),
@@ -63,10 +75,17 @@ mod tests {
     fn trial() -> (Trial, Secret) {
         let mut given = Zeroizing::new(Vec::new());
         let trial = Trial::encrypt(|task| {
-            let Task::Encrypt { plaintext, aad, integrity: None } = task else { panic!("another task") };
+            let Task::Encrypt { plaintext, aad, integrity: None } = task else {
+                panic!("another task")
+            };
             assert!(plaintext.len() == TEXT_BYTES && aad == AAD);
             given = plaintext.clone();
-            Ok(Answer::Encrypted { iv: vec![1; 16], ciphertext: plaintext.to_vec(), tag: [2; TAG_BYTES], integrity: None })
+            Ok(Answer::Encrypted {
+                iv: vec![1; 16],
+                ciphertext: plaintext.to_vec(),
+                tag: [2; TAG_BYTES],
+                integrity: None,
+            })
         });
         (trial.expect("encrypted"), given)
     }
@@ -76,7 +95,10 @@ mod tests {
         let (trial, text) = trial();
         let same = trial.is_decrypted(|task| match task {
             Task::Decrypt { ciphertext, iv, tag, aad } => {
-                assert_eq!((&ciphertext, &iv[..], tag, &aad[..]), (&*text, &[1; 16][..], [2; TAG_BYTES], AAD));
+                assert_eq!(
+                    (&ciphertext, &iv[..], tag, &aad[..]),
+                    (&*text, &[1; 16][..], [2; TAG_BYTES], AAD)
+                );
                 Ok(Answer::Decrypted(Plaintext(Zeroizing::new(ciphertext))))
             }
             _ => panic!("another task"),
@@ -95,6 +117,9 @@ mod tests {
             assert_eq!(trial.is_decrypted(|_| Err(fault.clone())), Err(fault.clone()));
             assert_eq!(Trial::encrypt(|_| Err(fault.clone())).err(), Some(fault));
         }
-        assert!(trial.is_decrypted(|_| Ok(Answer::Probed)).is_err() && Trial::encrypt(|_| Ok(Answer::Probed)).is_err());
+        assert!(
+            trial.is_decrypted(|_| Ok(Answer::Probed)).is_err()
+                && Trial::encrypt(|_| Ok(Answer::Probed)).is_err()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A request's body (RFC 9112, sections 6 and 7): found by its length, or unwrapped from its chunks where it stands.
+//! A request's body (RFC 9112, sections 6 and 7): found by its length, or unwrapped from its chunks
+//! where it stands.
 
 use super::framing::{Framing, is_token_byte, is_value_byte};
 use super::{Progress, Reject};
@@ -33,13 +34,14 @@ impl Body {
         Self { start, kind }
     }
 
-    /// Takes what was appended to `buf` since the last call. When complete, the body is `buf[start..end]`, and what the client has sent
-    /// behind it starts at `end`.
+    /// Takes what was appended to `buf` since the last call. When complete, the body is
+    /// `buf[start..end]`, and what the client has sent behind it starts at `end`.
     ///
-    /// Chunks are unwrapped in place: after each call everything in `buf` behind the head is body, so that what is read next goes to
-    /// its place at once, and only the data of a read that holds several chunks is moved, once. The time is linear in the bytes, however
-    /// they are divided into calls. Bytes of the body may remain in the unused capacity of `buf`. After a [`Reject`] what stands behind
-    /// the head has no meaning.
+    /// Chunks are unwrapped in place: after each call everything in `buf` behind the head is body,
+    /// so that what is read next goes to its place at once, and only the data of a read that holds
+    /// several chunks is moved, once. The time is linear in the bytes, however they are divided
+    /// into calls. Bytes of the body may remain in the unused capacity of `buf`. After a [`Reject`]
+    /// what stands behind the head has no meaning.
     pub fn advance(&mut self, buf: &mut Vec<u8>) -> Result<Progress, Reject> {
         match &mut self.kind {
             Kind::Length(length) => {
@@ -65,7 +67,8 @@ const TOO_MUCH_FRAMING: Reject = Reject::bad_request("too much framing in a chun
 #[derive(Debug, Default)]
 struct Chunked {
     state: State,
-    /// Size of the chunk as far as its digits have been read; then what is to come of its data, bytes.
+    /// Size of the chunk as far as its digits have been read; then what is to come of its data,
+    /// bytes.
     chunk: usize,
     /// Length of the chunk-size line so far, bytes.
     line: usize,
@@ -81,7 +84,8 @@ enum State {
     #[default]
     FirstDigit,
     Size,
-    /// White space was there: RFC 9112, 7.1.1 allows it in front of an extension's `;` (a recipient MUST parse and remove it).
+    /// White space was there: RFC 9112, 7.1.1 allows it in front of an extension's `;` (a recipient
+    /// MUST parse and remove it).
     SpaceBehindSize,
     Extension,
     SizeLf,
@@ -98,7 +102,8 @@ enum State {
 
 impl Chunked {
     fn decode(&mut self, buf: &mut Vec<u8>, start: usize) -> Result<Progress, Reject> {
-        // Everything before `write` is head and body; from there to `read` is framing already used up.
+        // Everything before `write` is head and body; from there to `read` is framing already used
+        // up.
         let mut write = start.saturating_add(self.decoded);
         let mut read = write;
         while self.state != State::Done {
@@ -130,26 +135,40 @@ impl Chunked {
             buf.copy_within(read.., write);
             buf.truncate(write + rest);
         }
-        Ok(if self.state == State::Done { Progress::Complete { end: write } } else { Progress::Partial })
+        Ok(if self.state == State::Done {
+            Progress::Complete { end: write }
+        } else {
+            Progress::Partial
+        })
     }
 
     /// One byte of framing.
     fn step(&mut self, byte: u8) -> Result<State, Reject> {
-        if matches!(self.state, State::FirstDigit | State::Size | State::SpaceBehindSize | State::Extension | State::SizeLf) {
+        if matches!(
+            self.state,
+            State::FirstDigit
+                | State::Size
+                | State::SpaceBehindSize
+                | State::Extension
+                | State::SizeLf
+        ) {
             self.line += 1;
             if self.line > CHUNK_LINE_BYTES_MAX {
                 return Err(LINE_TOO_LONG);
             }
         }
         match (self.state, byte) {
-            (State::FirstDigit | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.size_digit(byte),
+            (State::FirstDigit | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.size_digit(byte)
+            }
             (State::Size, b'\r') => Ok(State::SizeLf),
             (State::Size | State::SpaceBehindSize, b' ' | b'\t') => Ok(State::SpaceBehindSize),
             (State::Size | State::SpaceBehindSize, b';') => Ok(State::Extension),
             (State::FirstDigit | State::Size | State::SpaceBehindSize, _) => Err(BAD_SIZE),
 
-            // RFC 9112, 7.1.1: "A recipient MUST ignore unrecognized chunk extensions". A quoted string cannot hold a line end either,
-            // so that their grammar does not matter for where the line ends.
+            // RFC 9112, 7.1.1: "A recipient MUST ignore unrecognized chunk extensions". A quoted
+            // string cannot hold a line end either, so that their grammar does not matter for where
+            // the line ends.
             (State::Extension, b'\r') => Ok(State::SizeLf),
             (State::Extension, _) if is_value_byte(byte) => Ok(State::Extension),
             (State::Extension, _) => Err(BAD_EXTENSION),
@@ -162,11 +181,17 @@ impl Chunked {
             (State::DataLf, b'\n') => Ok(State::FirstDigit),
             (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
             (State::EndLf, b'\n') => Ok(State::Done),
-            (State::SizeLf | State::DataCr | State::DataLf | State::TrailerLf | State::EndLf, _) => Err(BAD_LINE_END),
+            (
+                State::SizeLf | State::DataCr | State::DataLf | State::TrailerLf | State::EndLf,
+                _,
+            ) => Err(BAD_LINE_END),
 
-            // Trailer fields are discarded, as RFC 9112, 7.1.2 allows: nothing that comes behind the body may change what it means.
+            // Trailer fields are discarded, as RFC 9112, 7.1.2 allows: nothing that comes behind
+            // the body may change what it means.
             (State::TrailerStart, b'\r') => Ok(State::EndLf),
-            (State::TrailerStart | State::TrailerName, _) if is_token_byte(byte) => Ok(State::TrailerName),
+            (State::TrailerStart | State::TrailerName, _) if is_token_byte(byte) => {
+                Ok(State::TrailerName)
+            }
             (State::TrailerName, b':') => Ok(State::TrailerValue),
             (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
             (State::TrailerValue, _) if is_value_byte(byte) => Ok(State::TrailerValue),

@@ -1,5 +1,6 @@
-//! What the header fields say about the message itself: where its body ends, whether the connection stays open, whether the client waits
-//! for a 100 (RFC 9112, sections 3.2, 6 and 9.3; RFC 9110, section 10.1.1).
+//! What the header fields say about the message itself: where its body ends, whether the connection
+//! stays open, whether the client waits for a 100 (RFC 9112, sections 3.2, 6 and 9.3; RFC 9110,
+//! section 10.1.1).
 
 use httparse::Header;
 
@@ -37,7 +38,8 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// Of a message without any header field.
-    pub(super) const BARE: Delivery = Delivery { framing: Framing::None, keep_alive: false, expect_continue: false };
+    pub(super) const BARE: Delivery =
+        Delivery { framing: Framing::None, keep_alive: false, expect_continue: false };
 
     pub(super) fn read(version: Version, headers: &[Header<'_>]) -> Result<Delivery, Reject> {
         let mut content_length = None;
@@ -58,7 +60,10 @@ impl Delivery {
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     if !members(value).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
-                        return Err(Reject { status: 417, reason: "only 100-continue can be expected" });
+                        return Err(Reject {
+                            status: 417,
+                            reason: "only 100-continue can be expected",
+                        });
                     }
                     expect_continue = true;
                 }
@@ -69,7 +74,8 @@ impl Delivery {
                     }
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    // RFC 9112, 6.3 would let a server accept equal values; a second one shows that somebody on the way has added it.
+                    // RFC 9112, 6.3 would let a server accept equal values; a second one shows that
+                    // somebody on the way has added it.
                     let length = parse_length(value)?;
                     if content_length.replace(length).is_some() {
                         return Err(Reject::bad_request("more than one Content-Length"));
@@ -80,30 +86,38 @@ impl Delivery {
             }
         }
 
-        // RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
-        // header field and to any request message that contains more than one Host header field line".
+        // RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
+        // HTTP/1.1 request message that lacks a Host header field and to any request message that
+        // contains more than one Host header field line".
         match (version, hosts) {
             (Version::Http11, 0) => return Err(Reject::bad_request("Host is missing")),
             (_, 0 | 1) => {}
             _ => return Err(Reject::bad_request("more than one Host")),
         }
-        // RFC 9112, 6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding".
+        // RFC 9112, 6.1: "A server MAY reject a request that contains both Content-Length and
+        // Transfer-Encoding".
         if content_length.is_some() && codings.any() {
             return Err(Reject::bad_request("Content-Length together with Transfer-Encoding"));
         }
         let framing = match content_length {
             _ if codings.are_chunked(version)? => Framing::Chunked,
-            Some(length) if length > BODY_BYTES_MAX => return Err(Reject { status: 413, reason: "body too large" }),
+            Some(length) if length > BODY_BYTES_MAX => {
+                return Err(Reject { status: 413, reason: "body too large" });
+            }
             Some(length) => Framing::Length(length),
             None => Framing::None,
         };
         Ok(Delivery {
             framing,
-            // RFC 9112, 9.3, in its order: close wins; then 1.1 stays open; 1.0 does when it says so.
+            // RFC 9112, 9.3, in its order: close wins; then 1.1 stays open; 1.0 does when it says
+            // so.
             keep_alive: !close && (version == Version::Http11 || keep_alive),
-            // RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that expectation";
-            // and without a body to come there is nothing to continue.
-            expect_continue: expect_continue && version == Version::Http11 && !matches!(framing, Framing::None | Framing::Length(0)),
+            // RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0
+            // request MUST ignore that expectation"; and without a body to come there is nothing to
+            // continue.
+            expect_continue: expect_continue
+                && version == Version::Http11
+                && !matches!(framing, Framing::None | Framing::Length(0)),
         })
     }
 }
@@ -119,8 +133,9 @@ struct Codings {
 impl Codings {
     fn add(&mut self, value: &[u8]) -> Result<(), Reject> {
         for coding in members(value) {
-            // Also refuses empty members, parameters and quotes: `chunked;a=b`, `"chunked"` and `,chunked` are read differently by
-            // different implementations, and no client needs them.
+            // Also refuses empty members, parameters and quotes: `chunked;a=b`, `"chunked"` and
+            // `,chunked` are read differently by different implementations, and no client needs
+            // them.
             if coding.is_empty() || !coding.iter().copied().all(is_token_byte) {
                 return Err(Reject::bad_request("malformed Transfer-Encoding"));
             }
@@ -139,13 +154,15 @@ impl Codings {
         if !self.any() {
             return Ok(false);
         }
-        // RFC 9112, 6.1: "A server or client that receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat the
-        // message as if the framing is faulty".
+        // RFC 9112, 6.1: "A server or client that receives an HTTP/1.0 message containing a
+        // Transfer-Encoding header field MUST treat the message as if the framing is faulty".
         if version == Version::Http10 {
             return Err(Reject::bad_request("Transfer-Encoding in HTTP/1.0"));
         }
         if self.chunked > 1 || (self.chunked == 1 && !self.chunked_is_last) {
-            return Err(Reject::bad_request("chunked is not the last transfer coding, or there twice"));
+            return Err(Reject::bad_request(
+                "chunked is not the last transfer coding, or there twice",
+            ));
         }
         if self.other > 0 {
             return Err(Reject { status: 501, reason: "unknown transfer coding" });
@@ -164,10 +181,13 @@ fn parse_length(value: &[u8]) -> Result<usize, Reject> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Reject::bad_request("malformed Content-Length"));
     }
-    Ok(value.iter().fold(0_usize, |n, digit| n.saturating_mul(10).saturating_add(usize::from(digit - b'0'))))
+    Ok(value
+        .iter()
+        .fold(0_usize, |n, digit| n.saturating_mul(10).saturating_add(usize::from(digit - b'0'))))
 }
 
-/// `uri-host [ ":" port ]`, by its characters. May be empty: RFC 9112, 3.2 has clients send it so where the target has no authority.
+/// `uri-host [ ":" port ]`, by its characters. May be empty: RFC 9112, 3.2 has clients send it so
+/// where the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     value.iter().copied().all(is_authority_byte)
 }
@@ -175,10 +195,27 @@ fn is_host(value: &[u8]) -> bool {
 /// `tchar` of RFC 9110, 5.6.2.
 pub(super) fn is_token_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric()
-        || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || matches!(
+            b,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
-/// What may stand in a field's value: all but control characters, of which the tab is allowed (RFC 9110, 5.5).
+/// What may stand in a field's value: all but control characters, of which the tab is allowed (RFC
+/// 9110, 5.5).
 pub(super) fn is_value_byte(b: u8) -> bool {
     b == b'\t' || (b >= b' ' && b != 0x7f)
 }

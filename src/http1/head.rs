@@ -12,14 +12,16 @@ use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, LEADING_EMPTY_LINES_MAX};
 #[cfg(test)]
 mod tests;
 
-/// The parser of heads and what it has found, for one connection; [`RequestHead::clear`] makes it ready for the next request.
+/// The parser of heads and what it has found, for one connection; [`RequestHead::clear`] makes it
+/// ready for the next request.
 ///
-/// It holds offsets, not references: the buffer may grow and move while the body comes in. No memory is allocated once the list of
-/// fields has its size. What it finds is meaningful after [`Progress::Complete`] alone.
+/// It holds offsets, not references: the buffer may grow and move while the body comes in. No
+/// memory is allocated once the list of fields has its size. What it finds is meaningful after
+/// [`Progress::Complete`] alone.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// No line ends between `line_start` and here, bytes; here the search goes on. A client that sends byte by byte costs one look at
-    /// each byte, and httparse runs once.
+    /// No line ends between `line_start` and here, bytes; here the search goes on. A client that
+    /// sends byte by byte costs one look at each byte, and httparse runs once.
     scanned: usize,
     /// Start of the line that has not ended yet.
     line_start: usize,
@@ -68,8 +70,9 @@ impl RequestHead {
         *self = Self { headers, ..Self::new() };
     }
 
-    /// Looks for a head at the start of `buf`. Between calls `buf` may only grow at its end, until [`RequestHead::clear`]. What comes
-    /// out does not depend on how the bytes are divided into calls.
+    /// Looks for a head at the start of `buf`. Between calls `buf` may only grow at its end, until
+    /// [`RequestHead::clear`]. What comes out does not depend on how the bytes are divided into
+    /// calls.
     pub fn parse(&mut self, buf: &[u8]) -> Result<Progress, Reject> {
         if self.end == 0 {
             let Some(end) = self.find_end(buf)? else { return Ok(Progress::Partial) };
@@ -79,14 +82,17 @@ impl RequestHead {
         Ok(Progress::Complete { end: self.end })
     }
 
-    /// Offset behind the empty line that ends the head, when it is there. All lines up to it end in CRLF.
+    /// Offset behind the empty line that ends the head, when it is there. All lines up to it end in
+    /// CRLF.
     fn find_end(&mut self, buf: &[u8]) -> Result<Option<usize>, Reject> {
         let window = buf.get(..HEAD_BYTES_MAX).unwrap_or(buf);
         while let Some(found) = memchr(b'\n', window.get(self.scanned..).unwrap_or_default()) {
             let line_end = self.scanned + found + 1;
-            // Without its line end. A recipient MAY take a bare LF as a line's end (RFC 9112, 2.2); that not all do is what smuggling
-            // lives on.
-            let Some(line) = window.get(self.line_start..line_end).and_then(|line| line.strip_suffix(b"\r\n")) else {
+            // Without its line end. A recipient MAY take a bare LF as a line's end (RFC 9112, 2.2);
+            // that not all do is what smuggling lives on.
+            let Some(line) =
+                window.get(self.line_start..line_end).and_then(|line| line.strip_suffix(b"\r\n"))
+            else {
                 return Err(Reject::bad_request("line does not end in CRLF"));
             };
             if line.is_empty() && self.line_start > self.start {
@@ -105,7 +111,9 @@ impl RequestHead {
         self.scanned = window.len();
         match () {
             () if window.len() < HEAD_BYTES_MAX => Ok(None),
-            () if self.line_start == self.start => Err(Reject { status: 414, reason: "request line too long" }),
+            () if self.line_start == self.start => {
+                Err(Reject { status: 414, reason: "request line too long" })
+            }
             () => Err(Reject { status: 431, reason: "request head too large" }),
         }
     }
@@ -116,9 +124,12 @@ impl RequestHead {
         let mut fields = [MaybeUninit::uninit(); HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
         let outcome = parsed.parse_with_uninit_headers(text, &mut fields);
-        // `Partial` or another end cannot be: both look for the first empty line. If they ever disagree, nobody should believe either.
+        // `Partial` or another end cannot be: both look for the first empty line. If they ever
+        // disagree, nobody should believe either.
         let (Some(method), Some(target), Some(minor)) = (match outcome {
-            Ok(httparse::Status::Complete(end)) if end == text.len() => (parsed.method, parsed.path, parsed.version),
+            Ok(httparse::Status::Complete(end)) if end == text.len() => {
+                (parsed.method, parsed.path, parsed.version)
+            }
             Ok(_) => (None, None, None),
             Err(error) => return Err(explain(error, text)),
         }) else {
@@ -131,12 +142,22 @@ impl RequestHead {
         self.method = Span::of(method.as_bytes(), head);
         self.path = Span::of(target.path.as_bytes(), head);
         self.query = Span::of(target.query.as_bytes(), head);
-        self.headers.extend(parsed.headers.iter().map(|h| (Span::of(h.name.as_bytes(), head), Span::of(h.value, head))));
+        self.headers.extend(
+            parsed
+                .headers
+                .iter()
+                .map(|h| (Span::of(h.name.as_bytes(), head), Span::of(h.value, head))),
+        );
         Ok(())
     }
 
-    /// The request, borrowed from `buf`, the one whose head was parsed. `headers` (of [`Header::EMPTY`]) is room for its fields.
-    pub fn request<'h, 'b: 'h>(&self, buf: &'b [u8], headers: &'h mut [Header<'b>; HEADERS_MAX]) -> Request<'h> {
+    /// The request, borrowed from `buf`, the one whose head was parsed. `headers` (of
+    /// [`Header::EMPTY`]) is room for its fields.
+    pub fn request<'h, 'b: 'h>(
+        &self,
+        buf: &'b [u8],
+        headers: &'h mut [Header<'b>; HEADERS_MAX],
+    ) -> Request<'h> {
         for (room, (name, value)) in headers.iter_mut().zip(&self.headers) {
             *room = Header { name: name.text(buf), value: value.bytes(buf) };
         }
@@ -152,7 +173,8 @@ impl RequestHead {
         }
     }
 
-    /// Whether what has come in asks by HEAD, whose answer has no body (RFC 9112, 6.3), also where [`RequestHead::parse`] has refused the rest.
+    /// Whether what has come in asks by HEAD, whose answer has no body (RFC 9112, 6.3), also where
+    /// [`RequestHead::parse`] has refused the rest.
     pub fn is_head(&self, buf: &[u8]) -> bool {
         buf.get(self.start..).is_some_and(|line| line.starts_with(b"HEAD "))
     }
@@ -192,13 +214,18 @@ fn explain(error: httparse::Error, text: &[u8]) -> Reject {
                 _ => Reject::bad_request("malformed request line"),
             }
         }
-        Error::HeaderName => Reject::bad_request("malformed header field (folded line, or white space before the colon, or no name)"),
+        Error::HeaderName => Reject::bad_request(
+            "malformed header field (folded line, or white space before the colon, or no name)",
+        ),
         Error::HeaderValue => Reject::bad_request("control character in a header field"),
-        Error::NewLine | Error::Status | Error::Token => Reject::bad_request("malformed request line"),
+        Error::NewLine | Error::Status | Error::Token => {
+            Reject::bad_request("malformed request line")
+        }
     }
 }
 
-/// Where a piece of the head stands in the buffer, bytes. Small, because every open connection keeps a list of them.
+/// Where a piece of the head stands in the buffer, bytes. Small, because every open connection
+/// keeps a list of them.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u16,
@@ -210,7 +237,8 @@ const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize, "offsets in a head ar
 impl Span {
     const EMPTY: Span = Span { start: 0, end: 0 };
 
-    /// `part` is a piece of `head`, which is at most HEAD_BYTES_MAX long: no cast cuts anything off.
+    /// `part` is a piece of `head`, which is at most HEAD_BYTES_MAX long: no cast cuts anything
+    /// off.
     fn of(part: &[u8], head: &[u8]) -> Span {
         let start = part.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
         Span { start: start as u16, end: (start.wrapping_add(part.len())) as u16 }

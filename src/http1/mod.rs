@@ -1,18 +1,21 @@
 //! HTTP/1.1, pure: bytes → request, response → bytes. No sockets, no clocks.
 //!
-//! A connection keeps one buffer, one [`RequestHead`] and one output buffer, and uses them for all its requests:
+//! A connection keeps one buffer, one [`RequestHead`] and one output buffer, and uses them for all
+//! its requests:
 //!
 //! 1. append what was read to the buffer, call [`RequestHead::parse`] until it is complete;
-//! 2. where [`RequestHead::expect_continue`] and nothing of the body is there yet, send [`CONTINUE`];
-//! 3. [`Body::new`], then append and call [`Body::advance`] until it is complete: head and body now stand in the buffer one behind the
-//!    other, behind them what the client has pipelined;
+//! 2. where [`RequestHead::expect_continue`] and nothing of the body is there yet, send
+//!    [`CONTINUE`];
+//! 3. [`Body::new`], then append and call [`Body::advance`] until it is complete: head and body now
+//!    stand in the buffer one behind the other, behind them what the client has pipelined;
 //! 4. [`RequestHead::request`] gives the borrowed [`Request`]; [`Response::write`] answers;
 //! 5. remove the request from the front of the buffer, [`RequestHead::clear`].
 //!
-//! **Refuse rather than guess.** A load balancer in front (HAProxy, an ALB) and this parser must see the same requests in the same bytes,
-//! else one client's bytes become another one's request (request smuggling). So whatever two implementations are known to read
-//! differently is refused, also where RFC 9112 would let a server repair it, and **every [`Reject`] ends the connection**: behind a
-//! message of uncertain length nothing is a request.
+//! **Refuse rather than guess.** A load balancer in front (HAProxy, an ALB) and this parser must
+//! see the same requests in the same bytes, else one client's bytes become another one's request
+//! (request smuggling). So whatever two implementations are known to read differently is refused,
+//! also where RFC 9112 would let a server repair it, and **every [`Reject`] ends the connection**:
+//! behind a message of uncertain length nothing is a request.
 
 mod body;
 mod framing;
@@ -79,7 +82,8 @@ impl Header<'_> {
 pub struct Request<'a> {
     /// Method as sent, case-sensitive: `POST`.
     pub method: &'a str,
-    /// Path of the target as sent (still percent-encoded), without query. Starts with `/`, also for absolute-form targets.
+    /// Path of the target as sent (still percent-encoded), without query. Starts with `/`, also for
+    /// absolute-form targets.
     pub path: &'a str,
     /// Query without the `?`; empty where there is none.
     pub query: &'a str,

@@ -10,9 +10,10 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A response with a JSON body. Nothing in its head comes from a request, so none can be injected.
 ///
-/// It has no `Date`: RFC 9110, 6.6.1 asks for it of servers with a clock, and this room has none; the field is for caches, and the
-/// answer to a POST is not stored. It has no `Server`: that would only tell an attacker what to look up. A 401 has no
-/// `WWW-Authenticate`: there is no registered challenge for SigV4, and the XKS specification names none.
+/// It has no `Date`: RFC 9110, 6.6.1 asks for it of servers with a clock, and this room has none;
+/// the field is for caches, and the answer to a POST is not stored. It has no `Server`: that would
+/// only tell an attacker what to look up. A 401 has no `WWW-Authenticate`: there is no registered
+/// challenge for SigV4, and the XKS specification names none.
 #[derive(Clone, Copy, Debug)]
 pub struct Response<'a> {
     /// Status code, of three digits.
@@ -43,7 +44,8 @@ impl Response<'_> {
             out.extend_from_slice(b"\r\nConnection: keep-alive");
         }
         if self.status == 405 {
-            // RFC 9110, 15.5.6: "The origin server MUST generate an Allow header field in a 405 response".
+            // RFC 9110, 15.5.6: "The origin server MUST generate an Allow header field in a 405
+            // response".
             out.extend_from_slice(b"\r\nAllow: POST");
         }
         out.extend_from_slice(b"\r\n\r\n");
@@ -56,7 +58,8 @@ impl Response<'_> {
 /// Room for every head that [`Response::write`] makes, bytes.
 const HEAD_BYTES: usize = 192;
 
-/// As RFC 9110, 15 and RFC 6585 call it; empty for a status that xksd does not use, which RFC 9112, 4 allows.
+/// As RFC 9110, 15 and RFC 6585 call it; empty for a status that xksd does not use, which RFC 9112,
+/// 4 allows.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -15,20 +15,22 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Origin-form (`/path?query`) and absolute-form (`https://host/path?query`). Authority-form and `*` belong to CONNECT and OPTIONS,
-    /// which are not served.
+    /// Origin-form (`/path?query`) and absolute-form (`https://host/path?query`). Authority-form
+    /// and `*` belong to CONNECT and OPTIONS, which are not served.
     ///
-    /// The authority of an absolute-form target is checked and then left aside: nothing is routed by host name, and the signature
-    /// covers the `Host` field.
+    /// The authority of an absolute-form target is checked and then left aside: nothing is routed
+    /// by host name, and the signature covers the `Host` field.
     pub(super) fn parse(target: &'a str) -> Result<Target<'a>, Reject> {
         if target.len() > TARGET_BYTES_MAX {
             return Err(Reject { status: 414, reason: "request target too long" });
         }
-        // A fragment is never sent; what stands behind `#` would be path for one reader and nothing for another.
+        // A fragment is never sent; what stands behind `#` would be path for one reader and nothing
+        // for another.
         if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
             return Err(INVALID);
         }
-        let after_authority = if target.starts_with('/') { target } else { skip_authority(target)? };
+        let after_authority =
+            if target.starts_with('/') { target } else { skip_authority(target)? };
         let (path, query) = after_authority.split_once('?').unwrap_or((after_authority, ""));
         Ok(Target { path, query })
     }
@@ -42,14 +44,19 @@ fn skip_authority(target: &str) -> Result<&str, Reject> {
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at_checked(end).ok_or(INVALID)?;
-    // RFC 9110, 4.2.1: an empty host identifier is invalid. 4.2.4: userinfo SHOULD be treated as an error; `@` is no authority byte here.
-    if authority.is_empty() || authority.starts_with(':') || !authority.bytes().all(is_authority_byte) {
+    // RFC 9110, 4.2.1: an empty host identifier is invalid. 4.2.4: userinfo SHOULD be treated as an
+    // error; `@` is no authority byte here.
+    if authority.is_empty()
+        || authority.starts_with(':')
+        || !authority.bytes().all(is_authority_byte)
+    {
         return Err(INVALID);
     }
     Ok(after)
 }
 
-/// Characters of a host (name, IPv4, IPv6 in brackets, percent-encoded) and its port: RFC 3986, 3.2.2 and 3.2.3, without userinfo.
+/// Characters of a host (name, IPv4, IPv6 in brackets, percent-encoded) and its port: RFC 3986,
+/// 3.2.2 and 3.2.3, without userinfo.
 pub(super) fn is_authority_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric()
         || matches!(b, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')

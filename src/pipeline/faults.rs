@@ -1,41 +1,65 @@
 //! Which error AWS KMS is told for what went wrong behind the pipeline.
 //!
-//! KMS retries InternalException, DependencyTimeoutException and ThrottlingException, and counts only these against the
-//! key store: so a device fault is never told as bad ciphertext, nor the reverse.
+//! KMS retries InternalException, DependencyTimeoutException and ThrottlingException, and counts
+//! only these against the key store: so a device fault is never told as bad ciphertext, nor the
+//! reverse.
 
 use crate::api::{ApiError, ErrorName};
 use crate::hsm::Fault;
 use crate::sched::Refused;
 
-/// The error for a key manager's fault; what only the operator may see goes to `detail`, which may hold what an earlier try left. `begun`: the key
-/// manager had begun with it.
+/// The error for a key manager's fault; what only the operator may see goes to `detail`, which may
+/// hold what an earlier try left. `begun`: the key manager had begun with it.
 pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> ApiError {
     detail.clear();
     match fault {
         Fault::KeyNotFound { detail: why } => {
             *detail = why;
-            ApiError::new(ErrorName::KeyNotFoundException, "the key manager does not hold exactly one key of this name")
+            ApiError::new(
+                ErrorName::KeyNotFoundException,
+                "the key manager does not hold exactly one key of this name",
+            )
         }
-        Fault::KeyDisabled => ApiError::new(ErrorName::InvalidStateException, "the key is disabled, or outside its start and end date"),
-        Fault::KeyUsage => ApiError::new(ErrorName::InvalidKeyUsageException, "the key is not an AES-256 key that allows this operation"),
+        Fault::KeyDisabled => ApiError::new(
+            ErrorName::InvalidStateException,
+            "the key is disabled, or outside its start and end date",
+        ),
+        Fault::KeyUsage => ApiError::new(
+            ErrorName::InvalidKeyUsageException,
+            "the key is not an AES-256 key that allows this operation",
+        ),
         Fault::BadCiphertext => ApiError::new(
             ErrorName::InvalidCiphertextException,
-            "ciphertext, initialization vector, tag, metadata or additional authenticated data are not what was encrypted under this key",
+            "ciphertext, initialization vector, tag, metadata or additional authenticated data are \
+             not what was encrypted under this key",
         ),
         Fault::Device { detail: why } => {
             *detail = why;
-            ApiError::new(ErrorName::InternalException, "the key manager failed; the proxy's log says how")
+            ApiError::new(
+                ErrorName::InternalException,
+                "the key manager failed; the proxy's log says how",
+            )
         }
-        Fault::Busy => ApiError::new(ErrorName::ThrottlingException, "the key manager has too much to do"),
+        Fault::Busy => {
+            ApiError::new(ErrorName::ThrottlingException, "the key manager has too much to do")
+        }
         Fault::Timeout => {
-            let why = if begun { "a call into the key manager's library did not return in time" } else { "no session came free in time" };
+            let why = if begun {
+                "a call into the key manager's library did not return in time"
+            } else {
+                "no session came free in time"
+            };
             detail.push_str(why);
-            ApiError::new(ErrorName::DependencyTimeoutException, "the key manager did not answer in time")
+            ApiError::new(
+                ErrorName::DependencyTimeoutException,
+                "the key manager did not answer in time",
+            )
         }
     }
 }
 
-/// Whether another try may succeed: on another session always, and `on_a_replica` also where this key manager cannot.
+/// Whether another try may succeed: on another session always, and `on_a_replica` also where this
+/// key manager cannot.
 pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
     match fault {
         Fault::Device { .. } => true,
@@ -50,7 +74,10 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
     match why {
         Refused::NoLanes(last_fault) => {
             *detail = last_fault.as_deref().unwrap_or("no session was ever open").to_string();
-            ApiError::new(ErrorName::InternalException, "no session with the key manager is open; the proxy's log says why")
+            ApiError::new(
+                ErrorName::InternalException,
+                "no session with the key manager is open; the proxy's log says why",
+            )
         }
         Refused::NoAnswer => {
             *detail = "calls into the key manager's library hang".to_owned();
@@ -58,8 +85,16 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
         }
         Refused::QueueFull | Refused::CannotMakeIt => {
             let full = matches!(why, Refused::QueueFull);
-            *detail = if full { "its queue is full" } else { "with what waits already it would not be done by its deadline" }.to_owned();
-            ApiError::new(ErrorName::ThrottlingException, "the key manager cannot do more requests in time")
+            *detail = if full {
+                "its queue is full"
+            } else {
+                "with what waits already it would not be done by its deadline"
+            }
+            .to_owned();
+            ApiError::new(
+                ErrorName::ThrottlingException,
+                "the key manager cannot do more requests in time",
+            )
         }
     }
 }

@@ -24,7 +24,12 @@ pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
             }
             let model = info.map(|info| {
                 let parts = [&info.model, &info.token, &info.serial, &info.versions];
-                parts.iter().filter(|part| !part.is_empty()).map(|part| part.as_str()).collect::<Vec<_>>().join(", ")
+                parts
+                    .iter()
+                    .filter(|part| !part.is_empty())
+                    .map(|part| part.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
             });
             EkmFleetDetail {
                 id: manager.name.to_string(),

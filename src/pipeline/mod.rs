@@ -1,4 +1,5 @@
-//! The request's way, on one page: route → authenticate → decode → key → key manager → encode. One [`Pipeline`] a shard.
+//! The request's way, on one page: route → authenticate → decode → key → key manager → encode. One
+//! [`Pipeline`] a shard.
 
 mod faults;
 mod health;
@@ -47,7 +48,9 @@ pub struct Arrival {
 
 impl Arrival {
     fn unix_seconds(&self) -> i64 {
-        self.head_read.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        self.head_read
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
     }
 }
 
@@ -74,21 +77,44 @@ struct Story {
 
 impl Pipeline {
     /// The pipeline of shard `shard`.
-    pub fn new(shard: usize, stores: Arc<ArcSwap<KeyStores>>, inbox: Rc<Inbox>, metrics: Arc<ShardMetrics>, log: Log) -> Pipeline {
+    pub fn new(
+        shard: usize,
+        stores: Arc<ArcSwap<KeyStores>>,
+        inbox: Rc<Inbox>,
+        metrics: Arc<ShardMetrics>,
+        log: Log,
+    ) -> Pipeline {
         let strangers = RefCell::new(Shares::new(STRANGERS_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL));
-        Pipeline { shard, stores, inbox, signing_keys: RefCell::new(SigningKeys::new()), metrics, log, strangers }
+        Pipeline {
+            shard,
+            stores,
+            inbox,
+            signing_keys: RefCell::new(SigningKeys::new()),
+            metrics,
+            log,
+            strangers,
+        }
     }
 
-    /// Whether a request is worth reading its body: false when its path, method or what it says of its signature already
-    /// fails. [`Pipeline::on_request`] then answers it without its body.
+    /// Whether a request is worth reading its body: false when its path, method or what it says of
+    /// its signature already fails. [`Pipeline::on_request`] then answers it without its body.
     pub fn wants_body(&self, request: &Request<'_>, arrival: &Arrival) -> bool {
         let stores = self.stores.load();
-        self.route(&stores, request)
-            .is_ok_and(|(_, store)| auth::precheck(request, &store.credentials, &stores.regions, arrival.unix_seconds()).is_ok())
+        self.route(&stores, request).is_ok_and(|(_, store)| {
+            auth::precheck(request, &store.credentials, &stores.regions, arrival.unix_seconds())
+                .is_ok()
+        })
     }
 
-    /// Answers a request: appends the JSON body to `out` and gives the status. `body` is the whole body.
-    pub async fn on_request(&self, request: &Request<'_>, body: &[u8], arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
+    /// Answers a request: appends the JSON body to `out` and gives the status. `body` is the whole
+    /// body.
+    pub async fn on_request(
+        &self,
+        request: &Request<'_>,
+        body: &[u8],
+        arrival: &Arrival,
+        out: &mut Vec<u8>,
+    ) -> u16 {
         self.inbox.look();
         let mut story = self.story();
         let result = self.serve(request, body, arrival, out, &mut story).await;
@@ -98,7 +124,12 @@ impl Pipeline {
 
     /// Answers what is no HTTP request that could be read.
     pub fn on_reject(&self, reject: &Reject, arrival: &Arrival, out: &mut Vec<u8>) -> u16 {
-        self.finish(Err(ApiError::transport(reject.status, reject.reason)), arrival, out, self.story())
+        self.finish(
+            Err(ApiError::transport(reject.status, reject.reason)),
+            arrival,
+            out,
+            self.story(),
+        )
     }
 
     fn story(&self) -> Story {
@@ -117,7 +148,8 @@ impl Pipeline {
     ) -> Result<(), ApiError> {
         let stores = self.stores.load_full();
         let (route, store) = self.route(&stores, request).inspect_err(|error| {
-            // What stands before xksd may have rewritten the prefix: only here can that be seen. Nothing else of the path, which may be anything.
+            // What stands before xksd may have rewritten the prefix: only here can that be seen.
+            // Nothing else of the path, which may be anything.
             if let Ok(route) = crate::api::route(request.path) {
                 story.record.detail = format!("{}: {}", error.message(), route.prefix);
             }
@@ -136,7 +168,10 @@ impl Pipeline {
         };
         story.tell(metadata);
         if !store.enabled {
-            return Err(ApiError::new(ErrorName::InvalidStateException, "this key store is disabled in the proxy's configuration"));
+            return Err(ApiError::new(
+                ErrorName::InvalidStateException,
+                "this key store is disabled in the proxy's configuration",
+            ));
         }
         let deadline = arrival.first_byte + stores.request_budget;
         if Instant::now() >= deadline {
@@ -150,17 +185,24 @@ impl Pipeline {
                 Ok(())
             }
             Call::Metadata => self.metadata(&of(find_key(store, &route)?), out, story).await,
-            Call::Encrypt(encrypt) => self.encrypt(&of(find_enabled_key(store, &route)?), encrypt, out, story).await,
-            Call::Decrypt(decrypt) => self.decrypt(&of(find_enabled_key(store, &route)?), decrypt, out, story).await,
+            Call::Encrypt(encrypt) => {
+                self.encrypt(&of(find_enabled_key(store, &route)?), encrypt, out, story).await
+            }
+            Call::Decrypt(decrypt) => {
+                self.decrypt(&of(find_enabled_key(store, &route)?), decrypt, out, story).await
+            }
         }
     }
 
-    fn route<'s, 'r>(&self, stores: &'s KeyStores, request: &Request<'r>) -> Result<(Route<'r>, &'s Arc<KeyStore>), ApiError> {
+    fn route<'s, 'r>(
+        &self,
+        stores: &'s KeyStores,
+        request: &Request<'r>,
+    ) -> Result<(Route<'r>, &'s Arc<KeyStore>), ApiError> {
         let route = crate::api::route(request.path)?;
-        let store = stores
-            .by_prefix
-            .get(route.prefix)
-            .ok_or_else(|| ApiError::new(ErrorName::InvalidUriPathException, "no key store has this path prefix"))?;
+        let store = stores.by_prefix.get(route.prefix).ok_or_else(|| {
+            ApiError::new(ErrorName::InvalidUriPathException, "no key store has this path prefix")
+        })?;
         crate::api::check_method(request.method)?;
         // A presigned URL has its signature in the wrong place, and is told so by `auth`.
         if !auth::is_presigned(request.query) {
@@ -179,7 +221,14 @@ impl Pipeline {
         story: &mut Story,
     ) -> Result<(), ApiError> {
         let mut keys = self.signing_keys.borrow_mut();
-        match auth::authenticate(request, body, &store.credentials, &stores.regions, arrival.unix_seconds(), &mut keys) {
+        match auth::authenticate(
+            request,
+            body,
+            &store.credentials,
+            &stores.regions,
+            arrival.unix_seconds(),
+            &mut keys,
+        ) {
             Ok(authenticated) => {
                 story.record.access_key_id = authenticated.access_key_id().clone();
                 Ok(())
@@ -191,23 +240,41 @@ impl Pipeline {
         }
     }
 
-    async fn metadata(&self, admitted: &Admitted<'_>, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+    async fn metadata(
+        &self,
+        admitted: &Admitted<'_>,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
         match self.execute(admitted, Task::Describe, || Some(Task::Describe), story).await? {
             Answer::Described(described) => {
                 let enabled = admitted.key.enabled && described.enabled;
-                response::metadata(&KeyMetadata { spec: &described.spec, usage: &described.usage, enabled }, out);
+                response::metadata(
+                    &KeyMetadata { spec: &described.spec, usage: &described.usage, enabled },
+                    out,
+                );
                 Ok(())
             }
             _ => Err(faults::wrong_answer()),
         }
     }
 
-    async fn encrypt(&self, admitted: &Admitted<'_>, encrypt: Encrypt, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+    async fn encrypt(
+        &self,
+        admitted: &Admitted<'_>,
+        encrypt: Encrypt,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
         let metadata = framing::encode_metadata(KEY_VERSION);
         let task = |encrypt: Encrypt| {
             let aad = encrypt.aad.unwrap_or_default();
             let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
-            Ok(Task::Encrypt { plaintext: encrypt.plaintext, aad: framing::aad_v1(aad, &metadata)?, integrity })
+            Ok(Task::Encrypt {
+                plaintext: encrypt.plaintext,
+                aad: framing::aad_v1(aad, &metadata)?,
+                integrity,
+            })
         };
         let again = || match admitted.decode(Operation::Encrypt)? {
             Call::Encrypt(encrypt) => task(encrypt).ok(),
@@ -216,19 +283,31 @@ impl Pipeline {
         match self.execute(admitted, task(encrypt)?, again, story).await? {
             Answer::Encrypted { iv, ciphertext, tag, integrity } => {
                 let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
-                response::encrypt(&Encrypted { ciphertext: &ciphertext, iv: &iv, tag: &tag, metadata, integrity }, out);
+                response::encrypt(
+                    &Encrypted { ciphertext: &ciphertext, iv: &iv, tag: &tag, metadata, integrity },
+                    out,
+                );
                 Ok(())
             }
             _ => Err(faults::wrong_answer()),
         }
     }
 
-    async fn decrypt(&self, admitted: &Admitted<'_>, decrypt: Decrypt, out: &mut Vec<u8>, story: &mut Story) -> Result<(), ApiError> {
+    async fn decrypt(
+        &self,
+        admitted: &Admitted<'_>,
+        decrypt: Decrypt,
+        out: &mut Vec<u8>,
+        story: &mut Story,
+    ) -> Result<(), ApiError> {
         let task = |decrypt: Decrypt| {
             let (aad, metadata) = (decrypt.aad, decrypt.metadata.as_deref());
             let framed = match framing::parse(metadata) {
-                Ok(Format::V1 { .. }) => framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
-                // The sample proxy can be configured to send metadata of its own; whether it is genuine, the tag decides.
+                Ok(Format::V1 { .. }) => {
+                    framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?
+                }
+                // The sample proxy can be configured to send metadata of its own; whether it is
+                // genuine, the tag decides.
                 Ok(Format::Absent) | Err(_) if admitted.store.accept_aws_sample => {
                     framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?
                 }
@@ -240,7 +319,12 @@ impl Pipeline {
                 }
                 Err(error) => return Err(error),
             };
-            Ok(Task::Decrypt { ciphertext: decrypt.ciphertext, iv: decrypt.iv, tag: decrypt.tag, aad: framed })
+            Ok(Task::Decrypt {
+                ciphertext: decrypt.ciphertext,
+                iv: decrypt.iv,
+                tag: decrypt.tag,
+                aad: framed,
+            })
         };
         let again = || match admitted.decode(Operation::Decrypt)? {
             Call::Decrypt(decrypt) => task(decrypt).ok(),
@@ -255,9 +339,10 @@ impl Pipeline {
         }
     }
 
-    /// Has a key manager do the task, the healthiest and soonest first; tried once more, on another replica or session, when that may help and there is
-    /// time for it. The task is made `again` then: a copy for the case would cost every request its allocations, and leave one more copy of
-    /// plaintext to be wiped.
+    /// Has a key manager do the task, the healthiest and soonest first; tried once more, on another
+    /// replica or session, when that may help and there is time for it. The task is made `again`
+    /// then: a copy for the case would cost every request its allocations, and leave one more copy
+    /// of plaintext to be wiped.
     async fn execute(
         &self,
         admitted: &Admitted<'_>,
@@ -319,7 +404,13 @@ impl Pipeline {
     }
 
     /// Writes an error's body, logs and counts.
-    fn finish(&self, result: Result<(), ApiError>, arrival: &Arrival, out: &mut Vec<u8>, story: Story) -> u16 {
+    fn finish(
+        &self,
+        result: Result<(), ApiError>,
+        arrival: &Arrival,
+        out: &mut Vec<u8>,
+        story: Story,
+    ) -> u16 {
         let Story { mut record, hsm } = story;
         (record.status, record.error) = match &result {
             Ok(()) => (200, "none"),
@@ -333,14 +424,20 @@ impl Pipeline {
             }
         };
         let total = arrival.first_byte.elapsed();
-        let key = RequestKey { key_store: record.key_store.clone(), operation: record.operation, error: record.error };
+        let key = RequestKey {
+            key_store: record.key_store.clone(),
+            operation: record.operation,
+            error: record.error,
+        };
         self.metrics.request(&key, total, hsm);
         let (queue, hsm) = hsm.unwrap_or_default();
-        (record.total_us, record.queue_us, record.hsm_us) = (total.as_micros() as u64, queue.as_micros() as u64, hsm.as_micros() as u64);
+        (record.total_us, record.queue_us, record.hsm_us) =
+            (total.as_micros() as u64, queue.as_micros() as u64, hsm.as_micros() as u64);
         record.client = Some(arrival.client);
         record.shard = self.shard;
         let status = record.status;
-        // What a credential stands behind is told in any number; it is the record of who used which key.
+        // What a credential stands behind is told in any number; it is the record of who used which
+        // key.
         if !record.access_key_id.is_empty() || self.may_tell_of_stranger(record.error) {
             self.log.request(record);
         }
@@ -353,10 +450,14 @@ impl Pipeline {
         self.strangers.borrow_mut().take(error, now)
     }
 
-    /// Logs how many refused requests were left out of the log, once their interval is over. To be called now and then.
+    /// Logs how many refused requests were left out of the log, once their interval is over. To be
+    /// called now and then.
     pub fn sweep(&self, now: Instant) {
         self.strangers.borrow_mut().sweep(now, |error, left_out| {
-            self.log.event(Level::Warn, format!("{left_out} more requests without a valid signature were refused: {error}"));
+            self.log.event(
+                Level::Warn,
+                format!("{left_out} more requests without a valid signature were refused: {error}"),
+            );
         });
     }
 }
@@ -386,7 +487,9 @@ impl Story {
 
 fn find_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Key, ApiError> {
     debug_assert_ne!(route.operation, Operation::Health);
-    store.keys.get(route.key_id).ok_or_else(|| ApiError::new(ErrorName::KeyNotFoundException, "this key store has no such external key"))
+    store.keys.get(route.key_id).ok_or_else(|| {
+        ApiError::new(ErrorName::KeyNotFoundException, "this key store has no such external key")
+    })
 }
 
 fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Key, ApiError> {
@@ -394,6 +497,9 @@ fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Ke
     if key.enabled {
         Ok(key)
     } else {
-        Err(ApiError::new(ErrorName::InvalidStateException, "this external key is disabled in the proxy's configuration"))
+        Err(ApiError::new(
+            ErrorName::InvalidStateException,
+            "this external key is disabled in the proxy's configuration",
+        ))
     }
 }

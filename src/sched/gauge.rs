@@ -1,4 +1,5 @@
-//! A pool's condition, to be read on every request without its lock. Written by whoever held the lock, before it lets go.
+//! A pool's condition, to be read on every request without its lock. Written by whoever held the
+//! lock, before it lets go.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ pub struct Condition {
     pub lanes_hung: usize,
 }
 
-/// Each field is exact by itself; they need not be of the same moment. No thread waits for what stands here, so that the order of the stores
-/// means nothing.
+/// Each field is exact by itself; they need not be of the same moment. No thread waits for what
+/// stands here, so that the order of the stores means nothing.
 pub(super) struct Gauge {
     start: Instant,
     /// Nanoseconds; `u64::MAX` for none.
@@ -39,18 +40,23 @@ impl Gauge {
     pub(super) fn set<J>(&self, core: &Core<J>) {
         let Counts { idle, awake, busy, stalled, abandoned, .. } = core.counts();
         self.expected.store(core.expected_time().map_or(u64::MAX, nanoseconds), Ordering::Relaxed);
-        let outage = core.outage().map_or(u64::MAX, |since| nanoseconds(since.saturating_duration_since(self.start)));
+        let outage = core
+            .outage()
+            .map_or(u64::MAX, |since| nanoseconds(since.saturating_duration_since(self.start)));
         self.outage.store(outage, Ordering::Relaxed);
         self.open.store((idle + awake + busy + stalled) as u32, Ordering::Relaxed);
         self.hung.store((stalled + abandoned) as u32, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self, now: Instant) -> Condition {
-        let some = |nanoseconds| (nanoseconds != u64::MAX).then(|| Duration::from_nanos(nanoseconds));
+        let some =
+            |nanoseconds| (nanoseconds != u64::MAX).then(|| Duration::from_nanos(nanoseconds));
         let outage = some(self.outage.load(Ordering::Relaxed));
         Condition {
             expected_time: some(self.expected.load(Ordering::Relaxed)),
-            is_out: outage.is_some_and(|since| now.saturating_duration_since(self.start) >= since + SHORT_OUTAGE),
+            is_out: outage.is_some_and(|since| {
+                now.saturating_duration_since(self.start) >= since + SHORT_OUTAGE
+            }),
             lanes_open: self.open.load(Ordering::Relaxed) as usize,
             lanes_hung: self.hung.load(Ordering::Relaxed) as usize,
         }

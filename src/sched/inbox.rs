@@ -1,8 +1,10 @@
-//! The shard's side: submit a job, await its ticket. Single-threaded and independent of the executor.
+//! The shard's side: submit a job, await its ticket. Single-threaded and independent of the
+//! executor.
 //!
-//! Lanes post outcomes to the shard's [`Mailbox`] and wake it once a batch. [`Deliver`], a task of the shard, hands them to the tickets.
-//! Each ticket owns a slot; the slot's generation goes with the job and changes when the slot is answered or its ticket dropped, so that a
-//! late outcome finds nobody, and a lane can see that nobody waits any more.
+//! Lanes post outcomes to the shard's [`Mailbox`] and wake it once a batch. [`Deliver`], a task of
+//! the shard, hands them to the tickets. Each ticket owns a slot; the slot's generation goes with
+//! the job and changes when the slot is answered or its ticket dropped, so that a late outcome
+//! finds nobody, and a lane can see that nobody waits any more.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -62,7 +64,8 @@ struct Mark {
     begun: AtomicU64,
 }
 
-/// Slots whose marks are allocated together; they never move, so that lanes read them without a lock.
+/// Slots whose marks are allocated together; they never move, so that lanes read them without a
+/// lock.
 const CHUNKS: usize = 64;
 const CHUNK: usize = TICKETS_A_SHARD_MAX / CHUNKS;
 const _: () = assert!(CHUNKS * CHUNK == TICKETS_A_SHARD_MAX);
@@ -79,7 +82,12 @@ pub struct Mailbox {
 impl Default for Mailbox {
     fn default() -> Self {
         let posted = Mutex::new(Vec::new());
-        Mailbox { posted, notified: AtomicBool::new(false), waker: AtomicWaker::new(), marks: [const { OnceLock::new() }; CHUNKS] }
+        Mailbox {
+            posted,
+            notified: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            marks: [const { OnceLock::new() }; CHUNKS],
+        }
     }
 }
 
@@ -95,15 +103,17 @@ impl Mailbox {
         Arc::default()
     }
 
-    /// Leaves an outcome without waking the shard: a batch is posted one by one, so that none is held back by the next one's call, and
-    /// woken for once. Until then the shard finds it at its next [`Inbox::expire`].
+    /// Leaves an outcome without waking the shard: a batch is posted one by one, so that none is
+    /// held back by the next one's call, and woken for once. Until then the shard finds it at its
+    /// next [`Inbox::expire`].
     pub(super) fn post(&self, token: Token, delivered: Delivered) {
         self.posted.lock().unwrap_or_else(PoisonError::into_inner).push((token, delivered));
     }
 
     /// Wakes the shard for what has been posted.
     pub(super) fn wake(&self) {
-        // A wake from a foreign thread costs the executor an eventfd write: only the first until the shard has looked.
+        // A wake from a foreign thread costs the executor an eventfd write: only the first until
+        // the shard has looked.
         if !self.notified.swap(true, Ordering::SeqCst) {
             self.waker.wake();
         }
@@ -111,10 +121,12 @@ impl Mailbox {
 
     /// Nobody waits for this job any more. Only a hint: the inbox itself drops what comes too late.
     pub(super) fn is_cancelled(&self, token: Token) -> bool {
-        self.mark(token.index).is_none_or(|mark| mark.generation.load(Ordering::Relaxed) != token.generation)
+        self.mark(token.index)
+            .is_none_or(|mark| mark.generation.load(Ordering::Relaxed) != token.generation)
     }
 
-    /// A lane begins with this job, after this time in the queue. Only for the record of one that never ends.
+    /// A lane begins with this job, after this time in the queue. Only for the record of one that
+    /// never ends.
     pub(super) fn begin(&self, token: Token, queue_wait: Duration) {
         if let Some(mark) = self.mark(token.index) {
             let wait_us = queue_wait.as_micros().min(u32::MAX.into()) as u64;
@@ -155,7 +167,8 @@ struct Slots {
 }
 
 impl Slots {
-    /// Puts an answer into a waiting slot, after which outcomes for it find nobody. The caller wakes.
+    /// Puts an answer into a waiting slot, after which outcomes for it find nobody. The caller
+    /// wakes.
     fn answer(&mut self, mailbox: &Mailbox, index: u32, delivered: Delivered) -> Option<Waker> {
         let slot = &mut self.slots[index as usize];
         let SlotState::Waiting(waker) = &mut slot.state else { return None };
@@ -189,13 +202,22 @@ pub struct Inbox {
 impl Inbox {
     /// For the shard of this index, with the mailbox that the pools were given for it.
     pub fn new(shard: usize, mailbox: Arc<Mailbox>) -> Rc<Inbox> {
-        Rc::new(Inbox { shard, mailbox, slots: RefCell::default(), spare: RefCell::default(), earliest: Cell::new(None) })
+        Rc::new(Inbox {
+            shard,
+            mailbox,
+            slots: RefCell::default(),
+            spare: RefCell::default(),
+            earliest: Cell::new(None),
+        })
     }
 
-    /// Hands a job to a key manager, or is told at once that it will not be done, and gets the job back for another one.
+    /// Hands a job to a key manager, or is told at once that it will not be done, and gets the job
+    /// back for another one.
     pub fn submit(self: &Rc<Self>, pool: &Pool, job: Job) -> Result<Ticket, Box<(Refused, Job)>> {
         let (now, deadline) = (sync::now(), job.deadline);
-        let Some(token) = self.reserve(now, deadline) else { return Err(Box::new((Refused::QueueFull, job))) };
+        let Some(token) = self.reserve(now, deadline) else {
+            return Err(Box::new((Refused::QueueFull, job)));
+        };
         // Dropped on refusal, which frees the slot.
         let ticket = Ticket { inbox: self.clone(), index: token.index, taken: false };
         pool.submit(self.shard, token, job, now)?;
@@ -213,15 +235,22 @@ impl Inbox {
                 let index = slots.slots.len();
                 let chunk = self.mailbox.marks.get(index / CHUNK)?;
                 // Begun is none of them: a slot's first job has generation 0.
-                let mark = |_| Mark { generation: AtomicU32::new(0), begun: AtomicU64::new(u64::MAX) };
+                let mark =
+                    |_| Mark { generation: AtomicU32::new(0), begun: AtomicU64::new(u64::MAX) };
                 chunk.get_or_init(|| (0..CHUNK).map(mark).collect());
-                slots.slots.push(Slot { generation: 0, state: SlotState::Free, submitted, deadline });
+                slots.slots.push(Slot {
+                    generation: 0,
+                    state: SlotState::Free,
+                    submitted,
+                    deadline,
+                });
                 index as u32
             }
         };
         slots.waiting += 1;
         let slot = &mut slots.slots[index as usize];
-        (slot.state, slot.submitted, slot.deadline) = (SlotState::Waiting(None), submitted, deadline);
+        (slot.state, slot.submitted, slot.deadline) =
+            (SlotState::Waiting(None), submitted, deadline);
         Some(Token { index, generation: slot.generation })
     }
 
@@ -230,9 +259,10 @@ impl Inbox {
         Deliver { inbox: self.clone() }
     }
 
-    /// Answers every ticket whose deadline has passed with [`Fault::Timeout`], also while its HSM call hangs. To be called every
-    /// [`DEADLINE_TICK`](crate::limits::DEADLINE_TICK) while something is pending. What has been posted goes out first: an outcome that is
-    /// there is not told as a timeout.
+    /// Answers every ticket whose deadline has passed with [`Fault::Timeout`], also while its HSM
+    /// call hangs. To be called every [`DEADLINE_TICK`](crate::limits::DEADLINE_TICK) while
+    /// something is pending. What has been posted goes out first: an outcome that is there is not
+    /// told as a timeout.
     pub fn expire(&self, now: Instant) {
         self.collect();
         if self.earliest.get().is_none_or(|earliest| earliest > now) {
@@ -263,8 +293,9 @@ impl Inbox {
         self.earliest.set(earliest);
     }
 
-    /// Hands out what has been posted, if a lane says so. To be called often by a busy shard: [`Inbox::deliver`] runs when the executor next
-    /// looks at other threads' wake-ups, and that is late while there are tasks to run.
+    /// Hands out what has been posted, if a lane says so. To be called often by a busy shard:
+    /// [`Inbox::deliver`] runs when the executor next looks at other threads' wake-ups, and that is
+    /// late while there are tasks to run.
     pub fn look(&self) {
         if self.mailbox.notified.load(Ordering::Relaxed) {
             self.collect();
@@ -279,11 +310,18 @@ impl Inbox {
     /// Moves posted outcomes to their tickets.
     fn collect(&self) {
         let mut batch = self.spare.take();
-        std::mem::swap(&mut batch, &mut *self.mailbox.posted.lock().unwrap_or_else(PoisonError::into_inner));
+        std::mem::swap(
+            &mut batch,
+            &mut *self.mailbox.posted.lock().unwrap_or_else(PoisonError::into_inner),
+        );
         for (token, delivered) in batch.drain(..) {
-            // Wakers and late outcomes are other people's code: nothing is borrowed while they run or drop.
+            // Wakers and late outcomes are other people's code: nothing is borrowed while they run
+            // or drop.
             let mut slots = self.slots.borrow_mut();
-            let current = slots.slots.get(token.index as usize).is_some_and(|slot| slot.generation == token.generation);
+            let current = slots
+                .slots
+                .get(token.index as usize)
+                .is_some_and(|slot| slot.generation == token.generation);
             if !current {
                 continue;
             }
@@ -309,8 +347,9 @@ impl Future for Deliver {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Infallible> {
         let mailbox = &self.inbox.mailbox;
         mailbox.waker.register(cx.waker());
-        // Before looking: what is posted from here on wakes again. What was posted before is seen below. Swapped like on the lanes' side, so that
-        // the swaps alone are in an order; a store costs the same instruction.
+        // Before looking: what is posted from here on wakes again. What was posted before is seen
+        // below. Swapped like on the lanes' side, so that the swaps alone are in an order; a store
+        // costs the same instruction.
         mailbox.notified.swap(false, Ordering::SeqCst);
         self.inbox.collect();
         Poll::Pending
@@ -324,7 +363,8 @@ impl Drop for Deliver {
     }
 }
 
-/// Awaits one outcome. Dropped: nobody waits any more, the job is not begun if it has not been, and its outcome goes nowhere.
+/// Awaits one outcome. Dropped: nobody waits any more, the job is not begun if it has not been, and
+/// its outcome goes nowhere.
 #[must_use = "dropping a ticket cancels its job"]
 pub struct Ticket {
     inbox: Rc<Inbox>,
@@ -354,7 +394,9 @@ impl Future for Ticket {
                 }
                 SlotState::Free => return Poll::Pending,
                 SlotState::Ready(_) => {
-                    let SlotState::Ready(delivered) = std::mem::replace(&mut slot.state, SlotState::Free) else {
+                    let SlotState::Ready(delivered) =
+                        std::mem::replace(&mut slot.state, SlotState::Free)
+                    else {
                         return Poll::Pending;
                     };
                     slots.free.push(self.index);

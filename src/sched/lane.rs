@@ -11,8 +11,9 @@ use super::pool::Shared;
 use super::sync::{self, Condvar, Mutex};
 use crate::hsm::{Fault, Job, Outcome, Session};
 
-/// Device faults in a row after which a lane tries its session on the test key, and closes it if that fails too. A lane that fails fast would
-/// otherwise draw job after job; a key that always fails must not close sessions that are well.
+/// Device faults in a row after which a lane tries its session on the test key, and closes it if
+/// that fails too. A lane that fails fast would otherwise draw job after job; a key that always
+/// fails must not close sessions that are well.
 const DEVICE_FAULTS_MAX: u32 = 3;
 
 /// A job and where its outcome goes.
@@ -26,8 +27,8 @@ pub(super) struct Work {
 pub(super) struct Desk {
     permit: Mutex<bool>,
     woken: Condvar,
-    /// The jobs of the batch that are not begun, so that they can be taken away from a lane that hangs. Empty with slow key managers, whose
-    /// batches are one job.
+    /// The jobs of the batch that are not begun, so that they can be taken away from a lane that
+    /// hangs. Empty with slow key managers, whose batches are one job.
     held: Mutex<Held>,
 }
 
@@ -48,15 +49,20 @@ impl Desk {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
         if !*permit {
             permit = match timeout {
-                Some(timeout) => self.woken.wait_timeout(permit, timeout).unwrap_or_else(PoisonError::into_inner).0,
+                Some(timeout) => {
+                    self.woken
+                        .wait_timeout(permit, timeout)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
                 None => self.woken.wait(permit).unwrap_or_else(PoisonError::into_inner),
             };
         }
         *permit = false;
     }
 
-    /// Puts what follows in a batch where it can be taken away. Not while a later occupant's jobs are there: an abandoned lane may come so
-    /// far after it was given up.
+    /// Puts what follows in a batch where it can be taken away. Not while a later occupant's jobs
+    /// are there: an abandoned lane may come so far after it was given up.
     fn hold(&self, lane: LaneId, jobs: &mut VecDeque<Entry<Work>>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.jobs.is_empty() && !jobs.is_empty() {
@@ -116,14 +122,17 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn open(&mut self) {
-        let opened = catch_unwind(AssertUnwindSafe(|| self.shared.engine.open())).unwrap_or_else(|_| Err(panicked("opening a session")));
+        let opened = catch_unwind(AssertUnwindSafe(|| self.shared.engine.open()))
+            .unwrap_or_else(|_| Err(panicked("opening a session")));
         let wake = match opened {
             Ok(session) => {
                 self.session = Some(session);
                 self.device_faults = 0;
                 self.shared.core().opened(self.lane, sync::now())
             }
-            Err(fault) => self.shared.core().open_failed(self.lane, Arc::from(tell(&fault)), sync::now()),
+            Err(fault) => {
+                self.shared.core().open_failed(self.lane, Arc::from(tell(&fault)), sync::now())
+            }
         };
         if let Some(other) = wake {
             self.shared.wake(other);
@@ -171,9 +180,15 @@ impl Runner<'_> {
                     report.served += 1;
                     report.served_time += hsm_time;
                 }
-                self.device_faults = if matches!(outcome, Err(Fault::Device { .. })) { self.device_faults + 1 } else { 0 };
+                self.device_faults = if matches!(outcome, Err(Fault::Device { .. })) {
+                    self.device_faults + 1
+                } else {
+                    0
+                };
                 if !usable {
-                    lost = Some(Arc::from(outcome.as_ref().err().map_or("session lost".to_owned(), tell)));
+                    lost = Some(Arc::from(
+                        outcome.as_ref().err().map_or("session lost".to_owned(), tell),
+                    ));
                 }
                 mailbox.post(token, Delivered { outcome, queue_wait, hsm_time });
                 if now - woken_at > BATCH_TIME {
@@ -200,7 +215,9 @@ impl Runner<'_> {
 
     /// The outcome, and whether the session can go on.
     fn execute(&mut self, job: Job) -> (Outcome, bool) {
-        let Some(session) = &mut self.session else { return (Err(Fault::Device { detail: "no session".to_owned() }), false) };
+        let Some(session) = &mut self.session else {
+            return (Err(Fault::Device { detail: "no session".to_owned() }), false);
+        };
         match catch_unwind(AssertUnwindSafe(|| {
             let outcome = session.execute(job);
             let usable = session.is_usable();
@@ -227,7 +244,8 @@ impl Runner<'_> {
     }
 }
 
-/// HSM work done to its end: its time tells what a job costs. The other faults are mostly told without the work.
+/// HSM work done to its end: its time tells what a job costs. The other faults are mostly told
+/// without the work.
 fn is_service(outcome: &Outcome) -> bool {
     matches!(outcome, Ok(_) | Err(Fault::BadCiphertext))
 }

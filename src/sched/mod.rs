@@ -1,12 +1,13 @@
-//! From shards to lanes and back: the hand-over between executors that must never block and PKCS#11 calls that always do.
+//! From shards to lanes and back: the hand-over between executors that must never block and PKCS#11
+//! calls that always do.
 //!
 //! ```text
 //! shard:  Inbox::submit ──► Pool (Mutex<Core>: queues, lanes, estimates) ──► lane thread: Session::execute
 //!         Ticket.await  ◄── Inbox::deliver ◄── Mailbox (one wake a batch) ◄──┘
 //! ```
 //!
-//! [`core`] decides and is pure: it is told the time and owns no thread. [`pool`] and `lane` carry out what it decides. [`inbox`] is the
-//! shard's side and works under any single-threaded executor.
+//! [`core`] decides and is pure: it is told the time and owns no thread. [`pool`] and `lane` carry
+//! out what it decides. [`inbox`] is the shard's side and works under any single-threaded executor.
 
 pub mod core;
 mod gauge;

@@ -1,7 +1,9 @@
 //! The lanes of one key manager, and the lock around its core.
 //!
-//! One mutex a key manager, held for about 100 ns a submission and as much a batch: at the 10⁴ jobs/s an HSM tops out at it is held for some
-//! tenths of a percent of the time, so a shard practically never waits for it. No session is called, no job dropped and no thread woken under it.
+//! One mutex a key manager, held for about 100 ns a submission and as much a batch: at the 10⁴
+//! jobs/s an HSM tops out at it is held for some tenths of a percent of the time, so a shard
+//! practically never waits for it. No session is called, no job dropped and no thread woken under
+//! it.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -14,9 +16,12 @@ use super::inbox::{Delivered, Mailbox, Token};
 use super::lane::{self, Desk, Work};
 use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, MutexGuard};
 use crate::hsm::{Engine, Job, Runs};
-use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
+use crate::limits::{
+    ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX,
+};
 
-/// Stack of a lane's thread, bytes. Vendors' modules put buffers on it; pages that are not touched cost address space only.
+/// Stack of a lane's thread, bytes. Vendors' modules put buffers on it; pages that are not touched
+/// cost address space only.
 const LANE_STACK_BYTES: usize = 512 * 1024;
 
 /// Of one key manager's pool.
@@ -24,9 +29,11 @@ const LANE_STACK_BYTES: usize = 512 * 1024;
 pub struct PoolSettings {
     /// The key manager's name; threads are called `xksd-<name>-<lane>`.
     pub name: String,
-    /// Sessions wanted. With an in-process engine no more than the cores this process may use are opened: see [`Pool::lanes`].
+    /// Sessions wanted. With an in-process engine no more than the cores this process may use are
+    /// opened: see [`Pool::lanes`].
     pub lanes: usize,
-    /// Shards that submit, each with a mailbox. The mailboxes beyond are those of guests, who submit a few jobs and are no lane's home.
+    /// Shards that submit, each with a mailbox. The mailboxes beyond are those of guests, who
+    /// submit a few jobs and are no lane's home.
     pub shards: usize,
     /// A lane whose call takes longer is abandoned and replaced.
     pub hang_after: Duration,
@@ -52,7 +59,8 @@ struct Threads {
     handles: Vec<JoinHandle<()>>,
 }
 
-/// One key manager's queues and lanes. Dropped without [`Pool::stop`], its lanes end by themselves when the queues are empty.
+/// One key manager's queues and lanes. Dropped without [`Pool::stop`], its lanes end by themselves
+/// when the queues are empty.
 pub struct Pool {
     shared: Arc<Shared>,
     settings: PoolSettings,
@@ -99,7 +107,8 @@ pub struct PoolStats {
     pub service_time_ewma: Option<Duration>,
 }
 
-/// How many of the sessions that are wanted are opened: of those that compute in this process, not more than do any good.
+/// How many of the sessions that are wanted are opened: of those that compute in this process, not
+/// more than do any good.
 pub fn sessions_opened(wanted: usize, runs: Runs) -> usize {
     let useful = match runs {
         Runs::Elsewhere => wanted,
@@ -110,8 +119,13 @@ pub fn sessions_opened(wanted: usize, runs: Runs) -> usize {
 }
 
 impl Pool {
-    /// Starts the lanes; their sessions open in the background, a few at once, and serve from the first on. One mailbox a shard, in order.
-    pub fn start(settings: PoolSettings, engine: Arc<dyn Engine>, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Pool> {
+    /// Starts the lanes; their sessions open in the background, a few at once, and serve from the
+    /// first on. One mailbox a shard, in order.
+    pub fn start(
+        settings: PoolSettings,
+        engine: Arc<dyn Engine>,
+        mailboxes: Vec<Arc<Mailbox>>,
+    ) -> Arc<Pool> {
         let lanes = sessions_opened(settings.lanes, engine.runs());
         let boxes = mailboxes.clone();
         let now = sync::now();
@@ -159,7 +173,13 @@ impl Pool {
         self.shared.desks.len()
     }
 
-    pub(super) fn submit(&self, shard: usize, token: Token, job: Job, now: Instant) -> Result<(), Box<(Refused, Job)>> {
+    pub(super) fn submit(
+        &self,
+        shard: usize,
+        token: Token,
+        job: Job,
+        now: Instant,
+    ) -> Result<(), Box<(Refused, Job)>> {
         let deadline = job.deadline;
         let mut core = self.shared.core();
         let mut late = Vec::new();
@@ -173,8 +193,9 @@ impl Pool {
         Ok(())
     }
 
-    /// To be called by the control thread every 50 ms or so. Lanes that hang in a call are abandoned and replaced up to a bound; the jobs
-    /// they have not begun go to others. The job that hangs is answered by its shard's [`Inbox::expire`](super::Inbox::expire).
+    /// To be called by the control thread every 50 ms or so. Lanes that hang in a call are
+    /// abandoned and replaced up to a bound; the jobs they have not begun go to others. The job
+    /// that hangs is answered by its shard's [`Inbox::expire`](super::Inbox::expire).
     pub fn tick(&self, now: Instant) {
         let mut tick = self.tick.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.core().tick(now, &mut tick);
@@ -198,8 +219,18 @@ impl Pool {
     /// This moment's figures.
     pub fn stats(&self) -> PoolStats {
         let core = self.shared.core();
-        let (Counts { idle, awake, busy, stalled, abandoned, .. }, totals) = (core.counts(), core.totals());
-        let Totals { jobs, late, cancelled, queue_full, cannot_make_it, no_lanes, abandoned: abandoned_total, reopened } = totals;
+        let (Counts { idle, awake, busy, stalled, abandoned, .. }, totals) =
+            (core.counts(), core.totals());
+        let Totals {
+            jobs,
+            late,
+            cancelled,
+            queue_full,
+            cannot_make_it,
+            no_lanes,
+            abandoned: abandoned_total,
+            reopened,
+        } = totals;
         PoolStats {
             lanes_configured: self.lanes(),
             lanes_open: idle + awake + busy + stalled,
@@ -221,8 +252,9 @@ impl Pool {
         }
     }
 
-    /// Admits nothing more, lets the lanes serve what is queued, close their sessions and end. True when all have by the deadline; false
-    /// when a thread is still inside the key manager's library, which then must be neither finalized nor unloaded.
+    /// Admits nothing more, lets the lanes serve what is queued, close their sessions and end. True
+    /// when all have by the deadline; false when a thread is still inside the key manager's
+    /// library, which then must be neither finalized nor unloaded.
     pub fn stop(&self, deadline: Instant) -> bool {
         self.shared.stop();
         let mut threads = self.shared.threads();
@@ -231,13 +263,18 @@ impl Pool {
             if left.is_zero() {
                 break;
             }
-            (threads, _) = self.shared.thread_ended.wait_timeout(threads, left).unwrap_or_else(PoisonError::into_inner);
+            (threads, _) = self
+                .shared
+                .thread_ended
+                .wait_timeout(threads, left)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let all = threads.running == 0;
         let handles = if all { std::mem::take(&mut threads.handles) } else { Vec::new() };
         drop(threads);
         for handle in handles {
-            // They have told their end; what remains is the thread's own exit. A panic was told by the hook.
+            // They have told their end; what remains is the thread's own exit. A panic was told by
+            // the hook.
             let _ = handle.join();
         }
         all
@@ -268,7 +305,8 @@ impl Drop for Pool {
 }
 
 fn lane_thread(shared: &Shared, lane: LaneId) {
-    /// Runs also when the lane unwinds, so that its place is filled again and [`Pool::stop`] does not wait for it.
+    /// Runs also when the lane unwinds, so that its place is filled again and [`Pool::stop`] does
+    /// not wait for it.
     struct End<'a>(&'a Shared, LaneId);
     impl Drop for End<'_> {
         fn drop(&mut self) {
@@ -313,7 +351,10 @@ impl Drop for Locked<'_> {
 
 impl Shared {
     pub(super) fn core(&self) -> Locked<'_> {
-        Locked { core: self.core.lock().unwrap_or_else(PoisonError::into_inner), gauge: &self.gauge }
+        Locked {
+            core: self.core.lock().unwrap_or_else(PoisonError::into_inner),
+            gauge: &self.gauge,
+        }
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
@@ -342,7 +383,13 @@ impl Shared {
     }
 
     /// `lane` lost its session after it did what `report` says; it has not begun with `rest`.
-    pub(super) fn lost(&self, lane: LaneId, report: Report, fault: Arc<str>, rest: &mut VecDeque<Entry<Work>>) {
+    pub(super) fn lost(
+        &self,
+        lane: LaneId,
+        report: Report,
+        fault: Arc<str>,
+        rest: &mut VecDeque<Entry<Work>>,
+    ) {
         let now = sync::now();
         {
             let mut core = self.core();
@@ -352,7 +399,8 @@ impl Shared {
         self.give_back(lane, now, rest);
     }
 
-    /// Puts `rest` and what `lane` holds and has not begun back to the heads of the queues, and wakes whom they need.
+    /// Puts `rest` and what `lane` holds and has not begun back to the heads of the queues, and
+    /// wakes whom they need.
     fn give_back(&self, lane: LaneId, now: Instant, rest: &mut VecDeque<Entry<Work>>) {
         rest.append(&mut self.desk(lane).take_held(lane));
         let (mut wake, mut no_room) = (Vec::new(), Vec::new());
@@ -374,7 +422,8 @@ impl Shared {
         let now = sync::now();
         let wake = {
             let mut core = self.core();
-            let wake = core.open_failed(lane, Arc::from(format!("no thread for a session: {error}")), now);
+            let wake =
+                core.open_failed(lane, Arc::from(format!("no thread for a session: {error}")), now);
             core.exited(lane, now);
             wake
         };

@@ -9,7 +9,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Runs, Session, Task};
+use crate::hsm::{
+    Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Runs, Session, Task,
+};
 
 /// What the session does with a job is said by the job's label.
 #[derive(Default)]
@@ -35,7 +37,9 @@ struct TestSession(Arc<Behaviour>, bool, usize);
 impl Engine for TestEngine {
     fn open(&self) -> Result<Box<dyn Session>, Fault> {
         if self.0.down.load(Ordering::SeqCst) {
-            return Err(Fault::Device { detail: "C_OpenSession: CKR_TOKEN_NOT_PRESENT".to_owned() });
+            return Err(Fault::Device {
+                detail: "C_OpenSession: CKR_TOKEN_NOT_PRESENT".to_owned(),
+            });
         }
         let number = 1 + self.0.opened.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(TestSession(self.0.clone(), true, number)))
@@ -53,7 +57,9 @@ impl Session for TestSession {
         self.0.executed.fetch_add(1, Ordering::SeqCst);
         if self.0.down.load(Ordering::SeqCst) {
             self.1 = false;
-            return Err(Fault::Device { detail: "C_Decrypt: CKR_SESSION_HANDLE_INVALID".to_owned() });
+            return Err(Fault::Device {
+                detail: "C_Decrypt: CKR_SESSION_HANDLE_INVALID".to_owned(),
+            });
         }
         match &*job.label {
             "hang" => {
@@ -64,7 +70,9 @@ impl Session for TestSession {
                 }
             }
             "panic" => panic!("a session panics, as this test asks"),
-            "fault" => return Err(Fault::Device { detail: "C_Decrypt: CKR_DEVICE_ERROR".to_owned() }),
+            "fault" => {
+                return Err(Fault::Device { detail: "C_Decrypt: CKR_DEVICE_ERROR".to_owned() });
+            }
             "slow" => thread::sleep(Duration::from_millis(2)),
             _ => {}
         }
@@ -120,13 +128,20 @@ fn block_on<T>(inbox: &Rc<Inbox>, future: impl Future<Output = T>) -> T {
 const LONG: Duration = Duration::from_secs(60);
 
 fn job(label: &str, number: u32, within: Duration) -> Job {
-    let task = Task::Decrypt { ciphertext: number.to_be_bytes().to_vec(), iv: Vec::new(), tag: [0; 16], aad: Vec::new() };
+    let task = Task::Decrypt {
+        ciphertext: number.to_be_bytes().to_vec(),
+        iv: Vec::new(),
+        tag: [0; 16],
+        aad: Vec::new(),
+    };
     Job { label: Arc::from(label), task, deadline: Instant::now() + within }
 }
 
 fn number(delivered: &Delivered) -> Option<u32> {
     match &delivered.outcome {
-        Ok(Answer::Decrypted(plaintext)) => Some(u32::from_be_bytes(plaintext.0[..].try_into().unwrap())),
+        Ok(Answer::Decrypted(plaintext)) => {
+            Some(u32::from_be_bytes(plaintext.0[..].try_into().unwrap()))
+        }
         _ => None,
     }
 }
@@ -170,7 +185,10 @@ impl Rig {
 
     fn stop(self) {
         assert!(self.pool.stop(Instant::now() + LONG));
-        assert_eq!(self.behaviour.opened.load(Ordering::SeqCst), self.behaviour.closed.load(Ordering::SeqCst));
+        assert_eq!(
+            self.behaviour.opened.load(Ordering::SeqCst),
+            self.behaviour.closed.load(Ordering::SeqCst)
+        );
     }
 }
 
@@ -240,9 +258,13 @@ fn a_late_outcome_never_reaches_the_next_ticket_of_its_slot() {
     let (release, hang) = mpsc::channel();
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
     rig.until("open", Rig::serves);
-    assert_eq!(rig.run(job("hang", 1, Duration::from_millis(500))).outcome.unwrap_err(), Fault::Timeout);
+    assert_eq!(
+        rig.run(job("hang", 1, Duration::from_millis(500))).outcome.unwrap_err(),
+        Fault::Timeout
+    );
     assert_eq!(rig.behaviour.hanging.load(Ordering::SeqCst), 1);
-    // Not abandoned: the same lane answers late, and serves the next job, which has the first one's slot.
+    // Not abandoned: the same lane answers late, and serves the next job, which has the first one's
+    // slot.
     let next = rig.inbox.submit(&rig.pool, job("k", 2, LONG)).unwrap();
     release.send(()).unwrap();
     assert_eq!(number(&block_on(&rig.inbox, next)), Some(2));
@@ -255,7 +277,8 @@ fn what_nobody_waits_for_is_not_begun() {
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
     let first = rig.inbox.submit(&rig.pool, job("hang", 1, LONG)).unwrap();
     rig.until("the lane is busy", |rig| rig.behaviour.hanging.load(Ordering::SeqCst) == 1);
-    let cancelled: Vec<_> = (10..20).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
+    let cancelled: Vec<_> =
+        (10..20).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
     drop(cancelled);
     let late = rig.inbox.submit(&rig.pool, job("k", 30, Duration::from_millis(5))).unwrap();
     let last = rig.inbox.submit(&rig.pool, job("k", 2, LONG)).unwrap();
@@ -317,7 +340,9 @@ fn a_busy_shard_finds_outcomes_before_its_executor_looks_for_wake_ups() {
 #[test]
 fn a_panic_costs_its_job_and_session_alone() {
     let rig = Rig::start(1, Behaviour::default());
-    let Err(Fault::Device { detail }) = rig.run(job("panic", 1, LONG)).outcome else { panic!("must be a device fault") };
+    let Err(Fault::Device { detail }) = rig.run(job("panic", 1, LONG)).outcome else {
+        panic!("must be a device fault")
+    };
     assert!(detail.contains("panicked"));
     rig.served("k", 2);
     assert_eq!(rig.behaviour.opened.load(Ordering::SeqCst), 2);
@@ -336,9 +361,11 @@ fn all_sessions_lost_and_back() {
     rig.served("k", 1);
     rig.until("both open", |rig| rig.pool.stats().lanes_open == 2);
     rig.behaviour.down.store(true, Ordering::SeqCst);
-    rig.until("refused at once, with the fault", |rig| match refused(rig.inbox.submit(&rig.pool, job("k", 2, LONG))) {
-        Some(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
-        _ => false,
+    rig.until("refused at once, with the fault", |rig| {
+        match refused(rig.inbox.submit(&rig.pool, job("k", 2, LONG))) {
+            Some(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
+            _ => false,
+        }
     });
     assert!(!rig.serves());
     assert!(rig.pool.stats().last_fault.is_some());
@@ -363,7 +390,9 @@ fn a_session_found_lost_fails_no_job() {
 fn a_session_that_fails_is_tried_on_the_test_key_and_kept_or_closed() {
     let rig = Rig::start(1, Behaviour::default());
     let probes = |rig: &Rig| rig.behaviour.probes.load(Ordering::SeqCst);
-    let fail = |rig: &Rig| assert!(matches!(rig.run(job("fault", 1, LONG)).outcome, Err(Fault::Device { .. })));
+    let fail = |rig: &Rig| {
+        assert!(matches!(rig.run(job("fault", 1, LONG)).outcome, Err(Fault::Device { .. })))
+    };
     (0..2).for_each(|_| fail(&rig));
     rig.served("k", 1);
     (0..2).for_each(|_| fail(&rig));
@@ -371,7 +400,11 @@ fn a_session_that_fails_is_tried_on_the_test_key_and_kept_or_closed() {
     assert_eq!(probes(&rig), 0, "not in a row");
     (0..3).for_each(|_| fail(&rig));
     rig.served("k", 2);
-    assert_eq!((probes(&rig), rig.behaviour.opened.load(Ordering::SeqCst)), (1, 1), "the session is well: a key is not");
+    assert_eq!(
+        (probes(&rig), rig.behaviour.opened.load(Ordering::SeqCst)),
+        (1, 1),
+        "the session is well: a key is not"
+    );
     rig.behaviour.probe_fails.store(true, Ordering::SeqCst);
     (0..3).for_each(|_| fail(&rig));
     rig.served("k", 3);
@@ -383,7 +416,9 @@ fn a_session_that_fails_is_tried_on_the_test_key_and_kept_or_closed() {
 #[test]
 fn in_process_engines_get_no_more_lanes_than_do_any_good() {
     let cores = thread::available_parallelism().unwrap().get();
-    for (runs, lanes) in [(Runs::Elsewhere, 500), (Runs::InProcess, cores.min(500)), (Runs::InProcessAlone, 1)] {
+    for (runs, lanes) in
+        [(Runs::Elsewhere, 500), (Runs::InProcess, cores.min(500)), (Runs::InProcessAlone, 1)]
+    {
         let rig = Rig::start(500, Behaviour { runs: Some(runs), ..Behaviour::default() });
         assert_eq!(rig.pool.lanes(), lanes);
         rig.stop();
@@ -394,9 +429,13 @@ fn in_process_engines_get_no_more_lanes_than_do_any_good() {
 fn stop_serves_what_is_queued_and_admits_nothing() {
     let rig = Rig::start(2, Behaviour::default());
     rig.served("k", 0);
-    let tickets: Vec<_> = (1..50).map(|n| (n, rig.inbox.submit(&rig.pool, job("slow", n, LONG)).unwrap())).collect();
+    let tickets: Vec<_> =
+        (1..50).map(|n| (n, rig.inbox.submit(&rig.pool, job("slow", n, LONG)).unwrap())).collect();
     assert!(rig.pool.stop(Instant::now() + LONG));
-    assert!(matches!(refused(rig.inbox.submit(&rig.pool, job("k", 99, LONG))), Some(Refused::NoLanes(_))));
+    assert!(matches!(
+        refused(rig.inbox.submit(&rig.pool, job("k", 99, LONG))),
+        Some(Refused::NoLanes(_))
+    ));
     block_on(&rig.inbox, async {
         for (n, ticket) in tickets {
             assert_eq!(number(&ticket.await), Some(n));
@@ -420,7 +459,9 @@ fn a_pool_that_is_dropped_ends_its_lanes() {
 #[test]
 fn the_inbox_is_bounded_and_frees_what_was_refused() {
     let rig = Rig::start(1, Behaviour { down: AtomicBool::new(true), ..Behaviour::default() });
-    rig.until("no lanes", |rig| matches!(refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))), Some(Refused::NoLanes(_))));
+    rig.until("no lanes", |rig| {
+        matches!(refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))), Some(Refused::NoLanes(_)))
+    });
     assert_eq!(rig.inbox.pending(), 0);
     let past = rig.inbox.submit(&rig.pool, job("k", 1, Duration::ZERO));
     assert!(past.is_err());
@@ -433,7 +474,8 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
         thread::sleep(Duration::from_millis(1));
     }
     let max = crate::limits::QUEUE_JOBS_A_SHARD_MAX as u32;
-    let tickets: Vec<_> = (0..max).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
+    let tickets: Vec<_> =
+        (0..max).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
     assert_eq!(refused(rig.inbox.submit(&rig.pool, job("k", 0, LONG))), Some(Refused::QueueFull));
     assert_eq!(rig.inbox.pending(), tickets.len() + 1);
     drop(tickets);

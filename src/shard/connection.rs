@@ -16,14 +16,20 @@ use super::fair::{Fair, give_way};
 use super::watch::{Over, Watch};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
-    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX,
-    READ_BYTES, STRANGER_IDLE_TIME_MAX, WRITE_TIME_MAX,
+    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX,
+    IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, STRANGER_IDLE_TIME_MAX,
+    WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
 use crate::tls::HandshakeFailure;
 
 /// The handshake; what comes of it is to be run in the queue of those that have it behind them.
-pub(super) async fn accept(shard: Rc<Shard>, stream: TcpStream, client: SocketAddr, watch: Watch) -> Option<Connection> {
+pub(super) async fn accept(
+    shard: Rc<Shard>,
+    stream: TcpStream,
+    client: SocketAddr,
+    watch: Watch,
+) -> Option<Connection> {
     // Answers are written whole; waiting for more to send only adds latency.
     let _ = stream.set_nodelay(true);
     // Idle, because no request is cut off when draining ends it.
@@ -118,17 +124,31 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.watch.idle(Instant::now() + if self.watch.is_known() { IDLE_TIME_MAX } else { STRANGER_IDLE_TIME_MAX });
+                self.watch.idle(
+                    Instant::now()
+                        + if self.watch.is_known() {
+                            IDLE_TIME_MAX
+                        } else {
+                            STRANGER_IDLE_TIME_MAX
+                        },
+                );
                 match self.read().await {
                     Ok(()) => {}
                     Err(End::Drained | End::TimedOut) => return self.close().await,
                     Err(End::Closed) => return Err(End::Closed),
                 }
             }
-            let mut arrival = Arrival { first_byte: self.last_read, head_read: SystemTime::UNIX_EPOCH, client: self.client };
+            let mut arrival = Arrival {
+                first_byte: self.last_read,
+                head_read: SystemTime::UNIX_EPOCH,
+                client: self.client,
+            };
             let read = match self.read_request(&mut arrival).await {
                 Ok(read) => read,
-                Err(End::TimedOut) => Read::Rejected(Reject { status: 408, reason: "the request did not arrive in time" }),
+                Err(End::TimedOut) => Read::Rejected(Reject {
+                    status: 408,
+                    reason: "the request did not arrive in time",
+                }),
                 Err(end) => return Err(end),
             };
             self.watch.busy();
@@ -136,7 +156,8 @@ impl Connection {
                 return self.linger().await;
             }
             if !self.buffer.is_empty() {
-                // Nothing is waited for between pipelined requests: without this the others would wait for all of them.
+                // Nothing is waited for between pipelined requests: without this the others would
+                // wait for all of them.
                 give_way().await;
             }
         }
@@ -179,7 +200,9 @@ impl Connection {
                 // Only now, so that the usual request, whole in one read, is looked at once.
                 let wanted = {
                     let mut room = [Header::EMPTY; HEADERS_MAX];
-                    self.shard.pipeline.wants_body(&self.head.request(&self.buffer, &mut room), arrival)
+                    self.shard
+                        .pipeline
+                        .wants_body(&self.head.request(&self.buffer, &mut room), arrival)
                 };
                 if !wanted {
                     return Ok(Read::WithoutBody);
@@ -203,7 +226,12 @@ impl Connection {
         let (status, consumed) = match read {
             Read::Whole { start, end } => {
                 let request = self.head.request(&self.buffer, &mut room);
-                (pipeline.on_request(&request, &self.buffer[start..end], arrival, &mut self.body).await, Some(end))
+                (
+                    pipeline
+                        .on_request(&request, &self.buffer[start..end], arrival, &mut self.body)
+                        .await,
+                    Some(end),
+                )
             }
             Read::WithoutBody => {
                 let request = self.head.request(&self.buffer, &mut room);
@@ -215,12 +243,17 @@ impl Connection {
         if status == 200 {
             self.watch.known();
         }
-        // While draining, what the client has sent already is still answered; the last answer of it closes.
+        // While draining, what the client has sent already is still answered; the last answer of it
+        // closes.
         let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
         let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();
         let version = if consumed.is_some() { self.head.version() } else { Version::Http11 };
         let body = std::mem::take(&mut self.body);
-        let written = self.write(|out| Response { status, version, keep_alive, without_body, body: &body }.write(out)).await;
+        let written = self
+            .write(|out| {
+                Response { status, version, keep_alive, without_body, body: &body }.write(out)
+            })
+            .await;
         self.body = body;
         self.wipe(consumed.unwrap_or(self.buffer.len()));
         written?;
@@ -275,8 +308,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Closes after an answer that the client may not have read while it was still sending: a close with unread bytes is
-    /// a reset, which would take the answer with it. So what still comes is read and thrown away, within bounds.
+    /// Closes after an answer that the client may not have read while it was still sending: a close
+    /// with unread bytes is a reset, which would take the answer with it. So what still comes is
+    /// read and thrown away, within bounds.
     async fn linger(&mut self) -> Result<(), End> {
         self.close().await?;
         self.watch.limit(Instant::now() + LINGER_TIME_MAX);
@@ -302,8 +336,9 @@ impl Drop for Connection {
     }
 }
 
-/// Empties and zeroes the whole capacity, because unwrapped chunks leave bytes behind the end. As `Vec`'s `Zeroize`, which writes each byte by
-/// itself, volatile: with the buffers of a usual request that was 3 % of its CPU time.
+/// Empties and zeroes the whole capacity, because unwrapped chunks leave bytes behind the end. As
+/// `Vec`'s `Zeroize`, which writes each byte by itself, volatile: with the buffers of a usual
+/// request that was 3 % of its CPU time.
 fn wipe(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.resize(buffer.capacity(), 0);
@@ -311,7 +346,8 @@ fn wipe(buffer: &mut Vec<u8>) {
     buffer.clear();
 }
 
-/// `more` zeros behind what `buffer` holds. Gives the memory that had become too small, wiped: `Vec` would free it with the plaintext in it.
+/// `more` zeros behind what `buffer` holds. Gives the memory that had become too small, wiped:
+/// `Vec` would free it with the plaintext in it.
 fn grow(buffer: &mut Vec<u8>, more: usize) -> Vec<u8> {
     let mut outgrown = Vec::new();
     let length = buffer.len() + more;

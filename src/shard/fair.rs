@@ -1,7 +1,7 @@
 //! Turns: a socket that lets others have theirs.
 //!
-//! A task keeps its shard for as long as what it waits for is there. The bytes of a client that sends faster than xksd reads always are: it
-//! would have the shard for itself.
+//! A task keeps its shard for as long as what it waits for is there. The bytes of a client that
+//! sends faster than xksd reads always are: it would have the shard for itself.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,8 @@ use futures_util::{AsyncRead, AsyncWrite};
 
 use crate::limits::READS_IN_A_ROW_MAX;
 
-/// `S`, which after [`READS_IN_A_ROW_MAX`] reads that found something says once that there is nothing, and wakes its task to go on behind the others.
+/// `S`, which after [`READS_IN_A_ROW_MAX`] reads that found something says once that there is
+/// nothing, and wakes its task to go on behind the others.
 pub(super) struct Fair<S> {
     stream: S,
     /// Since it last said that there is nothing.
@@ -39,7 +40,11 @@ impl<S> Fair<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if self.reads == READS_IN_A_ROW_MAX {
             self.reads = 0;
             cx.waker().wake_by_ref();
@@ -52,7 +57,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Fair<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -87,7 +96,11 @@ pub(super) mod tests {
     struct Source(u32);
 
     impl AsyncRead for Source {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
             match self.0.checked_sub(1) {
                 Some(left) => {
                     self.0 = left;

@@ -1,7 +1,8 @@
 //! Failed handshakes in the log.
 //!
-//! Each reason has its own share of lines, so that a flood of one (a port scan, a load balancer that only opens connections) neither floods the
-//! log nor hides another: the refused certificate of AWS KMS.
+//! Each reason has its own share of lines, so that a flood of one (a port scan, a load balancer
+//! that only opens connections) neither floods the log nor hides another: the refused certificate
+//! of AWS KMS.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,21 +20,28 @@ pub(super) struct HandshakeLog {
 
 impl HandshakeLog {
     pub(super) fn new(log: Log) -> Self {
-        Self { log, shares: RefCell::new(Shares::new(HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL)) }
+        Self {
+            log,
+            shares: RefCell::new(Shares::new(HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL)),
+        }
     }
 
     /// Logs a failure, or counts it among those left out.
     pub(super) fn tell(&self, client: SocketAddr, failure: &HandshakeFailure, now: Instant) {
         self.sweep(now);
         if self.shares.borrow_mut().take(failure.reason(), now) {
-            self.log.event(level(failure.reason()), format!("TLS handshake with {client} failed: {failure}"));
+            self.log.event(
+                level(failure.reason()),
+                format!("TLS handshake with {client} failed: {failure}"),
+            );
         }
     }
 
     /// Logs how many were left out, once their interval is over. To be called now and then.
     pub(super) fn sweep(&self, now: Instant) {
         self.shares.borrow_mut().sweep(now, |reason, left_out| {
-            self.log.event(level(reason), format!("{left_out} more TLS handshakes failed: {reason}"));
+            self.log
+                .event(level(reason), format!("{left_out} more TLS handshakes failed: {reason}"));
         });
     }
 }
@@ -81,11 +89,19 @@ mod tests {
         let closed = HandshakeFailure::of_io(&std::io::ErrorKind::UnexpectedEof.into(), None);
         handshakes.tell(client, &closed, almost);
         let other = lines(&log, file);
-        assert!(other.len() == 1 && other[0].contains("info TLS handshake with 192.0.2.1:4444 failed: closed"), "{other:?}");
+        assert!(
+            other.len() == 1
+                && other[0].contains("info TLS handshake with 192.0.2.1:4444 failed: closed"),
+            "{other:?}"
+        );
 
         handshakes.sweep(start + STRANGERS_LOG_INTERVAL);
         let counted = lines(&log, file);
-        assert!(counted.len() == 1 && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"), "{counted:?}");
+        assert!(
+            counted.len() == 1
+                && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"),
+            "{counted:?}"
+        );
         handshakes.tell(client, &flood, start + STRANGERS_LOG_INTERVAL);
         assert_eq!(lines(&log, file).len(), 1);
     }

@@ -1,7 +1,8 @@
-//! A shard's listener. All shards listen on the same port; the kernel spreads connections over them (SO_REUSEPORT).
+//! A shard's listener. All shards listen on the same port; the kernel spreads connections over them
+//! (SO_REUSEPORT).
 //!
-//! This file has the one `unsafe` outside the PKCS#11 function list: the executor makes listeners with a backlog of 1,024 and takes another
-//! only as a bare descriptor.
+//! This file has the one `unsafe` outside the PKCS#11 function list: the executor makes listeners
+//! with a backlog of 1,024 and takes another only as a bare descriptor.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,13 +27,17 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener
     socket.listen(LISTEN_BACKLOG)?;
     socket.set_nonblocking(true)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    // SAFETY: the descriptor is an open listening socket, and nobody else owns it: `into_raw_fd` has given it away.
+    // SAFETY: the descriptor is an open listening socket, and nobody else owns it: `into_raw_fd`
+    // has given it away.
     let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
     Ok((bound, listener))
 }
 
 /// The next connection; `None` when the shard is to stop.
-pub(super) async fn accept(listener: &TcpListener, stop: &Stop) -> Option<Result<TcpStream, String>> {
+pub(super) async fn accept(
+    listener: &TcpListener,
+    stop: &Stop,
+) -> Option<Result<TcpStream, String>> {
     poll_fn(|cx| {
         stop.waker.register(cx.waker());
         if stop.is_requested() {

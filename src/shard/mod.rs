@@ -1,5 +1,6 @@
-//! A shard: one pinned thread, one executor, its own listener on the shared port. Shards share nothing on the way of a request but what is
-//! immutable (key stores, TLS configuration) and the key managers' queues.
+//! A shard: one pinned thread, one executor, its own listener on the shared port. Shards share
+//! nothing on the way of a request but what is immutable (key stores, TLS configuration) and the
+//! key managers' queues.
 
 mod connection;
 mod fair;
@@ -31,11 +32,13 @@ use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
 use crate::tls::{self, HandshakeFailure};
 
-/// How long tasks run at most before the executor looks for I/O, timers and other threads' wake-ups again. Lanes' outcomes do not wait for it
-/// ([`Inbox::look`]). No queue of its own asks for less: of a queue with a latency goal every socket that becomes readable stops the one that
-/// runs, and each stop costs system calls.
+/// How long tasks run at most before the executor looks for I/O, timers and other threads' wake-ups
+/// again. Lanes' outcomes do not wait for it ([`Inbox::look`]). No queue of its own asks for less:
+/// of a queue with a latency goal every socket that becomes readable stops the one that runs, and
+/// each stop costs system calls.
 const PREEMPTION: Duration = Duration::from_millis(1);
-/// Pause after accept(2) failed: the usual cause is a lack of descriptors, and accept would fail again at once.
+/// Pause after accept(2) failed: the usual cause is a lack of descriptors, and accept would fail
+/// again at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// What a shard is made of.
@@ -64,7 +67,8 @@ pub struct ShardSeed {
     pub beats: Arc<AtomicU64>,
 }
 
-/// Tells a shard, from another thread, to take no more connections and end when the open ones are done.
+/// Tells a shard, from another thread, to take no more connections and end when the open ones are
+/// done.
 #[derive(Default)]
 pub struct Stop {
     requested: AtomicBool,
@@ -99,11 +103,15 @@ impl Shard {
 }
 
 impl ShardSeed {
-    /// Starts the shard's thread. `started` is called once, on that thread: with the address when it listens, or why it does not.
+    /// Starts the shard's thread. `started` is called once, on that thread: with the address when
+    /// it listens, or why it does not.
     ///
     /// # Errors
     /// When no thread or io_uring can be had.
-    pub fn start(self, started: impl FnOnce(Result<SocketAddr, String>) + Send + 'static) -> Result<ShardThread, String> {
+    pub fn start(
+        self,
+        started: impl FnOnce(Result<SocketAddr, String>) + Send + 'static,
+    ) -> Result<ShardThread, String> {
         let alive = Arc::new(());
         let held = alive.clone();
         let beats = self.beats.clone();
@@ -128,14 +136,24 @@ impl ShardSeed {
                 started(Ok(address));
                 listener
             }
-            Err(error) => return started(Err(format!("cannot listen on {}: {error}", self.listen))),
+            Err(error) => {
+                return started(Err(format!("cannot listen on {}: {error}", self.listen)));
+            }
         };
-        let queue = |name| glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, name);
+        let queue = |name| {
+            glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, name)
+        };
         let (requests, handshakes) = (queue("requests"), queue("handshakes"));
         let watches = Rc::new(Watches::default());
         let inbox = Inbox::new(self.index, self.mailbox);
         let shard = Rc::new(Shard {
-            pipeline: Pipeline::new(self.index, self.stores, inbox.clone(), self.metrics.clone(), self.log.clone()),
+            pipeline: Pipeline::new(
+                self.index,
+                self.stores,
+                inbox.clone(),
+                self.metrics.clone(),
+                self.log.clone(),
+            ),
             tls: self.tls,
             metrics: self.metrics,
             handshakes: HandshakeLog::new(self.log.clone()),
@@ -144,8 +162,12 @@ impl ShardSeed {
             let inbox = inbox.clone();
             glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
         };
-        let keeping_time =
-            { glommio::spawn_local_into(timekeeper::keep_time(shard.clone(), inbox, watches.clone(), self.beats), requests) };
+        let keeping_time = {
+            glommio::spawn_local_into(
+                timekeeper::keep_time(shard.clone(), inbox, watches.clone(), self.beats),
+                requests,
+            )
+        };
         let (Ok(delivering), Ok(keeping_time)) = (delivering, keeping_time) else {
             return self.log.event(Level::Error, "a shard could not start its tasks");
         };
@@ -159,7 +181,8 @@ impl ShardSeed {
             handshakes,
         };
         while let Some(accepted) = listener::accept(&listener, &self.stop).await {
-            // Nothing is waited for while connections stand in the backlog: without this those that are open would wait for all of them.
+            // Nothing is waited for while connections stand in the backlog: without this those that
+            // are open would wait for all of them.
             glommio::yield_if_needed().await;
             match accepted {
                 Ok(stream) => door.admit(stream).await,
@@ -188,7 +211,8 @@ struct Door {
     connections_max: usize,
     log: Log,
     requests: TaskQueueHandle,
-    /// Of their own, so that thousands at once, some 0.2 ms each, take every other turn and not all of them from the requests of others.
+    /// Of their own, so that thousands at once, some 0.2 ms each, take every other turn and not all
+    /// of them from the requests of others.
     handshakes: TaskQueueHandle,
 }
 
@@ -198,7 +222,10 @@ fn spawn(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle, log: 
     // A panic would end the shard, and with it every other connection.
     let guarded = AssertUnwindSafe(task).catch_unwind().map(move |ended| {
         if ended.is_err() {
-            told.event(Level::Error, "a connection ended in a panic: this is a defect of xksd, please report it");
+            told.event(
+                Level::Error,
+                "a connection ended in a panic: this is a defect of xksd, please report it",
+            );
         }
     });
     match glommio::spawn_local_into(guarded, queue) {
@@ -211,8 +238,8 @@ impl Door {
     /// Serves a connection, in another's place where the shard is full, or closes it.
     async fn admit(&self, stream: TcpStream) {
         let (shard, watches) = (&self.shard, &self.watches);
-        // A client that has reset its connection meanwhile has no address any more. That is its own affair: to pause for it would keep
-        // everybody behind it waiting.
+        // A client that has reset its connection meanwhile has no address any more. That is its own
+        // affair: to pause for it would keep everybody behind it waiting.
         let Ok(client) = stream.peer_addr() else { return };
         let most = self.connections_max + DISPLACED_CONNECTIONS_MAX;
         if watches.len() >= most {
@@ -221,12 +248,14 @@ impl Door {
         }
         if watches.len() >= self.connections_max {
             if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                let told = "a shard has as many connections as it may: strangers' are closed for newer ones, and where there are none, the \
+                let told = "a shard has as many connections as it may: strangers' are closed for \
+                    newer ones, and where there are none, the \
                             newer (further ones are counted in xksd_connections_refused_total)";
                 self.log.event(Level::Error, told);
             }
-            // Who holds connections without ever signing a request keeps nobody out. If all are known, the newcomer is closed at once: its
-            // client may try another instance, where in the backlog it would wait out KMS's 250 ms.
+            // Who holds connections without ever signing a request keeps nobody out. If all are
+            // known, the newcomer is closed at once: its client may try another instance, where in
+            // the backlog it would wait out KMS's 250 ms.
             if watches.len() >= most || !watches.displace() {
                 return;
             }
@@ -244,7 +273,9 @@ impl Door {
 
     fn failed(&self, error: &str) {
         if self.shard.metrics.accept_errors.fetch_add(1, Ordering::Relaxed) == 0 {
-            let told = format!("accept fails: {error} (further failures are counted in xksd_accept_errors_total)");
+            let told = format!(
+                "accept fails: {error} (further failures are counted in xksd_accept_errors_total)"
+            );
             self.log.event(Level::Error, told);
         }
     }
@@ -264,7 +295,8 @@ impl ShardThread {
         Arc::strong_count(&self.alive) == 1
     }
 
-    /// Grows while the shard moves, at least every 20 ms. A shard that panicked leaks what it holds and never says so: it just stops.
+    /// Grows while the shard moves, at least every 20 ms. A shard that panicked leaks what it holds
+    /// and never says so: it just stops.
     pub fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }

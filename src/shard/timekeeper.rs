@@ -16,7 +16,12 @@ use crate::sched::Inbox;
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
 /// Runs as long as the shard. `beats` counts its turns.
-pub(super) async fn keep_time(shard: Rc<Shard>, inbox: Rc<Inbox>, watches: Rc<Watches>, beats: Arc<AtomicU64>) {
+pub(super) async fn keep_time(
+    shard: Rc<Shard>,
+    inbox: Rc<Inbox>,
+    watches: Rc<Watches>,
+    beats: Arc<AtomicU64>,
+) {
     loop {
         beats.fetch_add(1, Ordering::Relaxed);
         sleep(if inbox.pending() > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;

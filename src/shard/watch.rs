@@ -1,8 +1,9 @@
 //! Time limits and draining of connections.
 //!
-//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store; the shard's clock sweeps over the connections,
-//! a part at a time, each at least every 100 ms, and wakes those that are over. That is one timer a shard instead of one a read, and it is how draining
-//! reaches idle connections.
+//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store;
+//! the shard's clock sweeps over the connections, a part at a time, each at least every 100 ms, and
+//! wakes those that are over. That is one timer a shard instead of one a read, and it is how
+//! draining reaches idle connections.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,7 +16,8 @@ use slab::Slab;
 
 use crate::limits::DISPLACE_LOOKS_MAX;
 
-/// Sweeps that make one round over all connections: with thousands of idle ones a whole round at once would hold up a request.
+/// Sweeps that make one round over all connections: with thousands of idle ones a whole round at
+/// once would hold up a request.
 const SWEEPS_A_ROUND: usize = 5;
 
 /// Why a wait was broken off.
@@ -83,8 +85,9 @@ impl Watches {
         }
     }
 
-    /// Ends the connection of a stranger that is being waited for, so that another may have its place; false where none is found. Going round,
-    /// it finds those first that have been there for longer. As with a limit, one that has just been heard of stays.
+    /// Ends the connection of a stranger that is being waited for, so that another may have its
+    /// place; false where none is found. Going round, it finds those first that have been there for
+    /// longer. As with a limit, one that has just been heard of stays.
     pub fn displace(&self) -> bool {
         let entries = self.entries.borrow();
         for _ in 0..DISPLACE_LOOKS_MAX.min(entries.capacity()) {
@@ -178,7 +181,8 @@ impl Watch {
     /// Waits for `future`, but not beyond the limit.
     ///
     /// # Errors
-    /// Why the wait ended first. The future is dropped: glommio's sockets are readiness-based, so a dropped read loses nothing.
+    /// Why the wait ended first. The future is dropped: glommio's sockets are readiness-based, so a
+    /// dropped read loses nothing.
     pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Over> {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -258,7 +262,8 @@ mod tests {
     fn a_newcomer_has_the_place_of_a_stranger_and_of_nobody_else() {
         let watches = Rc::new(Watches::default());
         assert!(!watches.displace(), "nobody is there");
-        let (known, busy, first, second) = (watches.add(), watches.add(), watches.add(), watches.add());
+        let (known, busy, first, second) =
+            (watches.add(), watches.add(), watches.add(), watches.add());
         let limit = Instant::now() + Duration::from_secs(100);
         [&known, &first, &second].iter().for_each(|watch| watch.idle(limit));
         known.known();
@@ -266,10 +271,16 @@ mod tests {
         busy.busy();
         for stranger in [&first, &second] {
             assert!(watches.displace());
-            assert_eq!(poll_once(stranger.wait(pending::<()>())), Poll::Ready(Err(Over::Displaced)));
+            assert_eq!(
+                poll_once(stranger.wait(pending::<()>())),
+                Poll::Ready(Err(Over::Displaced))
+            );
         }
         assert!(!watches.displace(), "each only once");
-        assert_eq!((poll_once(known.wait(pending::<()>())), poll_once(busy.wait(pending::<()>()))), (Poll::Pending, Poll::Pending));
+        assert_eq!(
+            (poll_once(known.wait(pending::<()>())), poll_once(busy.wait(pending::<()>()))),
+            (Poll::Pending, Poll::Pending)
+        );
         // What comes in the same moment wins.
         busy.idle(limit);
         assert!(watches.displace());

@@ -1,7 +1,7 @@
 //! The log: one line a request and one an event, on standard error, JSON or text.
 //!
-//! Lines are made and written on a thread of their own, behind a bounded queue: a terminal or pipe that stalls costs lines (counted),
-//! never a request's time.
+//! Lines are made and written on a thread of their own, behind a bounded queue: a terminal or pipe
+//! that stalls costs lines (counted), never a request's time.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -94,7 +94,8 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
-    /// As new, but for the memory of its texts. What is not named here is new: nothing of one request can stand in another one's line.
+    /// As new, but for the memory of its texts. What is not named here is new: nothing of one
+    /// request can stand in another one's line.
     fn renew(&mut self) {
         fn emptied(text: &mut String) -> String {
             text.clear();
@@ -135,18 +136,23 @@ impl Log {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(format: Format, out: impl Write + Send + 'static) -> std::io::Result<(Log, JoinHandle<()>)> {
+    pub fn start(
+        format: Format,
+        out: impl Write + Send + 'static,
+    ) -> std::io::Result<(Log, JoinHandle<()>)> {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
         let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let log = Log { lines, written, dropped: dropped.clone() };
-        let writer =
-            std::thread::Builder::new().name("xksd-log".into()).spawn(move || write_lines(format, out, &queue, &give_back, &dropped))?;
+        let writer = std::thread::Builder::new()
+            .name("xksd-log".into())
+            .spawn(move || write_lines(format, out, &queue, &give_back, &dropped))?;
         Ok((log, writer))
     }
 
-    /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for one before, where there is some: a record is
-    /// half of what a request would allocate, and would be freed on another thread than it was made on.
+    /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for
+    /// one before, where there is some: a record is half of what a request would allocate, and
+    /// would be freed on another thread than it was made on.
     pub fn record(&self) -> Box<RequestRecord> {
         self.written.try_recv().unwrap_or_default()
     }
@@ -175,13 +181,21 @@ impl Log {
     }
 
     fn send(&self, line: Line) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.lines.try_send(line)
+        {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_back: &Sender<Box<RequestRecord>>, dropped: &AtomicU64) {
+fn write_lines(
+    format: Format,
+    out: impl Write,
+    queue: &Receiver<Line>,
+    give_back: &Sender<Box<RequestRecord>>,
+    dropped: &AtomicU64,
+) {
     let mut told_of = 0;
     let mut out = std::io::BufWriter::with_capacity(64 * 1024, out);
     let mut text = Vec::with_capacity(1024);
@@ -196,13 +210,16 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_bac
                     // Enough of them are kept already.
                     let _ = give_back.try_send(record);
                 }
-                Line::Event(at, level, message) => event_line(format, &mut text, at, level, &message),
+                Line::Event(at, level, message) => {
+                    event_line(format, &mut text, at, level, &message)
+                }
                 Line::Flush(done) => {
                     let _ = out.flush();
                     let _ = done.send(());
                 }
             }
-            // A log that cannot be written (closed pipe) must not end the service; there is nowhere to tell it.
+            // A log that cannot be written (closed pipe) must not end the service; there is nowhere
+            // to tell it.
             let _ = out.write_all(&text);
             next = queue.try_recv().ok();
         }
@@ -210,13 +227,17 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_bac
         let lost = dropped.load(Ordering::Relaxed);
         if lost > told_of {
             text.clear();
-            let told = format!("{} lines of this log are lost: it was not written as fast as they came", lost - told_of);
+            let told = format!(
+                "{} lines of this log are lost: it was not written as fast as they came",
+                lost - told_of
+            );
             event_line(format, &mut text, SystemTime::now(), Level::Error, &told);
             let _ = out.write_all(&text);
             told_of = lost;
         }
         let _ = out.flush();
-        // Lines gather meanwhile: while the writer waits in the queue, each line costs its shard a system call to wake it.
+        // Lines gather meanwhile: while the writer waits in the queue, each line costs its shard a
+        // system call to wake it.
         std::thread::sleep(GATHER_TIME);
     }
 }
@@ -224,7 +245,9 @@ fn write_lines(format: Format, out: impl Write, queue: &Receiver<Line>, give_bac
 fn timestamp(at: SystemTime) -> String {
     // Always six digits, so that columns stand below each other and lines sort as text.
     OffsetDateTime::from(at)
-        .format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"))
+        .format(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
+        ))
         .unwrap_or_default()
 }
 
@@ -246,7 +269,8 @@ fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &Req
     };
     match format {
         Format::Json => {
-            let _ = write_json(text, &Json { time: timestamp(at), level, event: "request", record });
+            let _ =
+                write_json(text, &Json { time: timestamp(at), level, event: "request", record });
         }
         Format::Text => {
             let _ = write!(
@@ -256,7 +280,11 @@ fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &Req
                 record.status,
                 record.operation,
                 Printable(&record.key_store),
-                if record.key.is_empty() { String::new() } else { format!(" key={}", Printable(&record.key)) },
+                if record.key.is_empty() {
+                    String::new()
+                } else {
+                    format!(" key={}", Printable(&record.key))
+                },
                 if record.error == "none" { "ok" } else { record.error },
                 record.total_us,
                 record.queue_us,
@@ -282,7 +310,8 @@ fn event_line(format: Format, text: &mut Vec<u8>, at: SystemTime, level: Level, 
     }
     match format {
         Format::Json => {
-            let _ = write_json(text, &Json { time: timestamp(at), level, event: "message", message });
+            let _ =
+                write_json(text, &Json { time: timestamp(at), level, event: "message", message });
         }
         Format::Text => {
             let word = match level {
@@ -296,9 +325,11 @@ fn event_line(format: Format, text: &mut Vec<u8>, at: SystemTime, level: Level, 
     text.push(b'\n');
 }
 
-/// Whether a character of a text from outside could forge a line, steer a terminal, or turn what stands beside it around.
+/// Whether a character of a text from outside could forge a line, steer a terminal, or turn what
+/// stands beside it around.
 fn is_harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Text from outside on a terminal.
@@ -319,12 +350,20 @@ fn write_json(text: &mut Vec<u8>, line: &impl Serialize) -> serde_json::Result<(
 struct Harmless;
 
 impl serde_json::ser::Formatter for Harmless {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         if fragment.is_ascii() {
             return writer.write_all(fragment.as_bytes());
         }
         for c in fragment.chars() {
-            if is_harmful(c) { write!(writer, "\\u{:04x}", u32::from(c))? } else { write!(writer, "{c}")? }
+            if is_harmful(c) {
+                write!(writer, "\\u{:04x}", u32::from(c))?
+            } else {
+                write!(writer, "{c}")?
+            }
         }
         Ok(())
     }
@@ -407,7 +446,11 @@ mod tests {
         log.flush(Duration::from_secs(10));
         let again = log.record();
         assert_eq!(format!("{again:?}"), new);
-        assert_eq!((again.principal.as_ptr(), again.principal.capacity()), (text, "arn:principal".len()), "in the same memory");
+        assert_eq!(
+            (again.principal.as_ptr(), again.principal.capacity()),
+            (text, "arn:principal".len()),
+            "in the same memory"
+        );
         assert_ne!(log.record().principal.as_ptr(), text, "there was one");
     }
 
@@ -425,7 +468,8 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         let (release, stall) = bounded(0);
-        let (log, writer) = Log::start(Format::Text, Stalled(stall, file.reopen().unwrap())).unwrap();
+        let (log, writer) =
+            Log::start(Format::Text, Stalled(stall, file.reopen().unwrap())).unwrap();
         let long = "x".repeat(100);
         for _ in 0..3 * LOG_QUEUE_LINES {
             log.event(Level::Info, long.as_str());
@@ -437,7 +481,11 @@ mod tests {
         writer.join().unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text.matches(&long).count() as u64 + dropped, 3 * LOG_QUEUE_LINES as u64);
-        let told: Vec<&str> = text.lines().filter(|line| line.contains("lines of this log are lost")).collect();
-        assert!(matches!(told[..], [line] if line.contains(&format!("{dropped} lines"))), "{told:?}");
+        let told: Vec<&str> =
+            text.lines().filter(|line| line.contains("lines of this log are lost")).collect();
+        assert!(
+            matches!(told[..], [line] if line.contains(&format!("{dropped} lines"))),
+            "{told:?}"
+        );
     }
 }

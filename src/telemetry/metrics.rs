@@ -36,7 +36,8 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Latencies {
-        let empty = Histogram::new_with_bounds(1, LATENCY_MAX_US, SIGNIFICANT_DIGITS).expect("bounds are constants");
+        let empty = Histogram::new_with_bounds(1, LATENCY_MAX_US, SIGNIFICANT_DIGITS)
+            .expect("bounds are constants");
         Latencies { total: empty.clone(), queue: empty.clone(), hsm: empty }
     }
 }
@@ -44,7 +45,11 @@ impl Default for Latencies {
 impl Latencies {
     /// Adds another shard's.
     pub fn add(&mut self, other: &Latencies) {
-        for (mine, theirs) in [(&mut self.total, &other.total), (&mut self.queue, &other.queue), (&mut self.hsm, &other.hsm)] {
+        for (mine, theirs) in [
+            (&mut self.total, &other.total),
+            (&mut self.queue, &other.queue),
+            (&mut self.hsm, &other.hsm),
+        ] {
             mine.add(theirs).expect("all histograms have the same bounds");
         }
     }
@@ -91,7 +96,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ShardMetrics {
-    /// Counts one answered request; `hsm` is queue wait and key manager time, where it got that far.
+    /// Counts one answered request; `hsm` is queue wait and key manager time, where it got that
+    /// far.
     pub fn request(&self, key: &RequestKey, total: Duration, hsm: Option<(Duration, Duration)>) {
         let mut requests = lock(&self.requests);
         match requests.answered.get_mut(key) {
@@ -187,7 +193,11 @@ mod tests {
     #[test]
     fn shards_add_up() {
         let shards = [Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
-        shards[0].request(&key("none"), Duration::from_millis(2), Some((Duration::from_micros(10), Duration::from_micros(900))));
+        shards[0].request(
+            &key("none"),
+            Duration::from_millis(2),
+            Some((Duration::from_micros(10), Duration::from_micros(900))),
+        );
         shards[1].request(&key("none"), Duration::from_millis(4), None);
         shards[1].request(&key("ThrottlingException"), Duration::ZERO, None);
         shards[1].handshake_failed("timeout");

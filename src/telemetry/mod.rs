@@ -1,6 +1,8 @@
-//! What is seen from outside: counters and latency histograms of each shard, and the log. Knows nothing of the other rooms.
+//! What is seen from outside: counters and latency histograms of each shard, and the log. Knows
+//! nothing of the other rooms.
 //!
-//! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while someone reads them.
+//! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while
+//! someone reads them.
 
 pub mod log;
 pub mod metrics;

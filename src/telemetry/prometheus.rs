@@ -4,9 +4,12 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-/// Upper bounds of the buckets, microseconds: fine around the round trips AWS asks for (35 ms) and KMS's limit (250 ms).
-const BUCKETS_US: [u64; 16] =
-    [50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 150_000, 200_000, 250_000, 1_000_000];
+/// Upper bounds of the buckets, microseconds: fine around the round trips AWS asks for (35 ms) and
+/// KMS's limit (250 ms).
+const BUCKETS_US: [u64; 16] = [
+    50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 35_000, 50_000, 100_000, 150_000,
+    200_000, 250_000, 1_000_000,
+];
 
 /// Writes metrics one after the other into a text.
 #[derive(Default)]
@@ -22,7 +25,12 @@ impl Exposition {
     }
 
     /// One sample.
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) -> &mut Exposition {
+    pub fn sample(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        value: impl std::fmt::Display,
+    ) -> &mut Exposition {
         self.text.push_str(name);
         self.labels(labels, None);
         let _ = writeln!(self.text, " {value}");
@@ -30,16 +38,23 @@ impl Exposition {
     }
 
     /// One histogram of microseconds, told in seconds as Prometheus wants it.
-    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<u64>) -> &mut Exposition {
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        histogram: &Histogram<u64>,
+    ) -> &mut Exposition {
         let (mut next, mut cumulative, mut sum_us) = (0, 0, 0.0);
         for step in histogram.iter_recorded() {
-            // A recorded value stands for its whole equivalent range: it is counted where the range ends.
+            // A recorded value stands for its whole equivalent range: it is counted where the range
+            // ends.
             while next < BUCKETS_US.len() && BUCKETS_US[next] < step.value_iterated_to() {
                 self.bucket(name, labels, BUCKETS_US[next], cumulative);
                 next += 1;
             }
             cumulative += step.count_since_last_iteration();
-            sum_us += histogram.median_equivalent(step.value_iterated_to()) as f64 * step.count_since_last_iteration() as f64;
+            sum_us += histogram.median_equivalent(step.value_iterated_to()) as f64
+                * step.count_since_last_iteration() as f64;
         }
         for bound in &BUCKETS_US[next..] {
             self.bucket(name, labels, *bound, cumulative);
@@ -97,7 +112,11 @@ mod tests {
             histogram.record(us).unwrap();
         }
         let mut exposition = Exposition::default();
-        exposition.metric("t_seconds", "histogram", "help").histogram("t_seconds", &[("operation", "encrypt")], &histogram);
+        exposition.metric("t_seconds", "histogram", "help").histogram(
+            "t_seconds",
+            &[("operation", "encrypt")],
+            &histogram,
+        );
         let text = exposition.finish();
         for line in [
             "t_seconds_bucket{operation=\"encrypt\",le=\"0.00005\"} 1",

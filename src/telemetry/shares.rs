@@ -1,5 +1,6 @@
-//! What strangers can cause at will is told in so many lines within an interval, and the rest as a number: nobody without a credential may
-//! fill a disk, or hide one thing behind a flood of another.
+//! What strangers can cause at will is told in so many lines within an interval, and the rest as a
+//! number: nobody without a credential may fill a disk, or hide one thing behind a flood of
+//! another.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,7 +25,8 @@ impl Shares {
         Shares { lines_max, interval, of: BTreeMap::new() }
     }
 
-    /// Whether another line may be logged; if not, it is counted. Intervals end in [`Shares::sweep`].
+    /// Whether another line may be logged; if not, it is counted. Intervals end in
+    /// [`Shares::sweep`].
     pub fn take(&mut self, reason: &'static str, now: Instant) -> bool {
         let share = self.of.entry(reason).or_insert(Share { since: now, told: 0, left_out: 0 });
         let may = share.told < self.lines_max;
@@ -36,7 +38,8 @@ impl Shares {
         may
     }
 
-    /// Ends the intervals that are over; where lines were left out, `tell` hears of which reason and how many.
+    /// Ends the intervals that are over; where lines were left out, `tell` hears of which reason
+    /// and how many.
     pub fn sweep(&mut self, now: Instant, mut tell: impl FnMut(&'static str, u64)) {
         self.of.retain(|reason, share| {
             let over = now.saturating_duration_since(share.since) >= self.interval;

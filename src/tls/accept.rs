@@ -16,16 +16,21 @@ use super::{Server, handshake_failure_label, tls_failure_label};
 use crate::limits::{COMMON_NAME_CHARS_MAX, HANDSHAKE_DETAIL_CHARS_MAX};
 
 impl Server {
-    /// The whole handshake, and after it [`Server::confirm`]: who comes out of here may be read from.
+    /// The whole handshake, and after it [`Server::confirm`]: who comes out of here may be read
+    /// from.
     ///
     /// # Errors
     /// Why there is no connection; the client has been told by an alert where TLS has one for it.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<TlsStream<S>, HandshakeFailure> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> Result<TlsStream<S>, HandshakeFailure> {
         let mut accepting = TlsAcceptor::from(self.config.clone()).accept(stream);
         let mut name = None;
         let accepted = poll_fn(|cx| {
             let polled = Pin::new(&mut accepting).poll(cx);
-            // Taken out in the poll that has put it there: within one no other connection's certificate is verified on this thread.
+            // Taken out in the poll that has put it there: within one no other connection's
+            // certificate is verified on this thread.
             name = refused_name::take().or(name.take());
             polled
         });
@@ -39,7 +44,8 @@ impl Server {
     }
 }
 
-/// Why a handshake failed. `Display` is for the log: bounded, and what comes from the client is escaped.
+/// Why a handshake failed. `Display` is for the log: bounded, and what comes from the client is
+/// escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeFailure {
     reason: &'static str,
@@ -62,7 +68,9 @@ impl HandshakeFailure {
     pub(crate) fn of_io(error: &io::Error, name: Option<String>) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(error) => Self::of_tls(error, name),
-            None => Self { reason: handshake_failure_label(error), detail: error.to_string(), name },
+            None => {
+                Self { reason: handshake_failure_label(error), detail: error.to_string(), name }
+            }
         }
     }
 
@@ -75,7 +83,11 @@ impl fmt::Display for HandshakeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason, Cut(&self.detail, HANDSHAKE_DETAIL_CHARS_MAX))?;
         match &self.name {
-            Some(name) => write!(f, "; the client's certificate has the subject CN \"{}\"", Cut(name, COMMON_NAME_CHARS_MAX)),
+            Some(name) => write!(
+                f,
+                "; the client's certificate has the subject CN \"{}\"",
+                Cut(name, COMMON_NAME_CHARS_MAX)
+            ),
             None => Ok(()),
         }
     }
@@ -105,16 +117,24 @@ mod tests {
     #[test]
     fn what_a_client_sends_is_cut_and_escaped() {
         let failure = |detail: &str, name: &str| {
-            let failure = HandshakeFailure { reason: "other", detail: detail.to_owned(), name: Some(name.to_owned()) };
+            let failure = HandshakeFailure {
+                reason: "other",
+                detail: detail.to_owned(),
+                name: Some(name.to_owned()),
+            };
             failure.to_string()
         };
         assert_eq!(
             failure("a\nb\u{1b}", "\"x\" \u{202e}\0"),
             r#"other: a\nb\u{1b}; the client's certificate has the subject CN "\"x\" \u{202e}\0""#
         );
-        let whole = failure(&"d".repeat(HANDSHAKE_DETAIL_CHARS_MAX), &"ä".repeat(COMMON_NAME_CHARS_MAX));
+        let whole =
+            failure(&"d".repeat(HANDSHAKE_DETAIL_CHARS_MAX), &"ä".repeat(COMMON_NAME_CHARS_MAX));
         assert!(!whole.contains('…'), "{whole}");
-        let cut = failure(&"d".repeat(HANDSHAKE_DETAIL_CHARS_MAX + 1), &"ä".repeat(COMMON_NAME_CHARS_MAX + 1));
+        let cut = failure(
+            &"d".repeat(HANDSHAKE_DETAIL_CHARS_MAX + 1),
+            &"ä".repeat(COMMON_NAME_CHARS_MAX + 1),
+        );
         assert_eq!(cut.replace('…', ""), whole);
         assert_eq!(cut.matches('…').count(), 2);
     }

@@ -8,7 +8,8 @@ use x509_parser::extensions::GeneralName;
 
 use super::chain::shown;
 
-/// One certificate of the server's chain, as far as who operates the server must tell it from another.
+/// One certificate of the server's chain, as far as who operates the server must tell it from
+/// another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// The subject's common name; where it has none, the first DNS name, else the whole subject.
@@ -21,16 +22,20 @@ pub struct Certificate {
 
 impl Certificate {
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
-        let common_name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+        let common_name =
+            certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
         let names = certificate.subject_alternative_name().ok().flatten();
-        let dns_name = || names.iter().flat_map(|names| &names.value.general_names).find_map(dns_name);
+        let dns_name =
+            || names.iter().flat_map(|names| &names.value.general_names).find_map(dns_name);
         // DER puts a zero before a first byte that would make the number negative (X.690, 8.3.3).
         let serial = match certificate.raw_serial() {
             [0, rest @ ..] if !rest.is_empty() => rest,
             serial => serial,
         };
         Self {
-            subject: common_name.or_else(dns_name).map_or_else(|| certificate.subject().to_string(), ToOwned::to_owned),
+            subject: common_name
+                .or_else(dns_name)
+                .map_or_else(|| certificate.subject().to_string(), ToOwned::to_owned),
             serial: serial.iter().map(|byte| format!("{byte:02X}")).collect(),
             not_after: certificate.validity().not_after.to_datetime(),
         }
@@ -48,6 +53,12 @@ fn dns_name<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}, serial {}, valid until {}", self.subject, self.serial, self.not_after_shown())
+        write!(
+            f,
+            "{:?}, serial {}, valid until {}",
+            self.subject,
+            self.serial,
+            self.not_after_shown()
+        )
     }
 }

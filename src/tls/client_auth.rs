@@ -1,8 +1,9 @@
-//! Client certificates: a chain to the configured anchors, and exactly one subject common name out of the list.
+//! Client certificates: a chain to the configured anchors, and exactly one subject common name out
+//! of the list.
 //!
-//! spec: "The XKS proxy MUST terminate the TLS handshake if the client presents a certificate containing a different
-//! subject name or chained to a different certificate authority." It is the subject's CN that the specification names;
-//! subject alternative names are not looked at.
+//! spec: "The XKS proxy MUST terminate the TLS handshake if the client presents a certificate
+//! containing a different subject name or chained to a different certificate authority." It is the
+//! subject's CN that the specification names; subject alternative names are not looked at.
 
 use std::sync::Arc;
 
@@ -10,8 +11,14 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext,
+};
 use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -34,10 +41,18 @@ pub enum SubjectRefused {
 impl std::fmt::Display for SubjectRefused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoCommonName => f.write_str("the client certificate's subject has no common name"),
-            Self::SeveralCommonNames => f.write_str("the client certificate's subject has several common names"),
-            Self::NotText => f.write_str("the client certificate's common name is neither UTF8String nor PrintableString"),
-            Self::NotListed => f.write_str("the client certificate's common name is not in tls.client.subject_common_names"),
+            Self::NoCommonName => {
+                f.write_str("the client certificate's subject has no common name")
+            }
+            Self::SeveralCommonNames => {
+                f.write_str("the client certificate's subject has several common names")
+            }
+            Self::NotText => f.write_str(
+                "the client certificate's common name is neither UTF8String nor PrintableString",
+            ),
+            Self::NotListed => f.write_str(
+                "the client certificate's common name is not in tls.client.subject_common_names",
+            ),
         }
     }
 }
@@ -47,13 +62,19 @@ impl std::error::Error for SubjectRefused {}
 /// None only with a problem in the report.
 pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc<ClientVerifier>> {
     if settings.subject_common_names.is_empty() {
-        report.problem(SUBJECT_COMMON_NAMES, "no name: list the one AWS KMS presents, `cks.kms.REGION.amazonaws.com`");
+        report.problem(
+            SUBJECT_COMMON_NAMES,
+            "no name: list the one AWS KMS presents, `cks.kms.REGION.amazonaws.com`",
+        );
     }
     for name in &settings.subject_common_names {
         if name.is_empty() || name.trim() != name {
             report.problem(
                 SUBJECT_COMMON_NAMES,
-                format!("{name:?} is empty or has white space at an end, and names are compared byte for byte"),
+                format!(
+                    "{name:?} is empty or has white space at an end, and names are compared \
+                    byte for byte"
+                ),
             );
         }
     }
@@ -67,19 +88,27 @@ pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc
     let mut roots = RootCertStore::empty();
     for (i, anchor) in anchors.into_iter().enumerate() {
         if let Err(error) = roots.add(anchor) {
-            report.problem(TRUST_ANCHORS, format!("certificate {} of {}: {error}", i + 1, settings.trust_anchors.display()));
+            report.problem(
+                TRUST_ANCHORS,
+                format!("certificate {} of {}: {error}", i + 1, settings.trust_anchors.display()),
+            );
         }
     }
     Some(Arc::new(ClientVerifier {
         root_hint_subjects: roots.subjects(),
         roots,
         subject_common_names: settings.subject_common_names.clone(),
-        purpose: if settings.require_client_auth_eku { Purpose::Client } else { Purpose::ClientOrServer },
+        purpose: if settings.require_client_auth_eku {
+            Purpose::Client
+        } else {
+            Purpose::ClientOrServer
+        },
         algorithms: provider::crypto_provider().signature_verification_algorithms,
     }))
 }
 
-/// rustls' own `WebPkiClientVerifier`, with two differences: the subject is checked, and serverAuth may do for clientAuth.
+/// rustls' own `WebPkiClientVerifier`, with two differences: the subject is checked, and serverAuth
+/// may do for clientAuth.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     roots: RootCertStore,
@@ -90,32 +119,54 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// The whole judgement on a client's certificate; `now` decides on dates. The name of a refused one is left in [`refused_name`].
-    pub(super) fn verify(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+    /// The whole judgement on a client's certificate; `now` decides on dates. The name of a refused
+    /// one is left in [`refused_name`].
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
         self.judge(end_entity, intermediates, now).inspect_err(|_| refused_name::put(end_entity))
     }
 
-    fn judge(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
         EndEntityCert::try_from(end_entity)
             .and_then(|certificate| {
                 certificate
-                    .verify_for_usage(self.algorithms.all, &self.roots.roots, intermediates, now, self.purpose, None, None)
+                    .verify_for_usage(
+                        self.algorithms.all,
+                        &self.roots.roots,
+                        intermediates,
+                        now,
+                        self.purpose,
+                        None,
+                        None,
+                    )
                     .map(|_path| ())
             })
             .map_err(rustls_error)?;
         // Only now: a subject that nobody vouches for is not worth taking apart.
-        self.check_subject(end_entity).map_err(|refused| CertificateError::Other(OtherError(Arc::new(refused))).into())
+        self.check_subject(end_entity)
+            .map_err(|refused| CertificateError::Other(OtherError(Arc::new(refused))).into())
     }
 
     fn check_subject(&self, end_entity: &CertificateDer<'_>) -> Result<(), SubjectRefused> {
-        let Ok(([], certificate)) = X509Certificate::from_der(end_entity) else { return Err(SubjectRefused::NotText) };
+        let Ok(([], certificate)) = X509Certificate::from_der(end_entity) else {
+            return Err(SubjectRefused::NotText);
+        };
         let mut names = certificate.subject().iter_common_name();
         let name = names.next().ok_or(SubjectRefused::NoCommonName)?.attr_value();
         if names.next().is_some() {
             return Err(SubjectRefused::SeveralCommonNames);
         }
-        // TeletexString, BMPString and UniversalString would need a conversion before the comparison, and two readers of
-        // one certificate could disagree on it.
+        // TeletexString, BMPString and UniversalString would need a conversion before the
+        // comparison, and two readers of one certificate could disagree on it.
         if !matches!(name.tag(), Tag::Utf8String | Tag::PrintableString) {
             return Err(SubjectRefused::NotText);
         }
@@ -127,10 +178,12 @@ impl ClientVerifier {
     }
 }
 
-/// The subject common name of the client certificate that was refused last on this thread, on its way to the log.
+/// The subject common name of the client certificate that was refused last on this thread, on its
+/// way to the log.
 ///
-/// A connection that rustls has failed is gone with the certificate, and its errors have no room for a name, but for the one that becomes the alert
-/// certificate_unknown, and the client is to be told by the fitting one. Whoever drives the handshake takes the name out in the same poll.
+/// A connection that rustls has failed is gone with the certificate, and its errors have no room
+/// for a name, but for the one that becomes the alert certificate_unknown, and the client is to be
+/// told by the fitting one. Whoever drives the handshake takes the name out in the same poll.
 pub(super) mod refused_name {
     use std::cell::RefCell;
 
@@ -144,7 +197,10 @@ pub(super) mod refused_name {
     /// Nothing checked this certificate: what it says is only what the client says of itself.
     pub(super) fn put(certificate: &CertificateDer<'_>) {
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return };
-        let names = certificate.subject().iter_common_name().map(|name| String::from_utf8_lossy(name.attr_value().data));
+        let names = certificate
+            .subject()
+            .iter_common_name()
+            .map(|name| String::from_utf8_lossy(name.attr_value().data));
         let name = names.collect::<Vec<_>>().join(", ");
         // One character more than is shown, so that it is seen to be cut.
         NAME.set(Some(name.chars().take(COMMON_NAME_CHARS_MAX + 1).collect()));
@@ -196,7 +252,8 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// What a certificate's extended key usage, where there is one, must include. Holds for the CAs between leaf and anchor too.
+/// What a certificate's extended key usage, where there is one, must include. Holds for the CAs
+/// between leaf and anchor too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Client,
@@ -208,7 +265,9 @@ impl ExtendedKeyUsageValidator for Purpose {
         let mut present = Vec::new();
         for purpose in purposes {
             let oid = purpose?.to_decoded_oid();
-            if oid == KeyUsage::CLIENT_AUTH_REPR || (*self == Self::ClientOrServer && oid == KeyUsage::SERVER_AUTH_REPR) {
+            if oid == KeyUsage::CLIENT_AUTH_REPR
+                || (*self == Self::ClientOrServer && oid == KeyUsage::SERVER_AUTH_REPR)
+            {
                 return Ok(());
             }
             present.push(oid);
@@ -217,7 +276,10 @@ impl ExtendedKeyUsageValidator for Purpose {
             true => Ok(()),
             false => {
                 let required = KeyUsage::client_auth();
-                Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+                Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext {
+                    required,
+                    present,
+                }))
             }
         }
     }
@@ -226,9 +288,15 @@ impl ExtendedKeyUsageValidator for Purpose {
 /// The variants rustls turns into the fitting TLS alert; the rest keeps its text.
 fn rustls_error(error: webpki::Error) -> Error {
     match error {
-        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => CertificateError::BadEncoding,
-        webpki::Error::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
-        webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
+            CertificateError::BadEncoding
+        }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        webpki::Error::CertExpired { time, not_after } => {
+            CertificateError::ExpiredContext { time, not_after }
+        }
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,

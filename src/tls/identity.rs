@@ -23,7 +23,11 @@ pub(super) struct Identity {
 }
 
 /// None only with a problem in the report.
-pub(super) fn load(settings: &Settings, now: OffsetDateTime, report: &mut Report) -> Option<Identity> {
+pub(super) fn load(
+    settings: &Settings,
+    now: OffsetDateTime,
+    report: &mut Report,
+) -> Option<Identity> {
     let key = load_key(&settings.private_key, report);
     let certificates = match pem_file::certificates(&settings.certificate_chain) {
         Ok(certificates) => certificates,
@@ -39,32 +43,52 @@ pub(super) fn load(settings: &Settings, now: OffsetDateTime, report: &mut Report
             parsed.iter().map(Certificate::of).collect()
         }
         Err(message) => {
-            report.problem(CERTIFICATE_CHAIN, format!("{}: {message}", settings.certificate_chain.display()));
+            report.problem(
+                CERTIFICATE_CHAIN,
+                format!("{}: {message}", settings.certificate_chain.display()),
+            );
             return None;
         }
     };
-    Some(Identity { certified_key: Arc::new(CertifiedKey::new(certificates, key?)), certificates: told })
+    Some(Identity {
+        certified_key: Arc::new(CertifiedKey::new(certificates, key?)),
+        certificates: told,
+    })
 }
 
 /// The key's public half must be the one in the first certificate.
-fn check_match(key: &dyn SigningKey, chain: &[X509Certificate<'_>], settings: &Settings, report: &mut Report) {
+fn check_match(
+    key: &dyn SigningKey,
+    chain: &[X509Certificate<'_>],
+    settings: &Settings,
+    report: &mut Report,
+) {
     let Some(public_key) = key.public_key() else {
-        report.problem(PRIVATE_KEY, format!("the public key of {} cannot be computed", settings.private_key.display()));
+        report.problem(
+            PRIVATE_KEY,
+            format!("the public key of {} cannot be computed", settings.private_key.display()),
+        );
         return;
     };
-    let (key_file, chain_file) = (settings.private_key.display(), settings.certificate_chain.display());
+    let (key_file, chain_file) =
+        (settings.private_key.display(), settings.certificate_chain.display());
     match chain.iter().position(|certificate| certificate.public_key().raw == public_key.as_ref()) {
         Some(0) => {}
         Some(position) => report.problem(
             CERTIFICATE_CHAIN,
             format!(
-                "{key_file} belongs to certificate {} of {chain_file}: the server's own certificate must stand first, then its issuer",
+                "{key_file} belongs to certificate {} of {chain_file}: the server's own \
+                 certificate must stand first, then its issuer",
                 position + 1
             ),
         ),
         None => report.problem(
             PRIVATE_KEY,
-            format!("{key_file} does not match {chain_file}: its public key is not that of the certificate for {}", chain[0].subject()),
+            format!(
+                "{key_file} does not match {chain_file}: its public key is not that of the \
+                certificate for {}",
+                chain[0].subject()
+            ),
         ),
     }
 }
@@ -78,9 +102,16 @@ fn load_key(path: &Path, report: &mut Report) -> Option<Arc<dyn SigningKey>> {
         }
     };
     let shown = path.display();
-    // As ssh holds it, but a group may read: that is how a key is given to a service that does not own it.
+    // As ssh holds it, but a group may read: that is how a key is given to a service that does not
+    // own it.
     if file.mode & 0o007 != 0 {
-        report.problem(PRIVATE_KEY, format!("{shown} is open to every user (mode {:04o}): `chmod o-rwx {shown}`", file.mode));
+        report.problem(
+            PRIVATE_KEY,
+            format!(
+                "{shown} is open to every user (mode {:04o}): `chmod o-rwx {shown}`",
+                file.mode
+            ),
+        );
     }
     match parse_key(&file.bytes) {
         Ok(key) => Some(key),
@@ -108,7 +139,9 @@ enum KeyError {
 
 fn parse_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
     // PKCS#8, and the header OpenSSL writes into PKCS#1 and SEC1 sections (RFC 1421, 4.6.1.1).
-    if contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(pem, b"Proc-Type: 4,ENCRYPTED") {
+    if contains(pem, b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        || contains(pem, b"Proc-Type: 4,ENCRYPTED")
+    {
         return Err(KeyError::Encrypted);
     }
     let other = |message: &str| KeyError::Other(message.to_owned());
@@ -118,8 +151,13 @@ fn parse_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
     }
     match keys.as_slice() {
         [key] => signing_key(key).map_err(KeyError::Other),
-        [] if pem_file::starts_like_der(pem) => Err(other("looks like DER, not PEM: convert it with `openssl pkey -inform DER`")),
-        [] => Err(other("holds no private key (`-----BEGIN PRIVATE KEY-----`, `RSA PRIVATE KEY` or `EC PRIVATE KEY`)")),
+        [] if pem_file::starts_like_der(pem) => {
+            Err(other("looks like DER, not PEM: convert it with `openssl pkey -inform DER`"))
+        }
+        [] => Err(other(
+            "holds no private key (`-----BEGIN PRIVATE KEY-----`, `RSA PRIVATE KEY` or `EC PRIVATE \
+             KEY`)",
+        )),
         _ => Err(other("holds more than one private key: leave the one of the first certificate")),
     }
 }
@@ -130,7 +168,8 @@ fn signing_key(der: &PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Stri
         _ => any_supported_type(der),
     };
     match key {
-        // Nothing documents that KMS verifies Ed25519, and no public CA certifies it: such a key would only fail later.
+        // Nothing documents that KMS verifies Ed25519, and no public CA certifies it: such a key
+        // would only fail later.
         Ok(key) if key.algorithm() == SignatureAlgorithm::ED25519 => {
             Err("an Ed25519 key; AWS KMS needs RSA or ECDSA P-256 or P-384".to_owned())
         }
@@ -152,7 +191,10 @@ fn why_unusable(der: &PrivateKeyDer<'_>) -> String {
         Some("InconsistentComponents") => "an RSA key whose parts do not fit together",
         _ => "not a key this server can use, or damaged",
     };
-    format!("{reason}; RSA of 2048 to 4096 bits and ECDSA P-256 or P-384 (with its public key in the file) are accepted")
+    format!(
+        "{reason}; RSA of 2048 to 4096 bits and ECDSA P-256 or P-384 (with its public key in the \
+         file) are accepted"
+    )
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

@@ -1,12 +1,15 @@
-//! TLS: the server's certificate and key, the four cipher suites of the specification, client certificates.
+//! TLS: the server's certificate and key, the four cipher suites of the specification, client
+//! certificates.
 //!
-//! [`check`] reads what [`Settings`] names and tells everything that is wrong with it. [`server`] does the same and
-//! makes a [`Server`], one generation of TLS for all shards. A reload makes a new generation, never changes one.
+//! [`check`] reads what [`Settings`] names and tells everything that is wrong with it. [`server`]
+//! does the same and makes a [`Server`], one generation of TLS for all shards. A reload makes a new
+//! generation, never changes one.
 //!
-//! Resumption: a resumed handshake does not run the client verifier, so two fences stand around it. Each generation
-//! has a ticketer of its own: a ticket given under another CA or another list of names opens to nothing and the
-//! handshake is a full one. Within a generation, [`Server::confirm`] verifies the certificate that came out of a
-//! ticket anew, so that one which has expired meanwhile is refused as it would be in a full handshake.
+//! Resumption: a resumed handshake does not run the client verifier, so two fences stand around it.
+//! Each generation has a ticketer of its own: a ticket given under another CA or another list of
+//! names opens to nothing and the handshake is a full one. Within a generation, [`Server::confirm`]
+//! verifies the certificate that came out of a ticket anew, so that one which has expired meanwhile
+//! is refused as it would be in a full handshake.
 
 mod accept;
 mod certificate;
@@ -52,13 +55,14 @@ pub struct ClientSettings {
     pub trust_anchors: PathBuf,
     /// The subject common names accepted, compared byte for byte: upper and lower case differ.
     pub subject_common_names: Vec<String>,
-    /// Whether an extended key usage, where the certificate has one, must include clientAuth. Public CAs no longer issue
-    /// that: without this requirement serverAuth is as good. A certificate without the extension is good for both (RFC 5280,
-    /// 4.2.1.12).
+    /// Whether an extended key usage, where the certificate has one, must include clientAuth.
+    /// Public CAs no longer issue that: without this requirement serverAuth is as good. A
+    /// certificate without the extension is good for both (RFC 5280, 4.2.1.12).
     pub require_client_auth_eku: bool,
 }
 
-/// Something an operator must put right ([`Report::problems`]) or should know ([`Report::warnings`]).
+/// Something an operator must put right ([`Report::problems`]) or should know
+/// ([`Report::warnings`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Key path in the configuration: `tls.private_key`.
@@ -102,13 +106,19 @@ pub fn check(settings: &Settings) -> Report {
     load(settings, OffsetDateTime::now_utc()).0
 }
 
-/// A new generation of TLS: checks as [`check`] does, then builds; [`Server::warnings`] tells the rest. Call once for all shards, and again for a reload.
+/// A new generation of TLS: checks as [`check`] does, then builds; [`Server::warnings`] tells the
+/// rest. Call once for all shards, and again for a reload.
 pub fn server(settings: &Settings) -> Result<Server, Vec<Problem>> {
     let (report, material) = load(settings, OffsetDateTime::now_utc());
     let Some(material) = material else { return Err(report.problems) };
     let Identity { certified_key, certificates } = material.identity;
     provider::server_config(certified_key, material.client.clone())
-        .map(|config| Server { config, client: material.client, certificates, warnings: report.warnings })
+        .map(|config| Server {
+            config,
+            client: material.client,
+            certificates,
+            warnings: report.warnings,
+        })
         .map_err(|error| vec![Problem { key: "tls", message: error.to_string() }])
 }
 
@@ -132,7 +142,8 @@ fn load(settings: &Settings, now: OffsetDateTime) -> (Report, Option<Material>) 
     (report, material)
 }
 
-/// One generation of TLS, shared by all shards: configuration, ticket keys and client verifier belong together.
+/// One generation of TLS, shared by all shards: configuration, ticket keys and client verifier
+/// belong together.
 #[derive(Clone, Debug)]
 pub struct Server {
     config: Arc<ServerConfig>,
@@ -157,9 +168,9 @@ impl Server {
         &self.config
     }
 
-    /// To be called when a handshake is complete and before any of its application data is used; on an error the
-    /// connection must be closed. Costs nothing after a full handshake; after a resumed one with mutual TLS, the client's
-    /// certificate is verified as it stands now.
+    /// To be called when a handshake is complete and before any of its application data is used; on
+    /// an error the connection must be closed. Costs nothing after a full handshake; after a
+    /// resumed one with mutual TLS, the client's certificate is verified as it stands now.
     pub fn confirm(&self, connection: &CommonState) -> Result<(), rustls::Error> {
         self.confirm_at(connection, UnixTime::now())
     }
@@ -169,7 +180,9 @@ impl Server {
         match connection.handshake_kind() {
             Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) => Ok(()),
             Some(HandshakeKind::Resumed) => match connection.peer_certificates() {
-                Some([end_entity, intermediates @ ..]) => client.verify(end_entity, intermediates, now),
+                Some([end_entity, intermediates @ ..]) => {
+                    client.verify(end_entity, intermediates, now)
+                }
                 _ => Err(rustls::Error::NoCertificatesPresented),
             },
             None => Err(rustls::Error::HandshakeNotComplete),

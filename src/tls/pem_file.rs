@@ -11,7 +11,9 @@ use crate::limits::PEM_FILE_BYTES_MAX;
 /// Reads a PEM file; why not, in words that begin with its name.
 pub(super) fn read(path: &Path) -> Result<Content, String> {
     file::read(path, PEM_FILE_BYTES_MAX).map_err(|refused| match refused {
-        file::Refused::TooLong(_) => format!("{} {refused}: not a PEM file of certificates or a key", path.display()),
+        file::Refused::TooLong(_) => {
+            format!("{} {refused}: not a PEM file of certificates or a key", path.display())
+        }
         _ => format!("{} {refused}", path.display()),
     })
 }
@@ -25,8 +27,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .map_err(|error| format!("{shown}: {}", describe(&error)))?;
     if certificates.is_empty() {
         return Err(match starts_like_der(&file.bytes) {
-            true => format!("{shown} looks like DER, not PEM: convert it with `openssl x509 -inform DER -in {shown} -out CHAIN.pem`"),
-            false => format!("{shown} holds no certificate (no line `-----BEGIN CERTIFICATE-----`)"),
+            true => format!(
+                "{shown} looks like DER, not PEM: convert it with `openssl x509 -inform DER -in \
+                 {shown} -out CHAIN.pem`"
+            ),
+            false => {
+                format!("{shown} holds no certificate (no line `-----BEGIN CERTIFICATE-----`)")
+            }
         });
     }
     Ok(certificates)
@@ -40,8 +47,12 @@ pub(super) fn starts_like_der(bytes: &[u8]) -> bool {
 /// A PEM error in words. Never the bytes at fault: the file may hold a key.
 pub(super) fn describe(error: &pem::Error) -> &'static str {
     match error {
-        pem::Error::MissingSectionEnd { .. } => "a PEM section has no `-----END …-----` line: is the file cut off?",
-        pem::Error::IllegalSectionStart { .. } => "a `-----BEGIN …` line does not end in five hyphens",
+        pem::Error::MissingSectionEnd { .. } => {
+            "a PEM section has no `-----END …-----` line: is the file cut off?"
+        }
+        pem::Error::IllegalSectionStart { .. } => {
+            "a `-----BEGIN …` line does not end in five hyphens"
+        }
         pem::Error::Base64Decode(_) => "a PEM section is not valid base64",
         pem::Error::SectionTooLarge => "a PEM section is too large",
         _ => "not a valid PEM file",

@@ -14,7 +14,9 @@ use rcgen::{DnValue, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConnection, SupportedProtocolVersion,
+};
 
 use super::*;
 use crate::limits::CERTIFICATE_EXPIRY_WARNING;
@@ -37,7 +39,11 @@ impl World {
         let (server_ca, client_ca) = (Ca::root("Server CA"), Ca::root("Client CA"));
         let key = KeyPair::generate().unwrap();
         let settings = Settings {
-            certificate_chain: write(directory.path(), "chain.pem", &[server_ca.issue(leaf, &key).pem(), server_ca.pem()].concat()),
+            certificate_chain: write(
+                directory.path(),
+                "chain.pem",
+                &[server_ca.issue(leaf, &key).pem(), server_ca.pem()].concat(),
+            ),
             private_key: write(directory.path(), "key.pem", &key.serialize_pem()),
             client: Some(ClientSettings {
                 trust_anchors: write(directory.path(), "anchors.pem", &client_ca.pem()),
@@ -51,14 +57,19 @@ impl World {
     /// A client that keeps its tickets, with a certificate of `leaf`.
     fn client(&self, leaf: &Leaf, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.server_ca.pem().as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.server_ca.pem().as_bytes()).unwrap())
+            .unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate = self.client_ca.issue(leaf, &key).der().clone();
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .with_client_auth_cert(
+                vec![certificate],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
             .unwrap();
         Arc::new(config)
     }
@@ -67,21 +78,34 @@ impl World {
         self.verify_der(self.client_ca.issue(leaf, &KeyPair::generate().unwrap()).der(), &[])
     }
 
-    fn verify_der(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), &'static str> {
+    fn verify_der(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), &'static str> {
         self.judge(end_entity, intermediates).map_err(|error| tls_failure_label(&error))
     }
 
-    fn judge(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
         let mut report = Report::default();
-        let verifier = client_auth::load(self.settings.client.as_ref().unwrap(), &mut report).unwrap();
+        let verifier =
+            client_auth::load(self.settings.client.as_ref().unwrap(), &mut report).unwrap();
         assert_eq!(report, Report::default());
         verifier.verify(end_entity, intermediates, UnixTime::now())
     }
 }
 
 /// Runs a handshake in memory to its end, tickets included.
-fn handshake(server: &Server, client: &Arc<ClientConfig>) -> Result<ServerConnection, rustls::Error> {
-    let mut client = ClientConnection::new(client.clone(), SERVER_NAME.try_into().unwrap()).unwrap();
+fn handshake(
+    server: &Server,
+    client: &Arc<ClientConfig>,
+) -> Result<ServerConnection, rustls::Error> {
+    let mut client =
+        ClientConnection::new(client.clone(), SERVER_NAME.try_into().unwrap()).unwrap();
     let mut server = ServerConnection::new(server.config().clone()).unwrap();
     while client.wants_write() || server.wants_write() {
         let mut sent = Vec::new();
@@ -115,7 +139,8 @@ fn resumption_does_not_outlive_the_client_certificate() {
         let server = server(&world.settings).unwrap();
         let leaf = Leaf::client(KMS_NAME);
         let client = world.client(&leaf, version);
-        let (last, expired) = (unix_time(leaf.not_after), unix_time(leaf.not_after + Duration::from_secs(1)));
+        let (last, expired) =
+            (unix_time(leaf.not_after), unix_time(leaf.not_after + Duration::from_secs(1)));
 
         let full = handshake(&server, &client).unwrap();
         assert_eq!(full.handshake_kind(), Some(HandshakeKind::Full));
@@ -125,7 +150,10 @@ fn resumption_does_not_outlive_the_client_certificate() {
         assert_eq!(resumed.handshake_kind(), Some(HandshakeKind::Resumed));
         assert_eq!(server.confirm(&resumed), Ok(()));
         assert_eq!(server.confirm_at(&resumed, last), Ok(()));
-        assert_eq!(tls_failure_label(&server.confirm_at(&resumed, expired).unwrap_err()), "expired");
+        assert_eq!(
+            tls_failure_label(&server.confirm_at(&resumed, expired).unwrap_err()),
+            "expired"
+        );
     }
 }
 
@@ -137,10 +165,17 @@ fn each_generation_has_tickets_of_its_own() {
         let first = server(&world.settings).unwrap();
         handshake(&first, &client).unwrap();
         let second = server(&world.settings).unwrap();
-        assert_eq!(handshake(&second, &client).unwrap().handshake_kind(), Some(HandshakeKind::Full));
-        assert_eq!(handshake(&second, &client).unwrap().handshake_kind(), Some(HandshakeKind::Resumed));
+        assert_eq!(
+            handshake(&second, &client).unwrap().handshake_kind(),
+            Some(HandshakeKind::Full)
+        );
+        assert_eq!(
+            handshake(&second, &client).unwrap().handshake_kind(),
+            Some(HandshakeKind::Resumed)
+        );
 
-        // The name is taken off the list: the ticket of the second generation opens nothing in the third.
+        // The name is taken off the list: the ticket of the second generation opens nothing in the
+        // third.
         let mut settings = world.settings.clone();
         settings.client.as_mut().unwrap().subject_common_names = vec!["another.name".to_owned()];
         let third = server(&settings).unwrap();
@@ -161,8 +196,12 @@ fn unfinished_handshakes_are_not_confirmed() {
 fn subject_common_names() {
     let world = World::new(&Leaf::server());
     assert_eq!(world.verify(&Leaf::client(KMS_NAME)), Ok(()));
-    let with = |names: Vec<DnValue>| world.verify(&Leaf { common_names: names, ..Leaf::client("") });
-    assert_eq!(with(vec![DnValue::PrintableString(PrintableString::try_from(KMS_NAME).unwrap())]), Ok(()));
+    let with =
+        |names: Vec<DnValue>| world.verify(&Leaf { common_names: names, ..Leaf::client("") });
+    assert_eq!(
+        with(vec![DnValue::PrintableString(PrintableString::try_from(KMS_NAME).unwrap())]),
+        Ok(())
+    );
     for names in [
         vec![],
         vec!["".into()],
@@ -181,7 +220,8 @@ fn subject_common_names() {
     ] {
         assert_eq!(with(names.clone()), Err("wrong_subject"), "{names:?}");
     }
-    let in_san = Leaf { common_names: vec![], dns_names: vec![KMS_NAME.to_owned()], ..Leaf::client("") };
+    let in_san =
+        Leaf { common_names: vec![], dns_names: vec![KMS_NAME.to_owned()], ..Leaf::client("") };
     assert_eq!(world.verify(&in_san), Err("wrong_subject"));
 }
 
@@ -222,20 +262,35 @@ fn chains_of_client_certificates() {
 
     let namesake = Ca::root("Client CA");
     assert_ne!(world.verify_der(namesake.issue(&leaf, &key).der(), &[]), Ok(()));
-    assert_eq!(world.verify_der(world.server_ca.issue(&leaf, &key).der(), &[]), Err("unknown_issuer"));
-    assert_eq!(world.verify_der(leaf.params().self_signed(&key).unwrap().der(), &[]), Err("unknown_issuer"));
-    assert_eq!(world.verify_der(&CertificateDer::from_slice(b"\x30\x03abc"), &[]), Err("bad_certificate"));
+    assert_eq!(
+        world.verify_der(world.server_ca.issue(&leaf, &key).der(), &[]),
+        Err("unknown_issuer")
+    );
+    assert_eq!(
+        world.verify_der(leaf.params().self_signed(&key).unwrap().der(), &[]),
+        Err("unknown_issuer")
+    );
+    assert_eq!(
+        world.verify_der(&CertificateDer::from_slice(b"\x30\x03abc"), &[]),
+        Err("bad_certificate")
+    );
 }
 
 #[test]
 fn dates_hold_on_both_sides_of_their_bounds() {
     // X.509 has whole seconds.
     let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
-    let leaf = Leaf { not_before: now - Duration::from_secs(1000), not_after: now + 2 * CERTIFICATE_EXPIRY_WARNING, ..Leaf::server() };
+    let leaf = Leaf {
+        not_before: now - Duration::from_secs(1000),
+        not_after: now + 2 * CERTIFICATE_EXPIRY_WARNING,
+        ..Leaf::server()
+    };
     let world = World::new(&leaf);
     let at = |instant| {
         let (report, _) = load(&world.settings, instant);
-        let first = |list: &[Problem]| list.iter().find(|p| p.message.contains("certificate 1")).map(|p| p.message.clone());
+        let first = |list: &[Problem]| {
+            list.iter().find(|p| p.message.contains("certificate 1")).map(|p| p.message.clone())
+        };
         (first(&report.problems), first(&report.warnings))
     };
     let second = Duration::from_secs(1);
@@ -253,7 +308,13 @@ fn dates_hold_on_both_sides_of_their_bounds() {
 fn suites_and_settings_of_the_configuration() {
     let world = World::new(&Leaf::server());
     let server = server(&world.settings).unwrap();
-    let suites: Vec<_> = server.config().crypto_provider().cipher_suites.iter().map(|suite| format!("{:?}", suite.suite())).collect();
+    let suites: Vec<_> = server
+        .config()
+        .crypto_provider()
+        .cipher_suites
+        .iter()
+        .map(|suite| format!("{:?}", suite.suite()))
+        .collect();
     assert_eq!(
         suites,
         [
@@ -285,7 +346,10 @@ fn labels_of_failures() {
     for (error, label) in [
         (wrapped(rustls::Error::NoCertificatesPresented), "no_certificate"),
         (wrapped(rustls::Error::NoApplicationProtocol), "no_shared_protocol"),
-        (wrapped(rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA)), "certificate_refused"),
+        (
+            wrapped(rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA)),
+            "certificate_refused",
+        ),
         (wrapped(rustls::Error::AlertReceived(rustls::AlertDescription::InternalError)), "alert"),
         (wrapped(rustls::Error::FailedToGetRandomBytes), "other"),
         (io::ErrorKind::UnexpectedEof.into(), "closed"),

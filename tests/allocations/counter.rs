@@ -17,7 +17,8 @@ pub struct Counter {
 }
 
 thread_local! {
-    /// Who counts what this thread allocates. Without a destructor, so that the allocator may look at it at any time.
+    /// Who counts what this thread allocates. Without a destructor, so that the allocator may look
+    /// at it at any time.
     static COUNTER: Cell<Option<&'static Counter>> = const { Cell::new(None) };
 }
 
@@ -34,7 +35,11 @@ pub enum Owner {
 impl Counter {
     /// Of nothing yet. It is never freed: an allocation may be under way anywhere.
     pub fn new() -> &'static Counter {
-        Box::leak(Box::new(Counter { allocations: AtomicU64::new(0), tracing: AtomicBool::new(false), places: Mutex::default() }))
+        Box::leak(Box::new(Counter {
+            allocations: AtomicU64::new(0),
+            tracing: AtomicBool::new(false),
+            places: Mutex::default(),
+        }))
     }
 
     /// From now on counts what the calling thread allocates.
@@ -78,7 +83,12 @@ impl Counter {
             // What the noting itself allocates is nobody's.
             COUNTER.set(None);
             let place = Place::of(layout.size(), &Backtrace::force_capture());
-            *self.places.lock().unwrap_or_else(PoisonError::into_inner).entry(place).or_default() += 1;
+            *self
+                .places
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(place)
+                .or_default() += 1;
             COUNTER.set(Some(self));
         }
     }
@@ -94,7 +104,8 @@ struct Place {
 }
 
 impl Place {
-    /// Owned by the innermost function of a crate that can own: std, smallvec and their like work for others.
+    /// Owned by the innermost function of a crate that can own: std, smallvec and their like work
+    /// for others.
     fn of(bytes: usize, backtrace: &Backtrace) -> Place {
         let text = backtrace.to_string();
         let mut lines = text.lines().map(str::trim).peekable();
@@ -102,11 +113,18 @@ impl Place {
         while let Some(line) = lines.next() {
             let Some((_, function)) = line.split_once(": ") else { continue };
             let file = lines.next_if(|next| next.starts_with("at ")).unwrap_or_default();
-            // Dependencies are built without files; what of them was inlined into xksd has a file, and lost its crate's name.
-            let is_of = |name: &str, path: &str| function.trim_start_matches('<').starts_with(name) || file.contains(path);
+            // Dependencies are built without files; what of them was inlined into xksd has a file,
+            // and lost its crate's name.
+            let is_of = |name: &str, path: &str| {
+                function.trim_start_matches('<').starts_with(name) || file.contains(path)
+            };
             owner = owner.or(match () {
                 () if is_of("glommio_ng::", "/glommio-ng-") => Some(Owner::Executor),
-                () if is_of("rustls::", "/rustls-") || is_of("futures_rustls::", "/futures-rustls-") => Some(Owner::Tls),
+                () if is_of("rustls::", "/rustls-")
+                    || is_of("futures_rustls::", "/futures-rustls-") =>
+                {
+                    Some(Owner::Tls)
+                }
                 () if is_of("xksd::", "at ./src/") => Some(Owner::Xksd),
                 () => None,
             });
@@ -136,8 +154,9 @@ fn note(layout: Layout) {
     }
 }
 
-// SAFETY: everything is handed to the system's allocator as it came. What is done beside it does not unwind, and allocates only
-// while the thread is not counted, so that it does not come here again.
+// SAFETY: everything is handed to the system's allocator as it came. What is done beside it does
+// not unwind, and allocates only while the thread is not counted, so that it does not come here
+// again.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout);
@@ -153,12 +172,14 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         note(layout);
-        // SAFETY: the caller keeps `realloc`'s contract, which is the same; `at` came from the same allocator.
+        // SAFETY: the caller keeps `realloc`'s contract, which is the same; `at` came from the same
+        // allocator.
         unsafe { System.realloc(at, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract, which is the same; `at` came from the same allocator.
+        // SAFETY: the caller keeps `dealloc`'s contract, which is the same; `at` came from the same
+        // allocator.
         unsafe { System.dealloc(at, layout) }
     }
 }

@@ -20,7 +20,8 @@ use xksd::tls;
 use super::counter::Counter;
 use super::{fixture, pki};
 
-/// A shard with the key store of the fixture over keys in this process, and a client's connection to it.
+/// A shard with the key store of the fixture over keys in this process, and a client's connection
+/// to it.
 pub struct Site {
     pub client: StreamOwned<ClientConnection, TcpStream>,
     pub counter: &'static Counter,
@@ -44,7 +45,10 @@ impl Site {
         let stop = Arc::new(Stop::default());
         let seed = ShardSeed {
             index: 0,
-            core: *xksd::control::system::allowed_cores().expect("an affinity").first().expect("a core"),
+            core: *xksd::control::system::allowed_cores()
+                .expect("an affinity")
+                .first()
+                .expect("a core"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             connections_max: 16,
             stores: fixture::key_stores(Backend::Local(Box::new(fixture::local()))),
@@ -101,8 +105,9 @@ impl Drop for Site {
     }
 }
 
-/// The executor of the calling thread may sleep over a task that is ready (glommio/glommio#53). What ends such a sleep in `xksd` is linked into
-/// that program alone (`src/syscall.rs`): here a thread does, for as long as the site stands.
+/// The executor of the calling thread may sleep over a task that is ready (glommio/glommio#53).
+/// What ends such a sleep in `xksd` is linked into that program alone (`src/syscall.rs`): here a
+/// thread does, for as long as the site stands.
 fn wake_now_and_then(site: Weak<Stop>) {
     let mut site = Some(site);
     let wait = poll_fn(move |cx| {
@@ -123,12 +128,17 @@ fn wake_now_and_then(site: Weak<Stop>) {
 fn connect(address: SocketAddr, ca: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("PEM")).expect("a root");
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = ClientConnection::new(Arc::new(config), ServerName::try_from(pki::SERVER_NAME).expect("a name")).expect("a client");
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let client = ClientConnection::new(
+        Arc::new(config),
+        ServerName::try_from(pki::SERVER_NAME).expect("a name"),
+    )
+    .expect("a client");
     let socket = TcpStream::connect(address).expect("connected");
     socket.set_nodelay(true).expect("set");
     StreamOwned::new(client, socket)

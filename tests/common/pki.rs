@@ -1,4 +1,5 @@
-//! A throw-away PKI for tests: CAs and certificates by rcgen, RSA keys and other PEM encodings by the openssl command.
+//! A throw-away PKI for tests: CAs and certificates by rcgen, RSA keys and other PEM encodings by
+//! the openssl command.
 
 #![allow(dead_code, reason = "shared by several test files, none of which uses everything")]
 
@@ -6,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    DnValue, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -18,8 +19,16 @@ pub const KMS_NAME: &str = "cks.kms.us-east-1.amazonaws.com";
 
 /// Runs openssl and gives its standard output; fails the test where it is missing.
 pub fn openssl(arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new("openssl").args(arguments).stdin(Stdio::null()).output().expect("openssl is missing: run scripts/test");
-    assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("openssl")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl is missing: run scripts/test");
+    assert!(
+        output.status.success(),
+        "openssl {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
@@ -31,17 +40,34 @@ pub struct Ca {
 impl Ca {
     /// A self-signed root.
     pub fn root(name: &str) -> Self {
-        Self { issuer: CertifiedIssuer::self_signed(Self::params(name), KeyPair::generate().unwrap()).unwrap() }
+        Self {
+            issuer: CertifiedIssuer::self_signed(Self::params(name), KeyPair::generate().unwrap())
+                .unwrap(),
+        }
     }
 
     /// A CA issued by this one.
     pub fn intermediate(&self, name: &str) -> Self {
-        Self { issuer: CertifiedIssuer::signed_by(Self::params(name), KeyPair::generate().unwrap(), &self.issuer).unwrap() }
+        Self {
+            issuer: CertifiedIssuer::signed_by(
+                Self::params(name),
+                KeyPair::generate().unwrap(),
+                &self.issuer,
+            )
+            .unwrap(),
+        }
     }
 
     /// A certificate issued by this CA that signs others without being a CA itself.
     pub fn impostor(&self, name: &str) -> Self {
-        Self { issuer: CertifiedIssuer::signed_by(Leaf::new(&[name]).params(), KeyPair::generate().unwrap(), &self.issuer).unwrap() }
+        Self {
+            issuer: CertifiedIssuer::signed_by(
+                Leaf::new(&[name]).params(),
+                KeyPair::generate().unwrap(),
+                &self.issuer,
+            )
+            .unwrap(),
+        }
     }
 
     /// Its certificate, PEM.
@@ -87,7 +113,11 @@ impl Leaf {
 
     /// A server certificate for [`SERVER_NAME`].
     pub fn server() -> Self {
-        Self { dns_names: vec![SERVER_NAME.to_owned()], purposes: vec![ExtendedKeyUsagePurpose::ServerAuth], ..Self::new(&[SERVER_NAME]) }
+        Self {
+            dns_names: vec![SERVER_NAME.to_owned()],
+            purposes: vec![ExtendedKeyUsagePurpose::ServerAuth],
+            ..Self::new(&[SERVER_NAME])
+        }
     }
 
     /// A client certificate as KMS presents it, with another name where given.
@@ -99,8 +129,8 @@ impl Leaf {
     pub fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::new(self.dns_names.clone()).unwrap();
         params.distinguished_name = DistinguishedName::new();
-        // rcgen keeps one value an attribute type, but takes a spelled-out 2.5.4.3 for another type than CommonName: two
-        // common names are all it takes for the tests.
+        // rcgen keeps one value an attribute type, but takes a spelled-out 2.5.4.3 for another type
+        // than CommonName: two common names are all it takes for the tests.
         let types = [DnType::CommonName, DnType::CustomDnType(vec![2, 5, 4, 3])];
         assert!(self.common_names.len() <= types.len());
         for (dn_type, name) in types.into_iter().zip(&self.common_names) {
@@ -121,7 +151,8 @@ pub fn rsa_key() -> KeyPair {
 /// An RSA key of so many bits, PKCS#8.
 pub fn rsa_key_pem(bits: u32) -> String {
     let size = format!("rsa_keygen_bits:{bits}");
-    String::from_utf8(openssl(&["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", &size])).unwrap()
+    String::from_utf8(openssl(&["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", &size]))
+        .unwrap()
 }
 
 /// Writes a file with mode 0600.
@@ -130,7 +161,14 @@ pub fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
     use std::os::unix::fs::OpenOptionsExt;
     let path = directory.join(name);
     let _ = std::fs::remove_file(&path);
-    std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
     path
 }
 

@@ -1,4 +1,5 @@
-//! `openssl s_client` against a server made of `xksd::tls`: one thread, blocking sockets, one connection at a time.
+//! `openssl s_client` against a server made of `xksd::tls`: one thread, blocking sockets, one
+//! connection at a time.
 
 #![allow(dead_code, reason = "shared by several test files, none of which uses everything")]
 
@@ -53,7 +54,8 @@ impl TestServer {
         *self.server.lock().unwrap() = server;
     }
 
-    /// One connection by `openssl s_client` with these arguments besides. Client and server must agree on whether it served.
+    /// One connection by `openssl s_client` with these arguments besides. Client and server must
+    /// agree on whether it served.
     pub fn connect(&self, arguments: &[&str]) -> Outcome {
         let address = format!("127.0.0.1:{}", self.port);
         let mut client = Command::new("openssl")
@@ -64,15 +66,24 @@ impl TestServer {
             .stderr(Stdio::piped())
             .spawn()
             .expect("openssl is missing: run scripts/test");
-        // An s_client whose input ends closes at once, perhaps before it has read what the server says.
+        // An s_client whose input ends closes at once, perhaps before it has read what the server
+        // says.
         let input = client.stdin.take();
         let output = client.wait_with_output().unwrap();
         drop(input);
         let outcome = self.outcome();
         let served = String::from_utf8_lossy(&output.stdout).contains(GREETING);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(served, outcome.is_ok(), "s_client {arguments:?}: {outcome:?}, but the client says {said}");
-        assert_eq!(output.status.success(), outcome.is_ok(), "s_client {arguments:?}: {outcome:?}, but the client says {said}");
+        assert_eq!(
+            served,
+            outcome.is_ok(),
+            "s_client {arguments:?}: {outcome:?}, but the client says {said}"
+        );
+        assert_eq!(
+            output.status.success(),
+            outcome.is_ok(),
+            "s_client {arguments:?}: {outcome:?}, but the client says {said}"
+        );
         outcome
     }
 
@@ -95,7 +106,8 @@ impl TestServer {
 fn accept_all(listener: &TcpListener, server: &Mutex<Server>, outcomes: &Sender<Outcome>) {
     for stream in listener.incoming() {
         let server = server.lock().unwrap().clone();
-        let outcome = serve(&server, &mut stream.unwrap()).map_err(|error| handshake_failure_label(&error));
+        let outcome =
+            serve(&server, &mut stream.unwrap()).map_err(|error| handshake_failure_label(&error));
         if outcomes.send(outcome).is_err() {
             return;
         }
@@ -105,11 +117,14 @@ fn accept_all(listener: &TcpListener, server: &Mutex<Server>, outcomes: &Sender<
 fn serve(server: &Server, stream: &mut TcpStream) -> io::Result<Accepted> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut connection = ServerConnection::new(server.config().clone()).map_err(io::Error::other)?;
+    let mut connection =
+        ServerConnection::new(server.config().clone()).map_err(io::Error::other)?;
     while connection.is_handshaking() {
         connection.complete_io(stream)?;
     }
-    server.confirm(&connection).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    server
+        .confirm(&connection)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     let accepted = Accepted {
         version: format!("{:?}", connection.protocol_version().unwrap()),
         suite: format!("{:?}", connection.negotiated_cipher_suite().unwrap().suite()),
@@ -122,7 +137,8 @@ fn serve(server: &Server, stream: &mut TcpStream) -> io::Result<Accepted> {
         connection.write_tls(stream)?;
     }
     stream.shutdown(Shutdown::Write)?;
-    // Until the client has read everything: closing a socket with unread bytes resets the connection.
+    // Until the client has read everything: closing a socket with unread bytes resets the
+    // connection.
     let _ = io::copy(stream, &mut io::sink());
     Ok(accepted)
 }

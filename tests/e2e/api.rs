@@ -15,7 +15,9 @@ pub fn b64(bytes: impl AsRef<[u8]>) -> String {
 
 /// A Base64 field of an answer.
 pub fn bytes(json: &Value, field: &str) -> Vec<u8> {
-    STANDARD.decode(json[field].as_str().unwrap_or_else(|| panic!("no {field} in {json}"))).expect("Base64")
+    STANDARD
+        .decode(json[field].as_str().unwrap_or_else(|| panic!("no {field} in {json}")))
+        .expect("Base64")
 }
 
 /// A kmsRequestId nobody else has in this test.
@@ -55,7 +57,13 @@ pub fn aad(text: &str) -> Value {
 }
 
 pub fn encrypt_body(plaintext: &[u8], more: &Value) -> Value {
-    with(&envelope("GenerateDataKey", &json!({"plaintext": b64(plaintext), "encryptionAlgorithm": "AES_GCM"})), more)
+    with(
+        &envelope(
+            "GenerateDataKey",
+            &json!({"plaintext": b64(plaintext), "encryptionAlgorithm": "AES_GCM"}),
+        ),
+        more,
+    )
 }
 
 /// What a decrypt call needs, out of an encrypt answer.
@@ -71,8 +79,17 @@ pub fn decrypt_body(encrypted: &Value, more: &Value) -> Value {
 
 /// The integrity value by the specification's formula.
 pub fn cdiv(aad: &[u8], answer: &Value) -> String {
-    let metadata = if answer.get("ciphertextMetadata").is_some() { bytes(answer, "ciphertextMetadata") } else { Vec::new() };
-    let parts = [&metadata, &bytes(answer, "initializationVector"), &bytes(answer, "ciphertext"), &bytes(answer, "authenticationTag")];
+    let metadata = if answer.get("ciphertextMetadata").is_some() {
+        bytes(answer, "ciphertextMetadata")
+    } else {
+        Vec::new()
+    };
+    let parts = [
+        &metadata,
+        &bytes(answer, "initializationVector"),
+        &bytes(answer, "ciphertext"),
+        &bytes(answer, "authenticationTag"),
+    ];
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(aad);
     parts.iter().for_each(|part| context.update(part));

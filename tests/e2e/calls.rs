@@ -22,14 +22,18 @@ pub fn all(api: &mut Api<'_>) {
 }
 
 pub fn metadata(api: &mut Api<'_>) {
-    // CreateKey has no kmsKeyArn yet, DescribeKey has; and KMS may one day have calls that nobody knows today.
+    // CreateKey has no kmsKeyArn yet, DescribeKey has; and KMS may one day have calls that nobody
+    // knows today.
     for operation in ["DescribeKey", "CreateKey", "SomethingOfTheFuture"] {
         let mut body = envelope(operation, &json!({}));
         if operation == "CreateKey" {
             body["requestMetadata"].as_object_mut().expect("an object").remove("kmsKeyArn");
         }
         let answer = api.ok("keys/foo/metadata", &body);
-        assert_eq!((&answer["keySpec"], &answer["keyStatus"]), (&json!("AES_256"), &json!("ENABLED")));
+        assert_eq!(
+            (&answer["keySpec"], &answer["keyStatus"]),
+            (&json!("AES_256"), &json!("ENABLED"))
+        );
         let usage = answer["keyUsage"].as_array().expect("an array");
         assert!(usage.contains(&json!("ENCRYPT")) && usage.contains(&json!("DECRYPT")), "{answer}");
         assert!((1..=10).contains(&usage.len()));
@@ -45,7 +49,13 @@ pub fn round_trips(api: &mut Api<'_>) {
         for answer in [&first, &second] {
             assert_eq!(bytes(answer, "ciphertext").len(), 32);
             assert_ne!(bytes(answer, "ciphertext"), b"thirty-two bytes of a data key..");
-            assert_eq!((bytes(answer, "initializationVector").len(), bytes(answer, "authenticationTag").len()), (12, 16));
+            assert_eq!(
+                (
+                    bytes(answer, "initializationVector").len(),
+                    bytes(answer, "authenticationTag").len()
+                ),
+                (12, 16)
+            );
             // The format that must open for ever.
             assert_eq!(bytes(answer, "ciphertextMetadata"), [1, 0, 0]);
             assert_eq!(answer.get("ciphertextDataIntegrityValue"), None);
@@ -70,7 +80,8 @@ pub fn sizes(api: &mut Api<'_>) {
     let context = |n: usize| json!({"additionalAuthenticatedData": b64(vec![0xad; n])});
     for (plaintext, aad) in [(0, 0), (1, 1), (4300, 0), (4300, 8192), (4096, 8192)] {
         let text: Vec<u8> = (0..plaintext).map(|n| (n % 251) as u8).collect();
-        let answer = api.encrypt("foo", &text, &with(&context(aad), &json!({INTEGRITY: "SHA_256"})));
+        let answer =
+            api.encrypt("foo", &text, &with(&context(aad), &json!({INTEGRITY: "SHA_256"})));
         assert_eq!(bytes(&answer, "ciphertext").len(), plaintext);
         assert_eq!(answer["ciphertextDataIntegrityValue"], cdiv(&vec![0xad; aad], &answer));
         assert_eq!(api.decrypt("foo", &answer, &context(aad)), text);
@@ -80,11 +91,18 @@ pub fn sizes(api: &mut Api<'_>) {
     assert_eq!(api.error("keys/foo/encrypt", &encrypt_body(&[0; 32], &context(8193))), unsupported);
     let answer = api.encrypt("foo", &[0; 32], &json!({}));
     assert_eq!(api.decrypt_error("foo", &answer, &context(8193)), unsupported);
-    assert_eq!(api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4301])})), unsupported);
-    assert_eq!(api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4300])})), invalid_ciphertext());
+    assert_eq!(
+        api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4301])})),
+        unsupported
+    );
+    assert_eq!(
+        api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4300])})),
+        invalid_ciphertext()
+    );
 }
 
-/// Whatever is changed or left out of a ciphertext, it does not open, and the next request is served.
+/// Whatever is changed or left out of a ciphertext, it does not open, and the next request is
+/// served.
 pub fn tampered(api: &mut Api<'_>) {
     let context = aad("project=one");
     let answer = api.encrypt("foo", b"do not touch", &context);
@@ -126,8 +144,14 @@ pub fn other_keys(api: &mut Api<'_>) {
     let not_found = name(404, "KeyNotFoundException");
     for key in ["nobody", "FOO", &"k".repeat(128)] {
         assert_eq!(api.decrypt_error(key, &answer, &json!({})), not_found);
-        assert_eq!(api.error(&format!("keys/{key}/encrypt"), &encrypt_body(b"text", &json!({}))), not_found);
-        assert_eq!(api.error(&format!("keys/{key}/metadata"), &envelope("DescribeKey", &json!({}))), not_found);
+        assert_eq!(
+            api.error(&format!("keys/{key}/encrypt"), &encrypt_body(b"text", &json!({}))),
+            not_found
+        );
+        assert_eq!(
+            api.error(&format!("keys/{key}/metadata"), &envelope("DescribeKey", &json!({}))),
+            not_found
+        );
     }
 }
 
@@ -165,9 +189,16 @@ pub fn limited_keys(api: &mut Api<'_>, encrypt_only: &str, decrypt_only: &str, i
     }
     let mut told = |key: &str| {
         let answer = api.ok(&format!("keys/{key}/metadata"), &envelope("DescribeKey", &json!({})));
-        let usage: Vec<String> =
-            answer["keyUsage"].as_array().expect("an array").iter().map(|u| u.as_str().expect("text").to_owned()).collect();
+        let usage: Vec<String> = answer["keyUsage"]
+            .as_array()
+            .expect("an array")
+            .iter()
+            .map(|u| u.as_str().expect("text").to_owned())
+            .collect();
         (usage.contains(&"ENCRYPT".to_owned()), usage.contains(&"DECRYPT".to_owned()))
     };
-    assert_eq!((told(encrypt_only), told(decrypt_only), told(impotent)), ((true, false), (false, true), (false, false)));
+    assert_eq!(
+        (told(encrypt_only), told(decrypt_only), told(impotent)),
+        ((true, false), (false, true), (false, false))
+    );
 }

@@ -1,6 +1,11 @@
-//! What the end-to-end tests share: the real `xksd` in a directory of its own, a client that signs, and one that speaks raw bytes over TLS.
+//! What the end-to-end tests share: the real `xksd` in a directory of its own, a client that signs,
+//! and one that speaks raw bytes over TLS.
 
-#![allow(dead_code, unused_imports, reason = "shared by several test files, none of which uses everything")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "shared by several test files, none of which uses everything"
+)]
 
 #[path = "../common/pki.rs"]
 pub mod pki;

@@ -47,7 +47,11 @@ impl Server {
     /// Starts it and waits until it listens. The configuration must have an admin listener.
     pub fn spawn(site: &Site, wrapper: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let config = site.config_file();
-        let words = [wrapper, &[env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")]].concat();
+        let words = [
+            wrapper,
+            &[env!("CARGO_BIN_EXE_xksd"), "serve", "--config", config.to_str().expect("UTF-8")],
+        ]
+        .concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         change(&mut command);
@@ -66,7 +70,8 @@ impl Server {
     }
 
     fn run_child(command: &mut Command) -> (Self, Option<ChildStdout>) {
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut child =
+            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
         let (log, stall) = (Arc::new(Log::default()), Stall::default());
         let reader = BufReader::new(child.stderr.take().expect("piped"));
         let (shared, gate) = (log.clone(), stall.clone());
@@ -82,10 +87,13 @@ impl Server {
         let output = child.stdout.take();
         let mut server = Self { child, log, stall, port: 0, admin: 0 };
         let port = |message: &str, before: &str| {
-            let digits = message.split_once(before)?.1.split(|c: char| !c.is_ascii_digit()).next()?;
+            let digits =
+                message.split_once(before)?.1.split(|c: char| !c.is_ascii_digit()).next()?;
             digits.parse::<u16>().ok()
         };
-        server.admin = server.wait_for("the admin listener", |line| port(line, "admin listener on http://127.0.0.1:"));
+        server.admin = server.wait_for("the admin listener", |line| {
+            port(line, "admin listener on http://127.0.0.1:")
+        });
         server.port = server.wait_for("the listener", |line| port(line, "serves on 127.0.0.1:"));
         (server, output)
     }
@@ -116,8 +124,13 @@ impl Server {
                 }
             }
             seen = lines.0.len();
-            assert!(!lines.1 && start.elapsed() < PATIENCE, "no line tells {what}:\n{}", lines.0.join("\n"));
-            lines = self.log.changed.wait_timeout(lines, Duration::from_millis(100)).expect("whole").0;
+            assert!(
+                !lines.1 && start.elapsed() < PATIENCE,
+                "no line tells {what}:\n{}",
+                lines.0.join("\n")
+            );
+            lines =
+                self.log.changed.wait_timeout(lines, Duration::from_millis(100)).expect("whole").0;
         }
     }
 
@@ -132,7 +145,9 @@ impl Server {
 
     /// The log line of the request with this kmsRequestId.
     pub fn request_line(&self, id: &str) -> Value {
-        self.wait_for(id, |line| serde_json::from_str::<Value>(line).ok().filter(|json| json["kmsRequestId"] == id))
+        self.wait_for(id, |line| {
+            serde_json::from_str::<Value>(line).ok().filter(|json| json["kmsRequestId"] == id)
+        })
     }
 
     /// From now on nobody reads its standard error, until the guard goes.
@@ -158,7 +173,8 @@ impl Server {
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
         (head.to_owned(), body.to_owned())
     }
 
@@ -190,7 +206,10 @@ impl Server {
         eventually("a reload", || told(&self.log()) > before);
         let lines = self.log();
         let line = lines.iter().rfind(|line| line.contains("reloaded")).expect("told");
-        serde_json::from_str::<Value>(line).expect("JSON")["message"].as_str().expect("a message").to_owned()
+        serde_json::from_str::<Value>(line).expect("JSON")["message"]
+            .as_str()
+            .expect("a message")
+            .to_owned()
     }
 
     /// Waits for its end.
@@ -221,7 +240,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("log of xksd:\n{}", self.log().iter().rev().take(12).rev().cloned().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "log of xksd:\n{}",
+                self.log().iter().rev().take(12).rev().cloned().collect::<Vec<_>>().join("\n")
+            );
         }
     }
 }

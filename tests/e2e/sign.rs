@@ -109,9 +109,17 @@ impl Request {
     /// Request line and headers, with the empty line.
     pub fn head(&self) -> Vec<u8> {
         let now = OffsetDateTime::now_utc() + self.skew;
-        let date = now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).expect("a date");
-        let day = (now + self.scope_skew).format(format_description!("[year][month][day]")).expect("a date");
-        let mut lines = vec![("host", self.host.clone()), ("x-amz-date", date.clone()), ("content-type", "application/json".to_owned())];
+        let date = now
+            .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
+            .expect("a date");
+        let day = (now + self.scope_skew)
+            .format(format_description!("[year][month][day]"))
+            .expect("a date");
+        let mut lines = vec![
+            ("host", self.host.clone()),
+            ("x-amz-date", date.clone()),
+            ("content-type", "application/json".to_owned()),
+        ];
         lines.extend(self.headers.iter().cloned());
         let canonical_headers: String = self
             .signed
@@ -120,23 +128,35 @@ impl Request {
             .map(|(name, value)| format!("{}:{}\n", name.to_ascii_lowercase(), value.trim()))
             .collect();
         let signed = self.signed.join(";");
-        let canonical = format!("{}\n{}\n\n{canonical_headers}\n{signed}\n{}", self.method, self.path, sha256(&self.body));
+        let canonical = format!(
+            "{}\n{}\n\n{canonical_headers}\n{signed}\n{}",
+            self.method,
+            self.path,
+            sha256(&self.body)
+        );
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(canonical.as_bytes()));
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(canonical.as_bytes()));
         let key = [day.as_str(), self.region, self.service, "aws4_request"]
             .iter()
-            .fold(format!("AWS4{}", self.credential.secret).into_bytes(), |key, part| mac(&key, part));
+            .fold(format!("AWS4{}", self.credential.secret).into_bytes(), |key, part| {
+                mac(&key, part)
+            });
         if !self.unsigned {
             let signature = hex(&mac(&key, &to_sign));
-            let value =
-                format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", self.credential.id);
+            let value = format!(
+                "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, \
+                 Signature={signature}",
+                self.credential.id
+            );
             lines.push(("authorization", value));
         }
         match self.delivery {
             Delivery::Length => lines.push(("content-length", self.sent().len().to_string())),
             Delivery::Chunked(_) => lines.push(("transfer-encoding", "chunked".to_owned())),
         }
-        let lines: String = lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines: String =
+            lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         format!("{} {} {}\r\n{lines}\r\n", self.method, self.target, self.version).into_bytes()
     }
 
@@ -151,7 +171,9 @@ impl Request {
             Delivery::Chunked(size) => {
                 let mut framed = Vec::new();
                 for chunk in self.sent().chunks(size) {
-                    framed.extend_from_slice(format!("{:x};extension=\"of; no use\"\r\n", chunk.len()).as_bytes());
+                    framed.extend_from_slice(
+                        format!("{:x};extension=\"of; no use\"\r\n", chunk.len()).as_bytes(),
+                    );
                     framed.extend_from_slice(chunk);
                     framed.extend_from_slice(b"\r\n");
                 }

@@ -15,12 +15,20 @@ use super::pki::{Ca, Leaf, write};
 use super::{Credential, Server};
 
 /// First credential of key store `/one`.
-pub const A: Credential = Credential { id: "AAAAAAAAAAAAAAAAAAAA", secret: "first/secret+of+key+store+one+0123456789ABCDEF" };
+pub const A: Credential = Credential {
+    id: "AAAAAAAAAAAAAAAAAAAA",
+    secret: "first/secret+of+key+store+one+0123456789ABCDEF",
+};
 /// Second credential of key store `/one`.
-pub const B: Credential = Credential { id: "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBB", secret: "second+secret+of+key+store+one/0123456789ABC" };
+pub const B: Credential = Credential {
+    id: "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBB",
+    secret: "second+secret+of+key+store+one/0123456789ABC",
+};
 /// The credential of key store `/two`.
-pub const C: Credential =
-    Credential { id: "CCCCCCCCCCCCCCCCCCCC27", secret: "secret=of=key=store=two=0123456789abcdefghijklmnopqrstuvwxyz4567" };
+pub const C: Credential = Credential {
+    id: "CCCCCCCCCCCCCCCCCCCC27",
+    secret: "secret=of=key=store=two=0123456789abcdefghijklmnopqrstuvwxyz4567",
+};
 
 /// The local key `foo`.
 pub const FOO: [u8; 32] = *b"\x00\x01 local key foo of the tests \xfe\xff";
@@ -41,7 +49,13 @@ pub struct Config {
 pub fn key_store(prefix: &str, more: &str, credentials: &[&Credential], keys: &str) -> String {
     let credentials: String = credentials
         .iter()
-        .map(|c| format!("[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \"secrets/{0}\" }}\n", c.id))
+        .map(|c| {
+            format!(
+                "[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ \
+            file = \"secrets/{0}\" }}\n",
+                c.id
+            )
+        })
         .collect();
     format!("[[keystore]]\npath_prefix = \"{prefix}\"\n{more}\n{credentials}{keys}\n")
 }
@@ -52,21 +66,28 @@ pub fn key(id: &str, more: &str) -> String {
 }
 
 impl Default for Config {
-    /// Key store `/one` (credentials [`A`] and [`B`], keys `foo`, and `off` which is disabled), key store `/two` (credential [`C`], key
-    /// `foo` which is `other` in the key file), the disabled key store `/off`, all over a local key manager.
+    /// Key store `/one` (credentials [`A`] and [`B`], keys `foo`, and `off` which is disabled), key
+    /// store `/two` (credential [`C`], key `foo` which is `other` in the key file), the disabled
+    /// key store `/off`, all over a local key manager.
     fn default() -> Self {
         let managers = "key_manager = [\"local\"]";
-        let keys = [key("foo", ""), key("off", "label = \"other\"\nenabled = false"), key("absent", "")].concat();
+        let keys =
+            [key("foo", ""), key("off", "label = \"other\"\nenabled = false"), key("absent", "")]
+                .concat();
         let key_stores = [
             key_store("/one", managers, &[&A, &B], &keys),
             key_store("/two", managers, &[&C], &key("foo", "label = \"other\"")),
             key_store("/off", &format!("{managers}\nenabled = false"), &[&A], &key("foo", "")),
         ];
         Self {
-            server: "listen = \"127.0.0.1:0\"\nshards = 1\nregions = [\"us-east-1\", \"eu-west-3\"]\nshutdown_delay_ms = 0".to_owned(),
+            server: "listen = \"127.0.0.1:0\"\nshards = 1\nregions = [\"us-east-1\", \
+                \"eu-west-3\"]\nshutdown_delay_ms = 0"
+                .to_owned(),
             tls: "certificate_chain = \"tls/chain.pem\"\nprivate_key = \"tls/key.pem\"".to_owned(),
             admin: "[admin]\nlisten = \"127.0.0.1:0\"".to_owned(),
-            key_managers: "[[key_manager]]\nname = \"local\"\nkind = \"local\"\nkey_file = \"keys.json\"".to_owned(),
+            key_managers: "[[key_manager]]\nname = \"local\"\nkind = \"local\"\nkey_file = \
+                \"keys.json\""
+                .to_owned(),
             key_stores: key_stores.concat(),
         }
     }
@@ -84,7 +105,8 @@ impl Config {
         self
     }
 
-    /// One PKCS#11 key manager `hsm` behind the single key store `/one` with credential [`A`] and these keys.
+    /// One PKCS#11 key manager `hsm` behind the single key store `/one` with credential [`A`] and
+    /// these keys.
     pub fn hsm(manager: &str, keys: &[&str]) -> Self {
         let keys: String = keys.iter().map(|id| key(id, "")).collect();
         Self {
@@ -117,7 +139,8 @@ impl Site {
         for credential in [&A, &B, &C] {
             site.write(&format!("secrets/{}", credential.id), credential.secret);
         }
-        let keys = [("foo", FOO), ("other", OTHER)].map(|(label, key)| json!({"label": label, "key": STANDARD.encode(key)}));
+        let keys = [("foo", FOO), ("other", OTHER)]
+            .map(|(label, key)| json!({"label": label, "key": STANDARD.encode(key)}));
         site.write("keys.json", &json!({"keys": keys}).to_string());
         site.configure(config);
         site
@@ -143,7 +166,10 @@ impl Site {
     /// A new CA in `ca.pem`, and a new server certificate from it.
     pub fn new_certificate(&self) {
         let (ca, key) = (Ca::root("Test Root"), KeyPair::generate().expect("a key"));
-        let leaf = Leaf { dns_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()], ..Leaf::server() };
+        let leaf = Leaf {
+            dns_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            ..Leaf::server()
+        };
         self.write("tls/chain.pem", &[ca.issue(&leaf, &key).pem(), ca.pem()].concat());
         self.write("tls/key.pem", &key.serialize_pem());
         self.write("ca.pem", &ca.pem());
@@ -152,7 +178,9 @@ impl Site {
     /// Trust in the CA that is in `ca.pem` now.
     pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.path().join("ca.pem")).expect("a CA")).expect("a CA");
+        roots
+            .add(CertificateDer::from_pem_file(self.path().join("ca.pem")).expect("a CA"))
+            .expect("a CA");
         roots
     }
 

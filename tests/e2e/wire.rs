@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, StreamOwned, WantsVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, StreamOwned, WantsVerifier,
+};
 use serde_json::Value;
 
 use super::{PATIENCE, Request, Server, Site};
@@ -60,7 +62,10 @@ impl Response {
     pub fn error(&self) -> (u16, String) {
         let json = self.json();
         if let Some(message) = json["errorMessage"].as_str() {
-            assert!(message.len() < 512 && message.bytes().all(|b| (b' '..=b'~').contains(&b)), "{message:?}");
+            assert!(
+                message.len() < 512 && message.bytes().all(|b| (b' '..=b'~').contains(&b)),
+                "{message:?}"
+            );
         }
         (self.status, json["errorName"].as_str().unwrap_or("none").to_owned())
     }
@@ -139,12 +144,19 @@ impl Wire {
             }
         };
         let head = String::from_utf8(self.buffer.drain(..end).collect()).expect("ASCII");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no HTTP: {head:?}"));
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("no HTTP: {head:?}"));
         let mut response = Response { status, head, body: Vec::new() };
         let length = if bodiless || status == 100 {
             0
         } else {
-            response.header("content-length").and_then(|length| length.parse().ok()).expect("Content-Length")
+            response
+                .header("content-length")
+                .and_then(|length| length.parse().ok())
+                .expect("Content-Length")
         };
         while self.buffer.len() < length {
             if self.fill()? == 0 {
@@ -177,7 +189,9 @@ impl Wire {
         let end = match self.fill() {
             Ok(0) => End::CloseNotify,
             Ok(_) => panic!("more came: {:?}", String::from_utf8_lossy(&self.buffer)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("still open"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("still open")
+            }
             Err(_) => End::Cut,
         };
         assert!(self.buffer.is_empty(), "more came: {:?}", String::from_utf8_lossy(&self.buffer));

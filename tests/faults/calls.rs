@@ -25,7 +25,8 @@ fn an_encrypt_costs_four_calls_and_has_an_iv_of_its_own() {
         .map(|_| {
             let mut client = server.client("/s");
             std::thread::spawn(move || {
-                let encrypt = |_| client.encrypt_with(KEY, &[0x5a; 32], true).bytes("initializationVector");
+                let encrypt =
+                    |_| client.encrypt_with(KEY, &[0x5a; 32], true).bytes("initializationVector");
                 (0..ENCRYPTS / CLIENTS).map(encrypt).collect::<Vec<_>>()
             })
         })
@@ -46,8 +47,11 @@ fn an_encrypt_costs_four_calls_and_has_an_iv_of_its_own() {
         assert_eq!(made(name), ENCRYPTS as u64 + probes, "{name}");
     }
     assert_eq!(made("C_GenerateRandom"), (ENCRYPTS / IV_BLOCK) as u64);
-    let per_request = ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_GenerateRandom"];
-    for (name, _) in after.as_object().unwrap().iter().filter(|(name, _)| !per_request.contains(&name.as_str())) {
+    let per_request =
+        ["C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_GenerateRandom"];
+    for (name, _) in
+        after.as_object().unwrap().iter().filter(|(name, _)| !per_request.contains(&name.as_str()))
+    {
         assert!(made(name) <= 2 * probes + 2, "{name} was called {} times beside", made(name));
     }
 }

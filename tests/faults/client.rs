@@ -20,8 +20,8 @@ use super::server::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 
 /// Of all requests.
 const AAD: &[u8] = b"project=nile,department=marketing";
-/// Well above the budget: an answer that comes later than this was none. The machine may be busy with other things; the server's own clock is
-/// held to the budget.
+/// Well above the budget: an answer that comes later than this was none. The machine may be busy
+/// with other things; the server's own clock is held to the budget.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An answer.
@@ -45,12 +45,18 @@ impl Reply {
 
     /// KMS retries these three errors; nothing else may come of a fault of the HSM.
     pub fn must_be_a_fault(&self) {
-        let faults = [(500, "InternalException"), (503, "DependencyTimeoutException"), (429, "ThrottlingException")];
+        let faults = [
+            (500, "InternalException"),
+            (503, "DependencyTimeoutException"),
+            (429, "ThrottlingException"),
+        ];
         assert!(faults.contains(&(self.status, &self.error)), "{} {}", self.status, self.json);
     }
 
     pub fn bytes(&self, field: &str) -> Vec<u8> {
-        STANDARD.decode(self.json[field].as_str().unwrap_or_else(|| panic!("{field}: {}", self.json))).unwrap()
+        STANDARD
+            .decode(self.json[field].as_str().unwrap_or_else(|| panic!("{field}: {}", self.json)))
+            .unwrap()
     }
 }
 
@@ -68,15 +74,31 @@ impl Client {
             secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
             region: REGION.to_owned(),
         };
-        Client { connection: Connection::connect(target, tls_config(target).unwrap()).unwrap(), signer, prefix: prefix.to_owned() }
+        Client {
+            connection: Connection::connect(target, tls_config(target).unwrap()).unwrap(),
+            signer,
+            prefix: prefix.to_owned(),
+        }
     }
 
     fn call(&mut self, path: &str, body: &Value) -> Reply {
         let path = format!("{}/kms/xks/v1/{path}", self.prefix);
         let body = body.to_string();
-        let signed = self.signer.sign(self.connection.host(), &path, body.as_bytes(), OffsetDateTime::now_utc());
-        let headers = [("Content-Type", "application/json"), ("X-Amz-Date", &*signed.date), ("Authorization", &*signed.authorization)];
-        let answer = self.connection.call("POST", &path, &headers, body.as_bytes()).expect("silence is never an answer");
+        let signed = self.signer.sign(
+            self.connection.host(),
+            &path,
+            body.as_bytes(),
+            OffsetDateTime::now_utc(),
+        );
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("X-Amz-Date", &*signed.date),
+            ("Authorization", &*signed.authorization),
+        ];
+        let answer = self
+            .connection
+            .call("POST", &path, &headers, body.as_bytes())
+            .expect("silence is never an answer");
         let json: Value = serde_json::from_slice(&answer.body).expect("JSON");
         assert!(answer.time < ANSWERED_WITHIN, "{path} answered after {:?}: {json}", answer.time);
         let error = json["errorName"].as_str().unwrap_or_default().to_owned();
@@ -93,11 +115,19 @@ impl Client {
         let reply = self.health();
         assert!(reply.is_ok(), "{}", reply.json);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        reply.json["ekmFleetDetails"].as_array().unwrap().iter().map(|one| (text(&one["id"]), text(&one["healthStatus"]))).collect()
+        reply.json["ekmFleetDetails"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (text(&one["id"]), text(&one["healthStatus"])))
+            .collect()
     }
 
     pub fn metadata(&mut self) -> Reply {
-        self.call(&format!("keys/{KEY}/metadata"), &json!({"requestMetadata": request_metadata("DescribeKey")}))
+        self.call(
+            &format!("keys/{KEY}/metadata"),
+            &json!({"requestMetadata": request_metadata("DescribeKey")}),
+        )
     }
 
     /// Encrypts with a CDIV, which is checked if there is an answer.
@@ -117,7 +147,9 @@ impl Client {
         }
         let reply = self.call(&format!("keys/{key}/encrypt"), &body);
         if reply.is_ok() && integrity {
-            let parts = ["ciphertextMetadata", "initializationVector", "ciphertext", "authenticationTag"].map(|field| reply.bytes(field));
+            let parts =
+                ["ciphertextMetadata", "initializationVector", "ciphertext", "authenticationTag"]
+                    .map(|field| reply.bytes(field));
             let expected = digest::digest(&digest::SHA256, &[AAD, &parts.concat()].concat());
             assert_eq!(reply.bytes("ciphertextDataIntegrityValue"), expected.as_ref());
         }
@@ -131,7 +163,9 @@ impl Client {
             "additionalAuthenticatedData": STANDARD.encode(AAD),
             "encryptionAlgorithm": "AES_GCM",
         });
-        for field in ["ciphertext", "initializationVector", "ciphertextMetadata", "authenticationTag"] {
+        for field in
+            ["ciphertext", "initializationVector", "ciphertextMetadata", "authenticationTag"]
+        {
             body[field] = encrypted.json[field].clone();
         }
         self.call(&format!("keys/{KEY}/decrypt"), &body)
@@ -146,7 +180,8 @@ impl Client {
         self.decrypt(&spoiled)
     }
 
-    /// Encrypt and decrypt give back what was given, all else is an error by name. Tells the errors.
+    /// Encrypt and decrypt give back what was given, all else is an error by name. Tells the
+    /// errors.
     pub fn round_trip(&mut self, plaintext: &[u8]) -> Result<(), Reply> {
         let encrypted = self.encrypt(plaintext);
         if !encrypted.is_ok() {
@@ -206,7 +241,8 @@ pub struct Load {
 
 impl Load {
     pub fn start(mut clients: Vec<Client>) -> Load {
-        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
+        let (stop, told) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
         let threads = clients
             .drain(..)
             .enumerate()

@@ -38,7 +38,12 @@ fn a_code_becomes_the_error_that_it_means() {
         ("C_EncryptInit", "CKR_USER_NOT_LOGGED_IN", encrypt, INTERNAL),
         ("C_EncryptInit", "CKR_KEY_HANDLE_INVALID", encrypt, INTERNAL),
         ("C_EncryptInit", "CKR_OPERATION_ACTIVE", encrypt, INTERNAL),
-        ("C_EncryptInit", "CKR_KEY_FUNCTION_NOT_PERMITTED", encrypt, (400, "InvalidKeyUsageException")),
+        (
+            "C_EncryptInit",
+            "CKR_KEY_FUNCTION_NOT_PERMITTED",
+            encrypt,
+            (400, "InvalidKeyUsageException"),
+        ),
         ("C_Encrypt", "CKR_DEVICE_REMOVED", encrypt, INTERNAL),
         ("C_Encrypt", "CKR_HOST_MEMORY", encrypt, INTERNAL),
         ("C_Encrypt", "CKR_GENERAL_ERROR", encrypt, INTERNAL),
@@ -52,7 +57,8 @@ fn a_code_becomes_the_error_that_it_means() {
         ("C_DecryptInit", "CKR_DEVICE_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_DEVICE_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_DEVICE_MEMORY", decrypt, INTERNAL),
-        // SoftHSM's and nShield's codes for a bad tag: told by the test key that it is the HSM, whatever the ciphertext.
+        // SoftHSM's and nShield's codes for a bad tag: told by the test key that it is the HSM,
+        // whatever the ciphertext.
         ("C_Decrypt", "CKR_GENERAL_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_GENERAL_ERROR", spoiled, INTERNAL),
         ("C_Decrypt", "CKR_FUNCTION_FAILED", decrypt, INTERNAL),
@@ -69,7 +75,9 @@ fn a_code_becomes_the_error_that_it_means() {
         if expected == INTERNAL {
             let code = if code.starts_with("0x") { "CKR_VENDOR_DEFINED + 0x123" } else { code };
             eventually(&format!("{code} in the log"), PATIENCE, || {
-                server.requests().last().is_some_and(|line| line["detail"].as_str().is_some_and(|detail| detail.contains(code)))
+                server.requests().last().is_some_and(|line| {
+                    line["detail"].as_str().is_some_and(|detail| detail.contains(code))
+                })
             });
         }
         hsm.heal();
@@ -78,7 +86,9 @@ fn a_code_becomes_the_error_that_it_means() {
     spoiled(&mut client, &sealed).must_be(400, "InvalidCiphertextException");
 
     // A session that such an error poisons is not used again.
-    hsm.control("error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation = true }");
+    hsm.control(
+        "error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation = true }",
+    );
     client.encrypt(b"poison").must_be(500, "InternalException");
     hsm.heal();
     for _ in 0..6 {
@@ -96,7 +106,9 @@ fn a_passing_fault_is_not_told_as_bad_ciphertext() {
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
     let sealed = client.encrypt(b"in good order");
-    hsm.control("error = { call = \"C_Decrypt\", code = \"CKR_GENERAL_ERROR\", probability = 0.02 }");
+    hsm.control(
+        "error = { call = \"C_Decrypt\", code = \"CKR_GENERAL_ERROR\", probability = 0.02 }",
+    );
     let mut faults = 0;
     for _ in 0..300 {
         let reply = client.decrypt(&sealed);
@@ -127,7 +139,8 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
         recovered(&server, &mut client, 3);
         server.wait_until_ready();
     }
-    // Caught by an encryption, such an HSM is not believed for a decryption either, of which nobody could tell that it is wrong.
+    // Caught by an encryption, such an HSM is not believed for a decryption either, of which nobody
+    // could tell that it is wrong.
     let kept = client.encrypt(b"kept");
     assert!(kept.is_ok());
     hsm.control("wrong_plaintext = 1");
@@ -142,7 +155,8 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
     server.wait_until_ready();
     let load = server.load("/s", 3);
     hsm.control("corrupt_ciphertext = 0.3");
-    // A round trip with a CDIV that ends otherwise than well or with an error by name fails the test.
+    // A round trip with a CDIV that ends otherwise than well or with an error by name fails the
+    // test.
     let told = load.told_in(Duration::from_secs(1));
     assert!(told.failed() > 0, "{told:?}");
     println!("30% of ciphertexts corrupted: {told:?}");

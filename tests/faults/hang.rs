@@ -6,12 +6,18 @@ use super::server::{BUDGET, PATIENCE, Place, eventually, key_manager, key_store}
 
 const SHORT: Duration = Duration::from_millis(700);
 
-/// Every request is answered while calls of an HSM hang for ever; others in the process notice nothing; released, it serves as before.
+/// Every request is answered while calls of an HSM hang for ever; others in the process notice
+/// nothing; released, it serves as before.
 #[test]
 fn an_hsm_that_hangs_delays_nobody_and_heals() {
     let place = Place::new();
     let (a, b) = (place.hsm("a", ""), place.hsm("b", ""));
-    let server = place.serve(&[key_manager(&a, 6), key_manager(&b, 4), key_store("/a", &["a"]), key_store("/b", &["b"])]);
+    let server = place.serve(&[
+        key_manager(&a, 6),
+        key_manager(&b, 4),
+        key_store("/a", &["a"]),
+        key_store("/b", &["b"]),
+    ]);
     server.wait_for_sessions("a", 6);
     server.wait_for_sessions("b", 4);
     let (hanging, beside) = (server.load("/a", 4), server.load("/b", 2));
@@ -40,7 +46,10 @@ fn an_hsm_that_hangs_delays_nobody_and_heals() {
         assert!(others.failed() == 0 && others.good > 0, "{fault}: {others:?}");
         a.heal();
         let healed = hanging.serves(20, PATIENCE);
-        println!("{fault}: {:?}, latest {:?}; serves {healed:?} after release", told.errors, told.latest);
+        println!(
+            "{fault}: {:?}, latest {:?}; serves {healed:?} after release",
+            told.errors, told.latest
+        );
     }
     server.wait_for_sessions("a", 6);
     println!("the client's latest answer: {latest:?}");
@@ -51,8 +60,9 @@ fn an_hsm_that_hangs_delays_nobody_and_heals() {
     eventually("sessions are closed", PATIENCE, || a.sessions() <= 7);
 }
 
-/// Sessions that hang are left behind and replaced, up to twice as many as there are; then nothing more is risked, and requests are refused at
-/// once. Health tells it. When the calls return, all is as before.
+/// Sessions that hang are left behind and replaced, up to twice as many as there are; then nothing
+/// more is risked, and requests are refused at once. Health tells it. When the calls return, all is
+/// as before.
 #[test]
 fn sessions_that_hang_are_replaced_up_to_a_bound() {
     let place = Place::new();
@@ -66,25 +76,38 @@ fn sessions_that_hang_are_replaced_up_to_a_bound() {
     let abandoned = || server.key_manager("hsm")["sessions"]["abandoned"].as_u64().unwrap();
     eventually("two replaced once", PATIENCE, || abandoned() >= 3);
     // Those at work when the bound of four is reached are not replaced either.
-    eventually("the last two hang in their places", PATIENCE, || server.sessions("hsm") == (2, 6) && abandoned() == 4);
+    eventually("the last two hang in their places", PATIENCE, || {
+        server.sessions("hsm") == (2, 6) && abandoned() == 4
+    });
     eventually("not ready", PATIENCE, || !server.is_ready());
     assert_eq!(server.client("/s").fleet()["hsm"], "UNAVAILABLE");
     // What was waited for is answered; from then on nothing is.
     std::thread::sleep(BUDGET);
     let refused = load.told_in(Duration::from_millis(300));
-    assert!(refused.good == 0 && refused.errors.keys().all(|error| error == "DependencyTimeoutException"), "{refused:?}");
+    assert!(
+        refused.good == 0
+            && refused.errors.keys().all(|error| error == "DependencyTimeoutException"),
+        "{refused:?}"
+    );
     server.wait_event(&["\"hsm\"", "hang"]);
     // Nothing but a restart would help if they did not return.
-    server.wait_event(&["key manager \"hsm\": only a restart of xksd can bring it back", "hang in calls into its library"]);
+    server.wait_event(&[
+        "key manager \"hsm\": only a restart of xksd can bring it back",
+        "hang in calls into its library",
+    ]);
     let restart_needed = || server.key_manager("hsm")["restart_needed"].is_string();
     eventually("told in the status", PATIENCE, restart_needed);
-    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1"));
+    assert!(
+        server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 1")
+    );
 
     hsm.heal();
     load.serves(20, PATIENCE);
     server.wait_for_sessions("hsm", 2);
     eventually("no more in the status", PATIENCE, || !restart_needed());
-    assert!(server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0"));
+    assert!(
+        server.get("/metrics").1.contains("xksd_key_manager_restart_needed{key_manager=\"hsm\"} 0")
+    );
     server.wait_until_ready();
     eventually("ACTIVE", PATIENCE, || server.client("/s").fleet()["hsm"] == "ACTIVE");
     assert!((4..=5).contains(&abandoned()));
@@ -127,7 +150,8 @@ fn some_sessions_hang_and_the_others_serve() {
     server.kept_the_budget();
 }
 
-/// A probe that hangs blinds nobody: it is told, what it leaves behind is bounded, and the next one is made.
+/// A probe that hangs blinds nobody: it is told, what it leaves behind is bounded, and the next one
+/// is made.
 #[test]
 fn a_probe_that_hangs_is_told_and_repeated() {
     let place = Place::new();
@@ -154,7 +178,8 @@ fn stopping_does_not_wait_for_what_hangs() {
         let place = Place::new();
         let hsm = place.hsm("hsm", "");
         let config = format!("shutdown_ms = {shutdown_ms}");
-        let mut server = place.serve_with(&config, &[key_manager(&hsm, 3), key_store("/s", &["hsm"])]);
+        let mut server =
+            place.serve_with(&config, &[key_manager(&hsm, 3), key_store("/s", &["hsm"])]);
         server.wait_for_sessions("hsm", 3);
         server.wait_until_ready();
         let mut client = server.client("/s");
@@ -176,7 +201,8 @@ fn stopping_does_not_wait_for_what_hangs() {
 fn a_second_signal_ends_it_at_once() {
     let place = Place::new();
     let hsm = place.hsm("hsm", "");
-    let mut server = place.serve_with("shutdown_ms = 60000", &[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    let mut server =
+        place.serve_with("shutdown_ms = 60000", &[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
     hsm.control("hang = \"*\"");

@@ -1,4 +1,5 @@
-//! A simulated HSM: a copy of the stand-in module with a configuration of its own, and a SoftHSM token behind it.
+//! A simulated HSM: a copy of the stand-in module with a configuration of its own, and a SoftHSM
+//! token behind it.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ impl Deref for Hsm {
 }
 
 impl Hsm {
-    /// Makes it below `directory`; `config` is added to the stand-in's configuration. Its token has the key [`KEY`].
+    /// Makes it below `directory`; `config` is added to the stand-in's configuration. Its token has
+    /// the key [`KEY`].
     pub fn new(directory: &Path, name: &str, config: &str) -> Hsm {
         let hsm = Hsm {
             name: name.to_owned(),
@@ -38,17 +40,37 @@ impl Hsm {
         std::fs::copy(remote::module(), &hsm.module).unwrap();
         let softhsm = hsm.path("softhsm.so");
         std::fs::copy(remote::softhsm(), &softhsm).unwrap();
-        std::fs::write(directory.join(format!("{name}.so.toml")), hsm.configuration(&softhsm, config)).unwrap();
-        hsm.softhsm2_util(&["--init-token", "--free", "--label", name, "--so-pin", "0000", "--pin", PIN]);
+        std::fs::write(
+            directory.join(format!("{name}.so.toml")),
+            hsm.configuration(&softhsm, config),
+        )
+        .unwrap();
+        hsm.softhsm2_util(&[
+            "--init-token",
+            "--free",
+            "--label",
+            name,
+            "--so-pin",
+            "0000",
+            "--pin",
+            PIN,
+        ]);
         hsm.import_key(KEY, 7);
         hsm
     }
 
     fn softhsm2_util(&self, arguments: &[&str]) {
         let configuration = self.module.with_file_name("softhsm2.conf");
-        let output =
-            Command::new("softhsm2-util").args(arguments).env("SOFTHSM2_CONF", configuration).output().expect("run scripts/test first");
-        assert!(output.status.success(), "softhsm2-util {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("softhsm2-util")
+            .args(arguments)
+            .env("SOFTHSM2_CONF", configuration)
+            .output()
+            .expect("run scripts/test first");
+        assert!(
+            output.status.success(),
+            "softhsm2-util {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Puts an AES-256 key of 32 such bytes on the token.
@@ -57,7 +79,10 @@ impl Hsm {
         std::fs::write(&file, [value; 32]).unwrap();
         let file = file.to_str().unwrap();
         let id = format!("{value:02x}");
-        self.softhsm2_util(&["--import", file, "--aes", "--token", &self.name, "--label", label, "--id", &id, "--pin", PIN]);
+        self.softhsm2_util(&[
+            "--import", file, "--aes", "--token", &self.name, "--label", label, "--id", &id,
+            "--pin", PIN,
+        ]);
     }
 
     /// Nothing is wrong from now on.

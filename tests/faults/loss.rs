@@ -22,7 +22,8 @@ fn what_is_lost_comes_back_under_load() {
         hsm.control(&format!("sessions_lost = {generation}"));
         let told = load.told_in(Duration::from_millis(500));
         println!("all sessions lost: {told:?}");
-        // One request finds it out, or one at each lane that was at work, and each is tried again; then the login and the keys are found.
+        // One request finds it out, or one at each lane that was at work, and each is tried again;
+        // then the login and the keys are found.
         assert!(told.failed() <= SESSIONS && told.good > 0, "{told:?}");
         load.serves(20, PATIENCE);
         server.wait_for_sessions("hsm", SESSIONS);
@@ -37,7 +38,10 @@ fn what_is_lost_comes_back_under_load() {
     server.wait_for_sessions("hsm", SESSIONS);
 
     // The login is lost and the sessions stay: as if somebody had logged the application out.
-    hsm.control("error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", probability = 0.2 }");
+    hsm.control(
+        "error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", \
+        probability = 0.2 }",
+    );
     load.told_in(Duration::from_millis(300));
     hsm.heal();
     load.serves(20, PATIENCE);
@@ -65,14 +69,19 @@ fn sessions_lost_in_silence_make_no_outage() {
     });
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.is_ready());
-    assert!(!server.messages().iter().any(|message| message.contains("does not serve")), "{:#?}", server.messages());
+    assert!(
+        !server.messages().iter().any(|message| message.contains("does not serve")),
+        "{:#?}",
+        server.messages()
+    );
     let mut client = server.client("/s");
     hsm.control("sessions_lost = 2");
     let failed = (0..10).filter(|_| client.round_trip(b"after").is_err()).count();
     assert_eq!(failed, 0, "one try finds it out, the next one has a session");
 }
 
-/// Keys that vanish all at once are a fault of the HSM, never missing keys; when they are back, so is everything, without a restart.
+/// Keys that vanish all at once are a fault of the HSM, never missing keys; when they are back, so
+/// is everything, without a restart.
 #[test]
 fn keys_out_of_sight_are_never_told_as_missing() {
     let place = Place::new();
@@ -91,7 +100,10 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
         client.metadata().must_be_a_fault();
         if beside.is_some() {
-            server.wait_event(&["key manager \"hsm\" does not serve", "no secret key at all, where it had some"]);
+            server.wait_event(&[
+                "key manager \"hsm\" does not serve",
+                "no secret key at all, where it had some",
+            ]);
         }
         std::fs::rename(&away, &tokens).unwrap();
         println!("in sight again: serves after {:?}", load.serves(20, PATIENCE));
@@ -118,8 +130,14 @@ fn health_follows_the_token() {
     let mut client = server.client("/s");
     assert_eq!(client.fleet()["hsm"], "ACTIVE");
     let health = client.health().json;
-    assert_eq!((&health["xksProxyFleetSize"], &health["xksProxyVendor"]), (&1.into(), &"xksd".into()));
-    assert!(health["ekmFleetDetails"][0]["model"].as_str().unwrap().contains("SoftHSM"), "{health}");
+    assert_eq!(
+        (&health["xksProxyFleetSize"], &health["xksProxyVendor"]),
+        (&1.into(), &"xksd".into())
+    );
+    assert!(
+        health["ekmFleetDetails"][0]["model"].as_str().unwrap().contains("SoftHSM"),
+        "{health}"
+    );
     assert!(server.key_manager("hsm")["probe_age_ms"].as_u64().unwrap() < 30_000);
     assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 2"));
 

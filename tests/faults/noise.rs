@@ -1,4 +1,5 @@
-//! What the machine itself adds to every time that is measured: other work on the same cores puts threads to sleep for longer than they ask.
+//! What the machine itself adds to every time that is measured: other work on the same cores puts
+//! threads to sleep for longer than they ask.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

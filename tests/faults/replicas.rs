@@ -16,12 +16,19 @@ fn one_of_two_replicas_is_enough() {
     server.wait_for_sessions("b", 4);
     let mut client = server.client("/s");
     let fleet_is = |client: &mut super::client::Client, a: &str, b: &str| {
-        eventually(&format!("a {a}, b {b}"), PATIENCE, || client.fleet() == [("a".into(), a.into()), ("b".into(), b.into())].into());
+        eventually(&format!("a {a}, b {b}"), PATIENCE, || {
+            client.fleet() == [("a".into(), a.into()), ("b".into(), b.into())].into()
+        });
     };
     fleet_is(&mut client, "ACTIVE", "ACTIVE");
     // Named is what one of them lacks, and nothing else.
     server.wait_event(&["\"only-a\"", "cannot serve from key manager \"b\""]);
-    assert!(!server.messages().iter().any(|message| message.contains("cannot serve from key manager \"a\"")));
+    assert!(
+        !server
+            .messages()
+            .iter()
+            .any(|message| message.contains("cannot serve from key manager \"a\""))
+    );
 
     let load = server.load("/s", 3);
     load.serves(20, PATIENCE);
@@ -36,7 +43,11 @@ fn one_of_two_replicas_is_enough() {
         println!("{} {fault}: {told:?}", dead.name);
         let taken_over = load.serves(30, PATIENCE);
         println!("{other} has taken over after another {taken_over:?}");
-        fleet_is(&mut client, if dead.name == "a" { "UNAVAILABLE" } else { "ACTIVE" }, if other == "b" { "ACTIVE" } else { "UNAVAILABLE" });
+        fleet_is(
+            &mut client,
+            if dead.name == "a" { "UNAVAILABLE" } else { "ACTIVE" },
+            if other == "b" { "ACTIVE" } else { "UNAVAILABLE" },
+        );
         assert!(server.is_ready());
         let told = load.told_in(Duration::from_millis(300));
         assert!(told.failed() * 20 <= told.good, "{other} serves alone: {told:?}");
@@ -53,7 +64,8 @@ fn one_of_two_replicas_is_enough() {
 fn a_slow_replica_gets_little_until_it_is_fast_again() {
     let place = Place::new();
     let (a, b) = (place.hsm("a", ""), place.hsm("b", ""));
-    let server = place.serve(&[key_manager(&a, 4), key_manager(&b, 4), key_store("/s", &["a", "b"])]);
+    let server =
+        place.serve(&[key_manager(&a, 4), key_manager(&b, 4), key_store("/s", &["a", "b"])]);
     server.wait_for_sessions("a", 4);
     server.wait_for_sessions("b", 4);
     server.wait_until_ready();
@@ -67,10 +79,15 @@ fn a_slow_replica_gets_little_until_it_is_fast_again() {
     };
     eventually("the first serves all", PATIENCE, || share() == (100, 100));
     // 80 ms for an encryption, some fifty times the usual: within the budget, and no fault.
-    a.control("stall = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \"C_Decrypt\"], ms = 20 }");
+    a.control(
+        "stall = { call = [\"C_EncryptInit\", \"C_Encrypt\", \"C_DecryptInit\", \
+        \"C_Decrypt\"], ms = 20 }",
+    );
     let spared = eventually("the slow one is spared", PATIENCE, || share().0 <= 5);
     a.heal();
-    let back = eventually("a probe or two tell that it has its share again", PATIENCE * 3, || share().0 >= 95);
+    let back = eventually("a probe or two tell that it has its share again", PATIENCE * 3, || {
+        share().0 >= 95
+    });
     println!("spared after {spared:?}, back after {back:?}");
     assert_eq!(load.end().failed(), 0);
     server.kept_the_budget();

@@ -45,9 +45,11 @@ pub fn key_manager(hsm: &Hsm, sessions: usize) -> String {
 }
 
 pub fn key_manager_with_pin(hsm: &Hsm, sessions: usize, pin: &str) -> String {
-    // The generic profile: the stand-in is a network HSM, so that all the sessions are wanted, whatever the cores.
+    // The generic profile: the stand-in is a network HSM, so that all the sessions are wanted,
+    // whatever the cores.
     format!(
-        "[[key_manager]]\nname = {0:?}\nkind = \"pkcs11\"\nmodule = {1:?}\ntoken = {0:?}\npin = {{ value = {pin:?} }}\nsessions = {sessions}\n",
+        "[[key_manager]]\nname = {0:?}\nkind = \"pkcs11\"\nmodule = {1:?}\ntoken = {0:?}\npin = {{ \
+         value = {pin:?} }}\nsessions = {sessions}\n",
         hsm.name, hsm.module
     )
 }
@@ -56,7 +58,8 @@ pub fn key_manager_with_pin(hsm: &Hsm, sessions: usize, pin: &str) -> String {
 pub fn key_store(prefix: &str, key_managers: &[&str]) -> String {
     format!(
         "[[keystore]]\npath_prefix = {prefix:?}\nkey_manager = {key_managers:?}\n\
-         [[keystore.credential]]\naccess_key_id = {ACCESS_KEY_ID:?}\nsecret_access_key = {{ value = {SECRET_ACCESS_KEY:?} }}\n\
+         [[keystore.credential]]\naccess_key_id = {ACCESS_KEY_ID:?}\nsecret_access_key = {{ value \
+         = {SECRET_ACCESS_KEY:?} }}\n\
          [[keystore.key]]\nid = {KEY:?}\n"
     )
 }
@@ -67,10 +70,14 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         std::fs::create_dir(path.join("tokens")).unwrap();
-        let softhsm = format!("directories.tokendir = {}\nlog.level = ERROR\n", path.join("tokens").display());
+        let softhsm = format!(
+            "directories.tokendir = {}\nlog.level = ERROR\n",
+            path.join("tokens").display()
+        );
         std::fs::write(path.join("softhsm2.conf"), softhsm).unwrap();
         let (ca, key) = (Ca::root("test CA"), rcgen::KeyPair::generate().unwrap());
-        let certificate = ca.issue(&Leaf { dns_names: vec!["127.0.0.1".to_owned()], ..Leaf::server() }, &key);
+        let certificate =
+            ca.issue(&Leaf { dns_names: vec!["127.0.0.1".to_owned()], ..Leaf::server() }, &key);
         pki::write(path, "ca.pem", &ca.pem());
         pki::write(path, "chain.pem", &(certificate.pem() + &ca.pem()));
         pki::write(path, "key.pem", &key.serialize_pem());
@@ -90,8 +97,10 @@ impl Place {
     /// As [`Place::serve`]; `server` is added to `[server]`.
     pub fn serve_with(self, server: &str, sections: &[String]) -> Server {
         let config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nshards = 2\nregions = [{REGION:?}]\nlog = \"json\"\nshutdown_delay_ms = 0\n{server}\n\
-             [tls]\ncertificate_chain = \"chain.pem\"\nprivate_key = \"key.pem\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}",
+            "[server]\nlisten = \"127.0.0.1:0\"\nshards = 2\nregions = [{REGION:?}]\nlog = \
+             \"json\"\nshutdown_delay_ms = 0\n{server}\n\
+             [tls]\ncertificate_chain = \"chain.pem\"\nprivate_key = \"key.pem\"\n[admin]\nlisten \
+             = \"127.0.0.1:0\"\n{}",
             sections.concat()
         );
         pki::write(self.directory.path(), "xksd.toml", &config);
@@ -120,12 +129,21 @@ impl Deref for Server {
 impl Server {
     fn start(place: Place) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
-        command.arg("serve").arg("--config").arg(place.path().join("xksd.toml")).env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(place.path().join("xksd.toml"))
+            .env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"));
         Server { child: e2e::Server::run(&mut command), place }
     }
 
     fn target(&self) -> Target {
-        Target { host: "127.0.0.1".to_owned(), port: self.port, ca: self.place.path().join("ca.pem"), client: None }
+        Target {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            ca: self.place.path().join("ca.pem"),
+            client: None,
+        }
     }
 
     /// A connection to the key store with this prefix.
@@ -148,7 +166,13 @@ impl Server {
 
     /// What `/status` says of a key manager.
     pub fn key_manager(&self, name: &str) -> Value {
-        self.status()["key_managers"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+        self.status()["key_managers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["name"] == name)
+            .unwrap()
+            .clone()
     }
 
     /// Sessions of a key manager: open and hung.
@@ -158,7 +182,9 @@ impl Server {
     }
 
     pub fn wait_for_sessions(&self, name: &str, open: u64) -> Duration {
-        eventually(&format!("{open} sessions of {name} open, none hung"), PATIENCE, || self.sessions(name) == (open, 0))
+        eventually(&format!("{open} sessions of {name} open, none hung"), PATIENCE, || {
+            self.sessions(name) == (open, 0)
+        })
     }
 
     fn json_log(&self) -> impl Iterator<Item = Value> {
@@ -176,18 +202,27 @@ impl Server {
         self.json_log().filter(|line: &Value| line["event"] == "request").collect()
     }
 
-    /// The promise, by the server's own clock: everything that was read is answered within the budget. Gives the latest.
+    /// The promise, by the server's own clock: everything that was read is answered within the
+    /// budget. Gives the latest.
     pub fn kept_the_budget(&self) -> Duration {
         // The log is written behind the answers.
         std::thread::sleep(Duration::from_millis(100));
-        let mut times: Vec<u64> = self.requests().iter().map(|line| line["total_us"].as_u64().unwrap()).collect();
+        let mut times: Vec<u64> =
+            self.requests().iter().map(|line| line["total_us"].as_u64().unwrap()).collect();
         times.sort_unstable();
         let latest = Duration::from_micros(*times.last().expect("requests"));
         let noise = noise::worst();
         let allowed = BUDGET + Duration::from_millis(50) + 2 * noise;
-        let late: Vec<_> =
-            self.requests().into_iter().filter(|line| line["total_us"].as_u64() > Some(allowed.as_micros() as u64)).collect();
-        assert!(late.is_empty(), "with up to {noise:?} of noise, late among {} answers: {late:#?}", times.len());
+        let late: Vec<_> = self
+            .requests()
+            .into_iter()
+            .filter(|line| line["total_us"].as_u64() > Some(allowed.as_micros() as u64))
+            .collect();
+        assert!(
+            late.is_empty(),
+            "with up to {noise:?} of noise, late among {} answers: {late:#?}",
+            times.len()
+        );
         latest
     }
 

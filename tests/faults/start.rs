@@ -23,7 +23,9 @@ fn an_hsm_that_is_down_at_the_start_may_come_later() {
         ("login_fails = \"CKR_DEVICE_ERROR\"", "C_Login: CKR_DEVICE_ERROR"),
         ("slow_start = { initialize_ms = 1500, calls = 10, ms = 50 }", ""),
     ];
-    std::thread::scope(|scope| down.iter().for_each(|(fault, told)| drop(scope.spawn(|| starts_and_heals(fault, told)))));
+    std::thread::scope(|scope| {
+        down.iter().for_each(|(fault, told)| drop(scope.spawn(|| starts_and_heals(fault, told))))
+    });
 }
 
 fn starts_and_heals(fault: &str, told: &str) {
@@ -35,7 +37,8 @@ fn starts_and_heals(fault: &str, told: &str) {
     assert!([500, 503].contains(&reply.status), "{fault}: {}", reply.json);
     if !told.is_empty() {
         server.wait_event(&["\"hsm\" does not serve", told]);
-        // A C_Initialize that fails leaves nothing that would see a new control file before it is tried again.
+        // A C_Initialize that fails leaves nothing that would see a new control file before it is
+        // tried again.
         hsm.prepare("");
     }
     let ready = server.wait_until_ready();
@@ -50,8 +53,13 @@ fn starts_and_heals(fault: &str, told: &str) {
 fn a_wrong_pin_is_tried_once() {
     let place = Place::new();
     let hsm = place.hsm("hsm", "");
-    let mut server = place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
-    server.wait_event(&["\"hsm\" does not serve", "CKR_PIN_INCORRECT", "does not try the PIN again"]);
+    let mut server =
+        place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
+    server.wait_event(&[
+        "\"hsm\" does not serve",
+        "CKR_PIN_INCORRECT",
+        "does not try the PIN again",
+    ]);
     let mut client = server.client("/s");
     for _ in 0..30 {
         client.encrypt(b"no").must_be_a_fault();
@@ -67,7 +75,9 @@ fn a_wrong_pin_is_tried_once() {
 /// Fewer sessions than configured: serves with what it gets, is healthy, and says so.
 #[test]
 fn fewer_sessions_than_configured_are_lived_with() {
-    std::thread::scope(|scope| [1, 5].iter().for_each(|&sessions_max| drop(scope.spawn(move || lives_with(sessions_max)))));
+    std::thread::scope(|scope| {
+        [1, 5].iter().for_each(|&sessions_max| drop(scope.spawn(move || lives_with(sessions_max))))
+    });
 }
 
 fn lives_with(sessions_max: u64) {
@@ -82,11 +92,17 @@ fn lives_with(sessions_max: u64) {
     assert!((1..=sessions_max).contains(&open), "{open}");
     assert_eq!(server.key_manager("hsm")["sessions"]["configured"], 8);
     let metrics = server.get("/metrics").1;
-    assert!(metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"), "{metrics}");
+    assert!(
+        metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"),
+        "{metrics}"
+    );
     let told = load.told_in(Duration::from_millis(500));
     assert_eq!(told.failed(), 0, "{told:?}");
     assert!(server.is_ready());
-    assert_eq!(server.client("/s").fleet()["hsm"], if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" });
+    assert_eq!(
+        server.client("/s").fleet()["hsm"],
+        if open * 2 < 8 { "DEGRADED" } else { "ACTIVE" }
+    );
 
     // Also after all were lost: whoever comes first must not keep the others from being well.
     hsm.control("sessions_lost = 1");

@@ -1,7 +1,8 @@
-//! What the tests of real PKCS#11 modules share: a process of its own for each test, a token, keys on it, and jobs.
+//! What the tests of real PKCS#11 modules share: a process of its own for each test, a token, keys
+//! on it, and jobs.
 //!
-//! A PKCS#11 module is initialised once a process and SoftHSM reads its configuration from the environment, so each test runs its own
-//! binary again for itself alone.
+//! A PKCS#11 module is initialised once a process and SoftHSM reads its configuration from the
+//! environment, so each test runs its own binary again for itself alone.
 
 // Each test binary uses its part of this.
 #![allow(dead_code)]
@@ -40,15 +41,22 @@ pub fn in_own_process(name: &str, test: impl FnOnce(&Path)) {
     let tokens = directory.path().join("tokens");
     std::fs::create_dir(&tokens).expect("made");
     let configuration = directory.path().join("softhsm2.conf");
-    std::fs::write(&configuration, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display()))
-        .expect("written");
+    std::fs::write(
+        &configuration,
+        format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.display()
+        ),
+    )
+    .expect("written");
     let output = Command::new(std::env::current_exe().expect("this test"))
         .args([name, "--exact", "--nocapture", "--include-ignored"])
         .env(DIRECTORY, directory.path())
         .env("SOFTHSM2_CONF", &configuration)
         .output()
         .expect("runs again");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "in its own process:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "{name} is not the name of one test:\n{out}");
 }
@@ -99,7 +107,9 @@ impl Beside {
             Attribute::Label(label.as_bytes().to_vec()),
             Attribute::Id(label.as_bytes().to_vec()),
         ];
-        let kept = usual.iter().filter(|one| more.iter().all(|other| other.attribute_type() != one.attribute_type()));
+        let kept = usual
+            .iter()
+            .filter(|one| more.iter().all(|other| other.attribute_type() != one.attribute_type()));
         let template: Vec<Attribute> = kept.chain(more).cloned().collect();
         self.session().generate_key(&Mechanism::AesKeyGen, &template).expect("a key");
     }
@@ -120,7 +130,8 @@ impl Beside {
 
     pub fn delete_key(&self, label: &str) {
         let session = self.session();
-        let keys = session.find_objects(&[Attribute::Label(label.as_bytes().to_vec())]).expect("a search");
+        let keys =
+            session.find_objects(&[Attribute::Label(label.as_bytes().to_vec())]).expect("a search");
         assert!(!keys.is_empty());
         for key in keys {
             session.destroy_object(key).expect("deleted");
@@ -137,19 +148,27 @@ pub mod raw {
         // SAFETY: the library is loaded already and stays so; this only finds its functions again.
         let library = unsafe { cryptoki_sys::Pkcs11::new(module) }.expect("loaded");
         let mut list: *mut CK_FUNCTION_LIST = std::ptr::null_mut();
-        // SAFETY: `list` is valid for the write of one pointer, and valid to read once the module has answered CKR_OK.
+        // SAFETY: `list` is valid for the write of one pointer, and valid to read once the module
+        // has answered CKR_OK.
         unsafe {
             assert_eq!(library.C_GetFunctionList(&mut list), CKR_OK);
             *list
         }
     }
 
-    /// Puts functions in front of the module's own, for whoever loads it after this; gives the module's own.
-    pub fn intercept(module: &Path, change: impl FnOnce(&mut CK_FUNCTION_LIST)) -> CK_FUNCTION_LIST {
+    /// Puts functions in front of the module's own, for whoever loads it after this; gives the
+    /// module's own.
+    pub fn intercept(
+        module: &Path,
+        change: impl FnOnce(&mut CK_FUNCTION_LIST),
+    ) -> CK_FUNCTION_LIST {
         // SAFETY: the library is loaded now and stays so (its handle is not dropped).
-        let library = std::mem::ManuallyDrop::new(unsafe { cryptoki_sys::Pkcs11::new(module) }.expect("loads"));
+        let library = std::mem::ManuallyDrop::new(
+            unsafe { cryptoki_sys::Pkcs11::new(module) }.expect("loads"),
+        );
         let mut list: *mut CK_FUNCTION_LIST = std::ptr::null_mut();
-        // SAFETY: as in `functions`; SoftHSM keeps its list in writable memory, and nobody else reads it yet.
+        // SAFETY: as in `functions`; SoftHSM keeps its list in writable memory, and nobody else
+        // reads it yet.
         unsafe {
             assert_eq!(library.C_GetFunctionList(&mut list), CKR_OK);
             let own = *list;
@@ -169,9 +188,14 @@ pub mod raw {
     /// Leaves every session there is with an operation that is not finished.
     pub fn begin_a_digest_in_every_session(module: &Path) {
         let begin = functions(module).C_DigestInit.expect("a function");
-        let mut mechanism = CK_MECHANISM { mechanism: CKM_SHA256, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: CKM_SHA256,
+            pParameter: std::ptr::null_mut(),
+            ulParameterLen: 0,
+        };
         // SAFETY: the mechanism lives through the calls; handles that are none are refused.
-        let begun = (1..100).filter(|session| unsafe { begin(*session, &mut mechanism) } == CKR_OK).count();
+        let begun =
+            (1..100).filter(|session| unsafe { begin(*session, &mut mechanism) } == CKR_OK).count();
         assert!(begun > 0);
     }
 }
@@ -190,37 +214,74 @@ pub struct Sealed {
     pub integrity: Option<[u8; 32]>,
 }
 
-pub fn encrypt(session: &mut dyn xksd::hsm::Session, label: &str, text: &[u8], aad: &[u8]) -> Result<Sealed, Fault> {
-    sealed(session.execute(job(label, Task::Encrypt { plaintext: Zeroizing::new(text.to_vec()), aad: aad.to_vec(), integrity: None })))
+pub fn encrypt(
+    session: &mut dyn xksd::hsm::Session,
+    label: &str,
+    text: &[u8],
+    aad: &[u8],
+) -> Result<Sealed, Fault> {
+    sealed(session.execute(job(
+        label,
+        Task::Encrypt {
+            plaintext: Zeroizing::new(text.to_vec()),
+            aad: aad.to_vec(),
+            integrity: None,
+        },
+    )))
 }
 
 /// With a CDIV whose digest begins with `before`; checked here.
-pub fn encrypt_checked(session: &mut dyn xksd::hsm::Session, label: &str, text: &[u8], aad: &[u8], before: &[u8]) -> Result<Sealed, Fault> {
+pub fn encrypt_checked(
+    session: &mut dyn xksd::hsm::Session,
+    label: &str,
+    text: &[u8],
+    aad: &[u8],
+    before: &[u8],
+) -> Result<Sealed, Fault> {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(before);
-    let task = Task::Encrypt { plaintext: Zeroizing::new(text.to_vec()), aad: aad.to_vec(), integrity: Some(context) };
+    let task = Task::Encrypt {
+        plaintext: Zeroizing::new(text.to_vec()),
+        aad: aad.to_vec(),
+        integrity: Some(context),
+    };
     let sealed = sealed(session.execute(job(label, task)))?;
-    let expected = digest::digest(&digest::SHA256, &[before, &sealed.iv, &sealed.ciphertext, &sealed.tag].concat());
+    let expected = digest::digest(
+        &digest::SHA256,
+        &[before, &sealed.iv, &sealed.ciphertext, &sealed.tag].concat(),
+    );
     assert_eq!(sealed.integrity.expect("asked for"), expected.as_ref());
     Ok(sealed)
 }
 
 fn sealed(outcome: Outcome) -> Result<Sealed, Fault> {
     outcome.map(|answer| match answer {
-        Answer::Encrypted { iv, ciphertext, tag, integrity } => Sealed { iv, ciphertext, tag, integrity },
+        Answer::Encrypted { iv, ciphertext, tag, integrity } => {
+            Sealed { iv, ciphertext, tag, integrity }
+        }
         other => panic!("{other:?}"),
     })
 }
 
-pub fn decrypt(session: &mut dyn xksd::hsm::Session, label: &str, sealed: &Sealed, aad: &[u8]) -> Result<Vec<u8>, Fault> {
+pub fn decrypt(
+    session: &mut dyn xksd::hsm::Session,
+    label: &str,
+    sealed: &Sealed,
+    aad: &[u8],
+) -> Result<Vec<u8>, Fault> {
     let Sealed { iv, ciphertext, tag, .. } = sealed.clone();
-    session.execute(job(label, Task::Decrypt { ciphertext, iv, tag, aad: aad.to_vec() })).map(|answer| match answer {
-        Answer::Decrypted(text) => text.0.to_vec(),
-        other => panic!("{other:?}"),
-    })
+    session.execute(job(label, Task::Decrypt { ciphertext, iv, tag, aad: aad.to_vec() })).map(
+        |answer| match answer {
+            Answer::Decrypted(text) => text.0.to_vec(),
+            other => panic!("{other:?}"),
+        },
+    )
 }
 
-pub fn describe(session: &mut dyn xksd::hsm::Session, label: &str) -> Result<KeyDescription, Fault> {
+pub fn describe(
+    session: &mut dyn xksd::hsm::Session,
+    label: &str,
+) -> Result<KeyDescription, Fault> {
     session.execute(job(label, Task::Describe)).map(|answer| match answer {
         Answer::Described(description) => description,
         other => panic!("{other:?}"),
@@ -240,13 +301,21 @@ pub fn good_and_bad_ciphertexts(session: &mut dyn xksd::hsm::Session, label: &st
 }
 
 /// The same with IVs of this length.
-pub fn good_and_bad_ciphertexts_with_iv(session: &mut dyn xksd::hsm::Session, label: &str, iv_bytes: usize) {
+pub fn good_and_bad_ciphertexts_with_iv(
+    session: &mut dyn xksd::hsm::Session,
+    label: &str,
+    iv_bytes: usize,
+) {
     for (text, aad) in [(0, 3), (1, 0), (32, 44), (4300, 8192 + 23), (4300, 3), (16, 8192 + 3)] {
         let (text, aad) = (vec![0x5a; text], vec![0xa5; aad]);
         let sealed = encrypt(session, label, &text, &aad).expect("encrypts");
-        assert_eq!((sealed.iv.len(), sealed.ciphertext.len(), sealed.integrity), (iv_bytes, text.len(), None));
+        assert_eq!(
+            (sealed.iv.len(), sealed.ciphertext.len(), sealed.integrity),
+            (iv_bytes, text.len(), None)
+        );
         assert_eq!(decrypt(session, label, &sealed, &aad), Ok(text.clone()));
-        let checked = encrypt_checked(session, label, &text, &aad, b"aad and metadata").expect("encrypts");
+        let checked =
+            encrypt_checked(session, label, &text, &aad, b"aad and metadata").expect("encrypts");
         assert_ne!(sealed.iv, checked.iv);
         assert_eq!(decrypt(session, label, &checked, &aad), Ok(text.clone()));
 
@@ -255,16 +324,23 @@ pub fn good_and_bad_ciphertexts_with_iv(session: &mut dyn xksd::hsm::Session, la
             change(&mut changed);
             changed
         };
-        let mut refused = vec![(bad(|s| s.tag[15] ^= 0x80), aad.clone()), (bad(|s| s.iv[0] ^= 1), aad.clone())];
+        let mut refused =
+            vec![(bad(|s| s.tag[15] ^= 0x80), aad.clone()), (bad(|s| s.iv[0] ^= 1), aad.clone())];
         refused.push((sealed.clone(), [&aad[..], b"x"].concat()));
-        refused.push((bad(|s| s.iv.resize(if s.iv.len() == 12 { 16 } else { 12 }, 0)), aad.clone()));
+        refused
+            .push((bad(|s| s.iv.resize(if s.iv.len() == 12 { 16 } else { 12 }, 0)), aad.clone()));
         refused.push((bad(|s| s.ciphertext.push(0)), aad.clone()));
         if !text.is_empty() {
             refused.push((bad(|s| s.ciphertext[0] ^= 1), aad.clone()));
             refused.push((bad(|s| s.ciphertext.truncate(s.ciphertext.len() - 1)), aad.clone()));
         }
         for (n, (changed, aad)) in refused.iter().enumerate() {
-            assert_eq!(decrypt(session, label, changed, aad), Err(Fault::BadCiphertext), "change {n}, {} bytes", text.len());
+            assert_eq!(
+                decrypt(session, label, changed, aad),
+                Err(Fault::BadCiphertext),
+                "change {n}, {} bytes",
+                text.len()
+            );
             assert!(session.is_usable());
         }
         assert_eq!(decrypt(session, label, &sealed, &aad), Ok(text));

@@ -25,7 +25,10 @@ pub fn softokn() -> PathBuf {
 
 /// `initialize_parameters` of the database in a directory.
 pub fn parameters(directory: &Path) -> String {
-    format!("configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=", directory.display())
+    format!(
+        "configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags=",
+        directory.display()
+    )
 }
 
 pub fn settings(directory: &Path) -> Settings {
@@ -39,17 +42,26 @@ pub fn settings(directory: &Path) -> Settings {
     }
 }
 
-/// A database with a PIN, xksd's engine on it (which initialises softokn), and the test's own way in.
+/// A database with a PIN, xksd's engine on it (which initialises softokn), and the test's own way
+/// in.
 pub fn database(directory: &Path) -> (Arc<Pkcs11Engine>, Beside) {
     let password = directory.join("password");
     std::fs::write(&password, format!("{PIN}\n")).expect("written");
-    let made = Command::new("certutil").args(["-N", "-d"]).arg(format!("sql:{}", directory.display())).arg("-f").arg(&password).output();
+    let made = Command::new("certutil")
+        .args(["-N", "-d"])
+        .arg(format!("sql:{}", directory.display()))
+        .arg("-f")
+        .arg(&password)
+        .output();
     let made = made.expect("certutil is installed by scripts/test");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let engine = Pkcs11Engine::new(settings(directory)).expect("made");
     engine.info().expect("initialises softokn");
     let pkcs11 = Pkcs11::new(softokn()).expect("loads");
     let slots = pkcs11.get_slots_with_token().expect("slots");
-    let slot = slots.into_iter().find(|slot| pkcs11.get_token_info(*slot).expect("a token").label() == TOKEN).expect("the database");
+    let slot = slots
+        .into_iter()
+        .find(|slot| pkcs11.get_token_info(*slot).expect("a token").label() == TOKEN)
+        .expect("the database");
     (engine, Beside { pkcs11, slot })
 }

@@ -20,7 +20,8 @@ pub struct Simulator {
 pub fn simulator(directory: &Path, config: &str) -> Simulator {
     let (remote, module) = (Remote::new(directory, ""), directory.join("hsm.so"));
     std::fs::copy(remote::module(), &module).expect("copied");
-    std::fs::write(directory.join("hsm.so.toml"), remote.configuration(&softhsm(), config)).expect("written");
+    std::fs::write(directory.join("hsm.so.toml"), remote.configuration(&softhsm(), config))
+        .expect("written");
     Simulator { remote, module }
 }
 
@@ -46,7 +47,12 @@ impl Simulator {
     }
 
     pub fn settings(&self, profile: Profile) -> Settings {
-        Settings { module: self.module.clone(), pin: PIN.to_owned().into(), profile, ..softhsm::settings() }
+        Settings {
+            module: self.module.clone(),
+            pin: PIN.to_owned().into(),
+            profile,
+            ..softhsm::settings()
+        }
     }
 
     pub fn engine(&self, profile: Profile) -> Arc<Pkcs11Engine> {

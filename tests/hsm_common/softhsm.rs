@@ -27,7 +27,8 @@ pub fn load_from(module: &Path) -> Pkcs11 {
 
 /// A fresh token.
 pub fn token(pkcs11: &Pkcs11, label: &str) -> Beside {
-    // The last slot is SoftHSM's uninitialised one; using it moves it to a slot id made of its serial.
+    // The last slot is SoftHSM's uninitialised one; using it moves it to a slot id made of its
+    // serial.
     let free = *pkcs11.get_all_slots().expect("slots").last().expect("a free slot");
     pkcs11.init_token(free, &AuthPin::new(SO_PIN.into()), label).expect("a token");
     let slots = pkcs11.get_slots_with_initialized_token().expect("slots");

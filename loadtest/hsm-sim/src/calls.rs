@@ -43,8 +43,8 @@ calls! {
 }
 
 impl Call {
-    /// Whether a client library of a network HSM asks the device: sessions, objects, cryptography, random numbers. What is left are
-    /// calls a library answers out of its own memory.
+    /// Whether a client library of a network HSM asks the device: sessions, objects, cryptography,
+    /// random numbers. What is left are calls a library answers out of its own memory.
     pub fn reaches_device(self) -> bool {
         use Call::*;
         !matches!(
@@ -64,7 +64,8 @@ impl Call {
         )
     }
 
-    /// Whether the device computes: what transforms data or makes keys or random numbers, not what only prepares or looks up.
+    /// Whether the device computes: what transforms data or makes keys or random numbers, not what
+    /// only prepares or looks up.
     pub fn computes(self) -> bool {
         use Call::*;
         matches!(
@@ -111,7 +112,12 @@ pub struct Calls(u128);
 impl Calls {
     /// Those for which `wanted` says so.
     pub fn which(wanted: impl Fn(Call) -> bool) -> Calls {
-        Calls(Call::ALL.iter().filter(|call| wanted(**call)).fold(0, |bits, call| bits | (1 << *call as u32)))
+        Calls(
+            Call::ALL
+                .iter()
+                .filter(|call| wanted(**call))
+                .fold(0, |bits, call| bits | (1 << *call as u32)),
+        )
     }
 
     /// Whether `call` is one of them.
@@ -167,7 +173,10 @@ mod tests {
         assert!(device.contains(Call::C_EncryptInit) && device.contains(Call::C_OpenSession));
         assert!(!device.contains(Call::C_GetInfo) && !device.contains(Call::C_Initialize));
         assert_eq!(Calls::named("*"), Ok(device));
-        assert!(Calls::named("C_Encrypt").is_ok_and(|set| set == Calls::which(|call| call == Call::C_Encrypt)));
+        assert!(
+            Calls::named("C_Encrypt")
+                .is_ok_and(|set| set == Calls::which(|call| call == Call::C_Encrypt))
+        );
         assert!(Calls::named("C_Encypt").is_err());
     }
 

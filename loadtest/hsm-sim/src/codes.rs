@@ -40,7 +40,8 @@ codes! {
     CKR_SEED_RANDOM_REQUIRED CKR_OPERATION_NOT_VALIDATED CKR_TOKEN_NOT_INITIALIZED CKR_PARAMETER_SET_NOT_SUPPORTED
 }
 
-/// `CKR_DEVICE_ERROR`, or `0x80000123` for a number without a name (vendors have their own above CKR_VENDOR_DEFINED).
+/// `CKR_DEVICE_ERROR`, or `0x80000123` for a number without a name (vendors have their own above
+/// CKR_VENDOR_DEFINED).
 pub fn name(code: CK_RV) -> String {
     match CODES.iter().find(|(_, number)| *number == code) {
         Some((name, _)) => (*name).to_owned(),
@@ -74,11 +75,15 @@ impl<'de> Deserialize<'de> for Code {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Code, E> {
-                parse(text).map(Code).ok_or_else(|| E::custom(format!("unknown return code {text:?}")))
+                parse(text)
+                    .map(Code)
+                    .ok_or_else(|| E::custom(format!("unknown return code {text:?}")))
             }
 
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Code, E> {
-                CK_RV::try_from(number).map(Code).map_err(|_| E::custom("a return code is not negative"))
+                CK_RV::try_from(number)
+                    .map(Code)
+                    .map_err(|_| E::custom("a return code is not negative"))
             }
         }
         deserializer.deserialize_any(CodeVisitor)

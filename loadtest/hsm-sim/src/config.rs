@@ -99,7 +99,8 @@ pub struct Gcm {
     /// When mode `fill` writes the IV.
     #[serde(default)]
     pub iv_written: IvWritten,
-    /// What a decryption with a tag that does not match returns; the real module's code where left out.
+    /// What a decryption with a tag that does not match returns; the real module's code where left
+    /// out.
     pub bad_tag: Option<Code>,
 }
 
@@ -157,8 +158,9 @@ struct RawWire {
 }
 
 impl Config {
-    /// From the file `<this module>.toml` beside the module itself, else from the one that HSM_SIM_CONFIG names. The first makes several
-    /// HSMs in one process possible: copy the module under several names.
+    /// From the file `<this module>.toml` beside the module itself, else from the one that
+    /// HSM_SIM_CONFIG names. The first makes several HSMs in one process possible: copy the module
+    /// under several names.
     pub fn load(this_module: Option<&Path>) -> Result<Config, String> {
         let beside = this_module.map(|module| {
             let mut name = module.as_os_str().to_owned();
@@ -168,10 +170,14 @@ impl Config {
         let path = match (beside.filter(|path| path.is_file()), std::env::var_os(CONFIG_VARIABLE)) {
             (Some(path), _) => path,
             (None, Some(path)) => PathBuf::from(path),
-            (None, None) => return Err(format!("{CONFIG_VARIABLE} does not name a configuration file")),
+            (None, None) => {
+                return Err(format!("{CONFIG_VARIABLE} does not name a configuration file"));
+            }
         };
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Config::parse(&text, path.parent().unwrap_or(Path::new("."))).map_err(|error| format!("{}: {error}", path.display()))
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Config::parse(&text, path.parent().unwrap_or(Path::new(".")))
+            .map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// From a file's text; relative paths start at `directory`.
@@ -181,15 +187,23 @@ impl Config {
         let wire = raw.wire.and_then(|wire| {
             let time = match (wire.fixed_us, wire.p50_us, wire.p99_us) {
                 (Some(us), None, None) if us <= TIME_US_MAX => Some(WireTime::Fixed { us }),
-                (None, Some(p50_us), Some(p99_us)) if p50_us > 0.0 && p50_us <= p99_us && p99_us <= TIME_US_MAX as f64 => {
+                (None, Some(p50_us), Some(p99_us))
+                    if p50_us > 0.0 && p50_us <= p99_us && p99_us <= TIME_US_MAX as f64 =>
+                {
                     Some(WireTime::Lognormal { p50_us, p99_us })
                 }
                 _ => {
-                    problems.push("wire: give fixed_us, or p50_us and p99_us with 0 < p50_us <= p99_us; 60 s at most");
+                    problems.push(
+                        "wire: give fixed_us, or p50_us and p99_us with 0 < p50_us <= \
+                        p99_us; 60 s at most",
+                    );
                     None
                 }
             };
-            time.map(|time| Wire { time, calls: wire.calls.unwrap_or_else(|| Calls::which(Call::reaches_device)) })
+            time.map(|time| Wire {
+                time,
+                calls: wire.calls.unwrap_or_else(|| Calls::which(Call::reaches_device)),
+            })
         });
         if let Some(device) = &raw.device {
             if !(1..=65_536).contains(&device.units) {
@@ -203,7 +217,11 @@ impl Config {
             return Err(problems.join("; "));
         }
         // A bare name is looked for by the dynamic linker, as it always is.
-        let module = if raw.module.as_os_str().as_bytes().contains(&b'/') { directory.join(raw.module) } else { raw.module };
+        let module = if raw.module.as_os_str().as_bytes().contains(&b'/') {
+            directory.join(raw.module)
+        } else {
+            raw.module
+        };
         Ok(Config {
             module,
             library_parameters: raw.library_parameters,
@@ -227,7 +245,8 @@ pub fn this_module() -> Option<PathBuf> {
     if found == 0 || info.dli_fname.is_null() {
         return None;
     }
-    // SAFETY: dladdr said that dli_fname is the path of a loaded object: a C string that lives as long as the object, which is this code.
+    // SAFETY: dladdr said that dli_fname is the path of a loaded object: a C string that lives as
+    // long as the object, which is this code.
     let path = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
     Some(PathBuf::from(OsStr::from_bytes(path.to_bytes())))
 }
@@ -303,12 +322,19 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
-        assert!(parse("module = \"a\"\n[wire]\nfixed_us = 60000000\n[device]\nunits = 1\nservice_us = 60000000").is_ok());
+        assert!(
+            parse(
+                "module = \"a\"\n[wire]\nfixed_us = 60000000\n[device]\nunits = \
+            1\nservice_us = 60000000"
+            )
+            .is_ok()
+        );
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let error = parse("module = \"a\"\n[wire]\n[device]\nunits = 0\nservice_us = 1").unwrap_err();
+        let error =
+            parse("module = \"a\"\n[wire]\n[device]\nunits = 0\nservice_us = 1").unwrap_err();
         assert!(error.contains("wire") && error.contains("units"), "{error}");
     }
 }

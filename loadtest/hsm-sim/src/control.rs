@@ -31,7 +31,8 @@ pub struct Faults {
     /// Calls that do not come back before the rule is gone.
     #[serde(deserialize_with = "one_or_more")]
     pub hang: Vec<HangRule>,
-    /// When this number is another than the last one: all sessions are lost, and the login with them.
+    /// When this number is another than the last one: all sessions are lost, and the login with
+    /// them.
     pub sessions_lost: Option<u64>,
     /// No token in any slot; sessions are lost.
     pub token_removed: bool,
@@ -60,7 +61,8 @@ pub struct ErrorRule {
     /// How many of them.
     #[serde(default = "always", deserialize_with = "probability")]
     pub probability: f64,
-    /// The session is left with the operation active, so that its next Init fails with CKR_OPERATION_ACTIVE.
+    /// The session is left with the operation active, so that its next Init fails with
+    /// CKR_OPERATION_ACTIVE.
     #[serde(default)]
     pub leaves_operation: bool,
 }
@@ -105,7 +107,11 @@ fn always() -> f64 {
 
 fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let probability = f64::deserialize(deserializer)?;
-    if (0.0..=1.0).contains(&probability) { Ok(probability) } else { Err(de::Error::custom("a probability is 0.0 to 1.0")) }
+    if (0.0..=1.0).contains(&probability) {
+        Ok(probability)
+    } else {
+        Err(de::Error::custom("a probability is 0.0 to 1.0"))
+    }
 }
 
 impl<'de> Deserialize<'de> for HangRule {
@@ -122,7 +128,9 @@ impl<'de> Deserialize<'de> for HangRule {
             type Value = HangRule;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the name of a PKCS#11 function, \"*\", or a table with call and probability")
+                f.write_str(
+                    "the name of a PKCS#11 function, \"*\", or a table with call and probability",
+                )
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<HangRule, E> {
@@ -140,7 +148,9 @@ impl<'de> Deserialize<'de> for HangRule {
 }
 
 /// A list of rules, or one without the list's brackets.
-fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn one_or_more<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     struct RuleVisitor<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for RuleVisitor<T> {
         type Value = Vec<T>;
@@ -187,7 +197,8 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 pub struct Control {
     path: Option<PathBuf>,
     looked_at_ns: AtomicU64,
-    /// Held by the one thread that reads the file and puts it in force; the others go on with what they have.
+    /// Held by the one thread that reads the file and puts it in force; the others go on with what
+    /// they have.
     stamp: Mutex<Stamp>,
     current: Mutex<Arc<Faults>>,
     changed: Condvar,
@@ -245,7 +256,10 @@ impl Control {
         self.path.as_ref()?;
         let (now, looked_at) = (now_ns(), self.looked_at_ns.load(Ordering::Relaxed));
         if now.saturating_sub(looked_at) < LOOK_INTERVAL_NS
-            || self.looked_at_ns.compare_exchange(looked_at, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            || self
+                .looked_at_ns
+                .compare_exchange(looked_at, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
         {
             return None;
         }
@@ -269,14 +283,21 @@ impl Control {
     pub fn wait_for_change(&self, known: &Arc<Faults>) {
         let current = lock(&self.current);
         if Arc::ptr_eq(&current, known) {
-            // A result either way: the caller looks again. A poisoned lock holds an Arc that is whole all the same.
+            // A result either way: the caller looks again. A poisoned lock holds an Arc that is
+            // whole all the same.
             drop(self.changed.wait_timeout(current, Duration::from_millis(20)));
         }
     }
 
     fn stamp_of_file(&self) -> Stamp {
         let metadata = std::fs::metadata(self.path.as_ref()?).ok()?;
-        Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
+        Some((
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ))
     }
 
     /// Nothing is wrong when there is no file.
@@ -322,7 +343,11 @@ mod tests {
         assert_eq!(faults.error[1].probability, 1.0);
         assert!(faults.error[1].call.contains(Call::C_Sign) && faults.error[1].leaves_operation);
         assert!(faults.stall[0].call.contains(Call::C_OpenSession));
-        assert!(faults.hangs(Call::C_EncryptInit) && faults.hangs(Call::C_Decrypt) && !faults.hangs(Call::C_Encrypt));
+        assert!(
+            faults.hangs(Call::C_EncryptInit)
+                && faults.hangs(Call::C_Decrypt)
+                && !faults.hangs(Call::C_Encrypt)
+        );
         assert_eq!(faults.hang[1].probability, 0.5);
         assert_eq!(faults.sessions_lost, Some(3));
         assert_eq!(faults.wrong_plaintext, 1.0);
@@ -331,7 +356,8 @@ mod tests {
 
     #[test]
     fn one_rule_needs_no_brackets() {
-        let faults = Faults::parse("hang = \"*\"\nerror = { call = \"C_Login\", code = 5 }").unwrap();
+        let faults =
+            Faults::parse("hang = \"*\"\nerror = { call = \"C_Login\", code = 5 }").unwrap();
         assert!(faults.hangs(Call::C_FindObjects) && !faults.hangs(Call::C_Initialize));
         assert_eq!(faults.error.len(), 1);
         assert_eq!(Faults::parse(""), Ok(Faults::default()));

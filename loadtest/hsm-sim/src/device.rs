@@ -16,8 +16,9 @@ pub struct Timing {
     device: Option<(Device, Queue)>,
 }
 
-/// Units that serve in the order of arrival. A call reserves its place in time on the unit that is free first and then sleeps until it
-/// is done, once and without holding anything: how late the operating system wakes a thread does not cost the device any capacity.
+/// Units that serve in the order of arrival. A call reserves its place in time on the unit that is
+/// free first and then sleeps until it is done, once and without holding anything: how late the
+/// operating system wakes a thread does not cost the device any capacity.
 struct Queue {
     /// When each unit will be free, nanoseconds.
     free_at: Mutex<Vec<u64>>,
@@ -25,7 +26,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// When a call that arrives at `arrival` is done; none when it would wait longer than `wait_max` for a unit.
+    /// When a call that arrives at `arrival` is done; none when it would wait longer than
+    /// `wait_max` for a unit.
     fn reserve(&self, arrival: u64, service: u64, wait_max: Option<u64>) -> Option<u64> {
         let mut free_at = lock(&self.free_at);
         let unit = free_at.iter_mut().min()?;
@@ -45,7 +47,10 @@ impl Timing {
     /// With all units free.
     pub fn new(wire: Option<Wire>, device: Option<Device>) -> Timing {
         let queue = |device: Device| {
-            let queue = Queue { free_at: Mutex::new(vec![0; device.units as usize]), busy_peak: AtomicU64::new(0) };
+            let queue = Queue {
+                free_at: Mutex::new(vec![0; device.units as usize]),
+                busy_peak: AtomicU64::new(0),
+            };
             (device, queue)
         };
         Timing { wire, device: device.map(queue) }
@@ -61,16 +66,20 @@ impl Timing {
         let mut arrival = now_ns();
         if let Some(wire) = self.wire.as_ref().filter(|wire| wire.calls.contains(call)) {
             arrival = arrival.saturating_add(wire.time.draw(streams));
-            // With a wire time that varies calls overtake each other: wait for the arrival, so that places are given in its order.
-            // With a fixed one the order is the same already and one sleep does for both.
+            // With a wire time that varies calls overtake each other: wait for the arrival, so that
+            // places are given in its order. With a fixed one the order is the same already and one
+            // sleep does for both.
             if self.device.is_none() || !matches!(wire.time, WireTime::Fixed { .. }) {
                 sleep_until(arrival);
             }
         }
         let mut done = arrival;
         let mut throttled = None;
-        if let Some((device, queue)) = self.device.as_ref().filter(|(device, _)| device.calls.contains(call)) {
-            let wait_max = device.throttle.as_ref().map(|throttle| throttle.wait_us_max.saturating_mul(1_000));
+        if let Some((device, queue)) =
+            self.device.as_ref().filter(|(device, _)| device.calls.contains(call))
+        {
+            let wait_max =
+                device.throttle.as_ref().map(|throttle| throttle.wait_us_max.saturating_mul(1_000));
             match queue.reserve(arrival, device.service_us.saturating_mul(1_000), wait_max) {
                 Some(instant) => done = instant,
                 None => throttled = device.throttle.as_ref().map(|throttle| throttle.code.0),

@@ -13,7 +13,11 @@ use crate::lifecycle::{self, current};
 use crate::real::Functions;
 
 /// A call with a session that the real module does as it is.
-fn session_call(call: Call, handle: CK_SESSION_HANDLE, forward: impl FnOnce(&Functions, &Session) -> CK_RV) -> CK_RV {
+fn session_call(
+    call: Call,
+    handle: CK_SESSION_HANDLE,
+    forward: impl FnOnce(&Functions, &Session) -> CK_RV,
+) -> CK_RV {
     boundary(call, || {
         let instance = current()?;
         let session = instance.session(handle)?;
@@ -38,14 +42,16 @@ fn token_call(call: Call, forward: impl FnOnce(&Functions) -> CK_RV) -> CK_RV {
 macro_rules! real {
     ($functions:expr, $name:ident, $($argument:expr),*) => {
         match $functions.$name {
-            // SAFETY: the arguments are the caller's, passed on unread: it is to the real module that the caller answers for them.
+            // SAFETY: the arguments are the caller's, passed on unread: it is to the real module
+            // that the caller answers for them.
             Some(function) => unsafe { function($($argument),*) },
             None => CKR_FUNCTION_NOT_SUPPORTED,
         }
     };
 }
 
-/// Functions whose first argument is a session; the others go to the real module unread, and have letters for names.
+/// Functions whose first argument is a session; the others go to the real module unread, and have
+/// letters for names.
 macro_rules! session_functions {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[allow(non_snake_case)]
@@ -241,7 +247,11 @@ unsafe extern "C" fn C_GetInfo(info: *mut CK_INFO) -> CK_RV {
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_GetSlotList(token_present: CK_BBOOL, slots: *mut CK_SLOT_ID, count: *mut CK_ULONG) -> CK_RV {
+unsafe extern "C" fn C_GetSlotList(
+    token_present: CK_BBOOL,
+    slots: *mut CK_SLOT_ID,
+    count: *mut CK_ULONG,
+) -> CK_RV {
     boundary(Call::C_GetSlotList, || {
         let instance = current()?;
         instance.travel(Call::C_GetSlotList, None)?;
@@ -287,8 +297,9 @@ unsafe extern "C" fn C_OpenSession(
         instance.token_is_present()?;
         // SAFETY: null, or where the caller wants the handle.
         let session = unsafe { session.as_mut() }.ok_or(CKR_ARGUMENTS_BAD)?;
-        *session =
-            instance.open_session(slot, |functions, real| real!(functions, C_OpenSession, slot, flags, ptr::null_mut(), None, real))?;
+        *session = instance.open_session(slot, |functions, real| {
+            real!(functions, C_OpenSession, slot, flags, ptr::null_mut(), None, real)
+        })?;
         Ok(())
     })
 }
@@ -314,7 +325,12 @@ unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin: *mut CK_UTF8CHAR, pin_len: CK_ULONG) -> CK_RV {
+unsafe extern "C" fn C_Login(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: *mut CK_UTF8CHAR,
+    pin_len: CK_ULONG,
+) -> CK_RV {
     boundary(Call::C_Login, || {
         let instance = current()?;
         let session = instance.session(session)?;
@@ -328,26 +344,37 @@ unsafe extern "C" fn C_Login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE, pin
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_EncryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) -> CK_RV {
+unsafe extern "C" fn C_EncryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
     boundary(Call::C_EncryptInit, || {
         let instance = current()?;
         let session = instance.session(session)?;
         instance.travel(Call::C_EncryptInit, Some(&session))?;
         let inside = instance.enter_with(&session)?;
         // SAFETY: the caller's arguments, passed on.
-        result_of(unsafe { gcm::encrypt_init(inside.functions, &session, &instance.config.gcm, mechanism, key) })
+        result_of(unsafe {
+            gcm::encrypt_init(inside.functions, &session, &instance.config.gcm, mechanism, key)
+        })
     })
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_DecryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) -> CK_RV {
+unsafe extern "C" fn C_DecryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
     session_call(Call::C_DecryptInit, session, |functions, session| {
         // SAFETY: the caller's arguments, passed on.
         unsafe { gcm::decrypt_init(functions, session, mechanism, key) }
     })
 }
 
-/// C_Encrypt or C_Decrypt: as any call with a session, but an error in its place ends the operation.
+/// C_Encrypt or C_Decrypt: as any call with a session, but an error in its place ends the
+/// operation.
 fn transform(
     call: Call,
     handle: CK_SESSION_HANDLE,
@@ -361,7 +388,11 @@ fn transform(
         let inside = instance.enter_with(&session)?;
         if let Err(injected) = travelled {
             if !injected.leaves_operation {
-                let function = if call == Call::C_Encrypt { inside.functions.C_Encrypt } else { inside.functions.C_Decrypt };
+                let function = if call == Call::C_Encrypt {
+                    inside.functions.C_Encrypt
+                } else {
+                    inside.functions.C_Decrypt
+                };
                 // SAFETY: the caller's buffers of this very call.
                 unsafe { gcm::discard(function, &session, buffers) };
             }
@@ -387,7 +418,11 @@ unsafe extern "C" fn C_Encrypt(
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_EncryptFinal(session: CK_SESSION_HANDLE, out: *mut CK_BYTE, out_len: *mut CK_ULONG) -> CK_RV {
+unsafe extern "C" fn C_EncryptFinal(
+    session: CK_SESSION_HANDLE,
+    out: *mut CK_BYTE,
+    out_len: *mut CK_ULONG,
+) -> CK_RV {
     session_call(Call::C_EncryptFinal, session, |functions, session| {
         // SAFETY: the caller's arguments, passed on.
         unsafe { gcm::encrypt_final(functions, session, out, out_len) }
@@ -405,12 +440,24 @@ unsafe extern "C" fn C_Decrypt(
     let buffers = Buffers { data, data_len, out, out_len };
     transform(Call::C_Decrypt, session, buffers, |functions, session, instance| {
         // SAFETY: the caller's arguments, passed on.
-        unsafe { gcm::decrypt(functions, session, &instance.config.gcm, &instance.control.faults(), buffers) }
+        unsafe {
+            gcm::decrypt(
+                functions,
+                session,
+                &instance.config.gcm,
+                &instance.control.faults(),
+                buffers,
+            )
+        }
     })
 }
 
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_DecryptFinal(session: CK_SESSION_HANDLE, out: *mut CK_BYTE, out_len: *mut CK_ULONG) -> CK_RV {
+unsafe extern "C" fn C_DecryptFinal(
+    session: CK_SESSION_HANDLE,
+    out: *mut CK_BYTE,
+    out_len: *mut CK_ULONG,
+) -> CK_RV {
     boundary(Call::C_DecryptFinal, || {
         let instance = current()?;
         let session = instance.session(session)?;
@@ -423,7 +470,11 @@ unsafe extern "C" fn C_DecryptFinal(session: CK_SESSION_HANDLE, out: *mut CK_BYT
 
 /// Only the question whether there was an event already: the real module must not wait inside.
 #[allow(non_snake_case)]
-unsafe extern "C" fn C_WaitForSlotEvent(flags: CK_FLAGS, slot: *mut CK_SLOT_ID, reserved: *mut c_void) -> CK_RV {
+unsafe extern "C" fn C_WaitForSlotEvent(
+    flags: CK_FLAGS,
+    slot: *mut CK_SLOT_ID,
+    reserved: *mut c_void,
+) -> CK_RV {
     boundary(Call::C_WaitForSlotEvent, || {
         let instance = current()?;
         instance.travel(Call::C_WaitForSlotEvent, None)?;

@@ -1,4 +1,5 @@
-//! AES-GCM as the makers of HSMs have it: who makes the IV, where it is found, how a wrong tag is told; and answers that are wrong.
+//! AES-GCM as the makers of HSMs have it: who makes the IV, where it is found, how a wrong tag is
+//! told; and answers that are wrong.
 
 use std::ptr;
 use std::slice;
@@ -24,7 +25,8 @@ const FILLED_IV_BYTES: std::ops::RangeInclusive<usize> = 12..=256;
 pub struct Pending {
     iv: Vec<u8>,
     tag_bytes: usize,
-    /// Where the IV is to be written at the end (mode `fill` with `iv_written = "encrypt"`): the caller's address.
+    /// Where the IV is to be written at the end (mode `fill` with `iv_written = "encrypt"`): the
+    /// caller's address.
     write_to: Option<usize>,
     append: bool,
 }
@@ -43,7 +45,9 @@ pub unsafe fn encrypt_init(
     let Some(encrypt_init) = functions.C_EncryptInit else { return CKR_FUNCTION_NOT_SUPPORTED };
     // SAFETY: the caller says that it points to a mechanism, or it is null.
     let given = unsafe { mechanism.as_ref() };
-    let Some(given) = given.filter(|given| given.mechanism == CKM_AES_GCM && gcm.iv != IvMode::Caller) else {
+    let Some(given) =
+        given.filter(|given| given.mechanism == CKM_AES_GCM && gcm.iv != IvMode::Caller)
+    else {
         // SAFETY: the caller's arguments, passed on.
         let code = unsafe { encrypt_init(session.real, mechanism, key) };
         if code == CKR_OK {
@@ -58,8 +62,12 @@ pub unsafe fn encrypt_init(
     let parameters = unsafe { given.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
     let iv_bytes = match gcm.iv {
         IvMode::Append if parameters.ulIvLen == 0 => APPENDED_IV_BYTES,
-        // SAFETY: the caller says that pIv points to ulIvLen bytes; it was looked whether it is null.
-        IvMode::Fill if fillable(&parameters) && unsafe { all_zero(parameters.pIv, parameters.ulIvLen as usize) } => {
+        // SAFETY: the caller says that pIv points to ulIvLen bytes; it was looked whether it is
+        // null.
+        IvMode::Fill
+            if fillable(&parameters)
+                && unsafe { all_zero(parameters.pIv, parameters.ulIvLen as usize) } =>
+        {
             parameters.ulIvLen as usize
         }
         _ => return CKR_MECHANISM_PARAM_INVALID,
@@ -68,7 +76,12 @@ pub unsafe fn encrypt_init(
     if !random(&mut iv) {
         return CKR_DEVICE_ERROR;
     }
-    let mut own = CK_GCM_PARAMS { pIv: iv.as_mut_ptr(), ulIvLen: iv_bytes as CK_ULONG, ulIvBits: iv_bytes as CK_ULONG * 8, ..parameters };
+    let mut own = CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: iv_bytes as CK_ULONG,
+        ulIvBits: iv_bytes as CK_ULONG * 8,
+        ..parameters
+    };
     let mut mechanism = aes_gcm(&mut own);
     // SAFETY: our copy of the caller's parameters with our IV, all alive during the call.
     let code = unsafe { encrypt_init(session.real, &mut mechanism, key) };
@@ -79,12 +92,15 @@ pub unsafe fn encrypt_init(
     if gcm.iv == IvMode::Fill {
         match gcm.iv_written {
             // SAFETY: the caller's buffer of this many bytes, which was read above.
-            IvWritten::Init => unsafe { ptr::copy_nonoverlapping(iv.as_ptr(), parameters.pIv, iv.len()) },
+            IvWritten::Init => unsafe {
+                ptr::copy_nonoverlapping(iv.as_ptr(), parameters.pIv, iv.len())
+            },
             IvWritten::Encrypt => write_to = Some(parameters.pIv.expose_provenance()),
         }
     }
     let tag_bytes = (parameters.ulTagBits as usize).div_ceil(8);
-    *lock(&session.pending) = Some(Pending { iv, tag_bytes, write_to, append: gcm.iv == IvMode::Append });
+    *lock(&session.pending) =
+        Some(Pending { iv, tag_bytes, write_to, append: gcm.iv == IvMode::Append });
     CKR_OK
 }
 
@@ -99,7 +115,8 @@ unsafe fn all_zero(start: *const CK_BYTE, length: usize) -> bool {
     unsafe { slice::from_raw_parts(start, length) }.iter().all(|byte| *byte == 0)
 }
 
-/// From the operating system and not from the seed: keys outlive the process, and an IV must not come back under a key.
+/// From the operating system and not from the seed: keys outlive the process, and an IV must not
+/// come back under a key.
 fn random(bytes: &mut [u8]) -> bool {
     // SAFETY: a valid buffer of this length. Up to 256 bytes come whole.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) == bytes.len() as isize }
@@ -119,13 +136,24 @@ pub struct Buffers {
 }
 
 /// A call of the real module's that transforms data at once: C_Encrypt or C_Decrypt.
-type Transform = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG) -> CK_RV;
+type Transform = unsafe extern "C" fn(
+    CK_SESSION_HANDLE,
+    *mut CK_BYTE,
+    CK_ULONG,
+    *mut CK_BYTE,
+    *mut CK_ULONG,
+) -> CK_RV;
 
 /// C_Encrypt.
 ///
 /// # Safety
 /// `buffers` are what C_Encrypt takes.
-pub unsafe fn encrypt(functions: &Functions, session: &Session, faults: &Faults, buffers: Buffers) -> CK_RV {
+pub unsafe fn encrypt(
+    functions: &Functions,
+    session: &Session,
+    faults: &Faults,
+    buffers: Buffers,
+) -> CK_RV {
     let Some(encrypt) = functions.C_Encrypt else { return CKR_FUNCTION_NOT_SUPPORTED };
     let pending = lock(&session.pending).clone();
     let appended = pending.as_ref().filter(|pending| pending.append);
@@ -139,28 +167,43 @@ pub unsafe fn encrypt(functions: &Functions, session: &Session, faults: &Faults,
     };
     let mut length = room.unwrap_or_default();
     let out_len = if appended.is_some() { &raw mut length } else { buffers.out_len };
-    // SAFETY: the caller's buffers; the room told is 16 bytes less than the caller's where the IV follows.
-    let code = unsafe { encrypt(session.real, buffers.data, buffers.data_len, buffers.out, out_len) };
+    // SAFETY: the caller's buffers; the room told is 16 bytes less than the caller's where the IV
+    // follows.
+    let code =
+        unsafe { encrypt(session.real, buffers.data, buffers.data_len, buffers.out, out_len) };
     if code == CKR_OK && !buffers.out.is_null() {
         // SAFETY: CKR_OK: the real module wrote the length, and that many bytes of output.
-        unsafe { flip(buffers.out, *out_len, session, faults.corrupt_ciphertext, Dealt::CorruptCiphertext) };
+        unsafe {
+            flip(
+                buffers.out,
+                *out_len,
+                session,
+                faults.corrupt_ciphertext,
+                Dealt::CorruptCiphertext,
+            )
+        };
     }
     if let Some(pending) = pending {
-        // SAFETY: the caller's buffers, with room for the IV after `length` bytes as was checked above.
+        // SAFETY: the caller's buffers, with room for the IV after `length` bytes as was checked
+        // above.
         unsafe { finish(code, session, &pending, length, buffers.out, buffers.out_len) };
     }
     code
 }
 
-/// How much of the caller's buffer the real module may use, so that the IV fits behind; `Err` is the answer to a caller that asks for the
-/// length (CKR_OK) or has too little room. GCM's output has one length, so the real module need not be asked (NSS answers wrongly).
+/// How much of the caller's buffer the real module may use, so that the IV fits behind; `Err` is
+/// the answer to a caller that asks for the length (CKR_OK) or has too little room. GCM's output
+/// has one length, so the real module need not be asked (NSS answers wrongly).
 ///
 /// # Safety
 /// `buffers` are what C_Encrypt takes.
 unsafe fn room_before_iv(buffers: &Buffers, pending: &Pending) -> Result<CK_ULONG, CK_RV> {
     // SAFETY: null, or the caller's length.
-    let Some(out_len) = (unsafe { buffers.out_len.as_mut() }) else { return Err(CKR_ARGUMENTS_BAD) };
-    let needed = buffers.data_len.saturating_add((pending.tag_bytes + APPENDED_IV_BYTES) as CK_ULONG);
+    let Some(out_len) = (unsafe { buffers.out_len.as_mut() }) else {
+        return Err(CKR_ARGUMENTS_BAD);
+    };
+    let needed =
+        buffers.data_len.saturating_add((pending.tag_bytes + APPENDED_IV_BYTES) as CK_ULONG);
     if buffers.out.is_null() || *out_len < needed {
         *out_len = needed;
         return Err(if buffers.out.is_null() { CKR_OK } else { CKR_BUFFER_TOO_SMALL });
@@ -172,7 +215,14 @@ unsafe fn room_before_iv(buffers: &Buffers, pending: &Pending) -> Result<CK_ULON
 ///
 /// # Safety
 /// After CKR_OK with mode `append`, `out` has room for the IV after `length` bytes.
-unsafe fn finish(code: CK_RV, session: &Session, pending: &Pending, length: CK_ULONG, out: *mut CK_BYTE, out_len: *mut CK_ULONG) {
+unsafe fn finish(
+    code: CK_RV,
+    session: &Session,
+    pending: &Pending,
+    length: CK_ULONG,
+    out: *mut CK_BYTE,
+    out_len: *mut CK_ULONG,
+) {
     if code == CKR_BUFFER_TOO_SMALL || (code == CKR_OK && out.is_null()) {
         // The operation goes on.
         return;
@@ -184,13 +234,24 @@ unsafe fn finish(code: CK_RV, session: &Session, pending: &Pending, length: CK_U
     if pending.append {
         // SAFETY: as this function says.
         unsafe {
-            ptr::copy_nonoverlapping(pending.iv.as_ptr(), out.add(length as usize), pending.iv.len());
+            ptr::copy_nonoverlapping(
+                pending.iv.as_ptr(),
+                out.add(length as usize),
+                pending.iv.len(),
+            );
             *out_len = length + pending.iv.len() as CK_ULONG;
         }
     }
     if let Some(address) = pending.write_to {
-        // SAFETY: the buffer the caller gave with C_EncryptInit; the README says that it must live until here in this mode.
-        unsafe { ptr::copy_nonoverlapping(pending.iv.as_ptr(), ptr::with_exposed_provenance_mut(address), pending.iv.len()) };
+        // SAFETY: the buffer the caller gave with C_EncryptInit; the README says that it must live
+        // until here in this mode.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                pending.iv.as_ptr(),
+                ptr::with_exposed_provenance_mut(address),
+                pending.iv.len(),
+            )
+        };
     }
 }
 
@@ -198,7 +259,12 @@ unsafe fn finish(code: CK_RV, session: &Session, pending: &Pending, length: CK_U
 ///
 /// # Safety
 /// `out` and `out_len` are what C_EncryptFinal takes.
-pub unsafe fn encrypt_final(functions: &Functions, session: &Session, out: *mut CK_BYTE, out_len: *mut CK_ULONG) -> CK_RV {
+pub unsafe fn encrypt_final(
+    functions: &Functions,
+    session: &Session,
+    out: *mut CK_BYTE,
+    out_len: *mut CK_ULONG,
+) -> CK_RV {
     let Some(encrypt_final) = functions.C_EncryptFinal else { return CKR_FUNCTION_NOT_SUPPORTED };
     let pending = lock(&session.pending).clone();
     let iv_bytes = APPENDED_IV_BYTES as CK_ULONG;
@@ -218,7 +284,8 @@ pub unsafe fn encrypt_final(functions: &Functions, session: &Session, out: *mut 
     let asks = out.is_null() || *room < iv_bytes;
     let mut length = room.saturating_sub(iv_bytes);
     let target = if asks { ptr::null_mut() } else { out };
-    // SAFETY: the caller's buffer with 16 bytes less room than it has, or a question for the length.
+    // SAFETY: the caller's buffer with 16 bytes less room than it has, or a question for the
+    // length.
     let code = unsafe { encrypt_final(session.real, target, &mut length) };
     if asks || code == CKR_BUFFER_TOO_SMALL {
         *room = length.saturating_add(iv_bytes);
@@ -233,10 +300,16 @@ pub unsafe fn encrypt_final(functions: &Functions, session: &Session, out: *mut 
 ///
 /// # Safety
 /// `mechanism` is what C_DecryptInit takes.
-pub unsafe fn decrypt_init(functions: &Functions, session: &Session, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) -> CK_RV {
+pub unsafe fn decrypt_init(
+    functions: &Functions,
+    session: &Session,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
     let Some(decrypt_init) = functions.C_DecryptInit else { return CKR_FUNCTION_NOT_SUPPORTED };
     // SAFETY: the caller says that it points to a mechanism, or it is null.
-    let is_gcm = unsafe { mechanism.as_ref() }.is_some_and(|mechanism| mechanism.mechanism == CKM_AES_GCM);
+    let is_gcm =
+        unsafe { mechanism.as_ref() }.is_some_and(|mechanism| mechanism.mechanism == CKM_AES_GCM);
     // SAFETY: the caller's arguments, passed on.
     let code = unsafe { decrypt_init(session.real, mechanism, key) };
     if code == CKR_OK {
@@ -249,21 +322,39 @@ pub unsafe fn decrypt_init(functions: &Functions, session: &Session, mechanism: 
 ///
 /// # Safety
 /// `buffers` are what C_Decrypt takes.
-pub unsafe fn decrypt(functions: &Functions, session: &Session, gcm: &Gcm, faults: &Faults, buffers: Buffers) -> CK_RV {
+pub unsafe fn decrypt(
+    functions: &Functions,
+    session: &Session,
+    gcm: &Gcm,
+    faults: &Faults,
+    buffers: Buffers,
+) -> CK_RV {
     let Some(decrypt) = functions.C_Decrypt else { return CKR_FUNCTION_NOT_SUPPORTED };
     // SAFETY: the caller's arguments, passed on.
-    let code = unsafe { decrypt(session.real, buffers.data, buffers.data_len, buffers.out, buffers.out_len) };
+    let code = unsafe {
+        decrypt(session.real, buffers.data, buffers.data_len, buffers.out, buffers.out_len)
+    };
     if code == CKR_OK && !buffers.out.is_null() {
         // SAFETY: CKR_OK: the real module wrote the length, and that many bytes of output.
-        unsafe { flip(buffers.out, *buffers.out_len, session, faults.wrong_plaintext, Dealt::WrongPlaintext) };
+        unsafe {
+            flip(
+                buffers.out,
+                *buffers.out_len,
+                session,
+                faults.wrong_plaintext,
+                Dealt::WrongPlaintext,
+            )
+        };
     }
     bad_tag(code, session, gcm)
 }
 
-/// The code of the configured device in place of the real module's, where that says that the tag does not match.
+/// The code of the configured device in place of the real module's, where that says that the tag
+/// does not match.
 pub fn bad_tag(code: CK_RV, session: &Session, gcm: &Gcm) -> CK_RV {
     // SoftHSM's code; NSS's and kryoptic's; that of PKCS#11 3.0.
-    let says_so = matches!(code, CKR_GENERAL_ERROR | CKR_ENCRYPTED_DATA_INVALID | CKR_AEAD_DECRYPT_FAILED);
+    let says_so =
+        matches!(code, CKR_GENERAL_ERROR | CKR_ENCRYPTED_DATA_INVALID | CKR_AEAD_DECRYPT_FAILED);
     match gcm.bad_tag {
         Some(bad_tag) if says_so && session.decrypts_gcm.load(Ordering::Relaxed) => bad_tag.0,
         _ => code,
@@ -274,7 +365,13 @@ pub fn bad_tag(code: CK_RV, session: &Session, gcm: &Gcm) -> CK_RV {
 ///
 /// # Safety
 /// `start` points to `length` bytes.
-unsafe fn flip(start: *mut CK_BYTE, length: CK_ULONG, session: &Session, probability: f64, what: Dealt) {
+unsafe fn flip(
+    start: *mut CK_BYTE,
+    length: CK_ULONG,
+    session: &Session,
+    probability: f64,
+    what: Dealt,
+) {
     let data = &session.streams.data;
     let (hit, place) = (data.happens(probability), data.next());
     if hit && length > 0 {
@@ -285,7 +382,8 @@ unsafe fn flip(start: *mut CK_BYTE, length: CK_ULONG, session: &Session, probabi
     }
 }
 
-/// Ends an operation whose call is answered with an error: the standard says that it is over then. The result goes nowhere.
+/// Ends an operation whose call is answered with an error: the standard says that it is over then.
+/// The result goes nowhere.
 ///
 /// # Safety
 /// `buffers` are what `transform`, the real C_Encrypt or C_Decrypt, takes.
@@ -297,5 +395,7 @@ pub unsafe fn discard(transform: Option<Transform>, session: &Session, buffers: 
     let mut scratch = vec![0; room];
     let mut length = room as CK_ULONG;
     // SAFETY: the caller's input, and output of our own that is longer than any of it.
-    unsafe { transform(session.real, buffers.data, buffers.data_len, scratch.as_mut_ptr(), &mut length) };
+    unsafe {
+        transform(session.real, buffers.data, buffers.data_len, scratch.as_mut_ptr(), &mut length)
+    };
 }

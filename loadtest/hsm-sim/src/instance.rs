@@ -1,4 +1,5 @@
-//! One HSM, from C_Initialize to C_Finalize: its sessions, what goes wrong with it, and the way of every call.
+//! One HSM, from C_Initialize to C_Finalize: its sessions, what goes wrong with it, and the way of
+//! every call.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,8 @@ use crate::real::Functions;
 use crate::stats::{Dealt, STATS, StatsFile};
 use crate::{lock, read, write};
 
-/// Handles are this module's own and never come back, so that the handle of a lost session can never meet a new one.
+/// Handles are this module's own and never come back, so that the handle of a lost session can
+/// never meet a new one.
 static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 
 /// An open session.
@@ -68,8 +70,9 @@ pub struct Instance {
     reboots: AtomicU64,
     /// Calls to the device since C_Initialize, as far as the slow start needs to know.
     started: AtomicU64,
-    /// Whether the real module is initialised. Every call into it holds this shared, so that calls do not wait for each other; closing,
-    /// losing sessions and C_Finalize hold it alone, for a real module may free what another thread is using. Never held while waiting.
+    /// Whether the real module is initialised. Every call into it holds this shared, so that calls
+    /// do not wait for each other; closing, losing sessions and C_Finalize hold it alone, for a
+    /// real module may free what another thread is using. Never held while waiting.
     gate: RwLock<bool>,
 }
 
@@ -93,14 +96,18 @@ impl Instance {
         }
     }
 
-    /// Looks whether the control file says something new, and loses sessions if so. Not to be called with the gate held.
+    /// Looks whether the control file says something new, and loses sessions if so. Not to be
+    /// called with the gate held.
     pub fn look(&self) {
         let Some(change) = self.control.poll() else { return };
         let old = self.control.faults();
-        let reboot = change.new.sessions_lost.is_some_and(|number| self.reboots.swap(number, Ordering::AcqRel) != number);
+        let reboot = change
+            .new
+            .sessions_lost
+            .is_some_and(|number| self.reboots.swap(number, Ordering::AcqRel) != number);
         if reboot || (change.new.token_removed && !old.token_removed) {
-            // In force before anybody else is let in: a call that the change releases finds its session lost, and no session is opened
-            // on a token that is gone.
+            // In force before anybody else is let in: a call that the change releases finds its
+            // session lost, and no session is opened on a token that is gone.
             let gate = write(&self.gate);
             self.lose_sessions(*gate);
             change.commit();
@@ -136,12 +143,14 @@ impl Instance {
         if self.control.faults().token_removed { Err(CKR_TOKEN_NOT_PRESENT) } else { Ok(()) }
     }
 
-    /// The way to the device: whatever delays the call or lets it fail before the real module sees it. Nothing is held meanwhile.
+    /// The way to the device: whatever delays the call or lets it fail before the real module sees
+    /// it. Nothing is held meanwhile.
     pub fn travel(&self, call: Call, session: Option<&Session>) -> Result<(), Injected> {
         let streams = session.map_or(&self.streams, |session| &session.streams);
         self.look();
         let faults = self.control.faults();
-        // Every rule that names the call draws, hit or not: what is drawn later does not depend on it.
+        // Every rule that names the call draws, hit or not: what is drawn later does not depend on
+        // it.
         let mut hangs = false;
         for rule in faults.hang.iter().filter(|rule| rule.call.contains(call)) {
             hangs |= streams.faults.happens(rule.probability);
@@ -163,7 +172,8 @@ impl Instance {
         let mut injected = None;
         for rule in faults.error.iter().filter(|rule| rule.call.contains(call)) {
             if streams.faults.happens(rule.probability) && injected.is_none() {
-                injected = Some(Injected { code: rule.code.0, leaves_operation: rule.leaves_operation });
+                injected =
+                    Some(Injected { code: rule.code.0, leaves_operation: rule.leaves_operation });
             }
         }
         match injected {
@@ -195,7 +205,8 @@ impl Instance {
         let slow = &faults.slow_start;
         let ms = if call == Call::C_Initialize {
             slow.initialize_ms
-        } else if call.reaches_device() && self.started.fetch_add(1, Ordering::Relaxed) < slow.calls {
+        } else if call.reaches_device() && self.started.fetch_add(1, Ordering::Relaxed) < slow.calls
+        {
             slow.ms
         } else {
             0
@@ -209,7 +220,11 @@ impl Instance {
     /// Into the real module.
     pub fn enter(&self) -> Result<Inside<'_>, CK_RV> {
         let gate = read(&self.gate);
-        if *gate { Ok(Inside { functions: self.functions, _gate: gate }) } else { Err(CKR_CRYPTOKI_NOT_INITIALIZED) }
+        if *gate {
+            Ok(Inside { functions: self.functions, _gate: gate })
+        } else {
+            Err(CKR_CRYPTOKI_NOT_INITIALIZED)
+        }
     }
 
     /// Into the real module with a session, unless it was lost on the way.
@@ -231,7 +246,9 @@ impl Instance {
         open: impl FnOnce(&Functions, &mut CK_SESSION_HANDLE) -> CK_RV,
     ) -> Result<CK_SESSION_HANDLE, CK_RV> {
         let max = self.config.sessions_max.unwrap_or(u64::MAX);
-        let place = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
+        let place = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+            (open < max).then_some(open + 1)
+        });
         if place.is_err() {
             STATS.dealt(Dealt::SessionCount);
             return Err(CKR_SESSION_COUNT);
@@ -244,7 +261,10 @@ impl Instance {
             result_of(open(inside.functions, &mut real))?;
             let session = Session {
                 real,
-                streams: Streams::new(self.config.seed, self.opened.fetch_add(1, Ordering::Relaxed) + 1),
+                streams: Streams::new(
+                    self.config.seed,
+                    self.opened.fetch_add(1, Ordering::Relaxed) + 1,
+                ),
                 pending: Mutex::new(None),
                 decrypts_gcm: AtomicBool::new(false),
                 slot,
@@ -252,7 +272,10 @@ impl Instance {
             };
             let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed) as CK_SESSION_HANDLE;
             STATS.sessions_opened.fetch_add(1, Ordering::Relaxed);
-            STATS.sessions_peak.fetch_max(STATS.sessions_open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            STATS.sessions_peak.fetch_max(
+                STATS.sessions_open.fetch_add(1, Ordering::Relaxed) + 1,
+                Ordering::Relaxed,
+            );
             // Still inside: whoever loses all sessions must find this one too.
             write(&self.sessions).insert(handle, Arc::new(session));
             Ok(handle)
@@ -287,12 +310,15 @@ impl Instance {
             }
             stays
         });
-        let Some(close_all) = self.functions.C_CloseAllSessions else { return Err(CKR_FUNCTION_NOT_SUPPORTED) };
+        let Some(close_all) = self.functions.C_CloseAllSessions else {
+            return Err(CKR_FUNCTION_NOT_SUPPORTED);
+        };
         // SAFETY: the module is initialised, and nobody else is in it.
         result_of(unsafe { close_all(slot) })
     }
 
-    /// What a reboot of the device does: every session is gone, and the login with the last one. The gate is held alone.
+    /// What a reboot of the device does: every session is gone, and the login with the last one.
+    /// The gate is held alone.
     fn lose_sessions(&self, initialised: bool) {
         for session in std::mem::take(&mut *write(&self.sessions)).values() {
             self.forget(session);
@@ -303,7 +329,8 @@ impl Instance {
         }
     }
 
-    /// Whose handle is invalid has no session any more: it does not count against the limit for ever, nor keep the login.
+    /// Whose handle is invalid has no session any more: it does not count against the limit for
+    /// ever, nor keep the login.
     fn lose_session(&self, lost: &Session) {
         let gate = write(&self.gate);
         write(&self.sessions).retain(|_, session| !std::ptr::eq(&**session, lost));
@@ -326,8 +353,11 @@ impl Instance {
 
     /// With the gate held alone and open.
     fn close_real(&self, session: &Session) -> Result<(), CK_RV> {
-        let Some(close) = self.functions.C_CloseSession else { return Err(CKR_FUNCTION_NOT_SUPPORTED) };
-        // SAFETY: the module is initialised, nobody else is in it, and the handle was open until now.
+        let Some(close) = self.functions.C_CloseSession else {
+            return Err(CKR_FUNCTION_NOT_SUPPORTED);
+        };
+        // SAFETY: the module is initialised, nobody else is in it, and the handle was open until
+        // now.
         result_of(unsafe { close(session.real) })
     }
 
@@ -339,7 +369,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Finalises the real module with `finalize`, after the last call has left it. Calls that still wait here will find the gate closed.
+    /// Finalises the real module with `finalize`, after the last call has left it. Calls that still
+    /// wait here will find the gate closed.
     pub fn close_gate(&self, finalize: impl FnOnce(&Functions) -> CK_RV) -> Result<(), CK_RV> {
         let mut gate = write(&self.gate);
         if !*gate {

@@ -1,7 +1,8 @@
-//! A PKCS#11 module that behaves like a network HSM, forwarding to a real one. `README.md` tells how to use it.
+//! A PKCS#11 module that behaves like a network HSM, forwarding to a real one. `README.md` tells
+//! how to use it.
 //!
-//! A call's way: [`ffi`] (the function list) → `boundary` (counting, panics) → [`instance`] (session, faults, waiting) → [`gcm`] where
-//! AES-GCM differs between makers → the real module.
+//! A call's way: [`ffi`] (the function list) → `boundary` (counting, panics) → [`instance`]
+//! (session, faults, waiting) → [`gcm`] where AES-GCM differs between makers → the real module.
 
 pub mod calls;
 pub mod clock;
@@ -27,8 +28,8 @@ use cryptoki_sys::{CK_RV, CKR_GENERAL_ERROR, CKR_OK};
 use crate::calls::Call;
 use crate::stats::STATS;
 
-/// Counts the call and its result, and turns a panic into an error: unwinding out of an `extern "C"` function aborts the process under
-/// test.
+/// Counts the call and its result, and turns a panic into an error: unwinding out of an `extern
+/// "C"` function aborts the process under test.
 pub(crate) fn boundary(call: Call, body: impl FnOnce() -> Result<(), CK_RV>) -> CK_RV {
     STATS.enter(call);
     let code = match catch_unwind(AssertUnwindSafe(body)) {
@@ -40,12 +41,14 @@ pub(crate) fn boundary(call: Call, body: impl FnOnce() -> Result<(), CK_RV>) -> 
     code
 }
 
-/// To the person who runs the program under test. A standard error that is closed is no reason to fail.
+/// To the person who runs the program under test. A standard error that is closed is no reason to
+/// fail.
 pub(crate) fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "hsm-sim: {message}");
 }
 
-// Locks of this module guard values that are whole at every instant, so a panic elsewhere does not make them unusable.
+// Locks of this module guard values that are whole at every instant, so a panic elsewhere does not
+// make them unusable.
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

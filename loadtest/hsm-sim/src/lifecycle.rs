@@ -57,7 +57,8 @@ pub unsafe fn initialize(arguments: *mut c_void) -> Result<(), CK_RV> {
     }
     let parameters = instance.config.library_parameters.as_deref();
     // SAFETY: the caller's arguments, as this function was given them.
-    instance.open_gate(|functions| unsafe { real::initialize(functions, arguments, parameters) })?;
+    instance
+        .open_gate(|functions| unsafe { real::initialize(functions, arguments, parameters) })?;
     *ticker = instance.needs_ticks().then(|| Ticker::start(&instance)).flatten();
     *write(&CURRENT) = Some(instance);
     Ok(())
@@ -74,11 +75,15 @@ fn prepare() -> Result<Instance, String> {
     Ok(Instance::new(config, control, functions))
 }
 
-/// Keeps this module mapped whatever the program does: the ticking thread and calls that hang run in it.
+/// Keeps this module mapped whatever the program does: the ticking thread and calls that hang run
+/// in it.
 fn stay_loaded(module: &Path) {
     if let Ok(path) = CString::new(module.as_os_str().as_bytes()) {
-        // SAFETY: RTLD_NOLOAD runs no code; it finds the module that is loaded already, and RTLD_NODELETE marks it.
-        unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
+        // SAFETY: RTLD_NOLOAD runs no code; it finds the module that is loaded already, and
+        // RTLD_NODELETE marks it.
+        unsafe {
+            libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE)
+        };
     }
 }
 
@@ -117,7 +122,9 @@ impl Ticker {
     fn start(instance: &Arc<Instance>) -> Option<Ticker> {
         let (stop, stopped) = channel();
         let instance = instance.clone();
-        let thread = std::thread::Builder::new().name("hsm-sim".to_owned()).spawn(move || tick(&instance, &stopped));
+        let thread = std::thread::Builder::new()
+            .name("hsm-sim".to_owned())
+            .spawn(move || tick(&instance, &stopped));
         match thread {
             Ok(thread) => Some(Ticker { stop, thread }),
             Err(error) => {

@@ -4,7 +4,8 @@ use std::ptr;
 
 use cryptoki_sys::*;
 
-/// The parameters; without an IV, where the HSM appends it. Both buffers must live for as long as a call may read them.
+/// The parameters; without an IV, where the HSM appends it. Both buffers must live for as long as a
+/// call may read them.
 pub fn gcm_parameters(iv: &mut [u8], aad: &[u8], tag_bytes: usize) -> CK_GCM_PARAMS {
     CK_GCM_PARAMS {
         pIv: if iv.is_empty() { ptr::null_mut() } else { iv.as_mut_ptr() },

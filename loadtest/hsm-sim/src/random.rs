@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A stream of pseudo-random numbers (SplitMix64). The state is a counter, so that drawing needs no lock, and the numbers are the same
-/// in every version of this program.
+/// A stream of pseudo-random numbers (SplitMix64). The state is a counter, so that drawing needs no
+/// lock, and the numbers are the same in every version of this program.
 #[derive(Debug)]
 pub struct Stream(AtomicU64);
 
@@ -16,9 +16,12 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Stream {
-    /// The stream of `seed`; streams of different `names` under one seed have nothing to do with each other.
+    /// The stream of `seed`; streams of different `names` under one seed have nothing to do with
+    /// each other.
     pub fn new(seed: u64, names: [u64; 2]) -> Stream {
-        Stream(AtomicU64::new(names.iter().fold(mix(seed.wrapping_add(STEP)), |state, name| mix(state ^ mix(name.wrapping_add(STEP))))))
+        Stream(AtomicU64::new(names.iter().fold(mix(seed.wrapping_add(STEP)), |state, name| {
+            mix(state ^ mix(name.wrapping_add(STEP)))
+        })))
     }
 
     /// The next number.
@@ -31,7 +34,8 @@ impl Stream {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// True with this probability. Draws exactly one number, whatever the probability, so that what follows stays the same.
+    /// True with this probability. Draws exactly one number, whatever the probability, so that what
+    /// follows stays the same.
     pub fn happens(&self, probability: f64) -> bool {
         self.unit() < probability
     }
@@ -44,8 +48,8 @@ impl Stream {
     }
 }
 
-/// What one session (or the process, for calls without a session) draws from: one stream a purpose, so that switching a fault on does
-/// not change the wire times that follow.
+/// What one session (or the process, for calls without a session) draws from: one stream a purpose,
+/// so that switching a fault on does not change the wire times that follow.
 #[derive(Debug)]
 pub struct Streams {
     /// Wire times.
@@ -70,7 +74,9 @@ mod tests {
 
     fn first(seed: u64, ordinal: u64) -> Vec<u64> {
         let streams = Streams::new(seed, ordinal);
-        (0..4).flat_map(|_| [streams.wire.next(), streams.faults.next(), streams.data.next()]).collect()
+        (0..4)
+            .flat_map(|_| [streams.wire.next(), streams.faults.next(), streams.data.next()])
+            .collect()
     }
 
     #[test]

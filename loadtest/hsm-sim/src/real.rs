@@ -10,16 +10,24 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 /// The real module's functions.
 pub type Functions = CK_FUNCTION_LIST;
 
-/// Loads the module and gives its function list. The module is never unloaded: calls may still be in it.
+/// Loads the module and gives its function list. The module is never unloaded: calls may still be
+/// in it.
 ///
-/// It is loaded locally, not linked, so that neither its C_GetInterface nor anything else of it can be found through this module.
-/// RTLD_DEEPBIND is left out: it takes the module away from allocators and sanitizers that the program under test brings along.
+/// It is loaded locally, not linked, so that neither its C_GetInterface nor anything else of it can
+/// be found through this module. RTLD_DEEPBIND is left out: it takes the module away from
+/// allocators and sanitizers that the program under test brings along.
 pub fn load(path: &Path) -> Result<&'static Functions, String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    // SAFETY: loading runs the module's constructors. Whoever configured it as the PKCS#11 module trusts them.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| told(&error))?;
+    // SAFETY: loading runs the module's constructors. Whoever configured it as the PKCS#11 module
+    // trusts them.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| told(&error))?;
     // SAFETY: the type is that of C_GetFunctionList in every version of the standard.
-    let symbol = unsafe { library.get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(b"C_GetFunctionList\0") };
+    let symbol = unsafe {
+        library.get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(
+            b"C_GetFunctionList\0",
+        )
+    };
     let get_function_list = *symbol.map_err(|error| told(&error))?;
     let mut list = ptr::null_mut();
     // SAFETY: `list` is a valid pointer to be written.
@@ -28,7 +36,8 @@ pub fn load(path: &Path) -> Result<&'static Functions, String> {
     if code != CKR_OK || list.is_null() {
         return Err(told(&format!("C_GetFunctionList: {}", crate::codes::name(code))));
     }
-    // SAFETY: the standard says that the list is the module's and lives as long as the module, which is never unloaded.
+    // SAFETY: the standard says that the list is the module's and lives as long as the module,
+    // which is never unloaded.
     Ok(unsafe { &*list })
 }
 
@@ -48,11 +57,16 @@ struct Common {
     flags: CK_FLAGS,
 }
 
-/// The real C_Initialize: with the caller's arguments, or with NSS's library parameters added to them.
+/// The real C_Initialize: with the caller's arguments, or with NSS's library parameters added to
+/// them.
 ///
 /// # Safety
 /// `arguments` is null or what C_Initialize takes.
-pub unsafe fn initialize(functions: &Functions, arguments: *mut c_void, library_parameters: Option<&str>) -> CK_RV {
+pub unsafe fn initialize(
+    functions: &Functions,
+    arguments: *mut c_void,
+    library_parameters: Option<&str>,
+) -> CK_RV {
     let Some(initialize) = functions.C_Initialize else { return CKR_FUNCTION_NOT_SUPPORTED };
     let Some(parameters) = library_parameters else {
         // SAFETY: the caller's arguments, unread.
@@ -62,10 +76,15 @@ pub unsafe fn initialize(functions: &Functions, arguments: *mut c_void, library_
     let common = if arguments.is_null() {
         Common { mutexes: [ptr::null_mut(); 4], flags: CKF_OS_LOCKING_OK }
     } else {
-        // SAFETY: CK_C_INITIALIZE_ARGS begins with four function pointers, null or not, and the flags.
+        // SAFETY: CK_C_INITIALIZE_ARGS begins with four function pointers, null or not, and the
+        // flags.
         unsafe { *arguments.cast::<Common>() }
     };
-    let mut nss = NssInitializeArgs { common, library_parameters: parameters.as_ptr().cast_mut(), reserved: ptr::null_mut() };
+    let mut nss = NssInitializeArgs {
+        common,
+        library_parameters: parameters.as_ptr().cast_mut(),
+        reserved: ptr::null_mut(),
+    };
     // SAFETY: a structure of the layout that NSS reads; it keeps copies of what it needs.
     unsafe { initialize((&raw mut nss).cast()) }
 }

@@ -28,7 +28,16 @@ pub enum Dealt {
     WrongPlaintext,
 }
 
-const DEALT: [&str; 8] = ["error", "stall", "hang", "slow_start", "throttle", "session_count", "corrupt_ciphertext", "wrong_plaintext"];
+const DEALT: [&str; 8] = [
+    "error",
+    "stall",
+    "hang",
+    "slow_start",
+    "throttle",
+    "session_count",
+    "corrupt_ciphertext",
+    "wrong_plaintext",
+];
 
 /// Counters.
 pub struct Stats {
@@ -88,7 +97,8 @@ impl Stats {
         self.dealt[what as usize].fetch_add(1, Relaxed);
     }
 
-    /// All of it as JSON. `units_busy_peak`: of the device; `control`: readings of the control file that were understood, and not.
+    /// All of it as JSON. `units_busy_peak`: of the device; `control`: readings of the control file
+    /// that were understood, and not.
     pub fn to_json(&self, units_busy_peak: u64, control: (u64, u64)) -> String {
         let calls: Map<String, Value> = Call::ALL
             .iter()
@@ -103,8 +113,11 @@ impl Stats {
             *errors.entry(name.clone()).or_insert(0) += count;
             errors_by_call.entry(call.name()).or_default().insert(name, *count);
         }
-        let dealt: Map<String, Value> =
-            DEALT.iter().zip(&self.dealt).map(|(name, count)| ((*name).to_owned(), count.load(Relaxed).into())).collect();
+        let dealt: Map<String, Value> = DEALT
+            .iter()
+            .zip(&self.dealt)
+            .map(|(name, count)| ((*name).to_owned(), count.load(Relaxed).into()))
+            .collect();
         let json = json!({
             "pid": std::process::id(),
             "calls": calls,
@@ -146,7 +159,8 @@ impl StatsFile {
         }
         let mut temporary = self.path.clone().into_os_string();
         temporary.push(format!(".{}", std::process::id()));
-        let replaced = std::fs::write(&temporary, &text).and_then(|()| std::fs::rename(&temporary, &self.path));
+        let replaced = std::fs::write(&temporary, &text)
+            .and_then(|()| std::fs::rename(&temporary, &self.path));
         if let Err(error) = replaced {
             complain(&format!("{}: {error}", self.path.display()));
         }

@@ -20,7 +20,13 @@ fn plain_use() {
         let (session, key) = hsm.session_and_key();
         assert_eq!(session.find_objects(&[Attribute::Label(b"key".to_vec())]).unwrap(), [key]);
         let mut iv = [7; 12];
-        let encrypted = session.encrypt(&Mechanism::AesGcm(GcmParams::new(&mut iv, AAD, 128.into()).unwrap()), key, DATA).unwrap();
+        let encrypted = session
+            .encrypt(
+                &Mechanism::AesGcm(GcmParams::new(&mut iv, AAD, 128.into()).unwrap()),
+                key,
+                DATA,
+            )
+            .unwrap();
         assert_eq!(encrypted.len(), DATA.len() + TAG_BYTES);
         assert_eq!(iv, [7; 12]);
         let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, AAD, 128.into()).unwrap());
@@ -34,7 +40,12 @@ fn plain_use() {
 fn only_the_function_list_is_exported() {
     // SAFETY: loading the module runs no code but its constructors, of which it has none.
     let library = unsafe { libloading::Library::new(module()) }.unwrap();
-    for (name, exported) in [("C_GetFunctionList", true), ("C_GetInterface", false), ("C_Initialize", false), ("C_Encrypt", false)] {
+    for (name, exported) in [
+        ("C_GetFunctionList", true),
+        ("C_GetInterface", false),
+        ("C_Initialize", false),
+        ("C_Encrypt", false),
+    ] {
         // SAFETY: the symbol is looked for and not used.
         let found = unsafe { library.get::<*const ()>(name.as_bytes()) }.is_ok();
         assert_eq!(found, exported, "{name}");
@@ -46,12 +57,18 @@ fn calls_before_and_after_initialisation_are_refused() {
     isolated("calls_before_and_after_initialisation_are_refused", "", |directory| {
         let functions = real::load(&module()).unwrap();
         assert_eq!((functions.version.major, functions.version.minor), (2, 40));
-        assert_eq!(raw!(functions, C_GetSessionInfo, 1, ptr::null_mut()), "CKR_CRYPTOKI_NOT_INITIALIZED");
+        assert_eq!(
+            raw!(functions, C_GetSessionInfo, 1, ptr::null_mut()),
+            "CKR_CRYPTOKI_NOT_INITIALIZED"
+        );
         let hsm = Hsm::start(directory);
         assert_eq!(initialize(functions), "CKR_CRYPTOKI_ALREADY_INITIALIZED");
         let session = hsm.open();
         assert_eq!(raw!(functions, C_Finalize, ptr::null_mut()), "CKR_OK");
-        assert_eq!(raw!(functions, C_CloseSession, session.handle()), "CKR_CRYPTOKI_NOT_INITIALIZED");
+        assert_eq!(
+            raw!(functions, C_CloseSession, session.handle()),
+            "CKR_CRYPTOKI_NOT_INITIALIZED"
+        );
         assert_eq!(initialize(functions), "CKR_OK");
         assert_eq!(raw!(functions, C_CloseSession, session.handle()), "CKR_SESSION_HANDLE_INVALID");
         let stats = hsm.stats_when(|stats| stats["calls"]["C_CloseSession"] == 2);
@@ -79,7 +96,16 @@ fn wire_and_service_time_are_waited() {
             for session in sessions {
                 scope.spawn(move || {
                     let mut random = [0; 16];
-                    assert_eq!(raw!(hsm_functions(), C_GenerateRandom, session.handle(), random.as_mut_ptr(), 16), "CKR_OK");
+                    assert_eq!(
+                        raw!(
+                            hsm_functions(),
+                            C_GenerateRandom,
+                            session.handle(),
+                            random.as_mut_ptr(),
+                            16
+                        ),
+                        "CKR_OK"
+                    );
                 });
             }
         });
@@ -93,33 +119,51 @@ fn hsm_functions() -> &'static real::Functions {
 
 #[test]
 fn the_wire_has_a_tail() {
-    isolated("the_wire_has_a_tail", "seed = 1\n[wire]\np50_us = 1000\np99_us = 4000\ncalls = \"C_GenerateRandom\"", |directory| {
-        let hsm = Hsm::start(directory);
-        let session = hsm.open();
-        let start = Instant::now();
-        for _ in 0..50 {
-            session.generate_random_vec(8).unwrap();
-        }
-        // The median alone; the tail is tested where it is drawn.
-        assert!(start.elapsed() >= Duration::from_millis(25));
-    });
+    isolated(
+        "the_wire_has_a_tail",
+        "seed = 1\n[wire]\np50_us = 1000\np99_us = 4000\ncalls = \"C_GenerateRandom\"",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let session = hsm.open();
+            let start = Instant::now();
+            for _ in 0..50 {
+                session.generate_random_vec(8).unwrap();
+            }
+            // The median alone; the tail is tested where it is drawn.
+            assert!(start.elapsed() >= Duration::from_millis(25));
+        },
+    );
 }
 
 #[test]
 fn a_long_queue_is_throttled() {
-    let config = "[device]\nunits = 1\nservice_us = 50000\nthrottle = { wait_us_max = 0, code = \"CKR_FUNCTION_FAILED\" }";
+    let config = "[device]\nunits = 1\nservice_us = 50000\nthrottle = { wait_us_max = 0, code = \
+        \"CKR_FUNCTION_FAILED\" }";
     isolated("a_long_queue_is_throttled", config, |directory| {
         let hsm = Hsm::start(directory);
         let sessions: Vec<_> = (0..8).map(|_| hsm.open()).collect();
         let codes: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = sessions
                 .into_iter()
-                .map(|session| scope.spawn(move || raw!(hsm_functions(), C_GenerateRandom, session.handle(), [0u8; 16].as_mut_ptr(), 16)))
+                .map(|session| {
+                    scope.spawn(move || {
+                        raw!(
+                            hsm_functions(),
+                            C_GenerateRandom,
+                            session.handle(),
+                            [0u8; 16].as_mut_ptr(),
+                            16
+                        )
+                    })
+                })
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(codes.iter().any(|code| code == "CKR_OK"), "{codes:?}");
-        assert!(codes.iter().all(|code| code == "CKR_OK" || code == "CKR_FUNCTION_FAILED"), "{codes:?}");
+        assert!(
+            codes.iter().all(|code| code == "CKR_OK" || code == "CKR_FUNCTION_FAILED"),
+            "{codes:?}"
+        );
         let refused = codes.iter().filter(|code| *code != "CKR_OK").count();
         hsm.stats_when(|stats| stats["faults"]["throttle"] == refused);
     });
@@ -132,7 +176,15 @@ fn sessions_are_limited() {
         let sessions: Vec<_> = (0..3).map(|_| hsm.open()).collect();
         let open = || {
             let mut handle = 0;
-            let code = raw!(hsm.functions, C_OpenSession, hsm.slot.id(), CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut handle);
+            let code = raw!(
+                hsm.functions,
+                C_OpenSession,
+                hsm.slot.id(),
+                CKF_SERIAL_SESSION,
+                ptr::null_mut(),
+                None,
+                &mut handle
+            );
             (code, handle)
         };
         assert_eq!(open().0, "CKR_SESSION_COUNT");
@@ -158,7 +210,10 @@ fn iv_by_the_caller() {
         let mut iv = [9; 12];
         let encrypted = hsm.encrypted(&session, key, &mut iv);
         assert_eq!(iv, [9; 12]);
-        assert_eq!(hsm.decrypted(&session, key, &mut iv, &encrypted), ("CKR_OK".to_owned(), DATA.to_vec()));
+        assert_eq!(
+            hsm.decrypted(&session, key, &mut iv, &encrypted),
+            ("CKR_OK".to_owned(), DATA.to_vec())
+        );
     });
 }
 
@@ -243,14 +298,28 @@ fn iv_appended_to_the_final_part() {
         let mut out = [0u8; 128];
         let mut first = out.len() as CK_ULONG;
         let (data, data_len) = (DATA.as_ptr().cast_mut(), DATA.len() as CK_ULONG);
-        let code = raw!(hsm.functions, C_EncryptUpdate, session.handle(), data, data_len, out.as_mut_ptr(), &mut first);
+        let code = raw!(
+            hsm.functions,
+            C_EncryptUpdate,
+            session.handle(),
+            data,
+            data_len,
+            out.as_mut_ptr(),
+            &mut first
+        );
         assert_eq!(code, "CKR_OK");
         let rest = &mut out[first as usize..];
         let mut last = 3;
-        assert_eq!(raw!(hsm.functions, C_EncryptFinal, session.handle(), rest.as_mut_ptr(), &mut last), "CKR_BUFFER_TOO_SMALL");
+        assert_eq!(
+            raw!(hsm.functions, C_EncryptFinal, session.handle(), rest.as_mut_ptr(), &mut last),
+            "CKR_BUFFER_TOO_SMALL"
+        );
         assert!(last as usize >= TAG_BYTES + 16);
         last = rest.len() as CK_ULONG;
-        assert_eq!(raw!(hsm.functions, C_EncryptFinal, session.handle(), rest.as_mut_ptr(), &mut last), "CKR_OK");
+        assert_eq!(
+            raw!(hsm.functions, C_EncryptFinal, session.handle(), rest.as_mut_ptr(), &mut last),
+            "CKR_OK"
+        );
         let all = (first + last) as usize;
         assert_eq!(all, DATA.len() + TAG_BYTES + 16);
         let (encrypted, iv) = out[..all].split_at(all - 16);
@@ -260,15 +329,22 @@ fn iv_appended_to_the_final_part() {
 
 #[test]
 fn a_bad_tag_is_told_as_configured() {
-    isolated("a_bad_tag_is_told_as_configured", "[gcm]\nbad_tag = \"CKR_FUNCTION_FAILED\"", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        let mut encrypted = hsm.encrypted(&session, key, &mut [3; 12]);
-        encrypted[0] ^= 1;
-        assert_eq!(hsm.decrypted(&session, key, &mut [3; 12], &encrypted).0, "CKR_FUNCTION_FAILED");
-        encrypted[0] ^= 1;
-        assert_eq!(hsm.decrypted(&session, key, &mut [3; 12], &encrypted).1, DATA);
-    });
+    isolated(
+        "a_bad_tag_is_told_as_configured",
+        "[gcm]\nbad_tag = \"CKR_FUNCTION_FAILED\"",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            let mut encrypted = hsm.encrypted(&session, key, &mut [3; 12]);
+            encrypted[0] ^= 1;
+            assert_eq!(
+                hsm.decrypted(&session, key, &mut [3; 12], &encrypted).0,
+                "CKR_FUNCTION_FAILED"
+            );
+            encrypted[0] ^= 1;
+            assert_eq!(hsm.decrypted(&session, key, &mut [3; 12], &encrypted).1, DATA);
+        },
+    );
 }
 
 #[test]
@@ -297,7 +373,13 @@ fn wrong_files_are_told_and_no_panic() {
         let functions = real::load(&module()).unwrap();
         let config = directory.join("hsm-sim.toml");
         let good = std::fs::read_to_string(&config).unwrap();
-        for bad in ["module = 3", "modul = \"x\"", "module = \"/no/such/module.so\"", "module = \"libc.so.6\"", "\u{0}"] {
+        for bad in [
+            "module = 3",
+            "modul = \"x\"",
+            "module = \"/no/such/module.so\"",
+            "module = \"libc.so.6\"",
+            "\u{0}",
+        ] {
             std::fs::write(&config, bad).unwrap();
             assert_eq!(initialize(functions), "CKR_GENERAL_ERROR", "{bad}");
         }
@@ -331,7 +413,8 @@ fn two_hsms_live_in_one_process() {
             let path = |ending: &str| directory.join(format!("{name}{ending}"));
             std::fs::copy(module(), path(".so")).unwrap();
             std::fs::copy(softhsm(), path("-softhsm.so")).unwrap();
-            let config = format!("module = \"./{name}-softhsm.so\"\ncontrol = \"{name}-control.toml\"");
+            let config =
+                format!("module = \"./{name}-softhsm.so\"\ncontrol = \"{name}-control.toml\"");
             std::fs::write(path(".so.toml"), config).unwrap();
             real::load(&path(".so")).unwrap()
         });
@@ -339,7 +422,10 @@ fn two_hsms_live_in_one_process() {
         std::fs::write(directory.join("a-control.toml"), "token_removed = true").unwrap();
         let slots = |functions: &real::Functions| {
             let mut count = 0;
-            assert_eq!(raw!(functions, C_GetSlotList, CK_TRUE, ptr::null_mut(), &mut count), "CKR_OK");
+            assert_eq!(
+                raw!(functions, C_GetSlotList, CK_TRUE, ptr::null_mut(), &mut count),
+                "CKR_OK"
+            );
             count
         };
         while slots(hsms[0]) > 0 {
@@ -354,7 +440,19 @@ fn two_hsms_live_in_one_process() {
 /// Whether it ended well, its report, and what it complained of.
 fn bare_loop(iv: &str) -> (bool, serde_json::Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_hsm-loop"))
-        .args(["--token", "test", "--pin", "1234", "--sessions", "3", "--seconds", "1", "--iv", iv, "--module"])
+        .args([
+            "--token",
+            "test",
+            "--pin",
+            "1234",
+            "--sessions",
+            "3",
+            "--seconds",
+            "1",
+            "--iv",
+            iv,
+            "--module",
+        ])
         .arg(module())
         .output()
         .unwrap();
@@ -368,14 +466,21 @@ fn the_bare_loop_counts_operations() {
         let (success, report, complaint) = bare_loop("append");
         assert!(success && complaint.is_empty(), "{report} {complaint}");
         assert!(report["operations"].as_u64() > Some(0), "{report}");
-        let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap()).unwrap();
+        let stats: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap()).unwrap();
         assert_eq!(stats["calls"]["C_Decrypt"], report["operations"]);
         assert_eq!(stats["sessions"]["peak"], 3);
         // The module insists on its own IVs.
         let (success, report, complaint) = bare_loop("caller");
         assert!(!success);
-        assert_eq!(complaint, "hsm-loop: 3 of 3 sessions ended early: C_EncryptInit: CKR_MECHANISM_PARAM_INVALID\n");
-        assert_eq!(report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3, "{report}");
+        assert_eq!(
+            complaint,
+            "hsm-loop: 3 of 3 sessions ended early: C_EncryptInit: CKR_MECHANISM_PARAM_INVALID\n"
+        );
+        assert_eq!(
+            report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3,
+            "{report}"
+        );
     });
 }
 
@@ -387,13 +492,17 @@ fn the_bare_loop_takes_ivs_that_the_module_fills_in() {
     });
 }
 
-/// This module takes the zeros for the caller's IV, as SoftHSM does, and everything would be encrypted under them.
+/// This module takes the zeros for the caller's IV, as SoftHSM does, and everything would be
+/// encrypted under them.
 #[test]
 fn the_bare_loop_refuses_an_iv_of_zeros() {
     isolated("the_bare_loop_refuses_an_iv_of_zeros", "", |_| {
         let (success, report, _) = bare_loop("fill");
         assert!(!success);
-        assert_eq!(report["sessions_ended_by_error"]["--iv fill: the IV is all zeros after C_Encrypt"], 3, "{report}");
+        assert_eq!(
+            report["sessions_ended_by_error"]["--iv fill: the IV is all zeros after C_Encrypt"], 3,
+            "{report}"
+        );
         assert_eq!(report["operations"], 0);
     });
 }

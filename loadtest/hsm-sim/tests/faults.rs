@@ -14,7 +14,9 @@ fn errors_come_with_their_code_and_end_the_operation() {
     isolated("errors_come_with_their_code_and_end_the_operation", "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
-        hsm.control("error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", probability = 1.0 }");
+        hsm.control(
+            "error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", probability = 1.0 }",
+        );
         for _ in 0..3 {
             assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_OK");
             assert_eq!(hsm.encrypt(&session, 64).0, "CKR_DEVICE_ERROR");
@@ -51,7 +53,10 @@ fn an_error_can_leave_the_session_with_its_operation() {
     isolated("an_error_can_leave_the_session_with_its_operation", "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
-        hsm.control("error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation = true }");
+        hsm.control(
+            "error = { call = \"C_Encrypt\", code = \"CKR_DEVICE_ERROR\", leaves_operation \
+            = true }",
+        );
         assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_OK");
         assert_eq!(hsm.encrypt(&session, 64).0, "CKR_DEVICE_ERROR");
         hsm.control("");
@@ -71,7 +76,8 @@ fn failures(hsm: &Hsm) -> Vec<bool> {
 #[test]
 fn the_same_seed_deals_the_same_errors() {
     isolated("the_same_seed_deals_the_same_errors", "seed = 11", |directory| {
-        let rule = "error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\", probability = 0.5 }";
+        let rule = "error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\", \
+            probability = 0.5 }";
         std::fs::write(directory.join("control.toml"), rule).unwrap();
         let hsm = Hsm::start(directory);
         let (first, second) = (failures(&hsm), failures(&hsm));
@@ -85,7 +91,8 @@ fn the_same_seed_deals_the_same_errors() {
         again(&hsm);
         assert_eq!((failures(&hsm), failures(&hsm)), (first.clone(), second));
         let config = std::fs::read_to_string(directory.join("hsm-sim.toml")).unwrap();
-        std::fs::write(directory.join("hsm-sim.toml"), config.replace("seed = 11", "seed = 12")).unwrap();
+        std::fs::write(directory.join("hsm-sim.toml"), config.replace("seed = 11", "seed = 12"))
+            .unwrap();
         again(&hsm);
         assert_ne!(failures(&hsm), first);
     });
@@ -105,7 +112,8 @@ fn sessions_are_lost_and_the_login_with_them() {
         let (first, second) = (hsm.open(), hsm.open());
         assert_ne!(hsm.encrypt_init(&first, key, &mut [1; 12]), "CKR_OK");
         assert_eq!(hsm.login(&first), "CKR_OK");
-        let found = second.find_objects(&[cryptoki::object::Attribute::Label(b"key".to_vec())]).unwrap();
+        let found =
+            second.find_objects(&[cryptoki::object::Attribute::Label(b"key".to_vec())]).unwrap();
         hsm.encrypted(&second, found[0], &mut [1; 12]);
         // The same number again, no number, and the same number after none, change nothing.
         hsm.control("sessions_lost = 1\ncorrupt_ciphertext = 0.0");
@@ -128,10 +136,21 @@ fn the_token_is_removed_and_comes_back() {
         assert!(hsm.pkcs11.get_slots_with_token().unwrap().is_empty());
         assert!(!hsm.pkcs11.get_slot_info(hsm.slot).unwrap().token_present());
         let mut handle = 0;
-        let code = raw!(hsm.functions, C_OpenSession, hsm.slot.id(), CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut handle);
+        let code = raw!(
+            hsm.functions,
+            C_OpenSession,
+            hsm.slot.id(),
+            CKF_SERIAL_SESSION,
+            ptr::null_mut(),
+            None,
+            &mut handle
+        );
         assert_eq!(code, "CKR_TOKEN_NOT_PRESENT");
         let mut info = CK_TOKEN_INFO::default();
-        assert_eq!(raw!(hsm.functions, C_GetTokenInfo, hsm.slot.id(), &mut info), "CKR_TOKEN_NOT_PRESENT");
+        assert_eq!(
+            raw!(hsm.functions, C_GetTokenInfo, hsm.slot.id(), &mut info),
+            "CKR_TOKEN_NOT_PRESENT"
+        );
         hsm.control("token_removed = false");
         assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
         assert!(hsm.pkcs11.get_slots_with_token().unwrap().contains(&hsm.slot));
@@ -165,8 +184,14 @@ fn a_hanging_call_is_released() {
 /// A `Session` of the crate cannot be lent to another thread; its handle can.
 fn hsm_encrypt_init(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> String {
     let mut iv = [1u8; 12];
-    let mut parameters =
-        CK_GCM_PARAMS { pIv: iv.as_mut_ptr(), ulIvLen: 12, ulIvBits: 96, pAAD: ptr::null_mut(), ulAADLen: 0, ulTagBits: 128 };
+    let mut parameters = CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: 12,
+        ulIvBits: 96,
+        pAAD: ptr::null_mut(),
+        ulAADLen: 0,
+        ulTagBits: 128,
+    };
     let mut mechanism = CK_MECHANISM {
         mechanism: CKM_AES_GCM,
         pParameter: (&raw mut parameters).cast(),
@@ -218,7 +243,11 @@ fn a_session_that_is_lost_while_its_call_hangs_is_told_so() {
 #[test]
 fn stalls_and_slow_starts_are_waited() {
     isolated("stalls_and_slow_starts_are_waited", "", |directory| {
-        std::fs::write(directory.join("control.toml"), "slow_start = { initialize_ms = 30, calls = 2, ms = 20 }").unwrap();
+        std::fs::write(
+            directory.join("control.toml"),
+            "slow_start = { initialize_ms = 30, calls = 2, ms = 20 }",
+        )
+        .unwrap();
         let start = Instant::now();
         let hsm = Hsm::start(directory);
         assert!(start.elapsed() >= Duration::from_millis(30));
@@ -266,7 +295,8 @@ fn corrupted_ciphertext_does_not_decrypt() {
 fn initialisation_and_login_fail() {
     isolated("initialisation_and_login_fail", "", |directory| {
         let functions = real::load(&module()).unwrap();
-        std::fs::write(directory.join("control.toml"), "initialize_fails = \"CKR_DEVICE_ERROR\"").unwrap();
+        std::fs::write(directory.join("control.toml"), "initialize_fails = \"CKR_DEVICE_ERROR\"")
+            .unwrap();
         assert_eq!(initialize(functions), "CKR_DEVICE_ERROR");
         std::fs::write(directory.join("control.toml"), "login_fails = \"CKR_PIN_LOCKED\"").unwrap();
         let hsm = Hsm::start(directory);
@@ -285,7 +315,10 @@ fn a_control_file_that_is_not_understood_changes_nothing() {
         hsm.control("error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\" }");
         hsm.prepare("error = { call = \"C_GenerateRandom\", code = \"CKR_NO_SUCH_CODE\" }");
         hsm.stats_when(|stats| stats["control"]["refused"] == 1);
-        assert_eq!(raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8), "CKR_DEVICE_ERROR");
+        assert_eq!(
+            raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8),
+            "CKR_DEVICE_ERROR"
+        );
     });
 }
 
@@ -301,11 +334,28 @@ fn many_threads_lose_their_sessions_and_go_on() {
                     let functions = real::load(&module()).unwrap();
                     while !end.load(std::sync::atomic::Ordering::Relaxed) {
                         let mut session = 0;
-                        let code = raw!(functions, C_OpenSession, slot, CKF_SERIAL_SESSION, ptr::null_mut(), None, &mut session);
+                        let code = raw!(
+                            functions,
+                            C_OpenSession,
+                            slot,
+                            CKF_SERIAL_SESSION,
+                            ptr::null_mut(),
+                            None,
+                            &mut session
+                        );
                         assert_eq!(code, "CKR_OK");
                         for _ in 0..100 {
-                            let code = raw!(functions, C_GenerateRandom, session, [0u8; 16].as_mut_ptr(), 16);
-                            assert!(code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID", "{code}");
+                            let code = raw!(
+                                functions,
+                                C_GenerateRandom,
+                                session,
+                                [0u8; 16].as_mut_ptr(),
+                                16
+                            );
+                            assert!(
+                                code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID",
+                                "{code}"
+                            );
                         }
                         let code = raw!(functions, C_CloseSession, session);
                         assert!(code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID", "{code}");

@@ -29,7 +29,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "R", group = "load", help_heading = "Load")]
     pub(super) rate: Option<f64>,
     /// Rates, one after the other
-    #[arg(long, value_name = "R,R,…", group = "load", value_delimiter = ',', help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "R,R,…",
+        group = "load",
+        value_delimiter = ',',
+        help_heading = "Load"
+    )]
     pub(super) steps: Vec<f64>,
     /// How long each of the steps takes
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Load")]
@@ -37,7 +43,8 @@ pub(super) struct RunArgs {
     /// A rate that changes evenly over the duration
     #[arg(long, value_name = "FROM..TO", group = "load", help_heading = "Load")]
     pub(super) ramp: Option<String>,
-    /// As fast as it is answered: shows the highest throughput, hides waiting; judge no latency by it
+    /// As fast as it is answered: shows the highest throughput, hides waiting; judge no latency by
+    /// it
     #[arg(long, group = "load", help_heading = "Load")]
     pub(super) closed: bool,
     /// Measured time
@@ -50,7 +57,8 @@ pub(super) struct RunArgs {
 /// Find the highest rate that holds the bounds, and what keeps it from more
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A rate holds when 98 % of what is due is answered right while the trial lasts, without more errors than --max-errors
+A rate holds when 98 % of what is due is answered right while the trial lasts, without more errors \
+than --max-errors
 [default: 0], and within every --sla; without --sla, within p99.9=250ms, since KMS gives up a request after 250 ms.
 
 Example:
@@ -110,11 +118,12 @@ pub(super) struct CommonArgs {
     /// Share of encrypts that ask for a ciphertext data integrity value
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Requests")]
     pub(super) cdiv: f64,
-    /// Sign every request anew with an id of its own, in place of once a second; costs this tool CPU
+    /// Sign every request anew with an id of its own, in place of once a second; costs this tool
+    /// CPU
     #[arg(long, help_heading = "Requests")]
     pub(super) fresh: bool,
-    /// Count any answer with status 200 as right and leave out the requests before and after the run, so that a server with a static
-    /// body can be measured. Says nothing of an XKS proxy
+    /// Count any answer with status 200 as right and leave out the requests before and after the
+    /// run, so that a server with a static body can be measured. Says nothing of an XKS proxy
     #[arg(long, help_heading = "Requests")]
     pub(super) unverified: bool,
     /// Connections, over all workers
@@ -135,7 +144,8 @@ pub(super) struct CommonArgs {
     /// Close and reopen a connection after this many requests; 1: a handshake for each request
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Connections")]
     pub(super) requests_per_connection: Option<u64>,
-    /// Further connections, opened before the load, that do nothing until its end. Not with `capacity`
+    /// Further connections, opened before the load, that do nothing until its end. Not with
+    /// `capacity`
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Connections")]
     pub(super) idle: usize,
     /// Resume TLS sessions when reconnecting
@@ -150,7 +160,8 @@ pub(super) struct CommonArgs {
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
     #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Verdict")]
     pub(super) sla: Vec<Sla>,
-    /// Errors that are accepted, with `capacity` in each trial [default: 0 where there is a --sla; with neither, `run` tells errors, does not judge them, and exits with 0]
+    /// Errors that are accepted, with `capacity` in each trial [default: 0 where there is a --sla;
+    /// with neither, `run` tells errors, does not judge them, and exits with 0]
     #[arg(long, value_name = "N", help_heading = "Verdict")]
     pub(super) max_errors: Option<u64>,
     /// Write the results as JSON

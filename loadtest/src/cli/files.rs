@@ -9,12 +9,17 @@ use crate::report::{Report, html};
 use crate::worker::Failure;
 
 impl CommonArgs {
-    /// Whether the reports can be written: nobody wants to hear of it at the end of a long run. What is in the files stays until then.
+    /// Whether the reports can be written: nobody wants to hear of it at the end of a long run.
+    /// What is in the files stays until then.
     pub(super) fn try_files(&self) -> Result<(), String> {
         for (option, path) in [("--json", &self.json), ("--html", &self.html)] {
             if let Some(path) = path {
                 try_file(path).map_err(|e| match (e.kind(), path.parent()) {
-                    (io::ErrorKind::NotFound, Some(dir)) => format!("{option} {}: there is no directory {}", path.display(), dir.display()),
+                    (io::ErrorKind::NotFound, Some(dir)) => format!(
+                        "{option} {}: there is no directory {}",
+                        path.display(),
+                        dir.display()
+                    ),
                     _ => format!("{option} {}: cannot be written: {e}", path.display()),
                 })?;
             }
@@ -27,7 +32,8 @@ impl CommonArgs {
             report.save(path).map_err(Failure::Setup)?;
         }
         if let Some(path) = &self.html {
-            fs::write(path, html::page(report)).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
+            fs::write(path, html::page(report))
+                .map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
         }
         Ok(())
     }
@@ -35,10 +41,14 @@ impl CommonArgs {
 
 fn try_file(path: &Path) -> io::Result<()> {
     match path.metadata() {
-        // Opening another kind of file (a FIFO, a terminal) may wait for its reader, or tell it that this was all.
-        Ok(file) if file.is_file() || file.is_dir() => File::options().write(true).open(path).map(drop),
+        // Opening another kind of file (a FIFO, a terminal) may wait for its reader, or tell it
+        // that this was all.
+        Ok(file) if file.is_file() || file.is_dir() => {
+            File::options().write(true).open(path).map(drop)
+        }
         Ok(_) => Ok(()),
-        // What is not there is made and taken away again: a run that cannot start leaves nothing behind.
+        // What is not there is made and taken away again: a run that cannot start leaves nothing
+        // behind.
         Err(e) if e.kind() == io::ErrorKind::NotFound => match File::create_new(path) {
             // A link to a file that is yet to be made.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),

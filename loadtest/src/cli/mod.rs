@@ -27,7 +27,8 @@ use crate::worker::Failure;
     name = "xksd-load",
     version,
     after_help = "\
-Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no right answer at all), 2 could not be judged
+Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no \
+right answer at all), 2 could not be judged
 (usage, connection, credentials). Without --sla and --max-errors no bound is given to `run`: errors are told, and the exit code is 0."
 )]
 pub struct Cli {
@@ -94,8 +95,12 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
     bounded(&plan).map_err(Failure::Setup)?;
     let mut run = args.common.run(&args.target, plan, String::new()).map_err(Failure::Setup)?;
     if run.promise.slas.is_empty() {
-        // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250 ms.
-        run.promise = Promise::new(vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?], args.common.max_errors);
+        // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250
+        // ms.
+        run.promise = Promise::new(
+            vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?],
+            args.common.max_errors,
+        );
     }
     args.common.try_files().map_err(Failure::Setup)?;
     uring::check().map_err(Failure::Setup)?;
@@ -106,9 +111,10 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
     Ok(found.is_some_and(|c| c.rate.is_some()))
 }
 
-/// Opened anew for each trial they would be a storm of handshakes before it, and use up this machine's ports; kept over all trials they would outlive
-/// what proxies bear of idle connections.
-const NO_IDLE_IN_A_SEARCH: &str = "--idle goes with `run` alone, not with `capacity`, whose many trials outlast idle connections: find the rate first, then try it with `run --rate R --idle N`";
+/// Opened anew for each trial they would be a storm of handshakes before it, and use up this
+/// machine's ports; kept over all trials they would outlive what proxies bear of idle connections.
+const NO_IDLE_IN_A_SEARCH: &str = "--idle goes with `run` alone, not with `capacity`, whose many \
+    trials outlast idle connections: find the rate first, then try it with `run --rate R --idle N`";
 
 fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
     let (a, b) = (Report::load(&args.a)?, Report::load(&args.b)?);
@@ -116,7 +122,8 @@ fn side_by_side(args: &CompareArgs) -> Result<bool, String> {
     let names = [names[0].as_str(), names[1].as_str()];
     tell(&compare::text(names, &a, &b));
     if let Some(path) = &args.html {
-        fs::write(path, compare::page(names, &a, &b)).map_err(|e| format!("{}: {e}", path.display()))?;
+        fs::write(path, compare::page(names, &a, &b))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(true)
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::args::{CommonArgs, RunArgs};
 use crate::descriptors;
-use crate::limits::{CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX, WORKERS_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX,
+    WORKERS_MAX,
+};
 use crate::run::Run;
 use crate::schedule::Plan;
 use crate::sla::Promise;
@@ -19,25 +22,40 @@ pub(super) fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
     let (warmup, arrivals) = (args.common.warmup, args.common.arrivals);
     let seconds = |time: Duration| time.as_secs_f64();
     let rate = |option: &str, rate: f64| {
-        let wrong = || format!("{option} {rate}: a rate is from 1 to {} requests a second", units::figure(RATE_MAX));
+        let wrong = || {
+            format!(
+                "{option} {rate}: a rate is from 1 to {} requests a second",
+                units::figure(RATE_MAX)
+            )
+        };
         if (1.0..=RATE_MAX).contains(&rate) { Ok(rate) } else { Err(wrong()) }
     };
     let (plan, load) = if args.closed {
-        (Plan::closed(args.duration, warmup), format!("closed loop for {} s", seconds(args.duration)))
+        (
+            Plan::closed(args.duration, warmup),
+            format!("closed loop for {} s", seconds(args.duration)),
+        )
     } else if !args.steps.is_empty() {
         if args.steps.len() > STEPS_MAX {
             return Err(format!("--steps: at most {STEPS_MAX}"));
         }
-        let rates = args.steps.iter().map(|r| rate("--steps", *r)).collect::<Result<Vec<_>, _>>()?;
+        let rates =
+            args.steps.iter().map(|r| rate("--steps", *r)).collect::<Result<Vec<_>, _>>()?;
         let names: Vec<String> = rates.iter().map(|r| units::figure(*r)).collect();
-        let load = format!("{} requests/s for {} s each", names.join(" – "), seconds(args.step_time));
+        let load =
+            format!("{} requests/s for {} s each", names.join(" – "), seconds(args.step_time));
         (Plan::steps(&rates, args.step_time, warmup, arrivals), load)
     } else if let Some(ramp) = &args.ramp {
         let wrong = || format!("--ramp {ramp:?}: two rates, as in 100..5000");
         let (from, to) = ramp.split_once("..").ok_or_else(wrong)?;
         let from = rate("--ramp", from.parse().map_err(|_| wrong())?)?;
         let to = rate("--ramp", to.parse().map_err(|_| wrong())?)?;
-        let load = format!("{} to {} requests/s over {} s", units::figure(from), units::figure(to), seconds(args.duration));
+        let load = format!(
+            "{} to {} requests/s over {} s",
+            units::figure(from),
+            units::figure(to),
+            seconds(args.duration)
+        );
         (Plan::ramp(from, to, args.duration, warmup, arrivals), load)
     } else {
         let rate = rate("--rate", args.rate.unwrap_or(1800.0))?;
@@ -50,7 +68,10 @@ pub(super) fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
 
 pub(super) fn bounded(plan: &Plan) -> Result<(), String> {
     if plan.length() > RUN_TIME_MAX || !plan.phases.iter().any(|phase| phase.measured) {
-        return Err(format!("a run takes more than nothing and at most {} s, warm-up included", RUN_TIME_MAX.as_secs()));
+        return Err(format!(
+            "a run takes more than nothing and at most {} s, warm-up included",
+            RUN_TIME_MAX.as_secs()
+        ));
     }
     Ok(())
 }
@@ -59,7 +80,11 @@ impl CommonArgs {
     /// All of a run with this plan.
     pub(super) fn run(&self, target: &TargetArgs, plan: Plan, load: String) -> Result<Run, String> {
         let within = |name: &str, value: usize, max: usize| {
-            if (1..=max).contains(&value) { Ok(()) } else { Err(format!("--{name} {value}: 1 to {max}")) }
+            if (1..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("--{name} {value}: 1 to {max}"))
+            }
         };
         within("connections", self.connections, CONNECTIONS_MAX)?;
         within("depth", self.depth, DEPTH_MAX)?;
@@ -133,8 +158,14 @@ mod tests {
     #[test]
     fn loads_are_read() {
         assert_eq!(run_plan(&[]).unwrap().1, "1,800 requests/s for 30 s");
-        assert_eq!(run_plan(&["--steps", "100,200", "--step-time", "5s"]).unwrap().0.phases.len(), 3);
-        assert_eq!(run_plan(&["--ramp", "100..5000", "--warmup", "0s"]).unwrap().0.phases[0].from, 100.0);
+        assert_eq!(
+            run_plan(&["--steps", "100,200", "--step-time", "5s"]).unwrap().0.phases.len(),
+            3
+        );
+        assert_eq!(
+            run_plan(&["--ramp", "100..5000", "--warmup", "0s"]).unwrap().0.phases[0].from,
+            100.0
+        );
         assert!(run_plan(&["--closed"]).unwrap().0.closed);
     }
 
@@ -154,8 +185,13 @@ mod tests {
         ] {
             assert!(run_plan(wrong).is_err(), "{wrong:?}");
         }
-        assert_eq!(run_plan(&["--rate", "0"]).unwrap_err(), "--rate 0: a rate is from 1 to 10,000,000 requests a second");
+        assert_eq!(
+            run_plan(&["--rate", "0"]).unwrap_err(),
+            "--rate 0: a rate is from 1 to 10,000,000 requests a second"
+        );
         assert!(run_plan(&["--rate", "1"]).is_ok() && run_plan(&["--rate", "10000000"]).is_ok());
-        assert!(run_plan(&["--rate", "0.99"]).is_err() && run_plan(&["--rate", "10000001"]).is_err());
+        assert!(
+            run_plan(&["--rate", "0.99"]).is_err() && run_plan(&["--rate", "10000001"]).is_err()
+        );
     }
 }

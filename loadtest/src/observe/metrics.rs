@@ -25,10 +25,14 @@ impl Metrics {
         Metrics(text.lines().filter_map(sample).collect())
     }
 
-    /// The sum of all series of this name that have `label` (as written: `state="open"`) among their labels.
+    /// The sum of all series of this name that have `label` (as written: `state="open"`) among
+    /// their labels.
     pub fn sum(&self, name: &str, label: &str) -> f64 {
-        let of_name =
-            |series: &str| series.strip_prefix(name).is_some_and(|rest| (rest.is_empty() || rest.starts_with('{')) && rest.contains(label));
+        let of_name = |series: &str| {
+            series.strip_prefix(name).is_some_and(|rest| {
+                (rest.is_empty() || rest.starts_with('{')) && rest.contains(label)
+            })
+        };
         self.0.iter().filter(|(series, _)| of_name(series)).map(|(_, value)| value).sum()
     }
 }
@@ -49,7 +53,9 @@ fn get(admin: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(
+        format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
     let mut text = String::new();
     stream.take(METRICS_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
@@ -61,8 +67,10 @@ mod tests {
 
     #[test]
     fn samples_are_summed_by_name_and_label() {
-        let metrics =
-            Metrics::parse("# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"2\"} 4.5\na_total 100\na 0.5\nbroken\nb NaNa\n");
+        let metrics = Metrics::parse(
+            "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"2\"} 4.5\na_total 100\na \
+             0.5\nbroken\nb NaNa\n",
+        );
         assert_eq!(metrics.sum("a", ""), 8.0);
         assert_eq!(metrics.sum("a", "x=\"1\""), 3.0);
         assert_eq!(metrics.sum("a_total", ""), 100.0);

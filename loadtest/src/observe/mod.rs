@@ -1,4 +1,5 @@
-//! What can be seen of the proxy from outside while it is loaded: CPU time of its process, and what xksd's `/metrics` tell.
+//! What can be seen of the proxy from outside while it is loaded: CPU time of its process, and what
+//! xksd's `/metrics` tell.
 
 pub mod bound;
 pub mod metrics;
@@ -56,7 +57,8 @@ pub struct Server {
 pub struct Cpu {
     /// Process id.
     pub pid: u32,
-    /// CPU time for each right answer, microseconds, of all threads; the HSM's library is among them. `None` where it could not be measured.
+    /// CPU time for each right answer, microseconds, of all threads; the HSM's library is among
+    /// them. `None` where it could not be measured.
     pub us_per_request: Option<f64>,
     /// Cores' worth of CPU time used.
     pub cores_used: f64,
@@ -64,7 +66,8 @@ pub struct Cpu {
     pub cores_allowed: usize,
     /// The share of the time that its busiest thread ran.
     pub busiest_thread: f64,
-    /// That thread's name; of xksd's shards without the number, which is the executor's and not that of the shard in xksd's log.
+    /// That thread's name; of xksd's shards without the number, which is the executor's and not
+    /// that of the shard in xksd's log.
     pub busiest_thread_name: String,
 }
 
@@ -79,18 +82,21 @@ pub struct KeyManager {
     pub sessions_busy: f64,
     /// Sessions open; 0 for the key manager inside xksd, which has none.
     pub sessions_open: u64,
-    /// Sessions this load needs, so that each is in use for 70 % of the time; more than that where [`KeyManager::is_full`]. `None` where there are none, and where
-    /// the load was not carried: sessions serve what is let through to them, so nobody knows then what it would have taken.
+    /// Sessions this load needs, so that each is in use for 70 % of the time; more than that where
+    /// [`KeyManager::is_full`]. `None` where there are none, and where the load was not carried:
+    /// sessions serve what is let through to them, so nobody knows then what it would have taken.
     pub sessions_needed: Option<u64>,
 }
 
-/// Share of the time that a session should be in use at most: above it, waits grow out of proportion.
+/// Share of the time that a session should be in use at most: above it, waits grow out of
+/// proportion.
 const SESSION_USE: f64 = 0.7;
 
 /// How the names of xksd's shard threads begin.
 const SHARD: &str = "xksd-shard";
 
-/// CPU time for each right answer, microseconds; `None` where there is none, or less was used than the kernel's clock tick (10 ms) shows.
+/// CPU time for each right answer, microseconds; `None` where there is none, or less was used than
+/// the kernel's clock tick (10 ms) shows.
 pub fn us_a_request(used: Duration, right: u64) -> Option<f64> {
     (right > 0 && !used.is_zero()).then(|| used.as_secs_f64() * 1e6 / right as f64)
 }
@@ -118,9 +124,12 @@ impl Observer {
         });
     }
 
-    /// What was seen from one mark to another, in the order of [`Observer::mark`]; `came_in` is how many right answers came in meanwhile.
+    /// What was seen from one mark to another, in the order of [`Observer::mark`]; `came_in` is how
+    /// many right answers came in meanwhile.
     pub fn between(&self, from: usize, to: usize, came_in: u64) -> Seen {
-        let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else { return Seen::default() };
+        let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else {
+            return Seen::default();
+        };
         let seconds = after.at.saturating_duration_since(before.at).as_secs_f64().max(1e-9);
         let proxy = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref()));
         let proxy_cpu = proxy.map(|(_, (from, to))| to.total.saturating_sub(from.total));
@@ -135,7 +144,11 @@ impl Observer {
                 busiest_thread_name: if name.starts_with(SHARD) { SHARD.into() } else { name },
             }
         });
-        let key_manager = before.metrics.as_ref().zip(after.metrics.as_ref()).and_then(|(from, to)| KeyManager::between(from, to, seconds));
+        let key_manager = before
+            .metrics
+            .as_ref()
+            .zip(after.metrics.as_ref())
+            .and_then(|(from, to)| KeyManager::between(from, to, seconds));
         let own = before.own.as_ref().zip(after.own.as_ref());
         let own_cpu = own.map(|(from, to)| to.total.saturating_sub(from.total));
         // Without one of the two its time would be taken for that of others.
@@ -144,7 +157,11 @@ impl Observer {
             server: Server { cpu, key_manager },
             own_cpu,
             own_busiest: own.map(|(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
-            machine: before.machine.zip(after.machine).zip(watched).map(|((from, to), watched)| to.since(from, watched)),
+            machine: before
+                .machine
+                .zip(after.machine)
+                .zip(watched)
+                .map(|((from, to), watched)| to.since(from, watched)),
         }
     }
 }
@@ -184,13 +201,18 @@ mod tests {
     fn sessions_follow_littles_law() {
         let at = |count: u32, sum: f64| {
             Metrics::parse(&format!(
-                "xksd_hsm_duration_seconds_count{{operation=\"encrypt\"}} {count}\nxksd_hsm_duration_seconds_sum{{operation=\"encrypt\"}} {sum}\n\
-                 xksd_queue_duration_seconds_sum 0\nxksd_sessions{{key_manager=\"a\",state=\"open\"}} 16\n\
+                "xksd_hsm_duration_seconds_count{{operation=\"encrypt\"}} \
+                 {count}\nxksd_hsm_duration_seconds_sum{{operation=\"encrypt\"}} {sum}\n\
+                 xksd_queue_duration_seconds_sum \
+                 0\nxksd_sessions{{key_manager=\"a\",state=\"open\"}} 16\n\
                  xksd_sessions{{key_manager=\"a\",state=\"busy\"}} 3\n"
             ))
         };
         let figures = KeyManager::between(&at(0, 0.0), &at(20_000, 40.0), 10.0).unwrap();
-        assert_eq!((figures.hsm_mean_us, figures.sessions_busy, figures.sessions_open), (2000.0, 4.0, 16));
+        assert_eq!(
+            (figures.hsm_mean_us, figures.sessions_busy, figures.sessions_open),
+            (2000.0, 4.0, 16)
+        );
         assert_eq!(figures.sessions_needed, Some(6));
         assert_eq!(KeyManager::between(&at(5, 1.0), &at(5, 1.0), 1.0), None);
     }

@@ -25,7 +25,10 @@ impl CpuTimes {
     /// The thread that ran most since an earlier reading, and for how long.
     pub fn busiest_since(&self, before: &CpuTimes) -> (String, Duration) {
         let ran = |(id, (name, time)): (&u32, &(String, Duration))| {
-            (name.clone(), time.saturating_sub(before.threads.get(id).map_or(Duration::ZERO, |t| t.1)))
+            (
+                name.clone(),
+                time.saturating_sub(before.threads.get(id).map_or(Duration::ZERO, |t| t.1)),
+            )
         };
         self.threads.iter().map(ran).max_by_key(|(_, time)| *time).unwrap_or_default()
     }
@@ -37,7 +40,8 @@ impl Process {
         Process { pid: std::process::id(), workers: Vec::new() }
     }
 
-    /// The given process, or the one that listens on this address. Another user's sockets cannot be seen: then there is none.
+    /// The given process, or the one that listens on this address. Another user's sockets cannot be
+    /// seen: then there is none.
     pub fn find(pid: Option<u32>, address: SocketAddr) -> Option<Process> {
         if pid.is_some() {
             return pid.map(|pid| Process { pid, workers: Vec::new() });
@@ -47,7 +51,9 @@ impl Process {
         }
         let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
-            .flat_map(|file| listeners(&fs::read_to_string(file).unwrap_or_default(), address.port()))
+            .flat_map(|file| {
+                listeners(&fs::read_to_string(file).unwrap_or_default(), address.port())
+            })
             .map(|inode| format!("socket:[{inode}]"))
             .collect();
         let holds_one = |pid: &u32| {
@@ -55,7 +61,10 @@ impl Process {
             let mut links = files.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
             links.find(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
         };
-        let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let processes = fs::read_dir("/proc")
+            .ok()?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let mut holders: Vec<u32> = processes.filter(|pid| holds_one(pid).is_some()).collect();
         // A parent's id is usually the smallest.
         holders.sort_unstable();
@@ -72,7 +81,12 @@ impl Process {
         let resident = |pid: u32| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             // "VmRSS:	   12345 kB"
-            let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+            let kilobytes = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))?
+                .trim()
+                .strip_suffix("kB")?
+                .trim();
             Some(kilobytes.parse::<u64>().ok()? * 1024)
         };
         self.all().map(resident).sum()
@@ -85,7 +99,10 @@ impl Process {
             total += add_threads(pid, &mut threads)?;
         }
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map_or(0, |list| count_cores(list.trim()));
+        let cores = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .map_or(0, |list| count_cores(list.trim()));
         Some(CpuTimes { total, cores, threads })
     }
 }
@@ -96,7 +113,8 @@ fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Opt
     let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
     for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let times = fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
+        let times =
+            fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| cpu_time(&stat));
         if let (Some(id), Some(times)) = (id, times) {
             threads.insert(id, times);
         }
@@ -116,15 +134,17 @@ pub struct MachineTimes {
 pub struct Machine {
     /// The share of the time that they were busy.
     pub busy: f64,
-    /// Of the time that they were busy, the share that was not of the processes that are watched: that of other processes, and of other machines
-    /// on the same hardware (steal).
+    /// Of the time that they were busy, the share that was not of the processes that are watched:
+    /// that of other processes, and of other machines on the same hardware (steal).
     pub others: f64,
 }
 
 impl MachineTimes {
-    /// What was done since an earlier reading; `watched` is the CPU time of the processes that are watched.
+    /// What was done since an earlier reading; `watched` is the CPU time of the processes that are
+    /// watched.
     pub fn since(self, before: MachineTimes, watched: Duration) -> Machine {
-        let (total, idle) = (self.total.saturating_sub(before.total), self.idle.saturating_sub(before.idle));
+        let (total, idle) =
+            (self.total.saturating_sub(before.total), self.idle.saturating_sub(before.idle));
         let busy = total.saturating_sub(idle) as f64;
         let share = |ticks: f64, of: f64| if of > 0.0 { (ticks / of).clamp(0.0, 1.0) } else { 0.0 };
         let watched = watched.as_secs_f64() * rustix::param::clock_ticks_per_second() as f64;
@@ -134,7 +154,8 @@ impl MachineTimes {
     fn parse(stat: &str) -> Option<MachineTimes> {
         let times = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
         // user nice system idle iowait irq softirq steal, and two that are contained in the first.
-        let times: Vec<u64> = times.split_ascii_whitespace().take(8).map_while(|time| time.parse().ok()).collect();
+        let times: Vec<u64> =
+            times.split_ascii_whitespace().take(8).map_while(|time| time.parse().ok()).collect();
         Some(MachineTimes { total: times.iter().sum(), idle: times.get(3)? + times.get(4)? })
     }
 }
@@ -156,7 +177,8 @@ fn listeners(table: &str, port: u16) -> Vec<String> {
     table.lines().filter_map(inode).collect()
 }
 
-/// Name, and user and system time, from a `stat` file. The name stands in parentheses and may itself hold any character.
+/// Name, and user and system time, from a `stat` file. The name stands in parentheses and may
+/// itself hold any character.
 fn cpu_time(stat: &str) -> Option<(String, Duration)> {
     let (before, after) = stat.rsplit_once(')')?;
     let name = before.split_once('(')?.1.to_owned();
@@ -188,12 +210,19 @@ mod tests {
 
     #[test]
     fn the_machine_is_as_busy_as_it_was_not_idle() {
-        let at = |line: &str| MachineTimes::parse(&format!("{line}\ncpu0 1 2 3\nintr 5\n")).unwrap();
-        let (before, after) = (at("cpu  100 0 100 700 100 0 0 0 50 0"), at("cpu  250 10 120 710 100 5 5 0 90 0"));
-        let ticks = |n: u64| Duration::from_secs_f64(n as f64 / rustix::param::clock_ticks_per_second() as f64);
+        let at =
+            |line: &str| MachineTimes::parse(&format!("{line}\ncpu0 1 2 3\nintr 5\n")).unwrap();
+        let (before, after) =
+            (at("cpu  100 0 100 700 100 0 0 0 50 0"), at("cpu  250 10 120 710 100 5 5 0 90 0"));
+        let ticks = |n: u64| {
+            Duration::from_secs_f64(n as f64 / rustix::param::clock_ticks_per_second() as f64)
+        };
         // 190 of 200 were not idle.
         let machine = after.since(before, ticks(38));
-        assert!((machine.busy - 0.95).abs() < 1e-9 && (machine.others - 0.8).abs() < 1e-9, "{machine:?}");
+        assert!(
+            (machine.busy - 0.95).abs() < 1e-9 && (machine.others - 0.8).abs() < 1e-9,
+            "{machine:?}"
+        );
         assert_eq!(after.since(before, ticks(1000)).others, 0.0, "two clocks may differ by a tick");
         assert_eq!(after.since(after, ticks(1)), Machine::default());
         assert!(MachineTimes::parse("cpu  1 2 3").is_none() && machine_times().is_some());
@@ -203,14 +232,18 @@ mod tests {
     fn names_with_parentheses_do_not_shift_the_fields() {
         let (name, time) = cpu_time("7 (a) b (c) S 1 1 1 0 -1 4 1 0 0 0 150 50 0 0 20 0").unwrap();
         assert_eq!(name, "a) b (c");
-        assert_eq!(time, Duration::from_secs_f64(200.0 / rustix::param::clock_ticks_per_second() as f64));
+        assert_eq!(
+            time,
+            Duration::from_secs_f64(200.0 / rustix::param::clock_ticks_per_second() as f64)
+        );
         assert!(cpu_time("7 (a").is_none());
     }
 
     #[test]
     fn a_listener_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let process = Process::find(None, listener.local_addr().unwrap()).expect("this process listens there");
+        let process = Process::find(None, listener.local_addr().unwrap())
+            .expect("this process listens there");
         assert_eq!(process.pid, std::process::id());
         let times = process.times().unwrap();
         assert!(times.cores > 0);

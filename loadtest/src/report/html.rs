@@ -16,8 +16,10 @@ pub(crate) const GREY: &str = "#999999";
 pub(crate) const STYLE: &str = "\
 body{font:15px/1.45 sans-serif;color:#222;max-width:920px;margin:2em auto;padding:0 1em}\
 h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:1.8em}\
-table{border-collapse:collapse;margin:.6em 0}td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}\
-td.n,th.n{text-align:right}tr+tr td{border-top:1px solid #eee}svg{width:100%;height:auto;margin:.6em 0}\
+table{border-collapse:collapse;margin:.6em 0}td,th{padding:.2em .8em .2em \
+0;text-align:left;vertical-align:top}\
+td.n,th.n{text-align:right}tr+tr td{border-top:1px solid \
+#eee}svg{width:100%;height:auto;margin:.6em 0}\
 .held{color:#1e8449;font-weight:bold}.lost{color:#c0392b;font-weight:bold}.note{color:#666}.warning{background:#fdf2d0;padding:.4em .8em}";
 
 pub(crate) fn us(value: f64) -> String {
@@ -39,7 +41,8 @@ pub fn page(report: &Report) -> String {
     };
     let _ = writeln!(
         body,
-        "<h1>{}: <span class=\"{class}\">{verdict}</span></h1>\n<p class=\"note\">{}, {} UTC, xksd-load {}</p>",
+        "<h1>{}: <span class=\"{class}\">{verdict}</span></h1>\n<p class=\"note\">{}, {} UTC, \
+         xksd-load {}</p>",
         escape(&report.settings.target),
         escape(&report.settings.load),
         escape(report.started.trim_end_matches('Z')),
@@ -55,7 +58,10 @@ pub fn page(report: &Report) -> String {
     body.push_str("<h2>Latency</h2>\n");
     latency_table(report, &mut body);
     body.push_str(&percentile_chart(&[("all calls", BLUE, report)], report).draw());
-    body.push_str("<p class=\"note\">From the moment a request was due until its answer was read and checked; waiting for a free connection is part of it.</p>\n");
+    body.push_str(
+        "<p class=\"note\">From the moment a request was due until its answer was read \
+        and checked; waiting for a free connection is part of it.</p>\n",
+    );
     body.push_str("<h2>Over time</h2>\n");
     body.push_str(&over_time(report).draw());
     body.push_str(&rate_over_time(report).draw());
@@ -75,19 +81,23 @@ pub fn page(report: &Report) -> String {
 
 pub(crate) fn document(title: &str, body: &str) -> String {
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width\"/>\
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" \
+         content=\"width=device-width\"/>\
          <title>{}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n",
         escape(title)
     )
 }
 
 fn checks(report: &Report, body: &mut String) {
-    body.push_str("<table><tr><th></th><th>what</th><th class=\"n\">measured</th><th>at most</th></tr>\n");
+    body.push_str(
+        "<table><tr><th></th><th>what</th><th class=\"n\">measured</th><th>at most</th></tr>\n",
+    );
     for check in &report.checks {
         let (class, word) = if check.held { ("held", "held") } else { ("lost", "not held") };
         let _ = writeln!(
             body,
-            "<tr><td class=\"{class}\">{word}</td><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+            "<tr><td class=\"{class}\">{word}</td><td>{}</td><td \
+             class=\"n\">{}</td><td>{}</td></tr>",
             escape(&check.what),
             escape(&check.value),
             escape(&check.limit)
@@ -113,7 +123,8 @@ fn latency_table(report: &Report, body: &mut String) {
         let _ = write!(body, "<th class=\"n\">{name}</th>");
     }
     body.push_str("</tr>\n");
-    let all = std::iter::once(("all calls", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
+    let all = std::iter::once(("all calls", &report.latency))
+        .chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
     for (name, p) in all {
         let _ = write!(body, "<tr><td>{}</td>", escape(name));
         for time in [p.p50, p.p90, p.p99, p.p999, p.p9999, p.max] {
@@ -129,18 +140,35 @@ fn latency_axis() -> Axis {
 }
 
 fn sla_marks(report: &Report) -> Vec<Mark> {
-    report.slas.iter().map(|sla| Mark::Horizontal(sla.limit_us as f64, format!("{} at most {}", sla.name, micros(sla.limit_us)))).collect()
+    report
+        .slas
+        .iter()
+        .map(|sla| {
+            Mark::Horizontal(
+                sla.limit_us as f64,
+                format!("{} at most {}", sla.name, micros(sla.limit_us)),
+            )
+        })
+        .collect()
 }
 
 /// Percentile curves of one report or of several.
-pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_of: &Report) -> Chart {
+pub(crate) fn percentile_chart(
+    curves: &[(&str, &'static str, &Report)],
+    marks_of: &Report,
+) -> Chart {
     let series = curves
         .iter()
         .map(|(name, color, report)| Series {
             name: (*name).to_owned(),
             color,
             dashed: false,
-            points: report.latency.curve.iter().map(|(quantile, us)| (*quantile, *us as f64)).collect(),
+            points: report
+                .latency
+                .curve
+                .iter()
+                .map(|(quantile, us)| (*quantile, *us as f64))
+                .collect(),
         })
         .collect();
     Chart {
@@ -160,7 +188,11 @@ pub(crate) fn percentile_chart(curves: &[(&str, &'static str, &Report)], marks_o
 }
 
 fn seconds_axis() -> Axis {
-    Axis { label: "seconds since the start (warm-up included)", scale: Scale::Linear, text: |v, decimals| format!("{v:.decimals$}") }
+    Axis {
+        label: "seconds since the start (warm-up included)",
+        scale: Scale::Linear,
+        text: |v, decimals| format!("{v:.decimals$}"),
+    }
 }
 
 fn over_time(report: &Report) -> Chart {
@@ -168,10 +200,25 @@ fn over_time(report: &Report) -> Chart {
         name: name.into(),
         color,
         dashed: false,
-        points: report.timeline.iter().filter(|p| p.right > 0).map(|p| (p.second as f64, value(p) as f64)).collect(),
+        points: report
+            .timeline
+            .iter()
+            .filter(|p| p.right > 0)
+            .map(|p| (p.second as f64, value(p) as f64))
+            .collect(),
     };
-    let series = vec![line("max", GREY, |p| p.max), line("p99", ORANGE, |p| p.p99), line("p50", BLUE, |p| p.p50)];
-    Chart { title: "Latency over time".into(), x: seconds_axis(), y: latency_axis(), series, marks: sla_marks(report) }
+    let series = vec![
+        line("max", GREY, |p| p.max),
+        line("p99", ORANGE, |p| p.p99),
+        line("p50", BLUE, |p| p.p50),
+    ];
+    Chart {
+        title: "Latency over time".into(),
+        x: seconds_axis(),
+        y: latency_axis(),
+        series,
+        marks: sla_marks(report),
+    }
 }
 
 fn rate_over_time(report: &Report) -> Chart {
@@ -205,10 +252,16 @@ pub(crate) fn load_axis() -> Axis {
 
 fn knee_mark(report: &Report) -> Vec<Mark> {
     if let Some(capacity) = &report.capacity {
-        return capacity.rate.map(|rate| Mark::Vertical(rate, format!("capacity: {}/s", figure(rate)))).into_iter().collect();
+        return capacity
+            .rate
+            .map(|rate| Mark::Vertical(rate, format!("capacity: {}/s", figure(rate))))
+            .into_iter()
+            .collect();
     }
     knee(&report.steps)
-        .map(|step| Mark::Vertical(step.offered_rate, format!("knee: {}/s", figure(step.offered_rate))))
+        .map(|step| {
+            Mark::Vertical(step.offered_rate, format!("knee: {}/s", figure(step.offered_rate)))
+        })
         .into_iter()
         .collect()
 }
@@ -241,12 +294,26 @@ fn latency_over_load(report: &Report) -> Chart {
         name: name.into(),
         color,
         dashed: false,
-        points: steps.iter().filter(|s| s.right > 0).map(|s| (s.offered_rate, value(s) as f64)).collect(),
+        points: steps
+            .iter()
+            .filter(|s| s.right > 0)
+            .map(|s| (s.offered_rate, value(s) as f64))
+            .collect(),
     };
-    let series = vec![line("p99.9", GREY, |s| s.p999), line("p99", ORANGE, |s| s.p99), line("p50", BLUE, |s| s.p50)];
+    let series = vec![
+        line("p99.9", GREY, |s| s.p999),
+        line("p99", ORANGE, |s| s.p99),
+        line("p50", BLUE, |s| s.p50),
+    ];
     let mut marks = sla_marks(report);
     marks.extend(knee_mark(report));
-    Chart { title: "Latency over offered load".into(), x: load_axis(), y: latency_axis(), series, marks }
+    Chart {
+        title: "Latency over offered load".into(),
+        x: load_axis(),
+        y: latency_axis(),
+        series,
+        marks,
+    }
 }
 
 pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
@@ -259,7 +326,10 @@ pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
         let (class, word) = (if step.held { "held" } else { "lost" }, step.verdict());
         body.push_str("<tr>");
         let times = [step.p50, step.p99, step.p999, step.max].map(latency);
-        let cells = [figure(step.offered_rate), figure(step.throughput)].into_iter().chain(times).chain([count(step.errors)]);
+        let cells = [figure(step.offered_rate), figure(step.throughput)]
+            .into_iter()
+            .chain(times)
+            .chain([count(step.errors)]);
         for cell in cells {
             let _ = write!(body, "<td class=\"n\">{cell}</td>");
         }
@@ -272,9 +342,14 @@ fn errors(report: &Report, body: &mut String) {
     if report.errors_by_name.is_empty() {
         return;
     }
-    let _ = writeln!(body, "<h2>Errors</h2>\n<p>Times of errors{}.</p>\n<table>", escape(&text::error_span(report)));
+    let _ = writeln!(
+        body,
+        "<h2>Errors</h2>\n<p>Times of errors{}.</p>\n<table>",
+        escape(&text::error_span(report))
+    );
     for (name, n) in &report.errors_by_name {
-        let _ = writeln!(body, "<tr><td class=\"n\">{}</td><td>{}</td></tr>", count(*n), escape(name));
+        let _ =
+            writeln!(body, "<tr><td class=\"n\">{}</td><td>{}</td></tr>", count(*n), escape(name));
     }
     body.push_str("</table>\n");
 }
@@ -286,7 +361,12 @@ fn machine(report: &Report, body: &mut String) {
         ("mix", s.mix.clone()),
         (
             "plaintext, AAD",
-            format!("{} and {} bytes, CDIV asked for in {:.0} % of encrypts", s.plaintext_bytes, s.aad_bytes, s.cdiv * 100.0),
+            format!(
+                "{} and {} bytes, CDIV asked for in {:.0} % of encrypts",
+                s.plaintext_bytes,
+                s.aad_bytes,
+                s.cdiv * 100.0
+            ),
         ),
         ("keys", format!("{} in each of {}", s.keys, counted(s.key_stores as u64, "key store"))),
         (

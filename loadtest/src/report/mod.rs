@@ -45,7 +45,8 @@ pub struct Report {
     pub wrong: u64,
     /// The first of them.
     pub wrong_told: Vec<String>,
-    /// Right answers a second that came in within the measured time, whenever they were due: without [`Answers::after_end`].
+    /// Right answers a second that came in within the measured time, whenever they were due:
+    /// without [`Answers::after_end`].
     pub throughput: f64,
     /// All that was answered, right or not, and what was not.
     pub answers: Answers,
@@ -109,14 +110,17 @@ pub struct Settings {
 /// Answers of every kind to the requests of the measured time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
-    /// The longest time from when a request was due to any answer to it, errors included, microseconds. A proxy that answers in time
-    /// whatever happens keeps this below its budget while its HSM is dead.
+    /// The longest time from when a request was due to any answer to it, errors included,
+    /// microseconds. A proxy that answers in time whatever happens keeps this below its budget
+    /// while its HSM is dead.
     pub latest_us: u64,
-    /// Requests that were sent and got no answer: none within the time-out, or their connection was lost.
+    /// Requests that were sent and got no answer: none within the time-out, or their connection was
+    /// lost.
     pub none: u64,
     /// Requests that were not sent, because no connection was free within the time-out.
     pub unsent: u64,
-    /// Right answers that came in after the end of the measured time: they are in `right` and the latencies, and not in `throughput`.
+    /// Right answers that came in after the end of the measured time: they are in `right` and the
+    /// latencies, and not in `throughput`.
     #[serde(default)]
     pub after_end: u64,
 }
@@ -268,8 +272,13 @@ impl Report {
     /// # Errors
     /// When the file is no report of this format.
     pub fn load(path: &Path) -> Result<Report, String> {
-        let report: Report = serde_json::from_str(&read_text(path)?).map_err(|e| format!("{}: no report: {e}", path.display()))?;
-        if report.format == FORMAT { Ok(report) } else { Err(format!("{}: format {}, not {FORMAT}", path.display(), report.format)) }
+        let report: Report = serde_json::from_str(&read_text(path)?)
+            .map_err(|e| format!("{}: no report: {e}", path.display()))?;
+        if report.format == FORMAT {
+            Ok(report)
+        } else {
+            Err(format!("{}: format {}, not {FORMAT}", path.display(), report.format))
+        }
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Axis {
     pub label: &'static str,
     /// Layout.
     pub scale: Scale,
-    /// How a value is written. The second is how many decimals tell it from its neighbours on a linear axis.
+    /// How a value is written. The second is how many decimals tell it from its neighbours on a
+    /// linear axis.
     pub text: fn(f64, usize) -> String,
 }
 
@@ -112,7 +113,11 @@ impl Scale {
             Scale::Linear => {
                 let rough = (high - low) / 6.0;
                 let decade = 10_f64.powf(rough.log10().floor());
-                let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * decade).into_iter().find(|s| *s >= rough).unwrap_or(rough);
+                let step = [1.0, 2.0, 5.0, 10.0]
+                    .map(|n| n * decade)
+                    .into_iter()
+                    .find(|s| *s >= rough)
+                    .unwrap_or(rough);
                 (0..=((high - low) / step) as u32).map(|n| low + f64::from(n) * step).collect()
             }
             Scale::Log => {
@@ -142,13 +147,19 @@ impl Chart {
     /// The `<svg>` element; a line of text where there is nothing to draw.
     pub fn draw(&self) -> String {
         let finite = |&&(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
-        let points: Vec<&(f64, f64)> = self.series.iter().flat_map(|s| &s.points).filter(finite).collect();
+        let points: Vec<&(f64, f64)> =
+            self.series.iter().flat_map(|s| &s.points).filter(finite).collect();
         let title = escape(&self.title);
         if points.is_empty() {
             return format!("<p class=\"nothing\">{title}: nothing to show.</p>\n");
         }
         let bounds = |value: fn(&(f64, f64)) -> f64| {
-            points.iter().map(|p| value(p)).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+            points
+                .iter()
+                .map(|p| value(p))
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                    (low.min(v), high.max(v))
+                })
         };
         let ((x_low, x_high), (mut y_low, mut y_high)) = (bounds(|p| p.0), bounds(|p| p.1));
         for mark in &self.marks {
@@ -159,23 +170,31 @@ impl Chart {
         let (x_from, x_to) = self.x.scale.range(x_low, x_high);
         let (y_from, y_to) = self.y.scale.range(y_low, y_high);
         let place = |scale: Scale, value: f64, from: f64, to: f64| {
-            let (value, from, to) = (scale.position(value), scale.position(from), scale.position(to));
+            let (value, from, to) =
+                (scale.position(value), scale.position(from), scale.position(to));
             ((value - from) / (to - from)).clamp(0.0, 1.0)
         };
-        let x = |value: f64| LEFT + place(self.x.scale, value, x_from, x_to) * (WIDTH - LEFT - RIGHT);
-        let y = |value: f64| HEIGHT - BOTTOM - place(self.y.scale, value, y_from, y_to) * (HEIGHT - TOP - BOTTOM);
+        let x =
+            |value: f64| LEFT + place(self.x.scale, value, x_from, x_to) * (WIDTH - LEFT - RIGHT);
+        let y = |value: f64| {
+            HEIGHT - BOTTOM - place(self.y.scale, value, y_from, y_to) * (HEIGHT - TOP - BOTTOM)
+        };
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
 
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n<text x=\"{LEFT}\" y=\"18\" font-size=\"15\" font-weight=\"bold\" fill=\"#222\">{title}</text>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+             role=\"img\" aria-label=\"{title}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n<text x=\"{LEFT}\" \
+             y=\"18\" font-size=\"15\" font-weight=\"bold\" fill=\"#222\">{title}</text>\n"
         );
         let ticks = self.y.scale.ticks(y_from, y_to);
         for tick in &ticks {
             let (at, text) = (y(*tick), escape(&(self.y.text)(*tick, decimals(&ticks))));
             let _ = writeln!(
                 svg,
-                "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\" stroke=\"#e4e4e4\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{text}</text>",
+                "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\" \
+                 stroke=\"#e4e4e4\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" \
+                 fill=\"#555\">{text}</text>",
                 LEFT - 7.0,
                 at + 4.0
             );
@@ -184,9 +203,17 @@ impl Chart {
         let ticks = self.x.scale.ticks(x_from, x_to);
         for tick in &ticks {
             let (at, text) = (x(*tick), escape(&(self.x.text)(*tick, decimals(&ticks))));
-            let _ = writeln!(svg, "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#eee\"/>");
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#eee\"/>"
+            );
             if at - last >= LABEL_GAP {
-                let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{text}</text>", bottom + 17.0);
+                let _ = writeln!(
+                    svg,
+                    "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" \
+                     fill=\"#555\">{text}</text>",
+                    bottom + 17.0
+                );
                 last = at;
             }
         }
@@ -194,7 +221,8 @@ impl Chart {
             svg,
             "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"#888\"/>\n\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#333\">{}</text>\n\
-             <text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\" fill=\"#333\">{}</text>",
+             <text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\" \
+             fill=\"#333\">{}</text>",
             (LEFT + right) / 2.0,
             HEIGHT - 12.0,
             escape(self.x.label),
@@ -204,39 +232,71 @@ impl Chart {
         let mut mark_texts = String::new();
         for mark in &self.marks {
             let (path, at_x, at_y, anchor, text) = match mark {
-                Mark::Horizontal(at, text) => (format!("M{LEFT} {0:.1}H{right}", y(*at)), right - 6.0, y(*at) - 4.0, "end", text),
-                Mark::Vertical(at, text) if x(*at) > WIDTH / 2.0 => {
-                    (format!("M{0:.1} {TOP}V{bottom}", x(*at)), x(*at) - 5.0, TOP + 12.0, "end", text)
-                }
-                Mark::Vertical(at, text) => (format!("M{0:.1} {TOP}V{bottom}", x(*at)), x(*at) + 5.0, TOP + 12.0, "start", text),
+                Mark::Horizontal(at, text) => (
+                    format!("M{LEFT} {0:.1}H{right}", y(*at)),
+                    right - 6.0,
+                    y(*at) - 4.0,
+                    "end",
+                    text,
+                ),
+                Mark::Vertical(at, text) if x(*at) > WIDTH / 2.0 => (
+                    format!("M{0:.1} {TOP}V{bottom}", x(*at)),
+                    x(*at) - 5.0,
+                    TOP + 12.0,
+                    "end",
+                    text,
+                ),
+                Mark::Vertical(at, text) => (
+                    format!("M{0:.1} {TOP}V{bottom}", x(*at)),
+                    x(*at) + 5.0,
+                    TOP + 12.0,
+                    "start",
+                    text,
+                ),
             };
-            let _ = writeln!(svg, "<path d=\"{path}\" fill=\"none\" stroke=\"#c0392b\" stroke-dasharray=\"5 4\"/>");
+            let _ = writeln!(
+                svg,
+                "<path d=\"{path}\" fill=\"none\" stroke=\"#c0392b\" stroke-dasharray=\"5 4\"/>"
+            );
             // Above the lines, with an edge of its own: it must be legible wherever they run.
             let _ = writeln!(
                 mark_texts,
-                "<text x=\"{at_x:.1}\" y=\"{at_y:.1}\" text-anchor=\"{anchor}\" fill=\"#c0392b\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\">{}</text>",
+                "<text x=\"{at_x:.1}\" y=\"{at_y:.1}\" text-anchor=\"{anchor}\" fill=\"#c0392b\" \
+                 stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\">{}</text>",
                 escape(text)
             );
         }
         let mut legend = LEFT;
         for series in &self.series {
             let dash = if series.dashed { " stroke-dasharray=\"6 4\"" } else { "" };
-            let line: Vec<String> = series.points.iter().filter(|p| finite(p)).map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+            let line: Vec<String> = series
+                .points
+                .iter()
+                .filter(|p| finite(p))
+                .map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1)))
+                .collect();
             let color = series.color;
             let _ = writeln!(
                 svg,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\" stroke-linejoin=\"round\"{dash}/>",
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.8\" \
+                 stroke-linejoin=\"round\"{dash}/>",
                 line.join(" ")
             );
             if series.points.len() <= 30 && !series.dashed {
                 for point in series.points.iter().filter(|p| finite(p)) {
-                    let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{color}\"/>", x(point.0), y(point.1));
+                    let _ = write!(
+                        svg,
+                        "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{color}\"/>",
+                        x(point.0),
+                        y(point.1)
+                    );
                 }
                 svg.push('\n');
             }
             let _ = writeln!(
                 svg,
-                "<line x1=\"{legend:.1}\" y1=\"36\" x2=\"{:.1}\" y2=\"36\" stroke=\"{color}\" stroke-width=\"2.5\"{dash}/><text x=\"{:.1}\" y=\"40\" fill=\"#333\">{}</text>",
+                "<line x1=\"{legend:.1}\" y1=\"36\" x2=\"{:.1}\" y2=\"36\" stroke=\"{color}\" \
+                 stroke-width=\"2.5\"{dash}/><text x=\"{:.1}\" y=\"40\" fill=\"#333\">{}</text>",
                 legend + 20.0,
                 legend + 26.0,
                 escape(&series.name)
@@ -289,11 +349,22 @@ mod tests {
     fn ticks_are_round_numbers() {
         assert_eq!(Scale::Linear.ticks(0.0, 1890.0), [0.0, 500.0, 1000.0, 1500.0]);
         assert_eq!(Scale::Linear.ticks(0.0, 10.5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
-        for (high, expected) in [(1890.0, 0), (10.5, 0), (7.0, 0), (5.9, 0), (3.0, 1), (2.1, 1), (0.6, 1), (0.3, 2), (0.06, 2), (0.006, 3)]
-        {
+        for (high, expected) in [
+            (1890.0, 0),
+            (10.5, 0),
+            (7.0, 0),
+            (5.9, 0),
+            (3.0, 1),
+            (2.1, 1),
+            (0.6, 1),
+            (0.3, 2),
+            (0.06, 2),
+            (0.006, 3),
+        ] {
             let ticks = Scale::Linear.ticks(0.0, high);
             assert_eq!(decimals(&ticks), expected, "{ticks:?}");
-            let labels: Vec<String> = ticks.iter().map(|tick| format!("{tick:.expected$}")).collect();
+            let labels: Vec<String> =
+                ticks.iter().map(|tick| format!("{tick:.expected$}")).collect();
             assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
         }
         assert_eq!((decimals(&[]), decimals(&[5.0])), (0, 0));

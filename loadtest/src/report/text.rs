@@ -40,8 +40,13 @@ pub fn summary(report: &Report) -> String {
     for (name, value) in rows {
         let _ = writeln!(text, "{name:<12} {value}");
     }
-    let _ = writeln!(text, "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}", "latency", "p50", "p90", "p99", "p99.9", "max", "count");
-    let all = std::iter::once(("all", &report.latency)).chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
+    let _ = writeln!(
+        text,
+        "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "latency", "p50", "p90", "p99", "p99.9", "max", "count"
+    );
+    let all = std::iter::once(("all", &report.latency))
+        .chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
     for (name, p) in all {
         let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(latency);
         let _ = write!(text, "{name:<12}");
@@ -51,12 +56,20 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(text, " {:>10}", count(p.count));
     }
     if report.steps.len() > 1 {
-        let _ = writeln!(text, "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}", "offered/s", "answered/s", "p50", "p99", "p99.9", "errors");
+        let _ = writeln!(
+            text,
+            "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}",
+            "offered/s", "answered/s", "p50", "p99", "p99.9", "errors"
+        );
         for step in &report.steps {
             let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(latency);
             let mark = if step.held { String::new() } else { format!("  {}", step.verdict()) };
-            let (offered, throughput, errors) = (figure(step.offered_rate), figure(step.throughput), count(step.errors));
-            let _ = writeln!(text, "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}");
+            let (offered, throughput, errors) =
+                (figure(step.offered_rate), figure(step.throughput), count(step.errors));
+            let _ = writeln!(
+                text,
+                "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}"
+            );
         }
         if report.capacity.is_none() {
             let _ = writeln!(text, "{}", knee_text(report));
@@ -78,14 +91,23 @@ pub fn summary(report: &Report) -> String {
     }
     text.push('\n');
     for check in &report.checks {
-        let _ =
-            writeln!(text, "{:<5} {:<14} {:>12}   at most {}", if check.held { "ok" } else { "NO" }, check.what, check.value, check.limit);
+        let _ = writeln!(
+            text,
+            "{:<5} {:<14} {:>12}   at most {}",
+            if check.held { "ok" } else { "NO" },
+            check.what,
+            check.value,
+            check.limit
+        );
     }
     let unverified = if settings.unverified { " (UNVERIFIED: no answer was checked)" } else { "" };
     let verdict = match report.verdict() {
         Verdict::Held => "HELD".into(),
         Verdict::NotHeld => "NOT HELD".into(),
-        Verdict::NoBound => format!("NO BOUND GIVEN, {}: --sla and --max-errors say what has to hold", errors(report)),
+        Verdict::NoBound => format!(
+            "NO BOUND GIVEN, {}: --sla and --max-errors say what has to hold",
+            errors(report)
+        ),
     };
     let _ = writeln!(text, "{verdict}{unverified}");
     text.replace("at most at least", "at least")
@@ -95,7 +117,11 @@ pub fn summary(report: &Report) -> String {
 pub fn tls(report: &Report) -> String {
     let tls = &report.tls;
     // None while it measured, unless connections are reopened.
-    let rate = if tls.handshakes_per_second > 0.0 { format!(", {}/s", figure(tls.handshakes_per_second)) } else { String::new() };
+    let rate = if tls.handshakes_per_second > 0.0 {
+        format!(", {}/s", figure(tls.handshakes_per_second))
+    } else {
+        String::new()
+    };
     format!(
         "{}, {} ({} resumed){rate}, p50 {}, p99 {}, max {}",
         tls.protocol,
@@ -116,7 +142,11 @@ pub fn errors(report: &Report) -> String {
 pub fn throughput(report: &Report) -> String {
     let mut text = format!("{}/s over {:.1} s", figure(report.throughput), report.seconds);
     if report.answers.after_end > 0 {
-        let _ = write!(text, ", without {} that came in after its end", counted(report.answers.after_end, "right answer"));
+        let _ = write!(
+            text,
+            ", without {} that came in after its end",
+            counted(report.answers.after_end, "right answer")
+        );
     }
     text
 }
@@ -124,7 +154,10 @@ pub fn throughput(report: &Report) -> String {
 /// In a line: what came back at all.
 pub fn answers(report: &Report) -> String {
     let answers = &report.answers;
-    let mut text = format!("the latest {} after its request was due, errors included", latency(answers.latest_us));
+    let mut text = format!(
+        "the latest {} after its request was due, errors included",
+        latency(answers.latest_us)
+    );
     for (n, what) in [(answers.none, "requests never answered"), (answers.unsent, "not sent")] {
         let _ = write!(text, "; {} {what}", count(n));
     }
@@ -134,16 +167,28 @@ pub fn answers(report: &Report) -> String {
 /// Between which times errors were seen.
 pub fn error_span(report: &Report) -> String {
     let time = |unix_ms: u64| {
-        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000).ok()?;
-        time.format(time::macros::format_description!("[hour]:[minute]:[second].[subsecond digits:3]")).ok()
+        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
+            .ok()?;
+        time.format(time::macros::format_description!(
+            "[hour]:[minute]:[second].[subsecond digits:3]"
+        ))
+        .ok()
     };
-    let span = report.first_error_unix_ms.and_then(time).zip(report.last_error_unix_ms.and_then(time));
-    span.map_or(String::new(), |(first, last)| format!(", the first at {first}, the last at {last} UTC"))
+    let span =
+        report.first_error_unix_ms.and_then(time).zip(report.last_error_unix_ms.and_then(time));
+    span.map_or(String::new(), |(first, last)| {
+        format!(", the first at {first}, the last at {last} UTC")
+    })
 }
 
 /// In a line: idle connections, and what they cost.
 pub fn idle(idle: &IdleReport) -> String {
-    let mut text = format!("{} of {} opened, {} closed by the proxy", number(idle.opened), number(idle.asked), number(idle.closed));
+    let mut text = format!(
+        "{} of {} opened, {} closed by the proxy",
+        number(idle.opened),
+        number(idle.asked),
+        number(idle.closed)
+    );
     if let Some(why) = &idle.refused {
         let _ = write!(text, " ({why})");
     }
@@ -172,9 +217,15 @@ pub fn knee_text(report: &Report) -> String {
     };
     match knee(&report.steps) {
         Some(step) => {
-            format!("knee: {}/s is the highest step that held{in_passing}; limited by {}", figure(step.offered_rate), report.bound.text())
+            format!(
+                "knee: {}/s is the highest step that held{in_passing}; limited by {}",
+                figure(step.offered_rate),
+                report.bound.text()
+            )
         }
-        None if !report.steps.iter().any(|s| s.held) => format!("no knee: not a single step held; limited by {}", report.bound.text()),
+        None if !report.steps.iter().any(|s| s.held) => {
+            format!("no knee: not a single step held; limited by {}", report.bound.text())
+        }
         None if in_passing.is_empty() => "no knee: every step held".into(),
         None => format!("no knee: the highest step held{in_passing}"),
     }
@@ -201,14 +252,27 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     if let Some(hsm) = &report.server.key_manager {
         rows.push((
             "key manager",
-            format!("{} a call, after {} in the queue", micros(hsm.hsm_mean_us as u64), micros(hsm.queue_mean_us as u64)),
+            format!(
+                "{} a call, after {} in the queue",
+                micros(hsm.hsm_mean_us as u64),
+                micros(hsm.queue_mean_us as u64)
+            ),
         ));
         if hsm.sessions_open > 0 {
             let needed = match hsm.sessions_needed {
-                Some(needed) => format!("this load needs {}{needed}", if hsm.is_full() { "at least " } else { "" }),
+                Some(needed) => format!(
+                    "this load needs {}{needed}",
+                    if hsm.is_full() { "at least " } else { "" }
+                ),
                 None => "this load was not carried: how many it needs is not known".into(),
             };
-            rows.push(("HSM sessions", format!("{} open, {:.1} in use on average; {needed}", hsm.sessions_open, hsm.sessions_busy)));
+            rows.push((
+                "HSM sessions",
+                format!(
+                    "{} open, {:.1} in use on average; {needed}",
+                    hsm.sessions_open, hsm.sessions_busy
+                ),
+            ));
         }
     }
     if let Some(connections) = &report.idle {
@@ -218,9 +282,12 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     rows.push((
         "this tool",
         format!(
-            "{}; busiest thread {}; connections {:.0} % busy; requests handed out late by p99 {}, max {}; {} ciphertexts decrypted after the run",
+            "{}; busiest thread {}; connections {:.0} % busy; requests handed out late by p99 {}, \
+             max {}; {} ciphertexts decrypted after the run",
             cpu_a_request(client.cpu_us_per_request),
-            client.busiest_worker.map_or("not measured".into(), |share| format!("{:.0} %", share * 100.0)),
+            client
+                .busiest_worker
+                .map_or("not measured".into(), |share| format!("{:.0} %", share * 100.0)),
             client.connections_busy * 100.0,
             micros(client.lag_p99_us),
             micros(client.lag_max_us),

@@ -85,7 +85,10 @@ impl Run {
             match all_ready.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => failure = failure.or(Some(why)),
-                Err(_) => failure = failure.or(Some(Failure::Setup("a worker ended before it was ready".into()))),
+                Err(_) => {
+                    failure = failure
+                        .or(Some(Failure::Setup("a worker ended before it was ready".into())))
+                }
             }
         }
         let stop = |workers: Vec<Worker>, failure: Failure| {
@@ -119,7 +122,8 @@ impl Run {
         let idle = idle.map(Idle::end);
         let mut stats = Stats::new(self.plan.phases.len());
         for worker in workers {
-            let theirs = worker.join().map_err(|e| Failure::Setup(format!("a worker failed: {e}")))?;
+            let theirs =
+                worker.join().map_err(|e| Failure::Setup(format!("a worker failed: {e}")))?;
             stats.add(&theirs.ok_or_else(|| Failure::Setup("a worker did not run".into()))?);
         }
         Ok(self.report(started, &stats, collector.timeline(), &observer, idle))
@@ -139,6 +143,8 @@ impl Run {
 fn random_id() -> Result<u32, Failure> {
     use ring::rand::SecureRandom;
     let mut id = [0; 4];
-    ring::rand::SystemRandom::new().fill(&mut id).map_err(|_| Failure::Setup("no random numbers".into()))?;
+    ring::rand::SystemRandom::new()
+        .fill(&mut id)
+        .map_err(|_| Failure::Setup("no random numbers".into()))?;
     Ok(u32::from_ne_bytes(id))
 }

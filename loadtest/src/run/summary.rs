@@ -7,7 +7,9 @@ use crate::idle::IdleReport;
 use crate::observe::bound::{self, Bound};
 use crate::observe::{Observer, us_a_request};
 use crate::report;
-use crate::report::{Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text};
+use crate::report::{
+    Answers, CallReport, Client, FORMAT, Percentiles, Point, Report, Settings, Step, Tls, text,
+};
 use crate::request::Call;
 use crate::sla::judge;
 use crate::stats::{PhaseStats, Stats, whole_us};
@@ -28,7 +30,8 @@ impl Run {
         let throttled = stats.errors.keys().any(|name| name.starts_with("Throttling"));
         let (mut all, mut seconds) = (PhaseStats::new(), 0.0);
         let mut steps = Vec::new();
-        let measured = self.plan.phases.iter().zip(&stats.phases).filter(|(phase, _)| phase.measured);
+        let measured =
+            self.plan.phases.iter().zip(&stats.phases).filter(|(phase, _)| phase.measured);
         for (at, (phase, counted)) in measured.enumerate() {
             let length = phase.length.as_secs_f64();
             all.add(counted);
@@ -54,7 +57,8 @@ impl Run {
             // What was refused, or still waits, would have needed sessions too.
             key_manager.sessions_needed = None;
         }
-        // Also errors of no single request (a failed connection, a decrypt after the run) must not pass for success.
+        // Also errors of no single request (a failed connection, a decrypt after the run) must not
+        // pass for success.
         let all_errors = all.errors.max(stats.errors.values().sum());
         let client = Client {
             cpu_us_per_request: seen.own_cpu.and_then(|used| us_a_request(used, all.throughput)),
@@ -66,11 +70,16 @@ impl Run {
         };
         let mut warnings = Vec::new();
         if !self.shape.verify {
-            warnings.push("UNVERIFIED: any answer with status 200 counted as right, whatever it says; no ciphertext was decrypted".into());
+            warnings.push(
+                "UNVERIFIED: any answer with status 200 counted as right, whatever it \
+                says; no ciphertext was decrypted"
+                    .into(),
+            );
         }
         if client.lag_p99_us > LAG_DOUBTFUL_US {
             warnings.push(format!(
-                "this tool was late itself (p99 {}): latencies are too high for the proxy; give it cores of its own (--workers, --cores)",
+                "this tool was late itself (p99 {}): latencies are too high for the proxy; give it \
+                 cores of its own (--workers, --cores)",
                 crate::units::micros(client.lag_p99_us)
             ));
         }
@@ -81,13 +90,17 @@ impl Run {
         }
         let unsteady = timeline.iter().any(|p| p.right == 0 && p.offered >= 10);
         if unsteady {
-            warnings.push("there are seconds without any right answer: see the picture over time".into());
+            warnings.push(
+                "there are seconds without any right answer: see the picture over time".into(),
+            );
         }
         Report {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
             started: started
-                .format(time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z"))
+                .format(time::macros::format_description!(
+                    "[year]-[month]-[day]T[hour]:[minute]:[second]Z"
+                ))
                 .unwrap_or_default(),
             settings: self.settings(),
             seconds,
@@ -111,7 +124,10 @@ impl Run {
                 .iter()
                 .zip(&stats.calls)
                 .filter(|(_, histogram)| !histogram.is_empty())
-                .map(|(call, histogram)| CallReport { call: call.name().into(), latency: Percentiles::of(histogram) })
+                .map(|(call, histogram)| CallReport {
+                    call: call.name().into(),
+                    latency: Percentiles::of(histogram),
+                })
                 .collect(),
             bound: report::bound(&steps),
             steps,
@@ -129,7 +145,12 @@ impl Run {
             server: seen.server,
             idle,
             slas: slas.clone(),
-            checks: judge(&self.promise, &all.latency, all_errors, self.shape.verify.then_some(stats.wrong)),
+            checks: judge(
+                &self.promise,
+                &all.latency,
+                all_errors,
+                self.shape.verify.then_some(stats.wrong),
+            ),
             warnings,
             capacity: None,
         }
@@ -137,12 +158,20 @@ impl Run {
 
     fn settings(&self) -> Settings {
         let range = |sizes: crate::units::Sizes| {
-            if sizes.from == sizes.to { sizes.from.to_string() } else { format!("{}..{}", sizes.from, sizes.to) }
+            if sizes.from == sizes.to {
+                sizes.from.to_string()
+            } else {
+                format!("{}..{}", sizes.from, sizes.to)
+            }
         };
         Settings {
             target: self.target.host.clone(),
             load: self.load.clone(),
-            arrivals: if self.plan.closed { "closed loop".into() } else { format!("{:?}", self.plan.arrivals).to_lowercase() },
+            arrivals: if self.plan.closed {
+                "closed loop".into()
+            } else {
+                format!("{:?}", self.plan.arrivals).to_lowercase()
+            },
             mix: self.shape.mix.text(),
             plaintext_bytes: range(self.shape.plaintext),
             aad_bytes: range(self.shape.aad),

@@ -28,7 +28,8 @@ pub struct TargetArgs {
     /// Authorities to trust, PEM [default: those of the system, or ca.pem beside --config]
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// A key store: path prefix (may be empty), access key id, file with the secret access key; may be given several times
+    /// A key store: path prefix (may be empty), access key id, file with the secret access key; may
+    /// be given several times
     #[arg(long, value_name = "PREFIX:ID:SECRETFILE")]
     pub keystore: Vec<String>,
     /// External key id, of every key store; may be given several times
@@ -43,7 +44,8 @@ pub struct TargetArgs {
     /// Its private key, PEM
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
-    /// Admin listener of xksd, for what its /metrics tell: http://ADDR:PORT [default: that of --config]
+    /// Admin listener of xksd, for what its /metrics tell: http://ADDR:PORT [default: that of
+    /// --config]
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// Process id of the proxy, for its CPU time [default: found where it listens on this machine]
@@ -90,16 +92,19 @@ pub struct Target {
     pub pid: Option<u32>,
 }
 
-/// What is not said of whom to load. A configuration says all of it, and is the way for who has one: it must be named.
+/// What is not said of whom to load. A configuration says all of it, and is the way for who has
+/// one: it must be named.
 fn missing(args: &TargetArgs) -> String {
     let options = [
         ("--target HOST[:PORT]", args.target.is_some()),
         ("--keystore PREFIX:ID:SECRETFILE", !args.keystore.is_empty()),
         ("--key ID", !args.key.is_empty()),
     ];
-    let missing: Vec<&str> = options.into_iter().filter(|(_, given)| !given).map(|(option, _)| option).collect();
+    let missing: Vec<&str> =
+        options.into_iter().filter(|(_, given)| !given).map(|(option, _)| option).collect();
     format!(
-        "whom to load? Give --config xksd.toml (for an xksd on this machine that alone would do), or for any proxy {} (see --help)",
+        "whom to load? Give --config xksd.toml (for an xksd on this machine that alone would do), \
+         or for any proxy {} (see --help)",
         missing.join(" and ")
     )
 }
@@ -126,7 +131,8 @@ impl Target {
             _ => look_up(&name, port)?,
         };
         allow(address, args.i_own_the_target)?;
-        let mut keystores = args.keystore.iter().map(|text| key_store(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut keystores =
+            args.keystore.iter().map(|text| key_store(text)).collect::<Result<Vec<_>, _>>()?;
         if keystores.is_empty() {
             keystores.extend(file.map(|f| f.keystore.clone()));
         }
@@ -134,8 +140,12 @@ impl Target {
             (true, Some(file)) => vec![file.key.clone()],
             _ => args.key.clone(),
         };
-        if let Some(key) = keys.iter().find(|k| !is_word(k, b"._-") || k.is_empty() || k.len() > 128) {
-            return Err(format!("--key {key:?}: an external key id has 1 to 128 of A-Z a-z 0-9 . _ -"));
+        if let Some(key) =
+            keys.iter().find(|k| !is_word(k, b"._-") || k.is_empty() || k.len() > 128)
+        {
+            return Err(format!(
+                "--key {key:?}: an external key id has 1 to 128 of A-Z a-z 0-9 . _ -"
+            ));
         }
         let admin = match (&args.admin, file) {
             (Some(url), _) => Some(admin_address(url)?),
@@ -147,9 +157,17 @@ impl Target {
             host,
             name,
             address,
-            ca: args.ca.clone().or_else(|| file.and_then(|f| f.ca.clone())).unwrap_or_else(|| SYSTEM_CA.into()),
+            ca: args
+                .ca
+                .clone()
+                .or_else(|| file.and_then(|f| f.ca.clone()))
+                .unwrap_or_else(|| SYSTEM_CA.into()),
             client: args.client_certificate.clone().zip(args.client_key.clone()),
-            region: args.region.clone().or_else(|| file.map(|f| f.region.clone())).unwrap_or_else(|| "us-east-1".into()),
+            region: args
+                .region
+                .clone()
+                .or_else(|| file.map(|f| f.region.clone()))
+                .unwrap_or_else(|| "us-east-1".into()),
             keystores,
             keys,
             admin,
@@ -163,12 +181,16 @@ fn allow(address: SocketAddr, owned: bool) -> Result<(), String> {
     if owned || address.ip().to_canonical().is_loopback() {
         Ok(())
     } else {
-        Err(format!("{address} is not on this machine: add --i-own-the-target if you answer for it and for what stands behind it"))
+        Err(format!(
+            "{address} is not on this machine: add --i-own-the-target if you answer for it and for \
+             what stands behind it"
+        ))
     }
 }
 
 fn host_and_port(target: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("--target {target:?}: HOST or HOST:PORT, as in xks.example.com or [::1]:8443");
+    let wrong =
+        || format!("--target {target:?}: HOST or HOST:PORT, as in xks.example.com or [::1]:8443");
     let target = target.strip_prefix("https://").unwrap_or(target).trim_end_matches('/');
     if let Ok(address) = target.parse::<SocketAddr>() {
         return Ok((address.ip().to_string(), address.port()));
@@ -177,13 +199,23 @@ fn host_and_port(target: &str) -> Result<(String, u16), String> {
         Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
         None => (target, 443),
     };
-    if host.is_empty() || !is_word(host, b".-") { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+    if host.is_empty() || !is_word(host, b".-") {
+        Err(wrong())
+    } else {
+        Ok((host.to_owned(), port))
+    }
 }
 
 fn look_up(name: &str, port: u16) -> Result<SocketAddr, String> {
-    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(|e| format!("looking up {name}: {e}"))?.collect();
+    let addresses: Vec<SocketAddr> =
+        (name, port).to_socket_addrs().map_err(|e| format!("looking up {name}: {e}"))?.collect();
     // KMS connects over IPv4 only.
-    addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()).copied().ok_or_else(|| format!("{name} has no address"))
+    addresses
+        .iter()
+        .find(|a| a.is_ipv4())
+        .or(addresses.first())
+        .copied()
+        .ok_or_else(|| format!("{name} has no address"))
 }
 
 fn bracketed(name: &str) -> String {
@@ -227,7 +259,11 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(fail)?;
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
-    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("{}: larger than {FILE_BYTES_MAX} bytes", path.display())) } else { Ok(text) }
+    if text.len() as u64 > FILE_BYTES_MAX {
+        Err(format!("{}: larger than {FILE_BYTES_MAX} bytes", path.display()))
+    } else {
+        Ok(text)
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +276,10 @@ mod tests {
             assert_eq!(allow(own.parse().unwrap(), false), Ok(()), "{own}");
         }
         for other in ["10.0.0.1:443", "0.0.0.0:443", "[fe80::1]:443", "192.0.2.1:443"] {
-            assert!(allow(other.parse().unwrap(), false).unwrap_err().contains("--i-own-the-target"), "{other}");
+            assert!(
+                allow(other.parse().unwrap(), false).unwrap_err().contains("--i-own-the-target"),
+                "{other}"
+            );
             assert_eq!(allow(other.parse().unwrap(), true), Ok(()));
         }
     }
@@ -271,7 +310,10 @@ mod tests {
     #[test]
     fn targets() {
         assert_eq!(host_and_port("xks.example.com"), Ok(("xks.example.com".into(), 443)));
-        assert_eq!(host_and_port("https://xks.example.com:8443/"), Ok(("xks.example.com".into(), 8443)));
+        assert_eq!(
+            host_and_port("https://xks.example.com:8443/"),
+            Ok(("xks.example.com".into(), 8443))
+        );
         assert_eq!(host_and_port("[::1]:8443"), Ok(("::1".into(), 8443)));
         assert_eq!(bracketed("::1"), "[::1]");
         for wrong in ["", ":443", "a:b", "a:70000", "a b:1", "http://a/b", "a\r\nx"] {
@@ -285,7 +327,10 @@ mod tests {
         let file = dir.path().join("secret");
         std::fs::write(&file, "c2VjcmV0\n").unwrap();
         let store = key_store(&format!("/a/b:ABC234:{}", file.display())).unwrap();
-        assert_eq!((store.prefix.as_str(), store.access_key_id.as_str(), store.secret.as_str()), ("/a/b", "ABC234", "c2VjcmV0"));
+        assert_eq!(
+            (store.prefix.as_str(), store.access_key_id.as_str(), store.secret.as_str()),
+            ("/a/b", "ABC234", "c2VjcmV0")
+        );
         assert_eq!(key_store(&format!(":ABC234:{}", file.display())).unwrap().prefix, "");
         for wrong in ["/a", "/a:B", "a:B:f", "/a b:B:f", "/a::f", "/a:B:/nonexistent"] {
             assert!(key_store(wrong).is_err(), "{wrong}");

@@ -1,4 +1,5 @@
-//! The little that is needed of xksd's configuration. What is wrong with the rest is for `xksd check` to tell.
+//! The little that is needed of xksd's configuration. What is wrong with the rest is for `xksd
+//! check` to tell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -69,15 +70,19 @@ struct Key {
 pub(super) fn read(path: &Path) -> Result<Found, String> {
     let text = Zeroizing::new(read_text(path)?);
     // The message alone: the error's own text shows the line, and a secret may stand there.
-    let config: Config = toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.message()))?;
+    let config: Config =
+        toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.message()))?;
     let missing = |what: &str| format!("{}: no {what}", path.display());
     let store = config.keystore.into_iter().next().ok_or_else(|| missing("[[keystore]]"))?;
-    let credential = store.credential.into_iter().next().ok_or_else(|| missing("[[keystore.credential]]"))?;
+    let credential =
+        store.credential.into_iter().next().ok_or_else(|| missing("[[keystore.credential]]"))?;
     let key = store.key.into_iter().next().ok_or_else(|| missing("[[keystore.key]]"))?.id;
     let dir = path.parent().unwrap_or(Path::new(""));
     let secret = match credential.secret_access_key {
         Secret { file: Some(file), .. } => Zeroizing::new(read_text(&dir.join(file))?),
-        Secret { env: Some(name), .. } => Zeroizing::new(std::env::var(&name).map_err(|e| format!("{name}: {e}"))?),
+        Secret { env: Some(name), .. } => {
+            Zeroizing::new(std::env::var(&name).map_err(|e| format!("{name}: {e}"))?)
+        }
         Secret { value: Some(value), .. } => Zeroizing::new(value),
         _ => return Err(missing("secret_access_key")),
     };
@@ -85,9 +90,18 @@ pub(super) fn read(path: &Path) -> Result<Found, String> {
     let ca = Some(dir.join("ca.pem")).filter(|ca| ca.exists());
     Ok(Found {
         listen: reachable(config.server.listen),
-        region: config.server.regions.into_iter().next().ok_or_else(|| missing("server.regions"))?,
+        region: config
+            .server
+            .regions
+            .into_iter()
+            .next()
+            .ok_or_else(|| missing("server.regions"))?,
         admin: config.admin.map(|a| reachable(a.listen)),
-        keystore: KeyStore { prefix: store.path_prefix, access_key_id: credential.access_key_id, secret },
+        keystore: KeyStore {
+            prefix: store.path_prefix,
+            access_key_id: credential.access_key_id,
+            secret,
+        },
         key,
         ca,
     })
@@ -135,7 +149,10 @@ path_prefix = "/b"
         let found = read(&dir.path().join("x.toml")).unwrap();
         assert_eq!(found.listen.to_string(), "127.0.0.1:8443");
         assert_eq!(found.admin.unwrap().to_string(), "127.0.0.1:9180");
-        assert_eq!((found.keystore.prefix.as_str(), found.keystore.secret.as_str()), ("/a", "s3cret"));
+        assert_eq!(
+            (found.keystore.prefix.as_str(), found.keystore.secret.as_str()),
+            ("/a", "s3cret")
+        );
         assert_eq!((found.key.as_str(), found.region.as_str()), ("foo", "eu-west-1"));
         assert_eq!(found.ca, None);
         std::fs::write(dir.path().join("ca.pem"), "").unwrap();
@@ -146,7 +163,8 @@ path_prefix = "/b"
     fn an_error_shows_no_secret() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.toml");
-        std::fs::write(&file, CONFIG.replace("{ file = \"secret\" }", "{ value = 'hunter2' ")).unwrap();
+        std::fs::write(&file, CONFIG.replace("{ file = \"secret\" }", "{ value = 'hunter2' "))
+            .unwrap();
         let error = read(&file).err().unwrap();
         assert!(!error.contains("hunter2"), "{error}");
         std::fs::write(&file, CONFIG.replace("[[keystore.key]]", "[[keystore.other]]")).unwrap();

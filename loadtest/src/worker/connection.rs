@@ -1,4 +1,5 @@
-//! One connection: it takes what is due, sends it, and checks what comes back. When it breaks, it is made anew.
+//! One connection: it takes what is due, sends it, and checks what comes back. When it breaks, it
+//! is made anew.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,7 +28,8 @@ use crate::workload::Sent;
 /// Read from a connection at once, bytes; several answers of the usual size.
 const READ_BYTES: usize = 16 * 1024;
 
-/// TLS sessions that a connection keeps for its next handshake; a TLS 1.3 server sends several tickets, each good for one.
+/// TLS sessions that a connection keeps for its next handshake; a TLS 1.3 server sends several
+/// tickets, each good for one.
 const SESSIONS_KEPT: usize = 8;
 
 /// Makes connections.
@@ -43,15 +45,22 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
         let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
-        Ok(Connector { address: target.address, config, name, hints: Rc::new(Hints::of(target)), resume: transport.resume })
+        Ok(Connector {
+            address: target.address,
+            config,
+            name,
+            hints: Rc::new(Hints::of(target)),
+            resume: transport.resume,
+        })
     }
 
-    /// The same with TLS sessions of its own: each connection resumes what it was itself given, and none goes without because others took
-    /// the tickets of a common store.
+    /// The same with TLS sessions of its own: each connection resumes what it was itself given, and
+    /// none goes without because others took the tickets of a common store.
     fn with_own_sessions(&self) -> Connector {
         let mut connector = self.clone();
         if self.resume {
-            Arc::make_mut(&mut connector.config).resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
+            Arc::make_mut(&mut connector.config).resumption =
+                rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
         }
         connector
     }
@@ -61,9 +70,16 @@ impl Connector {
         self.address
     }
 
-    /// Runs `io` of a connection for at most [`SETUP_TIME_MAX`]; an error has a hint with it where there is one.
-    pub(super) async fn within<T>(&self, io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
-        within(SETUP_TIME_MAX, async { io.await.map_err(|e| std::io::Error::other(self.hints.explain(&e))) }).await
+    /// Runs `io` of a connection for at most [`SETUP_TIME_MAX`]; an error has a hint with it where
+    /// there is one.
+    pub(super) async fn within<T>(
+        &self,
+        io: impl Future<Output = std::io::Result<T>>,
+    ) -> Result<T, String> {
+        within(SETUP_TIME_MAX, async {
+            io.await.map_err(|e| std::io::Error::other(self.hints.explain(&e)))
+        })
+        .await
     }
 
     /// A connection with its handshake done.
@@ -74,17 +90,25 @@ impl Connector {
             GlommioError::IoError(e) => format!("cannot connect to {}: {e}", self.address),
             e => format!("cannot connect to {}: {e}", self.address),
         };
-        let tcp = TcpStream::connect_timeout(self.address, SETUP_TIME_MAX).await.map_err(unreachable)?;
+        let tcp =
+            TcpStream::connect_timeout(self.address, SETUP_TIME_MAX).await.map_err(unreachable)?;
         // Requests are written whole; waiting for more to send only adds latency.
         tcp.set_nodelay(true).map_err(unreachable)?;
         let handshake = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp);
-        let stream = self.within(handshake).await.map_err(|e| format!("TLS handshake with {}: {e}", self.address))?;
+        let stream = self
+            .within(handshake)
+            .await
+            .map_err(|e| format!("TLS handshake with {}: {e}", self.address))?;
         let session = stream.get_ref().1;
-        hub.handshake(start.elapsed(), session.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
+        hub.handshake(
+            start.elapsed(),
+            session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+        );
         let mut stats = hub.stats.borrow_mut();
         if stats.protocol.is_empty() {
             let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
-            let suite = session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+            let suite =
+                session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
             stats.protocol = format!("{version} {suite}");
         }
         Ok(stream)
@@ -92,7 +116,10 @@ impl Connector {
 }
 
 /// Runs `io` for at most `time`.
-pub(super) async fn within<T>(time: Duration, io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
+pub(super) async fn within<T>(
+    time: Duration,
+    io: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, String> {
     match glommio::future::timeout(time, io).await {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(_) => Err(format!("not done within {} s", time.as_secs_f64())),
@@ -114,7 +141,8 @@ enum End {
     Anew,
     /// Everything in flight is lost.
     Broken(&'static str),
-    /// The same by an error of TLS, such as a client certificate that the proxy does not accept: the next connection may end as this one.
+    /// The same by an error of TLS, such as a client certificate that the proxy does not accept:
+    /// the next connection may end as this one.
     Refused(String),
 }
 
@@ -207,7 +235,11 @@ impl Connection<'_> {
             End::Refused(why) => self.lose(why),
             End::Over | End::Anew => {
                 // The peer is told; whether it listens does not matter.
-                let _ = within(Duration::from_millis(200), futures_util::AsyncWriteExt::close(&mut self.stream)).await;
+                let _ = within(
+                    Duration::from_millis(200),
+                    futures_util::AsyncWriteExt::close(&mut self.stream),
+                )
+                .await;
             }
         }
         end
@@ -257,14 +289,22 @@ impl Connection<'_> {
                     }
                     match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
                         Poll::Ready(Ok(n)) if n > 0 => self.written += n,
-                        Poll::Ready(_) => return Poll::Ready(Err(End::Broken("connection broken while sending"))),
+                        Poll::Ready(_) => {
+                            return Poll::Ready(Err(End::Broken(
+                                "connection broken while sending",
+                            )));
+                        }
                         Poll::Pending => return Poll::Pending,
                     }
                 }
                 match Pin::new(&mut self.stream).poll_flush(cx) {
                     Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                    Poll::Ready(Err(_)) => Poll::Ready(Err(End::Broken("connection broken while sending"))),
-                    Poll::Pending if self.link.overdue.get() => Poll::Ready(Err(End::Broken("timeout"))),
+                    Poll::Ready(Err(_)) => {
+                        Poll::Ready(Err(End::Broken("connection broken while sending")))
+                    }
+                    Poll::Pending if self.link.overdue.get() => {
+                        Poll::Ready(Err(End::Broken("timeout")))
+                    }
                     Poll::Pending => Poll::Pending,
                 }
             })
@@ -283,16 +323,23 @@ impl Connection<'_> {
             }
             // Woken for work, or because the end has come.
             let idle = self.in_flight.is_empty();
-            if !first && ((has_room && !self.link.is_free()) || (idle && (self.hub.is_over() || self.link.retire.get()))) {
+            if !first
+                && ((has_room && !self.link.is_free())
+                    || (idle && (self.hub.is_over() || self.link.retire.get())))
+            {
                 return Poll::Ready(None);
             }
             first = false;
             match Pin::new(&mut self.stream).poll_read(cx, &mut self.received[self.filled..]) {
                 Poll::Ready(Ok(n)) if n > 0 => Poll::Ready(Some(Ok(n))),
-                Poll::Ready(Err(error)) if tls_error(&error).is_some() => Poll::Ready(Some(Err(End::Refused(self.hints.explain(&error))))),
+                Poll::Ready(Err(error)) if tls_error(&error).is_some() => {
+                    Poll::Ready(Some(Err(End::Refused(self.hints.explain(&error)))))
+                }
                 // A proxy may close what is idle.
                 Poll::Ready(_) if idle => Poll::Ready(Some(Err(End::Anew))),
-                Poll::Ready(_) => Poll::Ready(Some(Err(End::Broken("connection closed before the answer")))),
+                Poll::Ready(_) => {
+                    Poll::Ready(Some(Err(End::Broken("connection closed before the answer"))))
+                }
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -323,7 +370,11 @@ impl Connection<'_> {
             self.hub.landed(request.due, request.at, now);
             self.hub.answered(request.due, request.sent.call, outcome, now);
             if answer.close {
-                return Err(if self.in_flight.is_empty() { End::Anew } else { End::Broken("connection closed before the answer") });
+                return Err(if self.in_flight.is_empty() {
+                    End::Anew
+                } else {
+                    End::Broken("connection closed before the answer")
+                });
             }
         }
         self.received.copy_within(at..self.filled, 0);

@@ -1,4 +1,5 @@
-//! What the connections of a worker share: requests that are due, connections that are free, and what is counted.
+//! What the connections of a worker share: requests that are due, connections that are free, and
+//! what is counted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,7 +20,8 @@ const UNSENT: &str = "unsent: no connection was free in time";
 /// A request that is to be sent.
 #[derive(Clone, Copy)]
 pub(super) struct Due {
-    /// When it was due: its latency counts from here, so that waiting for a free connection is part of it.
+    /// When it was due: its latency counts from here, so that waiting for a free connection is part
+    /// of it.
     pub(super) at: Instant,
     pub(super) phase: usize,
 }
@@ -81,7 +83,12 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(plan: Arc<Plan>, workload: Workload, timeout: Duration, seconds: Sender<Second>) -> Hub {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        workload: Workload,
+        timeout: Duration,
+        seconds: Sender<Second>,
+    ) -> Hub {
         Hub {
             stats: RefCell::new(Stats::new(plan.phases.len())),
             plan,
@@ -100,7 +107,8 @@ impl Hub {
         }
     }
 
-    // ---- the life of a run --------------------------------------------------------------------------------
+    // ---- the life of a run
+    // --------------------------------------------------------------------------------
 
     /// The run has begun, at `at`.
     pub(super) fn start(&self, at: Instant) {
@@ -147,7 +155,8 @@ impl Hub {
         self.connected.set(self.connected.get() + 1);
     }
 
-    // ---- work ---------------------------------------------------------------------------------------------
+    // ---- work
+    // ---------------------------------------------------------------------------------------------
 
     /// A request is due now.
     pub(super) fn due(&self, due: Due, now: Instant) {
@@ -212,7 +221,8 @@ impl Hub {
         }
     }
 
-    // ---- counting -----------------------------------------------------------------------------------------
+    // ---- counting
+    // -----------------------------------------------------------------------------------------
 
     fn is_measured(&self, phase: usize) -> bool {
         self.plan.phases.get(phase).is_some_and(|p| p.measured)
@@ -220,7 +230,9 @@ impl Hub {
 
     fn is_measured_now(&self) -> bool {
         let elapsed = self.started.get().map(|start| start.elapsed());
-        elapsed.is_some_and(|elapsed| elapsed < self.plan.length() && self.is_measured(self.plan.phase_at(elapsed)))
+        elapsed.is_some_and(|elapsed| {
+            elapsed < self.plan.length() && self.is_measured(self.plan.phase_at(elapsed))
+        })
     }
 
     pub(super) fn answered(&self, due: Due, call: Call, outcome: Outcome, now: Instant) {
@@ -236,9 +248,13 @@ impl Hub {
                     phase.right += 1;
                     record(&mut phase.latency, latency);
                 }
-                let elapsed = self.started.get().map_or(Duration::ZERO, |start| now.saturating_duration_since(start));
+                let elapsed = self
+                    .started
+                    .get()
+                    .map_or(Duration::ZERO, |start| now.saturating_duration_since(start));
                 let after_end = elapsed >= self.plan.length();
-                if !after_end && let Some(phase) = stats.phases.get_mut(self.plan.phase_at(elapsed)) {
+                if !after_end && let Some(phase) = stats.phases.get_mut(self.plan.phase_at(elapsed))
+                {
                     phase.throughput += 1;
                 }
                 if self.is_measured(due.phase) {
@@ -324,10 +340,11 @@ impl Hub {
         self.stats.replace(Stats::new(0))
     }
 
-    // ---- connections --------------------------------------------------------------------------------------
+    // ---- connections
+    // --------------------------------------------------------------------------------------
 
-    /// Gives up what has waited too long for a connection: there may be none left to take it. And tells the connections whose oldest
-    /// request has no answer in time.
+    /// Gives up what has waited too long for a connection: there may be none left to take it. And
+    /// tells the connections whose oldest request has no answer in time.
     pub(super) fn expire(&self, now: Instant) {
         let mut backlog = self.backlog.borrow_mut();
         while let Some(due) = backlog.front().copied()
@@ -338,7 +355,11 @@ impl Hub {
         }
         drop(backlog);
         for link in self.links.borrow().iter() {
-            if link.oldest.get().is_some_and(|sent| now.saturating_duration_since(sent) >= self.timeout) {
+            if link
+                .oldest
+                .get()
+                .is_some_and(|sent| now.saturating_duration_since(sent) >= self.timeout)
+            {
                 link.overdue.set(true);
                 link.wake();
             }

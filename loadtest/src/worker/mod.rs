@@ -1,4 +1,5 @@
-//! A worker: one thread with its own executor, its share of the connections and of the schedule. Workers share nothing while they run.
+//! A worker: one thread with its own executor, its share of the connections and of the schedule.
+//! Workers share nothing while they run.
 
 mod connection;
 mod hub;
@@ -95,7 +96,11 @@ impl Seed {
 
     async fn run(self) -> Option<Stats> {
         // No latency requirement: nothing here waits for another thread.
-        let queue = glommio::executor().create_task_queue(Shares::default(), Latency::NotImportant, "requests");
+        let queue = glommio::executor().create_task_queue(
+            Shares::default(),
+            Latency::NotImportant,
+            "requests",
+        );
         let ready = self.ready.clone();
         match glommio::spawn_local_into(self.work(queue), queue) {
             Ok(task) => task.await,
@@ -115,7 +120,8 @@ impl Seed {
                 return None;
             }
         };
-        let count = self.transport.connections / self.workers + usize::from(self.index < self.transport.connections % self.workers);
+        let count = self.transport.connections / self.workers
+            + usize::from(self.index < self.transport.connections % self.workers);
         let mut tasks = Vec::with_capacity(count);
         for n in 0..count {
             // Not all handshakes at once: the last would be older than a proxy's patience.
@@ -123,7 +129,10 @@ impl Seed {
                 sleep(Duration::from_millis(1)).await;
             }
             let link = hub.link();
-            match glommio::spawn_local_into(connection::keep(hub.clone(), link, connector.clone(), self.transport.clone()), queue) {
+            match glommio::spawn_local_into(
+                connection::keep(hub.clone(), link, connector.clone(), self.transport.clone()),
+                queue,
+            ) {
                 Ok(task) => tasks.push(task),
                 Err(error) => hub.fail(error.to_string()),
             }
@@ -163,9 +172,15 @@ impl Seed {
     }
 
     async fn prepare(&self) -> Result<(Rc<Hub>, Connector), Failure> {
-        let workload = Workload::new(&self.target, &self.shape, self.run, self.index).map_err(Failure::Setup)?;
+        let workload = Workload::new(&self.target, &self.shape, self.run, self.index)
+            .map_err(Failure::Setup)?;
         let connector = Connector::new(&self.target, &self.transport).map_err(Failure::Setup)?;
-        let hub = Rc::new(Hub::new(self.plan.clone(), workload, self.transport.timeout, self.seconds.clone()));
+        let hub = Rc::new(Hub::new(
+            self.plan.clone(),
+            workload,
+            self.transport.timeout,
+            self.seconds.clone(),
+        ));
         if self.shape.verify {
             preflight::ask_once(&hub, &connector, &self.shape.mix).await?;
         }
@@ -186,7 +201,8 @@ impl Seed {
 
     /// Hands requests out when they are due, whatever became of the ones before.
     async fn pace(&self, hub: &Hub, start: Instant) {
-        let mut due_times = self.plan.due_times(self.index, self.workers, u64::from(self.run)).peekable();
+        let mut due_times =
+            self.plan.due_times(self.index, self.workers, u64::from(self.run)).peekable();
         while let Some(&(due, _)) = due_times.peek() {
             let now = Instant::now();
             let wait = (start + due).saturating_duration_since(now);
@@ -198,7 +214,8 @@ impl Seed {
             while let Some((due, phase)) = due_times.next_if(|(due, _)| *due <= elapsed) {
                 hub.due(Due { at: start + due, phase }, now);
             }
-            // Many may be due at once: what has been answered meanwhile must not wait for all of them to be sent.
+            // Many may be due at once: what has been answered meanwhile must not wait for all of
+            // them to be sent.
             glommio::yield_if_needed().await;
         }
         let end = start + self.plan.length();

@@ -1,5 +1,6 @@
-//! One request of each kind before the run, so that wrong settings are told at once and there is something to decrypt; and after the
-//! run a decrypt of every ciphertext that is left, so that no run ends with ciphertexts that cannot be opened.
+//! One request of each kind before the run, so that wrong settings are told at once and there is
+//! something to decrypt; and after the run a decrypt of every ciphertext that is left, so that no
+//! run ends with ciphertexts that cannot be opened.
 
 use std::time::Instant;
 
@@ -29,11 +30,19 @@ pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Res
     calls.push((Call::Health, usize::from(health > 0)));
     for (call, count) in calls {
         for _ in 0..count {
-            let failed = |why: String| Err(Failure::Setup(format!("{}: the first {}{why}", connector.address(), call.name())));
+            let failed = |why: String| {
+                Err(Failure::Setup(format!(
+                    "{}: the first {}{why}",
+                    connector.address(),
+                    call.name()
+                )))
+            };
             match exchange(hub, connector, &mut stream, call).await {
                 Ok((Outcome::Right, _)) => {}
                 Ok((Outcome::Wrong(what), _)) => return Err(Failure::Wrong(what)),
-                Ok((Outcome::Error(name), Some(message))) => return failed(format!(" was answered {name}: {message}")),
+                Ok((Outcome::Error(name), Some(message))) => {
+                    return failed(format!(" was answered {name}: {message}"));
+                }
                 Ok((Outcome::Error(name), None)) => return failed(format!(" was answered {name}")),
                 Err(why) => return failed(format!(": {why}")),
             }
@@ -93,7 +102,10 @@ async fn exchange(
             n => received.extend_from_slice(&chunk[..n]),
         }
         if let Some(answer) = answer::first(&received)? {
-            return Ok((hub.workload.borrow_mut().check(&sent, &answer), answer::error_message(&answer.body)));
+            return Ok((
+                hub.workload.borrow_mut().check(&sent, &answer),
+                answer::error_message(&answer.body),
+            ));
         }
     }
 }

@@ -27,7 +27,14 @@ fn target() -> Target {
 
 fn workload(mix: &str, cdiv: f64) -> Workload {
     let sizes = Sizes { from: 1, to: 40 };
-    let shape = Shape { mix: Mix::parse(mix).unwrap(), plaintext: sizes, aad: sizes, cdiv, fresh: false, verify: true };
+    let shape = Shape {
+        mix: Mix::parse(mix).unwrap(),
+        plaintext: sizes,
+        aad: sizes,
+        cdiv,
+        fresh: false,
+        verify: true,
+    };
     Workload::new(&target(), &shape, 1, 0).unwrap()
 }
 
@@ -39,7 +46,9 @@ fn answer(status: u16, body: &str) -> Answer<'_> {
 fn mixes() {
     assert_eq!(Mix::parse("encrypt=80,decrypt=18,metadata=1,health=1").unwrap().0, [80, 18, 1, 1]);
     assert_eq!(Mix::parse("decrypt=5").unwrap().text(), "decrypt=5");
-    for wrong in ["", "encrypt", "encrypt=-1", "sign=1", "encrypt=0", "encrypt=1,,", "encrypt=99999999"] {
+    for wrong in
+        ["", "encrypt", "encrypt=-1", "sign=1", "encrypt=0", "encrypt=1,,", "encrypt=99999999"]
+    {
         assert!(Mix::parse(wrong).is_err(), "{wrong}");
     }
     let mut workload = workload("encrypt=3,metadata=1", 1.0);
@@ -93,10 +102,20 @@ fn a_decrypt_must_give_back_what_its_encrypt_was_given() {
     let second = workload.write(Call::Decrypt, &mut out);
     assert_eq!(second.call, Call::Decrypt);
     assert!(String::from_utf8(out.clone()).unwrap().contains(&ciphertext));
-    assert_eq!(workload.check(&second, &answer(200, &format!(r#"{{"plaintext":"{plaintext}"}}"#))), Outcome::Right);
-    let Outcome::Wrong(why) = workload.check(&second, &answer(200, r#"{"plaintext":"AAAA"}"#)) else { panic!("not noticed") };
-    assert!(why.contains("another plaintext") && why.contains("kmsRequestId 00000001-0000-"), "{why}");
+    assert_eq!(
+        workload.check(&second, &answer(200, &format!(r#"{{"plaintext":"{plaintext}"}}"#))),
+        Outcome::Right
+    );
+    let Outcome::Wrong(why) = workload.check(&second, &answer(200, r#"{"plaintext":"AAAA"}"#))
+    else {
+        panic!("not noticed")
+    };
+    assert!(
+        why.contains("another plaintext") && why.contains("kmsRequestId 00000001-0000-"),
+        "{why}"
+    );
     assert!(!why.contains(&*plaintext));
-    let error = workload.check(&second, &answer(503, r#"{"errorName":"DependencyTimeoutException"}"#));
+    let error =
+        workload.check(&second, &answer(503, r#"{"errorName":"DependencyTimeoutException"}"#));
     assert_eq!(error, Outcome::Error("DependencyTimeoutException (503)".into()));
 }

@@ -19,14 +19,22 @@ pub fn load(args: &[&str]) -> Output {
 
 /// Exit code and everything that was said.
 pub fn told(output: &Output) -> (i32, String) {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     (output.status.code().unwrap_or(-1), text)
 }
 
 /// The server is another package: its binary stands beside this tool's own.
 fn xksd() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_xksd-load")).with_file_name("xksd");
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first, as scripts/test does", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace` first, as scripts/test does",
+        path.display()
+    );
     path
 }
 
@@ -58,9 +66,15 @@ impl Demo {
             .unwrap();
         assert!(made.status.success(), "{made:?}");
         let config = dir.path().join("xksd.toml");
-        std::fs::write(&config, edit(dir.path(), std::fs::read_to_string(&config).unwrap())).unwrap();
-        let child =
-            Command::new(xksd()).args(["serve", "--config"]).arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::fs::write(&config, edit(dir.path(), std::fs::read_to_string(&config).unwrap()))
+            .unwrap();
+        let child = Command::new(xksd())
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let demo = Demo { child, dir };
         let deadline = Instant::now() + Duration::from_secs(60);
         // Ready speaks of the key managers; the XKS listener opens a moment later.
@@ -105,7 +119,9 @@ impl Drop for Demo {
 fn is_ready(admin: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(admin) else { return false };
     let mut text = String::new();
-    let _ = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").and_then(|()| stream.read_to_string(&mut text).map(drop));
+    let _ = stream
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .and_then(|()| stream.read_to_string(&mut text).map(drop));
     text.starts_with("HTTP/1.1 200")
 }
 
@@ -113,7 +129,11 @@ fn is_ready(admin: SocketAddr) -> bool {
 pub fn demo_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let listen = free_address().to_string();
-    let done = Command::new(xksd()).args(["demo", "--files-only", "--listen", &listen, "--dir"]).arg(dir.path()).output().unwrap();
+    let done = Command::new(xksd())
+        .args(["demo", "--files-only", "--listen", &listen, "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
     assert!(done.status.success(), "{done:?}");
     dir
 }
@@ -126,8 +146,12 @@ pub enum Answer {
     HangUp,
 }
 
-/// Serves with the certificate of `dir`, a thread a connection; `answer` gets path and body. It ends with the test process.
-pub fn fake_proxy(dir: &Path, answer: impl Fn(&str, &serde_json::Value) -> Answer + Send + Sync + 'static) -> SocketAddr {
+/// Serves with the certificate of `dir`, a thread a connection; `answer` gets path and body. It
+/// ends with the test process.
+pub fn fake_proxy(
+    dir: &Path,
+    answer: impl Fn(&str, &serde_json::Value) -> Answer + Send + Sync + 'static,
+) -> SocketAddr {
     fake_proxy_that_closes_after(dir, None, answer)
 }
 
@@ -137,14 +161,18 @@ pub fn fake_proxy_that_closes_after(
     idle: Option<Duration>,
     answer: impl Fn(&str, &serde_json::Value) -> Answer + Send + Sync + 'static,
 ) -> SocketAddr {
-    let chain = CertificateDer::pem_file_iter(dir.join("tls/chain.pem")).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(dir.join("tls/key.pem")).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
+    let chain = CertificateDer::pem_file_iter(dir.join("tls/chain.pem"))
         .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
+        .map(Result::unwrap)
+        .collect();
+    let key = PrivateKeyDer::from_pem_file(dir.join("tls/key.pem")).unwrap();
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
     let (config, answer) = (Arc::new(config), Arc::new(answer));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -161,17 +189,29 @@ pub fn fake_proxy_that_closes_after(
     address
 }
 
-fn serve_one(stream: &mut (impl Read + Write), answer: &(impl Fn(&str, &serde_json::Value) -> Answer + ?Sized)) -> Option<()> {
+fn serve_one(
+    stream: &mut (impl Read + Write),
+    answer: &(impl Fn(&str, &serde_json::Value) -> Answer + ?Sized),
+) -> Option<()> {
     let (mut bytes, mut chunk) = (Vec::new(), [0; 8192]);
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: "))?.parse::<usize>().ok()?;
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("Content-Length: "))?
+                .parse::<usize>()
+                .ok()?;
             if body.len() >= length {
                 let json = serde_json::from_str(&body[..length]).ok()?;
-                let Answer::Say(status, body) = answer(head.split(' ').nth(1)?, &json) else { return None };
-                let answer =
-                    format!("HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let Answer::Say(status, body) = answer(head.split(' ').nth(1)?, &json) else {
+                    return None;
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: \
+                     {}\r\n\r\n{body}",
+                    body.len()
+                );
                 return stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()).ok();
             }
         }

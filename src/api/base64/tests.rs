@@ -7,9 +7,15 @@ fn decoded(json: &str) -> Result<Vec<u8>, Failure> {
 
 #[test]
 fn vectors_of_rfc_4648() {
-    for (bytes, text) in
-        [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")]
-    {
+    for (bytes, text) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
         let mut out = b"<".to_vec();
         encode(bytes.as_bytes(), &mut out);
         assert_eq!(out, format!("<{text}").as_bytes());
@@ -54,9 +60,19 @@ fn escapes() {
     assert_eq!(decoded(r"+\/+\/"), Ok(vec![0xfb, 0xff, 0xbf]));
     assert_eq!(decoded(r"\u005am9\u0076"), Ok(b"foo".to_vec()));
     assert_eq!(decoded(r"\u005Am8\u003d"), Ok(b"fo".to_vec()));
-    for text in
-        [r"Zm9v\n", r"Zm9\u1076", r"Zm9\u0176", r"Zm9\u00e9", r"\u00", r"\u00zz", r"\", r"Zm9v\", r"\ud83d\ude00", r#"Zm9v\""#, r"Zm9v\\"]
-    {
+    for text in [
+        r"Zm9v\n",
+        r"Zm9\u1076",
+        r"Zm9\u0176",
+        r"Zm9\u00e9",
+        r"\u00",
+        r"\u00zz",
+        r"\",
+        r"Zm9v\",
+        r"\ud83d\ude00",
+        r#"Zm9v\""#,
+        r"Zm9v\\",
+    ] {
         assert_eq!(decoded(text), Err(Failure::NotBase64), "{text:?}");
     }
 }
@@ -64,8 +80,12 @@ fn escapes() {
 #[test]
 fn length_on_both_sides() {
     for max in [1usize, 2, 3, 4, 12, 16, 20, 4300, 8192] {
-        for (len, expected) in [(max - 1, Ok(max - 1)), (max, Ok(max)), (max + 1, Err(Failure::TooLong)), (max + 4, Err(Failure::TooLong))]
-        {
+        for (len, expected) in [
+            (max - 1, Ok(max - 1)),
+            (max, Ok(max)),
+            (max + 1, Err(Failure::TooLong)),
+            (max + 4, Err(Failure::TooLong)),
+        ] {
             let mut text = Vec::new();
             encode(&vec![7; len], &mut text);
             let text = String::from_utf8(text).expect("ASCII");

@@ -32,8 +32,10 @@ const SPECIFICATION: &str = "
 
 #[test]
 fn the_table_is_the_specifications() {
-    let rows: Vec<String> = ErrorName::ALL.iter().map(|n| format!("{} {}", n.status(), n.as_str())).collect();
-    let expected: Vec<&str> = SPECIFICATION.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let rows: Vec<String> =
+        ErrorName::ALL.iter().map(|n| format!("{} {}", n.status(), n.as_str())).collect();
+    let expected: Vec<&str> =
+        SPECIFICATION.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     assert_eq!(rows, expected);
     for name in ErrorName::ALL {
         assert_eq!(name.as_str(), format!("{name:?}"));
@@ -70,10 +72,16 @@ fn bodies() {
 #[test]
 fn messages_are_cut_below_512_characters() {
     for (given, kept) in [(510, 510), (511, 511), (512, 511), (4096, 511)] {
-        assert_eq!(ApiError::new(ErrorName::InternalException, "m".repeat(given)).message().len(), kept);
+        assert_eq!(
+            ApiError::new(ErrorName::InternalException, "m".repeat(given)).message().len(),
+            kept
+        );
     }
     // Counted in characters: 300 two-byte ones stay 300.
-    assert_eq!(ApiError::new(ErrorName::InternalException, "\u{e9}".repeat(300)).message(), "?".repeat(300));
+    assert_eq!(
+        ApiError::new(ErrorName::InternalException, "\u{e9}".repeat(300)).message(),
+        "?".repeat(300)
+    );
 }
 
 proptest! {

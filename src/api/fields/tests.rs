@@ -15,7 +15,8 @@ fn message(json: &str) -> String {
 
 #[test]
 fn known_fields_are_kept_and_others_passed_over() {
-    let (object, result) = read(r#" {"x":[{"a":1},"\\"],"b" : "two" ,"y":{"b":null},"\u0061":[1, 2]} "#);
+    let (object, result) =
+        read(r#" {"x":[{"a":1},"\\"],"b" : "two" ,"y":{"b":null},"\u0061":[1, 2]} "#);
     assert_eq!(result, Ok(()));
     assert_eq!(object.field("a").json(), Some("[1, 2]"));
     assert_eq!(object.field("b").json(), Some("\"two\""));
@@ -27,7 +28,10 @@ fn null_is_absent() {
     let (object, result) = read(r#"{"a":null}"#);
     assert_eq!(result, Ok(()));
     assert_eq!(object.field("a").text(8), Ok(None));
-    assert_eq!(object.field("a").bytes(8, ErrorName::InternalException).map(|b| b.is_none()), Ok(true));
+    assert_eq!(
+        object.field("a").bytes(8, ErrorName::InternalException).map(|b| b.is_none()),
+        Ok(true)
+    );
 }
 
 #[test]
@@ -35,7 +39,10 @@ fn errors_name_the_place_and_never_quote() {
     assert_eq!(message(""), "the request body is not valid JSON: line 1, column 0");
     assert_eq!(message("[]"), "the request body is not a JSON object");
     assert_eq!(message("\"secret\""), "the request body is not a JSON object");
-    assert_eq!(message("{\"a\":1,\n\"b\":secret}"), "the request body is not valid JSON: line 2, column 5");
+    assert_eq!(
+        message("{\"a\":1,\n\"b\":secret}"),
+        "the request body is not valid JSON: line 2, column 5"
+    );
     assert_eq!(message("{} secret"), "the request body is not valid JSON: line 1, column 4");
     assert_eq!(message(r#"{"a":1,"b":2,"a":3}"#), "a is given twice");
     assert_eq!(message(r#"{"a":null,"a":null}"#), "a is given twice");
@@ -72,20 +79,34 @@ fn deep_nesting_is_answered() {
         assert!(read(&format!("{{\"x\":{}", open.repeat(30_000))).1.is_err());
     }
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-    assert_eq!(read(&deep).0.field("a").text(8).map_err(|e| e.message().to_owned()), Err("a is not a string".to_owned()));
+    assert_eq!(
+        read(&deep).0.field("a").text(8).map_err(|e| e.message().to_owned()),
+        Err("a is not a string".to_owned())
+    );
 }
 
 #[test]
 fn texts() {
     let text = |json: &'static str| {
-        read(json).0.field("a").text(4).map(|t| t.map(Cow::into_owned)).map_err(|e| (e.status(), e.message().to_owned()))
+        read(json)
+            .0
+            .field("a")
+            .text(4)
+            .map(|t| t.map(Cow::into_owned))
+            .map_err(|e| (e.status(), e.message().to_owned()))
     };
     assert_eq!(text(r#"{"a":""}"#), Ok(Some(String::new())));
     assert_eq!(text(r#"{"a":"abcd"}"#), Ok(Some("abcd".to_owned())));
-    assert_eq!(text(r#"{"a":"\u0061\n\ud83d\ude00"}"#), Err((501, "a is longer than 4 bytes".to_owned())));
+    assert_eq!(
+        text(r#"{"a":"\u0061\n\ud83d\ude00"}"#),
+        Err((501, "a is longer than 4 bytes".to_owned()))
+    );
     assert_eq!(text(r#"{"a":"\ud83d\ude00"}"#), Ok(Some("\u{1f600}".to_owned())));
     assert_eq!(text(r#"{"a":"abcde"}"#), Err((501, "a is longer than 4 bytes".to_owned())));
-    assert_eq!(text(r#"{"a":"\ud83d"}"#), Err((400, "a is not a string of Unicode characters".to_owned())));
+    assert_eq!(
+        text(r#"{"a":"\ud83d"}"#),
+        Err((400, "a is not a string of Unicode characters".to_owned()))
+    );
     for other in ["{\"a\":1}", "{\"a\":true}", "{\"a\":[\"\"]}", "{\"a\":{}}"] {
         assert_eq!(text(other), Err((400, "a is not a string".to_owned())));
     }
@@ -98,10 +119,19 @@ fn base64_fields() {
         result.map(|b| b.map(|b| b.to_vec())).map_err(|e| (e.name(), e.message().to_owned()))
     };
     assert_eq!(bytes(r#"{"a":"Zm9v"}"#), Ok(Some(b"foo".to_vec())));
-    assert_eq!(bytes(r#"{"a":"Zm9vYg=="}"#), Err((ErrorName::InvalidCiphertextException, "a is longer than 3 bytes".to_owned())));
-    let not_base64 = Err((ErrorName::ValidationException, "a is not Base64 (RFC 4648 section 4, padded)".to_owned()));
+    assert_eq!(
+        bytes(r#"{"a":"Zm9vYg=="}"#),
+        Err((ErrorName::InvalidCiphertextException, "a is longer than 3 bytes".to_owned()))
+    );
+    let not_base64 = Err((
+        ErrorName::ValidationException,
+        "a is not Base64 (RFC 4648 section 4, padded)".to_owned(),
+    ));
     assert_eq!(bytes(r#"{"a":"Zm9"}"#), not_base64);
-    assert_eq!(bytes(r#"{"a":5}"#), Err((ErrorName::ValidationException, "a is not a string".to_owned())));
+    assert_eq!(
+        bytes(r#"{"a":5}"#),
+        Err((ErrorName::ValidationException, "a is not a string".to_owned()))
+    );
 }
 
 proptest! {

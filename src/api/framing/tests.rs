@@ -3,13 +3,18 @@ use crate::limits::{AAD_BYTES_MAX, CIPHERTEXT_METADATA_BYTES_MAX};
 use proptest::prelude::*;
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).expect("hex")).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).expect("hex"))
+        .collect()
 }
 
 #[test]
 fn the_specifications_integrity_value() {
     let mut context = integrity_prefix(b"project=nile,department=marketing", b"key_version=1");
-    for part in ["1ccae5470f39700254779031", "821c642b5b71783367deaf18", "bc1c4dda7707d6812447c5955e99b261"] {
+    for part in
+        ["1ccae5470f39700254779031", "821c642b5b71783367deaf18", "bc1c4dda7707d6812447c5955e99b261"]
+    {
         context.update(&hex(part));
     }
     let mut text = Vec::new();
@@ -40,7 +45,11 @@ fn other_metadata() {
         b"key_version=1",
         &[0; 20],
     ] {
-        assert_eq!(parse(Some(unknown)).map_err(|e| e.name()), Err(ErrorName::InvalidCiphertextException), "{unknown:?}");
+        assert_eq!(
+            parse(Some(unknown)).map_err(|e| e.name()),
+            Err(ErrorName::InvalidCiphertextException),
+            "{unknown:?}"
+        );
     }
 }
 
@@ -70,7 +79,10 @@ fn aad_of_awss_sample() {
     assert_eq!(aad_aws_sample(None, &[]), Ok(vec![0, 0, 0]));
     assert_eq!(aad_aws_sample(None, b"v0"), Ok(vec![0, 0, 2, b'v', b'0']));
     assert_eq!(aad_aws_sample(Some(b""), &[]), Ok([&[0, 0][..], &hash_of_nothing, &[0]].concat()));
-    assert_eq!(aad_aws_sample(Some(b"abc"), b"v0"), Ok([&[0, 3][..], &hash_of_abc, &[2, b'v', b'0']].concat()));
+    assert_eq!(
+        aad_aws_sample(Some(b"abc"), b"v0"),
+        Ok([&[0, 3][..], &hash_of_abc, &[2, b'v', b'0']].concat())
+    );
 }
 
 #[test]
@@ -89,8 +101,8 @@ fn lengths_that_have_no_room_are_refused() {
 }
 
 proptest! {
-    /// Short texts over few letters, so that shifting bytes from one part to the other does happen; the lengths and the
-    /// format byte are among the letters.
+    /// Short texts over few letters, so that shifting bytes from one part to the other does happen;
+    /// the lengths and the format byte are among the letters.
     #[test]
     fn different_context_different_aad(
         a in prop::collection::vec(0u8..4, 0..6), am in prop::collection::vec(0u8..4, 0..4),

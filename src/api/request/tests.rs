@@ -40,7 +40,8 @@ fn with(mut body: Value, pointer: &str, value: Value) -> Value {
 
 fn without(mut body: Value, pointer: &str) -> Value {
     let (parent, name) = pointer.rsplit_once('/').expect("pointer");
-    let removed = body.pointer_mut(parent).and_then(Value::as_object_mut).and_then(|o| o.remove(name));
+    let removed =
+        body.pointer_mut(parent).and_then(Value::as_object_mut).and_then(|o| o.remove(name));
     assert!(removed.is_some(), "{pointer}");
     body
 }
@@ -63,7 +64,10 @@ fn the_specifications_examples() {
 
     let (metadata, call) = accepted(Operation::Health, &health_body());
     assert!(matches!(call, Call::Health));
-    assert_eq!((metadata.principal, metadata.kms_operation.as_deref()), (None, Some("CreateCustomKeyStore")));
+    assert_eq!(
+        (metadata.principal, metadata.kms_operation.as_deref()),
+        (None, Some("CreateCustomKeyStore"))
+    );
 
     let encrypt = encrypt_of(&encrypt_body());
     assert_eq!(encrypt.plaintext.as_slice(), b"Hello World!");
@@ -85,7 +89,9 @@ fn request_metadata_is_read_whole() {
         principal: Some("arn:aws:iam::123456789012:user/Alice".into()),
         kms_operation: Some("Encrypt".into()),
         kms_request_id: Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae".into()),
-        kms_key_arn: Some("arn:aws:kms:us-east-2:123456789012:/key/1234abcd-12ab-34cd-56ef-1234567890ab".into()),
+        kms_key_arn: Some(
+            "arn:aws:kms:us-east-2:123456789012:/key/1234abcd-12ab-34cd-56ef-1234567890ab".into(),
+        ),
         via_service: Some("ebs".into()),
         vpc: Some("vpc-1".into()),
         vpce: Some("vpce-1".into()),
@@ -94,26 +100,48 @@ fn request_metadata_is_read_whole() {
     let text = body.to_string();
     let request = decode(Operation::Encrypt, text.as_bytes()).expect("valid");
     assert_eq!(request.metadata(), &expected);
-    assert!(matches!(request.metadata().principal, Some(Cow::Borrowed(_))), "no copy without escapes");
+    assert!(
+        matches!(request.metadata().principal, Some(Cow::Borrowed(_))),
+        "no copy without escapes"
+    );
 }
 
 #[test]
 fn request_id_and_operation_may_be_anything() {
     for value in ["", "FutureOperation", "not a uuid", "\n\u{0}\u{1f600}\""] {
         for (operation, body) in all_bodies() {
-            let body = with(with(body, "/requestMetadata/kmsRequestId", json!(value)), "/requestMetadata/kmsOperation", json!(value));
+            let body = with(
+                with(body, "/requestMetadata/kmsRequestId", json!(value)),
+                "/requestMetadata/kmsOperation",
+                json!(value),
+            );
             let metadata = accepted(operation, &body).0;
-            assert_eq!((metadata.kms_request_id.as_deref(), metadata.kms_operation.as_deref()), (Some(value), Some(value)));
+            assert_eq!(
+                (metadata.kms_request_id.as_deref(), metadata.kms_operation.as_deref()),
+                (Some(value), Some(value))
+            );
         }
     }
 }
 
 #[test]
 fn each_required_field_is_named_when_it_is_missing_or_null() {
-    let key_call = ["requestMetadata", "requestMetadata/awsPrincipalArn", "requestMetadata/kmsOperation", "requestMetadata/kmsRequestId"];
-    let health = ["requestMetadata", "requestMetadata/kmsOperation", "requestMetadata/kmsRequestId"];
+    let key_call = [
+        "requestMetadata",
+        "requestMetadata/awsPrincipalArn",
+        "requestMetadata/kmsOperation",
+        "requestMetadata/kmsRequestId",
+    ];
+    let health =
+        ["requestMetadata", "requestMetadata/kmsOperation", "requestMetadata/kmsRequestId"];
     let encrypt = ["requestMetadata/kmsKeyArn", "plaintext", "encryptionAlgorithm"];
-    let decrypt = ["requestMetadata/kmsKeyArn", "ciphertext", "initializationVector", "authenticationTag", "encryptionAlgorithm"];
+    let decrypt = [
+        "requestMetadata/kmsKeyArn",
+        "ciphertext",
+        "initializationVector",
+        "authenticationTag",
+        "encryptionAlgorithm",
+    ];
     for (operation, body) in all_bodies() {
         let (common, more): (&[&str], &[&str]) = match operation {
             Operation::Metadata => (&key_call, &[]),
@@ -123,11 +151,24 @@ fn each_required_field_is_named_when_it_is_missing_or_null() {
         };
         for path in common.iter().chain(more) {
             let pointer = format!("/{path}");
-            let of_ciphertext = ["ciphertext", "initializationVector", "authenticationTag"].contains(path);
-            let name = if of_ciphertext { ErrorName::InvalidCiphertextException } else { ErrorName::ValidationException };
+            let of_ciphertext =
+                ["ciphertext", "initializationVector", "authenticationTag"].contains(path);
+            let name = if of_ciphertext {
+                ErrorName::InvalidCiphertextException
+            } else {
+                ErrorName::ValidationException
+            };
             let expected = (name, format!("{} is missing", path.replace('/', ".")));
-            assert_eq!(refused(operation, &without(body.clone(), &pointer)), expected, "{operation:?}");
-            assert_eq!(refused(operation, &with(body.clone(), &pointer, Value::Null)), expected, "{operation:?}");
+            assert_eq!(
+                refused(operation, &without(body.clone(), &pointer)),
+                expected,
+                "{operation:?}"
+            );
+            assert_eq!(
+                refused(operation, &with(body.clone(), &pointer, Value::Null)),
+                expected,
+                "{operation:?}"
+            );
         }
     }
 }
@@ -135,13 +176,25 @@ fn each_required_field_is_named_when_it_is_missing_or_null() {
 #[test]
 fn optional_fields_may_be_missing_or_null() {
     let optional: [(Operation, Value, &[&str]); 3] = [
-        (Operation::Metadata, with(metadata_body(), "/requestMetadata/kmsKeyArn", json!("arn")), &["requestMetadata/kmsKeyArn"]),
+        (
+            Operation::Metadata,
+            with(metadata_body(), "/requestMetadata/kmsKeyArn", json!("arn")),
+            &["requestMetadata/kmsKeyArn"],
+        ),
         (
             Operation::Encrypt,
             encrypt_body(),
-            &["requestMetadata/kmsViaService", "additionalAuthenticatedData", "ciphertextDataIntegrityValueAlgorithm"],
+            &[
+                "requestMetadata/kmsViaService",
+                "additionalAuthenticatedData",
+                "ciphertextDataIntegrityValueAlgorithm",
+            ],
         ),
-        (Operation::Decrypt, decrypt_body(), &["requestMetadata/kmsViaService", "additionalAuthenticatedData", "ciphertextMetadata"]),
+        (
+            Operation::Decrypt,
+            decrypt_body(),
+            &["requestMetadata/kmsViaService", "additionalAuthenticatedData", "ciphertextMetadata"],
+        ),
     ];
     for (operation, body, paths) in optional {
         for path in paths {
@@ -149,7 +202,10 @@ fn optional_fields_may_be_missing_or_null() {
             accepted(operation, &with(body.clone(), &format!("/{path}"), Value::Null));
         }
     }
-    let bare = without(without(encrypt_body(), "/additionalAuthenticatedData"), "/ciphertextDataIntegrityValueAlgorithm");
+    let bare = without(
+        without(encrypt_body(), "/additionalAuthenticatedData"),
+        "/ciphertextDataIntegrityValueAlgorithm",
+    );
     let encrypt = encrypt_of(&bare);
     assert_eq!((encrypt.aad, encrypt.integrity), (None, false));
     assert_eq!(decrypt_of(&without(decrypt_body(), "/ciphertextMetadata")).metadata, None);
@@ -164,13 +220,23 @@ fn each_field_must_be_a_string() {
         paths.extend(metadata.keys().map(|name| format!("requestMetadata/{name}")));
         for path in paths {
             for wrong in [json!(1), json!(true), json!(["AES_GCM"]), json!({"a": 1})] {
-                let expected = (ErrorName::ValidationException, format!("{} is not a string", path.replace('/', ".")));
-                assert_eq!(refused(operation, &with(body.clone(), &format!("/{path}"), wrong)), expected);
+                let expected = (
+                    ErrorName::ValidationException,
+                    format!("{} is not a string", path.replace('/', ".")),
+                );
+                assert_eq!(
+                    refused(operation, &with(body.clone(), &format!("/{path}"), wrong)),
+                    expected
+                );
             }
         }
         for wrong in [json!("x"), json!([]), json!(0)] {
-            let expected = (ErrorName::ValidationException, "requestMetadata is not a JSON object".to_owned());
-            assert_eq!(refused(operation, &with(body.clone(), "/requestMetadata", wrong)), expected);
+            let expected =
+                (ErrorName::ValidationException, "requestMetadata is not a JSON object".to_owned());
+            assert_eq!(
+                refused(operation, &with(body.clone(), "/requestMetadata", wrong)),
+                expected
+            );
         }
     }
 }
@@ -180,20 +246,42 @@ fn each_field_must_be_a_string() {
 fn awss_test_client() {
     for operation in [Operation::Health, Operation::Metadata] {
         assert_eq!(refused(operation, &json!({})).0, ErrorName::ValidationException);
-        assert_eq!(refused(operation, &json!({"requestMetadata": {}})).0, ErrorName::ValidationException);
+        assert_eq!(
+            refused(operation, &json!({"requestMetadata": {}})).0,
+            ErrorName::ValidationException
+        );
     }
-    assert_eq!(refused(Operation::Encrypt, &without(encrypt_body(), "/plaintext")).0, ErrorName::ValidationException);
+    assert_eq!(
+        refused(Operation::Encrypt, &without(encrypt_body(), "/plaintext")).0,
+        ErrorName::ValidationException
+    );
 }
 
 #[test]
 fn algorithms() {
     for wrong in ["", "aes_gcm", "AES_CBC", "AES_GCM "] {
-        let expected = (ErrorName::ValidationException, "encryptionAlgorithm is not AES_GCM".to_owned());
-        assert_eq!(refused(Operation::Encrypt, &with(encrypt_body(), "/encryptionAlgorithm", json!(wrong))), expected);
-        assert_eq!(refused(Operation::Decrypt, &with(decrypt_body(), "/encryptionAlgorithm", json!(wrong))), expected);
+        let expected =
+            (ErrorName::ValidationException, "encryptionAlgorithm is not AES_GCM".to_owned());
+        assert_eq!(
+            refused(
+                Operation::Encrypt,
+                &with(encrypt_body(), "/encryptionAlgorithm", json!(wrong))
+            ),
+            expected
+        );
+        assert_eq!(
+            refused(
+                Operation::Decrypt,
+                &with(decrypt_body(), "/encryptionAlgorithm", json!(wrong))
+            ),
+            expected
+        );
     }
     for wrong in ["", "SHA256", "sha_256", "SHA_512"] {
-        let expected = (ErrorName::ValidationException, "ciphertextDataIntegrityValueAlgorithm is not SHA_256".to_owned());
+        let expected = (
+            ErrorName::ValidationException,
+            "ciphertextDataIntegrityValueAlgorithm is not SHA_256".to_owned(),
+        );
         let body = with(encrypt_body(), "/ciphertextDataIntegrityValueAlgorithm", json!(wrong));
         assert_eq!(refused(Operation::Encrypt, &body), expected);
     }
@@ -203,24 +291,44 @@ fn algorithms() {
 fn payloads_on_both_sides_of_their_limits() {
     let unsupported = ErrorName::UnsupportedOperationException;
     for len in [0, 1, PLAINTEXT_BYTES_MAX] {
-        assert_eq!(encrypt_of(&with(encrypt_body(), "/plaintext", base64(len))).plaintext.len(), len);
-        assert_eq!(decrypt_of(&with(decrypt_body(), "/ciphertext", base64(len))).ciphertext.len(), len);
+        assert_eq!(
+            encrypt_of(&with(encrypt_body(), "/plaintext", base64(len))).plaintext.len(),
+            len
+        );
+        assert_eq!(
+            decrypt_of(&with(decrypt_body(), "/ciphertext", base64(len))).ciphertext.len(),
+            len
+        );
     }
     for len in [PLAINTEXT_BYTES_MAX + 1, PLAINTEXT_BYTES_MAX + 3, 30_000] {
         let message = |name| (unsupported, format!("{name} is longer than 4300 bytes"));
-        assert_eq!(refused(Operation::Encrypt, &with(encrypt_body(), "/plaintext", base64(len))), message("plaintext"));
-        assert_eq!(refused(Operation::Decrypt, &with(decrypt_body(), "/ciphertext", base64(len))), message("ciphertext"));
+        assert_eq!(
+            refused(Operation::Encrypt, &with(encrypt_body(), "/plaintext", base64(len))),
+            message("plaintext")
+        );
+        assert_eq!(
+            refused(Operation::Decrypt, &with(decrypt_body(), "/ciphertext", base64(len))),
+            message("ciphertext")
+        );
     }
     for len in [0, 1, AAD_BYTES_MAX] {
-        let aad = encrypt_of(&with(encrypt_body(), "/additionalAuthenticatedData", base64(len))).aad;
+        let aad =
+            encrypt_of(&with(encrypt_body(), "/additionalAuthenticatedData", base64(len))).aad;
         assert_eq!(aad.map(|aad| aad.len()), Some(len));
-        let aad = decrypt_of(&with(decrypt_body(), "/additionalAuthenticatedData", base64(len))).aad;
+        let aad =
+            decrypt_of(&with(decrypt_body(), "/additionalAuthenticatedData", base64(len))).aad;
         assert_eq!(aad.map(|aad| aad.len()), Some(len));
     }
     for len in [AAD_BYTES_MAX + 1, 70_000] {
-        let expected = (unsupported, "additionalAuthenticatedData is longer than 8192 bytes".to_owned());
-        for (operation, body) in [(Operation::Encrypt, encrypt_body()), (Operation::Decrypt, decrypt_body())] {
-            assert_eq!(refused(operation, &with(body, "/additionalAuthenticatedData", base64(len))), expected);
+        let expected =
+            (unsupported, "additionalAuthenticatedData is longer than 8192 bytes".to_owned());
+        for (operation, body) in
+            [(Operation::Encrypt, encrypt_body()), (Operation::Decrypt, decrypt_body())]
+        {
+            assert_eq!(
+                refused(operation, &with(body, "/additionalAuthenticatedData", base64(len))),
+                expected
+            );
         }
     }
 }
@@ -245,7 +353,11 @@ fn lengths_that_belong_to_a_ciphertext() {
         if len <= CIPHERTEXT_METADATA_BYTES_MAX {
             assert_eq!(decrypt_of(&metadata).metadata.map(|m| m.len()), Some(len));
         } else {
-            assert_eq!(refused(Operation::Decrypt, &metadata).0, ErrorName::ValidationException, "metadata of {len}");
+            assert_eq!(
+                refused(Operation::Decrypt, &metadata).0,
+                ErrorName::ValidationException,
+                "metadata of {len}"
+            );
         }
     }
 }
@@ -254,9 +366,15 @@ fn lengths_that_belong_to_a_ciphertext() {
 fn metadata_fields_on_both_sides_of_their_limit() {
     for name in METADATA_FIELDS {
         let pointer = format!("/requestMetadata/{name}");
-        accepted(Operation::Encrypt, &with(encrypt_body(), &pointer, json!("x".repeat(METADATA_FIELD_BYTES_MAX))));
+        accepted(
+            Operation::Encrypt,
+            &with(encrypt_body(), &pointer, json!("x".repeat(METADATA_FIELD_BYTES_MAX))),
+        );
         let body = with(encrypt_body(), &pointer, json!("x".repeat(METADATA_FIELD_BYTES_MAX + 1)));
-        let expected = (ErrorName::UnsupportedOperationException, format!("requestMetadata.{name} is longer than 2048 bytes"));
+        let expected = (
+            ErrorName::UnsupportedOperationException,
+            format!("requestMetadata.{name} is longer than 2048 bytes"),
+        );
         assert_eq!(refused(Operation::Encrypt, &body), expected);
     }
 }
@@ -268,14 +386,26 @@ fn base64_fields_refuse_other_spellings() {
         (
             Operation::Decrypt,
             decrypt_body(),
-            &["ciphertext", "initializationVector", "authenticationTag", "additionalAuthenticatedData", "ciphertextMetadata"],
+            &[
+                "ciphertext",
+                "initializationVector",
+                "authenticationTag",
+                "additionalAuthenticatedData",
+                "ciphertextMetadata",
+            ],
         ),
     ];
     for (operation, body, names) in fields {
         for name in names {
             for wrong in ["-_-_", "Zg", "Zh==", "Zm9v ", "secret!!"] {
-                let expected = (ErrorName::ValidationException, format!("{name} is not Base64 (RFC 4648 section 4, padded)"));
-                assert_eq!(refused(operation, &with(body.clone(), &format!("/{name}"), json!(wrong))), expected);
+                let expected = (
+                    ErrorName::ValidationException,
+                    format!("{name} is not Base64 (RFC 4648 section 4, padded)"),
+                );
+                assert_eq!(
+                    refused(operation, &with(body.clone(), &format!("/{name}"), json!(wrong))),
+                    expected
+                );
             }
         }
     }
@@ -289,11 +419,26 @@ fn a_refused_request_still_tells_who_it_was() {
     };
     let known = Some("4112f4d6-db54-4af4-ae30-c55a22a8dfae".to_owned());
     // A field further on is wrong, or the body ends early.
-    assert_eq!(request_id(Operation::Encrypt, &without(encrypt_body(), "/plaintext").to_string()), known);
+    assert_eq!(
+        request_id(Operation::Encrypt, &without(encrypt_body(), "/plaintext").to_string()),
+        known
+    );
     let metadata = encrypt_body()["requestMetadata"].to_string();
-    assert_eq!(request_id(Operation::Encrypt, &format!("{{\"requestMetadata\":{metadata},\"plaintext\":\"Zm")), known);
+    assert_eq!(
+        request_id(
+            Operation::Encrypt,
+            &format!("{{\"requestMetadata\":{metadata},\"plaintext\":\"Zm")
+        ),
+        known
+    );
     // A field of the metadata itself is missing, of a wrong type, or too long.
-    assert_eq!(request_id(Operation::Encrypt, &without(encrypt_body(), "/requestMetadata/kmsKeyArn").to_string()), known);
+    assert_eq!(
+        request_id(
+            Operation::Encrypt,
+            &without(encrypt_body(), "/requestMetadata/kmsKeyArn").to_string()
+        ),
+        known
+    );
     for wrong in [json!(7), json!("x".repeat(5000))] {
         let body = with(encrypt_body(), "/requestMetadata/awsPrincipalArn", wrong);
         assert_eq!(request_id(Operation::Encrypt, &body.to_string()), known);
@@ -308,7 +453,8 @@ fn fields_given_twice_are_refused() {
     for (operation, body) in all_bodies() {
         for name in body.as_object().expect("object").keys() {
             let text = body.to_string();
-            let twice = format!("{},\"{name}\":{}}}", text.strip_suffix('}').expect("object"), body[name]);
+            let twice =
+                format!("{},\"{name}\":{}}}", text.strip_suffix('}').expect("object"), body[name]);
             let rejection = decode(operation, twice.as_bytes()).expect_err(&twice);
             assert_eq!(rejection.error.name(), ErrorName::ValidationException);
             assert_eq!(rejection.error.message(), format!("{name} is given twice"));
@@ -320,13 +466,18 @@ fn fields_given_twice_are_refused() {
 fn debug_and_errors_hold_no_payload() {
     let plaintext = "c2VjcmV0IHNlY3JldA==";
     let encrypt = encrypt_of(&with(encrypt_body(), "/plaintext", json!(plaintext)));
-    assert_eq!(format!("{encrypt:?}"), "Encrypt { plaintext_bytes: 13, aad_bytes: Some(33), integrity: true }");
+    assert_eq!(
+        format!("{encrypt:?}"),
+        "Encrypt { plaintext_bytes: 13, aad_bytes: Some(33), integrity: true }"
+    );
     assert_eq!(
         format!("{:?}", decrypt_of(&decrypt_body())),
-        "Decrypt { ciphertext_bytes: 12, iv_bytes: 12, aad_bytes: Some(33), metadata_bytes: Some(13) }"
+        "Decrypt { ciphertext_bytes: 12, iv_bytes: 12, aad_bytes: Some(33), metadata_bytes: \
+         Some(13) }"
     );
     for broken in ["c2VjcmV0IHNlY3JldA", "c2VjcmV0IHNlY3JldA==\"x", "c2VjcmV0IHNlY3JldA==\u{7f}"] {
-        let text = with(encrypt_body(), "/plaintext", json!("HERE")).to_string().replace("HERE", broken);
+        let text =
+            with(encrypt_body(), "/plaintext", json!("HERE")).to_string().replace("HERE", broken);
         let rejection = decode(Operation::Encrypt, text.as_bytes()).expect_err(broken);
         assert!(!format!("{rejection:?}").contains("c2Vj"), "{rejection:?}");
     }
@@ -334,10 +485,13 @@ fn debug_and_errors_hold_no_payload() {
 
 /// A field's name and its value in some legitimate spelling: with more escapes than needed.
 fn escaped(text: &str, every: usize) -> String {
-    let spelled = text.encode_utf16().enumerate().map(|(i, unit)| match char::from_u32(u32::from(unit)) {
-        Some(c) if i % every != 0 && c.is_ascii_graphic() && c != '"' && c != '\\' => c.to_string(),
-        _ => format!("\\u{unit:04x}"),
-    });
+    let spelled =
+        text.encode_utf16().enumerate().map(|(i, unit)| match char::from_u32(u32::from(unit)) {
+            Some(c) if i % every != 0 && c.is_ascii_graphic() && c != '"' && c != '\\' => {
+                c.to_string()
+            }
+            _ => format!("\\u{unit:04x}"),
+        });
     format!("\"{}\"", spelled.collect::<String>())
 }
 
@@ -366,7 +520,8 @@ proptest! {
         let text = format!(" {{ {} }}\r\n", text.join(" ,\t"));
 
         let request = decode(Operation::Encrypt, text.as_bytes()).expect(&text);
-        let (metadata, Call::Encrypt(encrypt)) = request.into_parts() else { panic!("not an encrypt") };
+        let (metadata, Call::Encrypt(encrypt)) = request.into_parts() else { panic!("not an \
+            encrypt") };
         prop_assert_eq!(metadata.principal.as_deref(), Some(principal.as_str()));
         prop_assert_eq!(encrypt.plaintext.as_slice(), plaintext.as_slice());
         prop_assert_eq!(encrypt.aad, aad);
@@ -397,7 +552,8 @@ proptest! {
         }
     }
 
-    /// Valid bodies with a piece overwritten, cut out or repeated: close enough to reach every branch.
+    /// Valid bodies with a piece overwritten, cut out or repeated: close enough to reach every
+    /// branch.
     #[test]
     fn damaged_bodies_are_answered(from in 0usize..700, len in 0usize..40, noise in prop::collection::vec(any::<u8>(), 0..20)) {
         for (operation, body) in all_bodies() {

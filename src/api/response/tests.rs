@@ -15,7 +15,8 @@ fn hex<const N: usize>(text: &str) -> [u8; N] {
 /// The specification's response example.
 #[test]
 fn encrypt_with_every_field() {
-    let integrity: [u8; 32] = hex("a8703f2260bd8791ec2d15ea0b23e65a0631eedcf2a13a65cc82db3f47cf5ec7");
+    let integrity: [u8; 32] =
+        hex("a8703f2260bd8791ec2d15ea0b23e65a0631eedcf2a13a65cc82db3f47cf5ec7");
     let answer = Encrypted {
         ciphertext: &hex::<12>("821c642b5b71783367deaf18"),
         iv: &hex::<12>("1ccae5470f39700254779031"),
@@ -37,9 +38,13 @@ fn encrypt_with_every_field() {
 
 #[test]
 fn encrypt_leaves_out_what_is_absent() {
-    let answer = Encrypted { ciphertext: b"", iv: &[0; 16], tag: &[0; 16], metadata: None, integrity: None };
+    let answer =
+        Encrypted { ciphertext: b"", iv: &[0; 16], tag: &[0; 16], metadata: None, integrity: None };
     let zeros = "AAAAAAAAAAAAAAAAAAAAAA==";
-    assert_eq!(body(|out| encrypt(&answer, out)), json!({"ciphertext": "", "initializationVector": zeros, "authenticationTag": zeros}));
+    assert_eq!(
+        body(|out| encrypt(&answer, out)),
+        json!({"ciphertext": "", "initializationVector": zeros, "authenticationTag": zeros})
+    );
 }
 
 #[test]
@@ -67,7 +72,10 @@ fn metadata_tells_spec_usage_and_status() {
         json!({"keySpec": "AES_256", "keyUsage": ["ENCRYPT", "DECRYPT"], "keyStatus": "ENABLED"})
     );
     let answer = KeyMetadata { spec: "GENERIC_SECRET_256", usage: &[], enabled: false };
-    assert_eq!(body(|out| metadata(&answer, out)), json!({"keySpec": "GENERIC_SECRET_256", "keyUsage": [], "keyStatus": "DISABLED"}));
+    assert_eq!(
+        body(|out| metadata(&answer, out)),
+        json!({"keySpec": "GENERIC_SECRET_256", "keyUsage": [], "keyStatus": "DISABLED"})
+    );
 }
 
 #[test]
@@ -126,7 +134,8 @@ fn health_tells_ten_key_managers_at_most() {
 }
 
 proptest! {
-    /// Growing while plaintext is in the buffer would leave a copy behind: once the room is there, the buffer stays put.
+    /// Growing while plaintext is in the buffer would leave a copy behind: once the room is there,
+    /// the buffer stays put.
     #[test]
     fn decrypt_never_moves_its_buffer(plaintext in prop::collection::vec(any::<u8>(), 0..600), before in 0usize..100) {
         let mut out = vec![0; before];

@@ -8,11 +8,20 @@ fn refused(path: &str) {
 
 #[test]
 fn the_four_calls_with_and_without_prefix() {
-    for prefix in ["", "/a", "/example/uri/path/prefix", "/kms/xks/v1", "/a/kms/xks/v1/keys/k/encrypt", "/A-Z_09"] {
+    for prefix in [
+        "",
+        "/a",
+        "/example/uri/path/prefix",
+        "/kms/xks/v1",
+        "/a/kms/xks/v1/keys/k/encrypt",
+        "/A-Z_09",
+    ] {
         for operation in Operation::ALL {
             let (path, key_id) = match operation {
                 Operation::Health => (format!("{prefix}/kms/xks/v1/health"), ""),
-                other => (format!("{prefix}/kms/xks/v1/keys/Key.1_a-b/{}", other.as_str()), "Key.1_a-b"),
+                other => {
+                    (format!("{prefix}/kms/xks/v1/keys/Key.1_a-b/{}", other.as_str()), "Key.1_a-b")
+                }
             };
             assert_eq!(route(&path), Ok(Route { prefix, operation, key_id }), "{path}");
         }
@@ -106,7 +115,15 @@ fn only_the_empty_query() {
 #[test]
 fn names_of_the_calls() {
     let names: Vec<_> = Operation::ALL.iter().map(|o| (o.as_str(), o.api_name())).collect();
-    assert_eq!(names, [("metadata", "GetKeyMetadata"), ("encrypt", "Encrypt"), ("decrypt", "Decrypt"), ("health", "GetHealthStatus")]);
+    assert_eq!(
+        names,
+        [
+            ("metadata", "GetKeyMetadata"),
+            ("encrypt", "Encrypt"),
+            ("decrypt", "Decrypt"),
+            ("health", "GetHealthStatus")
+        ]
+    );
 }
 
 proptest! {

@@ -34,7 +34,10 @@ fn secrets_have_43_to_64_of_their_characters() {
     ] {
         assert_eq!(SecretAccessKey::new(&text).is_ok(), is_valid, "{text}");
     }
-    assert_eq!(SecretAccessKey::new(SECRET).expect("valid").derivation_key(), format!("AWS4{SECRET}").as_bytes());
+    assert_eq!(
+        SecretAccessKey::new(SECRET).expect("valid").derivation_key(),
+        format!("AWS4{SECRET}").as_bytes()
+    );
 }
 
 #[test]
@@ -46,7 +49,8 @@ fn refusals_name_the_problem_and_not_the_value() {
     );
     assert_eq!(
         SecretAccessKey::new(&format!("{SECRET}\n")).expect_err("line break").to_string(),
-        "character 49 of the secret access key is white space or a line break; only A-Z, a-z, 0-9, '+', '/' and '=' may be used"
+        "character 49 of the secret access key is white space or a line break; only A-Z, a-z, 0-9, \
+         '+', '/' and '=' may be used"
     );
     assert_eq!(
         AccessKeyId::new(&SECRET.replace('c', "C")).expect_err("a secret").to_string(),
@@ -57,16 +61,24 @@ fn refusals_name_the_problem_and_not_the_value() {
 #[test]
 fn a_set_has_at_least_one_credential_and_each_id_once() {
     assert_eq!(CredentialSet::new(Vec::new()).expect_err("empty"), CredentialError::NoCredential);
-    let twice = vec![credential(ID, SECRET), credential(OTHER_ID, SECRET), credential(ID, OTHER_SECRET)];
+    let twice =
+        vec![credential(ID, SECRET), credential(OTHER_ID, SECRET), credential(ID, OTHER_SECRET)];
     assert_eq!(
         CredentialSet::new(twice).expect_err("an id twice").to_string(),
         format!("the access key id {ID} is given twice; an id must identify one secret access key")
     );
     let set = credentials();
     for (id, secret) in [(ID, SECRET), (OTHER_ID, OTHER_SECRET)] {
-        assert_eq!(set.get(id).expect("there").secret().derivation_key(), format!("AWS4{secret}").as_bytes());
+        assert_eq!(
+            set.get(id).expect("there").secret().derivation_key(),
+            format!("AWS4{secret}").as_bytes()
+        );
     }
-    assert!(set.get("").is_none() && set.get(&ID[1..]).is_none() && set.get(&ID.to_lowercase()).is_none());
+    assert!(
+        set.get("").is_none()
+            && set.get(&ID[1..]).is_none()
+            && set.get(&ID.to_lowercase()).is_none()
+    );
 }
 
 #[test]

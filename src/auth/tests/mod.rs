@@ -28,11 +28,15 @@ fn signer() -> Signer {
 }
 
 fn credential(id: &str, secret: &str) -> Credential {
-    Credential::new(AccessKeyId::new(id).expect("valid id"), SecretAccessKey::new(secret).expect("valid secret"))
+    Credential::new(
+        AccessKeyId::new(id).expect("valid id"),
+        SecretAccessKey::new(secret).expect("valid secret"),
+    )
 }
 
 fn credentials() -> CredentialSet {
-    CredentialSet::new(vec![credential(ID, SECRET), credential(OTHER_ID, OTHER_SECRET)]).expect("two credentials")
+    CredentialSet::new(vec![credential(ID, SECRET), credential(OTHER_ID, OTHER_SECRET)])
+        .expect("two credentials")
 }
 
 fn regions() -> [String; 2] {
@@ -41,7 +45,12 @@ fn regions() -> [String; 2] {
 
 fn unsigned() -> Message {
     let headers = [("Host", "xks.example.com"), ("Content-Type", "application/json")];
-    Message::new("POST", "/example/uri/path/prefix/kms/xks/v1/keys/foo/encrypt", &headers, r#"{"requestMetadata":{}}"#)
+    Message::new(
+        "POST",
+        "/example/uri/path/prefix/kms/xks/v1/keys/foo/encrypt",
+        &headers,
+        r#"{"requestMetadata":{}}"#,
+    )
 }
 
 fn signed() -> Message {
@@ -53,15 +62,28 @@ fn precheck_at(message: &Message, now: i64) -> Result<(), AuthError> {
 }
 
 fn authenticate_at(message: &Message, now: i64) -> Result<Authenticated, AuthError> {
-    message.with_request(|request| authenticate(request, &message.body, &credentials(), &regions(), now, &mut SigningKeys::new()))
+    message.with_request(|request| {
+        authenticate(
+            request,
+            &message.body,
+            &credentials(),
+            &regions(),
+            now,
+            &mut SigningKeys::new(),
+        )
+    })
 }
 
-/// The reason for which `message` is refused, at [`NOW`]. What `precheck` refuses, `authenticate` refuses for the same reason.
+/// The reason for which `message` is refused, at [`NOW`]. What `precheck` refuses, `authenticate`
+/// refuses for the same reason.
 fn refusal(message: &Message) -> AuthError {
     let refused = authenticate_at(message, NOW).map(drop).expect_err("refused");
     match precheck_at(message, NOW) {
         Err(early) => assert_eq!(early, refused),
-        Ok(()) => assert!(matches!(refused, AuthError::SignatureMismatch { .. } | AuthError::PayloadHashMismatch), "{refused:?}"),
+        Ok(()) => assert!(
+            matches!(refused, AuthError::SignatureMismatch { .. } | AuthError::PayloadHashMismatch),
+            "{refused:?}"
+        ),
     }
     refused
 }
@@ -84,8 +106,16 @@ fn replaced(from: &str, to: &str) -> Message {
 fn a_signed_request_is_authenticated_under_its_access_key_id() {
     assert_eq!(precheck_at(&signed(), NOW), Ok(()));
     assert_eq!(&**authenticate_at(&signed(), NOW).expect("authentic").access_key_id(), ID);
-    let other = Signer { access_key_id: OTHER_ID.into(), secret: OTHER_SECRET.into(), region: "eu-west-1".into(), ..signer() };
-    assert_eq!(&**authenticate_at(&unsigned().signed(&other), NOW).expect("authentic").access_key_id(), OTHER_ID);
+    let other = Signer {
+        access_key_id: OTHER_ID.into(),
+        secret: OTHER_SECRET.into(),
+        region: "eu-west-1".into(),
+        ..signer()
+    };
+    assert_eq!(
+        &**authenticate_at(&unsigned().signed(&other), NOW).expect("authentic").access_key_id(),
+        OTHER_ID
+    );
 }
 
 #[test]
@@ -104,7 +134,10 @@ fn spacing_and_order_of_the_parameters_are_free() {
 fn exactly_one_authorization_header() {
     assert_eq!(refusal(&unsigned()), AuthError::MissingAuthorization);
     let value = signed().value("authorization");
-    assert_eq!(refusal(&signed().header("authorization", &value)), AuthError::DuplicateAuthorization);
+    assert_eq!(
+        refusal(&signed().header("authorization", &value)),
+        AuthError::DuplicateAuthorization
+    );
 }
 
 #[test]
@@ -119,8 +152,18 @@ fn presigned_queries_are_refused_with_or_without_the_header() {
 
 #[test]
 fn other_algorithms_are_refused() {
-    for other in ["AWS4-HMAC-SHA256-PAYLOAD", "AWS4-ECDSA-P256-SHA256", "aws4-hmac-sha256", "Bearer", "AWS4-HMAC-SHA256,"] {
-        assert_eq!(refusal(&replaced("AWS4-HMAC-SHA256", other)), AuthError::UnsupportedAlgorithm, "{other}");
+    for other in [
+        "AWS4-HMAC-SHA256-PAYLOAD",
+        "AWS4-ECDSA-P256-SHA256",
+        "aws4-hmac-sha256",
+        "Bearer",
+        "AWS4-HMAC-SHA256,",
+    ] {
+        assert_eq!(
+            refusal(&replaced("AWS4-HMAC-SHA256", other)),
+            AuthError::UnsupportedAlgorithm,
+            "{other}"
+        );
     }
     assert_eq!(refusal(&with_authorization(|_| String::new())), AuthError::UnsupportedAlgorithm);
 }
@@ -142,7 +185,10 @@ fn a_malformed_authorization_header_is_refused() {
     ] {
         let refused = refusal(&message);
         // Where a comma is gone, the parameter before takes in the next one.
-        let is_expected = matches!(refused, AuthError::MalformedAuthorization { .. } | AuthError::MalformedCredential { .. });
+        let is_expected = matches!(
+            refused,
+            AuthError::MalformedAuthorization { .. } | AuthError::MalformedCredential { .. }
+        );
         assert!(is_expected, "{refused:?} for {:?}", message.value("authorization"));
     }
     let mut message = signed();
@@ -153,10 +199,19 @@ fn a_malformed_authorization_header_is_refused() {
 #[test]
 fn a_malformed_credential_is_refused() {
     for to in ["aws4_reques", "aws4_request/", "AWS4_REQUEST", ""] {
-        assert!(matches!(refusal(&replaced("aws4_request", to)), AuthError::MalformedCredential { .. }), "{to}");
+        assert!(
+            matches!(refusal(&replaced("aws4_request", to)), AuthError::MalformedCredential { .. }),
+            "{to}"
+        );
     }
-    assert!(matches!(refusal(&replaced(&format!("{ID}/"), "")), AuthError::MalformedCredential { .. }));
-    assert!(matches!(refusal(&replaced(&format!("{ID}/20240229/us-east-1/kms-xks-proxy/"), "")), AuthError::MalformedCredential { .. }));
+    assert!(matches!(
+        refusal(&replaced(&format!("{ID}/"), "")),
+        AuthError::MalformedCredential { .. }
+    ));
+    assert!(matches!(
+        refusal(&replaced(&format!("{ID}/20240229/us-east-1/kms-xks-proxy/"), "")),
+        AuthError::MalformedCredential { .. }
+    ));
 }
 
 #[test]
@@ -170,7 +225,10 @@ fn scope_must_agree_with_the_date_and_be_accepted_here() {
     assert_eq!(refused, AuthError::WrongRegion { region: Excerpt::of("ap-south-1") });
     assert!(matches!(refusal(&replaced("us-east-1", "")), AuthError::WrongRegion { .. }));
     // An accepted region, but not the one that was signed.
-    assert!(matches!(refusal(&replaced("us-east-1", "eu-west-1")), AuthError::SignatureMismatch { .. }));
+    assert!(matches!(
+        refusal(&replaced("us-east-1", "eu-west-1")),
+        AuthError::SignatureMismatch { .. }
+    ));
 }
 
 #[test]
@@ -191,9 +249,14 @@ fn an_unknown_access_key_id_is_named_and_a_secret_in_its_place_is_not() {
 #[test]
 fn host_and_date_must_be_signed() {
     let message = unsigned().header("x-amz-date", "20240229T120000Z");
-    for (signed_headers, missing) in [("content-type;x-amz-date", "host"), ("content-type;host", "x-amz-date"), ("date", "host")] {
+    for (signed_headers, missing) in
+        [("content-type;x-amz-date", "host"), ("content-type;host", "x-amz-date"), ("date", "host")]
+    {
         let value = signer().authorization(&message, signed_headers, &hex(sha256(&message.body)));
-        assert_eq!(refusal(&message.clone().header("authorization", &value)), AuthError::HeaderNotSigned { name: missing });
+        assert_eq!(
+            refusal(&message.clone().header("authorization", &value)),
+            AuthError::HeaderNotSigned { name: missing }
+        );
     }
     // They alone are enough.
     let value = signer().authorization(&message, "host;x-amz-date", &hex(sha256(&message.body)));
@@ -216,13 +279,20 @@ fn signed_headers_are_sorted_distinct_lower_case_names_that_are_there() {
     ] {
         let value = signer().authorization(&message, list, &hex(sha256(&message.body)));
         let refused = refusal(&message.clone().header("authorization", &value));
-        assert!(matches!(refused, AuthError::MalformedSignedHeaders { .. }), "{list:?}: {refused:?}");
+        assert!(
+            matches!(refused, AuthError::MalformedSignedHeaders { .. }),
+            "{list:?}: {refused:?}"
+        );
     }
-    let value = signer().authorization(&message, "host;x-absent;x-amz-date", &hex(sha256(&message.body)));
+    let value =
+        signer().authorization(&message, "host;x-absent;x-amz-date", &hex(sha256(&message.body)));
     let refused = refusal(&message.clone().header("authorization", &value));
     assert_eq!(refused, AuthError::SignedHeaderMissing { name: Excerpt::of("x-absent") });
     // Taken away after signing.
-    assert!(matches!(refusal(&signed().without("x-amz-date")), AuthError::SignedHeaderMissing { .. }));
+    assert!(matches!(
+        refusal(&signed().without("x-amz-date")),
+        AuthError::SignedHeaderMissing { .. }
+    ));
     assert!(matches!(refusal(&signed().without("host")), AuthError::SignedHeaderMissing { .. }));
 }
 
@@ -231,7 +301,8 @@ fn as_many_signed_headers_as_a_request_may_have_and_no_more() {
     use crate::limits::SIGNED_HEADERS_MAX;
     let with = |count: usize| {
         // host, content-type, x-amz-date are there already.
-        let message = (3..count).fold(unsigned(), |message, at| message.header(&format!("x-many-{at:03}"), "v"));
+        let message = (3..count)
+            .fold(unsigned(), |message, at| message.header(&format!("x-many-{at:03}"), "v"));
         authenticate_at(&message.signed(&signer()), NOW).map(drop)
     };
     assert_eq!(with(SIGNED_HEADERS_MAX), Ok(()));
@@ -240,9 +311,22 @@ fn as_many_signed_headers_as_a_request_may_have_and_no_more() {
 
 #[test]
 fn exactly_one_date_in_basic_form() {
-    assert_eq!(refusal(&signed().header("x-amz-date", "20240229T120000Z")), AuthError::DuplicateDate);
-    for value in ["", "20240230T120000Z", "2024-02-29T12:00:00Z", "20240229T120000Z,20240229T120000Z", "Thu, 29 Feb 2024 12:00:00 GMT"] {
-        assert_eq!(refusal(&signed().replace("x-amz-date", value)), AuthError::MalformedDate, "{value}");
+    assert_eq!(
+        refusal(&signed().header("x-amz-date", "20240229T120000Z")),
+        AuthError::DuplicateDate
+    );
+    for value in [
+        "",
+        "20240230T120000Z",
+        "2024-02-29T12:00:00Z",
+        "20240229T120000Z,20240229T120000Z",
+        "Thu, 29 Feb 2024 12:00:00 GMT",
+    ] {
+        assert_eq!(
+            refusal(&signed().replace("x-amz-date", value)),
+            AuthError::MalformedDate,
+            "{value}"
+        );
     }
 }
 
@@ -265,7 +349,8 @@ fn the_clock_may_be_off_by_five_minutes_either_way() {
     }
     assert_eq!(
         AuthError::ClockSkew { seconds: -412 }.to_string(),
-        "x-amz-date is 412 s behind this proxy's clock; up to 300 s are accepted: check the time synchronisation of this host"
+        "x-amz-date is 412 s behind this proxy's clock; up to 300 s are accepted: check the time \
+         synchronisation of this host"
     );
 }
 
@@ -280,13 +365,24 @@ fn the_skew_may_cross_midnight() {
 
 #[test]
 fn the_signature_is_64_lower_case_digits_and_the_right_one() {
-    let signature = |to: String| with_authorization(|value| format!("{}{to}", &value[..value.len() - 64]));
-    let right = signed().value("authorization")[signed().value("authorization").len() - 64..].to_string();
+    let signature =
+        |to: String| with_authorization(|value| format!("{}{to}", &value[..value.len() - 64]));
+    let right =
+        signed().value("authorization")[signed().value("authorization").len() - 64..].to_string();
     assert!(authenticate_at(&signature(right.clone()), NOW).is_ok());
-    for malformed in [right.to_uppercase(), right[1..].into(), format!("{right}0"), String::new(), format!("{}g", &right[1..])] {
+    for malformed in [
+        right.to_uppercase(),
+        right[1..].into(),
+        format!("{right}0"),
+        String::new(),
+        format!("{}g", &right[1..]),
+    ] {
         assert_eq!(refusal(&signature(malformed)), AuthError::MalformedSignature);
     }
-    assert_eq!(refusal(&signature("0".repeat(64))), AuthError::SignatureMismatch { access_key_id: ID.into() });
+    assert_eq!(
+        refusal(&signature("0".repeat(64))),
+        AuthError::SignatureMismatch { access_key_id: ID.into() }
+    );
     let foreign = unsigned().signed(&Signer { secret: OTHER_SECRET.into(), ..signer() });
     assert_eq!(refusal(&foreign), AuthError::SignatureMismatch { access_key_id: ID.into() });
 }
@@ -300,18 +396,28 @@ fn a_signed_payload_header_must_be_the_hash_of_the_body() {
     for value in ["UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "", &hash[1..]] {
         assert_eq!(refusal(&with(value)), AuthError::UnsignedPayload, "{value}");
     }
-    let twice = unsigned().header("X-Amz-Content-SHA256", &hash).header("X-Amz-Content-SHA256", &hash).signed(&signer());
+    let twice = unsigned()
+        .header("X-Amz-Content-SHA256", &hash)
+        .header("X-Amz-Content-SHA256", &hash)
+        .signed(&signer());
     assert_eq!(refusal(&twice), AuthError::UnsignedPayload);
 
     // As S3's clients do it: the header's text in place of the hash.
-    let message = unsigned().header("x-amz-content-sha256", "UNSIGNED-PAYLOAD").header("x-amz-date", "20240229T120000Z");
+    let message = unsigned()
+        .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+        .header("x-amz-date", "20240229T120000Z");
     for list in ["host;x-amz-content-sha256;x-amz-date", "host;x-amz-date"] {
         let value = signer().authorization(&message, list, "UNSIGNED-PAYLOAD");
         let reason = refusal(&message.clone().header("authorization", &value)).reason();
-        assert_eq!(reason, if list.contains("sha256") { "unsigned_payload" } else { "signature_mismatch" });
+        assert_eq!(
+            reason,
+            if list.contains("sha256") { "unsigned_payload" } else { "signature_mismatch" }
+        );
     }
     // Unsigned, it says nothing.
-    assert!(authenticate_at(&signed().header("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), NOW).is_ok());
+    assert!(
+        authenticate_at(&signed().header("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), NOW).is_ok()
+    );
 }
 
 #[test]
@@ -328,7 +434,21 @@ fn what_could_be_read_in_two_ways_is_refused_although_rightly_signed() {
         let refused = refusal(&message.signed(&signer()));
         assert!(matches!(refused, AuthError::AmbiguousRequest { .. }), "{path}: {refused:?}");
     }
-    for query in ["&", "a&&b", "=b", "a=b=c", "a=%41", "a=%2f", "a=%2", "a=%", "a=b+c", "a=b/c", "a= ", "a=b&", "\u{1234}=b"] {
+    for query in [
+        "&",
+        "a&&b",
+        "=b",
+        "a=b=c",
+        "a=%41",
+        "a=%2f",
+        "a=%2",
+        "a=%",
+        "a=b+c",
+        "a=b/c",
+        "a= ",
+        "a=b&",
+        "\u{1234}=b",
+    ] {
         let mut message = unsigned();
         message.query = query.into();
         let refused = refusal(&message.signed(&signer()));
@@ -381,13 +501,21 @@ fn reasons_are_distinct_and_messages_short_and_printable() {
         AuthError::SignatureMismatch { access_key_id: "A".repeat(30).into() },
     ];
     let mut reasons: Vec<&str> = all.iter().map(AuthError::reason).collect();
-    assert!(reasons.iter().all(|reason| reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+    assert!(
+        reasons
+            .iter()
+            .all(|reason| reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    );
     reasons.sort_unstable();
     reasons.dedup();
     assert_eq!(reasons.len(), all.len());
     for error in all {
         let message = error.to_string();
-        assert!(message.len() <= ERROR_MESSAGE_CHARS_MAX && message.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{message:?}");
+        assert!(
+            message.len() <= ERROR_MESSAGE_CHARS_MAX
+                && message.bytes().all(|byte| matches!(byte, b' '..=b'~')),
+            "{message:?}"
+        );
     }
 }
 

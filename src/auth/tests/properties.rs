@@ -6,12 +6,16 @@ use proptest::sample::Index;
 use super::*;
 
 fn message() -> impl Strategy<Value = Message> {
-    let segment = prop_oneof![4 => "[A-Za-z0-9_-]{1,12}", 1 => "[ -.0-~]{1,8}".prop_filter("not dots alone", |s| s != "." && s != "..")];
+    let segment = prop_oneof![4 => "[A-Za-z0-9_-]{1,12}", 1 => "[ -.0-~]{1,8}".prop_filter("not \
+        dots alone", |s| s != "." && s != "..")];
     let parameter = "([A-Za-z0-9._~-]|%2F|%E1|%3D){1,5}(=([A-Za-z0-9._~-]|%20|%25){0,5})?"
         .prop_filter("not presigned", |parameter| !is_presigned(parameter));
     let header = (
         "[Xx]-[a-eA-E-]{1,4}",
-        proptest::collection::vec(prop_oneof![8 => 0x21..=0x7e_u8, 3 => Just(b' '), 1 => Just(b'\t'), 1 => 0x80..=0xff_u8], 0..16),
+        proptest::collection::vec(
+            prop_oneof![8 => 0x21..=0x7e_u8, 3 => Just(b' '), 1 => Just(b'\t'), 1 => 0x80..=0xff_u8],
+            0..16,
+        ),
     );
     (
         "(POST|GET|PUT|[A-Z]{1,7})",
@@ -24,7 +28,13 @@ fn message() -> impl Strategy<Value = Message> {
         .prop_map(|(method, segments, parameters, headers, body, host)| {
             let mut headers = headers;
             headers.insert(headers.len() / 2, ("Host".into(), host.into_bytes()));
-            Message { method, path: format!("/{}", segments.join("/")), query: parameters.join("&"), headers, body }
+            Message {
+                method,
+                path: format!("/{}", segments.join("/")),
+                query: parameters.join("&"),
+                headers,
+                body,
+            }
         })
 }
 
@@ -57,7 +67,8 @@ proptest! {
     }
 
     #[test]
-    fn unsigned_headers_and_their_order_do_not_matter(message in message(), extra in "[a-zA-Z0-9 ,;=]{0,20}") {
+    fn unsigned_headers_and_their_order_do_not_matter(message in message(), extra in "[a-zA-Z0-9 \
+        ,;=]{0,20}") {
         let mut signed = message.signed(&signer()).header("z-unsigned", &extra);
         signed.headers.rotate_right(1);
         prop_assert!(authenticate_at(&signed, NOW).is_ok());
@@ -94,7 +105,8 @@ proptest! {
     fn a_changed_byte_of_a_header_value_is_noticed(message in message(), header: Index, at: Index, to: u8) {
         let mut signed = message.signed(&signer());
         let header = header.index(signed.headers.len());
-        // Runs of blanks fold into one space: one kind for the other makes no difference to the signer either.
+        // Runs of blanks fold into one space: one kind for the other makes no difference to the
+        // signer either.
         let folds = signed.headers[header].0 != "Authorization";
         let is_noticed =
             change(&mut signed.headers[header].1, at, to).is_some_and(|(from, to)| !(folds && is_blank(from) && is_blank(to)));
@@ -112,7 +124,8 @@ proptest! {
     #[test]
     fn every_byte_of_the_date_counts(at: Index, to: u8, seconds in -300..=300_i64) {
         let mut signed = signed();
-        let date = signed.headers.iter_mut().find(|header| header.0 == "X-Amz-Date").expect("the date");
+        let date = signed.headers.iter_mut().find(|header| header.0 == "X-Amz-Date").expect("the \
+            date");
         let is_changed = change(&mut date.1, at, to).is_some();
         prop_assert_eq!(authenticate_at(&signed, NOW + seconds).is_err(), is_changed);
     }

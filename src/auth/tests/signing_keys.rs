@@ -6,12 +6,23 @@ use crate::limits::SIGNING_KEYS_CACHED_MAX;
 fn cached(keys: &SigningKeys) -> usize {
     let shown = format!("{keys:?}");
     let digits: String = shown.chars().filter(char::is_ascii_digit).collect();
-    assert_eq!(shown, format!("SigningKeys({digits} cached)"), "Debug shows a number and nothing else");
+    assert_eq!(
+        shown,
+        format!("SigningKeys({digits} cached)"),
+        "Debug shows a number and nothing else"
+    );
     digits.parse().expect("a number")
 }
 
-fn authenticate_with(keys: &mut SigningKeys, message: &Message, credentials: &CredentialSet, now: i64) -> bool {
-    message.with_request(|request| authenticate(request, &message.body, credentials, &regions(), now, keys).is_ok())
+fn authenticate_with(
+    keys: &mut SigningKeys,
+    message: &Message,
+    credentials: &CredentialSet,
+    now: i64,
+) -> bool {
+    message.with_request(|request| {
+        authenticate(request, &message.body, credentials, &regions(), now, keys).is_ok()
+    })
 }
 
 #[test]
@@ -22,7 +33,12 @@ fn a_key_is_derived_once_for_each_credential_day_and_region() {
         assert!(authenticate_with(&mut keys, &signed(), &set, NOW));
         assert_eq!(cached(&keys), 1);
     }
-    assert!(authenticate_with(&mut keys, &unsigned().signed(&Signer { region: "eu-west-1".into(), ..signer() }), &set, NOW));
+    assert!(authenticate_with(
+        &mut keys,
+        &unsigned().signed(&Signer { region: "eu-west-1".into(), ..signer() }),
+        &set,
+        NOW
+    ));
     assert_eq!(cached(&keys), 2);
     let other = Signer { access_key_id: OTHER_ID.into(), secret: OTHER_SECRET.into(), ..signer() };
     assert!(authenticate_with(&mut keys, &unsigned().signed(&other), &set, NOW));
@@ -74,9 +90,16 @@ fn who_has_no_secret_puts_nothing_into_the_cache() {
 #[test]
 fn the_cache_is_bounded() {
     let ids: Vec<String> = (0..=SIGNING_KEYS_CACHED_MAX)
-        .map(|at| format!("{:020}", at).replace('0', "A").replace('1', "B").replace('8', "C").replace('9', "D"))
+        .map(|at| {
+            format!("{:020}", at)
+                .replace('0', "A")
+                .replace('1', "B")
+                .replace('8', "C")
+                .replace('9', "D")
+        })
         .collect();
-    let set = CredentialSet::new(ids.iter().map(|id| credential(id, SECRET)).collect()).expect("distinct ids");
+    let set = CredentialSet::new(ids.iter().map(|id| credential(id, SECRET)).collect())
+        .expect("distinct ids");
     let mut keys = SigningKeys::new();
     for (at, id) in ids.iter().enumerate() {
         let message = unsigned().signed(&Signer { access_key_id: id.clone(), ..signer() });
@@ -84,6 +107,11 @@ fn the_cache_is_bounded() {
         assert_eq!(cached(&keys), if at < SIGNING_KEYS_CACHED_MAX { at + 1 } else { 1 });
     }
     // Those that were dropped are derived again.
-    assert!(authenticate_with(&mut keys, &unsigned().signed(&Signer { access_key_id: ids[0].clone(), ..signer() }), &set, NOW));
+    assert!(authenticate_with(
+        &mut keys,
+        &unsigned().signed(&Signer { access_key_id: ids[0].clone(), ..signer() }),
+        &set,
+        NOW
+    ));
     assert_eq!(cached(&keys), 2);
 }

@@ -1,7 +1,8 @@
 //! AWS's published SigV4 test vectors, as facts: which request has which signature.
 //!
-//! All are signed by `AKIDEXAMPLE` at 2015-08-30T12:36:00Z for `us-east-1/service`. The vectors whose path needs normalising or whose query is not
-//! encoded do not apply: this verifier refuses such requests (see `canonical`), which is tested at the end.
+//! All are signed by `AKIDEXAMPLE` at 2015-08-30T12:36:00Z for `us-east-1/service`. The vectors
+//! whose path needs normalising or whose query is not encoded do not apply: this verifier refuses
+//! such requests (see `canonical`), which is tested at the end.
 
 use super::super::signing_key::SigningKeys;
 use super::super::{AuthError, Authenticated, Credential, CredentialSet, present};
@@ -15,22 +16,37 @@ const UNRESERVED: &str = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 type Vector<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
 
 fn authenticate(message: &Message, secret: &str, now: i64) -> Result<Authenticated, AuthError> {
-    let credentials = CredentialSet::new(vec![Credential::unchecked("AKIDEXAMPLE", secret)]).expect("one credential");
+    let credentials = CredentialSet::new(vec![Credential::unchecked("AKIDEXAMPLE", secret)])
+        .expect("one credential");
     let regions = ["us-east-1".to_string()];
     message.with_request(|request| {
-        present(request, "service", &credentials, &regions, now)?.verify(request, &message.body, now, &mut SigningKeys::new())
+        present(request, "service", &credentials, &regions, now)?.verify(
+            request,
+            &message.body,
+            now,
+            &mut SigningKeys::new(),
+        )
     })
 }
 
-fn vector(method: &str, target: &str, headers: &[(&str, &str)], body: &str, signature: &str) -> Message {
-    let message =
-        Message::new(method, target, headers, body).header("Host", "example.amazonaws.com").header("X-Amz-Date", "20150830T123600Z");
-    let mut names: Vec<String> = message.headers.iter().map(|header| header.0.to_ascii_lowercase()).collect();
+fn vector(
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+    signature: &str,
+) -> Message {
+    let message = Message::new(method, target, headers, body)
+        .header("Host", "example.amazonaws.com")
+        .header("X-Amz-Date", "20150830T123600Z");
+    let mut names: Vec<String> =
+        message.headers.iter().map(|header| header.0.to_ascii_lowercase()).collect();
     names.sort();
     names.dedup();
     let signed = names.join(";");
     let authorization = format!(
-        "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, SignedHeaders={signed}, Signature={signature}"
+        "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, \
+         SignedHeaders={signed}, Signature={signature}"
     );
     message.header("Authorization", &authorization)
 }
@@ -56,8 +72,10 @@ fn the_signatures_of_the_aws_suite_verify() {
         ("get-header-key-duplicate", "GET", "/", &[("My-Header1", "value2"), ("My-Header1", "value2"), ("My-Header1", "value1")], "", "c9d5ea9f3f72853aea855b47ea873832890dbdd183b4468f858259531a5138ea"),
         ("get-header-value-order", "GET", "/", &[("My-Header1", "value4"), ("My-Header1", "value1"), ("My-Header1", "value3"), ("My-Header1", "value2")], "", "08c7e5a9acfcfeb3ab6b2185e75ce8b1deb5e634ec47601a50643f830c755c01"),
         ("get-header-value-multiline, unfolded", "GET", "/", &[("My-Header1", "value1   value2     value3")], "", "cfd34249e4b1c8d6b91ef74165d41a32e5fab3306300901bb65a51a73575eefd"),
-        ("get-header-value-multiline, with tabs", "GET", "/", &[("My-Header1", "\tvalue1\tvalue2 \t value3 ")], "", "cfd34249e4b1c8d6b91ef74165d41a32e5fab3306300901bb65a51a73575eefd"),
-        ("get-header-value-trim", "GET", "/", &[("My-Header1", " value1"), ("My-Header2", " \"a   b   c\"")], "", "acc3ed3afb60bb290fc8d2dd0098b9911fcaa05412b367055dee359757a9c736"),
+        ("get-header-value-multiline, with tabs", "GET", "/", &[("My-Header1", "\tvalue1\tvalue2 \
+            \t value3 ")], "", "cfd34249e4b1c8d6b91ef74165d41a32e5fab3306300901bb65a51a73575eefd"),
+        ("get-header-value-trim", "GET", "/", &[("My-Header1", " value1"), ("My-Header2", " \"a   \
+            b   c\"")], "", "acc3ed3afb60bb290fc8d2dd0098b9911fcaa05412b367055dee359757a9c736"),
         ("get-vanilla-empty-query-key", "GET", "/?Param1=value1", &[], "", "a67d582fa61cc504c4bae71f336f98b97f1ea3c7a6bfe1b6e45aec72011b9aeb"),
         ("get-vanilla-query-order-key", "GET", "/?Param1=value2&Param1=Value1", &[], "", "eedbc4e291e521cf13422ffca22be7d2eb8146eecf653089df300a15b2382bd1"),
         ("get-vanilla-query-order-value", "GET", "/?Param1=value2&Param1=value1", &[], "", "5772eed61e12b33fae39ee5e7012498b51d56abc0abb7c60486157bd471c4694"),
@@ -78,13 +96,21 @@ fn the_signatures_of_the_aws_suite_verify() {
     for (name, method, target, headers, body, signature) in vectors {
         let message = vector(method, target, headers, body, signature);
         let outcome = authenticate(&message, SECRET, NOW);
-        assert_eq!(outcome.map(|proof| proof.access_key_id().to_string()), Ok("AKIDEXAMPLE".into()), "{name}");
+        assert_eq!(
+            outcome.map(|proof| proof.access_key_id().to_string()),
+            Ok("AKIDEXAMPLE".into()),
+            "{name}"
+        );
 
         // The same under another secret, which shows that the signature is what decides.
         let mut wrong = SECRET.to_string();
         wrong.replace_range(..1, "W");
         let outcome = authenticate(&message, &wrong, NOW).map(drop);
-        assert_eq!(outcome, Err(AuthError::SignatureMismatch { access_key_id: "AKIDEXAMPLE".into() }), "{name}");
+        assert_eq!(
+            outcome,
+            Err(AuthError::SignatureMismatch { access_key_id: "AKIDEXAMPLE".into() }),
+            "{name}"
+        );
     }
 }
 
@@ -95,9 +121,12 @@ fn a_percent_encoded_path_is_encoded_again() {
     let message = vector("POST", "/test/@connections/JBDvjfGEIAMCERw%3D", &[], "", &"0".repeat(64));
     message.with_request(|request| {
         let value = message.value("authorization");
-        let authorization = super::super::authorization::Authorization::parse(value.as_bytes()).expect("in form");
+        let authorization =
+            super::super::authorization::Authorization::parse(value.as_bytes()).expect("in form");
         let mut text = Vec::new();
-        canonical::write(request, authorization.signed_headers, &[0; 32], &mut |piece| text.extend_from_slice(piece));
+        canonical::write(request, authorization.signed_headers, &[0; 32], &mut |piece| {
+            text.extend_from_slice(piece)
+        });
         let text = String::from_utf8(text).expect("UTF-8");
         assert_eq!(text.lines().nth(1), Some("/test/%40connections/JBDvjfGEIAMCERw%253D"));
     });
@@ -107,7 +136,10 @@ fn a_percent_encoded_path_is_encoded_again() {
 fn vectors_that_normalise_are_refused_even_with_the_right_signature() {
     for (target, signature) in [
         ("/example/..", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
-        ("/example1/example2/../..", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
+        (
+            "/example1/example2/../..",
+            "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+        ),
         ("/./", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
         ("//", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
         ("/./example", "ef75d96142cf21edca26f06005da7988e4f8dc83a165a80865db7089db637ec5"),
@@ -118,7 +150,11 @@ fn vectors_that_normalise_are_refused_even_with_the_right_signature() {
         // A query that is not encoded.
         ("/?\u{1234}=bar", "2cdec8eed098649ff3a119c94853b13c643bcf08f8b0a1d91e12c9027818dd04"),
     ] {
-        let outcome = authenticate(&vector("GET", target, &[], "", signature), SECRET, NOW).map(drop);
-        assert!(matches!(outcome, Err(AuthError::AmbiguousRequest { .. })), "{target}: {outcome:?}");
+        let outcome =
+            authenticate(&vector("GET", target, &[], "", signature), SECRET, NOW).map(drop);
+        assert!(
+            matches!(outcome, Err(AuthError::AmbiguousRequest { .. })),
+            "{target}: {outcome:?}"
+        );
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, Error, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, Error, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
@@ -21,7 +21,8 @@ pub(super) struct Certificates {
     pub(super) key: Zeroizing<String>,
 }
 
-/// Makes both. The CA's key is not kept: whoever trusts this CA trusts this one certificate and no other.
+/// Makes both. The CA's key is not kept: whoever trusts this CA trusts this one certificate and no
+/// other.
 pub(super) fn make(listen: IpAddr) -> Result<Certificates, Error> {
     let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut ca = parameters("xksd demo CA", CA_DAYS);
@@ -77,16 +78,24 @@ mod tests {
     /// Whether a client that trusts the CA alone accepts the certificate for this name.
     fn accepted(certificates: &Certificates, name: &str) -> bool {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = CertificateDer::pem_slice_iter(certificates.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+        let chain = CertificateDer::pem_slice_iter(certificates.chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .unwrap();
         let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes()).unwrap();
-        let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
         let server = server.with_no_client_auth().with_single_cert(chain, key).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap()).unwrap();
-        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
         let client = client.with_root_certificates(roots).with_no_client_auth();
 
-        let mut client = ClientConnection::new(client.into(), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
+        let mut client =
+            ClientConnection::new(client.into(), ServerName::try_from(name.to_owned()).unwrap())
+                .unwrap();
         let mut server = ServerConnection::new(server.into()).unwrap();
         let mut bytes = Vec::new();
         for _ in 0..4 {

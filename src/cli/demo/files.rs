@@ -41,14 +41,16 @@ impl Layout {
     }
 }
 
-/// Makes what is missing and gives the list of it. The configuration comes last: where it is, all it names is.
+/// Makes what is missing and gives the list of it. The configuration comes last: where it is, all
+/// it names is.
 pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure> {
     // A directory that is set up, perhaps with other file names by now, is left alone.
     if exists(&layout.config)? {
         return Ok(Vec::new());
     }
     let mut made = Vec::new();
-    // The first makes the directory above as well, so that the second's mode is that of `secrets` alone.
+    // The first makes the directory above as well, so that the second's mode is that of `secrets`
+    // alone.
     for (name, mode) in [("tls", 0o755), ("secrets", 0o700)] {
         let dir = layout.dir.join(name);
         let made = DirBuilder::new().recursive(true).mode(mode).create(&dir);
@@ -65,14 +67,19 @@ pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure
         made.push(layout.keys.clone());
     }
     let text = configuration(args, &credential.id)?;
-    // A wrong module or PIN file is told now, and leaves no configuration behind that fails for ever after.
+    // A wrong module or PIN file is told now, and leaves no configuration behind that fails for
+    // ever after.
     Config::parse(&text, &layout.config, &Machine { check_files: true })?;
     create(&layout.config, PUBLIC, text.as_bytes())?;
     made.push(layout.config.clone());
     Ok(made)
 }
 
-fn make_certificates(listen: IpAddr, layout: &Layout, made: &mut Vec<PathBuf>) -> Result<(), Failure> {
+fn make_certificates(
+    listen: IpAddr,
+    layout: &Layout,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), Failure> {
     let files = [&layout.ca, &layout.chain, &layout.tls_key];
     let mut missing = Vec::new();
     for file in files {
@@ -86,14 +93,16 @@ fn make_certificates(listen: IpAddr, layout: &Layout, made: &mut Vec<PathBuf>) -
         _ => {
             let all = files.map(|f| f.display().to_string()).join(" ");
             let message = format!(
-                "missing: {}; these belong together and are made together, and none is overwritten: \
+                "missing: {}; these belong together and are made together, and none is \
+                 overwritten: \
                  put it back, or have all made anew after: rm {all}",
                 missing.join(", ")
             );
             return Err(Failure::Failed(message));
         }
     }
-    let certificates = certificates::make(listen).map_err(|e| Failure::Failed(format!("cannot make the demo's certificates: {e}")))?;
+    let certificates = certificates::make(listen)
+        .map_err(|e| Failure::Failed(format!("cannot make the demo's certificates: {e}")))?;
     create(&layout.tls_key, PRIVATE, certificates.key.as_bytes())?;
     create(&layout.chain, PUBLIC, certificates.chain.as_bytes())?;
     create(&layout.ca, PUBLIC, certificates.ca.as_bytes())?;
@@ -102,7 +111,8 @@ fn make_certificates(listen: IpAddr, layout: &Layout, made: &mut Vec<PathBuf>) -
 }
 
 fn exists(path: &Path) -> Result<bool, Failure> {
-    path.try_exists().map_err(|e| Failure::Failed(format!("cannot look at {}: {e}", path.display())))
+    path.try_exists()
+        .map_err(|e| Failure::Failed(format!("cannot look at {}: {e}", path.display())))
 }
 
 fn configuration(args: &Args, access_key_id: &str) -> Result<String, Failure> {
@@ -116,7 +126,9 @@ fn configuration(args: &Args, access_key_id: &str) -> Result<String, Failure> {
             absolute(pin)?,
             toml_string(args.hsm.profile.as_deref().unwrap_or("generic")),
         ),
-        _ => "kind = \"local\"            # keys in a file: for trying out, not for production\nkey_file = \"keys.json\"\n".to_owned(),
+        _ => "kind = \"local\"            # keys in a file: for trying out, not for \
+            production\nkey_file = \"keys.json\"\n"
+            .to_owned(),
     };
     Ok(format!(
         r#"# Made by `xksd demo`. Paths are relative to this file.
@@ -149,8 +161,10 @@ id = "{KEY}"
     ))
 }
 
-/// The path as seen from anywhere, as a TOML string: on the command line it is relative to the working directory.
+/// The path as seen from anywhere, as a TOML string: on the command line it is relative to the
+/// working directory.
 fn absolute(path: &Path) -> Result<String, Failure> {
-    let path = std::path::absolute(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
+    let path = std::path::absolute(path)
+        .map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
     toml_path(&path)
 }

@@ -51,7 +51,8 @@ struct HsmArgs {
     /// File that holds the user PIN
     #[arg(long, value_name = "FILE", requires = "module")]
     pin_file: Option<PathBuf>,
-    /// Profile of the module: generic, softhsm, nss, kryoptic, luna, nshield or cloudhsm [default: generic]
+    /// Profile of the module: generic, softhsm, nss, kryoptic, luna, nshield or cloudhsm [default:
+    /// generic]
     #[arg(long, value_name = "NAME", requires = "module")]
     profile: Option<String>,
 }
@@ -70,22 +71,27 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     serve::serve(&config, |service| {
         let (config, service) = (config.clone(), service.clone());
         let _ = std::thread::Builder::new().name("xksd-demo-probe".into()).spawn(move || {
-            // An HSM is opened while requests are answered already, and before it is open the probe would rightly fail.
+            // An HSM is opened while requests are answered already, and before it is open the probe
+            // would rightly fail.
             let deadline = Instant::now() + OPENING_TIME;
             while !service.is_ready() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
             }
             drop(service);
-            let _ = print(&format!("\n{} probe --config {}\n", guide::program(), shell_word(&config)));
+            let _ =
+                print(&format!("\n{} probe --config {}\n", guide::program(), shell_word(&config)));
             let _ = match probe::probe_own(&config) {
                 Ok(()) => print("\nServing; Ctrl-C stops.\n"),
-                Err(Failure::Failed(why) | Failure::Usage(why)) => print(&format!("{why}\n\nServing all the same; Ctrl-C stops.\n")),
+                Err(Failure::Failed(why) | Failure::Usage(why)) => {
+                    print(&format!("{why}\n\nServing all the same; Ctrl-C stops.\n"))
+                }
             };
         });
     })
 }
 
-/// Makes what is missing and tells how to try it. Gives the configuration to serve, unless only the files were asked for.
+/// Makes what is missing and tells how to try it. Gives the configuration to serve, unless only the
+/// files were asked for.
 fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let layout = files::Layout::new(&args.dir);
     let made = files::make(args, &layout)?;
@@ -95,23 +101,41 @@ fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
     Ok((!args.files_only).then_some(layout.config))
 }
 
-/// A configuration that was there before is not changed: what the command line says must not differ from it.
+/// A configuration that was there before is not changed: what the command line says must not differ
+/// from it.
 fn refuse_contradiction(args: &Args, config: &Config, file: &Path) -> Result<(), Failure> {
     let refuse = |option: &str, key: &str, value: String| {
-        let message = format!("{option} differs from {key} in {}, which is {value}: edit that file, or take another --dir", file.display());
+        let message = format!(
+            "{option} differs from {key} in {}, which is {value}: edit that file, or take another \
+             --dir",
+            file.display()
+        );
         Err(Failure::Usage(message))
     };
     if args.listen.is_some_and(|listen| listen != config.server.listen) {
         return refuse("--listen", "server.listen", config.server.listen.to_string());
     }
     if args.admin.is_some() && args.admin != config.admin {
-        return refuse("--admin", "admin.listen", config.admin.map_or("not there".to_owned(), |a| a.to_string()));
+        return refuse(
+            "--admin",
+            "admin.listen",
+            config.admin.map_or("not there".to_owned(), |a| a.to_string()),
+        );
     }
     if let (Some(module), Some(manager)) = (&args.hsm.module, config.key_managers.first()) {
         match &manager.kind {
-            Kind::Pkcs11(hsm) if std::path::absolute(module).is_ok_and(|module| module == hsm.module) => {}
-            Kind::Pkcs11(hsm) => return refuse("--module", "key_manager[0].module", hsm.module.display().to_string()),
-            Kind::Local { .. } => return refuse("--module", "key_manager[0].kind", "\"local\"".to_owned()),
+            Kind::Pkcs11(hsm)
+                if std::path::absolute(module).is_ok_and(|module| module == hsm.module) => {}
+            Kind::Pkcs11(hsm) => {
+                return refuse(
+                    "--module",
+                    "key_manager[0].module",
+                    hsm.module.display().to_string(),
+                );
+            }
+            Kind::Local { .. } => {
+                return refuse("--module", "key_manager[0].kind", "\"local\"".to_owned());
+            }
         }
     }
     Ok(())

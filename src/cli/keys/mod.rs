@@ -16,16 +16,19 @@ use crate::hsm::{Engine, Job, Outcome, Task};
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);
 
-/// Tell what the key managers hold, whether each configured key can serve, and whether replicas hold the same keys
+/// Tell what the key managers hold, whether each configured key can serve, and whether replicas
+/// hold the same keys
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Logs in to each token, so a wrong PIN counts as one try.
 
-Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to
+Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it \
+    (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to
 carry other keys out and in (CKA_WRAP, CKA_UNWRAP). It is told, and does not change the exit code.
 
 Of a key store with several key managers, each encrypts random bytes under each key, and each other one decrypts them: the same label
-does not make it the same key. \"DIFFERENT KEYS\" means that what AWS has encrypted through one of them is lost to the other.
+does not make it the same key. \"DIFFERENT KEYS\" means that what AWS has encrypted through one of \
+    them is lost to the other.
 
 Exit codes: 0 every configured key can serve, and is the same in all of its key managers; 1 some cannot, differ, or could not be
 compared; 2 wrong configuration.")]
@@ -44,15 +47,24 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut tally = Tally::default();
     for store in &config.keystores {
         for key in &store.keys {
-            let serving = store.key_managers.iter().filter(|&&index| holders[index].serves.contains(&key.label)).count();
+            let serving = store
+                .key_managers
+                .iter()
+                .filter(|&&index| holders[index].serves.contains(&key.label))
+                .count();
             tally.cannot += usize::from(serving == 0);
-            tally.cannot_everywhere += usize::from((1..store.key_managers.len()).contains(&serving));
+            tally.cannot_everywhere +=
+                usize::from((1..store.key_managers.len()).contains(&serving));
         }
         if store.key_managers.len() > 1 {
             replicas::tell(store, &mut holders, &mut tally)?;
         }
     }
-    tally.unopened = holders.iter().filter(|holder| holder.execute.is_none()).map(|holder| holder.name.clone()).collect();
+    tally.unopened = holders
+        .iter()
+        .filter(|holder| holder.execute.is_none())
+        .map(|holder| holder.name.clone())
+        .collect();
     tally.verdict()
 }
 
@@ -100,14 +112,22 @@ impl Tally {
             _ => Some(format!("{count} configured keys {several}")),
         };
         let wrong: Vec<String> = [
-            keys(self.different, "is not the same in all of its key managers", "are not the same in all of their key managers"),
+            keys(
+                self.different,
+                "is not the same in all of its key managers",
+                "are not the same in all of their key managers",
+            ),
             keys(self.cannot, "cannot serve", "cannot serve"),
             keys(
                 self.cannot_everywhere,
                 "can serve from some of its key managers alone",
                 "can serve from some of their key managers alone",
             ),
-            keys(self.uncompared, "could not be compared in all of its key managers", "could not be compared in all of their key managers"),
+            keys(
+                self.uncompared,
+                "could not be compared in all of its key managers",
+                "could not be compared in all of their key managers",
+            ),
         ]
         .into_iter()
         .flatten()
@@ -153,23 +173,45 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     };
     let mut expected: BTreeSet<(&str, &str, &str, bool)> = BTreeSet::new();
     for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
-        expected.extend(
-            store.keys.iter().map(|key| (key.label.as_str(), key.id.as_str(), store.path_prefix.as_str(), store.enabled && key.enabled)),
-        );
+        expected.extend(store.keys.iter().map(|key| {
+            (
+                key.label.as_str(),
+                key.id.as_str(),
+                store.path_prefix.as_str(),
+                store.enabled && key.enabled,
+            )
+        }));
     }
     // By label: several keys of key stores may be one key here.
     let mut verdicts: BTreeMap<&str, Option<String>> = BTreeMap::new();
     for (label, id, prefix, enabled) in expected {
-        let verdict = match verdicts.entry(label).or_insert_with(|| why_not(execute(job(label, Task::Describe)))) {
+        let verdict = match verdicts
+            .entry(label)
+            .or_insert_with(|| why_not(execute(job(label, Task::Describe))))
+        {
             None => {
-                let mut but = if enabled { vec![] } else { vec!["it is disabled in the configuration".to_string()] };
-                but.extend(listed.iter().filter(|key| key.label == label).flat_map(KeyListing::exposures));
-                if but.is_empty() { "can serve".to_string() } else { format!("can serve, but {}", but.join("; ")) }
+                let mut but = if enabled {
+                    vec![]
+                } else {
+                    vec!["it is disabled in the configuration".to_string()]
+                };
+                but.extend(
+                    listed.iter().filter(|key| key.label == label).flat_map(KeyListing::exposures),
+                );
+                if but.is_empty() {
+                    "can serve".to_string()
+                } else {
+                    format!("can serve, but {}", but.join("; "))
+                }
             }
             Some(why) => format!("CANNOT SERVE: {why}"),
         };
         print(&format!("  -> key {id} of key store {prefix:?} (label {label:?}): {verdict}\n"))?;
     }
-    let serves = verdicts.into_iter().filter(|(_, why_not)| why_not.is_none()).map(|(label, _)| label.to_owned()).collect();
+    let serves = verdicts
+        .into_iter()
+        .filter(|(_, why_not)| why_not.is_none())
+        .map(|(label, _)| label.to_owned())
+        .collect();
     Ok(Holder { name: manager.name.clone(), execute: Some(execute), serves })
 }

@@ -6,21 +6,35 @@ use crate::hsm::Fault;
 use crate::hsm::replicas::Trial;
 
 /// Prints what each key manager of the key store can decrypt of what the others encrypt.
-pub(super) fn tell(store: &KeyStore, holders: &mut [Holder], tally: &mut Tally) -> Result<(), Failure> {
-    let names: Vec<&str> = store.key_managers.iter().map(|&index| holders[index].name.as_str()).collect();
+pub(super) fn tell(
+    store: &KeyStore,
+    holders: &mut [Holder],
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let names: Vec<&str> =
+        store.key_managers.iter().map(|&index| holders[index].name.as_str()).collect();
     print(&format!("key store {:?}: replicas in {}\n", store.path_prefix, names.join(", ")))?;
     for &index in store.key_managers.iter().filter(|&&index| holders[index].execute.is_none()) {
-        print(&format!("  {} could not be opened, and is left out of what follows\n", holders[index].name))?;
+        print(&format!(
+            "  {} could not be opened, and is left out of what follows\n",
+            holders[index].name
+        ))?;
     }
     for key in &store.keys {
-        let serving: Vec<usize> = store.key_managers.iter().copied().filter(|&index| holders[index].serves.contains(&key.label)).collect();
+        let serving: Vec<usize> = store
+            .key_managers
+            .iter()
+            .copied()
+            .filter(|&index| holders[index].serves.contains(&key.label))
+            .collect();
         let told = if serving.len() < 2 {
             vec!["not compared: no two of them can serve it".to_owned()]
         } else {
             let Compared { same, different, faults } = compare(&key.label, &serving, holders);
             tally.different += usize::from(!different.is_empty());
             tally.uncompared += usize::from(different.is_empty() && !faults.is_empty());
-            let same = (different.is_empty() && faults.is_empty()).then(|| format!("the same key in {}", same.join(", ")));
+            let same = (different.is_empty() && faults.is_empty())
+                .then(|| format!("the same key in {}", same.join(", ")));
             same.into_iter().chain(different).chain(faults).collect()
         };
         for told in told {
@@ -43,7 +57,8 @@ fn compare(label: &str, serving: &[usize], holders: &mut [Holder]) -> Compared {
         Some(execute) => execute(job(label, task)),
         None => Err(Fault::Timeout),
     };
-    let trials: Vec<Result<Trial, Fault>> = serving.iter().map(|&index| Trial::encrypt(|task| ask(index, task))).collect();
+    let trials: Vec<Result<Trial, Fault>> =
+        serving.iter().map(|&index| Trial::encrypt(|task| ask(index, task))).collect();
     // By place in `serving`.
     let mut decrypts = |other: usize, one: usize| match &trials[one] {
         Ok(trial) => trial.is_decrypted(|task| ask(serving[other], task)),
@@ -56,14 +71,21 @@ fn compare(label: &str, serving: &[usize], holders: &mut [Holder]) -> Compared {
         }
     }
     let name = |place: usize| holders[serving[place]].name.clone();
-    let mut compared = Compared { same: (0..serving.len()).map(name).collect(), different: Vec::new(), faults: Vec::new() };
+    let mut compared = Compared {
+        same: (0..serving.len()).map(name).collect(),
+        different: Vec::new(),
+        faults: Vec::new(),
+    };
     for (a, b, b_decrypts, a_decrypts) in pairs {
         let (a, b) = (name(a), name(b));
-        let one_way = |one: &str, other: &str| format!("DIFFERENT KEYS: what {one} encrypts, {other} cannot decrypt");
+        let one_way = |one: &str, other: &str| {
+            format!("DIFFERENT KEYS: what {one} encrypts, {other} cannot decrypt")
+        };
         match (&b_decrypts, &a_decrypts) {
-            (Ok(false), Ok(false)) => compared
-                .different
-                .push(format!("DIFFERENT KEYS: {a} and {b} hold different keys: what one encrypts, the other cannot decrypt")),
+            (Ok(false), Ok(false)) => compared.different.push(format!(
+                "DIFFERENT KEYS: {a} and {b} hold different keys: what one encrypts, \
+                    the other cannot decrypt"
+            )),
             (Ok(false), _) => compared.different.push(one_way(&a, &b)),
             (_, Ok(false)) => compared.different.push(one_way(&b, &a)),
             _ => {}

@@ -25,9 +25,11 @@ pub(super) struct Checks<'a> {
     key: String,
     /// How long the last call took, whatever came of it.
     time: Duration,
-    /// A signature of this credential was accepted: only then does it say something that a wrong one is refused.
+    /// A signature of this credential was accepted: only then does it say something that a wrong
+    /// one is refused.
     believed: bool,
-    /// GetHealthStatus, which no key is part of, was answered 404: then so is everything else at this prefix.
+    /// GetHealthStatus, which no key is part of, was answered 404: then so is everything else at
+    /// this prefix.
     no_such_path: bool,
 }
 
@@ -41,8 +43,21 @@ struct Ciphertext {
 }
 
 impl<'a> Checks<'a> {
-    pub(super) fn new(client: &'a mut Client, signer: Signer, prefix: String, key: String) -> Checks<'a> {
-        Checks { client, signer, prefix, key, time: Duration::ZERO, believed: false, no_such_path: false }
+    pub(super) fn new(
+        client: &'a mut Client,
+        signer: Signer,
+        prefix: String,
+        key: String,
+    ) -> Checks<'a> {
+        Checks {
+            client,
+            signer,
+            prefix,
+            key,
+            time: Duration::ZERO,
+            believed: false,
+            no_such_path: false,
+        }
     }
 
     pub(super) fn run(&mut self, report: &mut Report) -> Result<(), Failure> {
@@ -52,7 +67,9 @@ impl<'a> Checks<'a> {
         self.line(report, "GetKeyMetadata", metadata)?;
 
         let mut plaintext = [0; 32];
-        SystemRandom::new().fill(&mut plaintext).map_err(|_| Failure::Failed("the system has no random bytes".into()))?;
+        SystemRandom::new()
+            .fill(&mut plaintext)
+            .map_err(|_| Failure::Failed("the system has no random bytes".into()))?;
         let (decrypt, altered) = ("Decrypt", "Decrypt with an altered tag");
         match self.encrypt(&plaintext) {
             Ok(ciphertext) => {
@@ -81,11 +98,14 @@ impl<'a> Checks<'a> {
         self.line(report, "GET instead of POST", refused)
     }
 
-    /// A line of the report; the last one if the connection was lost, since all others would only say so again.
+    /// A line of the report; the last one if the connection was lost, since all others would only
+    /// say so again.
     fn line(&self, report: &mut Report, what: &str, checked: Checked) -> Result<(), Failure> {
         report.line(what, self.time, checked)?;
         if self.client.is_lost() {
-            return Err(Failure::Failed("the connection is lost: the other checks were left out".into()));
+            return Err(Failure::Failed(
+                "the connection is lost: the other checks were left out".into(),
+            ));
         }
         Ok(())
     }
@@ -93,15 +113,26 @@ impl<'a> Checks<'a> {
     fn post(&mut self, path: &str, body: &Value, spoil: bool) -> Result<Answer, String> {
         let body = body.to_string();
         let path = format!("{}/kms/xks/v1/{path}", self.prefix);
-        let signed = self.signer.sign(self.client.host(), &path, body.as_bytes(), OffsetDateTime::now_utc());
+        let signed =
+            self.signer.sign(self.client.host(), &path, body.as_bytes(), OffsetDateTime::now_utc());
         let sent = if spoil { body.replace("HealthStatus", "HealthStatuS") } else { body };
-        let headers = [("Content-Type", "application/json"), ("X-Amz-Date", &signed.date), ("Authorization", &signed.authorization)];
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("X-Amz-Date", &signed.date),
+            ("Authorization", &signed.authorization),
+        ];
         let answer = self.call("POST", &path, &headers, sent.as_bytes())?;
         self.believed |= answer.status == 200;
         Ok(answer)
     }
 
-    fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, String> {
         let start = Instant::now();
         let answer = self.client.call(method, path, headers, body);
         self.time = answer.as_ref().map_or_else(|_| start.elapsed(), |answer| answer.time);
@@ -131,17 +162,22 @@ impl<'a> Checks<'a> {
         for member in fleet {
             let state = string(member, "healthStatus")?;
             if !["ACTIVE", "DEGRADED", "UNAVAILABLE"].contains(&state) {
-                return Err(format!("healthStatus {state} is none of ACTIVE, DEGRADED, UNAVAILABLE"));
+                return Err(format!(
+                    "healthStatus {state} is none of ACTIVE, DEGRADED, UNAVAILABLE"
+                ));
             }
             states.push(format!("{} {state}", string(member, "id")?));
             string(member, "model")?;
         }
         let (vendor, model) = (string(&json, "xksProxyVendor")?, string(&json, "xksProxyModel")?);
         // Many a model's name begins with its vendor's.
-        let name = if model.starts_with(vendor) { model.to_owned() } else { format!("{vendor} {model}") };
+        let name =
+            if model.starts_with(vendor) { model.to_owned() } else { format!("{vendor} {model}") };
         let note = format!("{name}: {}", states.join(", "));
         if fleet.iter().all(|member| member["healthStatus"] == "UNAVAILABLE") {
-            return Err(format!("every key manager is UNAVAILABLE, so KMS will not use this key store ({note})"));
+            return Err(format!(
+                "every key manager is UNAVAILABLE, so KMS will not use this key store ({note})"
+            ));
         }
         Ok(note)
     }
@@ -151,10 +187,17 @@ impl<'a> Checks<'a> {
         let answer = self.post(&self.key_path("metadata"), &body, false)?;
         let json = success(&answer)?;
         let (spec, status) = (string(&json, "keySpec")?, string(&json, "keyStatus")?);
-        let usage: Vec<&str> = json["keyUsage"].as_array().map(|u| u.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let usage: Vec<&str> = json["keyUsage"]
+            .as_array()
+            .map(|u| u.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
         let note = format!("{spec}, {status}, {}", usage.join(" "));
         // What KMS demands of a key before it makes a KMS key of it.
-        if spec != "AES_256" || status != "ENABLED" || !usage.contains(&"ENCRYPT") || !usage.contains(&"DECRYPT") {
+        if spec != "AES_256"
+            || status != "ENABLED"
+            || !usage.contains(&"ENCRYPT")
+            || !usage.contains(&"DECRYPT")
+        {
             return Err(format!("KMS could not use this key: {note}"));
         }
         Ok(note)
@@ -173,14 +216,25 @@ impl<'a> Checks<'a> {
         let ciphertext = bytes(&json, "ciphertext")?;
         let iv = bytes(&json, "initializationVector")?;
         let tag = bytes(&json, "authenticationTag")?;
-        let metadata = if json.get("ciphertextMetadata").is_some() { Some(bytes(&json, "ciphertextMetadata")?) } else { None };
+        let metadata = if json.get("ciphertextMetadata").is_some() {
+            Some(bytes(&json, "ciphertextMetadata")?)
+        } else {
+            None
+        };
         if ciphertext.len() != plaintext.len() {
-            return Err(format!("ciphertext has {} bytes for {} of plaintext", ciphertext.len(), plaintext.len()));
+            return Err(format!(
+                "ciphertext has {} bytes for {} of plaintext",
+                ciphertext.len(),
+                plaintext.len()
+            ));
         }
         if ciphertext == plaintext {
             return Err("the ciphertext is the plaintext".into());
         }
-        if ![12, 16].contains(&iv.len()) || tag.len() != 16 || metadata.as_ref().is_some_and(|m| m.len() > 20) {
+        if ![12, 16].contains(&iv.len())
+            || tag.len() != 16
+            || metadata.as_ref().is_some_and(|m| m.len() > 20)
+        {
             return Err(format!("IV of {}, tag of {} bytes", iv.len(), tag.len()));
         }
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
@@ -235,7 +289,11 @@ impl<'a> Checks<'a> {
 
     fn get(&mut self) -> Checked {
         let answer = self.call("GET", &format!("{}/kms/xks/v1/health", self.prefix), &[], b"")?;
-        if answer.status == 405 { Ok(REFUSED.into()) } else { Err(format!("status {} instead of 405", answer.status)) }
+        if answer.status == 405 {
+            Ok(REFUSED.into())
+        } else {
+            Err(format!("status {} instead of 405", answer.status))
+        }
     }
 }
 
@@ -250,7 +308,8 @@ fn metadata(operation: &str, with_key: bool) -> Value {
         "kmsRequestId": request_id(),
     });
     if with_key {
-        metadata["kmsKeyArn"] = json!("arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000");
+        metadata["kmsKeyArn"] =
+            json!("arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000");
     }
     metadata
 }
@@ -260,23 +319,36 @@ fn success(answer: &Answer) -> Result<Value, String> {
         return Err(format!("status {}: {}", answer.status, excerpt(&answer.body)));
     }
     if !answer.content_type.to_ascii_lowercase().starts_with("application/json") {
-        return Err(format!("Content-Type is {:?} instead of application/json", answer.content_type));
+        return Err(format!(
+            "Content-Type is {:?} instead of application/json",
+            answer.content_type
+        ));
     }
-    serde_json::from_slice(&answer.body).map_err(|e| format!("not JSON ({e}): {}", excerpt(&answer.body)))
+    serde_json::from_slice(&answer.body)
+        .map_err(|e| format!("not JSON ({e}): {}", excerpt(&answer.body)))
 }
 
 fn refusal(answer: &Answer, status: u16, name: &str) -> Checked {
-    let found = serde_json::from_slice::<Value>(&answer.body).ok().and_then(|json| json["errorName"].as_str().map(String::from));
+    let found = serde_json::from_slice::<Value>(&answer.body)
+        .ok()
+        .and_then(|json| json["errorName"].as_str().map(String::from));
     if answer.status == status && found.as_deref() == Some(name) {
         Ok(REFUSED.into())
     } else {
-        Err(format!("status {} {} instead of {status} {name}", answer.status, found.unwrap_or_else(|| "without errorName".into())))
+        Err(format!(
+            "status {} {} instead of {status} {name}",
+            answer.status,
+            found.unwrap_or_else(|| "without errorName".into())
+        ))
     }
 }
 
 /// The start of an answer that is not what it should be, safe for a terminal.
 fn excerpt(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(300)]).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    String::from_utf8_lossy(&body[..body.len().min(300)])
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 fn string<'a>(json: &'a Value, field: &str) -> Result<&'a str, String> {

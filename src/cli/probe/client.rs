@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, InconsistentKeys, InvalidMessage, RootCertStore, StreamOwned,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, InconsistentKeys,
+    InvalidMessage, RootCertStore, StreamOwned,
 };
 
-/// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told with its time.
+/// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told
+/// with its time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer of the API is a few KiB; more is not one.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -62,24 +64,32 @@ impl Client {
     /// A sentence naming the step that failed.
     pub fn connect(target: &Target, config: ClientConfig) -> Result<Client, String> {
         let hints = Hints { ca: target.ca.clone(), has_certificate: target.client.is_some() };
-        let name = ServerName::try_from(target.host.clone()).map_err(|e| format!("{}: {e}", target.host))?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|e| format!("{}: {e}", target.host))?;
         let start = Instant::now();
-        let mut addresses =
-            (target.host.as_str(), target.port).to_socket_addrs().map_err(|e| format!("looking up {}: {e}", target.host))?;
+        let mut addresses = (target.host.as_str(), target.port)
+            .to_socket_addrs()
+            .map_err(|e| format!("looking up {}: {e}", target.host))?;
         // KMS connects over IPv4 only.
-        let address =
-            addresses.clone().find(|a| a.is_ipv4()).or_else(|| addresses.next()).ok_or(format!("{} has no address", target.host))?;
-        let mut socket = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| format!("connecting to {address}: {e}"))?;
+        let address = addresses
+            .clone()
+            .find(|a| a.is_ipv4())
+            .or_else(|| addresses.next())
+            .ok_or(format!("{} has no address", target.host))?;
+        let mut socket = TcpStream::connect_timeout(&address, PATIENCE)
+            .map_err(|e| format!("connecting to {address}: {e}"))?;
         socket
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
             .and_then(|()| socket.set_nodelay(true))
             .map_err(|e| format!("{address}: {e}"))?;
         let connect = start.elapsed();
-        let mut tls = ClientConnection::new(Arc::new(config), name).map_err(|e| format!("TLS: {e}"))?;
+        let mut tls =
+            ClientConnection::new(Arc::new(config), name).map_err(|e| format!("TLS: {e}"))?;
         let start = Instant::now();
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket).map_err(|e| format!("TLS handshake with {address}: {}", hints.explain(&e)))?;
+            tls.complete_io(&mut socket)
+                .map_err(|e| format!("TLS handshake with {address}: {}", hints.explain(&e)))?;
         }
         let handshake = start.elapsed();
         let protocol = format!(
@@ -88,7 +98,15 @@ impl Client {
             tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?")
         );
         let host = host_field(&target.host, target.port);
-        Ok(Client { stream: StreamOwned::new(tls, socket), host, connect, hints, lost: false, handshake, protocol })
+        Ok(Client {
+            stream: StreamOwned::new(tls, socket),
+            host,
+            connect,
+            hints,
+            lost: false,
+            handshake,
+            protocol,
+        })
     }
 
     /// What goes into the Host field.
@@ -105,14 +123,30 @@ impl Client {
     ///
     /// # Errors
     /// A sentence saying what is wrong with the connection or the answer.
-    pub fn call(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    pub fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, String> {
         let result = self.exchange(method, path, headers, body);
         self.lost = result.is_err();
         result
     }
 
-    fn exchange(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
+    fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, String> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            self.host,
+            body.len()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -121,11 +155,13 @@ impl Client {
         bytes.extend_from_slice(body);
         let start = Instant::now();
         if let Err(error) = self.stream.write_all(&bytes).and_then(|()| self.stream.flush()) {
-            // In TLS 1.3 a client hears of its certificate's refusal only now: the alert tells more than the closed connection.
+            // In TLS 1.3 a client hears of its certificate's refusal only now: the alert tells more
+            // than the closed connection.
             let error = self.stream.read(&mut [0]).err().filter(is_tls).unwrap_or(error);
             return Err(format!("sending {method} {path}: {}", self.hints.explain(&error)));
         }
-        let (status, content_type, body) = self.read_answer().map_err(|e| format!("answer to {method} {path}: {e}"))?;
+        let (status, content_type, body) =
+            self.read_answer().map_err(|e| format!("answer to {method} {path}: {e}"))?;
         Ok(Answer { status, body, content_type, time: start.elapsed() })
     }
 
@@ -134,20 +170,25 @@ impl Client {
         loop {
             let mut fields = [httparse::EMPTY_HEADER; 64];
             let mut response = httparse::Response::new(&mut fields);
-            if let httparse::Status::Complete(head) = response.parse(&bytes).map_err(|e| e.to_string())? {
+            if let httparse::Status::Complete(head) =
+                response.parse(&bytes).map_err(|e| e.to_string())?
+            {
                 let status = response.code.unwrap_or(0);
                 let field = |name: &str| {
-                    let value = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?.value;
+                    let value =
+                        response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?.value;
                     Some(String::from_utf8_lossy(value).into_owned())
                 };
                 let content_type = field("content-type").unwrap_or_default();
-                let chunked = field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+                let chunked = field("transfer-encoding")
+                    .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
                 let length = field("content-length");
                 bytes.drain(..head);
                 let body = match (chunked, length) {
                     (true, _) => self.read_chunked(bytes)?,
                     (false, Some(length)) => {
-                        let length = length.parse().map_err(|_| format!("Content-Length {length}"))?;
+                        let length =
+                            length.parse().map_err(|_| format!("Content-Length {length}"))?;
                         self.read_until(&mut bytes, length)?;
                         bytes.truncate(length);
                         bytes
@@ -180,7 +221,9 @@ impl Client {
         let (mut body, mut at) = (Vec::new(), 0);
         loop {
             let (line, size) = loop {
-                match httparse::parse_chunk_size(&bytes[at..]).map_err(|_| "bad chunk size".to_string())? {
+                match httparse::parse_chunk_size(&bytes[at..])
+                    .map_err(|_| "bad chunk size".to_string())?
+                {
                     httparse::Status::Complete((line, size)) => break (line, size),
                     httparse::Status::Partial => {
                         let have = bytes.len();
@@ -188,7 +231,10 @@ impl Client {
                     }
                 }
             };
-            let size = usize::try_from(size).ok().filter(|&n| n <= ANSWER_BYTES_MAX).ok_or("chunk too large")?;
+            let size = usize::try_from(size)
+                .ok()
+                .filter(|&n| n <= ANSWER_BYTES_MAX)
+                .ok_or("chunk too large")?;
             self.read_until(&mut bytes, at + line + size + 2)?;
             body.extend_from_slice(&bytes[at + line..at + line + size]);
             at += line + size + 2;
@@ -218,7 +264,11 @@ struct Hints {
 impl Hints {
     /// The error, with a hint behind it.
     fn explain(&self, error: &io::Error) -> String {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(|tls| self.hint(tls)) {
+        match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .and_then(|tls| self.hint(tls))
+        {
             Some(hint) => format!("{error}; {hint}"),
             None => error.to_string(),
         }
@@ -226,21 +276,29 @@ impl Hints {
 
     fn hint(&self, error: &rustls::Error) -> Option<String> {
         use AlertDescription::{
-            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, DecryptError,
-            HandshakeFailure, UnknownCA, UnsupportedCertificate,
+            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired,
+            CertificateRevoked, CertificateUnknown, DecryptError, HandshakeFailure, UnknownCA,
+            UnsupportedCertificate,
         };
         match error {
             // BadSignature: one of the same name, but another key.
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => Some(format!(
-                "no authority in {} has issued the proxy's certificate: give --ca FILE, or have the proxy send its intermediate certificates",
+            rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => Some(format!(
+                "no authority in {} has issued the proxy's certificate: give --ca FILE, or have \
+                 the proxy send its intermediate certificates",
                 self.ca.display()
             )),
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
                 Some("no TLS there: is this the port of the XKS API?".to_owned())
             }
-            rustls::Error::AlertReceived(CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure) if !self.has_certificate => {
-                Some("does the proxy want a client certificate? give --client-certificate and --client-key".to_owned())
-            }
+            rustls::Error::AlertReceived(
+                CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure,
+            ) if !self.has_certificate => Some(
+                "does the proxy want a client certificate? give --client-certificate and \
+                    --client-key"
+                    .to_owned(),
+            ),
             rustls::Error::AlertReceived(
                 BadCertificate
                 | UnknownCA
@@ -251,7 +309,9 @@ impl Hints {
                 | AccessDenied
                 | DecryptError,
             ) if self.has_certificate => Some(
-                "the proxy refuses the certificate of --client-certificate: its issuer, subject common name, purpose or dates".to_owned(),
+                "the proxy refuses the certificate of --client-certificate: its issuer, subject \
+                 common name, purpose or dates"
+                    .to_owned(),
             ),
             _ => None,
         }
@@ -264,18 +324,21 @@ impl Hints {
 /// A sentence with the file or the option that cannot be used.
 pub fn tls_config(target: &Target) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    let file = |path: &PathBuf, e: rustls::pki_types::pem::Error| format!("{}: {e}", path.display());
+    let file =
+        |path: &PathBuf, e: rustls::pki_types::pem::Error| format!("{}: {e}", path.display());
     for certificate in CertificateDer::pem_file_iter(&target.ca).map_err(|e| file(&target.ca, e))? {
-        // Bundles of public authorities hold some that cannot be used; the handshake tells when the needed one is missing.
+        // Bundles of public authorities hold some that cannot be used; the handshake tells when the
+        // needed one is missing.
         let _ = roots.add(certificate.map_err(|e| file(&target.ca, e))?);
     }
     if roots.is_empty() {
         return Err(format!("{}: no certificate that can be trusted", target.ca.display()));
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots);
     let mut config = match &target.client {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
@@ -303,6 +366,9 @@ mod tests {
     fn the_host_field_has_the_port_that_is_not_the_usual_one() {
         assert_eq!(host_field("xks.example.com", 443), "xks.example.com");
         assert_eq!(host_field("xks.example.com", 8443), "xks.example.com:8443");
-        assert_eq!((host_field("::1", 443), host_field("::1", 8443)), ("[::1]".to_owned(), "[::1]:8443".to_owned()));
+        assert_eq!(
+            (host_field("::1", 443), host_field("::1", 8443)),
+            ("[::1]".to_owned(), "[::1]:8443".to_owned())
+        );
     }
 }

@@ -19,11 +19,14 @@ use crate::control::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix}
 /// Debian's bundle of public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or --endpoint, --key and --access-key-id";
+const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or --endpoint, --key \
+    and --access-key-id";
 
-/// Check an XKS proxy from the outside: connect, sign and send the four calls, verify every answer, print the time of each phase.
+/// Check an XKS proxy from the outside: connect, sign and send the four calls, verify every answer,
+/// print the time of each phase.
 ///
-/// Works against xksd and any other XKS proxy. It encrypts and decrypts 32 random bytes under the key named.
+/// Works against xksd and any other XKS proxy. It encrypts and decrypts 32 random bytes under the
+/// key named.
 #[derive(Debug, Default, clap::Args)]
 #[command(override_usage = "xksd probe --config <FILE> [OPTIONS]
        xksd probe --endpoint <URL> --key <ID> --access-key-id <ID> [OPTIONS]")]
@@ -35,13 +38,15 @@ const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or 
 The secret is that of --secret-file, else the configuration's, else the environment variable XKS_SECRET_ACCESS_KEY.
 Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage.")]
 pub struct Args {
-    /// Take address, prefix, credential and key from this xksd configuration; other options override
+    /// Take address, prefix, credential and key from this xksd configuration; other options
+    /// override
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Endpoint, https://host or https://host:port
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Path prefix of the key store: the part before /kms/xks/v1, for example /demo [default: none, or the configuration's first]
+    /// Path prefix of the key store: the part before /kms/xks/v1, for example /demo [default: none,
+    /// or the configuration's first]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// External key id
@@ -56,7 +61,8 @@ pub struct Args {
     /// SigV4 region [default: us-east-1, or the configuration's first]
     #[arg(long)]
     region: Option<String>,
-    /// PEM file of trusted authorities [default: the system's; with --config the ca.pem beside it, if there]
+    /// PEM file of trusted authorities [default: the system's; with --config the ca.pem beside it,
+    /// if there]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Client certificate chain for mutual TLS
@@ -86,8 +92,10 @@ pub(super) fn probe_own(config: &Path) -> Result<(), Failure> {
 
 fn probe(plan: Plan) -> Result<(), Failure> {
     let Plan { target, signer, prefix, key } = plan;
-    let tls = client::tls_config(&target).map_err(|why| Failure::Usage(format!("xksd probe: {why}")))?;
-    let mut client = Client::connect(&target, tls).map_err(|why| Failure::Failed(format!("xksd probe: {why}")))?;
+    let tls =
+        client::tls_config(&target).map_err(|why| Failure::Usage(format!("xksd probe: {why}")))?;
+    let mut client = Client::connect(&target, tls)
+        .map_err(|why| Failure::Failed(format!("xksd probe: {why}")))?;
     let mut report = Report { failed: 0 };
     print(&format!("{}:{}  {}\n", target.host, target.port, client.protocol))?;
     report.line("TCP connection", client.connect, Ok(String::new()))?;
@@ -107,7 +115,12 @@ struct Report {
 
 impl Report {
     /// A check that passed, with a note, or failed, and why.
-    fn line(&mut self, what: &str, time: Duration, checked: Result<String, String>) -> Result<(), Failure> {
+    fn line(
+        &mut self,
+        what: &str,
+        time: Duration,
+        checked: Result<String, String>,
+    ) -> Result<(), Failure> {
         let (word, told) = match checked {
             Ok(note) => ("ok", note),
             Err(why) => {
@@ -141,75 +154,132 @@ fn plan(args: &Args) -> Result<Plan, String> {
     };
     let key = match (&args.key, store) {
         (Some(key), _) => key.clone(),
-        (None, Some(store)) => store.keys.first().map(|key| key.id.clone()).ok_or("this key store has no key; give --key")?,
+        (None, Some(store)) => store
+            .keys
+            .first()
+            .map(|key| key.id.clone())
+            .ok_or("this key store has no key; give --key")?,
         (None, None) => return Err(NEEDED.into()),
     };
     let (access_key_id, secret_access_key) = credential(args, store)?;
     let ca = args.ca.clone().unwrap_or_else(|| {
-        let beside = args.config.as_ref().and_then(|path| path.parent()).map(|dir| dir.join("ca.pem")).filter(|ca| ca.exists());
+        let beside = args
+            .config
+            .as_ref()
+            .and_then(|path| path.parent())
+            .map(|dir| dir.join("ca.pem"))
+            .filter(|ca| ca.exists());
         beside.unwrap_or_else(|| SYSTEM_AUTHORITIES.into())
     });
-    let region = args.region.clone().or_else(|| config.as_ref()?.server.regions.first().cloned()).unwrap_or_else(|| "us-east-1".into());
+    let region = args
+        .region
+        .clone()
+        .or_else(|| config.as_ref()?.server.regions.first().cloned())
+        .unwrap_or_else(|| "us-east-1".into());
     Ok(Plan {
-        target: Target { host, port, ca, client: args.client_certificate.clone().zip(args.client_key.clone()) },
+        target: Target {
+            host,
+            port,
+            ca,
+            client: args.client_certificate.clone().zip(args.client_key.clone()),
+        },
         signer: Signer { access_key_id, secret_access_key, region },
-        prefix: args.prefix.clone().or_else(|| store.map(|store| store.path_prefix.clone())).unwrap_or_default(),
+        prefix: args
+            .prefix
+            .clone()
+            .or_else(|| store.map(|store| store.path_prefix.clone()))
+            .unwrap_or_default(),
         key,
     })
 }
 
 fn store<'a>(config: &'a Config, prefix: Option<&str>) -> Result<&'a KeyStore, String> {
     match prefix {
-        None => config.keystores.first().ok_or_else(|| "the configuration has no key store".to_string()),
-        Some(prefix) => config.keystores.iter().find(|store| store.path_prefix == prefix).ok_or_else(|| {
-            let known: Vec<String> = config.keystores.iter().map(|store| format!("{:?}", store.path_prefix)).collect();
-            format!("no key store has the prefix {prefix:?}; there is: {}", known.join(", "))
-        }),
+        None => {
+            config.keystores.first().ok_or_else(|| "the configuration has no key store".to_string())
+        }
+        Some(prefix) => {
+            config.keystores.iter().find(|store| store.path_prefix == prefix).ok_or_else(|| {
+                let known: Vec<String> = config
+                    .keystores
+                    .iter()
+                    .map(|store| format!("{:?}", store.path_prefix))
+                    .collect();
+                format!("no key store has the prefix {prefix:?}; there is: {}", known.join(", "))
+            })
+        }
     }
 }
 
-/// Where a client reaches a server that listens there: a wildcard is no address, and certificates are rather for a name.
+/// Where a client reaches a server that listens there: a wildcard is no address, and certificates
+/// are rather for a name.
 fn host_of(listen: IpAddr) -> String {
-    if listen.is_unspecified() || listen == Ipv4Addr::LOCALHOST { "localhost".to_owned() } else { listen.to_string() }
+    if listen.is_unspecified() || listen == Ipv4Addr::LOCALHOST {
+        "localhost".to_owned()
+    } else {
+        listen.to_string()
+    }
 }
 
-fn credential(args: &Args, store: Option<&KeyStore>) -> Result<(String, Zeroizing<String>), String> {
+fn credential(
+    args: &Args,
+    store: Option<&KeyStore>,
+) -> Result<(String, Zeroizing<String>), String> {
     let known = store.and_then(|store| match &args.access_key_id {
         Some(id) => store.credentials.iter().find(|credential| credential.access_key_id == *id),
         None => store.credentials.first(),
     });
     let secret = match (&args.secret_file, known) {
         (Some(path), _) => {
-            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("--secret-file {}: {e}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .map(Zeroizing::new)
+                .map_err(|e| format!("--secret-file {}: {e}", path.display()))?;
             Some(Zeroizing::new(text.trim_end().to_string()))
         }
         // Before the environment's, which may be another proxy's.
-        (None, Some(credential)) => Some(Zeroizing::new(credential.secret_access_key.expose().to_string())),
+        (None, Some(credential)) => {
+            Some(Zeroizing::new(credential.secret_access_key.expose().to_string()))
+        }
         (None, None) => std::env::var("XKS_SECRET_ACCESS_KEY").ok().map(Zeroizing::new),
     };
     let give = "--secret-file or in XKS_SECRET_ACCESS_KEY";
-    let Some(id) = args.access_key_id.as_ref().or_else(|| known.map(|credential| &credential.access_key_id)) else {
+    let Some(id) =
+        args.access_key_id.as_ref().or_else(|| known.map(|credential| &credential.access_key_id))
+    else {
         return Err(format!("give --access-key-id, and its secret with {give}"));
     };
     let Some(secret) = secret else {
-        let unknown = store.map(|store| format!("key store {:?} of the configuration has no credential of this id: ", store.path_prefix));
-        return Err(format!("--access-key-id {id}: {}give its secret with {give}", unknown.unwrap_or_default()));
+        let unknown = store.map(|store| {
+            format!(
+                "key store {:?} of the configuration has no credential of this id: ",
+                store.path_prefix
+            )
+        });
+        return Err(format!(
+            "--access-key-id {id}: {}give its secret with {give}",
+            unknown.unwrap_or_default()
+        ));
     };
     Ok((id.clone(), secret))
 }
 
 fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
-    let authority =
-        endpoint.strip_prefix("https://").ok_or_else(|| format!("{endpoint}: an endpoint starts with https://"))?.trim_end_matches('/');
+    let authority = endpoint
+        .strip_prefix("https://")
+        .ok_or_else(|| format!("{endpoint}: an endpoint starts with https://"))?
+        .trim_end_matches('/');
     if let Some((authority, path)) = authority.split_once('/')
         && !authority.is_empty()
     {
         return Err(format!(
-            "{endpoint}: an endpoint has no path: give https://{authority}, and what stands before /kms/xks/v1 of /{path} as --prefix"
+            "{endpoint}: an endpoint has no path: give https://{authority}, and what stands before \
+             /kms/xks/v1 of /{path} as --prefix"
         ));
     }
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| format!("{endpoint}: {port} is no port"))?),
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(|_| format!("{endpoint}: {port} is no port"))?)
+        }
         _ => (authority, 443),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -225,9 +295,13 @@ mod tests {
 
     #[test]
     fn the_host_is_where_the_server_listens() {
-        for (listen, host) in
-            [("0.0.0.0", "localhost"), ("::", "localhost"), ("127.0.0.1", "localhost"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1")]
-        {
+        for (listen, host) in [
+            ("0.0.0.0", "localhost"),
+            ("::", "localhost"),
+            ("127.0.0.1", "localhost"),
+            ("127.0.0.2", "127.0.0.2"),
+            ("::1", "::1"),
+        ] {
             assert_eq!(host_of(listen.parse().unwrap()), host);
         }
     }
@@ -241,6 +315,9 @@ mod tests {
         assert!(endpoint_parts("https://localhost:http").is_err());
         assert!(endpoint_parts("https://").is_err() && endpoint_parts("https:///demo").is_err());
         let path = endpoint_parts("https://localhost:8443/demo").unwrap_err();
-        assert!(path.contains("give https://localhost:8443,") && path.ends_with("of /demo as --prefix"), "{path}");
+        assert!(
+            path.contains("give https://localhost:8443,") && path.ends_with("of /demo as --prefix"),
+            "{path}"
+        );
     }
 }

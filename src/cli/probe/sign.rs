@@ -1,4 +1,5 @@
-//! SigV4 signing, the client's side. Deliberately not the server's canonicalisation: the probe must notice when that is wrong.
+//! SigV4 signing, the client's side. Deliberately not the server's canonicalisation: the probe must
+//! notice when that is wrong.
 
 use ring::{digest, hmac};
 use time::OffsetDateTime;
@@ -32,21 +33,32 @@ fn mac(key: &[u8], data: &str) -> hmac::Tag {
 }
 
 impl Signer {
-    /// Signs `POST path` with `body`; the path must need no percent-encoding, as the API's never does.
+    /// Signs `POST path` with `body`; the path must need no percent-encoding, as the API's never
+    /// does.
     pub fn sign(&self, host: &str, path: &str, body: &[u8], now: OffsetDateTime) -> Signed {
-        let date = now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).expect("a UTC time has all parts");
+        let date = now
+            .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
+            .expect("a UTC time has all parts");
         let day = &date[..8];
         let canonical = format!(
             "POST\n{path}\n\ncontent-type:application/json\nhost:{host}\nx-amz-date:{date}\n\ncontent-type;host;x-amz-date\n{}",
             hex(digest::digest(&digest::SHA256, body).as_ref())
         );
         let scope = format!("{day}/{}/kms-xks-proxy/aws4_request", self.region);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref()));
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
+            hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
+        );
         let secret = Zeroizing::new(format!("AWS4{}", self.secret_access_key.as_str()));
-        let key = mac(mac(mac(mac(secret.as_bytes(), day).as_ref(), &self.region).as_ref(), "kms-xks-proxy").as_ref(), "aws4_request");
+        let key = mac(
+            mac(mac(mac(secret.as_bytes(), day).as_ref(), &self.region).as_ref(), "kms-xks-proxy")
+                .as_ref(),
+            "aws4_request",
+        );
         let signature = hex(mac(key.as_ref(), &to_sign).as_ref());
         let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders=content-type;host;x-amz-date, Signature={signature}",
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders=content-type;host;x-amz-date, \
+             Signature={signature}",
             self.access_key_id
         );
         Signed { date, authorization }

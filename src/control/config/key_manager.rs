@@ -7,7 +7,9 @@ use super::problem::quoted;
 use super::reader::{Reader, Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
 use crate::hsm::pkcs11::{Profile, TokenSelector};
-use crate::limits::{KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX};
+use crate::limits::{
+    KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX,
+};
 
 /// One `[[key_manager]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,14 +71,23 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
         });
         for (j, other) in earlier {
             if this.initialize_parameters != other.initialize_parameters {
-                let message =
-                    format!("a module is initialised once: it must be the same as of key_manager[{j}], which has the same module");
-                value.reader.problem(&format!("{}.initialize_parameters", value.path), &value.span_of("initialize_parameters"), message);
+                let message = format!(
+                    "a module is initialised once: it must be the same as of key_manager[{j}], \
+                     which has the same module"
+                );
+                value.reader.problem(
+                    &format!("{}.initialize_parameters", value.path),
+                    &value.span_of("initialize_parameters"),
+                    message,
+                );
                 good = false;
                 break;
             }
             if this.token == other.token {
-                let message = format!("{}: the same token as key_manager[{j}]; it is no replica of it", value.path);
+                let message = format!(
+                    "{}: the same token as key_manager[{j}]; it is no replica of it",
+                    value.path
+                );
                 value.reader.warning(message);
                 break;
             }
@@ -86,31 +97,58 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    const ALL: [&str; 11] =
-        ["name", "kind", "key_file", "module", "token", "serial", "slot", "pin", "profile", "sessions", "initialize_parameters"];
-    // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of them.
+    const ALL: [&str; 11] = [
+        "name",
+        "kind",
+        "key_file",
+        "module",
+        "token",
+        "serial",
+        "slot",
+        "pin",
+        "profile",
+        "sessions",
+        "initialize_parameters",
+    ];
+    // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of
+    // them.
     let accepted: &[&str] = match value.peek("kind") {
         Some("local") => &ALL[..3],
-        Some("pkcs11") => &["name", "kind", "module", "token", "serial", "slot", "pin", "profile", "sessions", "initialize_parameters"],
+        Some("pkcs11") => &[
+            "name",
+            "kind",
+            "module",
+            "token",
+            "serial",
+            "slot",
+            "pin",
+            "profile",
+            "sessions",
+            "initialize_parameters",
+        ],
         _ => &ALL,
     };
     let section = value.section(accepted)?;
     let name = section.must("name", "a name that key stores refer to", |v| {
         let accepted = format!("a name has 1 to {KEY_MANAGER_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
         v.string_where(&accepted, |t| {
-            (1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            (1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&t.len())
+                && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         })
     });
     let kind = section.must("kind", "\"pkcs11\" or \"local\"", |v| {
         match v.string_where("\"pkcs11\" or \"local\"", |t| t == "pkcs11" || t == "local")? {
-            "local" => section.must("key_file", "the JSON file that holds the keys", key_file).map(|key_file| Kind::Local { key_file }),
+            "local" => section
+                .must("key_file", "the JSON file that holds the keys", key_file)
+                .map(|key_file| Kind::Local { key_file }),
             _ => pkcs11(&section).map(Kind::Pkcs11),
         }
     });
     Some(KeyManager { name: name?.to_owned(), kind: kind? })
 }
 
-/// Looked into by `check` alone. Who opens the key manager refuses what is wrong with the file, and a reload, which does not open it, only tells that.
+/// Looked into by `check` alone. Who opens the key manager refuses what is wrong with the file, and
+/// a reload, which does not open it, only tells that.
 fn key_file(value: &Value<'_>) -> Option<PathBuf> {
     let path = value.path()?;
     match value.reader.sources.key_file_labels(&path) {
@@ -119,15 +157,25 @@ fn key_file(value: &Value<'_>) -> Option<PathBuf> {
     }
 }
 
-/// Warns of configured keys that are not in the file of a local key manager of their key store. No problem: the server starts, and serves the others.
-pub(super) fn warn_of_missing_keys(reader: &Reader<'_>, managers: &[KeyManager], stores: &[KeyStore]) {
+/// Warns of configured keys that are not in the file of a local key manager of their key store. No
+/// problem: the server starts, and serves the others.
+pub(super) fn warn_of_missing_keys(
+    reader: &Reader<'_>,
+    managers: &[KeyManager],
+    stores: &[KeyStore],
+) {
     for (i, manager) in managers.iter().enumerate() {
         let Kind::Local { key_file } = &manager.kind else { continue };
         let Ok(Some(labels)) = reader.sources.key_file_labels(key_file) else { continue };
-        for (s, store) in stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i)) {
-            for (k, key) in store.keys.iter().enumerate().filter(|(_, key)| !labels.contains(&key.label)) {
+        for (s, store) in
+            stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i))
+        {
+            for (k, key) in
+                store.keys.iter().enumerate().filter(|(_, key)| !labels.contains(&key.label))
+            {
                 reader.warning(format!(
-                    "keystore[{s}].key[{k}]: there is no key with the label {} in {}, the key file of {:?}",
+                    "keystore[{s}].key[{k}]: there is no key with the label {} in {}, the key file \
+                     of {:?}",
                     quoted(&key.label),
                     key_file.display(),
                     manager.name
@@ -138,31 +186,41 @@ pub(super) fn warn_of_missing_keys(reader: &Reader<'_>, managers: &[KeyManager],
 }
 
 fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
-    let module = section.must("module", "the vendor's PKCS#11 library, a shared object", Value::file);
+    let module =
+        section.must("module", "the vendor's PKCS#11 library, a shared object", Value::file);
     let token = token(section);
     let pin = section.must("pin", "the user PIN, for example { file = \"secrets/pin\" }", |v| {
         secret(v, "a PIN has no NUL and no line end", |t| !t.contains(['\0', '\n', '\r']))
     });
     let profile = section.or("profile", Profile::Generic, profile);
-    let sessions = section.or("sessions", None, |v| v.integer("sessions", 1..=SESSIONS_MAX as u64).map(Some));
+    let sessions =
+        section.or("sessions", None, |v| v.integer("sessions", 1..=SESSIONS_MAX as u64).map(Some));
     let parameters = section.or("initialize_parameters", None, |v| {
-        v.string_where("C_Initialize's parameters are not empty and have no NUL", |t| !t.is_empty() && !t.contains('\0'))
-            .map(|t| Some(t.to_owned()))
+        v.string_where("C_Initialize's parameters are not empty and have no NUL", |t| {
+            !t.is_empty() && !t.contains('\0')
+        })
+        .map(|t| Some(t.to_owned()))
     });
     Some(Pkcs11 {
         module: module?,
         token: token?,
         pin: pin?,
         profile: profile?,
-        sessions: sessions?.map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,
+        sessions: sessions?
+            .map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,
         initialize_parameters: parameters?,
     })
 }
 
 fn token(section: &Section<'_>) -> Option<TokenSelector> {
     let text = |value: &Value<'_>, bytes_max: usize| {
-        let accepted = format!("1 to {bytes_max} bytes, as PKCS#11 has room for, without control characters");
-        value.string_where(&accepted, |t| (1..=bytes_max).contains(&t.len()) && !t.chars().any(char::is_control)).map(ToOwned::to_owned)
+        let accepted =
+            format!("1 to {bytes_max} bytes, as PKCS#11 has room for, without control characters");
+        value
+            .string_where(&accepted, |t| {
+                (1..=bytes_max).contains(&t.len()) && !t.chars().any(char::is_control)
+            })
+            .map(ToOwned::to_owned)
     };
     let mut given: Vec<Option<TokenSelector>> = Vec::new();
     if let Some(value) = section.optional("token") {
@@ -177,7 +235,8 @@ fn token(section: &Section<'_>) -> Option<TokenSelector> {
     if given.len() != 1 {
         let count = if given.is_empty() { "none" } else { "several" };
         return section.refuse(format!(
-            "{count} of token, serial and slot are given; exactly one must say which token: its label, its serial number or its slot"
+            "{count} of token, serial and slot are given; exactly one must say which token: its \
+             label, its serial number or its slot"
         ));
     }
     given.pop()?
@@ -188,6 +247,10 @@ fn profile(value: &Value<'_>) -> Option<Profile> {
     let names: Vec<&str> = Profile::names().collect();
     match Profile::from_name(name) {
         Some(profile) => Some(profile),
-        None => value.refuse(format!("{} is not accepted: a profile is one of {}", quoted(name), names.join(", "))),
+        None => value.refuse(format!(
+            "{} is not accepted: a profile is one of {}",
+            quoted(name),
+            names.join(", ")
+        )),
     }
 }

@@ -7,7 +7,8 @@ use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
 use crate::api::route::is_key_id;
 use crate::limits::{
-    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX, SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
+    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX,
+    SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
 
 /// What follows the prefix in every path of the API.
@@ -18,7 +19,8 @@ pub const API_PATH: &str = "/kms/xks/v1";
 pub struct KeyStore {
     /// Empty, or begins with `/` and does not end with it. Unique.
     pub path_prefix: String,
-    /// Indices into [`super::Config::key_managers`], in the order given: replicas of the same keys. At least one.
+    /// Indices into [`super::Config::key_managers`], in the order given: replicas of the same keys.
+    /// At least one.
     pub key_managers: Vec<usize>,
     /// False: every key call is answered InvalidStateException.
     pub enabled: bool,
@@ -65,7 +67,10 @@ pub enum ForeignCiphertext {
 }
 
 /// `managers`: the name of each key manager, by its index.
-pub(super) fn keystores(root: &Section<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<KeyStore>> {
+pub(super) fn keystores(
+    root: &Section<'_>,
+    managers: &HashMap<&str, usize>,
+) -> Option<Vec<KeyStore>> {
     let value = root.required("keystore", "at least one [[keystore]]")?;
     let elements = value.elements()?;
     if elements.is_empty() {
@@ -76,9 +81,23 @@ pub(super) fn keystores(root: &Section<'_>, managers: &HashMap<&str, usize>) -> 
 }
 
 fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeyStore> {
-    let section = value.section(&["path_prefix", "key_manager", "enabled", "credential", "key", "accept_foreign_ciphertext"])?;
-    let prefix = section.must("path_prefix", "what stands before /kms/xks/v1 in this key store's paths; \"\" for nothing", path_prefix);
-    let key_managers = section.must("key_manager", "names of key managers, for example [\"hsm-a\"]", |v| references(v, managers));
+    let section = value.section(&[
+        "path_prefix",
+        "key_manager",
+        "enabled",
+        "credential",
+        "key",
+        "accept_foreign_ciphertext",
+    ])?;
+    let prefix = section.must(
+        "path_prefix",
+        "what stands before /kms/xks/v1 in this key store's paths; \"\" for nothing",
+        path_prefix,
+    );
+    let key_managers =
+        section.must("key_manager", "names of key managers, for example [\"hsm-a\"]", |v| {
+            references(v, managers)
+        });
     let enabled = section.or("enabled", true, Value::boolean);
     let credentials = section.must("credential", "at least one [[keystore.credential]]", |v| {
         let distinct = distinct(&v.elements()?, "access_key_id");
@@ -89,9 +108,14 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         let distinct = distinct(&elements, "id");
         all(elements.iter().map(key)).filter(|_| distinct)
     });
-    let foreign = section.or("accept_foreign_ciphertext", Vec::new(), |v| all(v.elements()?.iter().map(foreign_ciphertext)));
+    let foreign = section.or("accept_foreign_ciphertext", Vec::new(), |v| {
+        all(v.elements()?.iter().map(foreign_ciphertext))
+    });
     if keys.as_ref().is_some_and(Vec::is_empty) {
-        value.reader.warning(format!("{}: no [[keystore.key]]: every key call will be answered KeyNotFoundException", value.path));
+        value.reader.warning(format!(
+            "{}: no [[keystore.key]]: every key call will be answered KeyNotFoundException",
+            value.path
+        ));
     }
     Some(KeyStore {
         path_prefix: prefix?.to_owned(),
@@ -104,12 +128,14 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
 }
 
 /// What [`is_path_prefix`] asks for.
-pub(crate) const PATH_PREFIX_FORM: &str =
-    "a prefix is \"\" or begins with /, does not end with /, has no empty part, and is made of A-Z a-z 0-9 / _ -";
+pub(crate) const PATH_PREFIX_FORM: &str = "a prefix is \"\" or begins with /, does not end with /, \
+    has no empty part, and is made of A-Z a-z 0-9 / _ -";
 
 /// Whether this can stand before [`API_PATH`]; its length is another matter.
 pub(crate) fn is_path_prefix(text: &str) -> bool {
-    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
     text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_part))
 }
 
@@ -119,7 +145,8 @@ fn path_prefix<'r>(value: &Value<'r>) -> Option<&'r str> {
     let chars_max = URI_PATH_CHARS_MAX - API_PATH.len();
     if prefix.len() > chars_max {
         return value.refuse(format!(
-            "{} characters are too many: {chars_max} at most, so that with {API_PATH} there are no more than {URI_PATH_CHARS_MAX}",
+            "{} characters are too many: {chars_max} at most, so that with {API_PATH} there are no \
+             more than {URI_PATH_CHARS_MAX}",
             prefix.len()
         ));
     }
@@ -140,7 +167,10 @@ fn references(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<
     })?;
     // spec: ekmFleetDetails has 1 to 10 elements.
     if names.len() > EKM_FLEET_MAX {
-        return value.refuse(format!("{} are too many: a key store has {EKM_FLEET_MAX} key managers at most", names.len()));
+        return value.refuse(format!(
+            "{} are too many: a key store has {EKM_FLEET_MAX} key managers at most",
+            names.len()
+        ));
     }
     names.iter().map(|name| managers.get(name.as_str()).copied()).collect()
 }
@@ -148,19 +178,28 @@ fn references(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<
 fn credential(value: &Value<'_>) -> Option<Credential> {
     let section = value.section(&["access_key_id", "secret_access_key"])?;
     let id = section.must("access_key_id", "make one with: xksd credential new", |v| {
-        let accepted = format!("an access key id has {} to {} of A-Z 2-7", ACCESS_KEY_ID_CHARS.start(), ACCESS_KEY_ID_CHARS.end());
-        v.string_where(&accepted, |t| ACCESS_KEY_ID_CHARS.contains(&t.len()) && t.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7')))
-    });
-    let secret_access_key = section.must("secret_access_key", "make one with: xksd credential new", |v| {
         let accepted = format!(
-            "a secret access key has {} to {} of A-Z a-z 0-9 / + =",
-            SECRET_ACCESS_KEY_CHARS.start(),
-            SECRET_ACCESS_KEY_CHARS.end()
+            "an access key id has {} to {} of A-Z 2-7",
+            ACCESS_KEY_ID_CHARS.start(),
+            ACCESS_KEY_ID_CHARS.end()
         );
-        secret(v, &accepted, |t| {
-            SECRET_ACCESS_KEY_CHARS.contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+=".contains(&b))
+        v.string_where(&accepted, |t| {
+            ACCESS_KEY_ID_CHARS.contains(&t.len())
+                && t.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'))
         })
     });
+    let secret_access_key =
+        section.must("secret_access_key", "make one with: xksd credential new", |v| {
+            let accepted = format!(
+                "a secret access key has {} to {} of A-Z a-z 0-9 / + =",
+                SECRET_ACCESS_KEY_CHARS.start(),
+                SECRET_ACCESS_KEY_CHARS.end()
+            );
+            secret(v, &accepted, |t| {
+                SECRET_ACCESS_KEY_CHARS.contains(&t.len())
+                    && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+=".contains(&b))
+            })
+        });
     Some(Credential { access_key_id: id?.to_owned(), secret_access_key: secret_access_key? })
 }
 
@@ -168,18 +207,24 @@ fn key(value: &Value<'_>) -> Option<Key> {
     let section = value.section(&["id", "label", "enabled"])?;
     let id = section.must("id", "the external key id that KMS uses", |v| {
         let accepted = format!(
-            "an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -, and is not . or .. alone: these have a meaning of their own in the path of a URI"
+            "an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -, and is \
+             not . or .. alone: these have a meaning of their own in the path of a URI"
         );
         v.string_where(&accepted, is_key_id)
     });
     let label = section.or("label", id.unwrap_or_default(), |v| {
-        let accepted = format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
-        v.string_where(&accepted, |t| (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control))
+        let accepted =
+            format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
+        v.string_where(&accepted, |t| {
+            (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control)
+        })
     });
     let enabled = section.or("enabled", true, Value::boolean);
     Some(Key { id: id?.to_owned(), label: label?.to_owned(), enabled: enabled? })
 }
 
 fn foreign_ciphertext(value: &Value<'_>) -> Option<ForeignCiphertext> {
-    value.string_where("\"aws-sample\" is the only foreign format known", |t| t == "aws-sample").map(|_| ForeignCiphertext::AwsSample)
+    value
+        .string_where("\"aws-sample\" is the only foreign format known", |t| t == "aws-sample")
+        .map(|_| ForeignCiphertext::AwsSample)
 }

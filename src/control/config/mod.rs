@@ -1,7 +1,8 @@
 //! Configuration: TOML text → [`Config`], which is valid as a whole, or every problem at once.
 //!
 //! The document is walked by hand (`reader`) and not by serde, which stops at the first problem.
-//! Each section has its own file with its types and its rules; `docs/configuration.md` tells the same to the operator.
+//! Each section has its own file with its types and its rules; `docs/configuration.md` tells the
+//! same to the operator.
 
 mod key_manager;
 mod keystore;
@@ -36,7 +37,8 @@ use reader::{Reader, Section};
 use crate::file::{self, Content, Kind as FileKind, Refused};
 use crate::limits::CONFIG_BYTES_MAX;
 
-/// A configuration that is right in itself: bounds kept, names unique, references resolved, secrets read.
+/// A configuration that is right in itself: bounds kept, names unique, references resolved, secrets
+/// read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[server]`
@@ -54,8 +56,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file and the secrets it refers to. Other files (certificates, modules) are left to who uses them,
-    /// but for private keys that are open to every user.
+    /// Reads the file and the secrets it refers to. Other files (certificates, modules) are left to
+    /// who uses them, but for private keys that are open to every user.
     pub fn load(file: &Path) -> Result<Self, Invalid> {
         read(file, &Machine { check_files: false })
     }
@@ -65,20 +67,28 @@ impl Config {
         read(file, &Machine { check_files: true })
     }
 
-    /// Reads `text` as the content of `file`, which need not exist: its directory is where relative paths begin.
+    /// Reads `text` as the content of `file`, which need not exist: its directory is where relative
+    /// paths begin.
     pub fn parse(text: &str, file: &Path, sources: &dyn Sources) -> Result<Self, Invalid> {
         parse(text, file, 0, sources)
     }
 }
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
-    let refuse = |message: String| Err(Invalid { file: path.to_owned(), problems: vec![Problem::of_key("", message)] });
+    let refuse = |message: String| {
+        Err(Invalid { file: path.to_owned(), problems: vec![Problem::of_key("", message)] })
+    };
     let Content { bytes: text, mode } = match file::read(path, CONFIG_BYTES_MAX) {
         Ok(content) => content,
-        Err(refused @ Refused::NotRegular(FileKind::Directory)) => return refuse(format!("{refused}: give the file that is in it")),
+        Err(refused @ Refused::NotRegular(FileKind::Directory)) => {
+            return refuse(format!("{refused}: give the file that is in it"));
+        }
         // `--config <(…)` in a shell.
         Err(refused @ Refused::NotRegular(_)) => {
-            return refuse(format!("{refused}: it could not be read again at a reload; give a file, where it holds secrets of mode 0600"));
+            return refuse(format!(
+                "{refused}: it could not be read again at a reload; give a file, where it holds \
+                 secrets of mode 0600"
+            ));
         }
         Err(refused) => return refuse(refused.to_string()),
     };
@@ -117,7 +127,8 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
 const SYNTAX_ERRORS_TOLD_MAX: usize = 10;
 
 fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
-    let root = Section::root(reader, document, &["server", "tls", "admin", "key_manager", "keystore"]);
+    let root =
+        Section::root(reader, document, &["server", "tls", "admin", "key_manager", "keystore"]);
     let server = server::server(&root);
     let tls = tls::tls(&root);
     let admin = server::admin(&root);
@@ -127,7 +138,8 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     if let (Some(server), Some(Some(admin))) = (&server, admin)
         && server::collision(server.listen, admin)
     {
-        root.optional("admin")?.refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
+        root.optional("admin")?
+            .refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
     }
     if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
         key_manager::warn_of_missing_keys(reader, managers, stores);
@@ -137,13 +149,26 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
             }
         }
     }
-    Some(Config { server: server?, tls: tls?, admin: admin?, key_managers: key_managers?, keystores: keystores?, warnings: Vec::new() })
+    Some(Config {
+        server: server?,
+        tls: tls?,
+        admin: admin?,
+        key_managers: key_managers?,
+        keystores: keystores?,
+        warnings: Vec::new(),
+    })
 }
 
 /// Names of all key managers, also of those that are wrong otherwise: a reference to them is right.
 fn key_manager_names<'a>(document: &'a DeTable<'_>) -> HashMap<&'a str, usize> {
-    let managers = document.get("key_manager").and_then(|v| v.get_ref().as_array()).into_iter().flat_map(|a| a.iter());
-    let named = managers.enumerate().filter_map(|(i, m)| Some((m.get_ref().as_table()?.get("name")?.get_ref().as_str()?, i)));
+    let managers = document
+        .get("key_manager")
+        .and_then(|v| v.get_ref().as_array())
+        .into_iter()
+        .flat_map(|a| a.iter());
+    let named = managers
+        .enumerate()
+        .filter_map(|(i, m)| Some((m.get_ref().as_table()?.get("name")?.get_ref().as_str()?, i)));
     // Of two with the same name, which is a problem of its own, any will do.
     named.collect()
 }

@@ -1,4 +1,5 @@
-//! Walks a parsed TOML document and collects every problem instead of stopping at the first, as serde would.
+//! Walks a parsed TOML document and collects every problem instead of stopping at the first, as
+//! serde would.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,7 +21,8 @@ pub(super) struct Reader<'a> {
     pub(super) inline_secret: RefCell<Option<(String, Range<usize>)>>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
-    /// Line counting goes on from the place asked for last: (byte, line from 1). Problems come roughly in the order of the file.
+    /// Line counting goes on from the place asked for last: (byte, line from 1). Problems come
+    /// roughly in the order of the file.
     counted: Cell<(usize, usize)>,
 }
 
@@ -38,7 +40,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
-        let problem = Problem { key: key.to_owned(), line: Some(self.line(span.start)), column: None, message: message.into() };
+        let problem = Problem {
+            key: key.to_owned(),
+            line: Some(self.line(span.start)),
+            column: None,
+            message: message.into(),
+        };
         self.problems.borrow_mut().push(problem);
     }
 
@@ -48,7 +55,12 @@ impl<'a> Reader<'a> {
         let start = error.span().map_or(self.text.len(), |s| s.start.min(self.text.len()));
         let before = self.text.get(..start).unwrap_or_default();
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        let problem = Problem { key: String::new(), line: Some(self.line(start)), column: Some(column), message };
+        let problem = Problem {
+            key: String::new(),
+            line: Some(self.line(start)),
+            column: Some(column),
+            message,
+        };
         self.problems.borrow_mut().push(problem);
     }
 
@@ -109,9 +121,17 @@ impl<'r> Value<'r> {
     }
 
     /// A string for which `valid` holds; `accepted` ends the sentence "… is not accepted: ".
-    pub(super) fn string_where(&self, accepted: &str, valid: impl Fn(&str) -> bool) -> Option<&'r str> {
+    pub(super) fn string_where(
+        &self,
+        accepted: &str,
+        valid: impl Fn(&str) -> bool,
+    ) -> Option<&'r str> {
         let text = self.string()?;
-        if valid(text) { Some(text) } else { self.refuse(format!("{} is not accepted: {accepted}", quoted(text))) }
+        if valid(text) {
+            Some(text)
+        } else {
+            self.refuse(format!("{} is not accepted: {accepted}", quoted(text)))
+        }
     }
 
     pub(super) fn integer(&self, unit: &str, accepted: RangeInclusive<u64>) -> Option<u64> {
@@ -138,7 +158,9 @@ impl<'r> Value<'r> {
 
     /// A path, relative ones taken from the configuration file's directory.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        let text = self.string_where("a path is not empty and has no NUL", |t| !t.is_empty() && !t.contains('\0'))?;
+        let text = self.string_where("a path is not empty and has no NUL", |t| {
+            !t.is_empty() && !t.contains('\0')
+        })?;
         Some(self.reader.base.join(text))
     }
 
@@ -164,13 +186,23 @@ impl<'r> Value<'r> {
     pub(super) fn elements(&self) -> Option<Vec<Value<'r>>> {
         let array = match self.value {
             DeValue::Array(array) => array,
-            DeValue::Table(_) => return self.wrong_type("an array (sections that may repeat have double brackets: [[…]])"),
+            DeValue::Table(_) => {
+                return self
+                    .wrong_type("an array (sections that may repeat have double brackets: [[…]])");
+            }
             _ => return self.wrong_type("an array"),
         };
-        Some(array.iter().enumerate().map(|(i, value)| Value::new(self.reader, format!("{}[{i}]", self.path), value)).collect())
+        Some(
+            array
+                .iter()
+                .enumerate()
+                .map(|(i, value)| Value::new(self.reader, format!("{}[{i}]", self.path), value))
+                .collect(),
+        )
     }
 
-    /// The elements of an array with at least one, read by `read`; `None` as soon as one of them is wrong, after all were looked at.
+    /// The elements of an array with at least one, read by `read`; `None` as soon as one of them is
+    /// wrong, after all were looked at.
     pub(super) fn one_or_more<T>(&self, read: impl Fn(&Value<'r>) -> Option<T>) -> Option<Vec<T>> {
         let elements = self.elements()?;
         if elements.is_empty() {
@@ -180,7 +212,10 @@ impl<'r> Value<'r> {
     }
 
     /// Like [`Value::one_or_more`] for strings, of which none may come twice.
-    pub(super) fn distinct_strings(&self, read: impl Fn(&Value<'r>) -> Option<&'r str>) -> Option<Vec<String>> {
+    pub(super) fn distinct_strings(
+        &self,
+        read: impl Fn(&Value<'r>) -> Option<&'r str>,
+    ) -> Option<Vec<String>> {
         let seen = RefCell::new(Vec::new());
         self.one_or_more(|value| {
             let text = read(value)?;
@@ -192,8 +227,8 @@ impl<'r> Value<'r> {
         })
     }
 
-    /// The string under `key`, if this is a table and has one. Reports nothing: for relations between tables, which are looked at
-    /// whether or not each table is right in itself.
+    /// The string under `key`, if this is a table and has one. Reports nothing: for relations
+    /// between tables, which are looked at whether or not each table is right in itself.
     pub(super) fn peek(&self, key: &str) -> Option<&'r str> {
         let DeValue::Table(table) = self.value else { return None };
         table.get(key)?.get_ref().as_str()
@@ -208,7 +243,12 @@ impl<'r> Value<'r> {
     /// A table in which only the keys `accepted` may stand.
     pub(super) fn section(&self, accepted: &[&str]) -> Option<Section<'r>> {
         let DeValue::Table(table) = self.value else { return self.wrong_type("a table") };
-        let section = Section { reader: self.reader, path: self.path.clone(), span: self.span.clone(), table };
+        let section = Section {
+            reader: self.reader,
+            path: self.path.clone(),
+            span: self.span.clone(),
+            table,
+        };
         section.refuse_unknown(accepted);
         Some(section)
     }
@@ -241,7 +281,8 @@ impl<'r> Section<'r> {
 
     /// Path of the key `key` in this table, in TOML's spelling.
     pub(super) fn join(&self, key: &str) -> String {
-        let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let bare = !key.is_empty()
+            && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
@@ -264,13 +305,24 @@ impl<'r> Section<'r> {
         value
     }
 
-    /// What `read` makes of the value of `key`, or `default` where the key is left out; `None` if the value is wrong.
-    pub(super) fn or<T>(&self, key: &str, default: T, read: impl FnOnce(&Value<'r>) -> Option<T>) -> Option<T> {
+    /// What `read` makes of the value of `key`, or `default` where the key is left out; `None` if
+    /// the value is wrong.
+    pub(super) fn or<T>(
+        &self,
+        key: &str,
+        default: T,
+        read: impl FnOnce(&Value<'r>) -> Option<T>,
+    ) -> Option<T> {
         self.optional(key).map_or(Some(default), |value| read(&value))
     }
 
     /// What `read` makes of the value of a key that must be there.
-    pub(super) fn must<T>(&self, key: &str, what: &str, read: impl FnOnce(&Value<'r>) -> Option<T>) -> Option<T> {
+    pub(super) fn must<T>(
+        &self,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&Value<'r>) -> Option<T>,
+    ) -> Option<T> {
         self.required(key, what).and_then(|value| read(&value))
     }
 
@@ -295,7 +347,8 @@ impl<'r> Section<'r> {
     }
 }
 
-/// All values, or `None` if one is missing. Unlike `collect::<Option<_>>` it looks at every one, so that each can report its problems.
+/// All values, or `None` if one is missing. Unlike `collect::<Option<_>>` it looks at every one, so
+/// that each can report its problems.
 pub(super) fn all<T>(values: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     values.collect::<Vec<_>>().into_iter().collect()
 }

@@ -26,15 +26,23 @@ impl fmt::Debug for SecretString {
 
 const FORMS: &str = "a secret is one of { file = \"…\" }, { env = \"…\" } and { value = \"…\" }";
 
-/// Reads a secret for which `valid` holds; `accepted` tells its form. No problem tells the secret or any part of it.
-pub(super) fn secret(value: &Value<'_>, accepted: &str, valid: impl Fn(&str) -> bool) -> Option<SecretString> {
+/// Reads a secret for which `valid` holds; `accepted` tells its form. No problem tells the secret
+/// or any part of it.
+pub(super) fn secret(
+    value: &Value<'_>,
+    accepted: &str,
+    valid: impl Fn(&str) -> bool,
+) -> Option<SecretString> {
     if !value.is_table() {
         return value.refuse(FORMS);
     }
     let section = value.section(&["file", "env", "value"])?;
     let given = ["file", "env", "value"].iter().filter(|key| section.has(key)).count();
     if given != 1 {
-        return value.refuse(format!("{} of them are given; exactly one is needed: {FORMS}", if given == 0 { "none" } else { "several" }));
+        return value.refuse(format!(
+            "{} of them are given; exactly one is needed: {FORMS}",
+            if given == 0 { "none" } else { "several" }
+        ));
     }
     let (origin, text) = if let Some(file) = section.optional("file") {
         let path = file.path()?;
@@ -55,26 +63,37 @@ pub(super) fn secret(value: &Value<'_>, accepted: &str, valid: impl Fn(&str) -> 
             || name.starts_with(|c: char| c.is_ascii_digit())
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         {
-            return env.refuse("this is not the name of an environment variable: letters, digits and _ are accepted");
+            return env.refuse(
+                "this is not the name of an environment variable: letters, digits \
+                and _ are accepted",
+            );
         }
         let Some(content) = value.reader.sources.variable(name) else {
             return env.refuse(format!("the environment variable {} is not set", quoted(name)));
         };
         let Ok(text) = content.into_string().map(Zeroizing::new) else {
-            return env.refuse(format!("the environment variable {} is not UTF-8 text", quoted(name)));
+            return env
+                .refuse(format!("the environment variable {} is not UTF-8 text", quoted(name)));
         };
         (format!("the environment variable {}", quoted(name)), text)
     } else {
         let inline = section.optional("value")?;
         let text = inline.string()?;
-        value.reader.inline_secret.borrow_mut().get_or_insert_with(|| (inline.path.clone(), inline.span.clone()));
+        value
+            .reader
+            .inline_secret
+            .borrow_mut()
+            .get_or_insert_with(|| (inline.path.clone(), inline.span.clone()));
         ("the value".to_owned(), Zeroizing::new(text.to_owned()))
     };
     if text.is_empty() {
         return value.refuse(format!("{origin} is empty"));
     }
     if !valid(&text) {
-        return value.refuse(format!("{origin} ({} characters) is not accepted: {accepted}", text.chars().count()));
+        return value.refuse(format!(
+            "{origin} ({} characters) is not accepted: {accepted}",
+            text.chars().count()
+        ));
     }
     Some(SecretString(text))
 }

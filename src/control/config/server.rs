@@ -37,7 +37,9 @@ pub enum LogFormat {
 }
 
 pub(super) fn server(root: &Section<'_>) -> Option<Server> {
-    let section = root.required("server", "a section [server] with at least listen and regions")?.section(&[
+    let section = root
+        .required("server", "a section [server] with at least listen and regions")?
+        .section(&[
         "listen",
         "shards",
         "request_budget_ms",
@@ -46,12 +48,21 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         "shutdown_ms",
         "log",
     ])?;
-    let listen = section.must("listen", "address and port to listen on, for example \"0.0.0.0:443\"", socket_address);
+    let listen = section.must(
+        "listen",
+        "address and port to listen on, for example \"0.0.0.0:443\"",
+        socket_address,
+    );
     let shards = section.or("shards", 0, |v| v.integer("shards", SHARDS));
-    let budget = section.or("request_budget_ms", 200, |v| v.integer("milliseconds", REQUEST_BUDGET_MS));
-    let regions =
-        section.must("regions", "the AWS regions whose KMS may call, for example [\"us-east-1\"]", |v| v.distinct_strings(region));
-    let delay = section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
+    let budget =
+        section.or("request_budget_ms", 200, |v| v.integer("milliseconds", REQUEST_BUDGET_MS));
+    let regions = section.must(
+        "regions",
+        "the AWS regions whose KMS may call, for example [\"us-east-1\"]",
+        |v| v.distinct_strings(region),
+    );
+    let delay =
+        section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
     let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
     let log = section.or("log", LogFormat::Auto, log_format);
     Some(Server {
@@ -69,18 +80,29 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
 pub(super) fn admin(root: &Section<'_>) -> Option<Option<SocketAddr>> {
     let Some(value) = root.optional("admin") else { return Some(None) };
     let section = value.section(&["listen"])?;
-    section.must("listen", "address and port of the admin listener, for example \"127.0.0.1:9180\"", socket_address).map(Some)
+    section
+        .must(
+            "listen",
+            "address and port of the admin listener, for example \"127.0.0.1:9180\"",
+            socket_address,
+        )
+        .map(Some)
 }
 
 /// Two listeners cannot share a port on addresses that overlap.
 pub(super) fn collision(server: SocketAddr, admin: SocketAddr) -> bool {
-    let overlap = server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
+    let overlap =
+        server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
     server.port() != 0 && server.port() == admin.port() && overlap
 }
 
 fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
-    let accepted = "an IP address (not a name, nor multicast or broadcast) and a port, as in \"0.0.0.0:443\" or \"[::]:443\"";
-    value.string_where(accepted, |text| text.parse().is_ok_and(|address| can_listen(&address)))?.parse().ok()
+    let accepted = "an IP address (not a name, nor multicast or broadcast) and a port, as in \
+        \"0.0.0.0:443\" or \"[::]:443\"";
+    value
+        .string_where(accepted, |text| text.parse().is_ok_and(|address| can_listen(&address)))?
+        .parse()
+        .ok()
 }
 
 /// The kernel lets a socket listen on a multicast address, and no connection ever comes.
@@ -92,7 +114,8 @@ fn region<'r>(value: &Value<'r>) -> Option<&'r str> {
     value.string_where("an AWS region is meant, as in \"us-east-1\"", is_region)
 }
 
-/// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`: words of small letters and a number, joined by `-`.
+/// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`: words of small letters and a number, joined by
+/// `-`.
 fn is_region(text: &str) -> bool {
     let mut words: Vec<&str> = text.split('-').collect();
     let Some(number) = words.pop() else { return false };
@@ -104,7 +127,9 @@ fn is_region(text: &str) -> bool {
 }
 
 fn log_format(value: &Value<'_>) -> Option<LogFormat> {
-    match value.string_where("\"auto\", \"json\" or \"text\"", |t| ["auto", "json", "text"].contains(&t))? {
+    match value
+        .string_where("\"auto\", \"json\" or \"text\"", |t| ["auto", "json", "text"].contains(&t))?
+    {
         "json" => Some(LogFormat::Json),
         "text" => Some(LogFormat::Text),
         _ => Some(LogFormat::Auto),

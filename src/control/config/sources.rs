@@ -15,11 +15,13 @@ use crate::tls;
 pub trait Sources {
     /// An environment variable.
     fn variable(&self, name: &str) -> Option<OsString>;
-    /// The whole content of a secret's file, or why it is not acceptable, as the end of a sentence that begins with the file's name.
+    /// The whole content of a secret's file, or why it is not acceptable, as the end of a sentence
+    /// that begins with the file's name.
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
-    /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a sentence; `None` where files are not looked into.
+    /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a
+    /// sentence; `None` where files are not looked into.
     fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String>;
     /// What is wrong or unwise with what stands in the TLS files.
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
@@ -36,9 +38,10 @@ pub enum Exposure {
 
 /// Files and environment of this process.
 pub struct Machine {
-    /// Whether [`Sources::check_file`] opens files, and key files and those of TLS are looked into. The server does not ask for it: it opens each file itself, and one that is missing
-    /// may concern a single key manager while the rest can serve. A private file that is open to all, and what is no regular file, is refused in
-    /// any case.
+    /// Whether [`Sources::check_file`] opens files, and key files and those of TLS are looked into.
+    /// The server does not ask for it: it opens each file itself, and one that is missing may
+    /// concern a single key manager while the rest can serve. A private file that is open to all,
+    /// and what is no regular file, is refused in any case.
     pub check_files: bool,
 }
 
@@ -48,7 +51,8 @@ impl Sources for Machine {
     }
 
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        let content = file::read(path, SECRET_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
+        let content =
+            file::read(path, SECRET_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
         refuse_open_mode(path, content.mode)?;
         Ok(content.bytes)
     }
@@ -81,12 +85,17 @@ impl Sources for Machine {
     }
 }
 
-/// A file that holds a secret must be closed to all but its owner and group: any bit for others is refused, as ssh does.
-/// The group may read: services are commonly given files of root:service, mode 0640.
+/// A file that holds a secret must be closed to all but its owner and group: any bit for others is
+/// refused, as ssh does. The group may read: services are commonly given files of root:service,
+/// mode 0640.
 pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
     match mode & 0o007 {
         0 => Ok(()),
-        _ => Err(format!("is open to every user (mode {:04o}); run: chmod o-rwx {}", mode & 0o7777, shell_word(path))),
+        _ => Err(format!(
+            "is open to every user (mode {:04o}); run: chmod o-rwx {}",
+            mode & 0o7777,
+            shell_word(path)
+        )),
     }
 }
 

@@ -26,7 +26,10 @@ impl Sources for Fake {
     }
 
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        self.files.get(path).map(|content| Zeroizing::new(content.clone())).ok_or_else(|| "does not exist".to_owned())
+        self.files
+            .get(path)
+            .map(|content| Zeroizing::new(content.clone()))
+            .ok_or_else(|| "does not exist".to_owned())
     }
 
     fn check_file(&self, _: &Path, _: Exposure) -> Result<(), String> {
@@ -45,7 +48,8 @@ impl Sources for Fake {
 const SECRET: &str = "Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA";
 
 fn fake() -> Fake {
-    let file = |name: &str, content: &[u8]| (PathBuf::from("/etc/xksd").join(name), content.to_vec());
+    let file =
+        |name: &str, content: &[u8]| (PathBuf::from("/etc/xksd").join(name), content.to_vec());
     Fake {
         files: HashMap::from([
             file("secrets/pin", b"1234\n"),
@@ -127,7 +131,10 @@ fn defaults() {
     assert_eq!(config.key_managers.len(), 1);
     let Kind::Pkcs11(hsm) = &config.key_managers[0].kind else { panic!("not pkcs11") };
     assert_eq!((hsm.profile, hsm.sessions), (Profile::Generic, 16));
-    assert_eq!((&hsm.initialize_parameters, &hsm.token), (&None, &TokenSelector::Label("xks".to_owned())));
+    assert_eq!(
+        (&hsm.initialize_parameters, &hsm.token),
+        (&None, &TokenSelector::Label("xks".to_owned()))
+    );
     assert_eq!(hsm.pin.expose(), "1234");
     let store = &config.keystores[0];
     assert_eq!(store.uri_path(), "/a/kms/xks/v1");
@@ -198,7 +205,10 @@ enabled = false
 "#;
     let config = read(text).unwrap();
     assert_eq!((config.server.shards, config.server.log), (4, LogFormat::Json));
-    assert_eq!((config.server.request_budget.as_millis(), config.server.shutdown_time.as_millis()), (150, 5000));
+    assert_eq!(
+        (config.server.request_budget.as_millis(), config.server.shutdown_time.as_millis()),
+        (150, 5000)
+    );
     assert_eq!(config.server.shutdown_delay, Duration::ZERO);
     let client = config.tls.client.unwrap();
     assert_eq!(client.trust_anchors, Path::new("/etc/xksd/t"));
@@ -209,9 +219,15 @@ enabled = false
     assert_eq!((nss.profile, nss.sessions, &nss.token), (Profile::Nss, 3, &TokenSelector::Slot(2)));
     assert_eq!(nss.initialize_parameters.as_deref(), Some("configdir='sql:/x'"));
     let store = &config.keystores[0];
-    assert_eq!((store.uri_path().as_str(), store.enabled, store.key_managers.as_slice()), ("/kms/xks/v1", false, &[1, 0][..]));
+    assert_eq!(
+        (store.uri_path().as_str(), store.enabled, store.key_managers.as_slice()),
+        ("/kms/xks/v1", false, &[1, 0][..])
+    );
     assert_eq!(store.accept_foreign_ciphertext, [ForeignCiphertext::AwsSample]);
-    assert_eq!(store.keys, [Key { id: "foo".to_owned(), label: "a label".to_owned(), enabled: false }]);
+    assert_eq!(
+        store.keys,
+        [Key { id: "foo".to_owned(), label: "a label".to_owned(), enabled: false }]
+    );
 }
 
 #[test]
@@ -239,7 +255,8 @@ access_key_id = "short"
 [[keystore]]
 path_prefix = "/p"
 "#;
-    let found: Vec<(String, Option<usize>)> = problems(text).into_iter().map(|p| (p.key, p.line)).collect();
+    let found: Vec<(String, Option<usize>)> =
+        problems(text).into_iter().map(|p| (p.key, p.line)).collect();
     let expected = [
         ("tls", 1),
         ("server.listen", 3),
@@ -260,7 +277,8 @@ path_prefix = "/p"
         ("keystore[1].key_manager", 21),
         ("keystore[1].path_prefix", 22),
     ];
-    let mut found: Vec<(&str, usize)> = found.iter().map(|(key, line)| (key.as_str(), line.unwrap())).collect();
+    let mut found: Vec<(&str, usize)> =
+        found.iter().map(|(key, line)| (key.as_str(), line.unwrap())).collect();
     assert!(found.is_sorted_by_key(|(_, line)| *line), "{found:?}");
     found.sort_by_key(|(key, line)| (*line, *key));
     assert_eq!(found, expected);
@@ -276,7 +294,10 @@ fn an_empty_document_names_every_section_that_is_needed() {
 #[test]
 fn single_brackets_are_explained() {
     let found = problems(&edited("[[key_manager]]", "[key_manager]"));
-    assert!(found.iter().any(|p| p.key == "key_manager" && p.message.contains("double brackets")), "{found:#?}");
+    assert!(
+        found.iter().any(|p| p.key == "key_manager" && p.message.contains("double brackets")),
+        "{found:#?}"
+    );
 }
 
 #[test]
@@ -292,25 +313,40 @@ fn the_same_credential_may_serve_two_key_stores() {
 fn one_module_is_initialised_with_one_set_of_parameters() {
     let second = |more: &str| {
         let block = format!(
-            "[[key_manager]]\nname = \"hsm-b\"\nkind = \"pkcs11\"\nmodule = \"/usr/lib/p11.so\"\n{more}\npin = {{ file = \"secrets/pin\" }}\n"
+            "[[key_manager]]\nname = \"hsm-b\"\nkind = \"pkcs11\"\nmodule = \
+             \"/usr/lib/p11.so\"\n{more}\npin = {{ file = \"secrets/pin\" }}\n"
         );
-        edited("[[keystore]]", &format!("{block}[[keystore]]")).replace("[\"hsm-a\"]", "[\"hsm-a\", \"hsm-b\"]")
+        edited("[[keystore]]", &format!("{block}[[keystore]]"))
+            .replace("[\"hsm-a\"]", "[\"hsm-a\", \"hsm-b\"]")
     };
     let good = read(&second("token = \"other\"")).unwrap();
     assert_eq!(good.warnings, Vec::<String>::new());
     let same = read(&second("token = \"xks\"")).unwrap();
-    assert_eq!(same.warnings, ["key_manager[1]: the same token as key_manager[0]; it is no replica of it"]);
+    assert_eq!(
+        same.warnings,
+        ["key_manager[1]: the same token as key_manager[0]; it is no replica of it"]
+    );
     let found = problems(&second("token = \"other\"\ninitialize_parameters = \"x\""));
     assert_eq!((found.len(), found[0].key.as_str()), (1, "key_manager[1].initialize_parameters"));
 }
 
 #[test]
 fn warnings_tell_what_is_probably_not_meant() {
-    let spare = "[[key_manager]]\nname = \"spare\"\nkind = \"local\"\nkey_file = \"k\"\n[[keystore]]";
-    let config = read(&edited("[[keystore]]", spare).replace("[[keystore.key]]\nid = \"foo\"", "")).unwrap();
+    let spare =
+        "[[key_manager]]\nname = \"spare\"\nkind = \"local\"\nkey_file = \"k\"\n[[keystore]]";
+    let config =
+        read(&edited("[[keystore]]", spare).replace("[[keystore.key]]\nid = \"foo\"", "")).unwrap();
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
-    assert!(config.warnings.iter().any(|w| w.contains("keystore[0]: no [[keystore.key]]")), "{:?}", config.warnings);
-    assert!(config.warnings.iter().any(|w| w == "key_manager[1]: no key store uses \"spare\""), "{:?}", config.warnings);
+    assert!(
+        config.warnings.iter().any(|w| w.contains("keystore[0]: no [[keystore.key]]")),
+        "{:?}",
+        config.warnings
+    );
+    assert!(
+        config.warnings.iter().any(|w| w == "key_manager[1]: no key store uses \"spare\""),
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
@@ -324,7 +360,11 @@ fn syntax_errors_name_line_and_column_and_never_the_text() {
 
     // Columns count characters, not bytes.
     let invalid = read("[server]\n\"éé\" = = 1\n").unwrap_err();
-    assert_eq!((invalid.problems[0].line, invalid.problems[0].column), (Some(2), Some(8)), "{invalid}");
+    assert_eq!(
+        (invalid.problems[0].line, invalid.problems[0].column),
+        (Some(2), Some(8)),
+        "{invalid}"
+    );
 }
 
 #[test]
@@ -335,7 +375,8 @@ fn many_syntax_errors_are_cut() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let config = read(&edited("{ file = \"secrets/pin\" }", "{ value = \"hunter2hunter2\" }")).unwrap();
+    let config =
+        read(&edited("{ file = \"secrets/pin\" }", "{ value = \"hunter2hunter2\" }")).unwrap();
     let shown = format!("{config:?} {config:#?}");
     assert!(!shown.contains("hunter2") && !shown.contains(SECRET), "{shown}");
 
@@ -355,7 +396,8 @@ fn secrets_are_never_shown() {
 
 #[test]
 fn long_and_strange_text_is_cut_and_escaped_in_messages() {
-    let invalid = read(&edited("\"0.0.0.0:443\"", &format!("\"\\u001b[31m{}\"", "é".repeat(5000)))).unwrap_err();
+    let invalid = read(&edited("\"0.0.0.0:443\"", &format!("\"\\u001b[31m{}\"", "é".repeat(5000))))
+        .unwrap_err();
     assert!(invalid.to_string().len() < 500, "{}", invalid.to_string().len());
     assert!(!invalid.to_string().contains('\u{1b}'));
 }

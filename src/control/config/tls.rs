@@ -24,18 +24,25 @@ pub struct TlsClient {
     pub trust_anchors: PathBuf,
     /// The client certificate's only subject CN must be one of these.
     pub subject_common_names: Vec<String>,
-    /// Whether the client certificate must carry the extended key usage clientAuth. Public authorities stop issuing it.
+    /// Whether the client certificate must carry the extended key usage clientAuth. Public
+    /// authorities stop issuing it.
     pub require_client_auth_eku: bool,
 }
 
 pub(super) fn tls(root: &Section<'_>) -> Option<Tls> {
-    let section = root.required("tls", "a section [tls] with certificate_chain and private_key")?.section(&[
+    let section = root
+        .required("tls", "a section [tls] with certificate_chain and private_key")?
+        .section(&["certificate_chain", "private_key", "client"])?;
+    let chain = section.must(
         "certificate_chain",
+        "the PEM file with the server's certificate and the intermediate ones",
+        Value::file,
+    );
+    let key = section.must(
         "private_key",
-        "client",
-    ])?;
-    let chain = section.must("certificate_chain", "the PEM file with the server's certificate and the intermediate ones", Value::file);
-    let key = section.must("private_key", "the PEM file with the server's private key", Value::private_file);
+        "the PEM file with the server's private key",
+        Value::private_file,
+    );
     let client = section.optional("client").map_or(Some(None), |v| client(&v).map(Some));
     let tls = Tls { certificate_chain: chain?, private_key: key?, client: client? };
     let found = section.reader.sources.check_tls(&tls.settings());
@@ -64,17 +71,31 @@ impl Tls {
 }
 
 fn client(value: &Value<'_>) -> Option<TlsClient> {
-    let section = value.section(&["trust_anchors", "subject_common_names", "require_client_auth_eku"])?;
-    let anchors = section.must("trust_anchors", "the PEM file with the certificate authorities of the clients", Value::file);
+    let section =
+        value.section(&["trust_anchors", "subject_common_names", "require_client_auth_eku"])?;
+    let anchors = section.must(
+        "trust_anchors",
+        "the PEM file with the certificate authorities of the clients",
+        Value::file,
+    );
     let what = "the accepted subject CNs, for example [\"cks.kms.us-east-1.amazonaws.com\"]";
     let names = section.must("subject_common_names", what, |v| v.distinct_strings(common_name));
     let require_eku = section.or("require_client_auth_eku", true, Value::boolean);
-    Some(TlsClient { trust_anchors: anchors?, subject_common_names: names?, require_client_auth_eku: require_eku? })
+    Some(TlsClient {
+        trust_anchors: anchors?,
+        subject_common_names: names?,
+        require_client_auth_eku: require_eku?,
+    })
 }
 
 fn common_name<'r>(value: &Value<'r>) -> Option<&'r str> {
-    let accepted = format!("a subject CN has 1 to {COMMON_NAME_CHARS_MAX} characters and no control characters; no wildcards");
+    let accepted = format!(
+        "a subject CN has 1 to {COMMON_NAME_CHARS_MAX} characters and no control characters; no \
+         wildcards"
+    );
     value.string_where(&accepted, |t| {
-        (1..=COMMON_NAME_CHARS_MAX).contains(&t.chars().count()) && !t.chars().any(char::is_control) && !t.contains('*')
+        (1..=COMMON_NAME_CHARS_MAX).contains(&t.chars().count())
+            && !t.chars().any(char::is_control)
+            && !t.contains('*')
     })
 }

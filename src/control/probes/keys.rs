@@ -1,4 +1,5 @@
-//! What is told of the configured keys: that one cannot serve from a key manager, and that replicas hold different keys under one label.
+//! What is told of the configured keys: that one cannot serve from a key manager, and that replicas
+//! hold different keys under one label.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -13,10 +14,11 @@ use crate::telemetry::Level;
 
 /// For looking up keys, before sessions and health are looked at again: there may be thousands.
 const AT_ONCE_TIME: Duration = Duration::from_millis(500);
-/// All keys are looked up again this often: one that is deleted in a replica that has no requests to serve would be missed on the day it is
-/// needed.
+/// All keys are looked up again this often: one that is deleted in a replica that has no requests
+/// to serve would be missed on the day it is needed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// For each key, less often where there are more than a thousand: a look is a search, five calls, and takes a session from the requests.
+/// For each key, less often where there are more than a thousand: a look is a search, five calls,
+/// and takes a session from the requests.
 const LOOK_INTERVAL_FOR_EACH: Duration = Duration::from_millis(60);
 
 /// A trial of each key manager, with its name.
@@ -27,7 +29,8 @@ type TrialsOfKey = Vec<(Arc<str>, Arc<Trial>)>;
 pub struct Trials(Mutex<HashMap<String, TrialsOfKey>>);
 
 impl Trials {
-    /// Takes the place of the trial that this key manager had; gives those of the others. Of two that come at once, one finds the other's.
+    /// Takes the place of the trial that this key manager had; gives those of the others. Of two
+    /// that come at once, one finds the other's.
     fn exchange(&self, key: &str, name: &Arc<str>, trial: Trial) -> TrialsOfKey {
         let mut trials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_key = trials.entry(key.to_owned()).or_default();
@@ -61,8 +64,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Looks keys up by what `ask` answers, for a while, and gives what is new for the log, and whether there is more to be looked up
-    /// at once.
+    /// Looks keys up by what `ask` answers, for a while, and gives what is new for the log, and
+    /// whether there is more to be looked up at once.
     pub(super) fn look(
         &mut self,
         expected: Vec<ExpectedKey>,
@@ -78,7 +81,9 @@ impl Keys {
         }
         let count = u32::try_from(self.expected.len()).unwrap_or(u32::MAX);
         let interval = LOOK_INTERVAL_FOR_EACH.saturating_mul(count).max(LOOK_INTERVAL);
-        if self.left.is_empty() && self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval) {
+        if self.left.is_empty()
+            && self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval)
+        {
             self.left.extend(self.expected.iter().cloned());
             self.looked_at = Some(now);
         }
@@ -111,10 +116,17 @@ impl Keys {
     /// For metrics and status.
     pub(super) fn count(&self, failures: &KeyFailures) {
         failures.cannot_serve.store(self.cannot.len(), Ordering::Relaxed);
-        failures.different.store(self.compared.values().filter(|same| !**same).count(), Ordering::Relaxed);
+        failures
+            .different
+            .store(self.compared.values().filter(|same| !**same).count(), Ordering::Relaxed);
     }
 
-    fn changed(&mut self, key: &ExpectedKey, name: &str, why: Option<String>) -> Option<(Level, String)> {
+    fn changed(
+        &mut self,
+        key: &ExpectedKey,
+        name: &str,
+        why: Option<String>,
+    ) -> Option<(Level, String)> {
         let what = &key.what;
         match why {
             None => {
@@ -125,20 +137,29 @@ impl Keys {
                 // What comes in its place may be another key.
                 self.compared.remove(what);
                 let told = self.cannot.insert(what.clone(), why.clone());
-                (told.as_ref() != Some(&why)).then(|| (Level::Warn, format!("{what} cannot serve from key manager {name:?}: {why}")))
+                (told.as_ref() != Some(&why)).then(|| {
+                    (Level::Warn, format!("{what} cannot serve from key manager {name:?}: {why}"))
+                })
             }
         }
     }
 }
 
-/// Has the key manager encrypt for those that come later, and decrypt what those before it have encrypted.
-fn compare(key: &ExpectedKey, name: &Arc<str>, trials: &Trials, mut ask: impl FnMut(Task) -> Outcome) -> Result<Vec<String>, Fault> {
+/// Has the key manager encrypt for those that come later, and decrypt what those before it have
+/// encrypted.
+fn compare(
+    key: &ExpectedKey,
+    name: &Arc<str>,
+    trials: &Trials,
+    mut ask: impl FnMut(Task) -> Outcome,
+) -> Result<Vec<String>, Fault> {
     let mut different = Vec::new();
     for (other, trial) in trials.exchange(&key.what, name, Trial::encrypt(&mut ask)?) {
         if !trial.is_decrypted(&mut ask)? {
             let what = &key.what;
             different.push(format!(
-                "{what}: what key manager {other:?} encrypts, {name:?} cannot decrypt: they hold different keys under this label"
+                "{what}: what key manager {other:?} encrypts, {name:?} cannot decrypt: they hold \
+                 different keys under this label"
             ));
         }
     }
@@ -152,19 +173,28 @@ mod tests {
     use crate::limits::TAG_BYTES;
 
     fn expected(replicated: bool) -> Vec<ExpectedKey> {
-        ["bar", "foo"].map(|id| ExpectedKey { label: id.into(), what: format!("key {id}"), replicated }).to_vec()
+        ["bar", "foo"]
+            .map(|id| ExpectedKey { label: id.into(), what: format!("key {id}"), replicated })
+            .to_vec()
     }
 
     /// A key manager whose keys all are this byte, which it gives for a tag.
     fn holds(key: u8) -> impl Fn(&Arc<str>, Task) -> Outcome {
         move |_, task| match task {
-            Task::Describe => {
-                Ok(Answer::Described(KeyDescription { spec: "AES_256".into(), usage: vec!["ENCRYPT", "DECRYPT"], enabled: true }))
+            Task::Describe => Ok(Answer::Described(KeyDescription {
+                spec: "AES_256".into(),
+                usage: vec!["ENCRYPT", "DECRYPT"],
+                enabled: true,
+            })),
+            Task::Encrypt { plaintext, .. } => Ok(Answer::Encrypted {
+                iv: vec![0; 12],
+                ciphertext: plaintext.to_vec(),
+                tag: [key; TAG_BYTES],
+                integrity: None,
+            }),
+            Task::Decrypt { ciphertext, tag, .. } if tag == [key; TAG_BYTES] => {
+                Ok(Answer::Decrypted(Plaintext(ciphertext.into())))
             }
-            Task::Encrypt { plaintext, .. } => {
-                Ok(Answer::Encrypted { iv: vec![0; 12], ciphertext: plaintext.to_vec(), tag: [key; TAG_BYTES], integrity: None })
-            }
-            Task::Decrypt { ciphertext, tag, .. } if tag == [key; TAG_BYTES] => Ok(Answer::Decrypted(Plaintext(ciphertext.into()))),
             Task::Decrypt { .. } => Err(Fault::BadCiphertext),
             Task::Probe => Ok(Answer::Probed),
         }
@@ -172,7 +202,9 @@ mod tests {
 
     fn lacks(missing: &'static str) -> impl Fn(&Arc<str>, Task) -> Outcome {
         move |label, task| match task {
-            Task::Describe if **label == *missing => Err(Fault::KeyNotFound { detail: "none".into() }),
+            Task::Describe if **label == *missing => {
+                Err(Fault::KeyNotFound { detail: "none".into() })
+            }
             task => holds(0)(label, task),
         }
     }
@@ -184,9 +216,17 @@ mod tests {
 
     #[test]
     fn a_key_that_goes_while_it_serves_is_told_once_and_so_is_its_return() {
-        let (mut keys, trials, name, start) = (Keys::default(), Trials::default(), "a".into(), Instant::now());
-        let mut look =
-            |missing, seconds| told(keys.look(expected(false), &name, &trials, lacks(missing), start + Duration::from_secs(seconds)));
+        let (mut keys, trials, name, start) =
+            (Keys::default(), Trials::default(), "a".into(), Instant::now());
+        let mut look = |missing, seconds| {
+            told(keys.look(
+                expected(false),
+                &name,
+                &trials,
+                lacks(missing),
+                start + Duration::from_secs(seconds),
+            ))
+        };
         let gone = ["key foo cannot serve from key manager \"a\": none"];
         assert_eq!(look("", 0), [""; 0]);
         assert_eq!(look("foo", 59), [""; 0], "not looked up yet");
@@ -202,7 +242,11 @@ mod tests {
     fn many_keys_are_looked_up_less_often() {
         let (trials, name, start) = (Trials::default(), "a".into(), Instant::now());
         for (count, seconds) in [(1000, 60), (2000, 120)] {
-            let key = |n: usize| ExpectedKey { label: n.to_string().into(), what: n.to_string(), replicated: false };
+            let key = |n: usize| ExpectedKey {
+                label: n.to_string().into(),
+                what: n.to_string(),
+                replicated: false,
+            };
             let (mut keys, mut asked) = (Keys::default(), 0);
             let mut look = |at| {
                 let mut ask = |label: &Arc<str>, task| {
@@ -213,13 +257,17 @@ mod tests {
                 asked
             };
             let again = start + Duration::from_secs(seconds);
-            assert_eq!((look(start), look(again - Duration::from_millis(1)), look(again)), (count, count, 2 * count));
+            assert_eq!(
+                (look(start), look(again - Duration::from_millis(1)), look(again)),
+                (count, count, 2 * count)
+            );
         }
     }
 
     #[test]
     fn a_fault_says_nothing_of_a_key() {
-        let (mut keys, trials, name, now) = (Keys::default(), Trials::default(), "a".into(), Instant::now());
+        let (mut keys, trials, name, now) =
+            (Keys::default(), Trials::default(), "a".into(), Instant::now());
         let mut asked = 0;
         let away = |_: &Arc<str>, _| {
             asked += 1;
@@ -228,7 +276,13 @@ mod tests {
         assert_eq!(keys.look(expected(false), &name, &trials, away, now), (vec![], false));
         assert_eq!(asked, 1, "the others would fare no better");
         // Those that are left, both, and not a minute later.
-        let looked = told(keys.look(expected(false), &name, &trials, |_, _| Err(Fault::KeyNotFound { detail: "none".into() }), now));
+        let looked = told(keys.look(
+            expected(false),
+            &name,
+            &trials,
+            |_, _| Err(Fault::KeyNotFound { detail: "none".into() }),
+            now,
+        ));
         assert_eq!(looked.len(), 2);
     }
 
@@ -236,15 +290,29 @@ mod tests {
     fn replicas_that_hold_different_keys_are_told_by_whoever_comes_later() {
         let (trials, now) = (Trials::default(), Instant::now());
         let look = |keys: &mut Keys, name: &str, key, replicated, seconds| {
-            told(keys.look(expected(replicated), &name.into(), &trials, holds(key), now + Duration::from_secs(seconds)))
+            told(keys.look(
+                expected(replicated),
+                &name.into(),
+                &trials,
+                holds(key),
+                now + Duration::from_secs(seconds),
+            ))
         };
         let [mut a, mut b, mut c] = <[Keys; 3]>::default();
         assert_eq!(look(&mut a, "a", 1, true, 0), [""; 0]);
         assert_eq!(look(&mut b, "b", 1, true, 0), [""; 0]);
         let different = |id: &str, other: &str| {
-            format!("key {id}: what key manager {other:?} encrypts, \"c\" cannot decrypt: they hold different keys under this label")
+            format!(
+                "key {id}: what key manager {other:?} encrypts, \"c\" cannot decrypt: they hold \
+                 different keys under this label"
+            )
         };
-        let all = [different("bar", "a"), different("bar", "b"), different("foo", "a"), different("foo", "b")];
+        let all = [
+            different("bar", "a"),
+            different("bar", "b"),
+            different("foo", "a"),
+            different("foo", "b"),
+        ];
         assert_eq!(look(&mut c, "c", 2, true, 0), all);
         assert_eq!(look(&mut c, "c", 2, true, 60), [""; 0], "told once");
         let count = |keys: &Keys| {
@@ -265,10 +333,13 @@ mod tests {
         let (a, b) = ("a".into(), "b".into());
         assert_eq!(told(Keys::default().look(expected(true), &a, &trials, holds(1), now)), [""; 0]);
         let mut keys = Keys::default();
-        let busy = |label: &Arc<str>, task| if let Task::Describe = task { holds(2)(label, task) } else { Err(Fault::Busy) };
+        let busy = |label: &Arc<str>, task| {
+            if let Task::Describe = task { holds(2)(label, task) } else { Err(Fault::Busy) }
+        };
         assert_eq!(told(keys.look(expected(true), &b, &trials, busy, now)), [""; 0]);
         let mut look = |ask: &dyn Fn(&Arc<str>, Task) -> Outcome, seconds| {
-            told(keys.look(expected(true), &b, &trials, ask, now + Duration::from_secs(seconds))).len()
+            told(keys.look(expected(true), &b, &trials, ask, now + Duration::from_secs(seconds)))
+                .len()
         };
         assert_eq!(look(&holds(2), 60), 2);
         assert_eq!((look(&lacks("foo"), 120), look(&holds(1), 180)), (1, 1));

@@ -1,4 +1,5 @@
-//! What is told of a key manager's library: that it was initialised anew, or that only a restart of the process can bring it back.
+//! What is told of a key manager's library: that it was initialised anew, or that only a restart of
+//! the process can bring it back.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, BEYOND_HELP_TIME};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
 
-/// An HSM that is away for hours has its library initialised every few seconds; it is told this often.
+/// An HSM that is away for hours has its library initialised every few seconds; it is told this
+/// often.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The library of one key manager, as it was last seen and told.
@@ -21,9 +23,17 @@ pub(super) struct Library {
 
 impl Library {
     /// How the library fares, by what the engine says and what has become of its sessions.
-    pub(super) fn look(&mut self, mut state: LibraryState, serves: bool, stats: &PoolStats, now: Instant) -> LibraryState {
-        // So many times all sessions have been left behind, and every one in their places that opened hangs as well.
-        let all_hang = |times| stats.lanes_open + stats.lanes_configured * times <= stats.lanes_hung;
+    pub(super) fn look(
+        &mut self,
+        mut state: LibraryState,
+        serves: bool,
+        stats: &PoolStats,
+        now: Instant,
+    ) -> LibraryState {
+        // So many times all sessions have been left behind, and every one in their places that
+        // opened hangs as well.
+        let all_hang =
+            |times| stats.lanes_open + stats.lanes_configured * times <= stats.lanes_hung;
         if serves || !all_hang(1) {
             self.hang_since = None;
         } else {
@@ -31,12 +41,18 @@ impl Library {
             let and = if all_hang(ABANDONED_LANES_PER_SESSION_MAX) {
                 Some("no more are risked".to_owned())
             } else if now.saturating_duration_since(since) >= BEYOND_HELP_TIME {
-                // Openings that hang are left behind after ten seconds and few at a time: with many sessions the bound is minutes away.
-                Some(format!("none could be opened in their place for {} s", BEYOND_HELP_TIME.as_secs()))
+                // Openings that hang are left behind after ten seconds and few at a time: with many
+                // sessions the bound is minutes away.
+                Some(format!(
+                    "none could be opened in their place for {} s",
+                    BEYOND_HELP_TIME.as_secs()
+                ))
             } else {
                 None
             };
-            let why = and.map(|and| format!("{} sessions hang in calls into its library, and {and}", stats.lanes_hung));
+            let why = and.map(|and| {
+                format!("{} sessions hang in calls into its library, and {and}", stats.lanes_hung)
+            });
             state.stuck = state.stuck.or_else(|| why.map(|why| Stuck { why, since }));
         }
         if serves {
@@ -49,7 +65,8 @@ impl Library {
     /// What is new for the log.
     pub(super) fn news(&mut self, state: &LibraryState, now: Instant) -> Vec<(Level, String)> {
         let mut news = Vec::new();
-        let rested = self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_AGAIN_AFTER);
+        let rested =
+            self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_AGAIN_AFTER);
         if state.initializations > self.told.initializations && rested {
             // The first time is its start.
             if state.initializations > 1 {
@@ -57,7 +74,10 @@ impl Library {
                     1 => "once".to_owned(),
                     times => format!("{times} times"),
                 };
-                news.push((Level::Warn, format!("its library was initialised anew, {times} since the start")));
+                news.push((
+                    Level::Warn,
+                    format!("its library was initialised anew, {times} since the start"),
+                ));
                 self.told_at = Some(now);
             }
             self.told.initializations = state.initializations;
@@ -65,14 +85,18 @@ impl Library {
         if let Some(stuck) = &state.stuck
             && self.told.stuck.is_none()
         {
-            news.push((Level::Error, format!("only a restart of xksd can bring it back: {}", stuck.why)));
+            news.push((
+                Level::Error,
+                format!("only a restart of xksd can bring it back: {}", stuck.why),
+            ));
         }
         self.told.stuck.clone_from(&state.stuck);
         news
     }
 }
 
-/// Ends the process where a restart can only help: no key manager serves, and one of them is stuck in its library.
+/// Ends the process where a restart can only help: no key manager serves, and one of them is stuck
+/// in its library.
 #[derive(Default)]
 pub struct LastResort {
     unready_since: Option<Instant>,
@@ -90,7 +114,8 @@ impl LastResort {
             let probe = manager.probe.load();
             let stuck = probe.as_ref()?.info.library.stuck.as_ref()?;
             Some(format!(
-                "no key manager has served for {} s, and only a new process can bring {:?} back: {}",
+                "no key manager has served for {} s, and only a new process can bring {:?} back: \
+                 {}",
                 BEYOND_HELP_TIME.as_secs(),
                 manager.name,
                 stuck.why
@@ -118,7 +143,12 @@ mod tests {
     use super::*;
 
     fn stats(open: usize, hung: usize) -> PoolStats {
-        PoolStats { lanes_configured: 4, lanes_open: open, lanes_hung: hung, ..PoolStats::default() }
+        PoolStats {
+            lanes_configured: 4,
+            lanes_open: open,
+            lanes_hung: hung,
+            ..PoolStats::default()
+        }
     }
 
     fn stuck(why: &str, since: Instant) -> LibraryState {
@@ -129,7 +159,9 @@ mod tests {
     fn stuck_is_what_serves_nobody_and_cannot_be_helped() {
         let (mut library, now) = (Library::default(), Instant::now());
         let since = |state: LibraryState| state.stuck.map(|stuck| stuck.since);
-        let mut look = |state, serves, open, hung, now| since(library.look(state, serves, &stats(open, hung), now));
+        let mut look = |state, serves, open, hung, now| {
+            since(library.look(state, serves, &stats(open, hung), now))
+        };
         let well = LibraryState::default;
         assert_eq!(look(well(), false, 0, 7, now), None, "one more may be tried");
         assert_eq!(look(well(), false, 1, 8, now), None);
@@ -142,10 +174,17 @@ mod tests {
         assert_eq!(look(well(), true, 0, 8, later), None);
         assert_eq!(look(well(), false, 0, 8, later), Some(later));
         // Those that were to replace them are being opened, and that hangs.
-        let (begins, minute) = (later + Duration::from_secs(1), later + Duration::from_secs(1) + BEYOND_HELP_TIME);
+        let (begins, minute) =
+            (later + Duration::from_secs(1), later + Duration::from_secs(1) + BEYOND_HELP_TIME);
         let almost = minute - Duration::from_millis(1);
-        assert_eq!((look(well(), false, 0, 3, later), look(well(), false, 0, 4, begins)), (None, None));
-        assert_eq!((look(well(), false, 0, 7, almost), look(well(), false, 0, 7, minute)), (None, Some(begins)));
+        assert_eq!(
+            (look(well(), false, 0, 3, later), look(well(), false, 0, 4, begins)),
+            (None, None)
+        );
+        assert_eq!(
+            (look(well(), false, 0, 7, almost), look(well(), false, 0, 7, minute)),
+            (None, Some(begins))
+        );
         assert_eq!(look(well(), false, 1, 4, minute), None, "one may serve");
         assert_eq!(look(well(), false, 0, 4, minute), None, "and the minute begins anew");
         // What the engine says.
@@ -157,11 +196,16 @@ mod tests {
     fn news_are_told_once_and_not_for_ever() {
         let (mut library, now) = (Library::default(), Instant::now());
         let times = |n| LibraryState { initializations: n, stuck: None };
-        let mut news = |state: LibraryState, now| library.news(&state, now).into_iter().map(|(_, told)| told).collect::<Vec<_>>();
+        let mut news = |state: LibraryState, now| {
+            library.news(&state, now).into_iter().map(|(_, told)| told).collect::<Vec<_>>()
+        };
         assert_eq!((news(times(0), now), news(times(1), now)), (vec![], vec![]));
         assert_eq!(news(times(2), now), ["its library was initialised anew, once since the start"]);
         assert_eq!(news(times(4), now + TOLD_AGAIN_AFTER - Duration::from_millis(1)), [""; 0]);
-        assert_eq!(news(times(5), now + TOLD_AGAIN_AFTER), ["its library was initialised anew, 4 times since the start"]);
+        assert_eq!(
+            news(times(5), now + TOLD_AGAIN_AFTER),
+            ["its library was initialised anew, 4 times since the start"]
+        );
         assert_eq!(news(stuck("why", now), now), ["only a restart of xksd can bring it back: why"]);
         assert_eq!(news(stuck("why", now), now), [""; 0]);
         assert_eq!((news(times(5), now), news(stuck("why", now), now).len()), (vec![], 1));
@@ -172,8 +216,16 @@ mod tests {
         let (mut last, now) = (LastResort::default(), Instant::now());
         let almost = now + BEYOND_HELP_TIME - Duration::from_millis(1);
         assert_eq!(last.unready_time(now), Duration::ZERO);
-        assert!(!last.is_due(false, now) && !last.is_due(false, almost) && last.is_due(false, now + BEYOND_HELP_TIME));
+        assert!(
+            !last.is_due(false, now)
+                && !last.is_due(false, almost)
+                && last.is_due(false, now + BEYOND_HELP_TIME)
+        );
         assert_eq!(last.unready_time(almost), almost - now);
-        assert!(!last.is_due(true, almost) && last.unready_time(almost).is_zero() && !last.is_due(false, now + BEYOND_HELP_TIME));
+        assert!(
+            !last.is_due(true, almost)
+                && last.unready_time(almost).is_zero()
+                && !last.is_due(false, now + BEYOND_HELP_TIME)
+        );
     }
 }

@@ -37,12 +37,17 @@ struct Entry<'a> {
 
 type RawKey = Zeroizing<[u8; KEY_BYTES]>;
 
-/// Labels and keys, in the file's order. An error names the file and never shows what is in it besides labels.
+/// Labels and keys, in the file's order. An error names the file and never shows what is in it
+/// besides labels.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("key file {}: {why}", path.display());
-    let content = file::read(path, KEY_FILE_BYTES_MAX).map_err(|refused| format!("key file {} {refused}", path.display()))?;
+    let content = file::read(path, KEY_FILE_BYTES_MAX)
+        .map_err(|refused| format!("key file {} {refused}", path.display()))?;
     if content.mode & OTHERS != 0 {
-        return Err(failed(&format_args!("mode {:04o} lets every user at the keys: chmod o= it", content.mode)));
+        return Err(failed(&format_args!(
+            "mode {:04o} lets every user at the keys: chmod o= it",
+            content.mode
+        )));
     }
     parse(&content.bytes).map_err(|why| failed(&why))
 }
@@ -51,7 +56,11 @@ fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {
     // serde_json's own message may quote a value, which may be a key.
     let document: Document = serde_json::from_slice(text).map_err(|error| {
         let what = if error.is_data() { "not of the form" } else { "not JSON of the form" };
-        format!("line {}, column {}: {what} {{\"keys\":[{{\"label\":…,\"key\":…}}]}} and nothing else", error.line(), error.column())
+        format!(
+            "line {}, column {}: {what} {{\"keys\":[{{\"label\":…,\"key\":…}}]}} and nothing else",
+            error.line(),
+            error.column()
+        )
     })?;
     let mut keys: Vec<(String, RawKey)> = Vec::with_capacity(document.keys.len());
     for Entry { label, key } in document.keys {
@@ -61,7 +70,11 @@ fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {
         if keys.iter().any(|(other, _)| *other == label) {
             return Err(format!("key \"{label}\" is there twice"));
         }
-        keys.push((label.clone(), decode(key).ok_or_else(|| format!("key \"{label}\" is not {KEY_BYTES} bytes in base64"))?));
+        keys.push((
+            label.clone(),
+            decode(key)
+                .ok_or_else(|| format!("key \"{label}\" is not {KEY_BYTES} bytes in base64"))?,
+        ));
     }
     Ok(keys)
 }
@@ -76,12 +89,22 @@ fn decode(text: &str) -> Option<RawKey> {
 }
 
 /// Makes the file; see [`super::Local::create`].
-pub(super) fn create(path: &Path, labels: &[&str], random: &dyn SecureRandom) -> Result<(), String> {
+pub(super) fn create(
+    path: &Path,
+    labels: &[&str],
+    random: &dyn SecureRandom,
+) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| format!("key file {}: {why}", path.display());
-    // Made in memory first, so that nothing half-written is left for a want of labels or random bytes.
+    // Made in memory first, so that nothing half-written is left for a want of labels or random
+    // bytes.
     let text = compose(labels, random).map_err(|why| failed(&why))?;
     // create_new: never overwrites, never follows a link. The mode holds from the first moment.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path).map_err(|error| failed(&error))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(path)
+        .map_err(|error| failed(&error))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| {
         // It is this call's own file, without a whole set of keys.
         let _ = std::fs::remove_file(path);
@@ -93,7 +116,8 @@ fn compose(labels: &[&str], random: &dyn SecureRandom) -> Result<Zeroizing<Strin
     /// Base64 of a key, and the JSON around it with its line end.
     const ENTRY_BYTES: usize = KEY_BYTES.div_ceil(3) * 4 + 32;
     // Escaping makes six bytes of one at most. Large enough from the start, as above.
-    let capacity = labels.iter().map(|label| 6 * label.len() + ENTRY_BYTES).sum::<usize>() + ENTRY_BYTES;
+    let capacity =
+        labels.iter().map(|label| 6 * label.len() + ENTRY_BYTES).sum::<usize>() + ENTRY_BYTES;
     let mut text = Zeroizing::new(String::with_capacity(capacity));
     text.push_str("{\"keys\":[\n");
     for (n, label) in labels.iter().enumerate() {

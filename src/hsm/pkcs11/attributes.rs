@@ -88,7 +88,9 @@ impl Date {
 /// Today in UTC as a CK_DATE.
 pub(super) fn today() -> [u8; 8] {
     let date = time::OffsetDateTime::now_utc().date();
-    let number = date.year().unsigned_abs() * 10_000 + u32::from(u8::from(date.month())) * 100 + u32::from(date.day());
+    let number = date.year().unsigned_abs() * 10_000
+        + u32::from(u8::from(date.month())) * 100
+        + u32::from(date.day());
     let mut day = [b'0'; 8];
     let mut rest = number;
     for digit in day.iter_mut().rev() {
@@ -100,16 +102,26 @@ pub(super) fn today() -> [u8; 8] {
 
 impl Attributes {
     /// One C_GetAttributeValue.
-    pub(super) fn read(functions: &Functions, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Result<Attributes, CallError> {
+    pub(super) fn read(
+        functions: &Functions,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+    ) -> Result<Attributes, CallError> {
         functions.attributes(session, object, WANTED).map(|values| Attributes::from_values(&values))
     }
 
     /// `values` in the order of [`WANTED`].
     fn from_values(values: &[Value]) -> Attributes {
-        let found = |type_| WANTED.iter().zip(values).find(|(wanted, _)| wanted.0 == type_).map(|(_, value)| value);
+        let found = |type_| {
+            WANTED.iter().zip(values).find(|(wanted, _)| wanted.0 == type_).map(|(_, value)| value)
+        };
         let value = |type_| found(type_).and_then(|value| value.as_ref().ok()?.as_deref());
-        let date = |type_| if let Some(Err(_)) = found(type_) { Date::Malformed } else { Date::read(value(type_)) };
-        let number = |type_| value(type_).and_then(|value| value.try_into().ok()).map(CK_ULONG::from_ne_bytes);
+        let date = |type_| {
+            if let Some(Err(_)) = found(type_) { Date::Malformed } else { Date::read(value(type_)) }
+        };
+        let number = |type_| {
+            value(type_).and_then(|value| value.try_into().ok()).map(CK_ULONG::from_ne_bytes)
+        };
         Attributes {
             label: value(CKA_LABEL).unwrap_or_default().to_vec(),
             id: value(CKA_ID).unwrap_or_default().to_vec(),
@@ -117,7 +129,11 @@ impl Attributes {
             bytes: number(CKA_VALUE_LEN),
             usage: USAGES
                 .iter()
-                .filter(|(type_, _)| value(*type_).and_then(|value| value.first()).is_some_and(|byte| *byte != CK_FALSE))
+                .filter(|(type_, _)| {
+                    value(*type_)
+                        .and_then(|value| value.first())
+                        .is_some_and(|byte| *byte != CK_FALSE)
+                })
                 .map(|(_, name)| *name)
                 .collect(),
             start: date(CKA_START_DATE),
@@ -163,7 +179,11 @@ impl Attributes {
     }
 
     pub(super) fn describe(&self, today: [u8; 8]) -> KeyDescription {
-        KeyDescription { spec: self.spec(), usage: self.usage.clone(), enabled: self.is_enabled(today) }
+        KeyDescription {
+            spec: self.spec(),
+            usage: self.usage.clone(),
+            enabled: self.is_enabled(today),
+        }
     }
 
     fn spec(&self) -> String {
@@ -190,8 +210,11 @@ mod tests {
     use super::*;
 
     fn key(set: &[(CK_ATTRIBUTE_TYPE, &[u8])]) -> Attributes {
-        let values: Vec<_> =
-            WANTED.iter().map(|(type_, _)| set.iter().find(|(one, _)| one == type_).map(|(_, v)| v.to_vec())).map(Ok).collect();
+        let values: Vec<_> = WANTED
+            .iter()
+            .map(|(type_, _)| set.iter().find(|(one, _)| one == type_).map(|(_, v)| v.to_vec()))
+            .map(Ok)
+            .collect();
         Attributes::from_values(&values)
     }
 
@@ -220,7 +243,8 @@ mod tests {
 
     #[test]
     fn usage_in_order() {
-        let all = key(&[(CKA_DERIVE, &[1]), (CKA_ENCRYPT, &[1]), (CKA_UNWRAP, &[0]), (CKA_SIGN, &[1])]);
+        let all =
+            key(&[(CKA_DERIVE, &[1]), (CKA_ENCRYPT, &[1]), (CKA_UNWRAP, &[0]), (CKA_SIGN, &[1])]);
         assert_eq!(all.describe(today()).usage, ["ENCRYPT", "SIGN", "DERIVE"]);
         assert!(all.allows("ENCRYPT") && !all.allows("DECRYPT") && !all.allows("UNWRAP"));
         assert!(key(&[(CKA_ENCRYPT, &[])]).usage.is_empty());
@@ -229,10 +253,19 @@ mod tests {
     #[test]
     fn dates_are_inclusive() {
         let key = key(&[(CKA_START_DATE, b"20260301"), (CKA_END_DATE, b"20260331")]);
-        for (day, enabled) in [(b"20260228", false), (b"20260301", true), (b"20260331", true), (b"20260401", false), (b"20270315", false)] {
+        for (day, enabled) in [
+            (b"20260228", false),
+            (b"20260301", true),
+            (b"20260331", true),
+            (b"20260401", false),
+            (b"20270315", false),
+        ] {
             assert_eq!(key.is_enabled(*day), enabled, "{}", String::from_utf8_lossy(day));
         }
-        assert_eq!((key.start.text().as_deref(), key.end.text().as_deref()), (Some("2026-03-01"), Some("2026-03-31")));
+        assert_eq!(
+            (key.start.text().as_deref(), key.end.text().as_deref()),
+            (Some("2026-03-01"), Some("2026-03-31"))
+        );
     }
 
     #[test]

@@ -62,10 +62,11 @@ pub struct CallError {
 pub enum Reaction {
     /// The tag does not match.
     BadCiphertext,
-    /// The module says this for a tag that does not match and for failures of its own: what is known to be good decides.
+    /// The module says this for a tag that does not match and for failures of its own: what is
+    /// known to be good decides.
     Ambiguous,
-    /// The module says this for a tag that does not match and when it has too much to do, which passes: only a decryption that keeps failing
-    /// between others that succeed has a bad tag.
+    /// The module says this for a tag that does not match and when it has too much to do, which
+    /// passes: only a decryption that keeps failing between others that succeed has a bad tag.
     BusyOrBadCiphertext,
     /// The key's handle is no longer valid: look the key up again.
     KeyHandle,
@@ -81,12 +82,14 @@ pub enum Reaction {
     Device,
 }
 
-/// When `call` (any, where `None`) returns one of the codes, the reaction follows. The first rule that fits holds.
+/// When `call` (any, where `None`) returns one of the codes, the reaction follows. The first rule
+/// that fits holds.
 pub(super) struct Rule(pub(super) Option<Call>, pub(super) &'static [CK_RV], pub(super) Reaction);
 
 /// What holds for every module, after the profile's own rules.
 const COMMON: &[Rule] = &[
-    // CKR_ENCRYPTED_DATA_LEN_RANGE: what is given is never shorter than a tag, so a length that is refused was not made here.
+    // CKR_ENCRYPTED_DATA_LEN_RANGE: what is given is never shorter than a tag, so a length that is
+    // refused was not made here.
     Rule(
         Some(Call::Decrypt),
         &[CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_AEAD_DECRYPT_FAILED],
@@ -110,14 +113,24 @@ const COMMON: &[Rule] = &[
     ),
     Rule(None, &[CKR_USER_NOT_LOGGED_IN], Reaction::LoginLost),
     Rule(None, &[CKR_TOKEN_RESOURCE_EXCEEDED], Reaction::Busy),
-    Rule(Some(Call::EncryptInit), &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE], Reaction::Usage),
-    Rule(Some(Call::DecryptInit), &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE], Reaction::Usage),
+    Rule(
+        Some(Call::EncryptInit),
+        &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE],
+        Reaction::Usage,
+    ),
+    Rule(
+        Some(Call::DecryptInit),
+        &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE],
+        Reaction::Usage,
+    ),
 ];
 
 /// Codes after which a PIN must not be tried again: each further try may lock the token.
-pub(super) const PIN_REFUSED: &[CK_RV] = &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
+pub(super) const PIN_REFUSED: &[CK_RV] =
+    &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
 
-/// Codes of an opening that can mean that the library has lost its HSM for good, until it is initialised anew.
+/// Codes of an opening that can mean that the library has lost its HSM for good, until it is
+/// initialised anew.
 pub(super) const LIBRARY_LOST: &[CK_RV] = &[
     CKR_DEVICE_ERROR,
     CKR_DEVICE_REMOVED,
@@ -133,10 +146,13 @@ impl CallError {
         CallError { call, code: CKR_FUNCTION_NOT_SUPPORTED }
     }
 
-    /// What the crate made of a code, turned back. An answer that the crate cannot read counts as CKR_GENERAL_ERROR.
+    /// What the crate made of a code, turned back. An answer that the crate cannot read counts as
+    /// CKR_GENERAL_ERROR.
     pub(super) fn from_cryptoki(call: Call, error: &Error) -> CallError {
         let code = match error {
-            Error::Pkcs11(RvError::VendorDefined(code) | RvError::UnknownErrorCode(code), _) => *code,
+            Error::Pkcs11(RvError::VendorDefined(code) | RvError::UnknownErrorCode(code), _) => {
+                *code
+            }
             Error::Pkcs11(named, _) => NAMES
                 .iter()
                 .map(|(code, _)| *code)
@@ -155,7 +171,9 @@ impl CallError {
             .rules
             .iter()
             .chain(COMMON)
-            .find(|Rule(call, codes, _)| call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code))
+            .find(|Rule(call, codes, _)| {
+                call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code)
+            })
             .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
     }
 
@@ -175,7 +193,9 @@ impl fmt::Display for CallError {
         write!(f, "C_{:?}: ", self.call)?;
         match NAMES.iter().find(|(code, _)| *code == self.code) {
             Some((_, name)) => f.write_str(name),
-            None if self.code >= CKR_VENDOR_DEFINED => write!(f, "CKR_VENDOR_DEFINED + {:#x}", self.code - CKR_VENDOR_DEFINED),
+            None if self.code >= CKR_VENDOR_DEFINED => {
+                write!(f, "CKR_VENDOR_DEFINED + {:#x}", self.code - CKR_VENDOR_DEFINED)
+            }
             None => write!(f, "CKR {:#x}", self.code),
         }
     }
@@ -205,5 +225,11 @@ const NAMES: &[(CK_RV, &str)] = names! {
 
 /// The crate logs an error for each code it has no name for; these are such.
 fn known_to_cryptoki(code: CK_RV) -> bool {
-    ![CKR_AEAD_DECRYPT_FAILED, CKR_TOKEN_RESOURCE_EXCEEDED, CKR_OPERATION_CANCEL_FAILED, CKR_KEY_EXHAUSTED].contains(&code)
+    ![
+        CKR_AEAD_DECRYPT_FAILED,
+        CKR_TOKEN_RESOURCE_EXCEEDED,
+        CKR_OPERATION_CANCEL_FAILED,
+        CKR_KEY_EXHAUSTED,
+    ]
+    .contains(&code)
 }

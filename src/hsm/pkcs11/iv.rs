@@ -74,11 +74,13 @@ impl<T: Copy + Eq + Hash> Seen<T> {
     }
 }
 
-/// What the generator gave of late. A generator that is stuck, or restarts from the same state, gives a block again: an IV used twice
-/// under one key ends the secrecy of AES-GCM, so nothing is encrypted with it.
+/// What the generator gave of late. A generator that is stuck, or restarts from the same state,
+/// gives a block again: an IV used twice under one key ends the secrecy of AES-GCM, so nothing is
+/// encrypted with it.
 #[derive(Default)]
 pub(super) struct IvWatch {
-    /// The first IV of each block stands for the block. One lock for all sessions: taken once a block.
+    /// The first IV of each block stands for the block. One lock for all sessions: taken once a
+    /// block.
     seen: Mutex<Seen<Iv>>,
 }
 
@@ -101,11 +103,13 @@ impl IvWatch {
     }
 }
 
-/// Locks of [`MadeIvWatch`]: many, so that sessions that encrypt at the same moment practically never want the same one.
+/// Locks of [`MadeIvWatch`]: many, so that sessions that encrypt at the same moment practically
+/// never want the same one.
 const WATCH_PARTS: usize = 64;
 
-/// The IVs that the HSM itself made of late, under whatever key. What it encrypted with an IV of zeros or one that it used before is thrown
-/// away unseen: a stuck generator, or a profile that the module does not fit, must not cost a key its secrecy.
+/// The IVs that the HSM itself made of late, under whatever key. What it encrypted with an IV of
+/// zeros or one that it used before is thrown away unseen: a stuck generator, or a profile that the
+/// module does not fit, must not cost a key its secrecy.
 pub(super) struct MadeIvWatch {
     parts: [Mutex<Seen<AnyIv>>; WATCH_PARTS],
 }
@@ -164,7 +168,9 @@ mod tests {
     use super::*;
 
     fn random(seed: u32) -> Vec<u8> {
-        (0..IV_BLOCK as u32).flat_map(|n| [[1, 0, 0, 0], seed.to_be_bytes(), n.to_be_bytes()].concat()).collect()
+        (0..IV_BLOCK as u32)
+            .flat_map(|n| [[1, 0, 0, 0], seed.to_be_bytes(), n.to_be_bytes()].concat())
+            .collect()
     }
 
     #[test]
@@ -187,8 +193,14 @@ mod tests {
     fn a_generator_that_is_not_one_is_refused() {
         let watch = IvWatch::default();
         let mut supply = IvSupply::default();
-        assert_eq!(supply.refill(&vec![0; IvSupply::block_bytes()], &watch), Err("C_GenerateRandom: an IV of zeros"));
-        assert_eq!(supply.refill(&vec![7; IvSupply::block_bytes()], &watch), Err("C_GenerateRandom: the same IV twice"));
+        assert_eq!(
+            supply.refill(&vec![0; IvSupply::block_bytes()], &watch),
+            Err("C_GenerateRandom: an IV of zeros")
+        );
+        assert_eq!(
+            supply.refill(&vec![7; IvSupply::block_bytes()], &watch),
+            Err("C_GenerateRandom: the same IV twice")
+        );
         assert!(supply.refill(&[], &watch).is_err());
         let mut zero_at_the_end = random(1);
         let end = zero_at_the_end.len();
@@ -201,9 +213,14 @@ mod tests {
     fn a_block_that_comes_again_is_refused_also_in_another_session() {
         let watch = IvWatch::default();
         IvSupply::default().refill(&random(1), &watch).expect("first time");
-        assert_eq!(IvSupply::default().refill(&random(1), &watch), Err("C_GenerateRandom: an IV that was drawn before"));
+        assert_eq!(
+            IvSupply::default().refill(&random(1), &watch),
+            Err("C_GenerateRandom: an IV that was drawn before")
+        );
         // The same stream, drawn from half a block earlier.
-        let shifted: Vec<u8> = [&random(2)[IvSupply::block_bytes() / 2..], &random(1)[..IvSupply::block_bytes() / 2]].concat();
+        let shifted: Vec<u8> =
+            [&random(2)[IvSupply::block_bytes() / 2..], &random(1)[..IvSupply::block_bytes() / 2]]
+                .concat();
         assert!(IvSupply::default().refill(&shifted, &watch).is_err());
     }
 
@@ -225,7 +242,10 @@ mod tests {
         let watch = MadeIvWatch::default();
         let iv = |bytes: &[u8]| AnyIv::copy_of(bytes).expect("short enough");
         for length in [12, 16] {
-            assert_eq!(watch.admit(&AnyIv::zeros(length)), Err("C_Encrypt: an IV of zeros: wrong profile?"));
+            assert_eq!(
+                watch.admit(&AnyIv::zeros(length)),
+                Err("C_Encrypt: an IV of zeros: wrong profile?")
+            );
             assert_eq!(watch.admit(&iv(&vec![7; length])), Ok(()));
             assert!(watch.admit(&iv(&vec![7; length])).is_err());
         }
@@ -237,7 +257,9 @@ mod tests {
     #[test]
     fn memory_of_made_ivs_is_bounded() {
         let watch = MadeIvWatch::default();
-        let iv = |n: u32| AnyIv::copy_of(&[&[9][..], &n.to_be_bytes(), &[0; 7]].concat()).expect("12 bytes");
+        let iv = |n: u32| {
+            AnyIv::copy_of(&[&[9][..], &n.to_be_bytes(), &[0; 7]].concat()).expect("12 bytes")
+        };
         let part = MADE_IVS_REMEMBERED / WATCH_PARTS;
         for n in 0..=part as u32 {
             watch.admit(&iv(n)).expect("all different");

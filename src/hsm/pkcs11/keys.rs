@@ -96,9 +96,11 @@ impl KeyCache {
         self.invalidate();
     }
 
-    /// A session was lost. PKCS#11: "if a particular session can use a particular handle to access a particular object, then that session will
-    /// continue to be able to use that handle to access that object as long as the session continues to exist". Whether others exist is not
-    /// known, and in those to come the same number may be another key's: no handle is used before the module has said again whose it is.
+    /// A session was lost. PKCS#11: "if a particular session can use a particular handle to access
+    /// a particular object, then that session will continue to be able to use that handle to access
+    /// that object as long as the session continues to exist". Whether others exist is not known,
+    /// and in those to come the same number may be another key's: no handle is used before the
+    /// module has said again whose it is.
     pub(super) fn doubt(&self) {
         let Inner { keys, doubted, missing } = &mut *self.write();
         doubted.extend(keys.drain().map(|(label, key)| (label, key.handle)));
@@ -106,7 +108,8 @@ impl KeyCache {
         self.invalidate();
     }
 
-    /// The handle that was this key's before a session was lost: to be read (one call), where a search takes five.
+    /// The handle that was this key's before a session was lost: to be read (one call), where a
+    /// search takes five.
     pub(super) fn doubted(&self, label: &str) -> Option<CK_OBJECT_HANDLE> {
         self.read().doubted.get(label).copied()
     }
@@ -120,7 +123,9 @@ impl KeyCache {
     pub(super) fn insert_missing(&self, label: &Arc<str>, detail: &str, now: Instant) {
         let mut inner = self.write();
         if inner.missing.len() >= MISSING_KEYS_REMEMBERED {
-            inner.missing.retain(|_, (found, _)| now.saturating_duration_since(*found) < KEY_REFUSAL_AGE_MAX);
+            inner.missing.retain(|_, (found, _)| {
+                now.saturating_duration_since(*found) < KEY_REFUSAL_AGE_MAX
+            });
         }
         if inner.missing.len() < MISSING_KEYS_REMEMBERED {
             inner.missing.insert(label.clone(), (now, detail.to_owned()));
@@ -135,7 +140,8 @@ impl KeyCache {
     }
 }
 
-/// What one session knows of the keys: looked at for every job, so without a lock, and without a reference count that others count too.
+/// What one session knows of the keys: looked at for every job, so without a lock, and without a
+/// reference count that others count too.
 #[derive(Default)]
 pub(super) struct KnownKeys {
     keys: HashMap<Arc<str>, Key>,
@@ -145,7 +151,8 @@ pub(super) struct KnownKeys {
 impl KnownKeys {
     /// What this session knows, or else the others do.
     pub(super) fn get(&mut self, shared: &KeyCache, label: &Arc<str>) -> Option<&Key> {
-        // Before the look at the shared ones: what becomes void in between is noticed the next time.
+        // Before the look at the shared ones: what becomes void in between is noticed the next
+        // time.
         let version = shared.version();
         if version != self.version {
             self.keys.clear();
@@ -168,13 +175,18 @@ impl KnownKeys {
 /// Finds the one secret key of that label on the token.
 pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {
     // CKA_TOKEN: the session test keys of this very process are no candidates.
-    let template = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
+    let template = [
+        Attribute::Token(true),
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ];
     let handles = all(session, &template).map_err(NoKey::Call)?;
     match handles[..] {
         [handle] => read(session, handle).map_err(NoKey::Call),
         [] => Err(NoKey::None(format!("no secret key labelled \"{label}\" on the token"))),
         _ => Err(NoKey::Several(format!(
-            "{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be known",
+            "{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be \
+             known",
             handles.len()
         ))),
     }
@@ -187,7 +199,10 @@ const ANY_KEY: [Attribute; 2] = [Attribute::Token(true), Attribute::Class(Object
 pub(super) fn any(session: &OpenSession) -> Result<bool, CallError> {
     let fails = |error| CallError::from_cryptoki(Call::FindObjects, &error);
     let one = NonZeroUsize::MIN;
-    let mut found = session.set_up(Call::FindObjects)?.iter_objects_with_cache_size(&ANY_KEY, one).map_err(fails)?;
+    let mut found = session
+        .set_up(Call::FindObjects)?
+        .iter_objects_with_cache_size(&ANY_KEY, one)
+        .map_err(fails)?;
     found.next().transpose().map(|key| key.is_some()).map_err(fails)
 }
 
@@ -228,7 +243,11 @@ mod tests {
         Key { handle, attributes: Attributes::none(), read_at: Instant::now() }
     }
 
-    fn handle(known: &mut KnownKeys, shared: &KeyCache, label: &Arc<str>) -> Option<CK_OBJECT_HANDLE> {
+    fn handle(
+        known: &mut KnownKeys,
+        shared: &KeyCache,
+        label: &Arc<str>,
+    ) -> Option<CK_OBJECT_HANDLE> {
         known.get(shared, label).map(|key| key.handle)
     }
 
@@ -267,7 +286,10 @@ mod tests {
         // However many sessions are lost: nobody uses it, and everybody knows what to read.
         for _ in 0..2 {
             shared.doubt();
-            assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (None, Some(7)));
+            assert_eq!(
+                (handle(&mut known, &shared, &label), shared.doubted("foo")),
+                (None, Some(7))
+            );
         }
         // Read before the loss, which says nothing of the time after it.
         shared.insert(&label, &key(7), version);
@@ -275,7 +297,8 @@ mod tests {
         shared.insert(&label, &key(7), shared.version());
         assert_eq!((handle(&mut known, &shared, &label), shared.doubted("foo")), (Some(7), None));
         type Forget = fn(&KeyCache);
-        let ways: [Forget; 3] = [|shared| shared.forget_doubted("foo"), |shared| shared.remove("foo"), KeyCache::clear];
+        let ways: [Forget; 3] =
+            [|shared| shared.forget_doubted("foo"), |shared| shared.remove("foo"), KeyCache::clear];
         for forget in ways {
             shared.insert(&label, &key(7), shared.version());
             shared.doubt();
@@ -308,7 +331,10 @@ mod tests {
         }
         assert_eq!(shared.read().missing.len(), MISSING_KEYS_REMEMBERED);
         assert_eq!(shared.missing("0", now).as_deref(), Some("none"));
-        assert_eq!(shared.missing("0", now + KEY_REFUSAL_AGE_MAX - Duration::from_nanos(1)).as_deref(), Some("none"));
+        assert_eq!(
+            shared.missing("0", now + KEY_REFUSAL_AGE_MAX - Duration::from_nanos(1)).as_deref(),
+            Some("none")
+        );
         assert_eq!(shared.missing("0", now + KEY_REFUSAL_AGE_MAX), None);
         // The old ones make room.
         shared.insert_missing(&"late".into(), "none", now + KEY_REFUSAL_AGE_MAX);

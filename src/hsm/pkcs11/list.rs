@@ -33,18 +33,23 @@ pub struct KeyListing {
 }
 
 impl KeyListing {
-    /// By which ways the key, or others of its HSM, can get out of it or be exchanged: none for a key as `docs/hsm-vendors.md` wants it.
+    /// By which ways the key, or others of its HSM, can get out of it or be exchanged: none for a
+    /// key as `docs/hsm-vendors.md` wants it.
     pub fn exposures(&self) -> Vec<String> {
         let mut exposures = Vec::new();
         match self.extractable {
             Some(false) => {}
             Some(true) => exposures.push("it can leave the HSM (CKA_EXTRACTABLE)".to_owned()),
-            None => exposures.push("the HSM does not tell whether the key can leave it (CKA_EXTRACTABLE)".to_owned()),
+            None => exposures.push(
+                "the HSM does not tell whether the key can leave it (CKA_EXTRACTABLE)".to_owned(),
+            ),
         }
         match self.sensitive {
             Some(true) => {}
             Some(false) => exposures.push("it is not marked secret (not CKA_SENSITIVE)".to_owned()),
-            None => exposures.push("the HSM does not tell whether the key is marked secret (CKA_SENSITIVE)".to_owned()),
+            None => exposures.push(
+                "the HSM does not tell whether the key is marked secret (CKA_SENSITIVE)".to_owned(),
+            ),
         }
         if self.usage.contains(&"WRAP") {
             exposures.push("it can carry other keys out of the HSM (CKA_WRAP)".to_owned());
@@ -59,13 +64,25 @@ impl KeyListing {
 impl std::fmt::Display for KeyListing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A label is the HSM's bytes: quoted, so that it cannot steer a terminal.
-        write!(f, "{:?}: {}, {}", self.label, self.spec, if self.usage.is_empty() { "no usage".into() } else { self.usage.join(" ") })?;
+        write!(
+            f,
+            "{:?}: {}, {}",
+            self.label,
+            self.spec,
+            if self.usage.is_empty() { "no usage".into() } else { self.usage.join(" ") }
+        )?;
         if !self.id.is_empty() {
             write!(f, ", id {}", self.id)?;
         }
         if self.start_date.is_some() || self.end_date.is_some() {
             let day = |day: &Option<String>| day.clone().unwrap_or_default();
-            write!(f, ", {} to {}{}", day(&self.start_date), day(&self.end_date), if self.enabled { "" } else { " (not today)" })?;
+            write!(
+                f,
+                ", {} to {}{}",
+                day(&self.start_date),
+                day(&self.end_date),
+                if self.enabled { "" } else { " (not today)" }
+            )?;
         }
         Ok(())
     }
@@ -79,7 +96,8 @@ pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
         .into_iter()
         .map(|key| {
             let description = key.attributes.describe(today);
-            let [sensitive, extractable] = [CKA_SENSITIVE, CKA_EXTRACTABLE].map(|type_| flag(session, key.handle, type_));
+            let [sensitive, extractable] =
+                [CKA_SENSITIVE, CKA_EXTRACTABLE].map(|type_| flag(session, key.handle, type_));
             KeyListing {
                 label: String::from_utf8_lossy(&key.attributes.label).into_owned(),
                 id: hex(&key.attributes.id),
@@ -97,7 +115,8 @@ pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
     Ok(listing)
 }
 
-/// Asked for here and not with what serving needs: a module that does not tell must not lose its keys for it.
+/// Asked for here and not with what serving needs: a module that does not tell must not lose its
+/// keys for it.
 fn flag(session: &OpenSession, key: CK_OBJECT_HANDLE, type_: CK_ATTRIBUTE_TYPE) -> Option<bool> {
     let values = session.module.functions.attributes(session.handle(), key, &[(type_, 1)]).ok()?;
     let value = values.into_iter().next()?.ok()??;
@@ -136,10 +155,16 @@ mod tests {
             (KeyListing { sensitive: Some(false), ..good.clone() }, "not CKA_SENSITIVE"),
             (KeyListing { sensitive: None, ..good.clone() }, "CKA_SENSITIVE"),
             (KeyListing { usage: vec!["ENCRYPT", "DECRYPT", "WRAP"], ..good.clone() }, "CKA_WRAP"),
-            (KeyListing { usage: vec!["ENCRYPT", "DECRYPT", "UNWRAP"], ..good.clone() }, "CKA_UNWRAP"),
+            (
+                KeyListing { usage: vec!["ENCRYPT", "DECRYPT", "UNWRAP"], ..good.clone() },
+                "CKA_UNWRAP",
+            ),
         ] {
             let exposures = other.exposures();
-            assert!(exposures.len() == 1 && exposures[0].contains(&format!("({attribute})")), "{exposures:?}");
+            assert!(
+                exposures.len() == 1 && exposures[0].contains(&format!("({attribute})")),
+                "{exposures:?}"
+            );
         }
     }
 }

@@ -35,7 +35,12 @@ struct State {
 
 impl Default for Login {
     fn default() -> Login {
-        Login { state: Mutex::default(), done: Condvar::new(), wait_max: LOGIN_WAIT_MAX, interval: LOGIN_INTERVAL }
+        Login {
+            state: Mutex::default(),
+            done: Condvar::new(),
+            wait_max: LOGIN_WAIT_MAX,
+            interval: LOGIN_INTERVAL,
+        }
     }
 }
 
@@ -58,18 +63,24 @@ impl Login {
         self.once_at_a_time(|| attempt(session, pin))
     }
 
-    fn once_at_a_time(&self, log_in: impl FnOnce() -> Result<bool, CallError>) -> Result<bool, Fault> {
+    fn once_at_a_time(
+        &self,
+        log_in: impl FnOnce() -> Result<bool, CallError>,
+    ) -> Result<bool, Fault> {
         let attempt = self.enter()?;
         let result = log_in();
         let mut state = self.state();
         if let Err(error) = &result
             && PIN_REFUSED.contains(&error.code)
         {
-            let detail = format!("{error}; this process does not try the PIN again: mend it, then start xksd anew");
+            let detail = format!(
+                "{error}; this process does not try the PIN again: mend it, then start xksd anew"
+            );
             state.refused = Some(Fault::Device { detail });
         }
         state.accepted |= matches!(result, Ok(true));
-        state.failed_at = result.as_ref().is_err_and(|error| error.call == Call::Login).then(Instant::now);
+        state.failed_at =
+            result.as_ref().is_err_and(|error| error.call == Call::Login).then(Instant::now);
         if state.attempt == attempt {
             state.busy_since = None;
         }
@@ -83,8 +94,8 @@ impl Login {
         }
     }
 
-    /// Waits for its turn. A C_Login that hangs keeps the others out for ever only while the PIN is unproven, since each of them would be
-    /// one more try.
+    /// Waits for its turn. A C_Login that hangs keeps the others out for ever only while the PIN is
+    /// unproven, since each of them would be one more try.
     fn enter(&self) -> Result<u64, Fault> {
         let waiting_since = Instant::now();
         let mut state = self.state();
@@ -92,18 +103,29 @@ impl Login {
             if let Some(refused) = &state.refused {
                 return Err(refused.clone());
             }
-            let pause = state.failed_at.and_then(|at| self.interval.checked_sub(at.elapsed())).filter(|pause| !pause.is_zero());
-            let hung = state.accepted && state.busy_since.is_some_and(|since| since.elapsed() >= self.wait_max);
+            let pause = state
+                .failed_at
+                .and_then(|at| self.interval.checked_sub(at.elapsed()))
+                .filter(|pause| !pause.is_zero());
+            let hung = state.accepted
+                && state.busy_since.is_some_and(|since| since.elapsed() >= self.wait_max);
             if pause.is_none() && (state.busy_since.is_none() || hung) {
                 state.busy_since = Some(Instant::now());
                 state.attempt += 1;
                 return Ok(state.attempt);
             }
             let Some(left) = self.wait_max.checked_sub(waiting_since.elapsed()) else {
-                return Err(Fault::Device { detail: "C_Login: another session is still waiting for it".to_owned() });
+                return Err(Fault::Device {
+                    detail: "C_Login: another session is still waiting for it".to_owned(),
+                });
             };
-            // A pause is waited out here: a lane that was refused would come back in seconds, when the HSM may long be well.
-            state = self.done.wait_timeout(state, pause.map_or(left, |pause| pause.min(left))).unwrap_or_else(PoisonError::into_inner).0;
+            // A pause is waited out here: a lane that was refused would come back in seconds, when
+            // the HSM may long be well.
+            state = self
+                .done
+                .wait_timeout(state, pause.map_or(left, |pause| pause.min(left)))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -112,7 +134,8 @@ fn attempt(session: &OpenSession, pin: &str) -> Result<bool, CallError> {
     if session.is_logged_in()? {
         return Ok(false);
     }
-    let result = session.set_up(Call::Login)?.login(UserType::User, Some(&AuthPin::new(pin.into())));
+    let result =
+        session.set_up(Call::Login)?.login(UserType::User, Some(&AuthPin::new(pin.into())));
     match result.map_err(|error| CallError::from_cryptoki(Call::Login, &error)) {
         Ok(()) => Ok(true),
         // By another key manager on the same token, between the two calls.
@@ -157,7 +180,11 @@ mod tests {
 
     #[test]
     fn another_fault_is_tried_again_after_a_while() {
-        let login = Login { wait_max: Duration::from_millis(20), interval: Duration::from_secs(60), ..Login::default() };
+        let login = Login {
+            wait_max: Duration::from_millis(20),
+            interval: Duration::from_secs(60),
+            ..Login::default()
+        };
         let fault = Fault::Device { detail: "C_Login: CKR_DEVICE_ERROR".to_owned() };
         for _ in 0..3 {
             assert_eq!(login.once_at_a_time(fails_with(CKR_DEVICE_ERROR)), Err(fault.clone()));
@@ -183,7 +210,8 @@ mod tests {
         assert!(failed_at.elapsed() >= login.interval);
     }
 
-    /// An attempt that hangs, begun while `login` is as given; tells how another one fares meanwhile, and after it has ended with a refusal.
+    /// An attempt that hangs, begun while `login` is as given; tells how another one fares
+    /// meanwhile, and after it has ended with a refusal.
     fn beside_a_hung_one(login: &Login) -> (Result<bool, Fault>, Result<bool, Fault>) {
         let (inside, leave) = (Barrier::new(2), Barrier::new(2));
         std::thread::scope(|scope| {
@@ -206,8 +234,12 @@ mod tests {
     fn a_login_that_hangs_keeps_others_out_while_the_pin_is_unproven() {
         let short = || Login { wait_max: Duration::from_millis(20), ..Login::default() };
         let (meanwhile, after) = beside_a_hung_one(&short());
-        assert!(matches!(meanwhile, Err(Fault::Device { detail }) if detail.contains("still waiting")));
-        assert!(matches!(after, Err(Fault::Device { detail }) if detail.contains("CKR_PIN_INCORRECT")));
+        assert!(
+            matches!(meanwhile, Err(Fault::Device { detail }) if detail.contains("still waiting"))
+        );
+        assert!(
+            matches!(after, Err(Fault::Device { detail }) if detail.contains("CKR_PIN_INCORRECT"))
+        );
 
         let proven = short();
         assert_eq!(proven.once_at_a_time(|| Ok(true)), Ok(true));

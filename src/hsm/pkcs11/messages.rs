@@ -1,12 +1,13 @@
-//! Which calls an AES-GCM operation takes in a session whose module speaks PKCS#11 3.0's message interface: one call a message, once a key
-//! has been begun with, instead of two.
+//! Which calls an AES-GCM operation takes in a session whose module speaks PKCS#11 3.0's message
+//! interface: one call a message, once a key has been begun with, instead of two.
 
 use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CK_RV, CKR_ARGUMENTS_BAD, CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
-    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+    CK_OBJECT_HANDLE, CK_RV, CKR_ARGUMENTS_BAD, CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID,
+    CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
 };
 
-/// Codes of a message call that speak against the module's message interface and not against its HSM.
+/// Codes of a message call that speak against the module's message interface and not against its
+/// HSM.
 pub(super) const MISBEHAVES: &[CK_RV] = &[
     CKR_FUNCTION_NOT_SUPPORTED,
     CKR_OPERATION_ACTIVE,
@@ -16,7 +17,8 @@ pub(super) const MISBEHAVES: &[CK_RV] = &[
     CKR_ARGUMENTS_BAD,
 ];
 
-/// Messages in a row under another key, after which the operation begins anew with that. Beginning costs two calls more than a message without.
+/// Messages in a row under another key, after which the operation begins anew with that. Beginning
+/// costs two calls more than a message without.
 const REBIND_AFTER: u32 = 4;
 
 /// How one message is done.
@@ -37,7 +39,8 @@ pub(super) struct Messages {
     pub(super) decrypt: Direction,
 }
 
-/// One direction of a session: a session has one message operation for encryption, and one for decryption.
+/// One direction of a session: a session has one message operation for encryption, and one for
+/// decryption.
 #[derive(Default)]
 pub(super) struct Direction {
     state: State,
@@ -65,7 +68,10 @@ impl Direction {
                 Way::Message
             }
             State::Begun(_) => {
-                let times = self.wanted.filter(|(wanted, _)| *wanted == key).map_or(1, |(_, times)| times + 1);
+                let times = self
+                    .wanted
+                    .filter(|(wanted, _)| *wanted == key)
+                    .map_or(1, |(_, times)| times + 1);
                 self.wanted = Some((key, times));
                 if times > REBIND_AFTER { Way::Begin { end: true } } else { Way::Classic }
             }

@@ -1,7 +1,8 @@
 //! HSMs behind a PKCS#11 module.
 //!
-//! Set-up (slots, login, key search) goes through the `cryptoki` crate; what happens for every request goes straight to the module's
-//! functions, one call each (`ffi`). Nothing here needs the HSM to be up until a session is opened.
+//! Set-up (slots, login, key search) goes through the `cryptoki` crate; what happens for every
+//! request goes straight to the module's functions, one call each (`ffi`). Nothing here needs the
+//! HSM to be up until a session is opened.
 
 mod attributes;
 mod errors;
@@ -59,7 +60,8 @@ pub struct Settings {
     pub pin: Zeroizing<String>,
     /// The make of the HSM.
     pub profile: Profile,
-    /// Text for C_Initialize's pReserved, which NSS wants: `configdir='sql:/dir' certPrefix='' keyPrefix='' secmod='secmod.db' flags=`.
+    /// Text for C_Initialize's pReserved, which NSS wants: `configdir='sql:/dir' certPrefix=''
+    /// keyPrefix='' secmod='secmod.db' flags=`.
     pub initialize_parameters: Option<String>,
 }
 
@@ -81,7 +83,8 @@ pub struct Pkcs11Engine {
     parameters: Option<CString>,
     module: OnceLock<Arc<Module>>,
     login: Login,
-    /// Open for as long as the engine lives: a token logs its user out when the last session is closed.
+    /// Open for as long as the engine lives: a token logs its user out when the last session is
+    /// closed.
     anchor: Mutex<Option<OpenSession>>,
     /// When the token last said that it has no session left.
     full_at: Mutex<Option<Instant>>,
@@ -114,7 +117,8 @@ enum NotOpen {
 }
 
 impl NotOpen {
-    /// As if the library had lost its HSM: no token where there was one, or a code of [`LIBRARY_LOST`].
+    /// As if the library had lost its HSM: no token where there was one, or a code of
+    /// [`LIBRARY_LOST`].
     fn may_need_initialization(&self) -> bool {
         match self {
             NotOpen::Call(error) => LIBRARY_LOST.contains(&error.code),
@@ -125,9 +129,12 @@ impl NotOpen {
 
     fn fault(self) -> Fault {
         match self {
-            NotOpen::Call(error) if error.code == CKR_SESSION_COUNT => {
-                Fault::Device { detail: format!("{error}: the token has no session left; configure fewer, or let the HSM give more") }
-            }
+            NotOpen::Call(error) if error.code == CKR_SESSION_COUNT => Fault::Device {
+                detail: format!(
+                    "{error}: the token has no session left; configure fewer, or let the HSM give \
+                     more"
+                ),
+            },
             NotOpen::Call(error) => error.fault(),
             NotOpen::NoToken(detail) => Fault::Device { detail },
             NotOpen::NoKeys => Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() },
@@ -152,14 +159,15 @@ impl From<NoToken> for NotOpen {
 }
 
 impl Pkcs11Engine {
-    /// Fails only for settings that can never work; module and HSM are first touched by [`Engine::open`], each time anew until it succeeds.
+    /// Fails only for settings that can never work; module and HSM are first touched by
+    /// [`Engine::open`], each time anew until it succeeds.
     pub fn new(settings: Settings) -> Result<Arc<Pkcs11Engine>, Fault> {
-        let parameters = settings
-            .initialize_parameters
-            .as_deref()
-            .map(CString::new)
-            .transpose()
-            .map_err(|_| Fault::Device { detail: "the initialize parameters hold a NUL character".to_owned() })?;
+        let parameters =
+            settings.initialize_parameters.as_deref().map(CString::new).transpose().map_err(
+                |_| Fault::Device {
+                    detail: "the initialize parameters hold a NUL character".to_owned(),
+                },
+            )?;
         let shared = Arc::new(Shared {
             profile: settings.profile,
             keys: KeyCache::default(),
@@ -196,14 +204,19 @@ impl Pkcs11Engine {
         Ok(self.module.get_or_init(|| module).clone())
     }
 
-    /// Finds the token and does `with` it; once more if the module says that it is not initialised (any more).
-    fn with_token<T>(&self, with: impl Fn(&Visit, Slot, &TokenInfo) -> Result<T, NotOpen>) -> Result<T, NotOpen> {
+    /// Finds the token and does `with` it; once more if the module says that it is not initialised
+    /// (any more).
+    fn with_token<T>(
+        &self,
+        with: impl Fn(&Visit, Slot, &TokenInfo) -> Result<T, NotOpen>,
+    ) -> Result<T, NotOpen> {
         let module = self.module().map_err(NotOpen::Fault)?;
         let attempt = || {
             let visit = module.enter().map_err(NotOpen::Fault)?;
             let found = token::find(&module.pkcs11, &self.settings.token).map_err(NotOpen::from);
             let result = found.and_then(|(slot, info)| with(&visit, slot, &info));
-            if let Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) = result {
+            if let Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) = result
+            {
                 module.lost(visit.generation);
             }
             result
@@ -221,7 +234,8 @@ impl Pkcs11Engine {
         let opened = self.with_token(|visit, slot, info| {
             let session = OpenSession::open(visit, slot, self.shared.profile.row().read_write)?;
             let needs_login = info.login_required();
-            let newly = needs_login && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
+            let newly = needs_login
+                && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
             if newly {
                 // The login was lost, or never was: with it went every handle.
                 self.shared.keys.clear();
@@ -249,15 +263,23 @@ impl Pkcs11Engine {
             Err(_) => {}
         }
         opened.map_err(|error| match error.fault() {
-            // What began it: the library says by now that there is no token, or something less telling.
-            Fault::Device { detail } if self.shared.sight.is_lost() && detail != NO_KEYS_ANY_MORE => {
-                Fault::Device { detail: format!("{detail}; before, the token showed no secret key at all, where it had some") }
+            // What began it: the library says by now that there is no token, or something less
+            // telling.
+            Fault::Device { detail }
+                if self.shared.sight.is_lost() && detail != NO_KEYS_ANY_MORE =>
+            {
+                Fault::Device {
+                    detail: format!(
+                        "{detail}; before, the token showed no secret key at all, where it had some"
+                    ),
+                }
             }
             fault => fault,
         })
     }
 
-    /// Where keys are out of sight, a session is of use only if it shows them, or that they were deleted.
+    /// Where keys are out of sight, a session is of use only if it shows them, or that they were
+    /// deleted.
     fn look_for_lost_keys(&self, session: &OpenSession) -> Result<(), NotOpen> {
         let sight = &self.shared.sight;
         if !sight.is_lost() {
@@ -276,7 +298,8 @@ impl Pkcs11Engine {
         let full_at = *self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         match full_at {
             Some(at) if at.elapsed() < SESSION_COUNT_BACKOFF => {
-                Err(NotOpen::Call(CallError { call: Call::OpenSession, code: CKR_SESSION_COUNT }).fault())
+                Err(NotOpen::Call(CallError { call: Call::OpenSession, code: CKR_SESSION_COUNT })
+                    .fault())
             }
             _ => Ok(()),
         }
@@ -314,7 +337,8 @@ impl Pkcs11Engine {
                     })
         });
         if !good {
-            // Where the token has no session left for it, the login lasts as long as the sessions do.
+            // Where the token has no session left for it, the login lasts as long as the sessions
+            // do.
             *anchor = OpenSession::open(visit, slot, self.shared.profile.row().read_write).ok();
         }
     }
@@ -344,14 +368,21 @@ impl Engine for Pkcs11Engine {
 
     fn info(&self) -> Result<ManagerInfo, Fault> {
         self.with_token(|visit, _, token| {
-            let library = visit.module.pkcs11.get_library_info().map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;
+            let library = visit
+                .module
+                .pkcs11
+                .get_library_info()
+                .map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;
             let (hardware, firmware) = (token.hardware_version(), token.firmware_version());
             Ok(ManagerInfo {
                 vendor: token.manufacturer_id().to_owned(),
                 model: token.model().to_owned(),
                 token: token.label().to_owned(),
                 serial: token.serial_number().to_owned(),
-                versions: format!("library {}, hardware {hardware}, firmware {firmware}", library.library_version()),
+                versions: format!(
+                    "library {}, hardware {hardware}, firmware {firmware}",
+                    library.library_version()
+                ),
                 library: visit.module.library(Instant::now()),
             })
         })

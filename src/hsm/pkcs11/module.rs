@@ -1,4 +1,5 @@
-//! Loaded modules: one C_Initialize for a library in this process, however many key managers use it.
+//! Loaded modules: one C_Initialize for a library in this process, however many key managers use
+//! it.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -10,12 +11,18 @@ use std::time::Instant;
 use cryptoki::context::Pkcs11;
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
-use cryptoki_sys::{CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID};
+use cryptoki_sys::{
+    CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESSION_CLOSED,
+    CKR_SESSION_HANDLE_INVALID,
+};
 
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
 use crate::hsm::{Fault, LibraryState, Stuck};
-use crate::limits::{HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES, REINITIALIZE_INTERVAL};
+use crate::limits::{
+    HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES,
+    REINITIALIZE_INTERVAL,
+};
 
 /// By canonical path. A library stays loaded to the end of the process.
 static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
@@ -27,7 +34,8 @@ pub(super) struct Module {
     parameters: Option<CString>,
     state: Mutex<State>,
     changed: Condvar,
-    /// Counts C_Initialize. Handles of an older generation may by now be another session's or key's: they are neither used nor closed.
+    /// Counts C_Initialize. Handles of an older generation may by now be another session's or
+    /// key's: they are neither used nor closed.
     generation: AtomicU64,
 }
 
@@ -38,7 +46,8 @@ struct State {
     visits: usize,
     /// Sessions that live, each of whose threads may be inside at any moment.
     sessions: usize,
-    /// Openings in a row that failed as if the library had lost its HSM, and when there were enough of them.
+    /// Openings in a row that failed as if the library had lost its HSM, and when there were enough
+    /// of them.
     failures: u32,
     failing_since: Option<Instant>,
     /// When the module was last finalised for that.
@@ -81,17 +90,28 @@ impl State {
         match self.phase {
             Phase::Down => Entry::Change { finalize: false },
             Phase::Changing { since } => Entry::Wait { since },
-            Phase::Failed { at, ref fault } if now.saturating_duration_since(at) < INITIALIZE_INTERVAL => Entry::Refused(fault.clone()),
+            Phase::Failed { at, ref fault }
+                if now.saturating_duration_since(at) < INITIALIZE_INTERVAL =>
+            {
+                Entry::Refused(fault.clone())
+            }
             Phase::Failed { .. } => Entry::Change { finalize: false },
             Phase::Up => {
-                let lately = self.reinitialized_at.is_some_and(|at| now.saturating_duration_since(at) < REINITIALIZE_INTERVAL);
+                let lately = self
+                    .reinitialized_at
+                    .is_some_and(|at| now.saturating_duration_since(at) < REINITIALIZE_INTERVAL);
                 // A session that works, or whose thread hangs in a call, keeps the module as it is.
                 if self.failures < REINITIALIZE_FAILURES || self.sessions > 0 || lately {
                     Entry::In
                 } else if self.visits == 0 {
                     Entry::Change { finalize: true }
-                } else if self.failing_since.is_some_and(|since| now.saturating_duration_since(since) < HUNG_OPEN_TIME) {
-                    Entry::Refused(Fault::Device { detail: "C_Finalize: waits until no thread is inside the module".to_owned() })
+                } else if self
+                    .failing_since
+                    .is_some_and(|since| now.saturating_duration_since(since) < HUNG_OPEN_TIME)
+                {
+                    Entry::Refused(Fault::Device {
+                        detail: "C_Finalize: waits until no thread is inside the module".to_owned(),
+                    })
                 } else {
                     // One hangs in there: the others try what they can.
                     Entry::In
@@ -102,15 +122,20 @@ impl State {
 
     /// What forbids C_Finalize and C_Initialize although they are due.
     fn stuck(&self, now: Instant) -> Option<Stuck> {
-        let long_since = |since: Option<Instant>| since.filter(|since| now.saturating_duration_since(*since) >= HUNG_OPEN_TIME);
+        let long_since = |since: Option<Instant>| {
+            since.filter(|since| now.saturating_duration_since(*since) >= HUNG_OPEN_TIME)
+        };
         match self.phase {
             Phase::Changing { since } => {
                 let why = "C_Finalize or C_Initialize does not return".to_owned();
                 long_since(Some(since)).map(|since| Stuck { why, since })
             }
-            Phase::Up if self.failures >= REINITIALIZE_FAILURES && self.sessions + self.visits > 0 => {
+            Phase::Up
+                if self.failures >= REINITIALIZE_FAILURES && self.sessions + self.visits > 0 =>
+            {
                 let why = format!(
-                    "its library must be initialised anew, which {} sessions and {} openings inside it forbid: calls that hang, or another \
+                    "its library must be initialised anew, which {} sessions and {} openings \
+                     inside it forbid: calls that hang, or another \
                      key manager that this library serves",
                     self.sessions, self.visits
                 );
@@ -124,12 +149,16 @@ impl State {
 impl Module {
     /// The module at `path`, loaded now if it is the first use.
     pub(super) fn obtain(path: &Path, parameters: Option<&CString>) -> Result<Arc<Module>, Fault> {
-        let failed = |why: &dyn std::fmt::Display| Fault::Device { detail: format!("module {}: {why}", path.display()) };
+        let failed = |why: &dyn std::fmt::Display| Fault::Device {
+            detail: format!("module {}: {why}", path.display()),
+        };
         let canonical = path.canonicalize().map_err(|error| failed(&error))?;
         let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(&canonical) {
             if module.parameters.as_ref() != parameters {
-                return Err(failed(&"another key manager uses this library with other initialize parameters"));
+                return Err(failed(
+                    &"another key manager uses this library with other initialize parameters",
+                ));
             }
             return Ok(module.clone());
         }
@@ -151,8 +180,9 @@ impl Module {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a thread in, into an initialised module. One thread initialises; the others wait for it a little and are then told so, at once if it
-    /// has been at it for longer: a C_Initialize that hangs holds nobody up.
+    /// Lets a thread in, into an initialised module. One thread initialises; the others wait for it
+    /// a little and are then told so, at once if it has been at it for longer: a C_Initialize that
+    /// hangs holds nobody up.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Visit, Fault> {
         let mut state = self.state();
         loop {
@@ -164,11 +194,20 @@ impl Module {
                 }
                 Entry::Refused(fault) => return Err(fault),
                 Entry::Wait { since } => {
-                    let Some(left) = INITIALIZE_WAIT_MAX.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+                    let Some(left) = INITIALIZE_WAIT_MAX
+                        .checked_sub(now.saturating_duration_since(since))
+                        .filter(|left| !left.is_zero())
                     else {
-                        return Err(Fault::Device { detail: "C_Initialize: another thread is still waiting for it".to_owned() });
+                        return Err(Fault::Device {
+                            detail: "C_Initialize: another thread is still waiting for it"
+                                .to_owned(),
+                        });
                     };
-                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                    state = self
+                        .changed
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
                 }
                 Entry::Change { finalize } => {
                     state.phase = Phase::Changing { since: now };
@@ -191,7 +230,8 @@ impl Module {
         }
     }
 
-    /// Nobody else is inside when the module is finalised: no session lives, and [`Module::enter`] lets none in meanwhile.
+    /// Nobody else is inside when the module is finalised: no session lives, and [`Module::enter`]
+    /// lets none in meanwhile.
     fn change(&self, finalize: bool) -> Result<(), CallError> {
         if finalize {
             // What it says does not matter: C_Initialize tells whether the module is well.
@@ -206,7 +246,8 @@ impl Module {
         }
     }
 
-    /// C_Finalize, if nobody is in the module nor has a session: before the process ends, so that the HSM knows.
+    /// C_Finalize, if nobody is in the module nor has a session: before the process ends, so that
+    /// the HSM knows.
     pub(super) fn finalize_if_left(&self) {
         let mut state = self.state();
         if matches!(state.phase, Phase::Up) && state.visits == 0 && state.sessions == 0 {
@@ -219,7 +260,8 @@ impl Module {
         }
     }
 
-    /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next [`Module::enter`] initialises it again.
+    /// The module said CKR_CRYPTOKI_NOT_INITIALIZED to a session of `generation`: the next
+    /// [`Module::enter`] initialises it again.
     pub(super) fn lost(&self, generation: u64) {
         let mut state = self.state();
         if self.generation() == generation && matches!(state.phase, Phase::Up) {
@@ -232,7 +274,8 @@ impl Module {
         self.state().failed(1, Instant::now());
     }
 
-    /// The token has no keys any more where it had some: only a library that is initialised anew can tell whether that is so.
+    /// The token has no keys any more where it had some: only a library that is initialised anew
+    /// can tell whether that is so.
     pub(super) fn doubt(&self) {
         self.state().failed(REINITIALIZE_FAILURES, Instant::now());
     }
@@ -275,9 +318,14 @@ pub(super) struct OpenSession {
 }
 
 impl OpenSession {
-    pub(super) fn open(visit: &Visit, slot: Slot, read_write: bool) -> Result<OpenSession, CallError> {
+    pub(super) fn open(
+        visit: &Visit,
+        slot: Slot,
+        read_write: bool,
+    ) -> Result<OpenSession, CallError> {
         let Visit { module, generation } = visit;
-        // Read-only where the module has it: xksd never writes to a token. Session objects (the test key) may be made in it.
+        // Read-only where the module has it: xksd never writes to a token. Session objects (the
+        // test key) may be made in it.
         let session = match read_write {
             false => module.pkcs11.open_ro_session_no_drop(slot),
             true => module.pkcs11.open_rw_session_no_drop(slot),
@@ -285,7 +333,12 @@ impl OpenSession {
         .map_err(|error| CallError::from_cryptoki(Call::OpenSession, &error))?;
         let handle = session.handle();
         module.state().sessions += 1;
-        Ok(OpenSession { module: module.clone(), generation: *generation, session: Some(session), handle })
+        Ok(OpenSession {
+            module: module.clone(),
+            generation: *generation,
+            session: Some(session),
+            handle,
+        })
     }
 
     pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
@@ -310,7 +363,8 @@ impl OpenSession {
         Ok(matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser))
     }
 
-    /// The module does not know the handle any more. It may give the number to the next session, which closing this one would end.
+    /// The module does not know the handle any more. It may give the number to the next session,
+    /// which closing this one would end.
     pub(super) fn forget_if_gone(&mut self, error: &CallError) {
         if matches!(error.code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) {
             self.session = None;
@@ -323,7 +377,8 @@ impl Drop for OpenSession {
         if let Some(session) = self.session.take()
             && !self.is_stale()
         {
-            // Nobody is left to be told; a session that cannot be closed is gone or goes with the process.
+            // Nobody is left to be told; a session that cannot be closed is gone or goes with the
+            // process.
             let _ = session.close();
         }
         self.module.state().sessions -= 1;
@@ -346,13 +401,19 @@ mod tests {
         let now = Instant::now();
         assert!(matches!(State::default().entry(now), Entry::Change { finalize: false }));
         assert!(matches!(failing(REINITIALIZE_FAILURES - 1, now).entry(now), Entry::In));
-        assert!(matches!(failing(REINITIALIZE_FAILURES, now).entry(now), Entry::Change { finalize: true }));
+        assert!(matches!(
+            failing(REINITIALIZE_FAILURES, now).entry(now),
+            Entry::Change { finalize: true }
+        ));
         // A session that lives keeps it from that, whatever it does.
         assert!(matches!(State { sessions: 1, ..failing(u32::MAX, now) }.entry(now), Entry::In));
         // Those that are inside are waited for, but not for ever.
         let visited = State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) };
         assert!(matches!(visited.entry(now), Entry::Refused(_)));
-        assert!(matches!(visited.entry(now + HUNG_OPEN_TIME - Duration::from_millis(1)), Entry::Refused(_)));
+        assert!(matches!(
+            visited.entry(now + HUNG_OPEN_TIME - Duration::from_millis(1)),
+            Entry::Refused(_)
+        ));
         assert!(matches!(visited.entry(now + HUNG_OPEN_TIME), Entry::In));
     }
 
@@ -366,10 +427,16 @@ mod tests {
         assert!(stuck.why.contains("1 sessions and 0 openings") && stuck.since == now, "{stuck:?}");
         assert!(State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) }.stuck(later).is_some());
         // Nothing is due, or nothing forbids it.
-        assert_eq!(State { sessions: 1, ..failing(REINITIALIZE_FAILURES - 1, now) }.stuck(later), None);
+        assert_eq!(
+            State { sessions: 1, ..failing(REINITIALIZE_FAILURES - 1, now) }.stuck(later),
+            None
+        );
         assert_eq!(failing(REINITIALIZE_FAILURES, now).stuck(later), None);
         let changing = State { phase: Phase::Changing { since: now }, ..State::default() };
-        assert_eq!((changing.stuck(later - Duration::from_millis(1)), changing.stuck(later).is_some()), (None, true));
+        assert_eq!(
+            (changing.stuck(later - Duration::from_millis(1)), changing.stuck(later).is_some()),
+            (None, true)
+        );
     }
 
     #[test]
@@ -377,7 +444,9 @@ mod tests {
         let at = Instant::now();
         let fault = Fault::Device { detail: "C_Initialize: CKR_DEVICE_ERROR".to_owned() };
         let state = State { phase: Phase::Failed { at, fault: fault.clone() }, ..State::default() };
-        assert!(matches!(state.entry(at + INITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::Refused(told) if told == fault));
+        assert!(
+            matches!(state.entry(at + INITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::Refused(told) if told == fault)
+        );
         assert!(matches!(state.entry(at + INITIALIZE_INTERVAL), Entry::Change { finalize: false }));
     }
 
@@ -386,7 +455,13 @@ mod tests {
         let now = Instant::now();
         let lately = State { reinitialized_at: Some(now), ..failing(REINITIALIZE_FAILURES, now) };
         assert!(matches!(lately.entry(now), Entry::In));
-        assert!(matches!(lately.entry(now + REINITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::In));
-        assert!(matches!(lately.entry(now + REINITIALIZE_INTERVAL), Entry::Change { finalize: true }));
+        assert!(matches!(
+            lately.entry(now + REINITIALIZE_INTERVAL - Duration::from_millis(1)),
+            Entry::In
+        ));
+        assert!(matches!(
+            lately.entry(now + REINITIALIZE_INTERVAL),
+            Entry::Change { finalize: true }
+        ));
     }
 }

@@ -8,7 +8,8 @@ use super::errors::{Call, Reaction, Rule};
 /// A make of PKCS#11 module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// A module that follows the standard: takes the caller's IV, refuses a wrong tag with any of the codes in use for it.
+    /// A module that follows the standard: takes the caller's IV, refuses a wrong tag with any of
+    /// the codes in use for it.
     Generic,
     /// SoftHSM 2.
     SoftHsm,
@@ -29,7 +30,8 @@ pub enum Profile {
 pub(super) enum IvMode {
     /// xksd gives it, from the HSM's generator.
     Caller,
-    /// xksd gives zeros, and the module writes the HSM's IV into their place during C_EncryptInit or C_Encrypt.
+    /// xksd gives zeros, and the module writes the HSM's IV into their place during C_EncryptInit
+    /// or C_Encrypt.
     Fill,
     /// xksd gives none, and the HSM's IV follows the tag in C_Encrypt's output.
     Append,
@@ -50,9 +52,10 @@ pub(super) struct Row {
     pub(super) rules: &'static [Rule],
 }
 
-/// Codes that some module is known to return for a wrong tag, none of which means it. CKR_DEVICE_ERROR is not among them: it may pass, and
-/// must never be told as bad ciphertext.
-const UNCERTAIN: &[CK_RV] = &[CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID, CKR_SIGNATURE_INVALID];
+/// Codes that some module is known to return for a wrong tag, none of which means it.
+/// CKR_DEVICE_ERROR is not among them: it may pass, and must never be told as bad ciphertext.
+const UNCERTAIN: &[CK_RV] =
+    &[CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID, CKR_SIGNATURE_INVALID];
 
 const ROWS: &[Row] = &[
     Row {
@@ -68,14 +71,24 @@ const ROWS: &[Row] = &[
         profile: Profile::SoftHsm,
         name: "softhsm",
         iv: IvMode::Caller,
-        // A lock around everything: one thread does 47,000 CDIV encrypts a second, two do 28,000 together.
+        // A lock around everything: one thread does 47,000 CDIV encrypts a second, two do 28,000
+        // together.
         runs: Runs::InProcessAlone,
         read_write: false,
         sessions: 16,
-        // CKR_GENERAL_ERROR is its answer to a wrong tag, and to everything that goes wrong in its store.
+        // CKR_GENERAL_ERROR is its answer to a wrong tag, and to everything that goes wrong in its
+        // store.
         rules: &[Rule(Some(Call::Decrypt), &[CKR_GENERAL_ERROR], Reaction::Ambiguous)],
     },
-    Row { profile: Profile::Nss, name: "nss", iv: IvMode::Caller, runs: Runs::InProcess, read_write: false, sessions: 16, rules: &[] },
+    Row {
+        profile: Profile::Nss,
+        name: "nss",
+        iv: IvMode::Caller,
+        runs: Runs::InProcess,
+        read_write: false,
+        sessions: 16,
+        rules: &[],
+    },
     Row {
         profile: Profile::Kryoptic,
         name: "kryoptic",
@@ -88,7 +101,8 @@ const ROWS: &[Row] = &[
     Row {
         profile: Profile::Luna,
         name: "luna",
-        // In FIPS mode it refuses an IV of the caller's; out of it, it makes one just the same when none is given.
+        // In FIPS mode it refuses an IV of the caller's; out of it, it makes one just the same when
+        // none is given.
         iv: IvMode::Append,
         runs: Runs::Elsewhere,
         read_write: false,
@@ -103,7 +117,8 @@ const ROWS: &[Row] = &[
         runs: Runs::Elsewhere,
         read_write: false,
         sessions: 32,
-        // CKR_FUNCTION_FAILED is its answer to a wrong tag, and to most of what the hardserver refuses.
+        // CKR_FUNCTION_FAILED is its answer to a wrong tag, and to most of what the hardserver
+        // refuses.
         rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
     },
     Row {
@@ -160,43 +175,91 @@ mod tests {
 
     #[test]
     fn every_profile_has_its_row() {
-        for profile in
-            [Profile::Generic, Profile::SoftHsm, Profile::Nss, Profile::Kryoptic, Profile::Luna, Profile::NShield, Profile::CloudHsm]
-        {
+        for profile in [
+            Profile::Generic,
+            Profile::SoftHsm,
+            Profile::Nss,
+            Profile::Kryoptic,
+            Profile::Luna,
+            Profile::NShield,
+            Profile::CloudHsm,
+        ] {
             assert_eq!(profile.row().profile, profile);
             assert_eq!(Profile::from_name(profile.row().name), Some(profile));
             assert!((1..=SESSIONS_MAX).contains(&profile.default_sessions()));
         }
-        assert_eq!(Profile::names().collect::<Vec<_>>(), ["generic", "softhsm", "nss", "kryoptic", "luna", "nshield", "cloudhsm"]);
+        assert_eq!(
+            Profile::names().collect::<Vec<_>>(),
+            ["generic", "softhsm", "nss", "kryoptic", "luna", "nshield", "cloudhsm"]
+        );
         assert_eq!(Profile::from_name("SoftHSM"), None);
     }
 
     #[test]
     fn a_code_means_what_it_means_for_its_call_only() {
         let reaction = |profile: Profile, call, code| CallError { call, code }.reaction(profile);
-        assert_eq!(reaction(Profile::SoftHsm, Call::Decrypt, CKR_GENERAL_ERROR), Reaction::Ambiguous);
-        assert_eq!(reaction(Profile::SoftHsm, Call::DecryptInit, CKR_GENERAL_ERROR), Reaction::Device);
+        assert_eq!(
+            reaction(Profile::SoftHsm, Call::Decrypt, CKR_GENERAL_ERROR),
+            Reaction::Ambiguous
+        );
+        assert_eq!(
+            reaction(Profile::SoftHsm, Call::DecryptInit, CKR_GENERAL_ERROR),
+            Reaction::Device
+        );
         assert_eq!(reaction(Profile::SoftHsm, Call::Encrypt, CKR_GENERAL_ERROR), Reaction::Device);
         assert_eq!(reaction(Profile::Nss, Call::Decrypt, CKR_GENERAL_ERROR), Reaction::Device);
-        assert_eq!(reaction(Profile::Nss, Call::Decrypt, CKR_ENCRYPTED_DATA_INVALID), Reaction::BadCiphertext);
-        assert_eq!(reaction(Profile::Kryoptic, Call::Decrypt, CKR_AEAD_DECRYPT_FAILED), Reaction::BadCiphertext);
-        assert_eq!(reaction(Profile::Generic, Call::Encrypt, CKR_ENCRYPTED_DATA_INVALID), Reaction::Device);
+        assert_eq!(
+            reaction(Profile::Nss, Call::Decrypt, CKR_ENCRYPTED_DATA_INVALID),
+            Reaction::BadCiphertext
+        );
+        assert_eq!(
+            reaction(Profile::Kryoptic, Call::Decrypt, CKR_AEAD_DECRYPT_FAILED),
+            Reaction::BadCiphertext
+        );
+        assert_eq!(
+            reaction(Profile::Generic, Call::Encrypt, CKR_ENCRYPTED_DATA_INVALID),
+            Reaction::Device
+        );
         assert_eq!(reaction(Profile::Generic, Call::Decrypt, CKR_DEVICE_ERROR), Reaction::Device);
-        assert_eq!(reaction(Profile::Generic, Call::Decrypt, CKR_FUNCTION_FAILED), Reaction::Ambiguous);
-        assert_eq!(reaction(Profile::Generic, Call::EncryptInit, CKR_OBJECT_HANDLE_INVALID), Reaction::KeyHandle);
-        assert_eq!(reaction(Profile::Generic, Call::FindObjects, CKR_OPERATION_ACTIVE), Reaction::SessionLost);
-        assert_eq!(reaction(Profile::Generic, Call::DecryptInit, CKR_KEY_FUNCTION_NOT_PERMITTED), Reaction::Usage);
-        assert_eq!(reaction(Profile::Generic, Call::GenerateKey, CKR_KEY_SIZE_RANGE), Reaction::Device);
+        assert_eq!(
+            reaction(Profile::Generic, Call::Decrypt, CKR_FUNCTION_FAILED),
+            Reaction::Ambiguous
+        );
+        assert_eq!(
+            reaction(Profile::Generic, Call::EncryptInit, CKR_OBJECT_HANDLE_INVALID),
+            Reaction::KeyHandle
+        );
+        assert_eq!(
+            reaction(Profile::Generic, Call::FindObjects, CKR_OPERATION_ACTIVE),
+            Reaction::SessionLost
+        );
+        assert_eq!(
+            reaction(Profile::Generic, Call::DecryptInit, CKR_KEY_FUNCTION_NOT_PERMITTED),
+            Reaction::Usage
+        );
+        assert_eq!(
+            reaction(Profile::Generic, Call::GenerateKey, CKR_KEY_SIZE_RANGE),
+            Reaction::Device
+        );
     }
 
     #[test]
     fn the_same_code_by_profile() {
-        let reaction = |profile: Profile, call| CallError { call, code: CKR_FUNCTION_FAILED }.reaction(profile);
+        let reaction = |profile: Profile, call| {
+            CallError { call, code: CKR_FUNCTION_FAILED }.reaction(profile)
+        };
         assert_eq!(reaction(Profile::NShield, Call::Decrypt), Reaction::Ambiguous);
         assert_eq!(reaction(Profile::NShield, Call::Encrypt), Reaction::Device);
         assert_eq!(reaction(Profile::Luna, Call::Decrypt), Reaction::Ambiguous);
         assert_eq!(reaction(Profile::CloudHsm, Call::Decrypt), Reaction::BusyOrBadCiphertext);
-        for call in [Call::EncryptInit, Call::Encrypt, Call::DecryptInit, Call::GenerateRandom, Call::FindObjects, Call::GenerateKey] {
+        for call in [
+            Call::EncryptInit,
+            Call::Encrypt,
+            Call::DecryptInit,
+            Call::GenerateRandom,
+            Call::FindObjects,
+            Call::GenerateKey,
+        ] {
             assert_eq!(reaction(Profile::CloudHsm, call), Reaction::Busy, "{call:?}");
         }
         let attributes = CallError { call: Call::GetAttributeValue, code: CKR_DEVICE_ERROR };
@@ -222,7 +285,13 @@ mod tests {
     fn codes_come_back_from_the_crate_as_they_were() {
         use cryptoki::context::Function;
         use cryptoki::error::Rv;
-        for code in [CKR_PIN_INCORRECT, CKR_PIN_LOCKED, CKR_SESSION_COUNT, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_VENDOR_DEFINED + 7] {
+        for code in [
+            CKR_PIN_INCORRECT,
+            CKR_PIN_LOCKED,
+            CKR_SESSION_COUNT,
+            CKR_CRYPTOKI_NOT_INITIALIZED,
+            CKR_VENDOR_DEFINED + 7,
+        ] {
             let error = Rv::from(code).into_result(Function::Login).expect_err("a code");
             assert_eq!(CallError::from_cryptoki(Call::Login, &error).code, code);
         }

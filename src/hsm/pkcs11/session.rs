@@ -23,7 +23,10 @@ use super::profile::IvMode;
 use super::sight::NO_KEYS_ANY_MORE;
 use super::trust::{DISTRUSTED, Standing};
 use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
-use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX, TAG_BYTES};
+use crate::limits::{
+    HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX,
+    TAG_BYTES,
+};
 use verdict::Sealed;
 
 /// CKA_LABEL of the session test key.
@@ -66,9 +69,14 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// Between two HSM calls; never between an Init and what it begins, which would leave an operation active.
+/// Between two HSM calls; never between an Init and what it begins, which would leave an operation
+/// active.
 fn in_time(deadline: Option<Instant>) -> Result<(), Fault> {
-    if deadline.is_some_and(|deadline| deadline <= Instant::now()) { Err(Fault::Timeout) } else { Ok(()) }
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        Err(Fault::Timeout)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether the key may do all of `usages` today.
@@ -99,9 +107,16 @@ impl HsmSession {
         }
     }
 
-    fn attempt(&mut self, label: &Arc<str>, task: &Task, deadline: Option<Instant>) -> Result<Answer, Trouble> {
+    fn attempt(
+        &mut self,
+        label: &Arc<str>,
+        task: &Task,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Trouble> {
         match task {
-            Task::Describe => Ok(Answer::Described(self.look_up(label, deadline)?.attributes.describe(today()))),
+            Task::Describe => {
+                Ok(Answer::Described(self.look_up(label, deadline)?.attributes.describe(today())))
+            }
             Task::Probe => {
                 self.round_trip(deadline)?;
                 // A test key in memory works also where the token's own keys are gone.
@@ -112,9 +127,10 @@ impl HsmSession {
                 Ok(Answer::Probed)
             }
             Task::Encrypt { plaintext, aad, integrity } => {
-                // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test client expects
-                // InvalidKeyUsageException from it when a CDIV is asked for.
-                let usages: &[&str] = if integrity.is_some() { &["ENCRYPT", "DECRYPT"] } else { &["ENCRYPT"] };
+                // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test
+                // client expects InvalidKeyUsageException from it when a CDIV is asked for.
+                let usages: &[&str] =
+                    if integrity.is_some() { &["ENCRYPT", "DECRYPT"] } else { &["ENCRYPT"] };
                 let key = self.key(label, usages, deadline)?;
                 self.encrypt(key, plaintext, aad, integrity.as_ref(), deadline)
             }
@@ -129,14 +145,25 @@ impl HsmSession {
                     Ok(text) => Ok(text),
                     Err(error) => {
                         let known = self.known.get(&self.shared.keys, label);
-                        let may_encrypt = known.is_some_and(|known| known.attributes.allows("ENCRYPT"));
-                        self.refused_ciphertext(error, Sealed { key, may_encrypt, iv, aad, bytes: &sealed }, deadline)
+                        let may_encrypt =
+                            known.is_some_and(|known| known.attributes.allows("ENCRYPT"));
+                        self.refused_ciphertext(
+                            error,
+                            Sealed { key, may_encrypt, iv, aad, bytes: &sealed },
+                            deadline,
+                        )
                     }
                 };
                 self.sealed = sealed;
                 let text = opened?;
                 if text.len() != ciphertext.len() {
-                    return Err(self.broken(format!("C_Decrypt: {} bytes out of {}", text.len(), ciphertext.len())).into());
+                    return Err(self
+                        .broken(format!(
+                            "C_Decrypt: {} bytes out of {}",
+                            text.len(),
+                            ciphertext.len()
+                        ))
+                        .into());
                 }
                 Ok(Answer::Decrypted(Plaintext(text)))
             }
@@ -144,18 +171,25 @@ impl HsmSession {
     }
 
     /// The key, known or looked up, if it may do `usages`.
-    fn key(&mut self, label: &Arc<str>, usages: &[&str], deadline: Option<Instant>) -> Result<CK_OBJECT_HANDLE, Trouble> {
+    fn key(
+        &mut self,
+        label: &Arc<str>,
+        usages: &[&str],
+        deadline: Option<Instant>,
+    ) -> Result<CK_OBJECT_HANDLE, Trouble> {
         // None when the attributes must be read again.
         let verdict = |key: &Key| {
             let permitted = permit(key, usages);
-            let age_max = if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
+            let age_max =
+                if permitted.is_ok() { KEY_ATTRIBUTES_AGE_MAX } else { KEY_REFUSAL_AGE_MAX };
             (key.read_at.elapsed() <= age_max).then(|| permitted.map(|()| key.handle))
         };
         let (handle, doubted) = match self.known.get(&self.shared.keys, label) {
             Some(known) => {
                 let handle = known.handle;
                 // Another session has read them again, maybe.
-                let verdict = verdict(known).or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
+                let verdict = verdict(known)
+                    .or_else(|| self.known.renew(&self.shared.keys, label).and_then(verdict));
                 if let Some(verdict) = verdict {
                     return Ok(verdict?);
                 }
@@ -176,8 +210,10 @@ impl HsmSession {
             }
             trouble
         })?;
-        // Renamed, or the handle is another object's by now: perhaps one of the same name that is no AES key.
-        if read.attributes.label != label.as_bytes() || (doubted && permit(&read, usages).is_err()) {
+        // Renamed, or the handle is another object's by now: perhaps one of the same name that is
+        // no AES key.
+        if read.attributes.label != label.as_bytes() || (doubted && permit(&read, usages).is_err())
+        {
             return self.look_up_for(label, usages, deadline);
         }
         self.shared.keys.insert(label, &read, version);
@@ -186,7 +222,12 @@ impl HsmSession {
         Ok(read.handle)
     }
 
-    fn look_up_for(&mut self, label: &Arc<str>, usages: &[&str], deadline: Option<Instant>) -> Result<CK_OBJECT_HANDLE, Trouble> {
+    fn look_up_for(
+        &mut self,
+        label: &Arc<str>,
+        usages: &[&str],
+        deadline: Option<Instant>,
+    ) -> Result<CK_OBJECT_HANDLE, Trouble> {
         let found = self.look_up(label, deadline)?;
         permit(&found, usages)?;
         Ok(found.handle)
@@ -222,16 +263,22 @@ impl HsmSession {
         Fault::KeyNotFound { detail }.into()
     }
 
-    /// Fails when the token shows no key although it should: the login is lost, or all keys are out of sight.
+    /// Fails when the token shows no key although it should: the login is lost, or all keys are out
+    /// of sight.
     fn look_for_any_key(&mut self) -> Result<(), Trouble> {
-        if self.shared.sight.had_keys() && keys::any(&self.session).map_err(|error| self.trouble(error))? {
+        if self.shared.sight.had_keys()
+            && keys::any(&self.session).map_err(|error| self.trouble(error))?
+        {
             self.shared.sight.shows_keys();
             return Ok(());
         }
         // A token that lost its login shows no private objects and calls that success.
         if self.needs_login && !self.session.is_logged_in().map_err(|error| self.trouble(error))? {
             self.lose();
-            return Err(Fault::Device { detail: "C_FindObjects: the session is no longer logged in".to_owned() }.into());
+            return Err(Fault::Device {
+                detail: "C_FindObjects: the session is no longer logged in".to_owned(),
+            }
+            .into());
         }
         if self.shared.sight.shows_none(self.session.generation, Instant::now()) {
             self.lose();
@@ -257,20 +304,29 @@ impl HsmSession {
         in_time(deadline)?;
         let mut sealed = vec![0; plaintext.len() + HSM_OUTPUT_ROOM_BYTES];
         let mut after = given;
-        let length = self.seal(key, &mut after, aad, plaintext, &mut sealed).map_err(|error| self.trouble(error))?;
+        let length = self
+            .seal(key, &mut after, aad, plaintext, &mut sealed)
+            .map_err(|error| self.trouble(error))?;
         sealed.truncate(length);
-        let iv = self.iv_used(&given, &after, plaintext.len(), &mut sealed).map_err(|why| self.broken(why))?;
+        let iv = self
+            .iv_used(&given, &after, plaintext.len(), &mut sealed)
+            .map_err(|why| self.broken(why))?;
         let integrity = match integrity {
             None => None,
             Some(context) => {
-                // spec: "If CDIV computation is delayed until after the encryption output is used as input for the XKS decrypt API, any
-                // data corruption such as bit-flips that occur in the time after the decryption is initiated and the CDIV is computed
-                // will go undetected." So: digest, then decrypt the very same bytes.
+                // spec: "If CDIV computation is delayed until after the encryption output is used
+                // as input for the XKS decrypt API, any data corruption such as bit-flips that
+                // occur in the time after the decryption is initiated and the CDIV is computed will
+                // go undetected." So: digest, then decrypt the very same bytes.
                 let mut context = context.clone();
                 context.update(iv.as_slice());
                 context.update(&sealed);
                 let value = context.finish();
-                self.verify(Sealed { key, may_encrypt: true, iv: iv.as_slice(), aad, bytes: &sealed }, plaintext, deadline)?;
+                self.verify(
+                    Sealed { key, may_encrypt: true, iv: iv.as_slice(), aad, bytes: &sealed },
+                    plaintext,
+                    deadline,
+                )?;
                 Some(std::array::from_fn(|n| value.as_ref()[n]))
             }
         };
@@ -281,11 +337,19 @@ impl HsmSession {
         Ok(Answer::Encrypted { iv: iv.as_slice().to_vec(), ciphertext: sealed, tag, integrity })
     }
 
-    /// The IV that was used, once the output is ciphertext ‖ tag and nothing else; or why not to believe it. What is refused here is thrown
-    /// away: it must not be seen with an IV that may have been used before.
-    fn iv_used(&self, given: &AnyIv, after: &AnyIv, text_bytes: usize, sealed: &mut Vec<u8>) -> Result<AnyIv, String> {
+    /// The IV that was used, once the output is ciphertext ‖ tag and nothing else; or why not to
+    /// believe it. What is refused here is thrown away: it must not be seen with an IV that may
+    /// have been used before.
+    fn iv_used(
+        &self,
+        given: &AnyIv,
+        after: &AnyIv,
+        text_bytes: usize,
+        sealed: &mut Vec<u8>,
+    ) -> Result<AnyIv, String> {
         let mode = self.shared.profile.row().iv;
-        // Would mean that the module makes its own IVs, and that nothing could decrypt what is answered with ours.
+        // Would mean that the module makes its own IVs, and that nothing could decrypt what is
+        // answered with ours.
         if mode == IvMode::Caller && after != given {
             return Err("C_Encrypt: the module put in an IV of its own: wrong profile".to_owned());
         }
@@ -294,16 +358,29 @@ impl HsmSession {
             IvMode::Caller | IvMode::Fill => *after,
             // 16 bytes; firmware that can be asked for shorter ones may be set to make 12.
             IvMode::Append => {
-                match sealed.get(expected..).filter(|iv| [IV_BYTES, IV_BYTES_MAX].contains(&iv.len())).and_then(AnyIv::copy_of) {
+                match sealed
+                    .get(expected..)
+                    .filter(|iv| [IV_BYTES, IV_BYTES_MAX].contains(&iv.len()))
+                    .and_then(AnyIv::copy_of)
+                {
                     Some(iv) => iv,
-                    None => return Err(format!("C_Encrypt: {} bytes, which is not {expected} and an IV: wrong profile?", sealed.len())),
+                    None => {
+                        return Err(format!(
+                            "C_Encrypt: {} bytes, which is not {expected} and an IV: wrong \
+                             profile?",
+                            sealed.len()
+                        ));
+                    }
                 }
             }
         };
         if mode == IvMode::Append {
             sealed.truncate(expected);
         } else if sealed.len() != expected {
-            return Err(format!("C_Encrypt: {} bytes instead of {expected}: wrong profile?", sealed.len()));
+            return Err(format!(
+                "C_Encrypt: {} bytes instead of {expected}: wrong profile?",
+                sealed.len()
+            ));
         }
         if mode != IvMode::Caller {
             self.shared.made_iv_watch.admit(&iv)?;
@@ -315,14 +392,24 @@ impl HsmSession {
     fn round_trip(&mut self, deadline: Option<Instant>) -> Result<(), Fault> {
         let result = self.test_key(deadline).and_then(|key| {
             let text = [0; PROBE_TEXT_BYTES];
-            let Answer::Encrypted { iv, mut ciphertext, tag, .. } = self.encrypt(key, &text, b"", None, deadline)? else { return Ok(()) };
+            let Answer::Encrypted { iv, mut ciphertext, tag, .. } =
+                self.encrypt(key, &text, b"", None, deadline)?
+            else {
+                return Ok(());
+            };
             ciphertext.extend_from_slice(&tag);
-            self.verify(Sealed { key, may_encrypt: true, iv: &iv, aad: b"", bytes: &ciphertext }, &text, deadline)
+            self.verify(
+                Sealed { key, may_encrypt: true, iv: &iv, aad: b"", bytes: &ciphertext },
+                &text,
+                deadline,
+            )
         });
         result.map_err(|trouble| match trouble {
             // The test key goes with the session alone: without it the session is not what it was.
             Trouble::Handle(error) => self.broken(error.to_string()),
-            Trouble::Fault(Fault::KeyUsage) => self.broken("the session test key may not be used for AES-GCM".to_owned()),
+            Trouble::Fault(Fault::KeyUsage) => {
+                self.broken("the session test key may not be used for AES-GCM".to_owned())
+            }
             Trouble::Fault(fault) => fault,
         })
     }
@@ -348,7 +435,9 @@ impl HsmSession {
             .session
             .set_up(Call::GenerateKey)
             .and_then(|session| {
-                session.generate_key(&Mechanism::AesKeyGen, &template).map_err(|error| CallError::from_cryptoki(Call::GenerateKey, &error))
+                session
+                    .generate_key(&Mechanism::AesKeyGen, &template)
+                    .map_err(|error| CallError::from_cryptoki(Call::GenerateKey, &error))
             })
             .map_err(|error| self.trouble(error))?;
         self.test_key = Some(key.handle());
@@ -361,7 +450,11 @@ impl HsmSession {
         }
         in_time(deadline)?;
         let mut random = [0; IvSupply::block_bytes()];
-        self.session.module.functions.generate_random(self.session.handle(), &mut random).map_err(|error| self.trouble(error))?;
+        self.session
+            .module
+            .functions
+            .generate_random(self.session.handle(), &mut random)
+            .map_err(|error| self.trouble(error))?;
         match self.ivs.refill(&random, &self.shared.iv_watch) {
             Ok(iv) => Ok(iv),
             Err(why) => Err(self.broken(why.to_owned()).into()),
@@ -386,13 +479,15 @@ impl HsmSession {
                 self.let_go(&error);
                 error.fault().into()
             }
-            // Begins no operation, and may be about this one object: it says nothing against the session.
+            // Begins no operation, and may be about this one object: it says nothing against the
+            // session.
             Reaction::Device if error.call == Call::GetAttributeValue => error.fault().into(),
             Reaction::Ambiguous | Reaction::Device => self.broken(error.to_string()).into(),
         }
     }
 
-    /// After an error that may say that the handle is no longer this session's, or the module no longer initialised.
+    /// After an error that may say that the handle is no longer this session's, or the module no
+    /// longer initialised.
     fn let_go(&mut self, error: &CallError) {
         self.session.forget_if_gone(error);
         if error.code == CKR_CRYPTOKI_NOT_INITIALIZED {
@@ -408,7 +503,8 @@ impl HsmSession {
 
     /// The session is not to be trusted any further: it may be left with an operation unfinished.
     fn broken(&mut self, detail: String) -> Fault {
-        // Whatever was wrong, sessions opened from now on do without what fewer modules have been tried with.
+        // Whatever was wrong, sessions opened from now on do without what fewer modules have been
+        // tried with.
         if self.messages.is_some() && detail.starts_with(INTEGRITY) {
             self.shared.messages_misbehave.store(true, Ordering::Relaxed);
         }
@@ -423,7 +519,8 @@ impl Session for HsmSession {
         self.check_usable()?;
         let believed = !matches!(task, Task::Describe);
         let standing = self.shared.trust.standing();
-        let standing = if believed && standing.is_lost() { self.win_trust_back()? } else { standing };
+        let standing =
+            if believed && standing.is_lost() { self.win_trust_back()? } else { standing };
         let mut outcome = self.attempt(&label, &task, Some(deadline));
         if let Err(Trouble::Handle(_)) = outcome {
             self.shared.keys.remove(&label);
@@ -437,7 +534,11 @@ impl Session for HsmSession {
             }
         })?;
         // Another session has caught the HSM while it was at this.
-        if believed && self.shared.trust.standing() != standing { Err(distrusted()) } else { Ok(answer) }
+        if believed && self.shared.trust.standing() != standing {
+            Err(distrusted())
+        } else {
+            Ok(answer)
+        }
     }
 
     fn probe(&mut self) -> Result<(), Fault> {
@@ -448,7 +549,8 @@ impl Session for HsmSession {
     fn check(&mut self) -> bool {
         let epoch = self.shared.keys.version();
         if self.is_usable() && epoch != self.well_at {
-            // Another session was lost, or the login: a rebooted HSM has lost all of them, and one request that fails is enough.
+            // Another session was lost, or the login: a rebooted HSM has lost all of them, and one
+            // request that fails is enough.
             match self.session.is_logged_in() {
                 Ok(logged_in) => self.usable = logged_in || !self.needs_login,
                 Err(error) => {
@@ -471,8 +573,9 @@ fn distrusted() -> Fault {
 }
 
 impl HsmSession {
-    /// Takes part in the HSM's proving itself, if it is time for that. Without regard to the deadline of the job that happened to come: its client is
-    /// answered by then, and the next ones need the proof.
+    /// Takes part in the HSM's proving itself, if it is time for that. Without regard to the
+    /// deadline of the job that happened to come: its client is answered by then, and the next ones
+    /// need the proof.
     fn win_trust_back(&mut self) -> Result<Standing, Fault> {
         let trial = self.shared.trust.take_part(Instant::now()).ok_or_else(distrusted)?;
         while self.shared.trust.is_open(trial) {
@@ -489,7 +592,9 @@ impl HsmSession {
         }
         let why = match () {
             () if self.shared.sight.is_lost() => NO_KEYS_ANY_MORE,
-            () if self.usable => "the module has been initialised anew since the session was opened",
+            () if self.usable => {
+                "the module has been initialised anew since the session was opened"
+            }
             () => "the session was lost",
         };
         Err(Fault::Device { detail: why.to_owned() })

@@ -1,7 +1,9 @@
-//! Whether the token still shows keys: what tells a token that was taken away from a key that was deleted.
+//! Whether the token still shows keys: what tells a token that was taken away from a key that was
+//! deleted.
 //!
-//! SoftHSM whose token directory was away for a moment, or a partition that was detached, leaves sessions valid and shows no object; the
-//! session test key, which is in memory, works on. KMS must not be told then that its keys are gone.
+//! SoftHSM whose token directory was away for a moment, or a partition that was detached, leaves
+//! sessions valid and shows no object; the session test key, which is in memory, works on. KMS must
+//! not be told then that its keys are gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +12,10 @@ use std::time::Instant;
 use crate::limits::EMPTY_TOKEN_BELIEVED;
 
 /// Told of a token that shows no key where it had some.
-pub(super) const NO_KEYS_ANY_MORE: &str = "C_FindObjects: the token shows no secret key at all, where it had some: its storage or partition \
-                                           is away, or all were deleted; the library is initialised anew to find out";
+pub(super) const NO_KEYS_ANY_MORE: &str = "C_FindObjects: the token shows no secret key at all, \
+    where it had some: its storage or partition \
+                                           is away, or all were deleted; the library is \
+                                           initialised anew to find out";
 
 /// What an engine has seen of its token's keys, over all sessions.
 #[derive(Default)]
@@ -59,8 +63,8 @@ impl Sight {
         self.set(&mut self.seen(), Seen::Keys);
     }
 
-    /// No key was found, in a session that is logged in and was opened after the `generation`th C_Initialize. True when that is to be taken
-    /// for a fault.
+    /// No key was found, in a session that is logged in and was opened after the `generation`th
+    /// C_Initialize. True when that is to be taken for a fault.
     pub(super) fn shows_none(&self, generation: u64, now: Instant) -> bool {
         let mut seen = self.seen();
         let next = match *seen {
@@ -69,7 +73,11 @@ impl Sight {
             Seen::Lost { generation: before } if generation > before => Seen::Gone { since: now },
             Seen::Lost { generation } => Seen::Lost { generation },
             // A directory may have been put back piece by piece.
-            Seen::Gone { since } if now.saturating_duration_since(since) >= EMPTY_TOKEN_BELIEVED => Seen::Lost { generation },
+            Seen::Gone { since }
+                if now.saturating_duration_since(since) >= EMPTY_TOKEN_BELIEVED =>
+            {
+                Seen::Lost { generation }
+            }
             Seen::Gone { since } => Seen::Gone { since },
         };
         self.set(&mut seen, next);

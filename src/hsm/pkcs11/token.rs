@@ -36,8 +36,15 @@ pub(super) enum NoToken {
 }
 
 /// The one token that `selector` names.
-pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo), NoToken> {
-    let info = |slot| pkcs11.get_token_info(slot).map_err(|error| CallError::from_cryptoki(Call::GetTokenInfo, &error));
+pub(super) fn find(
+    pkcs11: &Pkcs11,
+    selector: &TokenSelector,
+) -> Result<(Slot, TokenInfo), NoToken> {
+    let info = |slot| {
+        pkcs11
+            .get_token_info(slot)
+            .map_err(|error| CallError::from_cryptoki(Call::GetTokenInfo, &error))
+    };
     if let TokenSelector::Slot(id) = selector {
         let slot = CK_SLOT_ID::try_from(*id)
             .ok()
@@ -45,7 +52,9 @@ pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, T
             .ok_or_else(|| NoToken::Choice(format!("{selector} is no slot id")))?;
         return Ok((slot, info(slot).map_err(NoToken::Call)?));
     }
-    let slots = pkcs11.get_slots_with_token().map_err(|error| NoToken::Call(CallError::from_cryptoki(Call::GetSlotList, &error)))?;
+    let slots = pkcs11
+        .get_slots_with_token()
+        .map_err(|error| NoToken::Call(CallError::from_cryptoki(Call::GetSlotList, &error)))?;
     let mut unreadable = None;
     let mut found = Vec::new();
     let mut seen = Vec::new();
@@ -57,7 +66,8 @@ pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, T
                     TokenSelector::Serial(serial) => info.serial_number() == serial,
                     TokenSelector::Slot(_) => false,
                 };
-                // SoftHSM always shows one more, for the next token; its label and serial number are empty.
+                // SoftHSM always shows one more, for the next token; its label and serial number
+                // are empty.
                 seen.push(if info.token_initialized() {
                     format!("\"{}\" (serial {}, slot {slot})", info.label(), info.serial_number())
                 } else {
@@ -72,13 +82,24 @@ pub(super) fn find(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, T
         }
     }
     if found.len() > 1 {
-        let candidates: Vec<String> = found.iter().map(|(slot, info)| format!("serial {}, slot {slot}", info.serial_number())).collect();
-        return Err(NoToken::Choice(format!("{selector} is ambiguous ({}): choose by serial", candidates.join("; "))));
+        let candidates: Vec<String> = found
+            .iter()
+            .map(|(slot, info)| format!("serial {}, slot {slot}", info.serial_number()))
+            .collect();
+        return Err(NoToken::Choice(format!(
+            "{selector} is ambiguous ({}): choose by serial",
+            candidates.join("; ")
+        )));
     }
     match (found.pop(), unreadable) {
         (Some(token), _) => Ok(token),
         (None, Some(error)) => Err(NoToken::Call(error)),
-        (None, None) if seen.is_empty() => Err(NoToken::Choice(format!("{selector} not found: the module shows no tokens"))),
-        (None, None) => Err(NoToken::Choice(format!("{selector} not found; the module shows {}", seen.join(", ")))),
+        (None, None) if seen.is_empty() => {
+            Err(NoToken::Choice(format!("{selector} not found: the module shows no tokens")))
+        }
+        (None, None) => Err(NoToken::Choice(format!(
+            "{selector} not found; the module shows {}",
+            seen.join(", ")
+        ))),
     }
 }

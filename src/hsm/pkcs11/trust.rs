@@ -1,15 +1,17 @@
 //! Whether what the HSM computes is passed on.
 //!
-//! An HSM that decrypts to something else and calls it success is caught where the right answer is known: by an encryption with an integrity
-//! value, or a probe. Nobody could tell a client's decryption that it is wrong, nor a ciphertext without integrity value. So from then on
-//! nothing of that HSM is answered, until it has done many round trips in a row right.
+//! An HSM that decrypts to something else and calls it success is caught where the right answer is
+//! known: by an encryption with an integrity value, or a probe. Nobody could tell a client's
+//! decryption that it is wrong, nor a ciphertext without integrity value. So from then on nothing
+//! of that HSM is answered, until it has done many round trips in a row right.
 //!
-//! Whoever has a job meanwhile lets its session do round trips for the one trial there is, and does the job once that is passed. So the trial
-//! takes as long as its round trips do on all sessions at once, the requests of that time are late and not refused, and it tries what serves: a
-//! part of the HSM that lies is not spared by a trial in a session that another part works for.
+//! Whoever has a job meanwhile lets its session do round trips for the one trial there is, and does
+//! the job once that is passed. So the trial takes as long as its round trips do on all sessions at
+//! once, the requests of that time are late and not refused, and it tries what serves: a part of
+//! the HSM that lies is not spared by a trial in a session that another part works for.
 //!
-//! There is no way around the trial for a single decryption, such as to believe what two sessions agree on: an HSM that spoils a key or a table
-//! in its memory gives the same wrong answer twice.
+//! There is no way around the trial for a single decryption, such as to believe what two sessions
+//! agree on: an HSM that spoils a key or a table in its memory gives the same wrong answer twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,8 +20,8 @@ use std::time::Instant;
 use crate::limits::{TRUST_ROUND_TRIPS, TRUST_TRIAL_INTERVAL};
 
 /// Told of jobs that are not done.
-pub(super) const DISTRUSTED: &str =
-    "integrity check: the HSM has answered something wrong, and is not believed until it has passed a series of checks";
+pub(super) const DISTRUSTED: &str = "integrity check: the HSM has answered something wrong, and is \
+    not believed until it has passed a series of checks";
 
 /// What an engine holds of its HSM's results, over all sessions.
 #[derive(Default)]
@@ -30,8 +32,9 @@ pub(super) struct Trust {
     standing: AtomicU64,
 }
 
-/// How often the HSM was caught, twice, and one more while it is not believed. A result is good if this was the same, and the HSM believed,
-/// from before its first call to after its last: a trial may be over sooner than a call that was under way when the HSM was caught.
+/// How often the HSM was caught, twice, and one more while it is not believed. A result is good if
+/// this was the same, and the HSM believed, from before its first call to after its last: a trial
+/// may be over sooner than a call that was under way when the HSM was caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing(u64);
 
@@ -73,13 +76,18 @@ impl Trust {
         self.standing.store(caught * 2 + 1, Ordering::Release);
     }
 
-    /// Takes part in the trial that is under way, or begins one: [`TRUST_TRIAL_INTERVAL`] after the last one began, however that ended. An HSM
-    /// that passes and is caught again would otherwise be believed, and give wrong answers, many times a second.
+    /// Takes part in the trial that is under way, or begins one: [`TRUST_TRIAL_INTERVAL`] after the
+    /// last one began, however that ended. An HSM that passes and is caught again would otherwise
+    /// be believed, and give wrong answers, many times a second.
     pub(super) fn take_part(&self, now: Instant) -> Option<Trial> {
         let mut trial = self.trial();
         match &*trial {
             Some(running) if running.open => Some(Trial(running.number)),
-            Some(running) if now.saturating_duration_since(running.since) < TRUST_TRIAL_INTERVAL => None,
+            Some(running)
+                if now.saturating_duration_since(running.since) < TRUST_TRIAL_INTERVAL =>
+            {
+                None
+            }
             last => {
                 let number = last.as_ref().map_or(0, |last| last.number + 1);
                 *trial = Some(Running { number, since: now, right: 0, open: true });
@@ -91,7 +99,9 @@ impl Trust {
     /// A round trip of the trial was right.
     pub(super) fn right(&self, of: Trial) {
         let mut trial = self.trial();
-        if let Some(running) = trial.as_mut().filter(|running| running.number == of.0 && running.open) {
+        if let Some(running) =
+            trial.as_mut().filter(|running| running.number == of.0 && running.open)
+        {
             running.right += 1;
             if running.right >= TRUST_ROUND_TRIPS {
                 running.open = false;

@@ -9,7 +9,8 @@ type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, Reject>;
 
 /// Feeds `input` behind a head in pieces that end at each of `cuts`.
 fn decode_in_pieces(framing: Framing, input: &[u8], cuts: &[usize]) -> Decoded {
-    let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(input.len())).chain([input.len()]).collect();
+    let mut cuts: Vec<usize> =
+        cuts.iter().map(|&cut| cut.min(input.len())).chain([input.len()]).collect();
     cuts.sort_unstable();
     let mut buf = HEAD.to_vec();
     let mut body = Body::new(buf.len(), framing);
@@ -53,7 +54,11 @@ fn chunks_become_one_body_and_what_follows_stays() {
         let expected = Ok(Some((body.as_bytes().to_vec(), following.as_bytes().to_vec())));
         assert_eq!(decode(input), expected, "{input:?}");
         let every_byte: Vec<usize> = (0..input.len()).collect();
-        assert_eq!(decode_in_pieces(Framing::Chunked, input.as_bytes(), &every_byte), expected, "{input:?}, byte by byte");
+        assert_eq!(
+            decode_in_pieces(Framing::Chunked, input.as_bytes(), &every_byte),
+            expected,
+            "{input:?}, byte by byte"
+        );
     }
 }
 
@@ -94,7 +99,11 @@ fn refusals() {
     ] {
         assert_eq!(status(input), Err(400), "{name}");
         let every_byte: Vec<usize> = (0..input.len()).collect();
-        assert_eq!(decode_in_pieces(Framing::Chunked, input.as_bytes(), &every_byte), decode(input), "{name}, byte by byte");
+        assert_eq!(
+            decode_in_pieces(Framing::Chunked, input.as_bytes(), &every_byte),
+            decode(input),
+            "{name}, byte by byte"
+        );
     }
 }
 
@@ -133,11 +142,17 @@ fn size_line_on_both_sides() {
 
 #[test]
 fn framing_overhead_on_both_sides() {
-    // One-byte chunks: five bytes of framing each; the last chunk and the empty line take five, a trailer fills up.
+    // One-byte chunks: five bytes of framing each; the last chunk and the empty line take five, a
+    // trailer fills up.
     let chunks = CHUNKED_OVERHEAD_BYTES_MAX / 5 - 2;
     let filled = chunks * 5 + 5 + "a:\r\n".len();
-    let input =
-        |more: usize| format!("{}0\r\na:{}\r\n\r\n", "1\r\nx\r\n".repeat(chunks), "b".repeat(CHUNKED_OVERHEAD_BYTES_MAX - filled + more));
+    let input = |more: usize| {
+        format!(
+            "{}0\r\na:{}\r\n\r\n",
+            "1\r\nx\r\n".repeat(chunks),
+            "b".repeat(CHUNKED_OVERHEAD_BYTES_MAX - filled + more)
+        )
+    };
     assert_eq!(decode(input(0)), Ok(Some(("x".repeat(chunks).into_bytes(), Vec::new()))));
     assert_eq!(decode(input(1)), Err(TOO_MUCH_FRAMING));
 }
@@ -147,7 +162,10 @@ fn length_takes_so_many_and_no_more() {
     for cuts in [&[][..], &[0, 1, 4, 5, 6], &[3]] {
         let decode = |framing, input: &[u8]| decode_in_pieces(framing, input, cuts);
         assert_eq!(decode(Framing::Length(5), b"hello"), Ok(Some((b"hello".to_vec(), Vec::new()))));
-        assert_eq!(decode(Framing::Length(5), b"hello, next"), Ok(Some((b"hello".to_vec(), b", next".to_vec()))));
+        assert_eq!(
+            decode(Framing::Length(5), b"hello, next"),
+            Ok(Some((b"hello".to_vec(), b", next".to_vec())))
+        );
         assert_eq!(decode(Framing::Length(5), b"hell"), Ok(None));
         assert_eq!(decode(Framing::Length(0), b"next"), Ok(Some((Vec::new(), b"next".to_vec()))));
         assert_eq!(decode(Framing::None, b"next"), Ok(Some((Vec::new(), b"next".to_vec()))));
@@ -202,7 +220,8 @@ proptest! {
 
     /// Bytes out of which framing is made: deep states are reached, and left by error.
     #[test]
-    fn the_cuts_do_not_matter(input in "(([0-3];?|5 |\r\n|0\r\n|\r|\n|a:|;b|x){0,40})|((1\r\n[ -~]\r\n){0,3}0\r\n[a:\r\n ]{0,8})", cuts in proptest::collection::vec(0..100_usize, 0..8)) {
+    fn the_cuts_do_not_matter(input in "(([0-3];?|5 |\r\n|0\r\n|\r|\n|a:|;b|x){0,40})|((1\r\n[ \
+        -~]\r\n){0,3}0\r\n[a:\r\n ]{0,8})", cuts in proptest::collection::vec(0..100_usize, 0..8)) {
         let whole = decode(&input);
         prop_assert_eq!(&decode_in_pieces(Framing::Chunked, input.as_bytes(), &cuts), &whole);
         let every_byte: Vec<usize> = (0..input.len()).collect();

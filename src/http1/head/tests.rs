@@ -40,7 +40,8 @@ fn parse(buf: &[u8]) -> Result<Option<Seen>, Reject> {
 
 /// The buffer grows to each of `cuts` (made ascending) and then to its whole.
 fn parse_in_pieces(buf: &[u8], cuts: &[usize]) -> Result<Option<Seen>, Reject> {
-    let mut cuts: Vec<usize> = cuts.iter().map(|&cut| cut.min(buf.len())).chain([buf.len()]).collect();
+    let mut cuts: Vec<usize> =
+        cuts.iter().map(|&cut| cut.min(buf.len())).chain([buf.len()]).collect();
     cuts.sort_unstable();
     let mut head = RequestHead::new();
     for cut in cuts {
@@ -67,12 +68,18 @@ fn with(fields: &str) -> String {
 
 #[test]
 fn a_request_as_kms_sends_it() {
-    let text = "POST /example/kms/xks/v1/keys/foo/encrypt?a=b HTTP/1.1\r\nHost: xks.example.com\r\nContent-Type: application/json\r\n\
-                Content-Length: 12\r\nX-Amz-Date:  20260101T000000Z \r\nauthorization: AWS4-HMAC-SHA256 Credential=A\t\r\nX-Empty:\r\n\r\n{\"a\"";
+    let text = "POST /example/kms/xks/v1/keys/foo/encrypt?a=b HTTP/1.1\r\nHost: \
+        xks.example.com\r\nContent-Type: application/json\r\n\
+                Content-Length: 12\r\nX-Amz-Date:  20260101T000000Z \r\nauthorization: \
+                AWS4-HMAC-SHA256 Credential=A\t\r\nX-Empty:\r\n\r\n{\"a\"";
     let seen = accepted(text);
     assert_eq!(seen.end, text.len() - 4);
-    assert_eq!((seen.method.as_str(), seen.path.as_str(), seen.query.as_str()), ("POST", "/example/kms/xks/v1/keys/foo/encrypt", "a=b"));
-    let headers: Vec<(&str, &[u8])> = seen.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+    assert_eq!(
+        (seen.method.as_str(), seen.path.as_str(), seen.query.as_str()),
+        ("POST", "/example/kms/xks/v1/keys/foo/encrypt", "a=b")
+    );
+    let headers: Vec<(&str, &[u8])> =
+        seen.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     assert_eq!(
         headers,
         [
@@ -84,7 +91,10 @@ fn a_request_as_kms_sends_it() {
             ("X-Empty", b""),
         ]
     );
-    assert_eq!((seen.version, seen.framing, seen.keep_alive, seen.expect_continue), (Version::Http11, Framing::Length(12), true, false));
+    assert_eq!(
+        (seen.version, seen.framing, seen.keep_alive, seen.expect_continue),
+        (Version::Http11, Framing::Length(12), true, false)
+    );
 }
 
 #[test]
@@ -114,21 +124,41 @@ fn refusals() {
         ("body too large", 413, &with(&format!("Content-Length: {}\r\n", BODY_BYTES_MAX + 1))),
         ("length with chunked", 400, &with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n")),
         ("chunked with length", 400, &with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n")),
-        ("length with unknown coding", 400, &with("Content-Length: 5\r\nTransfer-Encoding: gzip\r\n")),
+        (
+            "length with unknown coding",
+            400,
+            &with("Content-Length: 5\r\nTransfer-Encoding: gzip\r\n"),
+        ),
         ("unknown coding", 501, &with("Transfer-Encoding: gzip\r\n")),
         ("unknown coding, chunked", 501, &with("Transfer-Encoding: gzip, chunked\r\n")),
-        ("unknown coding, chunked, in two fields", 501, &with("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n")),
+        (
+            "unknown coding, chunked, in two fields",
+            501,
+            &with("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
+        ),
         ("identity", 501, &with("Transfer-Encoding: identity\r\n")),
         ("nearly chunked", 501, &with("Transfer-Encoding: xchunked\r\n")),
         ("chunked not last", 400, &with("Transfer-Encoding: chunked, gzip\r\n")),
-        ("chunked not last, in two fields", 400, &with("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n")),
+        (
+            "chunked not last, in two fields",
+            400,
+            &with("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n"),
+        ),
         ("chunked twice", 400, &with("Transfer-Encoding: chunked, chunked\r\n")),
-        ("chunked in two fields", 400, &with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")),
+        (
+            "chunked in two fields",
+            400,
+            &with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        ),
         ("chunked with parameter", 400, &with("Transfer-Encoding: chunked;a=b\r\n")),
         ("chunked in quotes", 400, &with("Transfer-Encoding: \"chunked\"\r\n")),
         ("chunked behind an empty member", 400, &with("Transfer-Encoding: ,chunked\r\n")),
         ("empty coding", 400, &with("Transfer-Encoding:\r\n")),
-        ("chunked in 1.0", 400, "POST /p HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (
+            "chunked in 1.0",
+            400,
+            "POST /p HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
         ("folded line", 400, &with("A: b\r\n c\r\n")),
         ("folded line with tab", 400, &with("A: b\r\n\tc\r\n")),
         ("folded transfer coding", 400, &with("Transfer-Encoding:\r\n chunked\r\n")),
@@ -181,12 +211,20 @@ fn refusals() {
         ("version 1.2", 505, "POST /p HTTP/1.2\r\nHost: h\r\n\r\n"),
         ("version 0.9", 505, "POST /p HTTP/0.9\r\nHost: h\r\n\r\n"),
         ("HTTP/2 preface", 505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        ("target too long", 414, &format!("POST /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(TARGET_BYTES_MAX))),
+        (
+            "target too long",
+            414,
+            &format!("POST /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(TARGET_BYTES_MAX)),
+        ),
         ("request line as long as a head", 414, &format!("POST /{}", "a".repeat(HEAD_BYTES_MAX))),
         ("head too large", 431, &with(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX)))),
         ("too many fields", 431, &with(&many_fields)),
         ("unknown expectation", 417, &with("Content-Length: 5\r\nExpect: 200-ok\r\n")),
-        ("unknown expectation beside the known", 417, &with("Content-Length: 5\r\nExpect: 100-continue, x\r\n")),
+        (
+            "unknown expectation beside the known",
+            417,
+            &with("Content-Length: 5\r\nExpect: 100-continue, x\r\n"),
+        ),
         ("empty expectation", 417, &with("Expect:\r\n")),
     ];
     for (name, status, text) in cases {
@@ -194,13 +232,20 @@ fn refusals() {
         assert_eq!(refused.status, *status, "{name}: {refused}");
         assert!(refused.reason.bytes().all(|b| (0x20..0x7f).contains(&b)), "{name}: {refused}");
         let every_byte: Vec<usize> = (0..text.len()).collect();
-        assert_eq!(parse_in_pieces(text.as_bytes(), &every_byte), Err(refused), "{name}, byte by byte");
+        assert_eq!(
+            parse_in_pieces(text.as_bytes(), &every_byte),
+            Err(refused),
+            "{name}, byte by byte"
+        );
     }
 }
 
 #[test]
 fn accepted_although_unusual() {
-    assert_eq!(accepted("POST /p HTTP/1.1\r\nHost:\r\n\r\n").headers, [("Host".to_owned(), Vec::new())]);
+    assert_eq!(
+        accepted("POST /p HTTP/1.1\r\nHost:\r\n\r\n").headers,
+        [("Host".to_owned(), Vec::new())]
+    );
     assert_eq!(accepted("POST /p HTTP/1.1\r\nhOST: [::1]:443\r\n\r\n").headers.len(), 1);
     assert_eq!(accepted("\r\n\r\n\r\n\r\nPOST /p HTTP/1.1\r\nHost: h\r\n\r\n").path, "/p");
     assert_eq!(accepted("BREW /p HTTP/1.1\r\nHost: h\r\n\r\n").method, "BREW");
@@ -298,7 +343,8 @@ fn no_byte_is_looked_at_twice() {
 
 #[test]
 fn cleared_it_knows_nothing_of_the_last_and_keeps_its_memory() {
-    let first = with("Connection: close\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\nA: b\r\n");
+    let first =
+        with("Connection: close\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\nA: b\r\n");
     let second = "\r\nGET http://h HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut head = RequestHead::new();
     assert_eq!(head.parse(first.as_bytes()), Ok(Progress::Complete { end: first.len() }));
@@ -380,27 +426,33 @@ prop_compose! {
 fn fragments() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => prop_oneof![
-            Just("POST /p HTTP/1.1\r\n"), Just("GET http://h/p?q HTTP/1.0\r\n"), Just("Host: h\r\n"), Just("Content-Length: 5\r\n"),
-            Just("Transfer-Encoding: chunked\r\n"), Just("Connection: close\r\n"), Just("Expect: 100-continue\r\n"), Just("A: b\r\n"),
+            Just("POST /p HTTP/1.1\r\n"), Just("GET http://h/p?q HTTP/1.0\r\n"), Just("Host: \
+                h\r\n"), Just("Content-Length: 5\r\n"),
+            Just("Transfer-Encoding: chunked\r\n"), Just("Connection: close\r\n"), Just("Expect: \
+                100-continue\r\n"), Just("A: b\r\n"),
         ].prop_map(|s: &str| s.as_bytes().to_vec()),
         1 => prop_oneof![Just("\r\n"), Just("\r\n\r\n"), Just("\n"), Just("\r"), Just(" "), Just(":"), Just("\0"), Just("HTTP/1.1")]
             .prop_map(|s: &str| s.as_bytes().to_vec()),
         1 => proptest::collection::vec(any::<u8>(), 0..4),
     ];
-    proptest::collection::vec(piece, 0..8).prop_map(|pieces| [pieces.concat(), b"\r\n".to_vec()].concat())
+    proptest::collection::vec(piece, 0..8)
+        .prop_map(|pieces| [pieces.concat(), b"\r\n".to_vec()].concat())
 }
 
 /// What holds of every head that is accepted, whatever the bytes.
 fn check_accepted(buf: &[u8], seen: &Seen) {
     let head = &buf[..seen.end];
     assert!(seen.end <= HEAD_BYTES_MAX && head.ends_with(b"\r\n\r\n"));
-    assert!(head.iter().all(|&b| b == b'\r' || b == b'\n' || b == b'\t' || (b >= b' ' && b != 0x7f)));
+    assert!(
+        head.iter().all(|&b| b == b'\r' || b == b'\n' || b == b'\t' || (b >= b' ' && b != 0x7f))
+    );
     let lines = head.windows(2).filter(|pair| pair == b"\r\n").count();
     assert_eq!(head.iter().filter(|&&b| b == b'\n').count(), lines);
     assert_eq!(head.iter().filter(|&&b| b == b'\r').count(), lines);
     assert!(seen.path.starts_with('/') && !seen.path.contains(['#', ' ', '?']));
     assert!(seen.headers.len() <= HEADERS_MAX);
-    let count = |name: &str| seen.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
+    let count =
+        |name: &str| seen.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
     let framing = match (count("content-length"), count("transfer-encoding")) {
         (0, 0) => matches!(seen.framing, Framing::None),
         (1, 0) => matches!(seen.framing, Framing::Length(0..=BODY_BYTES_MAX)),
@@ -457,7 +509,8 @@ proptest! {
         }
     }
 
-    /// One byte of a good request changed: refused, incomplete, or still a head of which everything holds.
+    /// One byte of a good request changed: refused, incomplete, or still a head of which everything
+    /// holds.
     #[test]
     fn one_byte_changed((mut bytes, expected) in request(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let at = at.index(expected.end);

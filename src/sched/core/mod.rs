@@ -1,16 +1,24 @@
-//! The scheduler's decisions for one key manager, pure: no thread, no lock, no clock. Callers pass `now`; the payload is opaque.
+//! The scheduler's decisions for one key manager, pure: no thread, no lock, no clock. Callers pass
+//! `now`; the payload is opaque.
 //!
-//! * **Queues**: one bounded FIFO a shard. A batch comes out of one queue, so that its outcomes are one wake of one shard.
-//! * **Lanes**: each has a home shard. It serves its home queue first; every [`HOME_RUN_MAX`] takes, and whenever its home is empty, it
-//!   serves the other queues in turn. In turn and not the longest first: the longest is the one that floods, and a shard without home
-//!   lanes (more shards than lanes) would starve behind it.
-//! * **Admission**: what cannot be done by its deadline is refused at once, judged by the wait behind what is queued and by what a job is
-//!   likely to take at most: at the bound every second job would end just after its deadline, and the HSM's work on it be lost. For the
-//!   same reason a job is not begun that would be done too late while another one waits. While a lane is idle or nothing was measured everything is admitted: an estimate that only refusals could confirm never recovers.
-//! * **Outage**: a lost session is mostly back within milliseconds, so jobs wait while no lane serves for up to [`SHORT_OUTAGE`]; then they
-//!   are refused at once with the last fault, and those in the queue end at their deadlines.
+//! * **Queues**: one bounded FIFO a shard. A batch comes out of one queue, so that its outcomes are
+//!   one wake of one shard.
+//! * **Lanes**: each has a home shard. It serves its home queue first; every [`HOME_RUN_MAX`]
+//!   takes, and whenever its home is empty, it serves the other queues in turn. In turn and not the
+//!   longest first: the longest is the one that floods, and a shard without home lanes (more shards
+//!   than lanes) would starve behind it.
+//! * **Admission**: what cannot be done by its deadline is refused at once, judged by the wait
+//!   behind what is queued and by what a job is likely to take at most: at the bound every second
+//!   job would end just after its deadline, and the HSM's work on it be lost. For the same reason a
+//!   job is not begun that would be done too late while another one waits. While a lane is idle or
+//!   nothing was measured everything is admitted: an estimate that only refusals could confirm
+//!   never recovers.
+//! * **Outage**: a lost session is mostly back within milliseconds, so jobs wait while no lane
+//!   serves for up to [`SHORT_OUTAGE`]; then they are refused at once with the last fault, and
+//!   those in the queue end at their deadlines.
 //!
-//! `policy` says which lane to wake and which queue to serve, `watch` what happens to lanes that lose their sessions or hang.
+//! `policy` says which lane to wake and which queue to serve, `watch` what happens to lanes that
+//! lose their sessions or hang.
 
 mod estimate;
 mod policy;
@@ -29,15 +37,19 @@ pub use estimate::{BATCH_TIME, STALE_AFTER, ServiceTime};
 pub use policy::{HOME_RUN_MAX, WAKE_WAIT};
 pub use watch::{BACKOFF, STALL_AFTER_MIN, Tick};
 
-/// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget: one immediate attempt to reopen and one
-/// after the first backoff fit in, and a job let in at its end still has time to be served.
+/// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget:
+/// one immediate attempt to reopen and one after the first backoff fit in, and a job let in at its
+/// end still has time to be served.
 pub const SHORT_OUTAGE: Duration = Duration::from_millis(100);
-/// What a wait may be longer than by the estimate: it is judged by averages, and the slots of a queue are not exactly even.
+/// What a wait may be longer than by the estimate: it is judged by averages, and the slots of a
+/// queue are not exactly even.
 const WAIT_MARGIN: f64 = 1.125;
-/// Jobs past their deadline or cancelled handed out at once, so that the lock is not held for a whole queue of them.
+/// Jobs past their deadline or cancelled handed out at once, so that the lock is not held for a
+/// whole queue of them.
 pub const LATE_AT_ONCE_MAX: usize = 64;
 
-/// One lane: a place for a session, and which occupant of that place. Calls of an earlier occupant (an abandoned lane) have no effect.
+/// One lane: a place for a session, and which occupant of that place. Calls of an earlier occupant
+/// (an abandoned lane) have no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LaneId {
     pub(super) slot: u32,
@@ -58,7 +70,8 @@ pub enum Refused {
     QueueFull,
     /// With what is queued already it would not be done by its deadline.
     CannotMakeIt,
-    /// No session has been able to serve for a while; what the last failure said, for the operator's log.
+    /// No session has been able to serve for a while; what the last failure said, for the
+    /// operator's log.
     NoLanes(Option<Arc<str>>),
     /// The same, and calls into the key manager do not return.
     NoAnswer,
@@ -102,7 +115,8 @@ pub struct Next {
 /// What a lane did with the jobs it was handed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Jobs that were HSM work done to its end. Failed ones do not count: a lane that fails fast must not make the key manager look fast.
+    /// Jobs that were HSM work done to its end. Failed ones do not count: a lane that fails fast
+    /// must not make the key manager look fast.
     pub served: u32,
     /// Time of those together.
     pub served_time: Duration,
@@ -123,7 +137,8 @@ pub struct Settings {
     pub hang_after: Duration,
     /// A lane that opens its session for longer is abandoned.
     pub open_hang_after: Duration,
-    /// Abandoned lanes whose call has not returned, at most: at this bound a lane that hangs keeps its place.
+    /// Abandoned lanes whose call has not returned, at most: at this bound a lane that hangs keeps
+    /// its place.
     pub abandoned_max: usize,
     /// Of the jitter.
     pub seed: u64,
@@ -239,7 +254,13 @@ impl<J> Core<J> {
     /// All lanes closed and due to open; start a thread for each of [`Core::lanes`].
     pub fn new(settings: Settings, is_cancelled: IsCancelled<J>, now: Instant) -> Core<J> {
         let shards = settings.shards.max(1);
-        let lane = |slot| Lane { epoch: 0, home: slot % shards, state: State::Closed { retry_at: now }, failures: 0, home_run: 0 };
+        let lane = |slot| Lane {
+            epoch: 0,
+            home: slot % shards,
+            state: State::Closed { retry_at: now },
+            failures: 0,
+            home_run: 0,
+        };
         Core {
             queues: (0..shards).map(|_| VecDeque::new()).collect(),
             queued: 0,
@@ -298,8 +319,8 @@ impl<J> Core<J> {
         self.last_fault.as_ref()
     }
 
-    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it. What made no sense to queue any longer and stood
-    /// in its way goes to `late`.
+    /// Takes a job on, or gives it back at once. Tells the lane that must be woken for it. What
+    /// made no sense to queue any longer and stood in its way goes to `late`.
     pub fn submit(
         &mut self,
         shard: usize,
@@ -310,7 +331,8 @@ impl<J> Core<J> {
     ) -> Result<Option<LaneId>, (Refused, J)> {
         let mut refusal = self.refusal(shard, deadline, now);
         if matches!(refusal, Some(Refused::QueueFull | Refused::CannotMakeIt)) {
-            // For the sake of jobs that nobody waits for, maybe: they stay until a lane or a tick comes.
+            // For the sake of jobs that nobody waits for, maybe: they stay until a lane or a tick
+            // comes.
             self.reap(now, late);
             if !late.is_empty() {
                 refusal = self.refusal(shard, deadline, now);
@@ -331,7 +353,9 @@ impl<J> Core<J> {
     }
 
     fn refusal(&self, shard: usize, deadline: Instant, now: Instant) -> Option<Refused> {
-        let Some(queue) = self.queues.get(shard) else { return Some(Refused::NoLanes(Some(Arc::from("no such shard")))) };
+        let Some(queue) = self.queues.get(shard) else {
+            return Some(Refused::NoLanes(Some(Arc::from("no such shard"))));
+        };
         if self.stopping {
             return Some(Refused::NoLanes(Some(Arc::from("stopping"))));
         }
@@ -343,7 +367,9 @@ impl<J> Core<J> {
                 Refused::NoLanes(self.last_fault.as_ref().map(|(fault, _)| fault.clone()))
             });
         }
-        if deadline <= now || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline) {
+        if deadline <= now
+            || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline)
+        {
             return Some(Refused::CannotMakeIt);
         }
         (queue.len() >= self.settings.queue_max).then_some(Refused::QueueFull)
@@ -357,10 +383,14 @@ impl<J> Core<J> {
     /// The time by which a job submitted now would hardly not be done.
     fn likely_time(&self, shard: usize) -> Duration {
         let serving = self.counts.serving();
-        let (Some(service), true) = (self.service.mean(), self.counts.idle == 0 && serving > 0) else { return Duration::ZERO };
+        let (Some(service), true) = (self.service.mean(), self.counts.idle == 0 && serving > 0)
+        else {
+            return Duration::ZERO;
+        };
         let own = self.queues[shard].len();
         let waiting_shards = self.queues.iter().filter(|queue| !queue.is_empty()).count();
-        // Behind everybody's jobs at the worst; but queues are served in turn, and home lanes serve their own shard's first.
+        // Behind everybody's jobs at the worst; but queues are served in turn, and home lanes serve
+        // their own shard's first.
         let mut ahead = self.queued.min(own * waiting_shards) as f64 / serving as f64;
         if self.home_serving[shard] > 0 {
             ahead = ahead.min(own as f64 / self.home_serving[shard] as f64);
@@ -368,15 +398,17 @@ impl<J> Core<J> {
         service.mul_f64(ahead * WAIT_MARGIN) + self.service.likely_most()
     }
 
-    /// When a job submitted now may be expected to be done, for choosing between key managers; none while no lane serves. Unlike the bound that
-    /// admission goes by, this counts a job for the lanes at work.
+    /// When a job submitted now may be expected to be done, for choosing between key managers; none
+    /// while no lane serves. Unlike the bound that admission goes by, this counts a job for the
+    /// lanes at work.
     pub fn expected_time(&self) -> Option<Duration> {
         let serving = self.counts.serving();
         if serving == 0 {
             return None;
         }
         let service = self.service.mean().unwrap_or_default();
-        let ahead = if self.counts.idle > 0 { 0.0 } else { (self.queued + 1) as f64 / serving as f64 };
+        let ahead =
+            if self.counts.idle > 0 { 0.0 } else { (self.queued + 1) as f64 / serving as f64 };
         Some(service.mul_f64(ahead + 1.0))
     }
 
@@ -385,7 +417,8 @@ impl<J> Core<J> {
         self.outage
     }
 
-    /// Puts a job back that a lane was handed and has not begun, at the head of its queue. Gives it back when there is no room.
+    /// Puts a job back that a lane was handed and has not begun, at the head of its queue. Gives it
+    /// back when there is no room.
     pub fn requeue(&mut self, entry: Entry<J>) -> Result<(), Entry<J>> {
         match self.queues.get_mut(entry.shard) {
             Some(queue) if queue.len() < self.settings.queue_max => {
@@ -397,14 +430,22 @@ impl<J> Core<J> {
         }
     }
 
-    /// What `lane` is to do now. Jobs to serve go to `out`, those past their deadline or cancelled to
-    /// `late`.
-    pub fn step(&mut self, lane: LaneId, now: Instant, out: &mut VecDeque<Entry<J>>, late: &mut Vec<Entry<J>>) -> Next {
+    /// What `lane` is to do now. Jobs to serve go to `out`, those past their deadline or cancelled
+    /// to `late`.
+    pub fn step(
+        &mut self,
+        lane: LaneId,
+        now: Instant,
+        out: &mut VecDeque<Entry<J>>,
+        late: &mut Vec<Entry<J>>,
+    ) -> Next {
         let next = |step| Next { step, wake: None };
         let Some(slot) = self.current(lane) else { return next(Step::Exit) };
         match self.lanes[slot].state {
             State::Vacant => next(Step::Exit),
-            State::Closed { .. } | State::Queued | State::Opening { .. } if self.stopping => next(Step::Exit),
+            State::Closed { .. } | State::Queued | State::Opening { .. } if self.stopping => {
+                next(Step::Exit)
+            }
             State::Closed { retry_at } if retry_at > now => next(Step::Park(Some(retry_at - now))),
             State::Closed { .. } => next(self.ask_to_open(slot, now)),
             State::Queued => next(Step::Park(None)),
@@ -420,13 +461,18 @@ impl<J> Core<J> {
                     self.set(slot, State::Idle, now);
                     return next(Step::Park(None));
                 }
-                self.set(slot, State::Busy { since: now, jobs: out.len() as u32, stalled: false }, now);
+                self.set(
+                    slot,
+                    State::Busy { since: now, jobs: out.len() as u32, stalled: false },
+                    now,
+                );
                 Next { step: Step::Work, wake: self.wake_if_needed(self.lanes[slot].home, now) }
             }
         }
     }
 
-    /// `lane` did what it was handed; to be followed by [`Core::step`] or [`Core::lost`]. Ignored from an abandoned lane.
+    /// `lane` did what it was handed; to be followed by [`Core::step`] or [`Core::lost`]. Ignored
+    /// from an abandoned lane.
     pub fn finished(&mut self, lane: LaneId, report: Report, now: Instant) {
         let Some(slot) = self.current(lane) else { return };
         self.service.record(report.served, report.served_time, now);
@@ -436,11 +482,14 @@ impl<J> Core<J> {
         self.set(slot, State::Awake, now);
     }
 
-    /// Moves jobs that are past their deadline or cancelled from the heads of the queues to `late`, some at once.
+    /// Moves jobs that are past their deadline or cancelled from the heads of the queues to `late`,
+    /// some at once.
     pub fn reap(&mut self, now: Instant, late: &mut Vec<Entry<J>>) {
         for shard in 0..self.queues.len() {
             while late.len() < LATE_AT_ONCE_MAX
-                && self.queues[shard].front().is_some_and(|entry| entry.deadline <= now || (self.is_cancelled)(entry))
+                && self.queues[shard]
+                    .front()
+                    .is_some_and(|entry| entry.deadline <= now || (self.is_cancelled)(entry))
                 && let Some(entry) = self.queues[shard].pop_front()
             {
                 self.queued -= 1;
@@ -456,7 +505,8 @@ impl<J> Core<J> {
         *total += 1;
     }
 
-    /// From now on nothing is admitted, and lanes end when the queues are empty. All lanes must be woken.
+    /// From now on nothing is admitted, and lanes end when the queues are empty. All lanes must be
+    /// woken.
     pub fn stop(&mut self) {
         self.stopping = true;
     }

@@ -5,17 +5,26 @@ use std::time::{Duration, Instant};
 
 use super::{Core, Entry, LATE_AT_ONCE_MAX, LaneId, State};
 
-/// Another lane is woken when the jobs in the queue would wait longer than this for the lanes already awake. Waking a thread costs some 5 µs
-/// of CPU and 50 µs until it runs, and two sessions of an in-process module contend for its lock (SoftHSM: 57,000 jobs/s with one session,
-/// 41,000 with two): below it a second lane costs more than it brings. A network HSM's single call is always above it.
+/// Another lane is woken when the jobs in the queue would wait longer than this for the lanes
+/// already awake. Waking a thread costs some 5 µs of CPU and 50 µs until it runs, and two sessions
+/// of an in-process module contend for its lock (SoftHSM: 57,000 jobs/s with one session, 41,000
+/// with two): below it a second lane costs more than it brings. A network HSM's single call is
+/// always above it.
 pub const WAKE_WAIT: Duration = Duration::from_micros(100);
-/// So often in a row a lane serves its home queue while others wait; the next take is theirs. A flooded shard keeps three quarters of its
-/// home lanes, and a shard without lanes of its own is never starved.
+/// So often in a row a lane serves its home queue while others wait; the next take is theirs. A
+/// flooded shard keeps three quarters of its home lanes, and a shard without lanes of its own is
+/// never starved.
 pub const HOME_RUN_MAX: u32 = 3;
 
 impl<J> Core<J> {
     /// Hands `slot` its next batch.
-    pub(super) fn take(&mut self, slot: usize, now: Instant, out: &mut VecDeque<Entry<J>>, late: &mut Vec<Entry<J>>) {
+    pub(super) fn take(
+        &mut self,
+        slot: usize,
+        now: Instant,
+        out: &mut VecDeque<Entry<J>>,
+        late: &mut Vec<Entry<J>>,
+    ) {
         let mut room = self.batch();
         while room > 0
             && out.is_empty()
@@ -38,19 +47,24 @@ impl<J> Core<J> {
         }
     }
 
-    /// Whether to leave a job undone: nobody waits for it, it is late, or it would be when done while another job could be done instead. The last
-    /// one in the queue is always tried, so that an estimate that is too high meets the truth.
+    /// Whether to leave a job undone: nobody waits for it, it is late, or it would be when done
+    /// while another job could be done instead. The last one in the queue is always tried, so that
+    /// an estimate that is too high meets the truth.
     fn is_pointless(&self, entry: &Entry<J>, now: Instant) -> bool {
-        let done = if self.queued > 0 { now.checked_add(self.service.likely_most()) } else { Some(now) };
+        let done =
+            if self.queued > 0 { now.checked_add(self.service.likely_most()) } else { Some(now) };
         done.is_none_or(|done| entry.deadline <= done) || (self.is_cancelled)(entry)
     }
 
-    /// How much one lane takes now: what fits the batch time, but not what the other lanes that are or should be awake could do meanwhile.
+    /// How much one lane takes now: what fits the batch time, but not what the other lanes that are
+    /// or should be awake could do meanwhile.
     fn batch(&self) -> usize {
         let batch = self.service.batch();
         match self.service.mean() {
             Some(service) if batch > 1 => {
-                let wanted = (service.mul_f64(self.queued as f64).as_nanos().div_ceil(WAKE_WAIT.as_nanos())) as usize;
+                let wanted =
+                    (service.mul_f64(self.queued as f64).as_nanos().div_ceil(WAKE_WAIT.as_nanos()))
+                        as usize;
                 // The asking lane is among the awake ones.
                 let sharing = wanted.min(self.counts.idle + self.counts.awake).max(1);
                 batch.min(self.queued.div_ceil(sharing))
@@ -68,12 +82,15 @@ impl<J> Core<J> {
         }
         lane.home_run = 0;
         let (home, shards) = (lane.home, self.queues.len());
-        let found = (0..shards).map(|i| (self.steal_from + i) % shards).find(|&s| s != home && !self.queues[s].is_empty())?;
+        let found = (0..shards)
+            .map(|i| (self.steal_from + i) % shards)
+            .find(|&s| s != home && !self.queues[s].is_empty())?;
         self.steal_from = (found + 1) % shards;
         Some(found)
     }
 
-    /// Wakes one more lane if what is queued needs it: a home lane of `shard` first, else one of the shard with most idle lanes.
+    /// Wakes one more lane if what is queued needs it: a home lane of `shard` first, else one of
+    /// the shard with most idle lanes.
     pub(super) fn wake_if_needed(&mut self, shard: usize, now: Instant) -> Option<LaneId> {
         if self.queued == 0 || self.counts.idle == 0 || !self.another_is_worth_it(now) {
             return None;

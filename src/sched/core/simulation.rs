@@ -1,5 +1,6 @@
-//! The core under key managers that are slow, fast, dead, flapping, failing and hanging, with bursts on unequal shards, in virtual time.
-//! Everything follows from the seed, which a failure prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` one alone.
+//! The core under key managers that are slow, fast, dead, flapping, failing and hanging, with
+//! bursts on unequal shards, in virtual time. Everything follows from the seed, which a failure
+//! prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` one alone.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -132,7 +133,11 @@ impl Simulation {
         let cancelled: Arc<Mutex<HashSet<usize>>> = Arc::default();
         let asked = cancelled.clone();
         let mut sim = Simulation {
-            core: Core::new(settings, Box::new(move |entry| asked.lock().unwrap().contains(&entry.job)), now),
+            core: Core::new(
+                settings,
+                Box::new(move |entry| asked.lock().unwrap().contains(&entry.job)),
+                now,
+            ),
             start: now,
             now,
             events: BinaryHeap::new(),
@@ -175,11 +180,22 @@ impl Simulation {
             self.check();
         }
         for (job, fate) in self.fates.iter().enumerate() {
-            let in_hung_lane = || self.lanes.values().any(|lane| lane.current.as_ref().is_some_and(|entry| entry.job == job));
-            assert!(!matches!(fate, Fate::Waiting | Fate::Handed) || in_hung_lane(), "job {job} never ended: {fate:?}");
+            let in_hung_lane = || {
+                self.lanes
+                    .values()
+                    .any(|lane| lane.current.as_ref().is_some_and(|entry| entry.job == job))
+            };
+            assert!(
+                !matches!(fate, Fate::Waiting | Fate::Handed) || in_hung_lane(),
+                "job {job} never ended: {fate:?}"
+            );
         }
         let counts = self.core.counts();
-        assert!(counts.abandoned >= self.core.settings.abandoned_max || counts.idle == self.core.lanes.len(), "did not heal: {counts:?}");
+        assert!(
+            counts.abandoned >= self.core.settings.abandoned_max
+                || counts.idle == self.core.lanes.len(),
+            "did not heal: {counts:?}"
+        );
     }
 
     fn handle(&mut self, event: Event) {
@@ -236,9 +252,15 @@ impl Simulation {
         for _ in 0..burst {
             // Half of everything comes to shard 0.
             let shards = self.last_begun.len() as u64;
-            let shard = if self.random.percent(50) { 0 } else { self.random.below(shards) as usize };
+            let shard =
+                if self.random.percent(50) { 0 } else { self.random.below(shards) as usize };
             let job = self.fates.len();
-            let deadline = self.now + if self.random.percent(5) { Duration::from_millis(5) } else { Duration::from_millis(200) };
+            let deadline = self.now
+                + if self.random.percent(5) {
+                    Duration::from_millis(5)
+                } else {
+                    Duration::from_millis(200)
+                };
             self.requeued.push(false);
             let mut late = Vec::new();
             let submitted = self.core.submit(shard, job, deadline, self.now, &mut late);
@@ -268,7 +290,11 @@ impl Simulation {
         self.core.tick(self.now, &mut tick);
         self.all_late(tick.late, Duration::ZERO);
         for lane in tick.stalled {
-            let held = self.lanes.get_mut(&lane).map(|lane| std::mem::take(&mut lane.held)).unwrap_or_default();
+            let held = self
+                .lanes
+                .get_mut(&lane)
+                .map(|lane| std::mem::take(&mut lane.held))
+                .unwrap_or_default();
             self.give_back(held);
         }
         tick.wake.into_iter().for_each(|lane| self.wake(Some(lane)));
@@ -325,7 +351,8 @@ impl Simulation {
             Step::Work => self.handed(lane, out, &waiting),
             Step::Open => {
                 let time = self.random.micros(500, 5000);
-                let (hangs, dead) = (self.random.percent(20), matches!(self.weather, Weather::Dead));
+                let (hangs, dead) =
+                    (self.random.percent(20), matches!(self.weather, Weather::Dead));
                 match self.weather {
                     Weather::Hanging if hangs => self.hang(|_| Event::Opened(lane, true)),
                     _ => self.after(time, Event::Opened(lane, !dead)),
@@ -358,18 +385,28 @@ impl Simulation {
             let shard = first.shard;
             for (other, passed) in self.passed_over.iter_mut().enumerate() {
                 *passed = if other != shard && waiting[other] { *passed + 1 } else { 0 };
-                let bound = (HOME_RUN_MAX as usize + 1) * (waiting.len() + 2) + HOME_RUN_MAX as usize * self.core.lanes.len();
+                let bound = (HOME_RUN_MAX as usize + 1) * (waiting.len() + 2)
+                    + HOME_RUN_MAX as usize * self.core.lanes.len();
                 assert!(*passed <= bound, "shard {other} starves: {passed} takes of others");
             }
         }
         for entry in &out {
             assert!(entry.deadline > self.now, "job {} handed out past its deadline", entry.job);
-            assert!(!self.cancelled.lock().unwrap().contains(&entry.job), "job {} handed out for nobody", entry.job);
+            assert!(
+                !self.cancelled.lock().unwrap().contains(&entry.job),
+                "job {} handed out for nobody",
+                entry.job
+            );
             assert_eq!(entry.shard, out[0].shard);
             self.turn(entry.job, Fate::Waiting, Fate::Handed);
             if !self.requeued[entry.job] {
                 let last = self.last_begun[entry.shard].replace(entry.job);
-                assert!(last < Some(entry.job), "shard {}: job {} before {last:?}", entry.shard, entry.job);
+                assert!(
+                    last < Some(entry.job),
+                    "shard {}: job {} before {last:?}",
+                    entry.shard,
+                    entry.job
+                );
             }
         }
         let state = self.lanes.get_mut(&lane).unwrap();
@@ -400,7 +437,9 @@ impl Simulation {
             Weather::Dead => (JobEnd::SessionLost, failing),
             Weather::Flapping if ill < 3 => (JobEnd::SessionLost, failing),
             Weather::Failing => (JobEnd::Failed, failing),
-            Weather::Hanging if ill < 2 => return self.hang(|time| Event::JobDone(lane, JobEnd::Served, time)),
+            Weather::Hanging if ill < 2 => {
+                return self.hang(|time| Event::JobDone(lane, JobEnd::Served, time));
+            }
             Weather::Hanging | Weather::Flapping => (JobEnd::Served, self.random.micros(20, 2000)),
         };
         self.after(time, Event::JobDone(lane, end, time));
@@ -442,7 +481,10 @@ impl Simulation {
     fn all_late(&mut self, late: Vec<Entry<usize>>, takes: Duration) {
         assert!(late.len() <= LATE_AT_ONCE_MAX);
         for entry in late {
-            assert!(entry.deadline <= self.now + takes || self.cancelled.lock().unwrap().contains(&entry.job));
+            assert!(
+                entry.deadline <= self.now + takes
+                    || self.cancelled.lock().unwrap().contains(&entry.job)
+            );
             // Its queue was looked at, though nothing in it was worth serving.
             self.passed_over[entry.shard] = 0;
             self.turn(entry.job, Fate::Waiting, Fate::Late);
@@ -462,15 +504,27 @@ impl Simulation {
         assert_eq!(counts.serving(), core.home_serving.iter().sum::<usize>());
         assert_eq!(core.outage.is_some(), counts.serving() == 0);
         if core.queued > 0 && counts.idle > 0 {
-            assert!(counts.awake + counts.busy > 0, "jobs wait, a lane sleeps, and none comes: {counts:?}");
+            assert!(
+                counts.awake + counts.busy > 0,
+                "jobs wait, a lane sleeps, and none comes: {counts:?}"
+            );
             if core.service_time().is_none_or(|service| service >= WAKE_WAIT) {
-                assert!(counts.awake > 0, "slow key manager, jobs wait while a lane sleeps: {counts:?}");
+                assert!(
+                    counts.awake > 0,
+                    "slow key manager, jobs wait while a lane sleeps: {counts:?}"
+                );
             }
         }
-        // Whatever was expected of the lanes awake: with an idle lane nothing waits for longer than until the second tick.
+        // Whatever was expected of the lanes awake: with an idle lane nothing waits for longer than
+        // until the second tick.
         self.idle_since = if counts.idle > 0 { self.idle_since.or(Some(self.now)) } else { None };
         if let Some(since) = self.idle_since {
-            let oldest = core.queues.iter().filter_map(|queue| queue.front()).map(|entry| entry.submitted).min();
+            let oldest = core
+                .queues
+                .iter()
+                .filter_map(|queue| queue.front())
+                .map(|entry| entry.submitted)
+                .min();
             if let Some(oldest) = oldest {
                 let waited = self.now - oldest.max(since);
                 assert!(waited <= 2 * TICK, "a job waits for {waited:?} beside an idle lane");
@@ -494,7 +548,9 @@ fn every_job_ends_once_whatever_the_key_manager_does() {
             simulation.fates
         });
         match std::panic::catch_unwind(run) {
-            Ok(ended) => ended.into_iter().for_each(|fate| *fates.entry(format!("{fate:?}")).or_insert(0u64) += 1),
+            Ok(ended) => ended
+                .into_iter()
+                .for_each(|fate| *fates.entry(format!("{fate:?}")).or_insert(0u64) += 1),
             Err(_) => panic!("seed {seed}: run again with XKSD_SIM_SEED={seed}"),
         }
     }

@@ -36,7 +36,12 @@ impl Rig {
             abandoned_max: 2 * lanes,
             seed: 7,
         };
-        Rig { core: Core::new(settings, Box::new(|entry| entry.job == CANCELLED), now), now, out: VecDeque::new(), late: Vec::new() }
+        Rig {
+            core: Core::new(settings, Box::new(|entry| entry.job == CANCELLED), now),
+            now,
+            out: VecDeque::new(),
+            late: Vec::new(),
+        }
     }
 
     /// With all lanes idle, opened in order of their places.
@@ -71,7 +76,9 @@ impl Rig {
     }
 
     fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
-        self.core.submit(shard, job, self.now + ms(200), self.now, &mut self.late).map_err(|(refused, _)| refused)
+        self.core
+            .submit(shard, job, self.now + ms(200), self.now, &mut self.late)
+            .map_err(|(refused, _)| refused)
     }
 
     fn jobs(&self) -> Vec<u32> {
@@ -88,7 +95,8 @@ impl Rig {
 #[test]
 fn every_job_of_a_slow_or_unknown_hsm_wakes_a_lane() {
     for mut rig in [Rig::open(2, 4), Rig::measured(2, 4, ms(1))] {
-        let woken: Vec<usize> = (0..5).filter_map(|job| rig.submit(0, job).unwrap()).map(LaneId::slot).collect();
+        let woken: Vec<usize> =
+            (0..5).filter_map(|job| rig.submit(0, job).unwrap()).map(LaneId::slot).collect();
         // Home lanes first, the last to become idle first; then the others.
         assert_eq!(woken, [2, 0, 3, 1]);
     }
@@ -182,7 +190,10 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
         assert_eq!(rig.submit(0, 4), if measured { Err(Refused::CannotMakeIt) } else { Ok(None) });
     }
     let mut rig = Rig::measured(1, 1, ms(900));
-    assert!(rig.submit(0, 0).is_ok(), "an idle lane is tried: else nothing would ever be measured again");
+    assert!(
+        rig.submit(0, 0).is_ok(),
+        "an idle lane is tried: else nothing would ever be measured again"
+    );
     let now = rig.now;
     let past = rig.core.submit(0, 1, now, now, &mut rig.late);
     assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
@@ -209,7 +220,11 @@ fn late_jobs_are_told_and_never_served() {
     rig.now += ms(100);
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!(rig.jobs(), [1]);
-    assert_eq!(rig.late.iter().map(|entry| entry.job).collect::<Vec<_>>(), [0], "a deadline is reached at its instant");
+    assert_eq!(
+        rig.late.iter().map(|entry| entry.job).collect::<Vec<_>>(),
+        [0],
+        "a deadline is reached at its instant"
+    );
     rig.submit(0, 2).unwrap();
     rig.now += ms(200);
     assert_eq!(rig.tick().late.len(), 1);
@@ -271,7 +286,10 @@ fn a_short_outage_is_waited_out_and_a_long_one_refused_with_its_fault() {
     rig.now += SHORT_OUTAGE - us(1);
     assert!(rig.submit(0, 1).is_ok());
     rig.now += us(1);
-    assert_eq!(rig.submit(0, 2), Err(Refused::NoLanes(Some(Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID")))));
+    assert_eq!(
+        rig.submit(0, 2),
+        Err(Refused::NoLanes(Some(Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"))))
+    );
     assert_eq!(rig.step(lane), Step::Open);
     rig.core.opened(lane, rig.now);
     assert!(rig.submit(0, 3).is_ok());
@@ -311,7 +329,10 @@ fn few_sessions_open_at_once_and_each_gets_its_turn() {
     assert_eq!(steps, [Step::Open, Step::Open, Step::Park(None), Step::Park(None)]);
     assert_eq!(rig.core.opened(lanes[0], rig.now), Some(lanes[2]));
     assert_eq!(rig.step(lanes[2]), Step::Open);
-    assert_eq!(rig.core.open_failed(lanes[1], Arc::from("CKR_SESSION_COUNT"), rig.now), Some(lanes[3]));
+    assert_eq!(
+        rig.core.open_failed(lanes[1], Arc::from("CKR_SESSION_COUNT"), rig.now),
+        Some(lanes[3])
+    );
     assert_eq!(rig.core.counts().opening, 2);
     assert!(matches!(rig.step(lanes[1]), Step::Park(Some(_))));
 }
@@ -342,8 +363,16 @@ fn hung_lanes_are_replaced_up_to_the_bound_and_their_word_counts_no_more() {
     let (first, started) = hang(&mut rig);
     assert_eq!((started, rig.core.counts().abandoned), (rig.lanes(), 2));
     let (second, started) = hang(&mut rig);
-    assert_eq!((started, rig.core.counts().abandoned), (vec![rig.lanes()[0]], 3), "one more, not two");
-    assert_eq!((rig.lanes()[1], rig.core.counts().stalled), (second[1], 1), "the other keeps its place");
+    assert_eq!(
+        (started, rig.core.counts().abandoned),
+        (vec![rig.lanes()[0]], 3),
+        "one more, not two"
+    );
+    assert_eq!(
+        (rig.lanes()[1], rig.core.counts().stalled),
+        (second[1], 1),
+        "the other keeps its place"
+    );
     assert!(rig.tick().start.is_empty());
     rig.core.finished(first[0], Report { served: 1, served_time: ms(9000) }, rig.now);
     assert_eq!(rig.core.service_time(), None, "a hung call is no measure");
@@ -425,8 +454,9 @@ fn the_expected_time_grows_with_what_is_ahead_and_falls_with_idle_lanes() {
     assert_eq!(expected, [ms(4), ms(4), ms(6), ms(8), ms(10)]);
 }
 
-/// Lanes that take 12 to 20 ms a job, under four times as many jobs as they can do, for ten seconds: what was done in time, what too late, and
-/// what was dropped after it was let in, as shares of what the lanes can do.
+/// Lanes that take 12 to 20 ms a job, under four times as many jobs as they can do, for ten
+/// seconds: what was done in time, what too late, and what was dropped after it was let in, as
+/// shares of what the lanes can do.
 fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
     const MEAN_US: u64 = 16_000;
     let mut rig = Rig::new(shards, lanes);
@@ -438,7 +468,8 @@ fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
     let (begin, step, every) = (rig.now, us(100), us(MEAN_US / lanes as u64 / 4));
     let (mut in_time, mut too_late, mut dropped) = (0, 0, 0);
     // When each lane is done with what, and how long that took.
-    let mut work: Vec<_> = rig.lanes().into_iter().map(|lane| (lane, begin, None::<(Instant, Duration)>)).collect();
+    let mut work: Vec<_> =
+        rig.lanes().into_iter().map(|lane| (lane, begin, None::<(Instant, Duration)>)).collect();
     let mut draw = 7_u64;
     let mut job = 0;
     while rig.now < begin + ms(10_000) {
@@ -459,7 +490,9 @@ fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
             rig.step(*lane);
             dropped += rig.late.len();
             if let Some(entry) = rig.out.pop_front() {
-                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                draw = draw
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let time = us(MEAN_US * 3 / 4 + (draw >> 33) % (MEAN_US / 2));
                 (*until, *done) = (rig.now + time, Some((entry.deadline, time)));
             }

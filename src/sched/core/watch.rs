@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::{Core, Entry, LaneId, State, Step};
 
-/// Wait before a session is opened again: the first, doubled with each failure up to the second, of which a random part of up to half is
-/// taken off so that lanes do not come back in step. The first is about as long as opening a session takes: where sessions are lost now and then,
-/// some are lost again before they have served, and a lane that waits serves nobody. An HSM that is down is tried some twelve times by each lane in
-/// the first five seconds; logins and C_Initialize have intervals of their own.
+/// Wait before a session is opened again: the first, doubled with each failure up to the second, of
+/// which a random part of up to half is taken off so that lanes do not come back in step. The first
+/// is about as long as opening a session takes: where sessions are lost now and then, some are lost
+/// again before they have served, and a lane that waits serves nobody. An HSM that is down is tried
+/// some twelve times by each lane in the first five seconds; logins and C_Initialize have intervals
+/// of their own.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(5));
-/// A lane at work for longer than this, and eight times what its jobs should take, is held for stalled: it no longer counts as serving
-/// and the jobs it has not begun go back to the queue. Well below the budget of a request, well above an HSM's usual tail.
+/// A lane at work for longer than this, and eight times what its jobs should take, is held for
+/// stalled: it no longer counts as serving and the jobs it has not begun go back to the queue. Well
+/// below the budget of a request, well above an HSM's usual tail.
 pub const STALL_AFTER_MIN: Duration = Duration::from_millis(20);
 const STALL_TIMES: u32 = 8;
 
@@ -35,7 +38,8 @@ impl<J> Default for Tick<J> {
 }
 
 impl<J> Core<J> {
-    /// A lane without session may open one when few do so already: hundreds of logins at once are what a restarted HSM falls over from.
+    /// A lane without session may open one when few do so already: hundreds of logins at once are
+    /// what a restarted HSM falls over from.
     pub(super) fn ask_to_open(&mut self, slot: usize, now: Instant) -> Step {
         if self.counts.opening < self.settings.openings_max {
             self.set(slot, State::Opening { since: now }, now);
@@ -63,7 +67,8 @@ impl<J> Core<J> {
     /// `lane` has its session. Tells whom to wake.
     pub fn opened(&mut self, lane: LaneId, now: Instant) -> Option<LaneId> {
         let slot = self.current(lane)?;
-        self.totals.reopened += u64::from(self.lanes[slot].failures > 0 || self.lanes[slot].epoch > 0);
+        self.totals.reopened +=
+            u64::from(self.lanes[slot].failures > 0 || self.lanes[slot].epoch > 0);
         self.set(slot, State::Awake, now);
         self.next_turn(now)
     }
@@ -77,8 +82,9 @@ impl<J> Core<J> {
         self.next_turn(now)
     }
 
-    /// `lane` lost its session: opened again at once if it had served, else after a while. To be followed by [`Core::wake_all_needed`], when
-    /// what the lane held is requeued: others may have been left asleep because this lane was expected back.
+    /// `lane` lost its session: opened again at once if it had served, else after a while. To be
+    /// followed by [`Core::wake_all_needed`], when what the lane held is requeued: others may have
+    /// been left asleep because this lane was expected back.
     pub fn lost(&mut self, lane: LaneId, fault: Arc<str>, now: Instant) {
         self.last_fault = Some((fault, now));
         let Some(slot) = self.current(lane) else { return };
@@ -103,27 +109,38 @@ impl<J> Core<J> {
         full - full.mul_f64((self.random >> 11) as f64 / (1u64 << 53) as f64 / 2.0)
     }
 
-    /// To be called every 50 ms or so: finds stalled lanes, gives up hung ones and replaces them, drops late jobs, and makes sure that
-    /// nothing waits for a lane that does not come.
+    /// To be called every 50 ms or so: finds stalled lanes, gives up hung ones and replaces them,
+    /// drops late jobs, and makes sure that nothing waits for a lane that does not come.
     pub fn tick(&mut self, now: Instant, tick: &mut Tick<J>) {
         for slot in 0..self.lanes.len() {
             // At the bound a lane keeps its place, and serves again if its call returns.
             let may_abandon = self.counts.abandoned < self.settings.abandoned_max;
             match self.lanes[slot].state {
-                State::Busy { since, .. } if may_abandon && now.saturating_duration_since(since) > self.settings.hang_after => {
+                State::Busy { since, .. }
+                    if may_abandon
+                        && now.saturating_duration_since(since) > self.settings.hang_after =>
+                {
                     tick.stalled.push(self.id(slot));
                     self.abandon(slot, now, tick);
                 }
-                State::Busy { since, jobs, stalled: false } if now.saturating_duration_since(since) > self.stall_after(jobs) => {
+                State::Busy { since, jobs, stalled: false }
+                    if now.saturating_duration_since(since) > self.stall_after(jobs) =>
+                {
                     tick.stalled.push(self.id(slot));
                     self.set(slot, State::Busy { since, jobs, stalled: true }, now);
                 }
-                State::Opening { since } if may_abandon && now.saturating_duration_since(since) > self.settings.open_hang_after => {
+                State::Opening { since }
+                    if may_abandon
+                        && now.saturating_duration_since(since) > self.settings.open_hang_after =>
+                {
                     self.last_fault = Some((Arc::from("opening a session hangs"), now));
                     self.abandon(slot, now, tick);
                 }
                 // Long due to ask for its session: it is still in the call that closes the old one.
-                State::Closed { retry_at } if may_abandon && now.saturating_duration_since(retry_at) > self.settings.hang_after => {
+                State::Closed { retry_at }
+                    if may_abandon
+                        && now.saturating_duration_since(retry_at) > self.settings.hang_after =>
+                {
                     self.last_fault = Some((Arc::from("closing a session hangs"), now));
                     self.abandon(slot, now, tick);
                 }
@@ -172,7 +189,8 @@ impl<J> Core<J> {
         }
     }
 
-    /// The thread of `lane` has ended, or could not be started. An abandoned one's place among the abandoned is free again. Tells whom to wake.
+    /// The thread of `lane` has ended, or could not be started. An abandoned one's place among the
+    /// abandoned is free again. Tells whom to wake.
     pub fn exited(&mut self, lane: LaneId, now: Instant) -> Option<LaneId> {
         match self.current(lane) {
             Some(slot) => {

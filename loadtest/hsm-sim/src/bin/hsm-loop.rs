@@ -1,5 +1,6 @@
-//! What a PKCS#11 module can do at most: N sessions, one thread each, AES-GCM encrypt, decrypt and compare in a loop, with raw calls.
-//! The yardstick for programs that put something around these calls.
+//! What a PKCS#11 module can do at most: N sessions, one thread each, AES-GCM encrypt, decrypt and
+//! compare in a loop, with raw calls. The yardstick for programs that put something around these
+//! calls.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -16,8 +17,9 @@ use hsm_sim::codes;
 use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
 use hsm_sim::real::{self, Functions};
 
-/// Encrypts, decrypts and compares 32 bytes with AES-GCM in a loop and prints operations per second as JSON. One operation is
-/// C_EncryptInit, C_Encrypt, C_DecryptInit and C_Decrypt, and 1/256 of a C_GenerateRandom where the caller makes the IVs.
+/// Encrypts, decrypts and compares 32 bytes with AES-GCM in a loop and prints operations per second
+/// as JSON. One operation is C_EncryptInit, C_Encrypt, C_DecryptInit and C_Decrypt, and 1/256 of a
+/// C_GenerateRandom where the caller makes the IVs.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -107,17 +109,27 @@ fn run(options: &Options) -> Result<bool, String> {
     let functions = real::load(&options.module)?;
     let mut arguments = CK_C_INITIALIZE_ARGS { flags: CKF_OS_LOCKING_OK, ..Default::default() };
     // SAFETY: the arguments of the standard.
-    let code = unsafe { real::initialize(functions, (&raw mut arguments).cast(), options.library_parameters.as_deref()) };
+    let code = unsafe {
+        real::initialize(
+            functions,
+            (&raw mut arguments).cast(),
+            options.library_parameters.as_deref(),
+        )
+    };
     if code != CKR_OK {
         return Err(format!("C_Initialize: {}", codes::name(code)));
     }
     let slot = slot_of(functions, &options.token)?;
-    let sessions = (0..options.sessions).map(|_| open(functions, slot)).collect::<Result<Vec<_>, _>>()?;
+    let sessions =
+        (0..options.sessions).map(|_| open(functions, slot)).collect::<Result<Vec<_>, _>>()?;
     if let Some(pin) = &options.pin {
         let mut pin = pin.clone().into_bytes();
         call!(functions, C_Login, sessions[0], CKU_USER, pin.as_mut_ptr(), pin.len() as CK_ULONG)?;
     }
-    let keys = sessions.iter().map(|session| key_for(functions, *session, options.key.as_deref())).collect::<Result<Vec<_>, _>>()?;
+    let keys = sessions
+        .iter()
+        .map(|session| key_for(functions, *session, options.key.as_deref()))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let start = Instant::now();
     let end = start + Duration::from_secs(options.seconds);
@@ -142,7 +154,8 @@ fn run(options: &Options) -> Result<bool, String> {
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                *errors.entry("hung".to_owned()).or_insert(0) += u64::from(options.sessions) - reported;
+                *errors.entry("hung".to_owned()).or_insert(0) +=
+                    u64::from(options.sessions) - reported;
                 break;
             }
         }
@@ -158,9 +171,17 @@ fn run(options: &Options) -> Result<bool, String> {
 }
 
 #[allow(clippy::print_stdout)]
-fn report(options: &Options, elapsed: Duration, mut operation_us: Vec<u32>, errors: &BTreeMap<String, u64>) {
+fn report(
+    options: &Options,
+    elapsed: Duration,
+    mut operation_us: Vec<u32>,
+    errors: &BTreeMap<String, u64>,
+) {
     operation_us.sort_unstable();
-    let percentile = |percent: usize| operation_us.get((operation_us.len() * percent / 100).min(operation_us.len().saturating_sub(1)));
+    let percentile = |percent: usize| {
+        operation_us
+            .get((operation_us.len() * percent / 100).min(operation_us.len().saturating_sub(1)))
+    };
     let report = serde_json::json!({
         "sessions": options.sessions,
         "seconds": rounded(elapsed.as_secs_f64()),
@@ -207,26 +228,64 @@ fn attribute<T: ?Sized>(kind: CK_ATTRIBUTE_TYPE, value: &mut T) -> CK_ATTRIBUTE 
     CK_ATTRIBUTE { type_: kind, pValue: ptr::from_mut(value).cast::<c_void>(), ulValueLen: length }
 }
 
-fn key_for(functions: &Functions, session: CK_SESSION_HANDLE, label: Option<&str>) -> Result<CK_OBJECT_HANDLE, String> {
-    let (mut class, mut kind, mut length, mut yes) = (CKO_SECRET_KEY, CKK_AES, 32 as CK_ULONG, CK_TRUE);
+fn key_for(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    label: Option<&str>,
+) -> Result<CK_OBJECT_HANDLE, String> {
+    let (mut class, mut kind, mut length, mut yes) =
+        (CKO_SECRET_KEY, CKK_AES, 32 as CK_ULONG, CK_TRUE);
     let mut key = 0;
     let Some(label) = label else {
-        let mut mechanism = CK_MECHANISM { mechanism: CKM_AES_KEY_GEN, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: CKM_AES_KEY_GEN,
+            pParameter: ptr::null_mut(),
+            ulParameterLen: 0,
+        };
         let mut yes_too = CK_TRUE;
-        let mut template = [attribute(CKA_VALUE_LEN, &mut length), attribute(CKA_ENCRYPT, &mut yes), attribute(CKA_DECRYPT, &mut yes_too)];
-        call!(functions, C_GenerateKey, session, &mut mechanism, template.as_mut_ptr(), template.len() as CK_ULONG, &mut key)?;
+        let mut template = [
+            attribute(CKA_VALUE_LEN, &mut length),
+            attribute(CKA_ENCRYPT, &mut yes),
+            attribute(CKA_DECRYPT, &mut yes_too),
+        ];
+        call!(
+            functions,
+            C_GenerateKey,
+            session,
+            &mut mechanism,
+            template.as_mut_ptr(),
+            template.len() as CK_ULONG,
+            &mut key
+        )?;
         return Ok(key);
     };
     let mut label = label.as_bytes().to_vec();
-    let mut template = [attribute(CKA_CLASS, &mut class), attribute(CKA_KEY_TYPE, &mut kind), attribute(CKA_LABEL, label.as_mut_slice())];
+    let mut template = [
+        attribute(CKA_CLASS, &mut class),
+        attribute(CKA_KEY_TYPE, &mut kind),
+        attribute(CKA_LABEL, label.as_mut_slice()),
+    ];
     let mut found = 0;
-    call!(functions, C_FindObjectsInit, session, template.as_mut_ptr(), template.len() as CK_ULONG)?;
+    call!(
+        functions,
+        C_FindObjectsInit,
+        session,
+        template.as_mut_ptr(),
+        template.len() as CK_ULONG
+    )?;
     call!(functions, C_FindObjects, session, &mut key, 1, &mut found)?;
     call!(functions, C_FindObjectsFinal, session)?;
     if found == 0 { Err("no AES key with that label".to_owned()) } else { Ok(key) }
 }
 
-fn work(functions: &Functions, session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE, iv: Iv, end: Instant, done: &Sender<Tally>) {
+fn work(
+    functions: &Functions,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    iv: Iv,
+    end: Instant,
+    done: &Sender<Tally>,
+) {
     let mut tally = Tally::default();
     let mut ivs = vec![0; IV_BYTES * IVS_A_CALL];
     let mut operations = 0;
@@ -269,12 +328,21 @@ fn operation(
     let mut parameters = gcm_parameters(&mut iv, aad, TAG_BYTES);
     let mut mechanism = aes_gcm(&mut parameters);
     call!(functions, C_EncryptInit, session, &mut mechanism, key)?;
-    call!(functions, C_Encrypt, session, data.as_mut_ptr(), DATA_BYTES as CK_ULONG, out.as_mut_ptr(), &mut out_len)?;
+    call!(
+        functions,
+        C_Encrypt,
+        session,
+        data.as_mut_ptr(),
+        DATA_BYTES as CK_ULONG,
+        out.as_mut_ptr(),
+        &mut out_len
+    )?;
     let (encrypted, appended) = out.split_at_mut(DATA_BYTES + TAG_BYTES);
     if mode == Iv::Append {
         iv = appended.to_vec();
     }
-    // A module that leaves the caller's zeros alone encrypts everything under one IV, and would pass for the yardstick of one that makes them.
+    // A module that leaves the caller's zeros alone encrypts everything under one IV, and would
+    // pass for the yardstick of one that makes them.
     if iv.iter().all(|byte| *byte == 0) {
         return Err(format!("--iv {mode}: the IV is all zeros after C_Encrypt"));
     }
@@ -285,6 +353,18 @@ fn operation(
     let mut plain_len = plain.len() as CK_ULONG;
     call!(functions, C_DecryptInit, session, &mut mechanism, key)?;
     let encrypted_len = encrypted.len() as CK_ULONG;
-    call!(functions, C_Decrypt, session, encrypted.as_mut_ptr(), encrypted_len, plain.as_mut_ptr(), &mut plain_len)?;
-    if plain.get(..plain_len as usize) == Some(&data[..]) { Ok(()) } else { Err("the plaintext is another".to_owned()) }
+    call!(
+        functions,
+        C_Decrypt,
+        session,
+        encrypted.as_mut_ptr(),
+        encrypted_len,
+        plain.as_mut_ptr(),
+        &mut plain_len
+    )?;
+    if plain.get(..plain_len as usize) == Some(&data[..]) {
+        Ok(())
+    } else {
+        Err("the plaintext is another".to_owned())
+    }
 }

@@ -1,5 +1,5 @@
-//! Runs each test in a process of its own, with a SoftHSM token and a configuration of its own: both are named by environment variables,
-//! which belong to the process.
+//! Runs each test in a process of its own, with a SoftHSM token and a configuration of its own:
+//! both are named by environment variables, which belong to the process.
 
 #![allow(dead_code)] // Each test file uses its part.
 
@@ -30,7 +30,8 @@ pub const AAD: &[u8] = b"project=nile";
 pub const DATA: &[u8] = b"the quick brown fox jumps over..";
 pub const TAG_BYTES: usize = 16;
 
-/// Runs `body` in a child process under `config`, to which module, control and stats are added. `test` is the test's full name.
+/// Runs `body` in a child process under `config`, to which module, control and stats are added.
+/// `test` is the test's full name.
 pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
     if let Some(directory) = std::env::var_os(CHILD) {
         return body(Path::new(&directory));
@@ -38,9 +39,14 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     std::fs::create_dir(path("tokens")).unwrap();
-    let softhsm_config = format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
+    let softhsm_config =
+        format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
     std::fs::write(path("softhsm2.conf"), softhsm_config).unwrap();
-    std::fs::write(path("hsm-sim.toml"), Remote::new(directory.path(), "").configuration(&softhsm(), config)).unwrap();
+    std::fs::write(
+        path("hsm-sim.toml"),
+        Remote::new(directory.path(), "").configuration(&softhsm(), config),
+    )
+    .unwrap();
     let token = Command::new("softhsm2-util")
         .args(["--init-token", "--free", "--label", "test", "--so-pin", "0000", "--pin", PIN])
         .env("SOFTHSM2_CONF", path("softhsm2.conf"))
@@ -54,8 +60,13 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
         .env("HSM_SIM_CONFIG", path("hsm-sim.toml"))
         .output()
         .unwrap();
-    let (out, error) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success() && out.contains("1 passed"), "{test}: {:?}\n{out}\n{error}", child.status);
+    let (out, error) =
+        (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(
+        child.status.success() && out.contains("1 passed"),
+        "{test}: {:?}\n{out}\n{error}",
+        child.status
+    );
 }
 
 /// The module, initialised.
@@ -120,7 +131,14 @@ impl Hsm {
 
     pub fn login(&self, session: &Session) -> String {
         let mut pin = PIN.as_bytes().to_vec();
-        raw!(self.functions, C_Login, session.handle(), CKU_USER, pin.as_mut_ptr(), pin.len() as CK_ULONG)
+        raw!(
+            self.functions,
+            C_Login,
+            session.handle(),
+            CKU_USER,
+            pin.as_mut_ptr(),
+            pin.len() as CK_ULONG
+        )
     }
 
     pub fn encrypt_init(&self, session: &Session, key: ObjectHandle, iv: &mut [u8]) -> String {
@@ -145,11 +163,24 @@ impl Hsm {
         self.transform(self.functions.C_Decrypt, session, &mut encrypted.to_vec(), encrypted.len())
     }
 
-    fn transform(&self, function: CK_C_Encrypt, session: &Session, data: &mut [u8], room: usize) -> (String, Vec<u8>) {
+    fn transform(
+        &self,
+        function: CK_C_Encrypt,
+        session: &Session,
+        data: &mut [u8],
+        room: usize,
+    ) -> (String, Vec<u8>) {
         let (mut out, mut out_len) = (vec![0; room], room as CK_ULONG);
         // SAFETY: live buffers of these lengths.
-        let code =
-            unsafe { function.unwrap()(session.handle(), data.as_mut_ptr(), data.len() as CK_ULONG, out.as_mut_ptr(), &mut out_len) };
+        let code = unsafe {
+            function.unwrap()(
+                session.handle(),
+                data.as_mut_ptr(),
+                data.len() as CK_ULONG,
+                out.as_mut_ptr(),
+                &mut out_len,
+            )
+        };
         out.resize(out_len as usize, 0);
         (codes::name(code), out)
     }
@@ -163,7 +194,13 @@ impl Hsm {
     }
 
     /// C_DecryptInit, which must go well, and C_Decrypt.
-    pub fn decrypted(&self, session: &Session, key: ObjectHandle, iv: &mut [u8], encrypted: &[u8]) -> (String, Vec<u8>) {
+    pub fn decrypted(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &mut [u8],
+        encrypted: &[u8],
+    ) -> (String, Vec<u8>) {
         assert_eq!(self.decrypt_init(session, key, iv), "CKR_OK");
         self.decrypt(session, encrypted)
     }

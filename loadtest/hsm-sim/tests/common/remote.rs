@@ -1,4 +1,5 @@
-//! hsm-sim as its user sees it: the module, and the files by which it is configured, steered and counted. The tests of xksd include this too.
+//! hsm-sim as its user sees it: the module, and the files by which it is configured, steered and
+//! counted. The tests of xksd include this too.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,7 +24,11 @@ pub fn softhsm() -> PathBuf {
         "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
         "/usr/lib64/pkcs11/libsofthsm2.so",
     ];
-    candidates.iter().map(PathBuf::from).find(|path| path.exists()).expect("SoftHSM is missing: run scripts/test")
+    candidates
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .expect("SoftHSM is missing: run scripts/test")
 }
 
 /// One HSM's files.
@@ -44,7 +49,10 @@ impl Remote {
 
     /// The text of a configuration in `directory`: in front of `real`, with `more`.
     pub fn configuration(&self, real: &Path, more: &str) -> String {
-        format!("module = {real:?}\ncontrol = \"{0}control.toml\"\nstats = \"{0}stats.json\"\n{more}\n", self.prefix)
+        format!(
+            "module = {real:?}\ncontrol = \"{0}control.toml\"\nstats = \"{0}stats.json\"\n{more}\n",
+            self.prefix
+        )
     }
 
     /// The counters; null before the module was initialised.

@@ -2,43 +2,58 @@
 
 use super::*;
 
-/// (replaced in SMALL, by what, path of the problem, words of its message): exactly one problem each.
+/// (replaced in SMALL, by what, path of the problem, words of its message): exactly one problem
+/// each.
 #[rustfmt::skip]
 const REFUSED: &[(&str, &str, &str, &str)] = &[
-    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, key_manager, keystore"),
-    ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, shards"),
+    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, \
+        key_manager, keystore"),
+    ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, \
+        shards"),
     ("[server]", "[server]\n\"a b\" = 443", "server.\"a b\"", "unknown key"),
-    ("\"0.0.0.0:443\"", "\"localhost:443\"", "server.listen", "\"localhost:443\" is not accepted: an IP address"),
+    ("\"0.0.0.0:443\"", "\"localhost:443\"", "server.listen", "\"localhost:443\" is not accepted: \
+        an IP address"),
     ("\"0.0.0.0:443\"", "\"224.0.0.1:443\"", "server.listen", "nor multicast or broadcast"),
     ("\"0.0.0.0:443\"", "\"[ff02::1]:443\"", "server.listen", "nor multicast or broadcast"),
     ("\"0.0.0.0:443\"", "\"255.255.255.255:443\"", "server.listen", "nor multicast or broadcast"),
-    ("[tls]", "[admin]\nlisten = \"239.255.255.255:9180\"\n[tls]", "admin.listen", "nor multicast or broadcast"),
+    ("[tls]", "[admin]\nlisten = \"239.255.255.255:9180\"\n[tls]", "admin.listen", "nor multicast \
+        or broadcast"),
     ("\"0.0.0.0:443\"", "443", "server.listen", "a string is expected here, not an integer"),
     ("listen = \"0.0.0.0:443\"", "", "server.listen", "missing: address and port"),
     ("[server]", "[server]\nshards = 1025", "server.shards", "1025 is out of bounds: 0 to 1024"),
     ("[server]", "[server]\nshards = -1", "server.shards", "-1 is out of bounds"),
     ("[server]", "[server]\nshards = 99999999999999999999", "server.shards", "out of bounds"),
     ("[server]", "[server]\nshards = 0x401", "server.shards", "0x401 is out of bounds"),
-    ("[server]", "[server]\nshards = 1.0", "server.shards", "an integer is expected here, not a float"),
-    ("[server]", "[server]\nrequest_budget_ms = 9", "server.request_budget_ms", "10 to 240 milliseconds"),
-    ("[server]", "[server]\nrequest_budget_ms = 241", "server.request_budget_ms", "10 to 240 milliseconds"),
-    ("[server]", "[server]\nshutdown_delay_ms = 300001", "server.shutdown_delay_ms", "0 to 300000 milliseconds"),
-    ("[server]", "[server]\nshutdown_delay_ms = -1", "server.shutdown_delay_ms", "0 to 300000 milliseconds"),
+    ("[server]", "[server]\nshards = 1.0", "server.shards", "an integer is expected here, not a \
+        float"),
+    ("[server]", "[server]\nrequest_budget_ms = 9", "server.request_budget_ms", "10 to 240 \
+        milliseconds"),
+    ("[server]", "[server]\nrequest_budget_ms = 241", "server.request_budget_ms", "10 to 240 \
+        milliseconds"),
+    ("[server]", "[server]\nshutdown_delay_ms = 300001", "server.shutdown_delay_ms", "0 to 300000 \
+        milliseconds"),
+    ("[server]", "[server]\nshutdown_delay_ms = -1", "server.shutdown_delay_ms", "0 to 300000 \
+        milliseconds"),
     ("[server]", "[server]\nshutdown_ms = 99", "server.shutdown_ms", "100 to 300000 milliseconds"),
     ("[server]", "[server]\nshutdown_ms = 300001", "server.shutdown_ms", "100 to 300000 milliseconds"),
     ("[server]", "[server]\nlog = \"xml\"", "server.log", "\"auto\", \"json\" or \"text\""),
     ("[\"us-east-1\"]", "[]", "server.regions", "at least one"),
-    ("[\"us-east-1\"]", "\"us-east-1\"", "server.regions", "an array is expected here, not a string"),
+    ("[\"us-east-1\"]", "\"us-east-1\"", "server.regions", "an array is expected here, not a \
+        string"),
     ("[\"us-east-1\"]", "[\"us-east-1\", \"us-east-1\"]", "server.regions[1]", "stands here twice"),
     ("[\"us-east-1\"]", "[\"useast1\"]", "server.regions[0]", "an AWS region is meant"),
     ("[\"us-east-1\"]", "[\"US-EAST-1\"]", "server.regions[0]", "an AWS region is meant"),
     ("[\"us-east-1\"]", "[\"us-east-100\"]", "server.regions[0]", "an AWS region is meant"),
-    ("[tls]", "[admin]\nlisten = \"127.0.0.1:443\"\n[tls]", "admin", "listens on the port of server.listen"),
+    ("[tls]", "[admin]\nlisten = \"127.0.0.1:443\"\n[tls]", "admin", "listens on the port of \
+        server.listen"),
     ("[tls]", "[admin]\n[tls]", "admin.listen", "missing"),
     ("[tls]", "[tls.client]\nsubject_common_names = [\"a\"]\n[tls]", "tls.client.trust_anchors", "missing"),
     ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\n[tls]", "tls.client.subject_common_names", "missing"),
-    ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"*.amazonaws.com\"]\n[tls]", "tls.client.subject_common_names[0]", "no wildcards"),
-    ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"a\"]\nrequire_client_auth_eku = 1\n[tls]", "tls.client.require_client_auth_eku", "true or false is expected here, not an integer"),
+    ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = \
+        [\"*.amazonaws.com\"]\n[tls]", "tls.client.subject_common_names[0]", "no wildcards"),
+    ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = \
+        [\"a\"]\nrequire_client_auth_eku = 1\n[tls]", "tls.client.require_client_auth_eku", "true \
+        or false is expected here, not an integer"),
     ("\"chain.pem\"", "\"\"", "tls.certificate_chain", "a path is not empty"),
     ("\"chain.pem\"", "\"a\\u0000b\"", "tls.certificate_chain", "no NUL"),
     ("kind = \"pkcs11\"", "kind = \"kmip\"", "key_manager[0].kind", "\"pkcs11\" or \"local\""),
@@ -46,13 +61,17 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("kind = \"pkcs11\"", "kind = \"pkcs11\"\nkey_file = \"k\"", "key_manager[0].key_file", "unknown key; accepted here: name, kind, module"),
     ("module = \"/usr/lib/p11.so\"", "", "key_manager[0].module", "missing"),
     ("token = \"xks\"", "", "key_manager[0]", "none of token, serial and slot"),
-    ("token = \"xks\"", "token = \"xks\"\nslot = 0", "key_manager[0]", "several of token, serial and slot"),
+    ("token = \"xks\"", "token = \"xks\"\nslot = 0", "key_manager[0]", "several of token, serial \
+        and slot"),
     ("token = \"xks\"", "slot = -1", "key_manager[0].slot", "out of bounds"),
     ("token = \"xks\"", "serial = \"12345678901234567\"", "key_manager[0].serial", "1 to 16 bytes"),
     ("token = \"xks\"", "token = \"\"", "key_manager[0].token", "1 to 32 bytes"),
-    ("token = \"xks\"", "token = \"xks\"\nsessions = 0", "key_manager[0].sessions", "1 to 1024 sessions"),
-    ("token = \"xks\"", "token = \"xks\"\nsessions = 1025", "key_manager[0].sessions", "1 to 1024 sessions"),
-    ("token = \"xks\"", "token = \"xks\"\nprofile = \"acme\"", "key_manager[0].profile", "generic, softhsm, nss, kryoptic"),
+    ("token = \"xks\"", "token = \"xks\"\nsessions = 0", "key_manager[0].sessions", "1 to 1024 \
+        sessions"),
+    ("token = \"xks\"", "token = \"xks\"\nsessions = 1025", "key_manager[0].sessions", "1 to 1024 \
+        sessions"),
+    ("token = \"xks\"", "token = \"xks\"\nprofile = \"acme\"", "key_manager[0].profile", "generic, \
+        softhsm, nss, kryoptic"),
     ("token = \"xks\"", "token = \"xks\"\ninitialize_parameters = \"\"", "key_manager[0].initialize_parameters", "not empty"),
     ("pin = { file = \"secrets/pin\" }", "", "key_manager[0].pin", "missing"),
     ("{ file = \"secrets/pin\" }", "\"1234\"", "key_manager[0].pin", "a secret is one of"),
@@ -63,18 +82,25 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("{ file = \"secrets/pin\" }", "{ file = \"secrets/empty\" }", "key_manager[0].pin", "secrets/empty is empty"),
     ("{ file = \"secrets/pin\" }", "{ file = \"secrets/newline\" }", "key_manager[0].pin", "secrets/newline is empty"),
     ("{ file = \"secrets/pin\" }", "{ file = \"secrets/binary\" }", "key_manager[0].pin.file", "not UTF-8"),
-    ("{ file = \"secrets/pin\" }", "{ file = \"secrets/two-lines\" }", "key_manager[0].pin", "no line end"),
-    ("{ file = \"secrets/pin\" }", "{ env = \"NONE\" }", "key_manager[0].pin.env", "\"NONE\" is not set"),
-    ("{ file = \"secrets/pin\" }", "{ env = \"EMPTY\" }", "key_manager[0].pin", "\"EMPTY\" is empty"),
+    ("{ file = \"secrets/pin\" }", "{ file = \"secrets/two-lines\" }", "key_manager[0].pin", "no \
+        line end"),
+    ("{ file = \"secrets/pin\" }", "{ env = \"NONE\" }", "key_manager[0].pin.env", "\"NONE\" is \
+        not set"),
+    ("{ file = \"secrets/pin\" }", "{ env = \"EMPTY\" }", "key_manager[0].pin", "\"EMPTY\" is \
+        empty"),
     ("{ file = \"secrets/pin\" }", "{ env = \"BINARY\" }", "key_manager[0].pin.env", "not UTF-8"),
-    ("{ file = \"secrets/pin\" }", "{ env = \"A=B\" }", "key_manager[0].pin.env", "not the name of an environment variable"),
+    ("{ file = \"secrets/pin\" }", "{ env = \"A=B\" }", "key_manager[0].pin.env", "not the name of \
+        an environment variable"),
     ("{ file = \"secrets/pin\" }", "{ value = \"\" }", "key_manager[0].pin", "the value is empty"),
     ("path_prefix = \"/a\"", "", "keystore[0].path_prefix", "missing"),
     ("path_prefix = \"/a\"", "path_prefix = \"a\"", "keystore[0].path_prefix", "begins with /"),
-    ("path_prefix = \"/a\"", "path_prefix = \"/\"", "keystore[0].path_prefix", "does not end with /"),
-    ("path_prefix = \"/a\"", "path_prefix = \"/a/\"", "keystore[0].path_prefix", "does not end with /"),
+    ("path_prefix = \"/a\"", "path_prefix = \"/\"", "keystore[0].path_prefix", "does not end with \
+        /"),
+    ("path_prefix = \"/a\"", "path_prefix = \"/a/\"", "keystore[0].path_prefix", "does not end \
+        with /"),
     ("path_prefix = \"/a\"", "path_prefix = \"/a//b\"", "keystore[0].path_prefix", "no empty part"),
-    ("path_prefix = \"/a\"", "path_prefix = \"/a.b\"", "keystore[0].path_prefix", "A-Z a-z 0-9 / _ -"),
+    ("path_prefix = \"/a\"", "path_prefix = \"/a.b\"", "keystore[0].path_prefix", "A-Z a-z 0-9 / _ \
+        -"),
     ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-b\"]", "keystore[0].key_manager[0]", "there is no key manager \"hsm-b\"; there is: \"hsm-a\""),
     ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\", \"hsm-a\"]", "keystore[0].key_manager[1]", "twice"),
     ("key_manager = [\"hsm-a\"]", "key_manager = []", "keystore[0].key_manager", "at least one"),
@@ -150,7 +176,12 @@ fn lengths_on_both_sides() {
         ("id = \"foo\"", "id = \"foo\"\nlabel = \"{}\"", "é", 127),
         ("{ file = \"secrets/key\" }", "{ value = \"{}\" }", "=", 64),
         ("token = \"xks\"", "token = \"{}\"", "x", 32),
-        ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"{}\"]\n[tls]", "é", 64),
+        (
+            "[tls]",
+            "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"{}\"]\n[tls]",
+            "é",
+            64,
+        ),
         ("[\"us-east-1\"]", "[\"us-{}-1\"]", "a", 27),
     ];
     for (from, to, filling, max) in cases {
@@ -158,8 +189,10 @@ fn lengths_on_both_sides() {
         assert!(problems(&of(*max)).is_empty(), "{to:?}: {:#?}", problems(&of(*max)));
         assert_eq!(problems(&of(max + 1)).len(), 1, "{to:?}");
     }
-    for (from, to, filling, min) in [("ABCDEFGHIJKLMNOPQR27", "{}", "2", 20), ("{ file = \"secrets/key\" }", "{ value = \"{}\" }", "/", 43)]
-    {
+    for (from, to, filling, min) in [
+        ("ABCDEFGHIJKLMNOPQR27", "{}", "2", 20),
+        ("{ file = \"secrets/key\" }", "{ value = \"{}\" }", "/", 43),
+    ] {
         let of = |length: usize| edited(from, &to.replace("{}", &filling.repeat(length)));
         assert!(problems(&of(min)).is_empty(), "{to:?}");
         assert_eq!(problems(&of(min - 1)).len(), 1, "{to:?}");
@@ -174,8 +207,14 @@ fn lengths_on_both_sides() {
 fn key_managers_of_one_key_store_on_both_sides() {
     let with = |count: usize| {
         let names: Vec<String> = (0..count).map(|i| format!("m{i}")).collect();
-        let managers: String =
-            names.iter().map(|n| format!("[[key_manager]]\nname = \"{n}\"\nkind = \"local\"\nkey_file = \"{n}.json\"\n")).collect();
+        let managers: String = names
+            .iter()
+            .map(|n| {
+                format!(
+                    "[[key_manager]]\nname = \"{n}\"\nkind = \"local\"\nkey_file = \"{n}.json\"\n"
+                )
+            })
+            .collect();
         let text = edited("[[keystore]]", &format!("{managers}[[keystore]]"));
         text.replace("key_manager = [\"hsm-a\"]", &format!("key_manager = {names:?}"))
     };

@@ -1,4 +1,5 @@
-//! Sealing and opening one text: by which calls of the module, and whether its message interface may be used.
+//! Sealing and opening one text: by which calls of the module, and whether its message interface
+//! may be used.
 
 use std::sync::atomic::Ordering;
 
@@ -29,7 +30,14 @@ impl HsmSession {
     ) -> Result<usize, CallError> {
         let mut tag = [0; TAG_BYTES];
         match self.message(MessageKind::Encrypt, key, iv, &mut tag, aad, text, sealed) {
-            None => self.session.module.functions.encrypt_gcm(self.session.handle(), key, iv.as_mut(), aad, text, sealed),
+            None => self.session.module.functions.encrypt_gcm(
+                self.session.handle(),
+                key,
+                iv.as_mut(),
+                aad,
+                text,
+                sealed,
+            ),
             Some(result) => {
                 let length = result?;
                 // The tag takes its place behind; without room the length gives the module away.
@@ -42,17 +50,41 @@ impl HsmSession {
         }
     }
 
-    pub(super) fn open_sealed(&mut self, key: CK_OBJECT_HANDLE, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Secret, CallError> {
+    pub(super) fn open_sealed(
+        &mut self,
+        key: CK_OBJECT_HANDLE,
+        iv: &[u8],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Secret, CallError> {
         let (ciphertext, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_BYTES));
         let mut text = Zeroizing::new(vec![0; ciphertext.len() + HSM_OUTPUT_ROOM_BYTES]);
         // IVs of another length are refused in ways that the classic calls are known for.
-        let by_message = match (AnyIv::copy_of(iv).filter(|_| iv.len() == IV_BYTES), <[u8; TAG_BYTES]>::try_from(tag)) {
-            (Some(mut iv), Ok(mut tag)) => self.message(MessageKind::Decrypt, key, &mut iv, &mut tag, aad, ciphertext, &mut text),
+        let by_message = match (
+            AnyIv::copy_of(iv).filter(|_| iv.len() == IV_BYTES),
+            <[u8; TAG_BYTES]>::try_from(tag),
+        ) {
+            (Some(mut iv), Ok(mut tag)) => self.message(
+                MessageKind::Decrypt,
+                key,
+                &mut iv,
+                &mut tag,
+                aad,
+                ciphertext,
+                &mut text,
+            ),
             _ => None,
         };
         let length = match by_message {
             Some(result) => result?,
-            None => self.session.module.functions.decrypt_gcm(self.session.handle(), key, iv, aad, sealed, &mut text)?,
+            None => self.session.module.functions.decrypt_gcm(
+                self.session.handle(),
+                key,
+                iv,
+                aad,
+                sealed,
+                &mut text,
+            )?,
         };
         text.truncate(length);
         Ok(text)
@@ -86,7 +118,8 @@ impl HsmSession {
                 functions.begin_messages(session, key, kind)
             }
         };
-        let result = begun.and_then(|()| functions.message(session, kind, iv.as_mut(), tag, aad, data, out));
+        let result =
+            begun.and_then(|()| functions.message(session, kind, iv.as_mut(), tag, aad, data, out));
         match &result {
             Ok(_) => direction.done(key),
             Err(_) => direction.failed(),
@@ -94,11 +127,13 @@ impl HsmSession {
         Some(result)
     }
 
-    /// Tries the module's message interface on the session test key, in the first session after each C_Initialize: what a module can do, it can
-    /// in all of them, and a lost one must be replaced soon. False when it must not be used, nor this session any more, which may be left
+    /// Tries the module's message interface on the session test key, in the first session after
+    /// each C_Initialize: what a module can do, it can in all of them, and a lost one must be
+    /// replaced soon. False when it must not be used, nor this session any more, which may be left
     /// with an operation; true also where there is none.
     pub(in super::super) fn try_messages(&mut self) -> bool {
-        let wanted = self.shared.profile.row().iv == IvMode::Caller && !self.shared.messages_misbehave.load(Ordering::Relaxed);
+        let wanted = self.shared.profile.row().iv == IvMode::Caller
+            && !self.shared.messages_misbehave.load(Ordering::Relaxed);
         if !wanted || !self.session.module.functions.has_messages() {
             return true;
         }
@@ -113,7 +148,8 @@ impl HsmSession {
         work
     }
 
-    /// Both ways must come to the same, with both directions begun at once, and classic calls beside them.
+    /// Both ways must come to the same, with both directions begun at once, and classic calls
+    /// beside them.
     fn messages_work(&mut self) -> Result<bool, Trouble> {
         let key = self.test_key(None)?;
         // Used more than once, under a key that has no other purpose.
@@ -122,7 +158,8 @@ impl HsmSession {
         let failed = |error: CallError| Trouble::Fault(error.fault());
         let seal = |session: &mut HsmSession| {
             let (mut used, mut sealed) = (iv, vec![0; text.len() + HSM_OUTPUT_ROOM_BYTES]);
-            let length = session.seal(key, &mut used, TEST_AAD, &text, &mut sealed).map_err(failed)?;
+            let length =
+                session.seal(key, &mut used, TEST_AAD, &text, &mut sealed).map_err(failed)?;
             sealed.truncate(length);
             Ok::<_, Trouble>((used, sealed))
         };
@@ -133,12 +170,21 @@ impl HsmSession {
                 return Ok(false);
             }
             let refused = self.open_sealed(key, iv.as_slice(), b"", &expected.1);
-            if !refused.is_err_and(|error| matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous)) {
+            if !refused.is_err_and(|error| {
+                matches!(
+                    error.reaction(self.shared.profile),
+                    Reaction::BadCiphertext | Reaction::Ambiguous
+                )
+            }) {
                 return Ok(false);
             }
-            let opened = self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?;
+            let opened =
+                self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?;
             let messages = self.messages.take();
-            let beside = (seal(self)?, self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?);
+            let beside = (
+                seal(self)?,
+                self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?,
+            );
             self.messages = messages;
             if *opened != text || beside.0 != expected || *beside.1 != text {
                 return Ok(false);

@@ -1,8 +1,10 @@
-//! Bad ciphertext or bad HSM: what a refused decryption says where the module has one code for both.
+//! Bad ciphertext or bad HSM: what a refused decryption says where the module has one code for
+//! both.
 //!
-//! The same decryption is repeated; a fault that passes ends with the plaintext. In between, a text that was encrypted a moment ago is
-//! decrypted with the same key in the same session: where that fails too, it is the HSM. What is left is a fault that hits every attempt at the
-//! one and none at the other, by chance: how likely that is stands with the numbers in [`crate::limits`].
+//! The same decryption is repeated; a fault that passes ends with the plaintext. In between, a text
+//! that was encrypted a moment ago is decrypted with the same key in the same session: where that
+//! fails too, it is the HSM. What is left is a fault that hits every attempt at the one and none at
+//! the other, by chance: how likely that is stands with the numbers in [`crate::limits`].
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -13,9 +15,13 @@ use super::super::errors::{Call, CallError, Reaction};
 use super::super::profile::IvMode;
 use super::{HsmSession, INTEGRITY, Trouble, in_time};
 use crate::hsm::{Answer, Fault, Secret, same_bytes};
-use crate::limits::{HSM_DISTRUST, IV_BYTES, REFUSALS_IN_PLAIN_WORDS, REFUSALS_OF_A_DOUBTFUL_HSM, REFUSALS_OF_A_TRUSTED_HSM, TAG_BYTES};
+use crate::limits::{
+    HSM_DISTRUST, IV_BYTES, REFUSALS_IN_PLAIN_WORDS, REFUSALS_OF_A_DOUBTFUL_HSM,
+    REFUSALS_OF_A_TRUSTED_HSM, TAG_BYTES,
+};
 
-/// Whether an HSM was caught lately answering something good with a code that can also mean bad ciphertext.
+/// Whether an HSM was caught lately answering something good with a code that can also mean bad
+/// ciphertext.
 #[derive(Default)]
 pub(in super::super) struct Reputation(Mutex<Option<Instant>>);
 
@@ -50,7 +56,8 @@ struct KnownGood {
 }
 
 impl HsmSession {
-    /// Finds out whether `error`, of an attempt at opening `sealed`, says that the ciphertext is bad, or that the module is; or gives the text.
+    /// Finds out whether `error`, of an attempt at opening `sealed`, says that the ciphertext is
+    /// bad, or that the module is; or gives the text.
     pub(super) fn refused_ciphertext(
         &mut self,
         error: CallError,
@@ -58,7 +65,8 @@ impl HsmSession {
         deadline: Option<Instant>,
     ) -> Result<Secret, Trouble> {
         let profile = self.shared.profile;
-        // A module that takes 12-byte IVs only never made a ciphertext with another; but it may mean something else by these codes.
+        // A module that takes 12-byte IVs only never made a ciphertext with another; but it may
+        // mean something else by these codes.
         let perhaps_iv = sealed.iv.len() != IV_BYTES
             && profile.row().iv != IvMode::Append
             && error.call == Call::DecryptInit
@@ -82,7 +90,8 @@ impl HsmSession {
         let mut known_good = None;
         for refusals in 1..enough {
             if doubtful || (!plain && refusals + 1 == enough) {
-                self.open_known_good(&mut known_good, sealed, deadline).map_err(|trouble| fails_too(error, trouble))?;
+                self.open_known_good(&mut known_good, sealed, deadline)
+                    .map_err(|trouble| fails_too(error, trouble))?;
             }
             in_time(deadline)?;
             match self.open_sealed(sealed.key, sealed.iv, sealed.aad, sealed.bytes) {
@@ -102,8 +111,14 @@ impl HsmSession {
         Err(Fault::BadCiphertext.into())
     }
 
-    /// A text as long, under the same AAD: what the module cannot do, it then cannot do here either.
-    fn open_known_good(&mut self, known: &mut Option<KnownGood>, like: Sealed<'_>, deadline: Option<Instant>) -> Result<(), Trouble> {
+    /// A text as long, under the same AAD: what the module cannot do, it then cannot do here
+    /// either.
+    fn open_known_good(
+        &mut self,
+        known: &mut Option<KnownGood>,
+        like: Sealed<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Trouble> {
         let text = vec![0; like.bytes.len().saturating_sub(TAG_BYTES)];
         let good = match known.take() {
             Some(good) => good,
@@ -119,9 +134,18 @@ impl HsmSession {
         }
     }
 
-    fn make_known_good(&mut self, like: Sealed<'_>, text: &[u8], deadline: Option<Instant>) -> Result<KnownGood, Trouble> {
+    fn make_known_good(
+        &mut self,
+        like: Sealed<'_>,
+        text: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<KnownGood, Trouble> {
         let mut key = like.key;
-        let mut made = if like.may_encrypt { self.encrypt(key, text, like.aad, None, deadline) } else { Err(Fault::KeyUsage.into()) };
+        let mut made = if like.may_encrypt {
+            self.encrypt(key, text, like.aad, None, deadline)
+        } else {
+            Err(Fault::KeyUsage.into())
+        };
         if matches!(made, Err(Trouble::Fault(Fault::KeyUsage))) {
             key = self.test_key(deadline)?;
             made = self.encrypt(key, text, like.aad, None, deadline);
@@ -133,21 +157,31 @@ impl HsmSession {
             }
             Ok(_) => Err(self.broken("C_Encrypt: no ciphertext".to_owned()).into()),
             // The test key goes with the session alone: without it the session is not what it was.
-            Err(Trouble::Handle(error)) if key != like.key => Err(self.broken(error.to_string()).into()),
+            Err(Trouble::Handle(error)) if key != like.key => {
+                Err(self.broken(error.to_string()).into())
+            }
             Err(trouble) => Err(trouble),
         }
     }
 
-    /// What was encrypted must decrypt to what it was; every other outcome is the key manager's fault.
-    pub(super) fn verify(&mut self, sealed: Sealed<'_>, plaintext: &[u8], deadline: Option<Instant>) -> Result<(), Trouble> {
+    /// What was encrypted must decrypt to what it was; every other outcome is the key manager's
+    /// fault.
+    pub(super) fn verify(
+        &mut self,
+        sealed: Sealed<'_>,
+        plaintext: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<(), Trouble> {
         let mut refusals = 0;
         loop {
             in_time(deadline)?;
             match self.open_sealed(sealed.key, sealed.iv, sealed.aad, sealed.bytes) {
                 Ok(text) if same_bytes(&text, plaintext) => return Ok(()),
-                // Too much work passes, and hits the calls in between as well. What the HSM spoils is refused each time, by this call alone;
-                // told as busy, nobody would look for it.
-                Err(error) if error.reaction(self.shared.profile) == Reaction::BusyOrBadCiphertext => {
+                // Too much work passes, and hits the calls in between as well. What the HSM spoils
+                // is refused each time, by this call alone; told as busy, nobody would look for it.
+                Err(error)
+                    if error.reaction(self.shared.profile) == Reaction::BusyOrBadCiphertext =>
+                {
                     refusals += 1;
                     if refusals == REFUSALS_OF_A_DOUBTFUL_HSM {
                         return Err(self.does_not_decrypt(error));
@@ -163,9 +197,15 @@ impl HsmSession {
         match error {
             None => {
                 self.shared.trust.lose();
-                self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else")).into()
+                self.broken(format!("{INTEGRITY}: what was encrypted decrypts to something else"))
+                    .into()
             }
-            Some(error) if matches!(error.reaction(self.shared.profile), Reaction::BadCiphertext | Reaction::Ambiguous) => {
+            Some(error)
+                if matches!(
+                    error.reaction(self.shared.profile),
+                    Reaction::BadCiphertext | Reaction::Ambiguous
+                ) =>
+            {
                 self.does_not_decrypt(error)
             }
             Some(error) => self.trouble(error),
@@ -181,9 +221,10 @@ impl HsmSession {
 /// After `error`, what is known to be good met with `trouble`.
 fn fails_too(error: CallError, trouble: Trouble) -> Trouble {
     match trouble {
-        Trouble::Fault(Fault::Device { detail }) => {
-            Fault::Device { detail: format!("{error}, and what was encrypted a moment ago fails too: {detail}") }.into()
+        Trouble::Fault(Fault::Device { detail }) => Fault::Device {
+            detail: format!("{error}, and what was encrypted a moment ago fails too: {detail}"),
         }
+        .into(),
         other => other,
     }
 }
