@@ -19,14 +19,14 @@ use ring::{digest, hmac};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
-use xksd::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
-use xksd::hsm::local::Local;
-use xksd::hsm::{Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session};
 use xksd::http1::{Header, Progress, Request, RequestHead};
+use xksd::key_manager::local::Local;
+use xksd::key_manager::{Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session};
 use xksd::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
+use xksd::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use xksd::telemetry::log::Format;
 use xksd::telemetry::{Log, ShardMetrics};
 

@@ -1,13 +1,13 @@
 //! What the parts of a request's way cost, each by itself. See `README.md` beside this file.
 
 mod api;
-mod auth;
 mod fixture;
 mod http1;
 mod pipeline;
 #[path = "../tests/common/pki.rs"]
 mod pki;
 mod sched;
+mod sigv4;
 mod tls;
 
 use std::time::Duration;
@@ -30,6 +30,6 @@ fn criterion() -> Criterion {
 criterion_group! {
     name = rooms;
     config = criterion();
-    targets = http1::benches, auth::benches, api::benches, pipeline::benches, sched::benches, tls::benches
+    targets = http1::benches, sigv4::benches, api::benches, pipeline::benches, sched::benches, tls::benches
 }
 criterion_main!(rooms);

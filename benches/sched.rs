@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
-use xksd::hsm::{Job, Task};
+use xksd::key_manager::{Job, Task};
 use xksd::limits::{QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
-use xksd::sched::core::{Core, LaneId, Report, Settings, Step};
+use xksd::sched::model::{Core, LaneId, Report, Settings, Step};
 use xksd::sched::{Inbox, Mailbox, Pool};
 
 use crate::fixture::{KEY_ID, block_on, pool, waker};

@@ -3,6 +3,7 @@
 //! The modules stand in the order in which a request meets them. `docs/architecture.md` tells the
 //! life of a request.
 
+pub mod config;
 pub mod file;
 pub mod limits;
 
@@ -12,15 +13,17 @@ pub mod tls;
 pub mod http1;
 
 pub mod api;
-pub mod auth;
+pub mod sigv4;
 
 pub mod keystore;
 pub mod pipeline;
 
-pub mod hsm;
+pub mod key_manager;
 pub mod sched;
 
 pub mod telemetry;
 
-pub mod cli;
+pub mod admin;
 pub mod control;
+
+pub mod cli;

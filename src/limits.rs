@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-// ---- HTTP/1.1
-// -------------------------------------------------------------------------------------------------
+// ---- HTTP/1.1 -----------------------------------------------------------------------------------
 
 /// Request line and headers together, bytes. KMS sends under 1 KiB.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -78,8 +77,7 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Read and write time limit of the admin listener.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(5);
 
-// ---- TLS
-// ------------------------------------------------------------------------------------------------------
+// ---- TLS ----------------------------------------------------------------------------------------
 
 /// A PEM file (chain, key or trust anchors), bytes. Every root of the Mozilla programme together
 /// takes about 220 KiB.
@@ -101,8 +99,7 @@ pub const STRANGERS_LOG_LINES_MAX: u32 = 20;
 /// See [`HANDSHAKE_LOG_LINES_MAX`].
 pub const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-// ---- XKS API
-// --------------------------------------------------------------------------------------------------
+// ---- XKS API ------------------------------------------------------------------------------------
 
 /// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".
 pub const PLAINTEXT_BYTES_MAX: usize = 4300;
@@ -125,8 +122,7 @@ pub const ERROR_MESSAGE_CHARS_MAX: usize = 511;
 /// spec: ARNs of up to 2048 characters; every other metadata string is held to the same.
 pub const METADATA_FIELD_BYTES_MAX: usize = 2048;
 
-// ---- SigV4
-// ----------------------------------------------------------------------------------------------------
+// ---- SigV4 --------------------------------------------------------------------------------------
 
 /// Access key ids: 20 to 30 of `[A-Z2-7]`.
 pub const ACCESS_KEY_ID_CHARS: std::ops::RangeInclusive<usize> = 20..=30;
@@ -139,8 +135,7 @@ pub const SIGNED_HEADERS_MAX: usize = HEADERS_MAX;
 /// Derived signing keys a shard keeps (credential × day × region).
 pub const SIGNING_KEYS_CACHED_MAX: usize = 1024;
 
-// ---- io_uring
-// -------------------------------------------------------------------------------------------------
+// ---- io_uring -----------------------------------------------------------------------------------
 
 /// Memory for registered buffers of each executor, bytes. Networking uses none; by itself glommio
 /// would lock 30 MiB a shard.
@@ -156,8 +151,7 @@ pub const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// counts the rings: io_uring_mlock_size(3) says that from 5.12 on none does, 6.18 does again.
 pub const MEMLOCK_BYTES_A_SHARD: u64 = 1280 * 1024;
 
-// ---- HSM
-// ------------------------------------------------------------------------------------------------------
+// ---- HSM ----------------------------------------------------------------------------------------
 
 /// Jobs waiting for one key manager, over all lanes, from one shard.
 pub const QUEUE_JOBS_A_SHARD_MAX: usize = 4096;
@@ -252,8 +246,7 @@ pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;
 
-// ---- Telemetry
-// ------------------------------------------------------------------------------------------------
+// ---- Telemetry ----------------------------------------------------------------------------------
 
 /// Log lines waiting for the writer; further ones are dropped and counted.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
@@ -262,8 +255,7 @@ pub const LOG_QUEUE_LINES: usize = 16 * 1024;
 /// KiB at the most.
 pub const LOG_RECORDS_KEPT_MAX: usize = 512;
 
-// ---- Configuration
-// --------------------------------------------------------------------------------------------
+// ---- Configuration ------------------------------------------------------------------------------
 
 /// The configuration file, bytes: some ten thousand keys.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -290,8 +282,7 @@ pub const TOKEN_SERIAL_BYTES_MAX: usize = 16;
 /// CKA_LABEL of a key, bytes.
 pub const KEY_LABEL_BYTES_MAX: usize = 255;
 
-// ---- Relations
-// ------------------------------------------------------------------------------------------------
+// ---- Relations ----------------------------------------------------------------------------------
 
 /// Bytes of base64 text for `n` bytes.
 const fn base64_bytes(n: usize) -> usize {

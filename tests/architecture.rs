@@ -75,26 +75,35 @@ fn forbid(dir: &str, modules: &[&str]) {
 #[test]
 fn no_arrow_points_backwards() {
     let above = ["shard", "tls", "control", "cli", "pipeline", "keystore", "telemetry"];
-    for pure in ["http1", "api", "auth"] {
+    for pure in ["http1", "api", "sigv4"] {
         forbid(pure, &above);
-        forbid(pure, &["hsm", "sched"]);
+        forbid(pure, &["key_manager", "sched"]);
     }
-    forbid("hsm", &above);
-    forbid("hsm", &["http1", "api", "auth", "sched"]);
+    forbid("key_manager", &above);
+    forbid("key_manager", &["http1", "api", "sigv4", "sched"]);
     forbid("sched", &above);
-    forbid("sched", &["http1", "api", "auth"]);
-    for data_plane in ["shard", "tls", "pipeline", "keystore.rs"] {
+    forbid("sched", &["http1", "api", "sigv4"]);
+    for data_plane in ["shard", "tls", "pipeline", "keystore"] {
         forbid(data_plane, &["control", "cli"]);
     }
     forbid(
         "telemetry",
         &[
-            "shard", "tls", "control", "cli", "pipeline", "keystore", "http1", "api", "auth",
-            "hsm", "sched",
+            "shard",
+            "tls",
+            "control",
+            "cli",
+            "pipeline",
+            "keystore",
+            "http1",
+            "api",
+            "sigv4",
+            "key_manager",
+            "sched",
         ],
     );
     forbid("limits.rs", &above);
-    forbid("limits.rs", &["http1", "api", "auth", "hsm", "sched"]);
+    forbid("limits.rs", &["http1", "api", "sigv4", "key_manager", "sched"]);
     forbid("control", &["cli"]);
 }
 
@@ -111,7 +120,7 @@ fn pure_rooms_know_no_sockets_threads_or_clocks() {
         "sync::Mutex",
         "rustix",
     ];
-    for dir in ["http1", "api", "auth", "sched/core"] {
+    for dir in ["http1", "api", "sigv4", "sched/model"] {
         for (path, code) in sources(dir) {
             for what in impure {
                 assert!(is_test(&path) || !code.contains(what), "{path} uses {what}");
@@ -127,7 +136,7 @@ fn unsafe_stands_in_three_files_alone() {
             code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe");
         assert!(
             !has_unsafe
-                || ["hsm/pkcs11/ffi.rs", "shard/listener.rs", "syscall.rs"]
+                || ["key_manager/pkcs11/ffi.rs", "shard/listener.rs", "syscall.rs"]
                     .contains(&path.as_str())
                 || is_test(&path),
             "{path} has unsafe"
@@ -138,7 +147,7 @@ fn unsafe_stands_in_three_files_alone() {
 #[test]
 fn the_import_reader_sees_what_it_should() {
     assert_eq!(
-        modules_used("use crate::hsm::Job; use crate::{api::{A, B}, limits};"),
-        ["hsm", "api", "limits"]
+        modules_used("use crate::key_manager::Job; use crate::{api::{A, B}, limits};"),
+        ["key_manager", "api", "limits"]
     );
 }

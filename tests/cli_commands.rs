@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use xksd::control::config::{Config, Kind};
-use xksd::hsm::pkcs11::TokenSelector;
+use xksd::config::{Config, Kind};
+use xksd::key_manager::pkcs11::TokenSelector;
 
 fn xksd(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xksd")).args(args).current_dir(dir).output().unwrap()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
-use xksd::control::config::{Config, Invalid};
+use xksd::config::{Config, Invalid};
 
 const CONFIG: &str = r#"
 [server]

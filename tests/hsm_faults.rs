@@ -12,8 +12,8 @@ use cryptoki_sys::*;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
 use ring::digest;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
-use xksd::hsm::{Answer, Engine, Fault, Job, Session, Task};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings};
+use xksd::key_manager::{Answer, Engine, Fault, Job, Session, Task};
 use xksd::limits::{INITIALIZE_INTERVAL, IV_BLOCK, TRUST_ROUND_TRIPS, TRUST_TRIAL_INTERVAL};
 use zeroize::Zeroizing;
 

@@ -12,8 +12,8 @@ use cryptoki::context::Pkcs11;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::hsm::{Engine, Fault, Runs};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::key_manager::{Engine, Fault, Runs};
 use zeroize::Zeroizing;
 
 const SO_PIN: &str = "87654321";

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use hsm_common::softhsm::{load_from, settings, softhsm, token};
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
-use xksd::hsm::{Engine, Fault, Session};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings};
+use xksd::key_manager::{Engine, Fault, Session};
 
 /// The module, which behaves so, with a token that has the keys foo and bar.
 struct Module {

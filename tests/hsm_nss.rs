@@ -5,8 +5,8 @@ mod hsm_common;
 use cryptoki::object::{Attribute, KeyType};
 use hsm_common::nss::{TOKEN, database, settings, softokn};
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Settings};
-use xksd::hsm::{Engine, Fault, Runs};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Settings};
+use xksd::key_manager::{Engine, Fault, Runs};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use hsm_common::simulator::simulator;
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::hsm::{Engine, Fault};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::key_manager::{Engine, Fault};
 use xksd::limits::{
     HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX,
     REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF, TRUST_ROUND_TRIPS,
@@ -107,7 +107,7 @@ own_process! {
 }
 
 /// Opens until it works.
-fn open_at_last(engine: &Pkcs11Engine) -> Box<dyn xksd::hsm::Session> {
+fn open_at_last(engine: &Pkcs11Engine) -> Box<dyn xksd::key_manager::Session> {
     let start = Instant::now();
     loop {
         match engine.open() {

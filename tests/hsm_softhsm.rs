@@ -9,8 +9,8 @@ use cryptoki::object::{Attribute, KeyType};
 use cryptoki::types::Date;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::hsm::{Engine, Fault, Job, Runs, Task};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::key_manager::{Engine, Fault, Job, Runs, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -92,7 +92,7 @@ own_process! {
         }
         assert!(session.is_usable());
 
-        let described = |session: &mut dyn xksd::hsm::Session, label| describe(session, label).expect("there");
+        let described = |session: &mut dyn xksd::key_manager::Session, label| describe(session, label).expect("there");
         assert_eq!(described(session, "encrypt-only").usage.first(), Some(&"ENCRYPT"));
         assert!(!described(session, "encrypt-only").usage.contains(&"DECRYPT"));
         let impotent = described(session, "impotent");

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hsm_common::softhsm::{engine, load, token};
 use hsm_common::*;
-use xksd::hsm::pkcs11::Pkcs11Engine;
-use xksd::hsm::{Engine, Fault, Session, Task};
+use xksd::key_manager::pkcs11::Pkcs11Engine;
+use xksd::key_manager::{Engine, Fault, Session, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -192,8 +192,8 @@ own_process! {
         one.make_key("foo", 32, &[]);
         let other = token(&pkcs11, "other");
         other.make_key("foo", 32, &[]);
-        let label = xksd::hsm::pkcs11::TokenSelector::Label("other".to_owned());
-        let beside = Pkcs11Engine::new(xksd::hsm::pkcs11::Settings { token: label, ..softhsm::settings() }).expect("made");
+        let label = xksd::key_manager::pkcs11::TokenSelector::Label("other".to_owned());
+        let beside = Pkcs11Engine::new(xksd::key_manager::pkcs11::Settings { token: label, ..softhsm::settings() }).expect("made");
         let engine = engine();
         let (mut session, mut well) = (engine.open().expect("opens"), beside.open().expect("opens"));
         for session in [&mut session, &mut well] {

@@ -5,8 +5,8 @@ mod hsm_common;
 
 use hsm_common::simulator::simulator;
 use hsm_common::*;
-use xksd::hsm::pkcs11::Profile;
-use xksd::hsm::{Engine, Fault, Runs};
+use xksd::key_manager::pkcs11::Profile;
+use xksd::key_manager::{Engine, Fault, Runs};
 
 /// What the profile must do with an HSM of these habits: IVs of its own, 12 or 16 bytes, and one
 /// code for a tag that does not match.

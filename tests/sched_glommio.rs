@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, timer};
-use xksd::hsm::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session, Task};
+use xksd::key_manager::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session, Task};
 use xksd::limits::DEADLINE_TICK;
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
 

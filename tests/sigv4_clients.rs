@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use xksd::auth::{
+use xksd::http1::{Header, Request};
+use xksd::sigv4::{
     AccessKeyId, AuthError, Authenticated, Credential, CredentialSet, SecretAccessKey, SigningKeys,
     authenticate, precheck,
 };
-use xksd::http1::{Header, Request};
 
 const ID: &str = "ABCDEFGHIJKLMNOPQRST";
 /// With all the characters that a shell, a URL or a `user:password` might trip over.

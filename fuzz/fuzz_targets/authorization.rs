@@ -7,7 +7,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use xksd::auth::{
+use xksd::sigv4::{
     AccessKeyId, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck,
 };
 use xksd::http1::{Header, Request};

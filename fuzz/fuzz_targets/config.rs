@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use xksd::control::config::{Config, Exposure, Sources};
-use xksd::hsm::Secret;
+use xksd::config::{Config, Exposure, Sources};
+use xksd::key_manager::Secret;
 
 /// The content of every file and variable.
 const SECRET: &str = "5ecret5ecret5ecret5ecret5ecret5ecret5ecret5ecret";

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use xksd_loom::hsm::{Engine, Fault, Job, Outcome, Session};
+use xksd_loom::key_manager::{Engine, Fault, Job, Outcome, Session};
 use xksd_loom::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, Refused, Ticket};
 use xksd_loom::sync::{advance, now};
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Failure, print, tell};
-use crate::control::config::{Config, Kind, Pkcs11};
+use crate::config::{Config, Kind, Pkcs11};
 use crate::sched::sessions_opened;
 
 /// Check a configuration and every file it names, and change nothing

@@ -6,7 +6,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{Failure, print, tell};
-use crate::control::config::Config;
+use crate::config::Config;
 
 /// What AWS must know of a key store
 #[derive(Debug, clap::Subcommand)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::control::config::Invalid;
+use crate::config::Invalid;
 
 /// AWS KMS External Key Store (XKS) proxy: answers AWS KMS from your own HSM
 #[derive(Debug, Parser)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::hsm::{Answer, Fault, Job, Task};
+use crate::key_manager::{Answer, Fault, Job, Task};
 use crate::sched::{Delivered, Inbox, Mailbox, Pool, Refused};
 
 /// How often the answer is looked for: nobody waits for it but a probe.

@@ -15,7 +15,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::ask::Asker;
 use super::service::Service;
-use crate::hsm::{Engine, Fault, ManagerInfo, Task};
+use crate::key_manager::{Engine, Fault, ManagerInfo, Task};
 use crate::keystore::{Backend, Manager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
@@ -184,7 +184,7 @@ impl Prober<'_> {
     /// rest serves. Whether more is to be looked up at once.
     fn tell_keys(&mut self) -> bool {
         let ask = |label: &Arc<str>, task| match (&self.manager.backend, &self.lanes) {
-            (Backend::Local(local), _) => local.execute(crate::hsm::Job {
+            (Backend::Local(local), _) => local.execute(crate::key_manager::Job {
                 label: label.clone(),
                 task,
                 deadline: Instant::now() + HUNG_CALL_TIME,
@@ -246,7 +246,7 @@ impl Info {
 }
 
 /// That sessions lack or hang; `None` when none does.
-pub(super) fn sessions_told(stats: &PoolStats) -> Option<String> {
+pub(crate) fn sessions_told(stats: &PoolStats) -> Option<String> {
     let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
     let mut trouble = Vec::new();
     if open < configured {

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::changes::{certificate_change, changes, managers};
-use super::config::{Config, Invalid, KeyManager, Kind, Problem};
 use super::service::{Service, key_stores};
-use crate::hsm::local::Local;
+use crate::config::difference::{certificate_change, changes, managers};
+use crate::config::{Config, Invalid, KeyManager, Kind, Problem};
+use crate::key_manager::local::Local;
 use crate::keystore::{Backend, Manager};
 use crate::telemetry::{Level, Log};
 use crate::tls;
@@ -257,7 +257,7 @@ pub fn warn_of_local_keys(config: &Config, log: &Log) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::config::tests::{SMALL, read};
+    use crate::config::tests::{SMALL, read};
 
     /// With these local key managers, a name and a key file each, behind the first; the key store
     /// uses one.

@@ -12,10 +12,12 @@ use rustix::stdio::stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::config::{Config, Invalid, KeyManager, Kind, LogFormat, Problem};
 use super::service::Service;
-use super::{admin, changes, probes, reload, system};
-use crate::hsm::Runs;
+use super::{probes, reload, system};
+use crate::admin::listener as admin;
+use crate::config::difference;
+use crate::config::{Config, Invalid, KeyManager, Kind, LogFormat, Problem};
+use crate::key_manager::Runs;
 use crate::keystore::Backend;
 use crate::limits::HUNG_CALL_TIME;
 use crate::shard::{ShardSeed, ShardThread, Stop};
@@ -284,7 +286,7 @@ fn run(
         ),
     );
     // From here on, and with the lines of reloads, the log tells who could use which key when.
-    let told = changes::at_start(&service.config.load(), service.tls.load().certificates());
+    let told = difference::at_start(&service.config.load(), service.tls.load().certificates());
     told.into_iter().for_each(|line| service.log.event(Level::Info, format!("start: {line}")));
     serving(service);
 

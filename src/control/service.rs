@@ -12,17 +12,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use zeroize::Zeroizing;
 
-use super::config::{Config, ForeignCiphertext, KeyManager, Kind};
 use super::probes::Trials;
 use super::reload::LastReload;
 use crate::api::response::HealthStatus;
-use crate::auth::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
-use crate::hsm::local::Local;
-use crate::hsm::pkcs11::{Pkcs11Engine, Settings};
-use crate::hsm::{Answer, Engine, Outcome};
+use crate::config::{Config, ForeignCiphertext, KeyManager, Kind};
+use crate::key_manager::local::Local;
+use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
+use crate::key_manager::{Answer, Engine, Outcome};
 use crate::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager};
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{Mailbox, Pool, PoolSettings};
+use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::telemetry::{Log, ShardMetrics};
 use crate::tls;
 

@@ -5,7 +5,7 @@
 //! reverse.
 
 use crate::api::{ApiError, ErrorName};
-use crate::hsm::Fault;
+use crate::key_manager::Fault;
 use crate::sched::Refused;
 
 /// The error for a key manager's fault; what only the operator may see goes to `detail`, which may

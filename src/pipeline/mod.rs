@@ -15,12 +15,12 @@ use arc_swap::ArcSwap;
 use crate::api::framing::{self, Format, KEY_VERSION};
 use crate::api::response::{self, Encrypted, KeyMetadata};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation, RequestMetadata, Route};
-use crate::auth::{self, SigningKeys};
-use crate::hsm::{Answer, Job, Task};
 use crate::http1::{Reject, Request};
+use crate::key_manager::{Answer, Job, Task};
 use crate::keystore::{Backend, Key, KeyStore, KeyStores};
 use crate::limits::{STRANGERS_LOG_INTERVAL, STRANGERS_LOG_LINES_MAX};
 use crate::sched::Inbox;
+use crate::sigv4::{self, SigningKeys};
 use crate::telemetry::{Level, Log, RequestKey, RequestRecord, ShardMetrics, Shares};
 
 /// Everything a shard needs to answer requests.
@@ -101,7 +101,7 @@ impl Pipeline {
     pub fn wants_body(&self, request: &Request<'_>, arrival: &Arrival) -> bool {
         let stores = self.stores.load();
         self.route(&stores, request).is_ok_and(|(_, store)| {
-            auth::precheck(request, &store.credentials, &stores.regions, arrival.unix_seconds())
+            sigv4::precheck(request, &store.credentials, &stores.regions, arrival.unix_seconds())
                 .is_ok()
         })
     }
@@ -205,7 +205,7 @@ impl Pipeline {
         })?;
         crate::api::check_method(request.method)?;
         // A presigned URL has its signature in the wrong place, and is told so by `auth`.
-        if !auth::is_presigned(request.query) {
+        if !sigv4::is_presigned(request.query) {
             crate::api::check_query(request.query)?;
         }
         Ok((route, store))
@@ -221,7 +221,7 @@ impl Pipeline {
         story: &mut Story,
     ) -> Result<(), ApiError> {
         let mut keys = self.signing_keys.borrow_mut();
-        match auth::authenticate(
+        match sigv4::authenticate(
             request,
             body,
             &store.credentials,

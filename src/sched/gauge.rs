@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Counts, SHORT_OUTAGE};
+use super::model::{Core, Counts, SHORT_OUTAGE};
 
 /// A pool's condition at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

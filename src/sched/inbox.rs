@@ -14,10 +14,10 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::core::Refused;
+use super::model::Refused;
 use super::pool::Pool;
 use super::sync::{self, AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Mutex, Ordering};
-use crate::hsm::{Fault, Job, Outcome};
+use crate::key_manager::{Fault, Job, Outcome};
 use crate::limits::TICKETS_A_SHARD_MAX;
 
 /// Whose outcome it is: a slot of the shard's inbox at one time of its life.

@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::core::{BATCH_TIME, Entry, LaneId, Report, Step};
 use super::inbox::{Delivered, Token};
+use super::model::{BATCH_TIME, Entry, LaneId, Report, Step};
 use super::pool::Shared;
 use super::sync::{self, Condvar, Mutex};
-use crate::hsm::{Fault, Job, Outcome, Session};
+use crate::key_manager::{Fault, Job, Outcome, Session};
 
 /// Device faults in a row after which a lane tries its session on the test key, and closes it if
 /// that fails too. A lane that fails fast would otherwise draw job after job; a key that always

@@ -6,20 +6,20 @@
 //!         Ticket.await  ◄── Inbox::deliver ◄── Mailbox (one wake a batch) ◄──┘
 //! ```
 //!
-//! [`core`] decides and is pure: it is told the time and owns no thread. [`pool`] and `lane` carry
+//! [`model`] decides and is pure: it is told the time and owns no thread. [`pool`] and `lane` carry
 //! out what it decides. [`inbox`] is the shard's side and works under any single-threaded executor.
 
-pub mod core;
 mod gauge;
 pub mod inbox;
 mod lane;
+pub mod model;
 pub mod pool;
 mod sync;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::core::Refused;
 pub use self::gauge::Condition;
 pub use self::inbox::{Deliver, Delivered, Inbox, Mailbox, Ticket, Token};
+pub use self::model::Refused;
 pub use self::pool::{Pool, PoolSettings, PoolStats, sessions_opened};

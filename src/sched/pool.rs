@@ -10,12 +10,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
 use super::gauge::{Condition, Gauge};
 use super::inbox::{Delivered, Mailbox, Token};
 use super::lane::{self, Desk, Work};
+use super::model::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
 use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, MutexGuard};
-use crate::hsm::{Engine, Job, Runs};
+use crate::key_manager::{Engine, Job, Runs};
 use crate::limits::{
     ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX,
 };

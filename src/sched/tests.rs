@@ -9,7 +9,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::hsm::{
+use crate::key_manager::{
     Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Runs, Session, Task,
 };
 

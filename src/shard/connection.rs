@@ -12,8 +12,8 @@ use glommio::net::TcpStream;
 use zeroize::Zeroize;
 
 use super::Shard;
-use super::fair::{Fair, give_way};
-use super::watch::{Over, Watch};
+use super::connection_table::{Over, Watch};
+use super::yielding::{Fair, give_way};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
     BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX,

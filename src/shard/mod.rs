@@ -2,12 +2,12 @@
 //! nothing on the way of a request but what is immutable (key stores, TLS configuration) and the
 //! key managers' queues.
 
+mod clock;
 mod connection;
-mod fair;
+mod connection_table;
 mod handshakes;
 mod listener;
-mod timekeeper;
-mod watch;
+mod yielding;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -23,8 +23,8 @@ use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
+use self::connection_table::Watches;
 use self::handshakes::HandshakeLog;
-use self::watch::Watches;
 use crate::keystore::KeyStores;
 use crate::limits::{DEADLINE_TICK, DISPLACED_CONNECTIONS_MAX, IO_MEMORY_BYTES, RING_DEPTH};
 use crate::pipeline::Pipeline;
@@ -164,7 +164,7 @@ impl ShardSeed {
         };
         let keeping_time = {
             glommio::spawn_local_into(
-                timekeeper::keep_time(shard.clone(), inbox, watches.clone(), self.beats),
+                clock::keep_time(shard.clone(), inbox, watches.clone(), self.beats),
                 requests,
             )
         };

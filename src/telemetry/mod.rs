@@ -4,11 +4,11 @@
 //! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while
 //! someone reads them.
 
+pub mod limiter;
 pub mod log;
 pub mod metrics;
 pub mod prometheus;
-pub mod shares;
 
+pub use limiter::Shares;
 pub use log::{Level, Log, RequestRecord};
 pub use metrics::{Latencies, RequestKey, ShardMetrics};
-pub use shares::Shares;

@@ -25,7 +25,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use ring::digest;
-use xksd::hsm::{Answer, Fault, Job, KeyDescription, Outcome, Task};
+use xksd::key_manager::{Answer, Fault, Job, KeyDescription, Outcome, Task};
 use zeroize::Zeroizing;
 
 pub const PIN: &str = "12345678";
@@ -215,7 +215,7 @@ pub struct Sealed {
 }
 
 pub fn encrypt(
-    session: &mut dyn xksd::hsm::Session,
+    session: &mut dyn xksd::key_manager::Session,
     label: &str,
     text: &[u8],
     aad: &[u8],
@@ -232,7 +232,7 @@ pub fn encrypt(
 
 /// With a CDIV whose digest begins with `before`; checked here.
 pub fn encrypt_checked(
-    session: &mut dyn xksd::hsm::Session,
+    session: &mut dyn xksd::key_manager::Session,
     label: &str,
     text: &[u8],
     aad: &[u8],
@@ -264,7 +264,7 @@ fn sealed(outcome: Outcome) -> Result<Sealed, Fault> {
 }
 
 pub fn decrypt(
-    session: &mut dyn xksd::hsm::Session,
+    session: &mut dyn xksd::key_manager::Session,
     label: &str,
     sealed: &Sealed,
     aad: &[u8],
@@ -279,7 +279,7 @@ pub fn decrypt(
 }
 
 pub fn describe(
-    session: &mut dyn xksd::hsm::Session,
+    session: &mut dyn xksd::key_manager::Session,
     label: &str,
 ) -> Result<KeyDescription, Fault> {
     session.execute(job(label, Task::Describe)).map(|answer| match answer {
@@ -296,13 +296,13 @@ pub fn detail(fault: &Fault) -> &str {
 }
 
 /// What every module must do alike with the key `label`.
-pub fn good_and_bad_ciphertexts(session: &mut dyn xksd::hsm::Session, label: &str) {
+pub fn good_and_bad_ciphertexts(session: &mut dyn xksd::key_manager::Session, label: &str) {
     good_and_bad_ciphertexts_with_iv(session, label, 12);
 }
 
 /// The same with IVs of this length.
 pub fn good_and_bad_ciphertexts_with_iv(
-    session: &mut dyn xksd::hsm::Session,
+    session: &mut dyn xksd::key_manager::Session,
     label: &str,
     iv_bytes: usize,
 ) {

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use cryptoki::context::Pkcs11;
-use xksd::hsm::Engine as _;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::key_manager::Engine as _;
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use zeroize::Zeroizing;
 
 use super::{Beside, PIN, module};

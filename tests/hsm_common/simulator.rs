@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryptoki::context::Pkcs11;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings};
 
 use super::remote::{self, Remote};
 use super::softhsm::{self, softhsm};

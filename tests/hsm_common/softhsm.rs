@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
-use xksd::hsm::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
+use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use zeroize::Zeroizing;
 
 pub use super::remote::softhsm;

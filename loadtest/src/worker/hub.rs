@@ -107,8 +107,7 @@ impl Hub {
         }
     }
 
-    // ---- the life of a run
-    // --------------------------------------------------------------------------------
+    // ---- the life of a run ----------------------------------------------------------------------
 
     /// The run has begun, at `at`.
     pub(super) fn start(&self, at: Instant) {
@@ -155,8 +154,7 @@ impl Hub {
         self.connected.set(self.connected.get() + 1);
     }
 
-    // ---- work
-    // ---------------------------------------------------------------------------------------------
+    // ---- work -----------------------------------------------------------------------------------
 
     /// A request is due now.
     pub(super) fn due(&self, due: Due, now: Instant) {
@@ -221,8 +219,7 @@ impl Hub {
         }
     }
 
-    // ---- counting
-    // -----------------------------------------------------------------------------------------
+    // ---- counting -------------------------------------------------------------------------------
 
     fn is_measured(&self, phase: usize) -> bool {
         self.plan.phases.get(phase).is_some_and(|p| p.measured)
@@ -340,8 +337,7 @@ impl Hub {
         self.stats.replace(Stats::new(0))
     }
 
-    // ---- connections
-    // --------------------------------------------------------------------------------------
+    // ---- connections ----------------------------------------------------------------------------
 
     /// Gives up what has waited too long for a connection: there may be none left to take it. And
     /// tells the connections whose oldest request has no answer in time.

@@ -9,8 +9,8 @@ use super::{Args, KEY, PREFIX, REGION, certificates};
 use crate::cli::Failure;
 use crate::cli::credential::Credential;
 use crate::cli::files::{PRIVATE, PUBLIC, create, toml_path, toml_string};
-use crate::control::config::{Config, Machine};
-use crate::hsm::local::Local;
+use crate::config::{Config, Machine};
+use crate::key_manager::local::Local;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::files::Layout;
-use crate::control::config::{Config, shell_word};
+use crate::config::{Config, shell_word};
 
 /// This program as it was called: a line to try must work where xksd is not in the PATH.
 pub(super) fn program() -> String {

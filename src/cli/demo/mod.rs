@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Failure, print, probe, serve};
-use crate::control::config::{Config, Kind, shell_word};
+use crate::config::{Config, Kind, shell_word};
 
 /// Make CA, certificate, credential, key and configuration in a directory, and serve from it
 #[derive(Debug, clap::Args)]

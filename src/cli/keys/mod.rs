@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Failure, print};
-use crate::control::config::{Config, KeyManager};
+use crate::config::{Config, KeyManager};
 use crate::control::service::{Opened, open, why_not};
-use crate::hsm::pkcs11::KeyListing;
-use crate::hsm::{Engine, Job, Outcome, Task};
+use crate::key_manager::pkcs11::KeyListing;
+use crate::key_manager::{Engine, Job, Outcome, Task};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);

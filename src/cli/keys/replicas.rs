@@ -1,9 +1,9 @@
 //! Whether the key managers of a key store hold the same keys.
 
 use super::{Failure, Holder, Tally, job, print};
-use crate::control::config::KeyStore;
-use crate::hsm::Fault;
-use crate::hsm::replicas::Trial;
+use crate::config::KeyStore;
+use crate::key_manager::Fault;
+use crate::key_manager::replica_check::Trial;
 
 /// Prints what each key manager of the key store can decrypt of what the others encrypt.
 pub(super) fn tell(

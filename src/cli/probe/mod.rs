@@ -14,7 +14,7 @@ use self::checks::Checks;
 use self::client::{Client, Target};
 use self::sign::Signer;
 use super::{Failure, print};
-use crate::control::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
+use crate::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
 
 /// Debian's bundle of public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::control::service::{ExpectedKey, why_not};
-use crate::hsm::replicas::Trial;
-use crate::hsm::{Fault, Outcome, Task};
+use crate::key_manager::replica_check::Trial;
+use crate::key_manager::{Fault, Outcome, Task};
 use crate::keystore::KeyFailures;
 use crate::telemetry::Level;
 
@@ -169,7 +169,7 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hsm::{Answer, KeyDescription, Plaintext};
+    use crate::key_manager::{Answer, KeyDescription, Plaintext};
     use crate::limits::TAG_BYTES;
 
     fn expected(replicated: bool) -> Vec<ExpectedKey> {

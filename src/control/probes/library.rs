@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::control::service::Service;
-use crate::hsm::{LibraryState, Stuck};
+use crate::key_manager::{LibraryState, Stuck};
 use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, BEYOND_HELP_TIME};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;

@@ -6,7 +6,7 @@ use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys::*;
 
 use super::profile::Profile;
-use crate::hsm::Fault;
+use crate::key_manager::Fault;
 
 /// The PKCS#11 functions xksd calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

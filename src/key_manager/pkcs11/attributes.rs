@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 
 use super::errors::CallError;
 use super::ffi::{Functions, Value};
-use crate::hsm::KeyDescription;
+use crate::key_manager::KeyDescription;
 
 /// What is read of a key, with the most bytes each may have.
 const WANTED: &[(CK_ATTRIBUTE_TYPE, usize)] = &[

@@ -1,4 +1,4 @@
-//! `src/hsm`, as far as `sched` knows it: a job is a number, and its outcome too.
+//! `src/key_manager`, as far as `sched` knows it: a job is a number, and its outcome too.
 
 use std::sync::Arc;
 use std::time::Instant;

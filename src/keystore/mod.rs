@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use crate::api::response::HealthStatus;
-use crate::auth::CredentialSet;
-use crate::hsm::ManagerInfo;
-use crate::hsm::local::Local;
+use crate::key_manager::ManagerInfo;
+use crate::key_manager::local::Local;
 use crate::limits::PROBE_AGE_MAX;
 use crate::sched::Pool;
+use crate::sigv4::CredentialSet;
 
 /// One configuration's worth of key stores.
 pub struct KeyStores {

@@ -6,7 +6,7 @@ use super::keystore::KeyStore;
 use super::problem::quoted;
 use super::reader::{Reader, Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
-use crate::hsm::pkcs11::{Profile, TokenSelector};
+use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
     KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX,
 };

@@ -5,9 +5,9 @@ use std::hint::black_box;
 use std::time::UNIX_EPOCH;
 
 use criterion::{Criterion, Throughput};
-use xksd::auth::{SigningKeys, authenticate};
 use xksd::http1::Header;
 use xksd::limits::HEADERS_MAX;
+use xksd::sigv4::{SigningKeys, authenticate};
 
 use crate::fixture::{REGION, Received, credentials, encrypt_body};
 

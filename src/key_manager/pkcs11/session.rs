@@ -22,7 +22,7 @@ use super::module::OpenSession;
 use super::profile::IvMode;
 use super::sight::NO_KEYS_ANY_MORE;
 use super::trust::{DISTRUSTED, Standing};
-use crate::hsm::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
+use crate::key_manager::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
 use crate::limits::{
     HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX,
     TAG_BYTES,

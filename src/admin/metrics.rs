@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
-use super::service::Service;
 use crate::api::response::HealthStatus;
+use crate::control::service::Service;
 use crate::keystore::Backend;
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::prometheus::Exposition;

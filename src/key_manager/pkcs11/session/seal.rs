@@ -12,7 +12,7 @@ use super::super::iv::AnyIv;
 use super::super::messages::{Messages, Way};
 use super::super::profile::IvMode;
 use super::{HsmSession, PROBE_TEXT_BYTES, Trouble};
-use crate::hsm::Secret;
+use crate::key_manager::Secret;
 use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, TAG_BYTES};
 
 /// AAD in the trial of the message interface.

@@ -4,6 +4,7 @@
 //! Each section has its own file with its types and its rules; `docs/configuration.md` tells the
 //! same to the operator.
 
+pub mod difference;
 mod key_manager;
 mod keystore;
 mod problem;
@@ -14,7 +15,7 @@ mod sources;
 mod tls;
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -18,7 +18,7 @@ use cryptoki_sys::{
 
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
-use crate::hsm::{Fault, LibraryState, Stuck};
+use crate::key_manager::{Fault, LibraryState, Stuck};
 use crate::limits::{
     HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES,
     REINITIALIZE_INTERVAL,

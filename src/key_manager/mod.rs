@@ -6,7 +6,7 @@
 
 pub mod local;
 pub mod pkcs11;
-pub mod replicas;
+pub mod replica_check;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -7,7 +7,7 @@ use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_FALSE, CK_OBJECT_HANDLE, CKA_EXTRACTABL
 use super::attributes::today;
 use super::keys;
 use super::module::OpenSession;
-use crate::hsm::Fault;
+use crate::key_manager::Fault;
 
 /// A secret key on a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub struct KeyListing {
     pub label: String,
     /// CKA_ID in hexadecimal.
     pub id: String,
-    /// As in [`crate::hsm::KeyDescription::spec`].
+    /// As in [`crate::key_manager::KeyDescription::spec`].
     pub spec: String,
-    /// As in [`crate::hsm::KeyDescription::usage`].
+    /// As in [`crate::key_manager::KeyDescription::usage`].
     pub usage: Vec<&'static str>,
-    /// As in [`crate::hsm::KeyDescription::enabled`].
+    /// As in [`crate::key_manager::KeyDescription::enabled`].
     pub enabled: bool,
     /// CKA_SENSITIVE; `None` where the module does not tell.
     pub sensitive: Option<bool>,

@@ -9,7 +9,7 @@ use cryptoki_sys::CKR_USER_ALREADY_LOGGED_IN;
 
 use super::errors::{Call, CallError, PIN_REFUSED};
 use super::module::OpenSession;
-use crate::hsm::Fault;
+use crate::key_manager::Fault;
 use crate::limits::{LOGIN_INTERVAL, LOGIN_WAIT_MAX};
 
 /// Lets one session at a time log in.

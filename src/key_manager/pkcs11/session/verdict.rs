@@ -14,7 +14,7 @@ use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_ARGUMENTS_BAD, CKR_MECHANISM_PARAM_INVA
 use super::super::errors::{Call, CallError, Reaction};
 use super::super::profile::IvMode;
 use super::{HsmSession, INTEGRITY, Trouble, in_time};
-use crate::hsm::{Answer, Fault, Secret, same_bytes};
+use crate::key_manager::{Answer, Fault, Secret, same_bytes};
 use crate::limits::{
     HSM_DISTRUST, IV_BYTES, REFUSALS_IN_PLAIN_WORDS, REFUSALS_OF_A_DOUBTFUL_HSM,
     REFUSALS_OF_A_TRUSTED_HSM, TAG_BYTES,

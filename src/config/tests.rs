@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::hsm::pkcs11::{Profile, TokenSelector};
+use crate::key_manager::pkcs11::{Profile, TokenSelector};
 
 use super::*;
 
@@ -68,12 +68,12 @@ fn fake() -> Fake {
     }
 }
 
-pub(in crate::control) fn read(text: &str) -> Result<Config, Invalid> {
+pub(crate) fn read(text: &str) -> Result<Config, Invalid> {
     Config::parse(text, Path::new("/etc/xksd/xksd.toml"), &fake())
 }
 
 /// A valid document with everything left out that may be left out.
-pub(in crate::control) const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 [server]
 listen = "0.0.0.0:443"
 regions = ["us-east-1"]

@@ -5,10 +5,10 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::config::{Config, Kind};
-use super::probes::sessions_told;
-use super::service::Service;
 use crate::api::response::HealthStatus;
+use crate::config::{Config, Kind};
+use crate::control::probes::sessions_told;
+use crate::control::service::Service;
 use crate::keystore::{Backend, Manager};
 use crate::limits::PROBE_AGE_MAX;
 use crate::telemetry::metrics::{Latencies, Totals};

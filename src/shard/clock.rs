@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use glommio::timer::sleep;
 
 use super::Shard;
-use super::watch::Watches;
+use super::connection_table::Watches;
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
 

@@ -69,7 +69,7 @@ fn another_question() -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hsm::Plaintext;
+    use crate::key_manager::Plaintext;
 
     /// A trial by a key manager that encrypts nothing, and the text it was given.
     fn trial() -> (Trial, Secret) {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::service::Service;
 use super::{metrics, status};
+use crate::control::service::Service;
 use crate::http1::{Header, Progress, RequestHead};
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX,

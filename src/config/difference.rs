@@ -1,12 +1,12 @@
 //! What is served and to whom, and what a reload changed of it, in words for the log: who may use
 //! which key from now on, and who no longer. Secrets are compared, never told.
 
-use super::config::{Config, Credential, Key, KeyStore, TlsClient};
+use super::{Config, Credential, Key, KeyStore, TlsClient};
 use crate::tls::Certificate;
 
 /// A line for each key store, credential and key that is there at the start, and for the
 /// certificates of server and clients.
-pub(super) fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<String> {
+pub fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<String> {
     let mut told = Vec::from_iter(certificate_change(&[], certificates));
     told.push(
         config
@@ -21,7 +21,7 @@ pub(super) fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<Str
 
 /// A line for each change from `old` to `new` in what is served and to whom, in the order of the
 /// configuration.
-pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
+pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut told = Vec::new();
     if old.server.request_budget != new.server.request_budget {
         told.push(format!("server.request_budget_ms is {}", new.server.request_budget.as_millis()));
@@ -39,7 +39,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
 }
 
 /// The server's certificates where they are not the `old` ones: its own first, then those above it.
-pub(super) fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
+pub fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
     let told = || new.iter().map(ToString::to_string).collect::<Vec<_>>().join("; above it ");
     (old != new).then(|| format!("server certificate is {}", told()))
 }
@@ -87,7 +87,7 @@ fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
 }
 
 /// Names of a key store's key managers.
-pub(super) fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
+pub fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
     store
         .key_managers
         .iter()
@@ -185,7 +185,7 @@ fn compare<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::config::tests::{SMALL, read};
+    use crate::config::tests::{SMALL, read};
 
     /// What is told of `SMALL` after each of these replacements.
     fn told(edits: &[(&str, &str)]) -> Vec<String> {
