@@ -205,7 +205,7 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
     };
     let pool =
         Pool::start(settings, Arc::new(LocalEngine(Arc::new(local()))), vec![mailbox.clone()]);
-    while pool.condition(Instant::now()).lanes_open == 0 {
+    while pool.snapshot(Instant::now()).lanes_open == 0 {
         thread::sleep(Duration::from_millis(1));
     }
     pool

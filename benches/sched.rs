@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
 use xksd::key_manager::{Job, Task};
 use xksd::limits::{QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
-use xksd::sched::model::{Core, LaneId, Report, Settings, Step};
+use xksd::sched::model::{LaneId, Report, Scheduler, Settings, Step};
 use xksd::sched::{Inbox, Mailbox, Pool};
 
 use crate::fixture::{KEY_ID, block_on, pool, waker};
@@ -59,7 +59,7 @@ async fn describe(inbox: &Rc<Inbox>, pool: &Pool) {
 }
 
 /// A core whose lanes all have their session and nothing to do.
-fn opened(lanes: usize, now: Instant) -> Core<()> {
+fn opened(lanes: usize, now: Instant) -> Scheduler<()> {
     let settings = Settings {
         shards: 1,
         lanes,
@@ -70,7 +70,7 @@ fn opened(lanes: usize, now: Instant) -> Core<()> {
         abandoned_max: lanes,
         seed: 1,
     };
-    let mut core = Core::new(settings, Box::new(|_| false), now);
+    let mut core = Scheduler::new(settings, Box::new(|_| false), now);
     let lanes: Vec<LaneId> = core.lanes().collect();
     for lane in lanes {
         assert_eq!(step(&mut core, lane, now), Step::Open);
@@ -80,6 +80,6 @@ fn opened(lanes: usize, now: Instant) -> Core<()> {
     core
 }
 
-fn step(core: &mut Core<()>, lane: LaneId, now: Instant) -> Step {
+fn step(core: &mut Scheduler<()>, lane: LaneId, now: Instant) -> Step {
     core.step(lane, now, &mut VecDeque::new(), &mut Vec::new()).step
 }

@@ -164,7 +164,7 @@ pub const ABANDONED_LANES_PER_SESSION_MAX: usize = 2;
 /// Sessions of one key manager being opened at once.
 pub const SESSION_OPENINGS_MAX: usize = 4;
 /// Jobs one shard waits for at once, over all key managers.
-pub const TICKETS_A_SHARD_MAX: usize = 64 * 1024;
+pub const PENDING_JOBS_A_SHARD_MAX: usize = 64 * 1024;
 /// IVs drawn with one C_GenerateRandom.
 pub const IV_BLOCK: usize = 256;
 /// IV blocks remembered for all sessions of one key manager, so that a generator that repeats
@@ -317,8 +317,8 @@ const _: () = {
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
     assert!(STRANGER_IDLE_TIME_MAX.as_millis() < IDLE_TIME_MAX.as_millis());
-    // A full queue of one key manager leaves tickets for the others.
-    assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= TICKETS_A_SHARD_MAX);
+    // A full queue of one key manager leaves pending jobs for the others.
+    assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= PENDING_JOBS_A_SHARD_MAX);
     // KMS is answered before it gives up.
     assert!(*REQUEST_BUDGET_MS.end() < 250);
 };

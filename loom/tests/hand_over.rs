@@ -1,4 +1,4 @@
-//! Jobs from shards to lanes and outcomes back. In every order of the threads' steps each ticket is
+//! Jobs from shards to lanes and outcomes back. In every order of the threads' steps each pending_job is
 //! answered exactly once and with its own outcome, no job is done twice, nobody sleeps for ever
 //! (which loom calls a deadlock), and nothing is left at the end.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use xksd_loom::key_manager::{Engine, Fault, Job, Outcome, Session};
-use xksd_loom::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, Refused, Ticket};
+use xksd_loom::sched::{Delivered, Inbox, Mailbox, PendingJob, Pool, PoolSettings, Refused};
 use xksd_loom::sync::{advance, now};
 
 const HANG_AFTER: Duration = Duration::from_secs(2);
@@ -117,7 +117,7 @@ impl Hsm {
         Pool::start(settings, Arc::new(TestEngine(self.clone())), mailboxes.to_vec())
     }
 
-    fn submit(&self, inbox: &Rc<Inbox>, pool: &Pool, number: u32) -> Result<Ticket, Refused> {
+    fn submit(&self, inbox: &Rc<Inbox>, pool: &Pool, number: u32) -> Result<PendingJob, Refused> {
         let job = Job { number, deadline: now() + DEADLINE, alive: self.jobs.clone() };
         inbox.submit(pool, job).map_err(|returned| returned.0)
     }
@@ -157,14 +157,14 @@ impl Executor {
 }
 
 /// Waits as a task of a shard does, with the delivery beside it.
-fn wait(inbox: &Rc<Inbox>, ticket: Ticket) -> Delivered {
+fn wait(inbox: &Rc<Inbox>, pending_job: PendingJob) -> Delivered {
     let executor = Arc::new(Executor::default());
     let waker = Waker::from(executor.clone());
     let mut cx = Context::from_waker(&waker);
-    let (mut deliver, mut ticket) = (pin!(inbox.deliver()), pin!(ticket));
+    let (mut deliver, mut pending_job) = (pin!(inbox.deliver()), pin!(pending_job));
     loop {
         let Poll::Pending = deliver.as_mut().poll(&mut cx);
-        if let Poll::Ready(delivered) = ticket.as_mut().poll(&mut cx) {
+        if let Poll::Ready(delivered) = pending_job.as_mut().poll(&mut cx) {
             return delivered;
         }
         executor.sleep();
@@ -203,10 +203,10 @@ fn jobs_are_answered_each_once() {
     model(4, || {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
-        let tickets = [1, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
+        let pending_jobs = [1, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
         inbox.look();
-        for (n, ticket) in tickets {
-            assert_eq!(wait(&inbox, ticket).outcome, Ok(n));
+        for (n, pending_job) in pending_jobs {
+            assert_eq!(wait(&inbox, pending_job).outcome, Ok(n));
             assert_eq!(hsm.executed(n), 1);
         }
         assert_eq!(inbox.pending(), 0);
@@ -225,20 +225,20 @@ fn two_lanes_and_two_shards_find_each_other() {
             let (hsm, pool) = (hsm.clone(), pool.clone());
             thread::spawn(move || {
                 let inbox = Inbox::new(1, second);
-                let ticket = hsm.submit(&inbox, &pool, 2).unwrap();
-                assert_eq!(wait(&inbox, ticket).outcome, Ok(2));
+                let pending_job = hsm.submit(&inbox, &pool, 2).unwrap();
+                assert_eq!(wait(&inbox, pending_job).outcome, Ok(2));
             })
         };
         let inbox = Inbox::new(0, first);
-        let ticket = hsm.submit(&inbox, &pool, 1).unwrap();
-        assert_eq!(wait(&inbox, ticket).outcome, Ok(1));
+        let pending_job = hsm.submit(&inbox, &pool, 1).unwrap();
+        assert_eq!(wait(&inbox, pending_job).outcome, Ok(1));
         other.join().unwrap();
         hsm.end(pool);
     });
 }
 
 #[test]
-fn a_dropped_ticket_leaves_its_slot_to_the_next() {
+fn a_dropped_pending_job_leaves_its_slot_to_the_next() {
     model(4, || {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
@@ -251,14 +251,14 @@ fn a_dropped_ticket_leaves_its_slot_to_the_next() {
 }
 
 #[test]
-fn an_expired_ticket_is_answered_once_and_its_outcome_goes_nowhere() {
+fn an_expired_pending_job_is_answered_once_and_its_outcome_goes_nowhere() {
     model(4, || {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
-        let ticket = hsm.submit(&inbox, &pool, 1).unwrap();
+        let pending_job = hsm.submit(&inbox, &pool, 1).unwrap();
         inbox.expire(now() + DEADLINE);
         assert_eq!(inbox.pending(), 0);
-        let outcome = wait(&inbox, ticket).outcome;
+        let outcome = wait(&inbox, pending_job).outcome;
         assert!(outcome == Ok(1) || outcome == Err(Fault::Timeout), "{outcome:?}");
         let next = hsm.submit(&inbox, &pool, 2).unwrap();
         assert_eq!(wait(&inbox, next).outcome, Ok(2), "the slot's earlier owner's outcome");
@@ -278,14 +278,14 @@ fn a_stop_meets_a_submission_and_both_end() {
         let submitted = hsm.submit(&inbox, &pool, 1);
         stopping.join().unwrap();
         match submitted {
-            Ok(ticket) => {
+            Ok(pending_job) => {
                 // A pool that stops before it has a session leaves what it admitted to the
                 // deadline.
                 inbox.expire(now() + DEADLINE);
                 let expected = if hsm.executed(1) == 1 { Ok(1) } else { Err(Fault::Timeout) };
-                assert_eq!(wait(&inbox, ticket).outcome, expected);
+                assert_eq!(wait(&inbox, pending_job).outcome, expected);
             }
-            Err(refused) => assert!(matches!(refused, Refused::NoLanes(_)), "{refused:?}"),
+            Err(refused) => assert!(matches!(refused, Refused::NoSession(_)), "{refused:?}"),
         }
         hsm.end(pool);
     });
@@ -296,9 +296,9 @@ fn a_lost_session_loses_no_other_job() {
     model(4, || {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
-        let tickets = [1, LOSES, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
-        for (n, ticket) in tickets {
-            let outcome = wait(&inbox, ticket).outcome;
+        let pending_jobs = [1, LOSES, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
+        for (n, pending_job) in pending_jobs {
+            let outcome = wait(&inbox, pending_job).outcome;
             assert_eq!(outcome.is_ok(), n != LOSES);
             assert_eq!(hsm.executed(n), 1, "job {n}");
         }
@@ -335,11 +335,11 @@ fn a_lane_given_up_at_any_moment_does_no_job_twice() {
         let hsm = Hsm::new();
         let (pool, inbox) = shard(&hsm, 1);
         warm_up(&hsm, &pool, &inbox);
-        let tickets = [1, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
+        let pending_jobs = [1, 2].map(|n| (n, hsm.submit(&inbox, &pool, n).unwrap()));
         advance(HANG_AFTER * 2);
         pool.tick(now());
-        for (n, ticket) in tickets {
-            assert!(matches!(wait(&inbox, ticket).outcome, Ok(answer) if answer == n));
+        for (n, pending_job) in pending_jobs {
+            assert!(matches!(wait(&inbox, pending_job).outcome, Ok(answer) if answer == n));
             assert_eq!(hsm.executed(n), 1);
         }
         hsm.end(pool);
@@ -355,10 +355,10 @@ fn a_shard_that_ends_is_woken_no_more() {
         {
             let waker = Waker::from(executor.clone());
             let mut cx = Context::from_waker(&waker);
-            let mut ticket = pin!(hsm.submit(&inbox, &pool, 1).unwrap());
+            let mut pending_job = pin!(hsm.submit(&inbox, &pool, 1).unwrap());
             let mut deliver = pin!(inbox.deliver());
             let Poll::Pending = deliver.as_mut().poll(&mut cx);
-            if let Poll::Ready(delivered) = ticket.as_mut().poll(&mut cx) {
+            if let Poll::Ready(delivered) = pending_job.as_mut().poll(&mut cx) {
                 assert_eq!(delivered.outcome, Ok(1));
             }
         }

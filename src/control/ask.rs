@@ -42,7 +42,7 @@ impl Asker {
             match self.inbox.submit(&self.pool, job).map_err(|refused| *refused) {
                 Ok(ticket) => break ticket,
                 // The first sessions are still being opened.
-                Err((Refused::NoLanes(None), returned)) if Instant::now() < deadline => {
+                Err((Refused::NoSession(None), returned)) if Instant::now() < deadline => {
                     job = returned;
                     std::thread::sleep(LOOK_INTERVAL);
                 }
@@ -64,10 +64,10 @@ impl Asker {
 
 fn no_session(refused: Refused) -> Fault {
     let detail = match refused {
-        Refused::NoLanes(Some(last_fault)) => last_fault.to_string(),
-        Refused::NoLanes(None) => "no session is open yet".to_owned(),
-        Refused::NoAnswer => return Fault::Timeout,
-        Refused::QueueFull | Refused::CannotMakeIt => return Fault::Busy,
+        Refused::NoSession(Some(last_fault)) => last_fault.to_string(),
+        Refused::NoSession(None) => "no session is open yet".to_owned(),
+        Refused::Hung => return Fault::Timeout,
+        Refused::QueueFull | Refused::DeadlineUnreachable => return Fault::Busy,
     };
     Fault::Device { detail }
 }

@@ -100,8 +100,8 @@ impl Manager {
         match &self.backend {
             Backend::Local(_) => HealthStatus::Active,
             Backend::Pool(pool) => {
-                let condition = pool.condition(now);
-                if condition.is_out {
+                let condition = pool.snapshot(now);
+                if condition.is_unavailable {
                     HealthStatus::Unavailable
                 } else if condition.lanes_hung > 0 || condition.lanes_open * 2 < pool.lanes() {
                     HealthStatus::Degraded
@@ -163,7 +163,7 @@ impl Manager {
         };
         let time = match &self.backend {
             Backend::Local(_) => Duration::ZERO,
-            Backend::Pool(pool) => pool.condition(now).expected_time.unwrap_or(Duration::MAX),
+            Backend::Pool(pool) => pool.snapshot(now).expected_time.unwrap_or(Duration::MAX),
         };
         Prospect { health, time }
     }

@@ -72,18 +72,18 @@ pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
 /// The error for a job that a key manager did not take.
 pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
     match why {
-        Refused::NoLanes(last_fault) => {
+        Refused::NoSession(last_fault) => {
             *detail = last_fault.as_deref().unwrap_or("no session was ever open").to_string();
             ApiError::new(
                 ErrorName::InternalException,
                 "no session with the key manager is open; the proxy's log says why",
             )
         }
-        Refused::NoAnswer => {
+        Refused::Hung => {
             *detail = "calls into the key manager's library hang".to_owned();
             ApiError::new(ErrorName::DependencyTimeoutException, "the key manager does not answer")
         }
-        Refused::QueueFull | Refused::CannotMakeIt => {
+        Refused::QueueFull | Refused::DeadlineUnreachable => {
             let full = matches!(why, Refused::QueueFull);
             *detail = if full {
                 "its queue is full"

@@ -1,87 +1,21 @@
-//! A lane: a thread that owns one session and does what the core says.
+//! A lane: a thread that owns one session and does what the scheduler says.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
-use super::inbox::{Delivered, Token};
+use super::lane_slot::Work;
+use super::mailbox::{Delivered, Mailbox};
 use super::model::{BATCH_TIME, Entry, LaneId, Report, Step};
-use super::pool::Shared;
-use super::sync::{self, Condvar, Mutex};
+use super::shared::Shared;
+use super::sync;
 use crate::key_manager::{Fault, Job, Outcome, Session};
 
 /// Device faults in a row after which a lane tries its session on the test key, and closes it if
 /// that fails too. A lane that fails fast would otherwise draw job after job; a key that always
 /// fails must not close sessions that are well.
 const DEVICE_FAULTS_MAX: u32 = 3;
-
-/// A job and where its outcome goes.
-pub(super) struct Work {
-    pub(super) job: Job,
-    pub(super) token: Token,
-}
-
-/// A lane's place, shared with those who wake it. It outlives the lanes that sit there.
-#[derive(Default)]
-pub(super) struct Desk {
-    permit: Mutex<bool>,
-    woken: Condvar,
-    /// The jobs of the batch that are not begun, so that they can be taken away from a lane that
-    /// hangs. Empty with slow key managers, whose batches are one job.
-    held: Mutex<Held>,
-}
-
-#[derive(Default)]
-struct Held {
-    holder: Option<LaneId>,
-    jobs: VecDeque<Entry<Work>>,
-}
-
-impl Desk {
-    pub(super) fn wake(&self) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.woken.notify_one();
-    }
-
-    /// Until woken, or for so long. May end early: the core is asked again whatever ended it.
-    fn park(&self, timeout: Option<Duration>) {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*permit {
-            permit = match timeout {
-                Some(timeout) => {
-                    self.woken
-                        .wait_timeout(permit, timeout)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-                None => self.woken.wait(permit).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-        *permit = false;
-    }
-
-    /// Puts what follows in a batch where it can be taken away. Not while a later occupant's jobs
-    /// are there: an abandoned lane may come so far after it was given up.
-    fn hold(&self, lane: LaneId, jobs: &mut VecDeque<Entry<Work>>) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.jobs.is_empty() && !jobs.is_empty() {
-            held.holder = Some(lane);
-            std::mem::swap(&mut held.jobs, jobs);
-        }
-    }
-
-    fn next(&self, lane: LaneId) -> Option<Entry<Work>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.holder == Some(lane) { held.jobs.pop_front() } else { None }
-    }
-
-    /// Takes away what `lane` has not begun.
-    pub(super) fn take_held(&self, lane: LaneId) -> VecDeque<Entry<Work>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.holder == Some(lane) { std::mem::take(&mut held.jobs) } else { VecDeque::new() }
-    }
-}
 
 /// The thread of `lane`, until the pool stops or the lane was abandoned.
 pub(super) fn run(shared: &Shared, lane: LaneId) {
@@ -91,12 +25,12 @@ pub(super) fn run(shared: &Shared, lane: LaneId) {
     let mut report = None;
     loop {
         let next = {
-            let mut core = shared.core();
+            let mut scheduler = shared.scheduler();
             let now = sync::now();
             if let Some(report) = report.take() {
-                core.finished(lane, report, now);
+                scheduler.finished(lane, report, now);
             }
-            core.step(lane, now, &mut batch, &mut late)
+            scheduler.step(lane, now, &mut batch, &mut late)
         };
         if let Some(other) = next.wake {
             shared.wake(other);
@@ -105,7 +39,7 @@ pub(super) fn run(shared: &Shared, lane: LaneId) {
         match next.step {
             Step::Work => report = runner.serve(&mut batch),
             Step::Open => runner.open(),
-            Step::Park(timeout) => shared.desk(lane).park(timeout),
+            Step::Park(timeout) => shared.slot(lane).park(timeout),
             Step::Exit => break,
         }
     }
@@ -128,11 +62,13 @@ impl Runner<'_> {
             Ok(session) => {
                 self.session = Some(session);
                 self.device_faults = 0;
-                self.shared.core().opened(self.lane, sync::now())
+                self.shared.scheduler().opened(self.lane, sync::now())
             }
-            Err(fault) => {
-                self.shared.core().open_failed(self.lane, Arc::from(tell(&fault)), sync::now())
-            }
+            Err(fault) => self.shared.scheduler().open_failed(
+                self.lane,
+                Arc::from(describe(&fault)),
+                sync::now(),
+            ),
         };
         if let Some(other) = wake {
             self.shared.wake(other);
@@ -148,7 +84,7 @@ impl Runner<'_> {
 
     /// Serves a batch; no report when the session was lost meanwhile.
     fn serve(&mut self, batch: &mut VecDeque<Entry<Work>>) -> Option<Report> {
-        let desk = self.shared.desk(self.lane);
+        let slot = self.shared.slot(self.lane);
         let mut report = Report::default();
         if !batch.is_empty() && !self.check() {
             // Nothing was begun: others do it, or this lane once its session is open again.
@@ -161,56 +97,67 @@ impl Runner<'_> {
         let mailbox = &self.shared.mailboxes[first.shard];
         let more = !batch.is_empty();
         if more {
-            desk.hold(self.lane, batch);
+            slot.hold(self.lane, batch);
         }
         let mut now = sync::now();
         let mut woken_at = now;
         let mut lost = None;
         let mut entry = Some(first);
-        while let Some(Entry { job: Work { job, token }, submitted, deadline, .. }) = entry {
-            if deadline <= now {
-                mailbox.post(token, Delivered::timeout(submitted, now));
-            } else if !mailbox.is_cancelled(token) {
-                let queue_wait = now.saturating_duration_since(submitted);
-                mailbox.begin(token, queue_wait);
-                let (outcome, usable) = self.execute(job);
-                let begun = std::mem::replace(&mut now, sync::now());
-                let hsm_time = now - begun;
-                if is_service(&outcome) {
-                    report.served += 1;
-                    report.served_time += hsm_time;
-                }
-                self.device_faults = if matches!(outcome, Err(Fault::Device { .. })) {
-                    self.device_faults + 1
-                } else {
-                    0
-                };
-                if !usable {
-                    lost = Some(Arc::from(
-                        outcome.as_ref().err().map_or("session lost".to_owned(), tell),
-                    ));
-                }
-                mailbox.post(token, Delivered { outcome, queue_wait, hsm_time });
-                if now - woken_at > BATCH_TIME {
-                    mailbox.wake();
-                    woken_at = now;
-                }
-            }
+        while let Some(next) = entry {
+            lost = self.serve_one(mailbox, next, &mut now, &mut report);
             if lost.is_some() {
                 break;
             }
-            entry = if more { batch.pop_front().or_else(|| desk.next(self.lane)) } else { None };
+            if now - woken_at > BATCH_TIME {
+                mailbox.wake();
+                woken_at = now;
+            }
+            entry = if more { batch.pop_front().or_else(|| slot.next(self.lane)) } else { None };
         }
         mailbox.wake();
         if lost.is_none() && self.device_faults >= DEVICE_FAULTS_MAX {
             self.device_faults = 0;
-            lost = self.probe().err().map(|fault| Arc::from(tell(&fault)));
+            lost = self.probe().err().map(|fault| Arc::from(describe(&fault)));
         }
         let Some(fault) = lost else { return Some(report) };
         // Told first: others take over while this session closes, which may take its time.
         self.shared.lost(self.lane, report, fault, batch);
         self.close();
         None
+    }
+
+    /// Does one job, unless nobody waits for it, and posts its outcome. `now` is moved on to its
+    /// end. What lost the session, if this did.
+    fn serve_one(
+        &mut self,
+        mailbox: &Mailbox,
+        entry: Entry<Work>,
+        now: &mut Instant,
+        report: &mut Report,
+    ) -> Option<Arc<str>> {
+        let Entry { job: Work { job, id }, submitted, deadline, .. } = entry;
+        if deadline <= *now {
+            mailbox.post(id, Delivered::timeout(submitted, *now));
+            return None;
+        }
+        if mailbox.is_cancelled(id) {
+            return None;
+        }
+        let queue_wait = now.saturating_duration_since(submitted);
+        mailbox.begin(id, queue_wait);
+        let (outcome, usable) = self.execute(job);
+        let begun = std::mem::replace(now, sync::now());
+        let hsm_time = *now - begun;
+        if is_service(&outcome) {
+            report.served += 1;
+            report.served_time += hsm_time;
+        }
+        let device_fault = matches!(outcome, Err(Fault::Device { .. }));
+        self.device_faults = if device_fault { self.device_faults + 1 } else { 0 };
+        let lost = (!usable)
+            .then(|| outcome.as_ref().err().map_or("session lost".to_owned(), describe).into());
+        mailbox.post(id, Delivered { outcome, queue_wait, hsm_time });
+        lost
     }
 
     /// The outcome, and whether the session can go on.
@@ -255,7 +202,7 @@ fn panicked(what: &str) -> Fault {
 }
 
 /// For the operator: what a fault is, with its detail.
-fn tell(fault: &Fault) -> String {
+fn describe(fault: &Fault) -> String {
     match fault {
         Fault::Device { detail } | Fault::KeyNotFound { detail } => detail.clone(),
         other => format!("{other:?}"),

@@ -1,4 +1,4 @@
-//! The lanes of one key manager, and the lock around its core.
+//! The lanes of one key manager, and the lock around its scheduler.
 //!
 //! One mutex a key manager, held for about 100 ns a submission and as much a batch: at the 10⁴
 //! jobs/s an HSM tops out at it is held for some tenths of a percent of the time, so a shard
@@ -6,15 +6,16 @@
 //! it.
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::gauge::{Condition, Gauge};
-use super::inbox::{Delivered, Mailbox, Token};
-use super::lane::{self, Desk, Work};
-use super::model::{Core, Counts, Entry, LaneId, Refused, Report, Settings, Tick, Totals};
-use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, MutexGuard};
+use super::lane;
+use super::lane_slot::{LaneSlot, Work};
+use super::mailbox::{JobId, Mailbox};
+use super::model::{Counts, Entry, LaneId, Refused, Scheduler, Settings, Tick, Totals};
+use super::shared::Shared;
+use super::snapshot::{Snapshot, SnapshotCell};
+use super::sync::{self, Builder, Condvar, Mutex};
 use crate::key_manager::{Engine, Job, Runs};
 use crate::limits::{
     ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX,
@@ -41,24 +42,6 @@ pub struct PoolSettings {
     pub open_hang_after: Duration,
 }
 
-/// What the lanes share.
-pub(super) struct Shared {
-    core: Mutex<Core<Work>>,
-    gauge: Gauge,
-    desks: Vec<Desk>,
-    pub(super) mailboxes: Vec<Arc<Mailbox>>,
-    pub(super) engine: Arc<dyn Engine>,
-    threads: Mutex<Threads>,
-    thread_ended: Condvar,
-}
-
-#[derive(Default)]
-struct Threads {
-    /// Those that have not told their end.
-    running: usize,
-    handles: Vec<JoinHandle<()>>,
-}
-
 /// One key manager's queues and lanes. Dropped without [`Pool::stop`], its lanes end by themselves
 /// when the queues are empty.
 pub struct Pool {
@@ -80,7 +63,7 @@ pub struct PoolStats {
     /// In a call for suspiciously long, or abandoned with a call that has not returned.
     pub lanes_hung: usize,
     /// No lane serves, and has not for so long that jobs are refused.
-    pub is_out: bool,
+    pub is_unavailable: bool,
     /// Since the start.
     pub abandoned_total: u64,
     /// Since the start.
@@ -90,9 +73,9 @@ pub struct PoolStats {
     /// Refused because the shard's queue was full.
     pub refused_queue_full_total: u64,
     /// Refused because they could not have made their deadline.
-    pub refused_cannot_make_it_total: u64,
+    pub refused_deadline_unreachable_total: u64,
     /// Refused because no session could serve.
-    pub refused_no_lanes_total: u64,
+    pub refused_no_session_total: u64,
     /// Dropped at their deadline without an HSM call.
     pub late_total: u64,
     /// Dropped without an HSM call before its deadline because nobody waited any more.
@@ -129,7 +112,7 @@ impl Pool {
         let lanes = sessions_opened(settings.lanes, engine.runs());
         let boxes = mailboxes.clone();
         let now = sync::now();
-        let mut core = Core::new(
+        let mut scheduler = Scheduler::new(
             Settings {
                 shards: mailboxes.len().min(settings.shards),
                 lanes,
@@ -140,17 +123,17 @@ impl Pool {
                 abandoned_max: lanes * ABANDONED_LANES_PER_SESSION_MAX,
                 seed: seed(),
             },
-            Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.token)),
+            Box::new(move |entry: &Entry<Work>| boxes[entry.shard].is_cancelled(entry.job.id)),
             now,
         );
         for _ in settings.shards..mailboxes.len() {
-            core.add_guest();
+            scheduler.add_guest();
         }
-        let start: Vec<LaneId> = core.lanes().collect();
+        let start: Vec<LaneId> = scheduler.lanes().collect();
         let shared = Arc::new(Shared {
-            core: Mutex::new(core),
-            gauge: Gauge::new(now),
-            desks: (0..lanes).map(|_| Desk::default()).collect(),
+            scheduler: Mutex::new(scheduler),
+            snapshot: SnapshotCell::new(now),
+            slots: (0..lanes).map(|_| LaneSlot::default()).collect(),
             mailboxes,
             engine,
             threads: Mutex::default(),
@@ -170,21 +153,21 @@ impl Pool {
 
     /// Lanes this pool keeps: what was configured, or fewer with an in-process engine.
     pub fn lanes(&self) -> usize {
-        self.shared.desks.len()
+        self.shared.slots.len()
     }
 
     pub(super) fn submit(
         &self,
         shard: usize,
-        token: Token,
+        id: JobId,
         job: Job,
         now: Instant,
     ) -> Result<(), Box<(Refused, Job)>> {
         let deadline = job.deadline;
-        let mut core = self.shared.core();
+        let mut scheduler = self.shared.scheduler();
         let mut late = Vec::new();
-        let submitted = core.submit(shard, Work { job, token }, deadline, now, &mut late);
-        drop(core);
+        let submitted = scheduler.submit(shard, Work { job, id }, deadline, now, &mut late);
+        drop(scheduler);
         self.shared.answer_late(&mut late);
         let wake = submitted.map_err(|(refused, work)| Box::new((refused, work.job)))?;
         if let Some(lane) = wake {
@@ -198,7 +181,7 @@ impl Pool {
     /// that hangs is answered by its shard's [`Inbox::expire`](super::Inbox::expire).
     pub fn tick(&self, now: Instant) {
         let mut tick = self.tick.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.core().tick(now, &mut tick);
+        self.shared.scheduler().tick(now, &mut tick);
         for lane in tick.stalled.drain(..) {
             self.shared.give_back(lane, now, &mut VecDeque::new());
         }
@@ -212,22 +195,22 @@ impl Pool {
     }
 
     /// How it stands just now, without the lock.
-    pub fn condition(&self, now: Instant) -> Condition {
-        self.shared.gauge.get(now)
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        self.shared.snapshot.get(now)
     }
 
     /// This moment's figures.
     pub fn stats(&self) -> PoolStats {
-        let core = self.shared.core();
+        let scheduler = self.shared.scheduler();
         let (Counts { idle, awake, busy, stalled, abandoned, .. }, totals) =
-            (core.counts(), core.totals());
+            (scheduler.counts(), scheduler.totals());
         let Totals {
             jobs,
             late,
             cancelled,
             queue_full,
-            cannot_make_it,
-            no_lanes,
+            deadline_unreachable,
+            no_session,
             abandoned: abandoned_total,
             reopened,
         } = totals;
@@ -236,19 +219,19 @@ impl Pool {
             lanes_open: idle + awake + busy + stalled,
             lanes_busy: busy + stalled,
             lanes_hung: stalled + abandoned,
-            is_out: core.is_out(sync::now()),
+            is_unavailable: scheduler.is_unavailable(sync::now()),
             abandoned_total,
             sessions_reopened_total: reopened,
-            queued: core.queued().take(self.settings.shards).collect(),
+            queued: scheduler.queued().take(self.settings.shards).collect(),
             refused_queue_full_total: queue_full,
-            refused_cannot_make_it_total: cannot_make_it,
-            refused_no_lanes_total: no_lanes,
+            refused_deadline_unreachable_total: deadline_unreachable,
+            refused_no_session_total: no_session,
             late_total: late,
             cancelled_total: cancelled,
             jobs_total: jobs,
-            last_fault: core.last_fault().map(|(fault, _)| fault.as_ref().to_owned()),
-            last_fault_at: core.last_fault().map(|(_, at)| *at),
-            service_time_ewma: core.service_time(),
+            last_fault: scheduler.last_fault().map(|(fault, _)| fault.as_ref().to_owned()),
+            last_fault_at: scheduler.last_fault().map(|(_, at)| *at),
+            service_time_ewma: scheduler.service_time(),
         }
     }
 
@@ -311,7 +294,7 @@ fn lane_thread(shared: &Shared, lane: LaneId) {
     impl Drop for End<'_> {
         fn drop(&mut self) {
             self.0.give_back(self.1, sync::now(), &mut VecDeque::new());
-            let wake = self.0.core().exited(self.1, sync::now());
+            let wake = self.0.scheduler().exited(self.1, sync::now());
             if let Some(other) = wake {
                 self.0.wake(other);
             }
@@ -321,121 +304,6 @@ fn lane_thread(shared: &Shared, lane: LaneId) {
     }
     let _end = End(shared, lane);
     lane::run(shared, lane);
-}
-
-/// The core under its lock; the gauge follows when it is let go.
-pub(super) struct Locked<'a> {
-    core: MutexGuard<'a, Core<Work>>,
-    gauge: &'a Gauge,
-}
-
-impl Deref for Locked<'_> {
-    type Target = Core<Work>;
-
-    fn deref(&self) -> &Core<Work> {
-        &self.core
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Core<Work> {
-        &mut self.core
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        self.gauge.set(&self.core);
-    }
-}
-
-impl Shared {
-    pub(super) fn core(&self) -> Locked<'_> {
-        Locked {
-            core: self.core.lock().unwrap_or_else(PoisonError::into_inner),
-            gauge: &self.gauge,
-        }
-    }
-
-    fn threads(&self) -> MutexGuard<'_, Threads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn desk(&self, lane: LaneId) -> &Desk {
-        &self.desks[lane.slot()]
-    }
-
-    pub(super) fn wake(&self, lane: LaneId) {
-        self.desk(lane).wake();
-    }
-
-    /// Jobs that nobody can do in time any more: their shards have answered them, or do now.
-    pub(super) fn answer_late(&self, late: &mut Vec<Entry<Work>>) {
-        if late.is_empty() {
-            return;
-        }
-        let now = sync::now();
-        for Entry { job: Work { job, token }, shard, submitted, deadline } in late.drain(..) {
-            drop(job);
-            self.mailboxes[shard].post(token, Delivered::not_begun(submitted, deadline, now));
-            self.mailboxes[shard].wake();
-        }
-    }
-
-    /// `lane` lost its session after it did what `report` says; it has not begun with `rest`.
-    pub(super) fn lost(
-        &self,
-        lane: LaneId,
-        report: Report,
-        fault: Arc<str>,
-        rest: &mut VecDeque<Entry<Work>>,
-    ) {
-        let now = sync::now();
-        {
-            let mut core = self.core();
-            core.finished(lane, report, now);
-            core.lost(lane, fault, now);
-        }
-        self.give_back(lane, now, rest);
-    }
-
-    /// Puts `rest` and what `lane` holds and has not begun back to the heads of the queues, and
-    /// wakes whom they need.
-    fn give_back(&self, lane: LaneId, now: Instant, rest: &mut VecDeque<Entry<Work>>) {
-        rest.append(&mut self.desk(lane).take_held(lane));
-        let (mut wake, mut no_room) = (Vec::new(), Vec::new());
-        {
-            let mut core = self.core();
-            // From the back, so that the oldest is at the head again.
-            while let Some(entry) = rest.pop_back() {
-                no_room.extend(core.requeue(entry).err());
-            }
-            core.wake_all_needed(now, &mut wake);
-        }
-        for other in wake {
-            self.wake(other);
-        }
-        self.answer_late(&mut no_room);
-    }
-
-    fn no_thread(&self, lane: LaneId, error: &std::io::Error) {
-        let now = sync::now();
-        let wake = {
-            let mut core = self.core();
-            let wake =
-                core.open_failed(lane, Arc::from(format!("no thread for a session: {error}")), now);
-            core.exited(lane, now);
-            wake
-        };
-        if let Some(other) = wake {
-            self.wake(other);
-        }
-    }
-
-    fn stop(&self) {
-        self.core().stop();
-        self.desks.iter().for_each(Desk::wake);
-    }
 }
 
 fn seed() -> u64 {

@@ -215,10 +215,11 @@ fn ten_thousand_jobs_of_two_shards_are_each_answered_once() {
                 let inbox = Inbox::new(shard, mailbox);
                 for round in 0..50 {
                     let submit = |n| (n, inbox.submit(&pool, job("k", n, LONG)).unwrap());
-                    let tickets: Vec<_> = (round * 100..round * 100 + 100).map(submit).collect();
+                    let pending_jobs: Vec<_> =
+                        (round * 100..round * 100 + 100).map(submit).collect();
                     block_on(&inbox, async {
-                        for (n, ticket) in tickets {
-                            assert_eq!(number(&ticket.await), Some(n));
+                        for (n, pending_job) in pending_jobs {
+                            assert_eq!(number(&pending_job.await), Some(n));
                         }
                     });
                 }
@@ -254,7 +255,7 @@ fn a_hung_session_is_answered_for_left_behind_and_replaced() {
 }
 
 #[test]
-fn a_late_outcome_never_reaches_the_next_ticket_of_its_slot() {
+fn a_late_outcome_never_reaches_the_next_pending_job_of_its_slot() {
     let (release, hang) = mpsc::channel();
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
     rig.until("open", Rig::serves);
@@ -324,16 +325,18 @@ fn a_shard_is_woken_once_until_it_has_looked_and_not_after_it_is_gone() {
 #[test]
 fn a_busy_shard_finds_outcomes_before_its_executor_looks_for_wake_ups() {
     let rig = Rig::start(1, Behaviour::default());
-    let mut ticket = pin!(rig.inbox.submit(&rig.pool, job("key", 7, LONG)).unwrap());
+    let mut pending_job = pin!(rig.inbox.submit(&rig.pool, job("key", 7, LONG)).unwrap());
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(count.clone());
     let mut cx = Context::from_waker(&waker);
-    assert!(ticket.as_mut().poll(&mut cx).is_pending());
+    assert!(pending_job.as_mut().poll(&mut cx).is_pending());
     rig.until("is woken for its outcome", |rig| {
         rig.inbox.look();
         count.0.load(Ordering::SeqCst) == 1
     });
-    let Poll::Ready(delivered) = ticket.as_mut().poll(&mut cx) else { panic!("woken for nothing") };
+    let Poll::Ready(delivered) = pending_job.as_mut().poll(&mut cx) else {
+        panic!("woken for nothing")
+    };
     assert_eq!(number(&delivered), Some(7));
 }
 
@@ -351,7 +354,7 @@ fn a_panic_costs_its_job_and_session_alone() {
 }
 
 /// Why a job was not taken.
-fn refused(submitted: Result<Ticket, Box<(Refused, Job)>>) -> Option<Refused> {
+fn refused(submitted: Result<PendingJob, Box<(Refused, Job)>>) -> Option<Refused> {
     submitted.err().map(|returned| returned.0)
 }
 
@@ -363,7 +366,7 @@ fn all_sessions_lost_and_back() {
     rig.behaviour.down.store(true, Ordering::SeqCst);
     rig.until("refused at once, with the fault", |rig| {
         match refused(rig.inbox.submit(&rig.pool, job("k", 2, LONG))) {
-            Some(Refused::NoLanes(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
+            Some(Refused::NoSession(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
             _ => false,
         }
     });
@@ -429,16 +432,16 @@ fn in_process_engines_get_no_more_lanes_than_do_any_good() {
 fn stop_serves_what_is_queued_and_admits_nothing() {
     let rig = Rig::start(2, Behaviour::default());
     rig.served("k", 0);
-    let tickets: Vec<_> =
+    let pending_jobs: Vec<_> =
         (1..50).map(|n| (n, rig.inbox.submit(&rig.pool, job("slow", n, LONG)).unwrap())).collect();
     assert!(rig.pool.stop(Instant::now() + LONG));
     assert!(matches!(
         refused(rig.inbox.submit(&rig.pool, job("k", 99, LONG))),
-        Some(Refused::NoLanes(_))
+        Some(Refused::NoSession(_))
     ));
     block_on(&rig.inbox, async {
-        for (n, ticket) in tickets {
-            assert_eq!(number(&ticket.await), Some(n));
+        for (n, pending_job) in pending_jobs {
+            assert_eq!(number(&pending_job.await), Some(n));
         }
     });
     rig.stop();
@@ -460,7 +463,10 @@ fn a_pool_that_is_dropped_ends_its_lanes() {
 fn the_inbox_is_bounded_and_frees_what_was_refused() {
     let rig = Rig::start(1, Behaviour { down: AtomicBool::new(true), ..Behaviour::default() });
     rig.until("no lanes", |rig| {
-        matches!(refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))), Some(Refused::NoLanes(_)))
+        matches!(
+            refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))),
+            Some(Refused::NoSession(_))
+        )
     });
     assert_eq!(rig.inbox.pending(), 0);
     let past = rig.inbox.submit(&rig.pool, job("k", 1, Duration::ZERO));
@@ -474,11 +480,11 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
         thread::sleep(Duration::from_millis(1));
     }
     let max = crate::limits::QUEUE_JOBS_A_SHARD_MAX as u32;
-    let tickets: Vec<_> =
+    let pending_jobs: Vec<_> =
         (0..max).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
     assert_eq!(refused(rig.inbox.submit(&rig.pool, job("k", 0, LONG))), Some(Refused::QueueFull));
-    assert_eq!(rig.inbox.pending(), tickets.len() + 1);
-    drop(tickets);
+    assert_eq!(rig.inbox.pending(), pending_jobs.len() + 1);
+    drop(pending_jobs);
     release.send(()).unwrap();
     assert_eq!(number(&block_on(&rig.inbox, hung)), Some(0));
     rig.until("the cancelled ones are gone", |rig| rig.pool.stats().queued == [0]);

@@ -62,10 +62,9 @@ pub unsafe fn encrypt_init(
     let parameters = unsafe { given.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
     let iv_bytes = match gcm.iv {
         IvMode::Append if parameters.ulIvLen == 0 => APPENDED_IV_BYTES,
-        // SAFETY: the caller says that pIv points to ulIvLen bytes; it was looked whether it is
-        // null.
         IvMode::Fill
             if fillable(&parameters)
+                // SAFETY: the caller says that pIv points to ulIvLen bytes, and it is not null.
                 && unsafe { all_zero(parameters.pIv, parameters.ulIvLen as usize) } =>
         {
             parameters.ulIvLen as usize

@@ -56,9 +56,10 @@ pub unsafe fn initialize(arguments: *mut c_void) -> Result<(), CK_RV> {
         return Err(CKR_CRYPTOKI_ALREADY_INITIALIZED);
     }
     let parameters = instance.config.library_parameters.as_deref();
-    // SAFETY: the caller's arguments, as this function was given them.
-    instance
-        .open_gate(|functions| unsafe { real::initialize(functions, arguments, parameters) })?;
+    instance.open_gate(|functions| {
+        // SAFETY: the caller's arguments, as this function was given them.
+        unsafe { real::initialize(functions, arguments, parameters) }
+    })?;
     *ticker = instance.needs_ticks().then(|| Ticker::start(&instance)).flatten();
     *write(&CURRENT) = Some(instance);
     Ok(())

@@ -1,4 +1,4 @@
-//! The core under key managers that are slow, fast, dead, flapping, failing and hanging, with
+//! The scheduler under key managers that are slow, fast, dead, flapping, failing and hanging, with
 //! bursts on unequal shards, in virtual time. Everything follows from the seed, which a failure
 //! prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` one alone.
 
@@ -94,7 +94,7 @@ struct SimLane {
 
 struct Simulation {
     random: Random,
-    core: Core<usize>,
+    scheduler: Scheduler<usize>,
     start: Instant,
     now: Instant,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -133,7 +133,7 @@ impl Simulation {
         let cancelled: Arc<Mutex<HashSet<usize>>> = Arc::default();
         let asked = cancelled.clone();
         let mut sim = Simulation {
-            core: Core::new(
+            scheduler: Scheduler::new(
                 settings,
                 Box::new(move |entry| asked.lock().unwrap().contains(&entry.job)),
                 now,
@@ -155,7 +155,7 @@ impl Simulation {
             rate,
             random,
         };
-        let first: Vec<LaneId> = sim.core.lanes().collect();
+        let first: Vec<LaneId> = sim.scheduler.lanes().collect();
         first.into_iter().for_each(|lane| sim.start_lane(lane));
         sim.after(TICK, Event::Tick);
         sim.after(Duration::ZERO, Event::Arrival);
@@ -190,10 +190,10 @@ impl Simulation {
                 "job {job} never ended: {fate:?}"
             );
         }
-        let counts = self.core.counts();
+        let counts = self.scheduler.counts();
         assert!(
-            counts.abandoned >= self.core.settings.abandoned_max
-                || counts.idle == self.core.lanes.len(),
+            counts.abandoned >= self.scheduler.settings.abandoned_max
+                || counts.idle == self.scheduler.lanes.len(),
             "did not heal: {counts:?}"
         );
     }
@@ -231,12 +231,12 @@ impl Simulation {
                 }
             }
             Event::Opened(lane, true) => {
-                let wake = self.core.opened(lane, self.now);
+                let wake = self.scheduler.opened(lane, self.now);
                 self.wake(wake);
                 self.step(lane);
             }
             Event::Opened(lane, false) => {
-                let wake = self.core.open_failed(lane, Arc::from("no"), self.now);
+                let wake = self.scheduler.open_failed(lane, Arc::from("no"), self.now);
                 self.wake(wake);
                 self.step(lane);
             }
@@ -263,7 +263,7 @@ impl Simulation {
                 };
             self.requeued.push(false);
             let mut late = Vec::new();
-            let submitted = self.core.submit(shard, job, deadline, self.now, &mut late);
+            let submitted = self.scheduler.submit(shard, job, deadline, self.now, &mut late);
             self.all_late(late, Duration::ZERO);
             match submitted {
                 Ok(wake) => {
@@ -287,7 +287,7 @@ impl Simulation {
 
     fn tick(&mut self) {
         let mut tick = Tick::default();
-        self.core.tick(self.now, &mut tick);
+        self.scheduler.tick(self.now, &mut tick);
         self.all_late(tick.late, Duration::ZERO);
         for lane in tick.stalled {
             let held = self
@@ -300,7 +300,7 @@ impl Simulation {
         tick.wake.into_iter().for_each(|lane| self.wake(Some(lane)));
         for lane in tick.start {
             if self.random.percent(10) {
-                let wake = self.core.exited(lane, self.now);
+                let wake = self.scheduler.exited(lane, self.now);
                 self.wake(wake);
             } else {
                 self.start_lane(lane);
@@ -319,13 +319,13 @@ impl Simulation {
         while let Some(entry) = held.pop_back() {
             self.requeued[entry.job] = true;
             let job = entry.job;
-            match self.core.requeue(entry) {
+            match self.scheduler.requeue(entry) {
                 Ok(()) => self.turn(job, Fate::Handed, Fate::Waiting),
                 Err(_) => self.turn(job, Fate::Handed, Fate::Late),
             }
         }
         let mut wake = Vec::new();
-        self.core.wake_all_needed(self.now, &mut wake);
+        self.scheduler.wake_all_needed(self.now, &mut wake);
         wake.into_iter().for_each(|lane| self.wake(Some(lane)));
     }
 
@@ -343,10 +343,10 @@ impl Simulation {
 
     fn step(&mut self, lane: LaneId) {
         let (mut out, mut late) = (VecDeque::new(), Vec::new());
-        let waiting: Vec<bool> = self.core.queued().map(|n| n > 0).collect();
-        let next = self.core.step(lane, self.now, &mut out, &mut late);
+        let waiting: Vec<bool> = self.scheduler.queued().map(|n| n > 0).collect();
+        let next = self.scheduler.step(lane, self.now, &mut out, &mut late);
         self.wake(next.wake);
-        self.all_late(late, self.core.service.likely_most());
+        self.all_late(late, self.scheduler.service.likely_most());
         match next.step {
             Step::Work => self.handed(lane, out, &waiting),
             Step::Open => {
@@ -372,7 +372,7 @@ impl Simulation {
                 }
             }
             Step::Exit => {
-                let wake = self.core.exited(lane, self.now);
+                let wake = self.scheduler.exited(lane, self.now);
                 self.wake(wake);
                 self.lanes.remove(&lane);
             }
@@ -386,7 +386,7 @@ impl Simulation {
             for (other, passed) in self.passed_over.iter_mut().enumerate() {
                 *passed = if other != shard && waiting[other] { *passed + 1 } else { 0 };
                 let bound = (HOME_RUN_MAX as usize + 1) * (waiting.len() + 2)
-                    + HOME_RUN_MAX as usize * self.core.lanes.len();
+                    + HOME_RUN_MAX as usize * self.scheduler.lanes.len();
                 assert!(*passed <= bound, "shard {other} starves: {passed} takes of others");
             }
         }
@@ -421,7 +421,7 @@ impl Simulation {
             let state = self.lanes.get_mut(&lane).unwrap();
             let Some(entry) = state.held.pop_front() else {
                 let report = state.report;
-                self.core.finished(lane, report, self.now);
+                self.scheduler.finished(lane, report, self.now);
                 return self.step(lane);
             };
             if entry.deadline > self.now {
@@ -466,8 +466,8 @@ impl Simulation {
         }
         let state = self.lanes.get_mut(&lane).unwrap();
         let (report, held) = (state.report, std::mem::take(&mut state.held));
-        self.core.finished(lane, report, self.now);
-        self.core.lost(lane, Arc::from("lost"), self.now);
+        self.scheduler.finished(lane, report, self.now);
+        self.scheduler.lost(lane, Arc::from("lost"), self.now);
         self.give_back(held);
         self.step(lane);
     }
@@ -493,22 +493,25 @@ impl Simulation {
 
     /// What holds after every event.
     fn check(&mut self) {
-        let core = &self.core;
-        let counts = core.counts();
-        assert_eq!(core.queued, core.queued().sum::<usize>());
-        assert!(core.queued().all(|n| n <= core.settings.queue_max));
-        assert!(counts.abandoned <= core.settings.abandoned_max);
-        assert!(counts.opening <= core.settings.openings_max);
-        assert_eq!(counts.idle, core.idle.iter().map(Vec::len).sum::<usize>());
-        assert_eq!(counts.serving(), core.lanes.iter().filter(|lane| lane.state.serves()).count());
-        assert_eq!(counts.serving(), core.home_serving.iter().sum::<usize>());
-        assert_eq!(core.outage.is_some(), counts.serving() == 0);
-        if core.queued > 0 && counts.idle > 0 {
+        let scheduler = &self.scheduler;
+        let counts = scheduler.counts();
+        assert_eq!(scheduler.queued, scheduler.queued().sum::<usize>());
+        assert!(scheduler.queued().all(|n| n <= scheduler.settings.queue_max));
+        assert!(counts.abandoned <= scheduler.settings.abandoned_max);
+        assert!(counts.opening <= scheduler.settings.openings_max);
+        assert_eq!(counts.idle, scheduler.idle.iter().map(Vec::len).sum::<usize>());
+        assert_eq!(
+            counts.serving(),
+            scheduler.lanes.iter().filter(|lane| lane.state.serves()).count()
+        );
+        assert_eq!(counts.serving(), scheduler.home_serving.iter().sum::<usize>());
+        assert_eq!(scheduler.outage.is_some(), counts.serving() == 0);
+        if scheduler.queued > 0 && counts.idle > 0 {
             assert!(
                 counts.awake + counts.busy > 0,
                 "jobs wait, a lane sleeps, and none comes: {counts:?}"
             );
-            if core.service_time().is_none_or(|service| service >= WAKE_WAIT) {
+            if scheduler.service_time().is_none_or(|service| service >= WAKE_WAIT) {
                 assert!(
                     counts.awake > 0,
                     "slow key manager, jobs wait while a lane sleeps: {counts:?}"
@@ -519,7 +522,7 @@ impl Simulation {
         // until the second tick.
         self.idle_since = if counts.idle > 0 { self.idle_since.or(Some(self.now)) } else { None };
         if let Some(since) = self.idle_since {
-            let oldest = core
+            let oldest = scheduler
                 .queues
                 .iter()
                 .filter_map(|queue| queue.front())

@@ -15,9 +15,9 @@ fn us(n: u64) -> Duration {
 /// Nobody waits for jobs of this number.
 const CANCELLED: u32 = 666;
 
-/// A core with a clock and the buffers of its lanes.
+/// A scheduler with a clock and the buffers of its lanes.
 struct Rig {
-    core: Core<u32>,
+    scheduler: Scheduler<u32>,
     now: Instant,
     out: VecDeque<Entry<u32>>,
     late: Vec<Entry<u32>>,
@@ -37,7 +37,7 @@ impl Rig {
             seed: 7,
         };
         Rig {
-            core: Core::new(settings, Box::new(|entry| entry.job == CANCELLED), now),
+            scheduler: Scheduler::new(settings, Box::new(|entry| entry.job == CANCELLED), now),
             now,
             out: VecDeque::new(),
             late: Vec::new(),
@@ -49,7 +49,7 @@ impl Rig {
         let mut rig = Rig::new(shards, lanes);
         for lane in rig.lanes() {
             assert_eq!(rig.step(lane), Step::Open);
-            rig.core.opened(lane, rig.now);
+            rig.scheduler.opened(lane, rig.now);
             assert_eq!(rig.step(lane), Step::Park(None));
         }
         rig
@@ -57,12 +57,12 @@ impl Rig {
 
     fn measured(shards: usize, lanes: usize, service: Duration) -> Rig {
         let mut rig = Rig::open(shards, lanes);
-        rig.core.service.record(16, service * 16, rig.now);
+        rig.scheduler.service.record(16, service * 16, rig.now);
         rig
     }
 
     fn lanes(&self) -> Vec<LaneId> {
-        self.core.lanes().collect()
+        self.scheduler.lanes().collect()
     }
 
     fn step(&mut self, lane: LaneId) -> Step {
@@ -72,11 +72,11 @@ impl Rig {
     fn next(&mut self, lane: LaneId) -> Next {
         self.out.clear();
         self.late.clear();
-        self.core.step(lane, self.now, &mut self.out, &mut self.late)
+        self.scheduler.step(lane, self.now, &mut self.out, &mut self.late)
     }
 
     fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
-        self.core
+        self.scheduler
             .submit(shard, job, self.now + ms(200), self.now, &mut self.late)
             .map_err(|(refused, _)| refused)
     }
@@ -87,7 +87,7 @@ impl Rig {
 
     fn tick(&mut self) -> Tick<u32> {
         let mut tick = Tick::default();
-        self.core.tick(self.now, &mut tick);
+        self.scheduler.tick(self.now, &mut tick);
         tick
     }
 }
@@ -166,14 +166,14 @@ fn queue_is_bounded_on_both_sides() {
     let lane = rig.lanes()[0];
     assert_eq!(rig.step(lane), Step::Work);
     let entry = rig.out.pop_front().unwrap();
-    assert!(rig.core.requeue(entry).is_ok());
+    assert!(rig.scheduler.requeue(entry).is_ok());
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!(rig.jobs(), [0], "given back to the head");
     rig.submit(0, 8).unwrap();
     let entry = rig.out.pop_front().unwrap();
-    assert!(rig.core.requeue(entry).is_err());
-    assert_eq!(rig.core.totals().queue_full, 1);
-    assert_eq!(rig.submit(2, 0), Err(Refused::NoLanes(Some(Arc::from("no such shard")))));
+    assert!(rig.scheduler.requeue(entry).is_err());
+    assert_eq!(rig.scheduler.totals().queue_full, 1);
+    assert_eq!(rig.submit(2, 0), Err(Refused::NoSession(Some(Arc::from("no such shard")))));
 }
 
 #[test]
@@ -181,13 +181,16 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
     for (measured, service) in [(false, ms(60)), (true, ms(60))] {
         let mut rig = Rig::open(1, 1);
         if measured {
-            rig.core.service.record(1, service, rig.now);
+            rig.scheduler.service.record(1, service, rig.now);
         }
         let lane = rig.submit(0, 0).unwrap().unwrap();
         assert_eq!(rig.step(lane), Step::Work);
         // 60, 120 and 180 ms at the least, of 200.
         (1..4).for_each(|job| assert!(rig.submit(0, job).is_ok()));
-        assert_eq!(rig.submit(0, 4), if measured { Err(Refused::CannotMakeIt) } else { Ok(None) });
+        assert_eq!(
+            rig.submit(0, 4),
+            if measured { Err(Refused::DeadlineUnreachable) } else { Ok(None) }
+        );
     }
     let mut rig = Rig::measured(1, 1, ms(900));
     assert!(
@@ -195,8 +198,8 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
         "an idle lane is tried: else nothing would ever be measured again"
     );
     let now = rig.now;
-    let past = rig.core.submit(0, 1, now, now, &mut rig.late);
-    assert_eq!(past, Err((Refused::CannotMakeIt, 1)));
+    let past = rig.scheduler.submit(0, 1, now, now, &mut rig.late);
+    assert_eq!(past, Err((Refused::DeadlineUnreachable, 1)));
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn the_estimate_of_a_flooded_shard_does_not_refuse_another_shards_jobs() {
         assert_eq!(rig.step(lane), Step::Work);
     }
     while rig.submit(0, 9).is_ok() {}
-    assert_eq!(rig.submit(0, 9), Err(Refused::CannotMakeIt));
+    assert_eq!(rig.submit(0, 9), Err(Refused::DeadlineUnreachable));
     assert!(rig.submit(1, 10).is_ok());
 }
 
@@ -228,7 +231,7 @@ fn late_jobs_are_told_and_never_served() {
     rig.submit(0, 2).unwrap();
     rig.now += ms(200);
     assert_eq!(rig.tick().late.len(), 1);
-    assert_eq!(rig.core.totals().late, 2);
+    assert_eq!(rig.scheduler.totals().late, 2);
     assert_eq!(rig.step(lane), Step::Park(None));
 }
 
@@ -237,13 +240,13 @@ fn a_lane_that_hangs_while_it_closes_its_session_is_replaced() {
     let mut rig = Rig::open(1, 1);
     let lane = rig.submit(0, 0).unwrap().unwrap();
     assert_eq!(rig.step(lane), Step::Work);
-    rig.core.finished(lane, Report::default(), rig.now);
-    rig.core.lost(lane, Arc::from("C_Encrypt: CKR_DEVICE_ERROR"), rig.now);
+    rig.scheduler.finished(lane, Report::default(), rig.now);
+    rig.scheduler.lost(lane, Arc::from("C_Encrypt: CKR_DEVICE_ERROR"), rig.now);
     rig.now += ms(500);
     assert_eq!(rig.tick().start, []);
     rig.now += ms(1);
     let [new] = rig.tick().start[..] else { panic!("replaced") };
-    assert_eq!(rig.core.counts().abandoned, 1);
+    assert_eq!(rig.scheduler.counts().abandoned, 1);
     assert_eq!(rig.step(lane), Step::Exit);
     assert_eq!(rig.step(new), Step::Open);
 }
@@ -251,7 +254,7 @@ fn a_lane_that_hangs_while_it_closes_its_session_is_replaced() {
 #[test]
 fn a_guest_is_served_by_lanes_at_home_elsewhere() {
     let mut rig = Rig::open(2, 2);
-    let guest = rig.core.add_guest();
+    let guest = rig.scheduler.add_guest();
     assert_eq!(guest, 2);
     let lane = rig.submit(guest, 7).unwrap().expect("woken");
     assert_eq!(rig.step(lane), Step::Work);
@@ -267,13 +270,13 @@ fn cancelled_jobs_cost_neither_a_call_nor_a_place() {
     rig.submit(0, CANCELLED).unwrap();
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!((rig.jobs(), rig.late.len()), (vec![1], 1));
-    rig.core.reap(rig.now, &mut rig.late);
+    rig.scheduler.reap(rig.now, &mut rig.late);
     assert_eq!(rig.late.len(), 2);
-    assert_eq!((rig.core.totals().cancelled, rig.core.totals().late), (2, 0));
+    assert_eq!((rig.scheduler.totals().cancelled, rig.scheduler.totals().late), (2, 0));
     assert_eq!(rig.step(lane), Step::Park(None));
     (0..8).for_each(|_| assert!(rig.submit(0, CANCELLED).is_ok()));
     assert!(rig.submit(0, 2).is_ok(), "they make room for one that is waited for");
-    assert_eq!((rig.late.len(), rig.core.totals().queue_full), (8, 0));
+    assert_eq!((rig.late.len(), rig.scheduler.totals().queue_full), (8, 0));
 }
 
 #[test]
@@ -281,33 +284,33 @@ fn a_short_outage_is_waited_out_and_a_long_one_refused_with_its_fault() {
     let mut rig = Rig::open(1, 1);
     let lane = rig.submit(0, 0).unwrap().unwrap();
     assert_eq!(rig.step(lane), Step::Work);
-    rig.core.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
-    rig.core.lost(lane, Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"), rig.now);
+    rig.scheduler.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
+    rig.scheduler.lost(lane, Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"), rig.now);
     rig.now += SHORT_OUTAGE - us(1);
     assert!(rig.submit(0, 1).is_ok());
     rig.now += us(1);
     assert_eq!(
         rig.submit(0, 2),
-        Err(Refused::NoLanes(Some(Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"))))
+        Err(Refused::NoSession(Some(Arc::from("C_Encrypt: CKR_SESSION_HANDLE_INVALID"))))
     );
     assert_eq!(rig.step(lane), Step::Open);
-    rig.core.opened(lane, rig.now);
+    rig.scheduler.opened(lane, rig.now);
     assert!(rig.submit(0, 3).is_ok());
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!(rig.jobs(), [1]);
-    assert_eq!(rig.core.totals().reopened, 1);
+    assert_eq!(rig.scheduler.totals().reopened, 1);
 }
 
 #[test]
 fn first_loss_reopens_at_once_then_backs_off_with_jitter_to_a_bound() {
     let mut rig = Rig::open(1, 1);
     let lane = rig.lanes()[0];
-    rig.core.lost(lane, Arc::from("lost"), rig.now);
+    rig.scheduler.lost(lane, Arc::from("lost"), rig.now);
     let mut full = BACKOFF.0;
     for _ in 0..12 {
         assert_eq!(rig.step(lane), Step::Open);
-        rig.core.opened(lane, rig.now);
-        rig.core.lost(lane, Arc::from("lost again before it served"), rig.now);
+        rig.scheduler.opened(lane, rig.now);
+        rig.scheduler.lost(lane, Arc::from("lost again before it served"), rig.now);
         let Step::Park(Some(wait)) = rig.step(lane) else { panic!("must wait") };
         assert!(wait <= full && wait >= full / 2, "{wait:?} of {full:?}");
         rig.now += wait;
@@ -315,9 +318,9 @@ fn first_loss_reopens_at_once_then_backs_off_with_jitter_to_a_bound() {
     }
     assert_eq!(full, BACKOFF.1);
     assert_eq!(rig.step(lane), Step::Open);
-    rig.core.opened(lane, rig.now);
-    rig.core.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
-    rig.core.lost(lane, Arc::from("lost after it served"), rig.now);
+    rig.scheduler.opened(lane, rig.now);
+    rig.scheduler.finished(lane, Report { served: 1, served_time: ms(1) }, rig.now);
+    rig.scheduler.lost(lane, Arc::from("lost after it served"), rig.now);
     assert_eq!(rig.step(lane), Step::Open);
 }
 
@@ -327,25 +330,25 @@ fn few_sessions_open_at_once_and_each_gets_its_turn() {
     let lanes = rig.lanes();
     let steps: Vec<Step> = lanes.iter().map(|&lane| rig.step(lane)).collect();
     assert_eq!(steps, [Step::Open, Step::Open, Step::Park(None), Step::Park(None)]);
-    assert_eq!(rig.core.opened(lanes[0], rig.now), Some(lanes[2]));
+    assert_eq!(rig.scheduler.opened(lanes[0], rig.now), Some(lanes[2]));
     assert_eq!(rig.step(lanes[2]), Step::Open);
     assert_eq!(
-        rig.core.open_failed(lanes[1], Arc::from("CKR_SESSION_COUNT"), rig.now),
+        rig.scheduler.open_failed(lanes[1], Arc::from("CKR_SESSION_COUNT"), rig.now),
         Some(lanes[3])
     );
-    assert_eq!(rig.core.counts().opening, 2);
+    assert_eq!(rig.scheduler.counts().opening, 2);
     assert!(matches!(rig.step(lanes[1]), Step::Park(Some(_))));
 }
 
 #[test]
 fn hung_lanes_are_replaced_up_to_the_bound_and_their_word_counts_no_more() {
     let mut rig = Rig::open(1, 2);
-    rig.core.settings.abandoned_max = 3;
+    rig.scheduler.settings.abandoned_max = 3;
     let hang = |rig: &mut Rig| {
         let lanes = rig.lanes();
         for &lane in &lanes {
             if rig.step(lane) == Step::Open {
-                rig.core.opened(lane, rig.now);
+                rig.scheduler.opened(lane, rig.now);
                 assert_eq!(rig.step(lane), Step::Park(None));
             }
         }
@@ -361,25 +364,25 @@ fn hung_lanes_are_replaced_up_to_the_bound_and_their_word_counts_no_more() {
         (lanes, tick.start)
     };
     let (first, started) = hang(&mut rig);
-    assert_eq!((started, rig.core.counts().abandoned), (rig.lanes(), 2));
+    assert_eq!((started, rig.scheduler.counts().abandoned), (rig.lanes(), 2));
     let (second, started) = hang(&mut rig);
     assert_eq!(
-        (started, rig.core.counts().abandoned),
+        (started, rig.scheduler.counts().abandoned),
         (vec![rig.lanes()[0]], 3),
         "one more, not two"
     );
     assert_eq!(
-        (rig.lanes()[1], rig.core.counts().stalled),
+        (rig.lanes()[1], rig.scheduler.counts().stalled),
         (second[1], 1),
         "the other keeps its place"
     );
     assert!(rig.tick().start.is_empty());
-    rig.core.finished(first[0], Report { served: 1, served_time: ms(9000) }, rig.now);
-    assert_eq!(rig.core.service_time(), None, "a hung call is no measure");
+    rig.scheduler.finished(first[0], Report { served: 1, served_time: ms(9000) }, rig.now);
+    assert_eq!(rig.scheduler.service_time(), None, "a hung call is no measure");
     assert_eq!(rig.step(first[0]), Step::Exit);
-    rig.core.exited(first[0], rig.now);
+    rig.scheduler.exited(first[0], rig.now);
     assert_eq!(rig.tick().start, [rig.lanes()[1]], "a call returned: there is room for one more");
-    assert_eq!(rig.core.counts().abandoned, 3);
+    assert_eq!(rig.scheduler.counts().abandoned, 3);
     assert_eq!(rig.step(second[1]), Step::Exit);
 }
 
@@ -391,9 +394,9 @@ fn opening_may_hang_too_and_a_place_without_thread_is_tried_again() {
     rig.now += ms(3001);
     let tick = rig.tick();
     assert_eq!(tick.start.len(), 1);
-    rig.core.exited(tick.start[0], rig.now);
+    rig.scheduler.exited(tick.start[0], rig.now);
     assert_eq!(rig.tick().start, tick.start);
-    assert_eq!(rig.core.opened(lane, rig.now), None);
+    assert_eq!(rig.scheduler.opened(lane, rig.now), None);
     assert_eq!(rig.step(lane), Step::Exit);
 }
 
@@ -407,10 +410,10 @@ fn a_stalled_lane_serves_no_more_until_it_is_back() {
     rig.now += us(1);
     assert_eq!(rig.tick().stalled, [lane]);
     assert!(rig.tick().stalled.is_empty(), "told once");
-    assert_eq!((rig.core.counts().stalled, rig.core.counts().serving()), (1, 0));
+    assert_eq!((rig.scheduler.counts().stalled, rig.scheduler.counts().serving()), (1, 0));
     rig.now += SHORT_OUTAGE;
-    assert!(matches!(rig.submit(0, 1), Err(Refused::NoAnswer)));
-    rig.core.finished(lane, Report::default(), rig.now);
+    assert!(matches!(rig.submit(0, 1), Err(Refused::Hung)));
+    rig.scheduler.finished(lane, Report::default(), rig.now);
     assert!(rig.submit(0, 1).is_ok());
 }
 
@@ -419,20 +422,20 @@ fn faults_are_no_service_time() {
     let mut rig = Rig::measured(1, 1, ms(4));
     let lane = rig.lanes()[0];
     for _ in 0..100 {
-        rig.core.finished(lane, Report { served: 0, served_time: us(1) }, rig.now);
+        rig.scheduler.finished(lane, Report { served: 0, served_time: us(1) }, rig.now);
     }
-    assert_eq!(rig.core.service_time(), Some(ms(4)));
+    assert_eq!(rig.scheduler.service_time(), Some(ms(4)));
 }
 
 #[test]
 fn stopping_admits_nothing_and_lanes_end_when_the_queue_is_empty() {
     let mut rig = Rig::open(1, 2);
     let lane = rig.submit(0, 0).unwrap().unwrap();
-    rig.core.stop();
-    assert!(matches!(rig.submit(0, 1), Err(Refused::NoLanes(_))));
+    rig.scheduler.stop();
+    assert!(matches!(rig.submit(0, 1), Err(Refused::NoSession(_))));
     assert_eq!(rig.step(lane), Step::Work);
     assert_eq!(rig.step(lane), Step::Exit);
-    rig.core.exited(lane, rig.now);
+    rig.scheduler.exited(lane, rig.now);
     assert!(rig.tick().start.is_empty());
     assert_eq!(rig.step(rig.lanes()[0]), Step::Exit);
 }
@@ -440,16 +443,16 @@ fn stopping_admits_nothing_and_lanes_end_when_the_queue_is_empty() {
 #[test]
 fn the_expected_time_grows_with_what_is_ahead_and_falls_with_idle_lanes() {
     let mut rig = Rig::new(1, 2);
-    assert_eq!(rig.core.expected_time(), None, "no lane serves");
+    assert_eq!(rig.scheduler.expected_time(), None, "no lane serves");
     rig = Rig::open(1, 2);
-    assert_eq!(rig.core.expected_time(), Some(Duration::ZERO), "nothing was measured");
+    assert_eq!(rig.scheduler.expected_time(), Some(Duration::ZERO), "nothing was measured");
     rig = Rig::measured(1, 2, ms(4));
-    let mut expected = vec![rig.core.expected_time().unwrap()];
+    let mut expected = vec![rig.scheduler.expected_time().unwrap()];
     for job in 0..4 {
         if let Some(lane) = rig.submit(0, job).unwrap() {
             assert_eq!(rig.step(lane), Step::Work);
         }
-        expected.push(rig.core.expected_time().unwrap());
+        expected.push(rig.scheduler.expected_time().unwrap());
     }
     assert_eq!(expected, [ms(4), ms(4), ms(6), ms(8), ms(10)]);
 }
@@ -460,10 +463,10 @@ fn the_expected_time_grows_with_what_is_ahead_and_falls_with_idle_lanes() {
 fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
     const MEAN_US: u64 = 16_000;
     let mut rig = Rig::new(shards, lanes);
-    rig.core.settings.queue_max = 4096;
+    rig.scheduler.settings.queue_max = 4096;
     for lane in rig.lanes() {
         rig.step(lane);
-        rig.core.opened(lane, rig.now);
+        rig.scheduler.opened(lane, rig.now);
     }
     let (begin, step, every) = (rig.now, us(100), us(MEAN_US / lanes as u64 / 4));
     let (mut in_time, mut too_late, mut dropped) = (0, 0, 0);
@@ -485,7 +488,7 @@ fn overload(shards: usize, lanes: usize) -> (f64, f64, f64) {
             }
             if let Some((deadline, time)) = done.take() {
                 *(if *until <= deadline { &mut in_time } else { &mut too_late }) += 1;
-                rig.core.finished(*lane, Report { served: 1, served_time: time }, *until);
+                rig.scheduler.finished(*lane, Report { served: 1, served_time: time }, *until);
             }
             rig.step(*lane);
             dropped += rig.late.len();

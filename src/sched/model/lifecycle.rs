@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Core, Entry, LaneId, State, Step};
+use super::state::{Entry, LaneId, Scheduler, State, Step};
 
 /// Wait before a session is opened again: the first, doubled with each failure up to the second, of
 /// which a random part of up to half is taken off so that lanes do not come back in step. The first
@@ -23,7 +23,7 @@ const STALL_TIMES: u32 = 8;
 pub struct Tick<J> {
     /// Lanes to wake.
     pub wake: Vec<LaneId>,
-    /// Lanes that need a thread: [`Core::exited`] if none can be had.
+    /// Lanes that need a thread: [`Scheduler::exited`] if none can be had.
     pub start: Vec<LaneId>,
     /// Lanes found stalled or abandoned now: what they hold and have not begun is to be requeued.
     pub stalled: Vec<LaneId>,
@@ -37,7 +37,7 @@ impl<J> Default for Tick<J> {
     }
 }
 
-impl<J> Core<J> {
+impl<J> Scheduler<J> {
     /// A lane without session may open one when few do so already: hundreds of logins at once are
     /// what a restarted HSM falls over from.
     pub(super) fn ask_to_open(&mut self, slot: usize, now: Instant) -> Step {
@@ -83,7 +83,7 @@ impl<J> Core<J> {
     }
 
     /// `lane` lost its session: opened again at once if it had served, else after a while. To be
-    /// followed by [`Core::wake_all_needed`], when what the lane held is requeued: others may have
+    /// followed by [`Scheduler::wake_all_needed`], when what the lane held is requeued: others may have
     /// been left asleep because this lane was expected back.
     pub fn lost(&mut self, lane: LaneId, fault: Arc<str>, now: Instant) {
         self.last_fault = Some((fault, now));
@@ -155,7 +155,7 @@ impl<J> Core<J> {
         self.wake_all_needed(now, &mut tick.wake);
     }
 
-    /// Wakes as many lanes as the queues need; after [`Core::requeue`].
+    /// Wakes as many lanes as the queues need; after [`Scheduler::requeue`].
     pub fn wake_all_needed(&mut self, now: Instant, wake: &mut Vec<LaneId>) {
         while let Some(shard) = self.queues.iter().position(|queue| !queue.is_empty())
             && let Some(lane) = self.wake_if_needed(shard, now)

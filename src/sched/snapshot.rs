@@ -4,15 +4,15 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::model::{Core, Counts, SHORT_OUTAGE};
+use super::model::{Counts, SHORT_OUTAGE, Scheduler};
 
 /// A pool's condition at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub struct Snapshot {
     /// When a job submitted now may be expected to be done; none while no lane serves.
     pub expected_time: Option<Duration>,
     /// No lane serves, and has not for so long that jobs are refused.
-    pub is_out: bool,
+    pub is_unavailable: bool,
     /// With a session, whether idle or at work.
     pub lanes_open: usize,
     /// In a call for suspiciously long, or abandoned with a call that has not returned.
@@ -21,7 +21,7 @@ pub struct Condition {
 
 /// Each field is exact by itself; they need not be of the same moment. No thread waits for what
 /// stands here, so that the order of the stores means nothing.
-pub(super) struct Gauge {
+pub(super) struct SnapshotCell {
     start: Instant,
     /// Nanoseconds; `u64::MAX` for none.
     expected: AtomicU64,
@@ -31,16 +31,23 @@ pub(super) struct Gauge {
     hung: AtomicU32,
 }
 
-impl Gauge {
-    pub(super) fn new(start: Instant) -> Gauge {
+impl SnapshotCell {
+    pub(super) fn new(start: Instant) -> SnapshotCell {
         let (open, hung) = (AtomicU32::new(0), AtomicU32::new(0));
-        Gauge { start, expected: AtomicU64::new(u64::MAX), outage: AtomicU64::new(0), open, hung }
+        SnapshotCell {
+            start,
+            expected: AtomicU64::new(u64::MAX),
+            outage: AtomicU64::new(0),
+            open,
+            hung,
+        }
     }
 
-    pub(super) fn set<J>(&self, core: &Core<J>) {
-        let Counts { idle, awake, busy, stalled, abandoned, .. } = core.counts();
-        self.expected.store(core.expected_time().map_or(u64::MAX, nanoseconds), Ordering::Relaxed);
-        let outage = core
+    pub(super) fn set<J>(&self, scheduler: &Scheduler<J>) {
+        let Counts { idle, awake, busy, stalled, abandoned, .. } = scheduler.counts();
+        self.expected
+            .store(scheduler.expected_time().map_or(u64::MAX, nanoseconds), Ordering::Relaxed);
+        let outage = scheduler
             .outage()
             .map_or(u64::MAX, |since| nanoseconds(since.saturating_duration_since(self.start)));
         self.outage.store(outage, Ordering::Relaxed);
@@ -48,13 +55,13 @@ impl Gauge {
         self.hung.store((stalled + abandoned) as u32, Ordering::Relaxed);
     }
 
-    pub(super) fn get(&self, now: Instant) -> Condition {
+    pub(super) fn get(&self, now: Instant) -> Snapshot {
         let some =
             |nanoseconds| (nanoseconds != u64::MAX).then(|| Duration::from_nanos(nanoseconds));
         let outage = some(self.outage.load(Ordering::Relaxed));
-        Condition {
+        Snapshot {
             expected_time: some(self.expected.load(Ordering::Relaxed)),
-            is_out: outage.is_some_and(|since| {
+            is_unavailable: outage.is_some_and(|since| {
                 now.saturating_duration_since(self.start) >= since + SHORT_OUTAGE
             }),
             lanes_open: self.open.load(Ordering::Relaxed) as usize,

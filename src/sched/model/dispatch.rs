@@ -1,9 +1,10 @@
-//! Which queue a lane serves, how much it takes at once, and when another lane is worth waking.
+//! What a lane does next: which queue it serves, how much it takes at once, and when another lane is worth waking.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Core, Entry, LATE_AT_ONCE_MAX, LaneId, State};
+use super::admission::LATE_AT_ONCE_MAX;
+use super::state::{Entry, LaneId, Next, Report, Scheduler, State, Step};
 
 /// Another lane is woken when the jobs in the queue would wait longer than this for the lanes
 /// already awake. Waking a thread costs some 5 µs of CPU and 50 µs until it runs, and two sessions
@@ -16,7 +17,59 @@ pub const WAKE_WAIT: Duration = Duration::from_micros(100);
 /// never starved.
 pub const HOME_RUN_MAX: u32 = 3;
 
-impl<J> Core<J> {
+impl<J> Scheduler<J> {
+    /// What `lane` is to do now. Jobs to serve go to `out`, those past their deadline or cancelled
+    /// to `late`.
+    pub fn step(
+        &mut self,
+        lane: LaneId,
+        now: Instant,
+        out: &mut VecDeque<Entry<J>>,
+        late: &mut Vec<Entry<J>>,
+    ) -> Next {
+        let next = |step| Next { step, wake: None };
+        let Some(slot) = self.current(lane) else { return next(Step::Exit) };
+        match self.lanes[slot].state {
+            State::Vacant => next(Step::Exit),
+            State::Closed { .. } | State::Queued | State::Opening { .. } if self.stopping => {
+                next(Step::Exit)
+            }
+            State::Closed { retry_at } if retry_at > now => next(Step::Park(Some(retry_at - now))),
+            State::Closed { .. } => next(self.ask_to_open(slot, now)),
+            State::Queued => next(Step::Park(None)),
+            // Its turn was given to it while it slept.
+            State::Opening { .. } => next(Step::Open),
+            State::Idle | State::Awake | State::Busy { .. } => {
+                self.set(slot, State::Awake, now);
+                self.take(slot, now, out, late);
+                if out.is_empty() && late.is_empty() {
+                    if self.stopping {
+                        return next(Step::Exit);
+                    }
+                    self.set(slot, State::Idle, now);
+                    return next(Step::Park(None));
+                }
+                self.set(
+                    slot,
+                    State::Busy { since: now, jobs: out.len() as u32, stalled: false },
+                    now,
+                );
+                Next { step: Step::Work, wake: self.wake_if_needed(self.lanes[slot].home, now) }
+            }
+        }
+    }
+
+    /// `lane` did what it was handed; to be followed by [`Scheduler::step`] or [`Scheduler::lost`]. Ignored
+    /// from an abandoned lane.
+    pub fn finished(&mut self, lane: LaneId, report: Report, now: Instant) {
+        let Some(slot) = self.current(lane) else { return };
+        self.service.record(report.served, report.served_time, now);
+        if report.served > 0 {
+            self.lanes[slot].failures = 0;
+        }
+        self.set(slot, State::Awake, now);
+    }
+
     /// Hands `slot` its next batch.
     pub(super) fn take(
         &mut self,
@@ -25,13 +78,13 @@ impl<J> Core<J> {
         out: &mut VecDeque<Entry<J>>,
         late: &mut Vec<Entry<J>>,
     ) {
-        let mut room = self.batch();
-        while room > 0
+        let mut capacity = self.batch();
+        while capacity > 0
             && out.is_empty()
             && late.len() < LATE_AT_ONCE_MAX
             && let Some(shard) = self.queue_for(slot)
         {
-            while room > 0
+            while capacity > 0
                 && late.len() < LATE_AT_ONCE_MAX
                 && let Some(entry) = self.queues[shard].pop_front()
             {
@@ -40,7 +93,7 @@ impl<J> Core<J> {
                     self.count_dropped(&entry, now);
                     late.push(entry);
                 } else {
-                    room -= 1;
+                    capacity -= 1;
                     out.push_back(entry);
                 }
             }
@@ -50,7 +103,7 @@ impl<J> Core<J> {
     /// Whether to leave a job undone: nobody waits for it, it is late, or it would be when done
     /// while another job could be done instead. The last one in the queue is always tried, so that
     /// an estimate that is too high meets the truth.
-    fn is_pointless(&self, entry: &Entry<J>, now: Instant) -> bool {
+    pub(super) fn is_pointless(&self, entry: &Entry<J>, now: Instant) -> bool {
         let done =
             if self.queued > 0 { now.checked_add(self.service.likely_most()) } else { Some(now) };
         done.is_none_or(|done| entry.deadline <= done) || (self.is_cancelled)(entry)
