@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let error =
             parse("module = \"a\"\n[wire]\n[device]\nunits = 0\nservice_us = 1").unwrap_err();
         assert!(error.contains("wire") && error.contains("units"), "{error}");

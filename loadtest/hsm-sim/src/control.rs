@@ -13,7 +13,8 @@ use serde::de::{self, Deserializer, Visitor};
 use crate::calls::{Call, Calls};
 use crate::clock::now_ns;
 use crate::codes::Code;
-use crate::{complain, lock};
+use crate::diagnostics::warn;
+use crate::locks::lock;
 
 /// The file is looked at this often at most, nanoseconds.
 const LOOK_INTERVAL_NS: u64 = 5_000_000;
@@ -273,7 +274,7 @@ impl Control {
             Ok(faults) => Some(Change { control: self, new: Arc::new(faults), _turn: known }),
             Err(error) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                complain(&format!("{error}\nwhat the control file said before stays in force"));
+                warn(&format!("{error}\nwhat the control file said before stays in force"));
                 None
             }
         }
@@ -303,11 +304,11 @@ impl Control {
     /// Nothing is wrong when there is no file.
     fn read_file(&self) -> Result<Faults, String> {
         let Some(path) = &self.path else { return Ok(Faults::default()) };
-        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let in_file = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         match std::fs::read_to_string(path) {
-            Ok(text) => Faults::parse(&text).map_err(|error| told(&error)),
+            Ok(text) => Faults::parse(&text).map_err(|error| in_file(&error)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Faults::default()),
-            Err(error) => Err(told(&error)),
+            Err(error) => Err(in_file(&error)),
         }
     }
 }

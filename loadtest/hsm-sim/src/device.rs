@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::calls::Call;
 use crate::clock::{now_ns, sleep_until};
 use crate::config::{Device, Wire, WireTime};
-use crate::lock;
+use crate::locks::lock;
 use crate::random::Streams;
 use cryptoki_sys::CK_RV;
 

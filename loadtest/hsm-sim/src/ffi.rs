@@ -5,12 +5,13 @@ use std::ptr;
 
 use cryptoki_sys::*;
 
-use crate::boundary;
+use crate::boundary::boundary;
 use crate::calls::Call;
 use crate::gcm::{self, Buffers};
-use crate::instance::{Instance, Session, result_of};
+use crate::instance::{Instance, result_of};
 use crate::lifecycle::{self, current};
 use crate::real::Functions;
+use crate::session::Session;
 
 /// A call with a session that the real module does as it is.
 fn session_call(
@@ -21,7 +22,7 @@ fn session_call(
     boundary(call, || {
         let instance = current()?;
         let session = instance.session(handle)?;
-        instance.travel(call, Some(&session))?;
+        instance.simulate(call, Some(&session))?;
         let inside = instance.enter_with(&session)?;
         result_of(forward(inside.functions, &session))
     })
@@ -31,7 +32,7 @@ fn session_call(
 fn token_call(call: Call, forward: impl FnOnce(&Functions) -> CK_RV) -> CK_RV {
     boundary(call, || {
         let instance = current()?;
-        instance.travel(call, None)?;
+        instance.simulate(call, None)?;
         instance.token_is_present()?;
         let inside = instance.enter()?;
         result_of(forward(inside.functions))
@@ -234,7 +235,7 @@ unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
 unsafe extern "C" fn C_GetInfo(info: *mut CK_INFO) -> CK_RV {
     boundary(Call::C_GetInfo, || {
         let instance = current()?;
-        instance.travel(Call::C_GetInfo, None)?;
+        instance.simulate(Call::C_GetInfo, None)?;
         let inside = instance.enter()?;
         result_of(real!(inside.functions, C_GetInfo, info))?;
         // SAFETY: the real module has just written it.
@@ -254,7 +255,7 @@ unsafe extern "C" fn C_GetSlotList(
 ) -> CK_RV {
     boundary(Call::C_GetSlotList, || {
         let instance = current()?;
-        instance.travel(Call::C_GetSlotList, None)?;
+        instance.simulate(Call::C_GetSlotList, None)?;
         if token_present != CK_FALSE && instance.token_is_present().is_err() {
             // SAFETY: null, or where the caller wants the number of slots.
             let count = unsafe { count.as_mut() }.ok_or(CKR_ARGUMENTS_BAD)?;
@@ -270,7 +271,7 @@ unsafe extern "C" fn C_GetSlotList(
 unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) -> CK_RV {
     boundary(Call::C_GetSlotInfo, || {
         let instance = current()?;
-        instance.travel(Call::C_GetSlotInfo, None)?;
+        instance.simulate(Call::C_GetSlotInfo, None)?;
         let removed = instance.token_is_present().is_err();
         let inside = instance.enter()?;
         result_of(real!(inside.functions, C_GetSlotInfo, slot, info))?;
@@ -293,7 +294,7 @@ unsafe extern "C" fn C_OpenSession(
 ) -> CK_RV {
     boundary(Call::C_OpenSession, || {
         let instance = current()?;
-        instance.travel(Call::C_OpenSession, None)?;
+        instance.simulate(Call::C_OpenSession, None)?;
         instance.token_is_present()?;
         // SAFETY: null, or where the caller wants the handle.
         let session = unsafe { session.as_mut() }.ok_or(CKR_ARGUMENTS_BAD)?;
@@ -309,7 +310,7 @@ unsafe extern "C" fn C_CloseSession(handle: CK_SESSION_HANDLE) -> CK_RV {
     boundary(Call::C_CloseSession, || {
         let instance = current()?;
         let session = instance.session(handle)?;
-        instance.travel(Call::C_CloseSession, Some(&session))?;
+        instance.simulate(Call::C_CloseSession, Some(&session))?;
         instance.close_session(handle)
     })
 }
@@ -318,7 +319,7 @@ unsafe extern "C" fn C_CloseSession(handle: CK_SESSION_HANDLE) -> CK_RV {
 unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
     boundary(Call::C_CloseAllSessions, || {
         let instance = current()?;
-        instance.travel(Call::C_CloseAllSessions, None)?;
+        instance.simulate(Call::C_CloseAllSessions, None)?;
         instance.token_is_present()?;
         instance.close_slot(slot)
     })
@@ -334,7 +335,7 @@ unsafe extern "C" fn C_Login(
     boundary(Call::C_Login, || {
         let instance = current()?;
         let session = instance.session(session)?;
-        instance.travel(Call::C_Login, Some(&session))?;
+        instance.simulate(Call::C_Login, Some(&session))?;
         if let Some(code) = instance.control.faults().login_fails {
             return Err(code.0);
         }
@@ -352,7 +353,7 @@ unsafe extern "C" fn C_EncryptInit(
     boundary(Call::C_EncryptInit, || {
         let instance = current()?;
         let session = instance.session(session)?;
-        instance.travel(Call::C_EncryptInit, Some(&session))?;
+        instance.simulate(Call::C_EncryptInit, Some(&session))?;
         let inside = instance.enter_with(&session)?;
         // SAFETY: the caller's arguments, passed on.
         result_of(unsafe {
@@ -384,9 +385,9 @@ fn transform(
     boundary(call, || {
         let instance = current()?;
         let session = instance.session(handle)?;
-        let travelled = instance.travel(call, Some(&session));
+        let simulated = instance.simulate(call, Some(&session));
         let inside = instance.enter_with(&session)?;
-        if let Err(injected) = travelled {
+        if let Err(injected) = simulated {
             if !injected.leaves_operation {
                 let function = if call == Call::C_Encrypt {
                     inside.functions.C_Encrypt
@@ -461,7 +462,7 @@ unsafe extern "C" fn C_DecryptFinal(
     boundary(Call::C_DecryptFinal, || {
         let instance = current()?;
         let session = instance.session(session)?;
-        instance.travel(Call::C_DecryptFinal, Some(&session))?;
+        instance.simulate(Call::C_DecryptFinal, Some(&session))?;
         let inside = instance.enter_with(&session)?;
         let code = real!(inside.functions, C_DecryptFinal, session.real, out, out_len);
         result_of(gcm::bad_tag(code, &session, &instance.config.gcm))
@@ -477,7 +478,7 @@ unsafe extern "C" fn C_WaitForSlotEvent(
 ) -> CK_RV {
     boundary(Call::C_WaitForSlotEvent, || {
         let instance = current()?;
-        instance.travel(Call::C_WaitForSlotEvent, None)?;
+        instance.simulate(Call::C_WaitForSlotEvent, None)?;
         if flags & CKF_DONT_BLOCK == 0 {
             return Err(CKR_FUNCTION_NOT_SUPPORTED);
         }

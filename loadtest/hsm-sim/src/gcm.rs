@@ -1,35 +1,24 @@
-//! AES-GCM as the makers of HSMs have it: who makes the IV, where it is found, how a wrong tag is
-//! told; and answers that are wrong.
+//! AES-GCM as the makers of HSMs have it: who makes the IV, where it is found, which code a wrong
+//! tag gives; and answers that are wrong.
 
 use std::ptr;
 use std::slice;
+use std::sync::atomic::Ordering;
 
 use cryptoki_sys::*;
 
 use crate::config::{Gcm, IvMode, IvWritten};
 use crate::control::Faults;
-use crate::instance::{Session, end_encryption};
-use crate::lock;
+use crate::locks::lock;
 use crate::mechanism::aes_gcm;
 use crate::real::Functions;
-use crate::stats::{Dealt, STATS};
-use std::sync::atomic::Ordering;
+use crate::session::{PendingEncryption, Session};
+use crate::stats::{InjectedFault, STATS};
 
 /// IV that mode `append` puts after the tag, bytes.
 const APPENDED_IV_BYTES: usize = 16;
 /// IVs that mode `fill` accepts, bytes.
 const FILLED_IV_BYTES: std::ops::RangeInclusive<usize> = 12..=256;
-
-/// An AES-GCM encryption whose IV this module made.
-#[derive(Clone)]
-pub struct Pending {
-    iv: Vec<u8>,
-    tag_bytes: usize,
-    /// Where the IV is to be written at the end (mode `fill` with `iv_written = "encrypt"`): the
-    /// caller's address.
-    write_to: Option<usize>,
-    append: bool,
-}
 
 /// C_EncryptInit.
 ///
@@ -51,7 +40,7 @@ pub unsafe fn encrypt_init(
         // SAFETY: the caller's arguments, passed on.
         let code = unsafe { encrypt_init(session.real, mechanism, key) };
         if code == CKR_OK {
-            end_encryption(session);
+            session.end_encryption();
         }
         return code;
     };
@@ -62,13 +51,8 @@ pub unsafe fn encrypt_init(
     let parameters = unsafe { given.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
     let iv_bytes = match gcm.iv {
         IvMode::Append if parameters.ulIvLen == 0 => APPENDED_IV_BYTES,
-        IvMode::Fill
-            if fillable(&parameters)
-                // SAFETY: the caller says that pIv points to ulIvLen bytes, and it is not null.
-                && unsafe { all_zero(parameters.pIv, parameters.ulIvLen as usize) } =>
-        {
-            parameters.ulIvLen as usize
-        }
+        // SAFETY: the caller says that pIv, where it is not null, points to ulIvLen bytes.
+        IvMode::Fill if unsafe { is_fillable(&parameters) } => parameters.ulIvLen as usize,
         _ => return CKR_MECHANISM_PARAM_INVALID,
     };
     let mut iv = vec![0; iv_bytes];
@@ -99,19 +83,21 @@ pub unsafe fn encrypt_init(
     }
     let tag_bytes = (parameters.ulTagBits as usize).div_ceil(8);
     *lock(&session.pending) =
-        Some(Pending { iv, tag_bytes, write_to, append: gcm.iv == IvMode::Append });
+        Some(PendingEncryption { iv, tag_bytes, write_to, append: gcm.iv == IvMode::Append });
     CKR_OK
 }
 
-fn fillable(parameters: &CK_GCM_PARAMS) -> bool {
-    !parameters.pIv.is_null() && FILLED_IV_BYTES.contains(&(parameters.ulIvLen as usize))
-}
-
+/// Whether the caller left a place of zeros for the IV.
+///
 /// # Safety
-/// `start` points to `length` bytes.
-unsafe fn all_zero(start: *const CK_BYTE, length: usize) -> bool {
-    // SAFETY: as this function says.
-    unsafe { slice::from_raw_parts(start, length) }.iter().all(|byte| *byte == 0)
+/// `pIv`, where it is not null, points to `ulIvLen` bytes.
+unsafe fn is_fillable(parameters: &CK_GCM_PARAMS) -> bool {
+    let length = parameters.ulIvLen as usize;
+    if parameters.pIv.is_null() || !FILLED_IV_BYTES.contains(&length) {
+        return false;
+    }
+    // SAFETY: as this function says; not null.
+    unsafe { slice::from_raw_parts(parameters.pIv, length) }.iter().all(|byte| *byte == 0)
 }
 
 /// From the operating system and not from the seed: keys outlive the process, and an IV must not
@@ -130,7 +116,7 @@ pub struct Buffers {
     pub data_len: CK_ULONG,
     /// Output, or null to ask for its length.
     pub out: *mut CK_BYTE,
-    /// Room for it, and then its length.
+    /// Space for it, and then its length.
     pub out_len: *mut CK_ULONG,
 }
 
@@ -156,18 +142,18 @@ pub unsafe fn encrypt(
     let Some(encrypt) = functions.C_Encrypt else { return CKR_FUNCTION_NOT_SUPPORTED };
     let pending = lock(&session.pending).clone();
     let appended = pending.as_ref().filter(|pending| pending.append);
-    let room = match appended {
+    let available = match appended {
         // SAFETY: the buffers are what C_Encrypt takes.
-        Some(pending) => match unsafe { room_before_iv(&buffers, pending) } {
-            Ok(room) => Some(room),
+        Some(pending) => match unsafe { bytes_before_iv(&buffers, pending) } {
+            Ok(bytes) => Some(bytes),
             Err(code) => return code,
         },
         None => None,
     };
-    let mut length = room.unwrap_or_default();
+    let mut length = available.unwrap_or_default();
     let out_len = if appended.is_some() { &raw mut length } else { buffers.out_len };
-    // SAFETY: the caller's buffers; the room told is 16 bytes less than the caller's where the IV
-    // follows.
+    // SAFETY: the caller's buffers; the length given is 16 bytes less than the caller's where the
+    // IV follows.
     let code =
         unsafe { encrypt(session.real, buffers.data, buffers.data_len, buffers.out, out_len) };
     if code == CKR_OK && !buffers.out.is_null() {
@@ -178,12 +164,12 @@ pub unsafe fn encrypt(
                 *out_len,
                 session,
                 faults.corrupt_ciphertext,
-                Dealt::CorruptCiphertext,
+                InjectedFault::CorruptCiphertext,
             )
         };
     }
     if let Some(pending) = pending {
-        // SAFETY: the caller's buffers, with room for the IV after `length` bytes as was checked
+        // SAFETY: the caller's buffers, with space for the IV after `length` bytes as was checked
         // above.
         unsafe { finish(code, session, &pending, length, buffers.out, buffers.out_len) };
     }
@@ -191,12 +177,15 @@ pub unsafe fn encrypt(
 }
 
 /// How much of the caller's buffer the real module may use, so that the IV fits behind; `Err` is
-/// the answer to a caller that asks for the length (CKR_OK) or has too little room. GCM's output
+/// the answer to a caller that asks for the length (CKR_OK) or has too little space. GCM's output
 /// has one length, so the real module need not be asked (NSS answers wrongly).
 ///
 /// # Safety
 /// `buffers` are what C_Encrypt takes.
-unsafe fn room_before_iv(buffers: &Buffers, pending: &Pending) -> Result<CK_ULONG, CK_RV> {
+unsafe fn bytes_before_iv(
+    buffers: &Buffers,
+    pending: &PendingEncryption,
+) -> Result<CK_ULONG, CK_RV> {
     // SAFETY: null, or the caller's length.
     let Some(out_len) = (unsafe { buffers.out_len.as_mut() }) else {
         return Err(CKR_ARGUMENTS_BAD);
@@ -213,11 +202,11 @@ unsafe fn room_before_iv(buffers: &Buffers, pending: &Pending) -> Result<CK_ULON
 /// After the real call: hands the IV over, if the encryption is done.
 ///
 /// # Safety
-/// After CKR_OK with mode `append`, `out` has room for the IV after `length` bytes.
+/// After CKR_OK with mode `append`, `out` has space for the IV after `length` bytes.
 unsafe fn finish(
     code: CK_RV,
     session: &Session,
-    pending: &Pending,
+    pending: &PendingEncryption,
     length: CK_ULONG,
     out: *mut CK_BYTE,
     out_len: *mut CK_ULONG,
@@ -226,7 +215,7 @@ unsafe fn finish(
         // The operation goes on.
         return;
     }
-    end_encryption(session);
+    session.end_encryption();
     if code != CKR_OK {
         return;
     }
@@ -268,30 +257,30 @@ pub unsafe fn encrypt_final(
     let pending = lock(&session.pending).clone();
     let iv_bytes = APPENDED_IV_BYTES as CK_ULONG;
     // SAFETY: null, or the caller's length.
-    let (Some(pending), Some(room)) = (pending, unsafe { out_len.as_mut() }) else {
+    let (Some(pending), Some(available)) = (pending, unsafe { out_len.as_mut() }) else {
         // SAFETY: the caller's arguments, passed on.
         return unsafe { encrypt_final(session.real, out, out_len) };
     };
     if !pending.append {
         // SAFETY: the caller's arguments, passed on; the IV is not written to `out` in this mode.
         unsafe {
-            let code = encrypt_final(session.real, out, room);
-            finish(code, session, &pending, 0, out, room);
+            let code = encrypt_final(session.real, out, available);
+            finish(code, session, &pending, 0, out, available);
             return code;
         }
     }
-    let asks = out.is_null() || *room < iv_bytes;
-    let mut length = room.saturating_sub(iv_bytes);
+    let asks = out.is_null() || *available < iv_bytes;
+    let mut length = available.saturating_sub(iv_bytes);
     let target = if asks { ptr::null_mut() } else { out };
-    // SAFETY: the caller's buffer with 16 bytes less room than it has, or a question for the
+    // SAFETY: the caller's buffer with 16 bytes less than it has, or a question for the
     // length.
     let code = unsafe { encrypt_final(session.real, target, &mut length) };
     if asks || code == CKR_BUFFER_TOO_SMALL {
-        *room = length.saturating_add(iv_bytes);
+        *available = length.saturating_add(iv_bytes);
         return if code == CKR_OK && !out.is_null() { CKR_BUFFER_TOO_SMALL } else { code };
     }
-    // SAFETY: after CKR_OK the real module wrote `length` bytes at most 16 less than the room.
-    unsafe { finish(code, session, &pending, length, out, room) };
+    // SAFETY: after CKR_OK the real module wrote `length` bytes, 16 less than there are at most.
+    unsafe { finish(code, session, &pending, length, out, available) };
     code
 }
 
@@ -341,7 +330,7 @@ pub unsafe fn decrypt(
                 *buffers.out_len,
                 session,
                 faults.wrong_plaintext,
-                Dealt::WrongPlaintext,
+                InjectedFault::WrongPlaintext,
             )
         };
     }
@@ -369,12 +358,12 @@ unsafe fn flip(
     length: CK_ULONG,
     session: &Session,
     probability: f64,
-    what: Dealt,
+    what: InjectedFault,
 ) {
     let data = &session.streams.data;
     let (hit, place) = (data.happens(probability), data.next());
     if hit && length > 0 {
-        STATS.dealt(what);
+        STATS.injected(what);
         // SAFETY: as this function says.
         let bytes = unsafe { slice::from_raw_parts_mut(start, length as usize) };
         bytes[(place >> 3) as usize % length as usize] ^= 1 << (place & 7);
@@ -387,12 +376,11 @@ unsafe fn flip(
 /// # Safety
 /// `buffers` are what `transform`, the real C_Encrypt or C_Decrypt, takes.
 pub unsafe fn discard(transform: Option<Transform>, session: &Session, buffers: Buffers) {
-    end_encryption(session);
+    session.end_encryption();
     let Some(transform) = transform.filter(|_| !buffers.data.is_null()) else { return };
     // Longest tag and one block of padding.
-    let room = buffers.data_len as usize + 64;
-    let mut scratch = vec![0; room];
-    let mut length = room as CK_ULONG;
+    let mut scratch = vec![0; buffers.data_len as usize + 64];
+    let mut length = scratch.len() as CK_ULONG;
     // SAFETY: the caller's input, and output of our own that is longer than any of it.
     unsafe {
         transform(session.real, buffers.data, buffers.data_len, scratch.as_mut_ptr(), &mut length)

@@ -1,9 +1,9 @@
-//! One HSM, from C_Initialize to C_Finalize: its sessions, what goes wrong with it, and the way of
-//! every call.
+//! One HSM, from C_Initialize to C_Finalize: its sessions, its faults, and what every call goes
+//! through.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use cryptoki_sys::*;
 
@@ -12,50 +12,35 @@ use crate::clock::sleep_ms;
 use crate::config::Config;
 use crate::control::{Control, Faults};
 use crate::device::Timing;
-use crate::gcm::Pending;
+use crate::locks::{read, write};
 use crate::random::Streams;
 use crate::real::Functions;
-use crate::stats::{Dealt, STATS, StatsFile};
-use crate::{lock, read, write};
+use crate::session::Session;
+use crate::stats::{InjectedFault, STATS, StatsFile};
 
 /// Handles are this module's own and never come back, so that the handle of a lost session can
 /// never meet a new one.
 static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
 
-/// An open session.
-pub struct Session {
-    /// The real module's handle.
-    pub real: CK_SESSION_HANDLE,
-    /// What it draws from.
-    pub streams: Streams,
-    /// An AES-GCM encryption whose IV is ours.
-    pub pending: Mutex<Option<Pending>>,
-    /// The decryption that was begun last is AES-GCM.
-    pub decrypts_gcm: AtomicBool,
-    slot: CK_SLOT_ID,
-    /// Cleared, behind the gate, when the session is closed or lost.
-    alive: AtomicBool,
-}
-
 /// An error that a fault rule gives in place of the call.
-pub struct Injected {
+pub struct InjectedError {
     /// What to return.
     pub code: CK_RV,
     /// The real operation is left as it is.
     pub leaves_operation: bool,
 }
 
-impl From<Injected> for CK_RV {
-    fn from(injected: Injected) -> CK_RV {
+impl From<InjectedError> for CK_RV {
+    fn from(injected: InjectedError) -> CK_RV {
         injected.code
     }
 }
 
 /// One HSM.
 pub struct Instance {
-    /// As it is in its good days.
+    /// How it is without faults.
     pub config: Config,
-    /// As it is now.
+    /// Its faults.
     pub control: Control,
     functions: &'static Functions,
     timing: Timing,
@@ -96,9 +81,9 @@ impl Instance {
         }
     }
 
-    /// Looks whether the control file says something new, and loses sessions if so. Not to be
-    /// called with the gate held.
-    pub fn look(&self) {
+    /// Puts in force what the control file says that is new, and loses sessions where it says so.
+    /// Not to be called with the gate held.
+    pub fn poll_control(&self) {
         let Some(change) = self.control.poll() else { return };
         let old = self.control.faults();
         let reboot = change
@@ -130,7 +115,7 @@ impl Instance {
 
     /// The session of a handle.
     pub fn session(&self, handle: CK_SESSION_HANDLE) -> Result<Arc<Session>, CK_RV> {
-        self.look();
+        self.poll_control();
         if self.control.faults().token_removed {
             return Err(CKR_DEVICE_REMOVED);
         }
@@ -139,15 +124,15 @@ impl Instance {
 
     /// Fails when the token is not in its slot.
     pub fn token_is_present(&self) -> Result<(), CK_RV> {
-        self.look();
+        self.poll_control();
         if self.control.faults().token_removed { Err(CKR_TOKEN_NOT_PRESENT) } else { Ok(()) }
     }
 
-    /// The way to the device: whatever delays the call or lets it fail before the real module sees
-    /// it. Nothing is held meanwhile.
-    pub fn travel(&self, call: Call, session: Option<&Session>) -> Result<(), Injected> {
+    /// What happens between the caller and the device: whatever delays the call, or lets it fail
+    /// before the real module sees it. Nothing is held meanwhile.
+    pub fn simulate(&self, call: Call, session: Option<&Session>) -> Result<(), InjectedError> {
         let streams = session.map_or(&self.streams, |session| &session.streams);
-        self.look();
+        self.poll_control();
         let faults = self.control.faults();
         // Every rule that names the call draws, hit or not: what is drawn later does not depend on
         // it.
@@ -160,25 +145,27 @@ impl Instance {
         }
         for rule in faults.stall.iter().filter(|rule| rule.call.contains(call)) {
             if streams.faults.happens(rule.probability) {
-                STATS.dealt(Dealt::Stall);
+                STATS.injected(InjectedFault::Stall);
                 sleep_ms(rule.ms);
             }
         }
         self.start_slowly(call, &faults);
         self.timing.wait(call, streams).map_err(|code| {
-            STATS.dealt(Dealt::Throttle);
-            Injected { code, leaves_operation: false }
+            STATS.injected(InjectedFault::Throttle);
+            InjectedError { code, leaves_operation: false }
         })?;
         let mut injected = None;
         for rule in faults.error.iter().filter(|rule| rule.call.contains(call)) {
             if streams.faults.happens(rule.probability) && injected.is_none() {
-                injected =
-                    Some(Injected { code: rule.code.0, leaves_operation: rule.leaves_operation });
+                injected = Some(InjectedError {
+                    code: rule.code.0,
+                    leaves_operation: rule.leaves_operation,
+                });
             }
         }
         match injected {
             Some(injected) => {
-                STATS.dealt(Dealt::Error);
+                STATS.injected(InjectedFault::Error);
                 if let Some(session) = session
                     && matches!(injected.code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED)
                 {
@@ -191,11 +178,11 @@ impl Instance {
     }
 
     fn hang(&self, call: Call, mut faults: Arc<Faults>) {
-        STATS.dealt(Dealt::Hang);
+        STATS.injected(InjectedFault::Hang);
         STATS.hung.fetch_add(1, Ordering::Relaxed);
         while faults.hangs(call) {
             self.control.wait_for_change(&faults);
-            self.look();
+            self.poll_control();
             faults = self.control.faults();
         }
         STATS.hung.fetch_sub(1, Ordering::Relaxed);
@@ -212,7 +199,7 @@ impl Instance {
             0
         };
         if ms > 0 {
-            STATS.dealt(Dealt::SlowStart);
+            STATS.injected(InjectedFault::SlowStart);
             sleep_ms(ms);
         }
     }
@@ -250,7 +237,7 @@ impl Instance {
             (open < max).then_some(open + 1)
         });
         if place.is_err() {
-            STATS.dealt(Dealt::SessionCount);
+            STATS.injected(InjectedFault::SessionCount);
             return Err(CKR_SESSION_COUNT);
         }
         let result = self.enter().and_then(|inside| {
@@ -259,17 +246,8 @@ impl Instance {
             }
             let mut real = 0;
             result_of(open(inside.functions, &mut real))?;
-            let session = Session {
-                real,
-                streams: Streams::new(
-                    self.config.seed,
-                    self.opened.fetch_add(1, Ordering::Relaxed) + 1,
-                ),
-                pending: Mutex::new(None),
-                decrypts_gcm: AtomicBool::new(false),
-                slot,
-                alive: AtomicBool::new(true),
-            };
+            let ordinal = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+            let session = Session::new(real, slot, Streams::new(self.config.seed, ordinal));
             let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed) as CK_SESSION_HANDLE;
             STATS.sessions_opened.fetch_add(1, Ordering::Relaxed);
             STATS.sessions_peak.fetch_max(
@@ -293,7 +271,7 @@ impl Instance {
             return Err(CKR_CRYPTOKI_NOT_INITIALIZED);
         }
         let session = write(&self.sessions).remove(&handle).ok_or(CKR_SESSION_HANDLE_INVALID)?;
-        self.forget(&session);
+        self.end(&session);
         self.close_real(&session)
     }
 
@@ -306,7 +284,7 @@ impl Instance {
         write(&self.sessions).retain(|_, session| {
             let stays = session.slot != slot;
             if !stays {
-                self.forget(session);
+                self.end(session);
             }
             stays
         });
@@ -321,7 +299,7 @@ impl Instance {
     /// The gate is held alone.
     fn lose_sessions(&self, initialised: bool) {
         for session in std::mem::take(&mut *write(&self.sessions)).values() {
-            self.forget(session);
+            self.end(session);
             if initialised {
                 // The caller has lost it whatever the real module says.
                 let _ = self.close_real(session);
@@ -335,7 +313,7 @@ impl Instance {
         let gate = write(&self.gate);
         write(&self.sessions).retain(|_, session| !std::ptr::eq(&**session, lost));
         if lost.alive.load(Ordering::Acquire) {
-            self.forget(lost);
+            self.end(lost);
             if *gate {
                 // The caller has lost it whatever the real module says.
                 let _ = self.close_real(lost);
@@ -343,8 +321,8 @@ impl Instance {
         }
     }
 
-    /// With the gate held alone: the session is no longer of this world.
-    fn forget(&self, session: &Session) {
+    /// With the gate held alone: the session ends, and its place under the limit is free.
+    fn end(&self, session: &Session) {
         if session.alive.swap(false, Ordering::AcqRel) {
             self.open.fetch_sub(1, Ordering::AcqRel);
             STATS.sessions_open.fetch_sub(1, Ordering::Relaxed);
@@ -379,7 +357,7 @@ impl Instance {
         result_of(finalize(self.functions))?;
         *gate = false;
         for (_, session) in write(&self.sessions).drain() {
-            self.forget(&session);
+            self.end(&session);
         }
         Ok(())
     }
@@ -395,9 +373,4 @@ pub struct Inside<'a> {
 /// CKR_OK or not.
 pub fn result_of(code: CK_RV) -> Result<(), CK_RV> {
     if code == CKR_OK { Ok(()) } else { Err(code) }
-}
-
-/// Takes the pending encryption away.
-pub fn end_encryption(session: &Session) {
-    lock(&session.pending).take();
 }

@@ -14,9 +14,11 @@ use cryptoki_sys::*;
 use crate::calls::Call;
 use crate::config::{Config, this_module};
 use crate::control::Control;
+use crate::diagnostics::warn;
 use crate::instance::Instance;
+use crate::locks::{lock, read, write};
+use crate::real;
 use crate::stats::STATS;
-use crate::{complain, lock, read, real, write};
 
 static CURRENT: RwLock<Option<Arc<Instance>>> = RwLock::new(None);
 /// One C_Initialize or C_Finalize at a time; holds the thread of the current instance.
@@ -43,11 +45,11 @@ pub unsafe fn initialize(arguments: *mut c_void) -> Result<(), CK_RV> {
     let instance = match prepare() {
         Ok(instance) => Arc::new(instance),
         Err(problem) => {
-            complain(&problem);
+            warn(&problem);
             return Err(CKR_GENERAL_ERROR);
         }
     };
-    instance.travel(Call::C_Initialize, None)?;
+    instance.simulate(Call::C_Initialize, None)?;
     if let Some(code) = instance.control.faults().initialize_fails {
         return Err(code.0);
     }
@@ -98,7 +100,7 @@ pub unsafe fn finalize(reserved: *mut c_void) -> Result<(), CK_RV> {
         STATS.finalized_while_busy.fetch_add(1, Ordering::Relaxed);
     }
     let instance = current()?;
-    instance.travel(Call::C_Finalize, None)?;
+    instance.simulate(Call::C_Finalize, None)?;
     let mut ticker = lock(&LIFECYCLE);
     instance.close_gate(|functions| match functions.C_Finalize {
         // SAFETY: the caller's argument; nobody else is in the real module.
@@ -129,7 +131,7 @@ impl Ticker {
         match thread {
             Ok(thread) => Some(Ticker { stop, thread }),
             Err(error) => {
-                complain(&format!("no thread for counters and control file: {error}"));
+                warn(&format!("no thread for counters and control file: {error}"));
                 None
             }
         }
@@ -145,7 +147,7 @@ impl Ticker {
 fn tick(instance: &Instance, stopped: &Receiver<()>) {
     let mut ticks = 0u32;
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-        instance.look();
+        instance.poll_control();
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(TICKS_A_WRITE) {
             instance.write_stats();

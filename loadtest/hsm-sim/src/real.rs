@@ -17,24 +17,24 @@ pub type Functions = CK_FUNCTION_LIST;
 /// be found through this module. RTLD_DEEPBIND is left out: it takes the module away from
 /// allocators and sanitizers that the program under test brings along.
 pub fn load(path: &Path) -> Result<&'static Functions, String> {
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let in_file = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     // SAFETY: loading runs the module's constructors. Whoever configured it as the PKCS#11 module
     // trusts them.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| told(&error))?;
+        .map_err(|error| in_file(&error))?;
     // SAFETY: the type is that of C_GetFunctionList in every version of the standard.
     let symbol = unsafe {
         library.get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(
             b"C_GetFunctionList\0",
         )
     };
-    let get_function_list = *symbol.map_err(|error| told(&error))?;
+    let get_function_list = *symbol.map_err(|error| in_file(&error))?;
     let mut list = ptr::null_mut();
     // SAFETY: `list` is a valid pointer to be written.
     let code = unsafe { get_function_list(&mut list) };
     std::mem::forget(library);
     if code != CKR_OK || list.is_null() {
-        return Err(told(&format!("C_GetFunctionList: {}", crate::codes::name(code))));
+        return Err(in_file(&format!("C_GetFunctionList: {}", crate::codes::name(code))));
     }
     // SAFETY: the standard says that the list is the module's and lives as long as the module,
     // which is never unloaded.

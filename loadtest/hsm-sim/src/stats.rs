@@ -9,15 +9,17 @@ use cryptoki_sys::{CK_RV, CKR_OK};
 use serde_json::{Map, Value, json};
 
 use crate::calls::Call;
-use crate::{codes, complain, lock};
+use crate::codes;
+use crate::diagnostics::warn;
+use crate::locks::lock;
 
 /// Counted since the process started, over every C_Initialize.
 pub static STATS: Stats = Stats::new();
 
-/// A fault that was dealt out.
+/// A fault that was injected.
 #[derive(Clone, Copy)]
 #[allow(missing_docs)]
-pub enum Dealt {
+pub enum InjectedFault {
     Error,
     Stall,
     Hang,
@@ -28,7 +30,7 @@ pub enum Dealt {
     WrongPlaintext,
 }
 
-const DEALT: [&str; 8] = [
+const FAULT_NAMES: [&str; 8] = [
     "error",
     "stall",
     "hang",
@@ -43,7 +45,7 @@ const DEALT: [&str; 8] = [
 pub struct Stats {
     calls: [AtomicU64; Call::ALL.len()],
     errors: Mutex<BTreeMap<(Call, CK_RV), u64>>,
-    dealt: [AtomicU64; DEALT.len()],
+    injected: [AtomicU64; FAULT_NAMES.len()],
     /// Calls that are in this module now.
     inside: AtomicU64,
     /// Calls that hang now.
@@ -63,7 +65,7 @@ impl Stats {
         Stats {
             calls: [const { AtomicU64::new(0) }; Call::ALL.len()],
             errors: Mutex::new(BTreeMap::new()),
-            dealt: [const { AtomicU64::new(0) }; DEALT.len()],
+            injected: [const { AtomicU64::new(0) }; FAULT_NAMES.len()],
             inside: AtomicU64::new(0),
             hung: AtomicU64::new(0),
             finalized_while_busy: AtomicU64::new(0),
@@ -92,9 +94,9 @@ impl Stats {
         self.inside.load(Relaxed)
     }
 
-    /// A fault was dealt out.
-    pub fn dealt(&self, what: Dealt) {
-        self.dealt[what as usize].fetch_add(1, Relaxed);
+    /// A fault was injected.
+    pub fn injected(&self, what: InjectedFault) {
+        self.injected[what as usize].fetch_add(1, Relaxed);
     }
 
     /// All of it as JSON. `units_busy_peak`: of the device; `control`: readings of the control file
@@ -113,9 +115,9 @@ impl Stats {
             *errors.entry(name.clone()).or_insert(0) += count;
             errors_by_call.entry(call.name()).or_default().insert(name, *count);
         }
-        let dealt: Map<String, Value> = DEALT
+        let faults: Map<String, Value> = FAULT_NAMES
             .iter()
-            .zip(&self.dealt)
+            .zip(&self.injected)
             .map(|(name, count)| ((*name).to_owned(), count.load(Relaxed).into()))
             .collect();
         let json = json!({
@@ -123,7 +125,7 @@ impl Stats {
             "calls": calls,
             "errors": errors,
             "errors_by_call": errors_by_call,
-            "faults": dealt,
+            "faults": faults,
             "sessions": {
                 "open": self.sessions_open.load(Relaxed),
                 "peak": self.sessions_peak.load(Relaxed),
@@ -162,7 +164,7 @@ impl StatsFile {
         let replaced = std::fs::write(&temporary, &text)
             .and_then(|()| std::fs::rename(&temporary, &self.path));
         if let Err(error) = replaced {
-            complain(&format!("{}: {error}", self.path.display()));
+            warn(&format!("{}: {error}", self.path.display()));
         }
         *written = text;
     }
@@ -180,7 +182,7 @@ mod tests {
             stats.enter(Call::C_Encrypt);
             stats.leave(Call::C_Encrypt, code);
         }
-        stats.dealt(Dealt::WrongPlaintext);
+        stats.injected(InjectedFault::WrongPlaintext);
         let json: Value = serde_json::from_str(&stats.to_json(4, (1, 2))).unwrap();
         assert_eq!(json["calls"], json!({ "C_Encrypt": 3 }));
         assert_eq!(json["errors"], json!({ "CKR_DEVICE_ERROR": 1 }));

@@ -74,7 +74,7 @@ const TAG_BYTES: usize = 16;
 const IV_BYTES: usize = 12;
 const IVS_A_CALL: usize = 256;
 /// After the end, for what is still running.
-const GRACE: Duration = Duration::from_secs(10);
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Calls the function; an error names it.
 macro_rules! call {
@@ -88,7 +88,7 @@ macro_rules! call {
 
 /// What one session did.
 #[derive(Default)]
-struct Tally {
+struct SessionResult {
     operation_us: Vec<u32>,
     error: Option<String>,
 }
@@ -133,7 +133,7 @@ fn run(options: &Options) -> Result<bool, String> {
 
     let start = Instant::now();
     let end = start + Duration::from_secs(options.seconds);
-    let (done, tallies) = channel();
+    let (done, results) = channel();
     for (session, key) in sessions.into_iter().zip(keys) {
         let (done, iv) = (done.clone(), options.iv);
         std::thread::spawn(move || work(functions, session, key, iv, end, &done));
@@ -144,11 +144,11 @@ fn run(options: &Options) -> Result<bool, String> {
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
     let mut reported = 0;
     loop {
-        match tallies.recv_timeout((end + GRACE).saturating_duration_since(Instant::now())) {
-            Ok(tally) => {
+        match results.recv_timeout((end + END_WAIT_MAX).saturating_duration_since(Instant::now())) {
+            Ok(result) => {
                 reported += 1;
-                operation_us.extend(tally.operation_us);
-                if let Some(error) = tally.error {
+                operation_us.extend(result.operation_us);
+                if let Some(error) = result.error {
                     *errors.entry(error).or_insert(0) += 1;
                 }
             }
@@ -284,22 +284,22 @@ fn work(
     key: CK_OBJECT_HANDLE,
     iv: Iv,
     end: Instant,
-    done: &Sender<Tally>,
+    done: &Sender<SessionResult>,
 ) {
-    let mut tally = Tally::default();
+    let mut result = SessionResult::default();
     let mut ivs = vec![0; IV_BYTES * IVS_A_CALL];
     let mut operations = 0;
     while Instant::now() < end {
         let start = Instant::now();
         if let Err(error) = operation(functions, session, key, iv, &mut ivs, operations) {
-            tally.error = Some(error);
+            result.error = Some(error);
             break;
         }
         operations += 1;
-        tally.operation_us.push(start.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
+        result.operation_us.push(start.elapsed().as_micros().try_into().unwrap_or(u32::MAX));
     }
     // When nobody listens any more, this session was counted as hung.
-    let _ = done.send(tally);
+    let _ = done.send(result);
 }
 
 /// One encryption, decrypted and compared.
