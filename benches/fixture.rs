@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac};
@@ -21,8 +21,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
-use xksd::key_manager::{Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session};
-use xksd::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager, Probe};
+use xksd::key_manager::{Engine, Fault, InProcess, Job, ManagerInfo, Outcome, Runs, Session, Task};
+use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
@@ -32,6 +32,7 @@ use xksd::telemetry::{Log, ShardMetrics};
 
 pub const PREFIX: &str = "/example";
 pub const KEY_ID: &str = "foo";
+const KEY_MANAGER: &str = "hsm-a";
 pub const REGION: &str = "us-east-1";
 const ACCESS_KEY_ID: &str = "BETWEENTWENTYANDTHIRTY";
 const SECRET_ACCESS_KEY: &str = "notASecretJustFortyThreeCharactersOrMore0123456789";
@@ -187,7 +188,13 @@ impl Session for LocalSession {
         self.0.execute(job)
     }
     fn probe(&mut self) -> Result<(), Fault> {
-        self.0.probe()
+        self.0
+            .execute(Job {
+                label: "".into(),
+                task: Task::Probe,
+                deadline: Instant::now() + DEADLINE_TICK,
+            })
+            .map(drop)
     }
     fn is_usable(&self) -> bool {
         true
@@ -211,14 +218,23 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
     pool
 }
 
-/// Key stores with one key store, served by `backend`.
-pub fn key_stores(backend: Backend) -> Arc<ArcSwap<KeyStores>> {
-    let manager = Manager {
-        name: "hsm-a".into(),
-        backend,
-        probe: ArcSwapOption::empty(),
-        keys: KeyFailures::default(),
-    };
+/// The key manager of the fixture, in this process.
+pub fn in_process() -> KeyManager {
+    KeyManager::in_process(KEY_MANAGER, Box::new(local()))
+}
+
+/// The same behind one lane, whose session is open.
+fn with_a_lane(mailbox: &Arc<Mailbox>) -> KeyManager {
+    let engine = Arc::new(LocalEngine(Arc::new(local())));
+    let manager = KeyManager::with_sessions(KEY_MANAGER, engine, 1, std::slice::from_ref(mailbox));
+    while manager.sessions().expect("it has sessions").lanes_open == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    manager
+}
+
+/// Key stores with one key store, served by `manager`.
+pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
     let info = ManagerInfo {
         vendor: "xksd".to_owned(),
         model: "local".to_owned(),
@@ -269,22 +285,22 @@ impl Wake for Unpark {
 impl Proxy {
     /// Over keys in this process; the log's lines are made and thrown away.
     pub fn local() -> Proxy {
-        Proxy::new(Mailbox::new(), Backend::Local(Box::new(local())))
+        Proxy::new(Mailbox::new(), in_process())
     }
 
     /// Over a lane.
     pub fn lane() -> Proxy {
         let mailbox = Mailbox::new();
-        let pool = pool(&mailbox);
-        Proxy::new(mailbox, Backend::Pool(pool))
+        let manager = with_a_lane(&mailbox);
+        Proxy::new(mailbox, manager)
     }
 
-    fn new(mailbox: Arc<Mailbox>, backend: Backend) -> Proxy {
+    fn new(mailbox: Arc<Mailbox>, manager: KeyManager) -> Proxy {
         let (log, _) = Log::start(Format::Json, std::io::sink()).expect("a thread");
         let inbox = Inbox::new(0, mailbox);
         let pipeline = Pipeline::new(
             0,
-            key_stores(backend),
+            key_stores(manager),
             inbox.clone(),
             Arc::new(ShardMetrics::default()),
             log.clone(),

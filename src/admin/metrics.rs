@@ -4,9 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::api::response::HealthStatus;
 use crate::control::service::Service;
-use crate::keystore::Backend;
+use crate::keystore::Health;
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::prometheus::Exposition;
 
@@ -160,9 +159,9 @@ fn key_managers(text: &mut Exposition, service: &Service) {
     text.metric(HEALTH, "gauge", "2 ACTIVE, 1 DEGRADED, 0 UNAVAILABLE.");
     for manager in &service.managers {
         let value = match manager.health(now) {
-            HealthStatus::Active => 2,
-            HealthStatus::Degraded => 1,
-            HealthStatus::Unavailable => 0,
+            Health::Active => 2,
+            Health::Degraded => 1,
+            Health::Unavailable => 0,
         };
         text.sample(HEALTH, &[("key_manager", &manager.name)], value);
     }
@@ -199,10 +198,7 @@ fn key_managers(text: &mut Exposition, service: &Service) {
     let pools: Vec<_> = service
         .managers
         .iter()
-        .filter_map(|manager| match &manager.backend {
-            Backend::Pool(pool) => Some((manager.name.as_ref(), pool.stats())),
-            Backend::Local(_) => None,
-        })
+        .filter_map(|manager| Some((manager.name.as_ref(), manager.sessions()?)))
         .collect();
     const QUEUE: &str = "xksd_queue_jobs";
     text.metric(QUEUE, "gauge", "Jobs waiting for a session, by key manager and shard.");

@@ -5,12 +5,12 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::api::response::HealthStatus;
-use crate::config::{Config, Kind};
+use crate::config::Config;
 use crate::control::probes::sessions_told;
 use crate::control::service::Service;
-use crate::keystore::{Backend, Manager};
+use crate::keystore::{Health, KeyManager};
 use crate::limits::PROBE_AGE_MAX;
+use crate::pipeline::health;
 use crate::telemetry::metrics::{Latencies, Totals};
 use crate::tls::Certificate;
 
@@ -115,22 +115,21 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
     now.saturating_duration_since(at).as_millis() as u64
 }
 
-fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
+fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
     let health = manager.health(now);
-    let mut value = json!({"name": &*manager.name, "health": health, "health_reason": health_reason(manager, health, now)});
+    let mut value = json!({"name": &*manager.name, "health": health::status(health), "health_reason": health_reason(manager, health, now)});
     let keys = &manager.keys;
     value["key_failures"] = json!({
         "cannot_serve": keys.cannot_serve.load(Ordering::Relaxed),
         "different": keys.different.load(Ordering::Relaxed),
     });
     // Which token is wanted: of one that was never reached, nothing else is known.
-    if let Some(Kind::Pkcs11(pkcs11)) = config
-        .key_managers
-        .iter()
+    let mut configured = config.key_managers.iter();
+    if let Some(token) = configured
         .find(|configured| configured.name == *manager.name)
-        .map(|m| &m.kind)
+        .and_then(|configured| configured.kind.token())
     {
-        value["configured_token"] = json!(pkcs11.token.to_string());
+        value["configured_token"] = json!(token.to_string());
     }
     if let Some(probe) = manager.probe.load().as_ref() {
         value["vendor"] = json!(probe.info.vendor);
@@ -146,8 +145,7 @@ fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
             Err(why) => value["probe_error"] = json!(why),
         }
     }
-    if let Backend::Pool(pool) = &manager.backend {
-        let stats = pool.stats();
+    if let Some(stats) = manager.sessions() {
         value["sessions"] = json!({
             "configured": stats.lanes_configured,
             "open": stats.lanes_open,
@@ -165,20 +163,17 @@ fn key_manager(manager: &Manager, config: &Config, now: Instant) -> Value {
 
 /// Why a key manager has the `health` that it has, also where its last probe was well; `None` where
 /// it is ACTIVE.
-fn health_reason(manager: &Manager, health: HealthStatus, now: Instant) -> Option<String> {
-    if health == HealthStatus::Active {
+fn health_reason(manager: &KeyManager, health: Health, now: Instant) -> Option<String> {
+    if health == Health::Active {
         return None;
     }
     let Some(probe) = &*manager.probe.load() else {
         return Some("its first probe has not ended yet".to_owned());
     };
     let age = now.saturating_duration_since(probe.at);
-    match (&probe.result, &manager.backend) {
-        (Err(why), _) => Some(why.clone()),
-        (Ok(_), _) if age > PROBE_AGE_MAX => {
-            Some(format!("its last probe is {} s old", age.as_secs()))
-        }
-        (Ok(_), Backend::Pool(pool)) => sessions_told(&pool.stats()),
-        (Ok(_), Backend::Local(_)) => None,
+    match &probe.result {
+        Err(why) => Some(why.clone()),
+        Ok(_) if age > PROBE_AGE_MAX => Some(format!("its last probe is {} s old", age.as_secs())),
+        Ok(_) => sessions_told(&manager.sessions()?),
     }
 }

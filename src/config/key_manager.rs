@@ -1,11 +1,12 @@
 //! `[[key_manager]]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::keystore::KeyStore;
 use super::problem::quoted;
 use super::reader::{Reader, Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
+use crate::key_manager::Runs;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
     KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX,
@@ -30,6 +31,40 @@ pub enum Kind {
     },
     /// An HSM behind a PKCS#11 module.
     Pkcs11(Pkcs11),
+}
+
+impl Kind {
+    /// The file with the keys of a kind that computes in this process.
+    pub fn key_file(&self) -> Option<&Path> {
+        match self {
+            Kind::Local { key_file } => Some(key_file),
+            Kind::Pkcs11(_) => None,
+        }
+    }
+
+    /// Sessions over all shards; 0 for a kind that has none.
+    pub fn sessions(&self) -> usize {
+        match self {
+            Kind::Local { .. } => 0,
+            Kind::Pkcs11(pkcs11) => pkcs11.sessions,
+        }
+    }
+
+    /// The token of a kind that has one.
+    pub fn token(&self) -> Option<&TokenSelector> {
+        match self {
+            Kind::Local { .. } => None,
+            Kind::Pkcs11(pkcs11) => Some(&pkcs11.token),
+        }
+    }
+
+    /// Whether it computes on one thread of this process, beside the shards.
+    pub fn keeps_one_thread_busy(&self) -> bool {
+        match self {
+            Kind::Local { .. } => false,
+            Kind::Pkcs11(pkcs11) => pkcs11.profile.runs() == Runs::InProcessAlone,
+        }
+    }
 }
 
 /// A key manager of `kind = "pkcs11"`.
@@ -165,7 +200,7 @@ pub(super) fn warn_of_missing_keys(
     stores: &[KeyStore],
 ) {
     for (i, manager) in managers.iter().enumerate() {
-        let Kind::Local { key_file } = &manager.kind else { continue };
+        let Some(key_file) = manager.kind.key_file() else { continue };
         let Ok(Some(labels)) = reader.sources.key_file_labels(key_file) else { continue };
         for (s, store) in
             stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i))

@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::file;
+use crate::key_manager::InProcess;
 use crate::key_manager::local::Local;
 use crate::limits::SECRET_FILE_BYTES_MAX;
 use crate::tls;

@@ -1,7 +1,6 @@
 //! The control plane, on the main thread and its helpers: everything that is not on a request's
 //! way.
 
-mod ask;
 pub(crate) mod probes;
 pub mod reload;
 pub mod run;

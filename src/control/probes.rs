@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::ask::Asker;
 use super::service::Service;
-use crate::key_manager::{Engine, Fault, ManagerInfo, Task};
-use crate::keystore::{Backend, Manager, Probe};
+use crate::key_manager::{Fault, ManagerInfo, Task};
+use crate::keystore::{BlockingClient, KeyManager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
@@ -35,16 +34,21 @@ pub fn start(service: &Arc<Service>, stop: &Receiver<()>) -> std::io::Result<Vec
     for manager in &service.managers {
         let (service, manager, stop) = (service.clone(), manager.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("xksd-probe".into());
-        threads.push(thread.spawn(move || Prober::new(&service, &manager).run(&stop))?);
+        let run = move || {
+            if let Some(mut prober) = Prober::new(&service, &manager) {
+                prober.run(&stop);
+            }
+        };
+        threads.push(thread.spawn(run)?);
     }
     Ok(threads)
 }
 
 struct Prober<'a> {
     service: &'a Service,
-    manager: &'a Arc<Manager>,
-    /// Of a key manager with lanes.
-    lanes: Option<(Asker, Info)>,
+    manager: &'a Arc<KeyManager>,
+    client: BlockingClient<'a>,
+    info: Info,
     /// As it was told last.
     told: Option<Told>,
     sessions: Sessions,
@@ -53,22 +57,11 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    fn new<'a>(service: &'a Service, manager: &'a Arc<Manager>) -> Prober<'a> {
-        let lanes = match &manager.backend {
-            Backend::Local(_) => None,
-            Backend::Pool(pool) => service
-                .probed
-                .iter()
-                .find(|probed| Arc::ptr_eq(&probed.manager, manager))
-                .map(|probed| {
-                    (
-                        Asker::new(pool.clone(), service.mailboxes.len(), probed.mailbox.clone()),
-                        Info::new(probed.engine.clone()),
-                    )
-                }),
-        };
+    /// `None` where another prober has the key manager.
+    fn new<'a>(service: &'a Service, manager: &'a Arc<KeyManager>) -> Option<Prober<'a>> {
+        let (client, info) = (manager.client()?, Info::new(manager.clone()));
         let (sessions, library, keys) = Default::default();
-        Prober { service, manager, lanes, told: None, sessions, library, keys }
+        Some(Prober { service, manager, client, info, told: None, sessions, library, keys })
     }
 
     fn run(&mut self, stop: &Receiver<()>) {
@@ -81,8 +74,7 @@ impl Prober<'_> {
             }
             let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
             let keys_left = serves && self.tell_keys();
-            if let Backend::Pool(pool) = &self.manager.backend {
-                let stats = pool.stats();
+            if let Some(stats) = self.manager.sessions() {
                 if self.sessions.lost_some(&stats) {
                     next_probe = Instant::now();
                 }
@@ -101,23 +93,12 @@ impl Prober<'_> {
 
     /// Whether the key manager serves.
     fn probe(&mut self) -> bool {
-        let (result, mut info) = match (&self.manager.backend, &mut self.lanes) {
-            (Backend::Local(local), _) => {
-                let start = Instant::now();
-                (local.probe().map(|()| start.elapsed()), local.info())
-            }
-            (Backend::Pool(_), Some((asker, info))) => {
-                let ask = || {
-                    asker.ask(&self.manager.name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time)
-                };
-                // Once more: a session that was lost in silence, or one that hangs, says nothing of
-                // the others.
-                let result = ask().or_else(|_| ask());
-                let info = if result.is_ok() { info.get() } else { info.known.clone() };
-                (result, info)
-            }
-            (Backend::Pool(_), None) => (Err(Fault::Timeout), ManagerInfo::default()),
-        };
+        let (client, name) = (&self.client, &self.manager.name);
+        let ask = || client.execute(name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
+        // Once more: a session that was lost in silence, or one that hangs, says nothing of the
+        // others.
+        let result = ask().or_else(|_| ask());
+        let mut info = if result.is_ok() { self.info.get() } else { self.info.known.clone() };
         let result = result.map_err(|fault| match fault {
             Fault::Timeout => {
                 format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs())
@@ -132,16 +113,11 @@ impl Prober<'_> {
     }
 
     fn look_at_library(&mut self, serves: bool, info: &mut ManagerInfo) {
-        if let (Backend::Pool(pool), Some((_, Info { engine, .. }))) =
-            (&self.manager.backend, &self.lanes)
-        {
-            let now = Instant::now();
-            info.library = self.library.look(engine.library(), serves, &pool.stats(), now);
-            for (level, news) in self.library.news(&info.library, now) {
-                self.service
-                    .log
-                    .event(level, format!("key manager {:?}: {news}", self.manager.name));
-            }
+        let Some(stats) = self.manager.sessions() else { return };
+        let now = Instant::now();
+        info.library = self.library.look(self.manager.library(), serves, &stats, now);
+        for (level, news) in self.library.news(&info.library, now) {
+            self.service.log.event(level, format!("key manager {:?}: {news}", self.manager.name));
         }
     }
 
@@ -183,16 +159,9 @@ impl Prober<'_> {
     /// Names every configured key that cannot serve, and replicas that hold different keys; the
     /// rest serves. Whether more is to be looked up at once.
     fn tell_keys(&mut self) -> bool {
-        let ask = |label: &Arc<str>, task| match (&self.manager.backend, &self.lanes) {
-            (Backend::Local(local), _) => local.execute(crate::key_manager::Job {
-                label: label.clone(),
-                task,
-                deadline: Instant::now() + HUNG_CALL_TIME,
-            }),
-            (Backend::Pool(_), Some((asker, _))) => {
-                asker.ask(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
-            }
-            (Backend::Pool(_), None) => Err(Fault::Timeout),
+        let client = &self.client;
+        let ask = |label: &Arc<str>, task| {
+            client.execute(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
         };
         let expected = self.service.expected_keys(self.manager);
         let (news, more) =
@@ -213,22 +182,22 @@ struct Told {
 
 /// What the module tells of itself. Asked on threads of their own: these calls may hang too.
 struct Info {
-    engine: Arc<dyn Engine>,
+    manager: Arc<KeyManager>,
     known: ManagerInfo,
     asked: Option<Receiver<Option<ManagerInfo>>>,
 }
 
 impl Info {
-    fn new(engine: Arc<dyn Engine>) -> Info {
-        Info { engine, known: ManagerInfo::default(), asked: None }
+    fn new(manager: Arc<KeyManager>) -> Info {
+        Info { manager, known: ManagerInfo::default(), asked: None }
     }
 
     /// What is known last.
     fn get(&mut self) -> ManagerInfo {
         if self.asked.is_none() {
             let (answer, answered) = bounded(1);
-            let engine = self.engine.clone();
-            let ask = move || drop(answer.send(engine.info().ok()));
+            let manager = self.manager.clone();
+            let ask = move || drop(answer.send(manager.info().ok()));
             // Without a thread there is nothing new to be known.
             if std::thread::Builder::new().name("xksd-info".into()).spawn(ask).is_ok() {
                 self.asked = Some(answered);

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use super::service::{Service, key_stores};
 use crate::config::difference::{certificate_change, changes, managers};
-use crate::config::{Config, Invalid, KeyManager, Kind, Problem};
+use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
-use crate::keystore::{Backend, Manager};
+use crate::keystore::KeyManager;
 use crate::telemetry::{Level, Log};
 use crate::tls;
 
@@ -184,37 +184,39 @@ fn keep_running_managers(
 /// Key files are read at the start only, and here looked at as the next start will: who has edited
 /// one must hear that it is not in force, and what is wrong with it. It is told and not refused, as
 /// every change of a key manager.
-fn look_at_key_files(wanted: &[KeyManager], running: &[Arc<Manager>], waiting: &mut Vec<String>) {
+fn look_at_key_files(
+    wanted: &[config::KeyManager],
+    running: &[Arc<KeyManager>],
+    waiting: &mut Vec<String>,
+) {
     for manager in wanted {
-        let Kind::Local { key_file } = &manager.kind else { continue };
+        let Some(key_file) = manager.kind.key_file() else { continue };
         let name = &manager.name;
-        match (
-            Local::load(key_file),
-            running.iter().find(|running| *running.name == **name).map(|running| &running.backend),
-        ) {
-            (Err(why), _) => waiting.push(format!(
-                "key manager {name:?}: {why}. xksd would not start with it; what runs goes on with \
-                 the keys that it was started with"
-            )),
-            (Ok(read), Some(Backend::Local(local))) => {
-                let differences = local.differences(&read);
-                if !differences.is_empty() {
-                    waiting.push(format!(
-                        "key manager {name:?}: key file {} has other keys than were read at the \
-                         start ({}): that is in force from the next \
-                         start only",
-                        key_file.display(),
-                        some_of(&differences)
-                    ));
-                }
+        let read = match Local::load(key_file) {
+            Ok(read) => read,
+            Err(why) => {
+                waiting.push(format!(
+                    "key manager {name:?}: {why}. xksd would not start with it; what runs goes on \
+                     with the keys that it was started with"
+                ));
+                continue;
             }
-            (Ok(_), _) => {}
+        };
+        let running = running.iter().find(|running| *running.name == **name);
+        let differences = running.map_or_else(Vec::new, |running| running.differences(&read));
+        if !differences.is_empty() {
+            waiting.push(format!(
+                "key manager {name:?}: key file {} has other keys than were read at the start \
+                 ({}): that is in force from the next start only",
+                key_file.display(),
+                some_of(&differences)
+            ));
         }
     }
 }
 
 /// Labels for a line of the log, of which there may be thousands.
-fn some_of(labels: &[&str]) -> String {
+fn some_of(labels: &[String]) -> String {
     const TOLD: usize = 5;
     let told: Vec<String> = labels.iter().take(TOLD).map(|label| format!("{label:?}")).collect();
     let more = if labels.len() > TOLD {
@@ -240,7 +242,7 @@ fn wrong_tls(config_file: &Path, problems: Vec<tls::Problem>) -> Invalid {
 /// Keys in a file are for trying out, and that is said at every start.
 pub fn warn_of_local_keys(config: &Config, log: &Log) {
     for manager in &config.key_managers {
-        if let Kind::Local { key_file } = &manager.kind {
+        if let Some(key_file) = manager.kind.key_file() {
             log.event(
                 Level::Warn,
                 format!(
@@ -306,10 +308,11 @@ mod tests {
 
     #[test]
     fn labels_are_told_up_to_a_bound() {
-        assert_eq!(some_of(&["a\n"]), r#""a\n""#);
-        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), r#""a", "b", "c", "d", "e""#);
+        let some = |labels: &[&str]| some_of(&labels.iter().map(|&l| l.into()).collect::<Vec<_>>());
+        assert_eq!(some(&["a\n"]), r#""a\n""#);
+        assert_eq!(some(&["a", "b", "c", "d", "e"]), r#""a", "b", "c", "d", "e""#);
         assert_eq!(
-            some_of(&["a", "b", "c", "d", "e", "f", "g"]),
+            some(&["a", "b", "c", "d", "e", "f", "g"]),
             r#""a", "b", "c", "d", "e" and 2 more"#
         );
     }

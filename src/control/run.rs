@@ -16,9 +16,7 @@ use super::service::Service;
 use super::{probes, reload, system};
 use crate::admin::listener as admin;
 use crate::config::difference;
-use crate::config::{Config, Invalid, KeyManager, Kind, LogFormat, Problem};
-use crate::key_manager::Runs;
-use crate::keystore::Backend;
+use crate::config::{Config, Invalid, LogFormat, Problem};
 use crate::limits::HUNG_CALL_TIME;
 use crate::shard::{ShardSeed, ShardThread, Stop};
 use crate::telemetry::{Level, Log, log};
@@ -175,7 +173,7 @@ fn leave_modules<'a>(
     let deadline = Instant::now() + patience;
     let (mut sessions, mut moved) = (Vec::new(), Instant::now());
     loop {
-        let mut inside = service.stop_lanes(Instant::now() + TICK);
+        let mut inside = service.stop_key_managers(Instant::now() + TICK);
         let probed = service.managers.iter().zip(probes).filter(|(_, probe)| !probe.is_finished());
         inside.extend(probed.map(|(manager, _)| &*manager.name));
         inside.sort_unstable();
@@ -221,16 +219,12 @@ fn refuse_taken(listen: SocketAddr) -> Result<(), String> {
 /// Cores that auto-sized shards leave to key managers that keep one thread of this process busy:
 /// with SoftHSM on two cores, one shard answers 1.3 times what two do.
 fn cores_kept(config: &Config) -> usize {
-    let busy = |manager: &&KeyManager| matches!(&manager.kind, Kind::Pkcs11(pkcs11) if pkcs11.profile.runs() == Runs::InProcessAlone);
-    config.key_managers.iter().filter(busy).count()
+    config.key_managers.iter().filter(|manager| manager.kind.keeps_one_thread_busy()).count()
 }
 
 /// PKCS#11 sessions of all key managers.
 fn sessions(config: &Config) -> usize {
-    let of = |manager: &KeyManager| {
-        if let Kind::Pkcs11(pkcs11) = &manager.kind { pkcs11.sessions } else { 0 }
-    };
-    config.key_managers.iter().map(of).sum()
+    config.key_managers.iter().map(|manager| manager.kind.sessions()).sum()
 }
 
 type Shards = Vec<(ShardThread, Arc<Stop>)>;
@@ -310,7 +304,7 @@ fn run(
         if close_at.is_some_and(|at| at <= Instant::now()) {
             return Ok(shards);
         }
-        tick_pools(service);
+        tick_key_managers(service);
         if let Some(why) = last_resort.look(service) {
             return Err(why);
         }
@@ -376,12 +370,10 @@ fn begin_to_stop(service: &Service, signal: i32, unready_time: Duration) -> Dura
     delay
 }
 
-fn tick_pools(service: &Service) {
+fn tick_key_managers(service: &Service) {
     let now = Instant::now();
     for manager in &service.managers {
-        if let Backend::Pool(pool) = &manager.backend {
-            pool.tick(now);
-        }
+        manager.tick(now);
     }
 }
 
@@ -401,7 +393,7 @@ fn drain(
     }
     while shards.iter().any(|(shard, _)| !shard.is_finished()) && Instant::now() < deadline {
         heed_second_signal(signals)?;
-        tick_pools(service);
+        tick_key_managers(service);
         std::thread::sleep(TICK / 5);
     }
     if shards.iter().all(|(shard, _)| shard.is_finished()) {

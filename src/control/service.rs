@@ -5,23 +5,20 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use super::probes::Trials;
 use super::reload::LastReload;
-use crate::api::response::HealthStatus;
-use crate::config::{Config, ForeignCiphertext, KeyManager, Kind};
+use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use crate::key_manager::{Answer, Engine, Outcome};
-use crate::keystore::{Backend, Key, KeyFailures, KeyStore, KeyStores, Manager};
-use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
-use crate::sched::{Mailbox, Pool, PoolSettings};
+use crate::key_manager::{Answer, Outcome};
+use crate::keystore::{Health, Key, KeyManager, KeyStore, KeyStores};
+use crate::sched::Mailbox;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::telemetry::{Log, ShardMetrics};
 use crate::tls;
@@ -35,9 +32,7 @@ pub struct Service {
     /// What became of the last attempt to take over another.
     pub last_reload: ArcSwap<LastReload>,
     /// In the configuration's order.
-    pub managers: Vec<Arc<Manager>>,
-    /// The key managers that have lanes, for probing.
-    pub probed: Vec<Probed>,
+    pub managers: Vec<Arc<KeyManager>>,
     /// What they encrypt for one another, to prove that replicas hold the same keys.
     pub trials: Trials,
     /// What shards serve.
@@ -71,37 +66,6 @@ pub struct ExpectedKey {
     pub replicated: bool,
 }
 
-/// A key manager with lanes as its prober sees it.
-pub struct Probed {
-    /// Which.
-    pub manager: Arc<Manager>,
-    /// Tells what it is.
-    pub engine: Arc<dyn Engine>,
-    /// For outcomes of the prober's jobs: the pool's one after the shards'.
-    pub mailbox: Arc<Mailbox>,
-    /// Tells that the engine, which was told to, has closed.
-    closed: Mutex<Option<Receiver<()>>>,
-}
-
-impl Probed {
-    /// Closes the engine unless that was done; false when it hangs.
-    fn close(&self, deadline: Instant) -> bool {
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = closed.get_or_insert_with(|| {
-            let (done, closed) = bounded(1);
-            let engine = self.engine.clone();
-            let close = move || {
-                engine.close();
-                let _ = done.send(());
-            };
-            // Without a thread the session goes with the process.
-            let _ = std::thread::Builder::new().name("xksd-close".into()).spawn(close);
-            closed
-        });
-        closed.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
-    }
-}
-
 impl Service {
     /// Builds everything and starts the lanes of the key managers.
     ///
@@ -123,52 +87,23 @@ impl Service {
             return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
         }
         let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
-        let mut managers = Vec::new();
-        let mut probed = Vec::new();
-        for (configured, opened) in config.key_managers.iter().zip(opened.into_iter().flatten()) {
-            let manager = |backend| {
-                Arc::new(Manager {
-                    name: configured.name.as_str().into(),
-                    backend,
-                    probe: ArcSwapOption::empty(),
-                    keys: KeyFailures::default(),
-                })
-            };
-            match opened {
-                Opened::Local(local) => managers.push(manager(Backend::Local(local))),
+        let start = |(configured, opened): (&config::KeyManager, Opened)| {
+            let name = &configured.name;
+            Arc::new(match opened {
+                Opened::Local(local) => KeyManager::in_process(name, local),
                 Opened::Pkcs11(engine, sessions) => {
-                    let engine: Arc<dyn Engine> = engine;
-                    let settings = PoolSettings {
-                        name: configured.name.clone(),
-                        lanes: sessions,
-                        shards,
-                        hang_after: HUNG_CALL_TIME,
-                        open_hang_after: HUNG_OPEN_TIME,
-                    };
-                    let mailbox = Mailbox::new();
-                    let pool = Pool::start(
-                        settings,
-                        engine.clone(),
-                        mailboxes.iter().chain([&mailbox]).cloned().collect(),
-                    );
-                    let manager = manager(Backend::Pool(pool));
-                    probed.push(Probed {
-                        manager: manager.clone(),
-                        engine,
-                        mailbox,
-                        closed: Mutex::new(None),
-                    });
-                    managers.push(manager);
+                    KeyManager::with_sessions(name, engine, sessions, &mailboxes)
                 }
-            }
-        }
+            })
+        };
+        let opened = opened.into_iter().flatten();
+        let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
         let stores = key_stores(&config, &managers)?;
         Ok(Service {
             config_file,
             config: ArcSwap::from_pointee(config),
             last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
             managers,
-            probed,
             trials: Trials::default(),
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
@@ -193,11 +128,11 @@ impl Service {
     /// Whether some key manager serves.
     pub fn has_key_manager(&self) -> bool {
         let now = Instant::now();
-        self.managers.iter().any(|manager| manager.health(now) != HealthStatus::Unavailable)
+        self.managers.iter().any(|manager| manager.health(now) != Health::Unavailable)
     }
 
     /// The keys that key stores expect in a key manager.
-    pub fn expected_keys(&self, manager: &Arc<Manager>) -> Vec<ExpectedKey> {
+    pub fn expected_keys(&self, manager: &Arc<KeyManager>) -> Vec<ExpectedKey> {
         let stores = self.stores.load();
         let mut keys = Vec::new();
         for store in stores
@@ -219,26 +154,17 @@ impl Service {
         keys
     }
 
-    /// Ends the lanes of all key managers and closes their engines, together by `deadline`. Gives
-    /// those where some are still inside the module: to be called again.
-    pub fn stop_lanes(&self, deadline: Instant) -> Vec<&str> {
-        let left = |probed: &&Probed| match &probed.manager.backend {
-            Backend::Pool(pool) => pool.stop(deadline) && probed.close(deadline),
-            Backend::Local(_) => true,
-        };
-        self.probed
-            .iter()
-            .filter(|probed| !left(probed))
-            .map(|probed| &*probed.manager.name)
-            .collect()
+    /// Closes the sessions of all key managers, together by `deadline`. Gives those where a thread
+    /// is still inside the module: to be called again.
+    pub fn stop_key_managers(&self, deadline: Instant) -> Vec<&str> {
+        let left = self.managers.iter().filter(|manager| !manager.stop(deadline));
+        left.map(|manager| &*manager.name).collect()
     }
 
-    /// Sessions of each key manager with lanes, open and hung: what changes as they close.
+    /// Sessions of each key manager that has some, open and hung: what changes as they close.
     pub fn sessions(&self) -> Vec<(usize, usize)> {
-        let pools = self.probed.iter().filter_map(|probed| {
-            if let Backend::Pool(pool) = &probed.manager.backend { Some(pool) } else { None }
-        });
-        pools.map(|pool| pool.stats()).map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
+        let stats = self.managers.iter().filter_map(|manager| manager.sessions());
+        stats.map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
     }
 }
 
@@ -254,7 +180,7 @@ pub enum Opened {
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn open(configured: &KeyManager) -> Result<Opened, String> {
+pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
     match &configured.kind {
         Kind::Local { key_file } => Local::load(key_file)
             .map(|local| Opened::Local(Box::new(local)))
@@ -279,7 +205,7 @@ pub fn open(configured: &KeyManager) -> Result<Opened, String> {
 ///
 /// # Errors
 /// A sentence for the operator; a validated configuration gives none.
-pub fn key_stores(config: &Config, managers: &[Arc<Manager>]) -> Result<KeyStores, String> {
+pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     for store in &config.keystores {
         let at =

@@ -7,7 +7,7 @@ mod key_file;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -18,7 +18,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Fault, Job, KeyDescription, ManagerInfo, Outcome, Plaintext, Secret, Task, same_bytes,
+    Answer, Fault, InProcess, Job, KeyDescription, ManagerInfo, Outcome, Plaintext, Secret, Task,
+    same_bytes,
 };
 use crate::limits::{IV_BLOCK, IV_BYTES, TAG_BYTES};
 
@@ -56,84 +57,13 @@ impl Local {
         key_file::create(path, labels, &SystemRandom::new())
     }
 
-    /// The keys' labels, sorted.
-    pub fn labels(&self) -> Vec<&str> {
-        let mut labels: Vec<&str> = self.keys.keys().map(String::as_str).collect();
-        labels.sort_unstable();
-        labels
-    }
-
-    /// Labels of the keys that differ from those of `other`, or that only one of them has, sorted.
-    pub fn differences<'a>(&'a self, other: &'a Local) -> Vec<&'a str> {
-        let same = |label: &str| match (self.keys.get(label), other.keys.get(label)) {
-            // ring gives no key out to be compared: what one seals, the other opens or does not.
-            (Some(ours), Some(theirs)) => self
-                .seal(ours, b"", b"")
-                .is_ok_and(|(iv, mut sealed)| open(theirs, iv, b"", &mut sealed).is_some()),
-            _ => false,
-        };
-        let labels: BTreeSet<&str> =
-            self.keys.keys().chain(other.keys.keys()).map(String::as_str).collect();
-        labels.into_iter().filter(|label| !same(label)).collect()
-    }
-
-    /// Like [`super::Engine::info`].
-    pub fn info(&self) -> ManagerInfo {
-        ManagerInfo {
-            vendor: "xksd".to_owned(),
-            model: "local key file".to_owned(),
-            versions: format!("xksd {}", env!("CARGO_PKG_VERSION")),
-            ..ManagerInfo::default()
-        }
-    }
-
-    /// Like [`super::Session::probe`], under a key made at load.
-    pub fn probe(&self) -> Result<(), Fault> {
+    /// Encrypts and decrypts under a key made at load, and compares.
+    fn probe(&self) -> Result<(), Fault> {
         let text = [0; KEY_BYTES];
         let (iv, mut sealed) = self.seal(&self.test_key, &text, b"")?;
         match open(&self.test_key, iv, b"", &mut sealed) {
             Some(opened) if same_bytes(opened, &text) => Ok(()),
             _ => Err(mismatch()),
-        }
-    }
-
-    /// Like [`super::Session::execute`].
-    pub fn execute(&self, job: Job) -> Outcome {
-        let Job { label, task, deadline } = job;
-        let key = || {
-            self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound {
-                detail: format!("no key \"{label}\" in the key file as it was read"),
-            })
-        };
-        if deadline <= Instant::now() {
-            return Err(Fault::Timeout);
-        }
-        match task {
-            Task::Describe => {
-                key()?;
-                Ok(Answer::Described(KeyDescription {
-                    spec: "AES_256".to_owned(),
-                    usage: vec!["ENCRYPT", "DECRYPT"],
-                    enabled: true,
-                }))
-            }
-            Task::Probe => self.probe().map(|()| Answer::Probed),
-            Task::Encrypt { plaintext, aad, integrity } => {
-                self.encrypt(key()?, &plaintext, &aad, integrity)
-            }
-            Task::Decrypt { ciphertext, iv, tag, aad } => {
-                let key = key()?;
-                // ring's AES-GCM takes 12-byte IVs only. None other was ever made here, so a
-                // ciphertext with one is not ours.
-                let iv = <[u8; IV_BYTES]>::try_from(&iv[..]).map_err(|_| Fault::BadCiphertext)?;
-                let text_bytes = ciphertext.len();
-                let mut sealed = Zeroizing::new([&ciphertext[..], &tag].concat());
-                if open(key, iv, &aad, &mut sealed).is_none() {
-                    return Err(Fault::BadCiphertext);
-                }
-                sealed.truncate(text_bytes);
-                Ok(Answer::Decrypted(Plaintext(sealed)))
-            }
         }
     }
 
@@ -204,6 +134,62 @@ impl Local {
         let [iv, left @ ..] = block;
         ivs.extend(left);
         Ok(iv)
+    }
+}
+
+impl InProcess for Local {
+    fn execute(&self, job: Job) -> Outcome {
+        let Job { label, task, deadline } = job;
+        let key = || {
+            self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound {
+                detail: format!("no key \"{label}\" in the key file as it was read"),
+            })
+        };
+        if deadline <= Instant::now() {
+            return Err(Fault::Timeout);
+        }
+        match task {
+            Task::Describe => {
+                key()?;
+                Ok(Answer::Described(KeyDescription {
+                    spec: "AES_256".to_owned(),
+                    usage: vec!["ENCRYPT", "DECRYPT"],
+                    enabled: true,
+                }))
+            }
+            Task::Probe => self.probe().map(|()| Answer::Probed),
+            Task::Encrypt { plaintext, aad, integrity } => {
+                self.encrypt(key()?, &plaintext, &aad, integrity)
+            }
+            Task::Decrypt { ciphertext, iv, tag, aad } => {
+                let key = key()?;
+                // ring's AES-GCM takes 12-byte IVs only. None other was ever made here, so a
+                // ciphertext with one is not ours.
+                let iv = <[u8; IV_BYTES]>::try_from(&iv[..]).map_err(|_| Fault::BadCiphertext)?;
+                let text_bytes = ciphertext.len();
+                let mut sealed = Zeroizing::new([&ciphertext[..], &tag].concat());
+                if open(key, iv, &aad, &mut sealed).is_none() {
+                    return Err(Fault::BadCiphertext);
+                }
+                sealed.truncate(text_bytes);
+                Ok(Answer::Decrypted(Plaintext(sealed)))
+            }
+        }
+    }
+
+    fn info(&self) -> ManagerInfo {
+        ManagerInfo {
+            vendor: "xksd".to_owned(),
+            model: "local key file".to_owned(),
+            versions: format!("xksd {}", env!("CARGO_PKG_VERSION")),
+            ..ManagerInfo::default()
+        }
+    }
+
+    fn labels(&self) -> Vec<&str> {
+        let mut labels: Vec<&str> = self.keys.keys().map(String::as_str).collect();
+        labels.sort_unstable();
+        labels
     }
 }
 

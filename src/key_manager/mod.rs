@@ -1,6 +1,7 @@
 //! Key managers: a job in, an outcome out. Knows nothing of HTTP, the XKS API or authentication.
 //!
-//! [`Engine`] opens [`Session`]s; a session does one [`Job`] at a time and blocks while it does.
+//! A kind of key manager is one of two things: [`InProcess`] does a [`Job`] at once on the thread
+//! that asks; [`Engine`] opens [`Session`]s, which do one job at a time and block while they do.
 
 #![deny(unsafe_code)]
 
@@ -208,6 +209,16 @@ pub enum Runs {
     InProcess,
     /// In this process, one thing at a time: a second busy session makes the first one slower.
     InProcessAlone,
+}
+
+/// A key manager that computes in this process, on the thread that asks, and never blocks it.
+pub trait InProcess: Send + Sync + 'static {
+    /// Does the job.
+    fn execute(&self, job: Job) -> Outcome;
+    /// Vendor, model, versions.
+    fn info(&self) -> ManagerInfo;
+    /// The keys' labels, sorted.
+    fn labels(&self) -> Vec<&str>;
 }
 
 /// Opens sessions on one key manager.

@@ -1,16 +1,23 @@
 //! Whether two key managers hold the same key. Labels may agree where the material does not, and no
 //! key manager gives a key out to be compared: what one encrypts, the other must decrypt.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::{Answer, Fault, Outcome, Secret, Task, same_bytes};
+use super::{Answer, Fault, InProcess, Job, Outcome, Secret, Task, same_bytes};
 use crate::limits::TAG_BYTES;
 
 /// Encrypted in a trial, bytes: as much as a data key of KMS.
 const TEXT_BYTES: usize = 32;
 /// Not empty: a key manager that leaves the AAD out is no replica of one that does not.
 const AAD: &[u8] = b"xksd: the same key?";
+
+/// More than a job of a key manager in this process takes.
+const JOB_TIME: Duration = Duration::from_secs(10);
 
 /// Random bytes that one key manager has encrypted, for others to decrypt.
 pub struct Trial {
@@ -60,6 +67,19 @@ impl Trial {
             Err(fault) => Err(fault),
         }
     }
+}
+
+/// Labels under which `one` has another key than `other`, or that only one of them has, sorted.
+pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
+    let (ones, others) = (one.labels(), other.labels());
+    let labels: BTreeSet<&str> = ones.iter().chain(&others).copied().collect();
+    let same = |label: &str| {
+        let job = |task| Job { label: Arc::from(label), task, deadline: Instant::now() + JOB_TIME };
+        Trial::encrypt(|task| one.execute(job(task)))
+            .and_then(|trial| trial.is_decrypted(|task| other.execute(job(task))))
+            .unwrap_or(false)
+    };
+    labels.into_iter().filter(|label| !same(label)).map(ToOwned::to_owned).collect()
 }
 
 fn another_question() -> Fault {

@@ -3,9 +3,18 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-use crate::api::response::{self, EkmFleetDetail, Health};
-use crate::keystore::KeyStore;
+use crate::api::response::{self, EkmFleetDetail, HealthStatus};
+use crate::keystore::{Health, KeyStore};
 use crate::limits::EKM_FLEET_MAX;
+
+/// Health in the API's words, which operators read as well.
+pub fn status(health: Health) -> HealthStatus {
+    match health {
+        Health::Active => HealthStatus::Active,
+        Health::Degraded => HealthStatus::Degraded,
+        Health::Unavailable => HealthStatus::Unavailable,
+    }
+}
 
 /// Appends the response's body.
 pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
@@ -34,7 +43,7 @@ pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
             EkmFleetDetail {
                 id: manager.name.to_string(),
                 model: model.filter(|model| !model.is_empty()).unwrap_or_else(|| "unknown".into()),
-                health_status: manager.health(now),
+                health_status: status(manager.health(now)),
             }
         })
         .collect();
@@ -42,7 +51,7 @@ pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
         vendor.push_str("unknown");
     }
     // One proxy knows only of itself: a fleet behind a load balancer is not visible from here.
-    let answer = Health {
+    let answer = response::Health {
         xks_proxy_fleet_size: NonZeroU32::MIN,
         xks_proxy_vendor: "xksd",
         xks_proxy_model: concat!("xksd ", env!("CARGO_PKG_VERSION")),

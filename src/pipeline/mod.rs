@@ -2,7 +2,7 @@
 //! [`Pipeline`] a shard.
 
 mod faults;
-mod health;
+pub mod health;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -17,9 +17,9 @@ use crate::api::response::{self, Encrypted, KeyMetadata};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation, RequestMetadata, Route};
 use crate::http1::{Reject, Request};
 use crate::key_manager::{Answer, Job, Task};
-use crate::keystore::{Backend, Key, KeyStore, KeyStores};
+use crate::keystore::{Key, KeyStore, KeyStores};
 use crate::limits::{STRANGERS_LOG_INTERVAL, STRANGERS_LOG_LINES_MAX};
-use crate::sched::Inbox;
+use crate::sched::{Delivered, Inbox};
 use crate::sigv4::{self, SigningKeys};
 use crate::telemetry::{Level, Log, RequestKey, RequestRecord, ShardMetrics, Shares};
 
@@ -365,27 +365,19 @@ impl Pipeline {
             let Some(task_now) = task.take().or_else(&again) else { break };
             let job = Job { label: key.label.clone(), task: task_now, deadline };
             story.record.key_manager = manager.name.clone();
-            let (outcome, begun) = match &manager.backend {
-                Backend::Local(local) => {
-                    let outcome = local.execute(job);
-                    story.spent(Duration::ZERO, now.elapsed());
-                    (outcome, true)
+            let delivered = match manager.execute(&self.inbox, job).await {
+                Ok(delivered) => delivered,
+                Err(returned) => {
+                    let (refused, job) = *returned;
+                    task = Some(job.task);
+                    failed = Err(faults::refused(&refused, &mut story.record.detail));
+                    // Refused by this one; the same one would refuse again.
+                    if replica_left { continue } else { break }
                 }
-                Backend::Pool(pool) => match self.inbox.submit(pool, job) {
-                    Ok(ticket) => {
-                        let delivered = ticket.await;
-                        story.spent(delivered.queue_wait, delivered.hsm_time);
-                        (delivered.outcome, !delivered.hsm_time.is_zero())
-                    }
-                    Err(returned) => {
-                        let (refused, job) = *returned;
-                        task = Some(job.task);
-                        failed = Err(faults::refused(&refused, &mut story.record.detail));
-                        // Refused by this one; the same one would refuse again.
-                        if replica_left { continue } else { break }
-                    }
-                },
             };
+            let Delivered { outcome, queue_wait, hsm_time } = delivered;
+            story.spent(queue_wait, hsm_time);
+            let begun = !hsm_time.is_zero();
             match outcome {
                 Ok(answer) => {
                     story.record.detail.clear();

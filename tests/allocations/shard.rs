@@ -10,7 +10,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use xksd::keystore::Backend;
 use xksd::sched::Mailbox;
 use xksd::shard::{ShardSeed, ShardThread, Stop};
 use xksd::telemetry::log::Format;
@@ -51,7 +50,7 @@ impl Site {
                 .expect("a core"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             connections_max: 16,
-            stores: fixture::key_stores(Backend::Local(Box::new(fixture::local()))),
+            stores: fixture::key_stores(fixture::in_process()),
             tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
             mailbox: Mailbox::new(),
             metrics: Arc::new(ShardMetrics::default()),

@@ -11,7 +11,7 @@ use super::{Failure, print};
 use crate::config::{Config, KeyManager};
 use crate::control::service::{Opened, open, why_not};
 use crate::key_manager::pkcs11::KeyListing;
-use crate::key_manager::{Engine, Job, Outcome, Task};
+use crate::key_manager::{Engine, InProcess, Job, Outcome, Task};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::key_manager::replica_check::differences;
 use crate::limits::{AAD_BYTES_MAX, KEY_FILE_BYTES_MAX, PLAINTEXT_BYTES_MAX};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -157,7 +158,7 @@ fn describes_unknown_and_late() {
     assert!(matches!(local.execute(job("nope", Task::Describe)), Err(Fault::KeyNotFound { .. })));
     let late = Job { label: Arc::from("foo"), task: Task::Describe, deadline: Instant::now() };
     assert_eq!(local.execute(late).map(|_| ()), Err(Fault::Timeout));
-    local.probe().expect("healthy");
+    assert!(matches!(local.execute(job("", Task::Probe)), Ok(Answer::Probed)));
     assert_eq!(local.labels(), ["bar", "foo"]);
     let shown = format!("{local:?}");
     assert_eq!(shown, r#"Local { labels: ["bar", "foo"], .. }"#);
@@ -195,14 +196,14 @@ fn keys_are_compared_by_label_and_value() {
     };
     let running = of(&[("a", one), ("b", &two), ("c", one)]);
     assert_eq!(
-        running.differences(&of(&[("c", one), ("b", &two), ("a", one)])),
+        differences(&running, &of(&[("c", one), ("b", &two), ("a", one)])),
         [""; 0],
         "the order does not matter"
     );
     let edited = of(&[("d", one), ("c", &two), ("b", &two)]);
-    assert_eq!(running.differences(&edited), ["a", "c", "d"]);
-    assert_eq!(edited.differences(&running), ["a", "c", "d"]);
-    assert_eq!(running.differences(&of(&[])), ["a", "b", "c"]);
+    assert_eq!(differences(&running, &edited), ["a", "c", "d"]);
+    assert_eq!(differences(&edited, &running), ["a", "c", "d"]);
+    assert_eq!(differences(&running, &of(&[])), ["a", "b", "c"]);
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! Jobs from a thread that may block: through the lanes like those of the shards, and waited for.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::key_manager::{Answer, Fault, InProcess, Job, Task};
+use crate::sched::{Delivered, Inbox, Pool, Refused};
+
+/// How often the answer is looked for: no request waits for it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Asks one key manager, and blocks until it has answered.
+pub struct BlockingClient<'a>(Access<'a>);
+
+enum Access<'a> {
+    InProcess(&'a dyn InProcess),
+    /// As a guest beside the shards.
+    Lanes(&'a Pool, Rc<Inbox>),
+}
+
+impl<'a> BlockingClient<'a> {
+    pub(super) fn in_process(keys: &'a dyn InProcess) -> BlockingClient<'a> {
+        BlockingClient(Access::InProcess(keys))
+    }
+
+    pub(super) fn of_pool(pool: &'a Pool, inbox: Rc<Inbox>) -> BlockingClient<'a> {
+        BlockingClient(Access::Lanes(pool, inbox))
+    }
+
+    /// Waits for the outcome, no longer than `patience`; also tells how long the key manager took.
+    ///
+    /// # Errors
+    /// As the key manager says, [`Fault::Timeout`], or why no session could do it.
+    pub fn execute(
+        &self,
+        label: &Arc<str>,
+        task: Task,
+        patience: Duration,
+    ) -> Result<(Answer, Duration), Fault> {
+        let job = Job { label: label.clone(), task, deadline: Instant::now() + patience };
+        match &self.0 {
+            Access::InProcess(keys) => {
+                let start = Instant::now();
+                keys.execute(job).map(|answer| (answer, start.elapsed()))
+            }
+            Access::Lanes(pool, inbox) => {
+                let Delivered { outcome, hsm_time, .. } = wait(pool, inbox, job)?;
+                outcome.map(|answer| (answer, hsm_time))
+            }
+        }
+    }
+}
+
+fn wait(pool: &Pool, inbox: &Rc<Inbox>, mut job: Job) -> Result<Delivered, Fault> {
+    let deadline = job.deadline;
+    let ticket = loop {
+        match inbox.submit(pool, job).map_err(|refused| *refused) {
+            Ok(ticket) => break ticket,
+            // The first sessions are still being opened.
+            Err((Refused::NoSession(None), returned)) if Instant::now() < deadline => {
+                job = returned;
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+            Err((refused, _)) => return Err(no_session(refused)),
+        }
+    };
+    let mut ticket = pin!(ticket);
+    loop {
+        inbox.expire(Instant::now());
+        if let Poll::Ready(delivered) =
+            ticket.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            return Ok(delivered);
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+fn no_session(refused: Refused) -> Fault {
+    let detail = match refused {
+        Refused::NoSession(Some(last_fault)) => last_fault.to_string(),
+        Refused::NoSession(None) => "no session is open yet".to_owned(),
+        Refused::Hung => return Fault::Timeout,
+        Refused::QueueFull | Refused::DeadlineUnreachable => return Fault::Busy,
+    };
+    Fault::Device { detail }
+}

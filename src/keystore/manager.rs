@@ -1,0 +1,220 @@
+//! A running key manager of any kind: how jobs reach it, what is known of its health, how it ends.
+//!
+//! There are two ways to reach one: [`InProcess`], computed at once on the calling thread, and
+//! [`Engine`], through lanes with a session each. Only this file knows which one it is.
+
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+
+use super::client::BlockingClient;
+use crate::key_manager::{Engine, Fault, InProcess, Job, LibraryState, ManagerInfo, replica_check};
+use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
+use crate::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Snapshot};
+
+/// A key manager and what is known of its health.
+pub struct KeyManager {
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// The last finished probe.
+    pub probe: ArcSwapOption<Probe>,
+    /// What the last look at its keys found.
+    pub keys: KeyFailures,
+    access: Access,
+}
+
+/// How jobs reach a key manager.
+enum Access {
+    /// On the calling thread.
+    InProcess(Box<dyn InProcess>),
+    /// Through lanes with a session each.
+    Sessions(Sessions),
+}
+
+struct Sessions {
+    pool: Arc<Pool>,
+    engine: Arc<dyn Engine>,
+    guest: Mutex<Option<Guest>>,
+    /// Tells that the engine, which was asked to, has closed.
+    closed: Mutex<Option<Receiver<()>>>,
+}
+
+/// A place beside the shards from which jobs are submitted to a pool.
+struct Guest {
+    /// Index of its mailbox.
+    index: usize,
+    mailbox: Arc<Mailbox>,
+}
+
+/// What a deep probe found.
+pub struct Probe {
+    /// When it ended.
+    pub at: Instant,
+    /// How long encrypt and decrypt took together, or why they failed.
+    pub result: Result<Duration, String>,
+    /// What the module tells of itself.
+    pub info: ManagerInfo,
+}
+
+/// How many of the keys that are expected of a key manager do not serve as they should.
+#[derive(Debug, Default)]
+pub struct KeyFailures {
+    /// Not there, not AES-256, not allowed, or twice.
+    pub cannot_serve: AtomicUsize,
+    /// Other keys than a replica has under the same label; counted at that of the two that found
+    /// it.
+    pub different: AtomicUsize,
+}
+
+impl KeyManager {
+    /// One that computes on the thread that asks.
+    pub fn in_process(name: &str, keys: Box<dyn InProcess>) -> KeyManager {
+        KeyManager::new(name, Access::InProcess(keys))
+    }
+
+    /// One with `sessions` sessions at most, which open in the background. `shards`: the mailbox of
+    /// each, in order.
+    pub fn with_sessions(
+        name: &str,
+        engine: Arc<dyn Engine>,
+        sessions: usize,
+        shards: &[Arc<Mailbox>],
+    ) -> KeyManager {
+        let settings = PoolSettings {
+            name: name.to_owned(),
+            lanes: sessions,
+            shards: shards.len(),
+            hang_after: HUNG_CALL_TIME,
+            open_hang_after: HUNG_OPEN_TIME,
+        };
+        let guest = Guest { index: shards.len(), mailbox: Mailbox::new() };
+        let mailboxes = shards.iter().chain([&guest.mailbox]).cloned().collect();
+        let pool = Pool::start(settings, engine.clone(), mailboxes);
+        let (guest, closed) = (Mutex::new(Some(guest)), Mutex::new(None));
+        KeyManager::new(name, Access::Sessions(Sessions { pool, engine, guest, closed }))
+    }
+
+    fn new(name: &str, access: Access) -> KeyManager {
+        let (probe, keys) = (ArcSwapOption::empty(), KeyFailures::default());
+        KeyManager { name: name.into(), probe, keys, access }
+    }
+
+    /// Does a shard's job, on the shard itself or through a lane.
+    ///
+    /// # Errors
+    /// Why the job is not taken on, and the job: at once, to be given to another one.
+    pub async fn execute(
+        &self,
+        inbox: &Rc<Inbox>,
+        job: Job,
+    ) -> Result<Delivered, Box<(Refused, Job)>> {
+        match &self.access {
+            Access::InProcess(keys) => Ok(at_once(&**keys, job)),
+            Access::Sessions(sessions) => Ok(inbox.submit(&sessions.pool, job)?.await),
+        }
+    }
+
+    /// For jobs from a thread that may block. There is one for each key manager with sessions:
+    /// `None` once it was taken.
+    pub fn client(&self) -> Option<BlockingClient<'_>> {
+        match &self.access {
+            Access::InProcess(keys) => Some(BlockingClient::in_process(&**keys)),
+            Access::Sessions(sessions) => {
+                let guest = sessions.guest.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                let inbox = Inbox::new(guest.index, guest.mailbox);
+                Some(BlockingClient::of_pool(&sessions.pool, inbox))
+            }
+        }
+    }
+
+    /// What the module tells of itself. Blocks, and may hang as a module hangs.
+    ///
+    /// # Errors
+    /// As the module says.
+    pub fn info(&self) -> Result<ManagerInfo, Fault> {
+        match &self.access {
+            Access::InProcess(keys) => Ok(keys.info()),
+            Access::Sessions(sessions) => sessions.engine.info(),
+        }
+    }
+
+    /// How its library fares. Does not block.
+    pub fn library(&self) -> LibraryState {
+        match &self.access {
+            Access::InProcess(_) => LibraryState::default(),
+            Access::Sessions(sessions) => sessions.engine.library(),
+        }
+    }
+
+    /// Its sessions and queues at this moment; `None` where it has none.
+    pub fn sessions(&self) -> Option<PoolStats> {
+        match &self.access {
+            Access::InProcess(_) => None,
+            Access::Sessions(sessions) => Some(sessions.pool.stats()),
+        }
+    }
+
+    /// How its sessions stand, without a lock, and how many it keeps; `None` where it has none.
+    pub(super) fn snapshot(&self, now: Instant) -> Option<(Snapshot, usize)> {
+        match &self.access {
+            Access::InProcess(_) => None,
+            Access::Sessions(Sessions { pool, .. }) => Some((pool.snapshot(now), pool.lanes())),
+        }
+    }
+
+    /// Labels under which `other` has another key, or only one of the two has one. Of a key manager
+    /// with sessions nothing is known here.
+    pub fn differences(&self, other: &dyn InProcess) -> Vec<String> {
+        match &self.access {
+            Access::InProcess(keys) => replica_check::differences(&**keys, other),
+            Access::Sessions(_) => Vec::new(),
+        }
+    }
+
+    /// Replaces sessions that hang. To be called every 50 ms or so.
+    pub fn tick(&self, now: Instant) {
+        if let Access::Sessions(sessions) = &self.access {
+            sessions.pool.tick(now);
+        }
+    }
+
+    /// Takes on nothing more and closes its sessions by `deadline`. False while a thread is still
+    /// inside the module: to be called again.
+    pub fn stop(&self, deadline: Instant) -> bool {
+        match &self.access {
+            Access::InProcess(_) => true,
+            Access::Sessions(sessions) => {
+                sessions.pool.stop(deadline) && sessions.close_engine(deadline)
+            }
+        }
+    }
+}
+
+impl Sessions {
+    /// Closes the engine unless that was done; false when it hangs.
+    fn close_engine(&self, deadline: Instant) -> bool {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = closed.get_or_insert_with(|| {
+            let (done, closed) = bounded(1);
+            let engine = self.engine.clone();
+            let close = move || {
+                engine.close();
+                let _ = done.send(());
+            };
+            // Without a thread the session goes with the process.
+            let _ = std::thread::Builder::new().name("xksd-close".into()).spawn(close);
+            closed
+        });
+        closed.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+fn at_once(keys: &dyn InProcess, job: Job) -> Delivered {
+    let start = Instant::now();
+    let outcome = keys.execute(job);
+    Delivered { outcome, queue_wait: Duration::ZERO, hsm_time: start.elapsed() }
+}

@@ -1,0 +1,145 @@
+//! Which of a key store's replicas serves a request: by health, then by the expected time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{KeyManager, KeyStore};
+use crate::limits::PROBE_AGE_MAX;
+
+/// How a key manager does, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// All is well.
+    Active,
+    /// Serves, with fewer sessions than it should have.
+    Degraded,
+    /// Does not serve.
+    Unavailable,
+}
+
+/// Another replica is preferred to one that stands before it in the configuration when it may be
+/// expected to answer in less than half the time, and sooner by this. The factor is above what the
+/// probes, which measure idle replicas, and the mix of calls, which measures busy ones, differ by;
+/// the time keeps in-process modules together, whose queues are shorter than it costs to have
+/// another's caches cold.
+const WORTH_CHANGING: Duration = Duration::from_millis(1);
+
+/// What a request may expect of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prospect {
+    health: Health,
+    time: Duration,
+}
+
+impl Prospect {
+    fn is_clearly_better_than(self, other: Prospect) -> bool {
+        let worth = self.time.saturating_mul(2).saturating_add(WORTH_CHANGING) < other.time;
+        self.health < other.health || self.health == other.health && worth
+    }
+}
+
+impl KeyManager {
+    /// Health as told to AWS KMS, load balancers and operators: one truth for all of them.
+    pub fn health(&self, now: Instant) -> Health {
+        let probe = self.probe.load();
+        let Some(probe) = probe.as_ref() else { return Health::Unavailable };
+        if probe.result.is_err() || now.saturating_duration_since(probe.at) > PROBE_AGE_MAX {
+            return Health::Unavailable;
+        }
+        match self.snapshot(now) {
+            Some((snapshot, _)) if snapshot.is_unavailable => Health::Unavailable,
+            Some((snapshot, lanes))
+                if snapshot.lanes_hung > 0 || snapshot.lanes_open * 2 < lanes =>
+            {
+                Health::Degraded
+            }
+            _ => Health::Active,
+        }
+    }
+
+    /// When a job submitted now may be expected to be done.
+    fn expected_time(&self, now: Instant) -> Duration {
+        match self.snapshot(now) {
+            // Computed at once.
+            None => Duration::ZERO,
+            Some((snapshot, _)) => snapshot.expected_time.unwrap_or(Duration::MAX),
+        }
+    }
+
+    fn prospect(&self, now: Instant) -> Prospect {
+        Prospect { health: self.health(now), time: self.expected_time(now) }
+    }
+}
+
+impl KeyStore {
+    /// Key managers to try in turn: two different ones, or the only one twice, the second time on
+    /// another session. Those that are unavailable come last, because what is known of them may be
+    /// old.
+    pub fn tries(&self, now: Instant) -> impl Iterator<Item = &Arc<KeyManager>> {
+        let [first, second] = match &self.managers[..] {
+            [] => [None, None],
+            [only] => [Some(only), Some(only)],
+            several => {
+                let prospects = several.iter().map(|manager| (manager, manager.prospect(now)));
+                let first = preferred(prospects.clone());
+                let others = prospects
+                    .filter(|(manager, _)| first.is_some_and(|first| !Arc::ptr_eq(first, manager)));
+                [first, preferred(others)]
+            }
+        };
+        first.into_iter().chain(second)
+    }
+}
+
+/// The first in order to which none of the later ones is clearly better.
+fn preferred<T>(replicas: impl Iterator<Item = (T, Prospect)>) -> Option<T> {
+    replicas
+        .reduce(|best, next| if next.1.is_clearly_better_than(best.1) { next } else { best })
+        .map(|(replica, _)| replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEALTH: [Health; 3] = [Health::Active, Health::Degraded, Health::Unavailable];
+
+    fn choice(replicas: &[(usize, u64)]) -> Option<usize> {
+        preferred(
+            replicas
+                .iter()
+                .map(|&(health, us)| Prospect {
+                    health: HEALTH[health],
+                    time: Duration::from_micros(us),
+                })
+                .enumerate(),
+        )
+    }
+
+    #[test]
+    fn health_goes_before_load_and_order_decides_between_equals() {
+        assert_eq!(choice(&[]), None);
+        assert_eq!(choice(&[(0, 4000), (0, 4000)]), Some(0));
+        assert_eq!(choice(&[(1, 40), (0, 90_000)]), Some(1));
+        assert_eq!(choice(&[(2, 40), (2, 40)]), Some(0));
+        assert_eq!(choice(&[(0, 8000), (0, 4000), (0, 500)]), Some(2));
+    }
+
+    #[test]
+    fn another_is_taken_when_it_is_clearly_sooner_and_not_before() {
+        assert_eq!(choice(&[(0, 9000), (0, 4000)]), Some(0));
+        assert_eq!(choice(&[(0, 9001), (0, 4000)]), Some(1));
+        assert_eq!(choice(&[(0, 1040), (0, 20)]), Some(0), "both are quick");
+        assert_eq!(choice(&[(0, 1041), (0, 20)]), Some(1));
+    }
+
+    #[test]
+    fn one_that_does_not_serve_is_passed_over_without_overflow() {
+        let nobody = Prospect { health: Health::Active, time: Duration::MAX };
+        assert!(!nobody.is_clearly_better_than(nobody));
+        assert!(
+            Prospect { health: Health::Active, time: Duration::from_secs(1) }
+                .is_clearly_better_than(nobody)
+        );
+    }
+}
