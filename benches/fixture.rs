@@ -21,7 +21,9 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
-use xksd::key_manager::{Engine, Fault, InProcess, Job, ManagerInfo, Outcome, Runs, Session, Task};
+use xksd::key_manager::{
+    Concurrency, Engine, Fault, InProcess, Job, ManagerInfo, Outcome, Session, Task,
+};
 use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
@@ -178,8 +180,8 @@ impl Engine for LocalEngine {
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(self.0.info())
     }
-    fn runs(&self) -> Runs {
-        Runs::InProcessAlone
+    fn concurrency(&self) -> Concurrency {
+        Concurrency::Single
     }
 }
 

@@ -13,7 +13,7 @@ use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use hsm_common::*;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::key_manager::{Engine, Fault, Runs};
+use xksd::key_manager::{Concurrency, Engine, Fault};
 use zeroize::Zeroizing;
 
 const SO_PIN: &str = "87654321";
@@ -58,7 +58,7 @@ own_process! {
         good_and_bad_ciphertexts(&mut *session, "foo");
         assert_eq!(encrypt(&mut *session, "small", b"text", b"aad").err(), Some(Fault::KeyUsage));
         assert!(matches!(describe(&mut *session, "nope"), Err(Fault::KeyNotFound { .. })));
-        assert!(session.is_usable() && engine.runs() == Runs::InProcess);
+        assert!(session.is_usable() && engine.concurrency() == Concurrency::PerCore);
         assert!(engine.info().expect("there").vendor.contains("Kryoptic"));
     }
 }

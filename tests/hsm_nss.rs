@@ -6,7 +6,7 @@ use cryptoki::object::{Attribute, KeyType};
 use hsm_common::nss::{TOKEN, database, settings, softokn};
 use hsm_common::*;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use xksd::key_manager::{Engine, Fault, Runs};
+use xksd::key_manager::{Concurrency, Engine, Fault};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ own_process! {
         let info = engine.info().expect("there");
         assert_eq!(info.token, TOKEN);
         assert!(info.vendor.contains("Mozilla") && info.versions.starts_with("library 3."), "{info:?}");
-        assert_eq!(engine.runs(), Runs::InProcess);
+        assert_eq!(engine.concurrency(), Concurrency::PerCore);
     }
 }
 

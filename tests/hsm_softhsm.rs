@@ -10,7 +10,7 @@ use cryptoki::types::Date;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::key_manager::{Engine, Fault, Job, Runs, Task};
+use xksd::key_manager::{Concurrency, Engine, Fault, Job, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -29,7 +29,7 @@ own_process! {
         let beside = token(&load(), "xks");
         beside.make_key("foo", 32, &[]);
         let engine = engine();
-        assert_eq!(engine.runs(), Runs::InProcessAlone);
+        assert_eq!(engine.concurrency(), Concurrency::Single);
         let mut session = engine.open().expect("opens");
         good_and_bad_ciphertexts(&mut *session, "foo");
         // More encryptions than one block has IVs; no IV twice.

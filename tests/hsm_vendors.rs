@@ -6,7 +6,7 @@ mod hsm_common;
 use hsm_common::simulator::simulator;
 use hsm_common::*;
 use xksd::key_manager::pkcs11::Profile;
-use xksd::key_manager::{Engine, Fault, Runs};
+use xksd::key_manager::{Concurrency, Engine, Fault};
 
 /// What the profile must do with an HSM of these habits: IVs of its own, 12 or 16 bytes, and one
 /// code for a tag that does not match.
@@ -16,7 +16,7 @@ fn serves(directory: &std::path::Path, profile: Profile, config: &str, iv_bytes:
     let engine = hsm.engine(profile);
     let mut session = engine.open().expect("opens");
     good_and_bad_ciphertexts_with_iv(&mut *session, "foo", iv_bytes);
-    assert_eq!(engine.runs(), Runs::Elsewhere);
+    assert_eq!(engine.concurrency(), Concurrency::PerSession);
     // A second session opens what the first has sealed.
     let sealed = encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
     assert_eq!(

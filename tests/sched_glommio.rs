@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, timer};
-use xksd::key_manager::{Answer, Engine, Fault, Job, ManagerInfo, Outcome, Runs, Session, Task};
+use xksd::key_manager::{
+    Answer, Concurrency, Engine, Fault, Job, ManagerInfo, Outcome, Session, Task,
+};
 use xksd::limits::DEADLINE_TICK;
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
 
@@ -19,8 +21,8 @@ impl Engine for TestEngine {
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(ManagerInfo::default())
     }
-    fn runs(&self) -> Runs {
-        Runs::Elsewhere
+    fn concurrency(&self) -> Concurrency {
+        Concurrency::PerSession
     }
 }
 

@@ -22,16 +22,16 @@ pub enum Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runs {
-    Elsewhere,
-    InProcess,
-    InProcessAlone,
+pub enum Concurrency {
+    PerSession,
+    PerCore,
+    Single,
 }
 
 pub trait Engine: Send + Sync + 'static {
     fn open(&self) -> Result<Box<dyn Session>, Fault>;
-    fn runs(&self) -> Runs {
-        Runs::Elsewhere
+    fn concurrency(&self) -> Concurrency {
+        Concurrency::PerSession
     }
 }
 

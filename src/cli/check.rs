@@ -95,7 +95,7 @@ fn summary(config: &Config) -> String {
 
 /// What the server opens, which may be less than what it is allowed.
 fn sessions(hsm: &Pkcs11) -> String {
-    let opened = sessions_opened(hsm.sessions, hsm.profile.runs());
+    let opened = sessions_opened(hsm.sessions, hsm.profile.concurrency());
     let told = count(opened, "session");
     if opened == hsm.sessions {
         return told;

@@ -6,7 +6,7 @@ use super::keystore::KeyStore;
 use super::problem::quoted;
 use super::reader::{Reader, Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
-use crate::key_manager::Runs;
+use crate::key_manager::Concurrency;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
     KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX,
@@ -62,7 +62,7 @@ impl Kind {
     pub fn keeps_one_thread_busy(&self) -> bool {
         match self {
             Kind::Local { .. } => false,
-            Kind::Pkcs11(pkcs11) => pkcs11.profile.runs() == Runs::InProcessAlone,
+            Kind::Pkcs11(pkcs11) => pkcs11.profile.concurrency() == Concurrency::Single,
         }
     }
 }

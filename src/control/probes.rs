@@ -20,10 +20,10 @@ use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
 
+pub use keys::Challenges;
 use keys::Keys;
-pub use keys::Trials;
-pub use library::LastResort;
 use library::Library;
+pub use library::Watchdog;
 
 /// Starts the probes of all key managers; they end when `stop` is disconnected.
 ///
@@ -164,8 +164,13 @@ impl Prober<'_> {
             client.execute(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
         };
         let expected = self.service.expected_keys(self.manager);
-        let (news, more) =
-            self.keys.look(expected, &self.manager.name, &self.service.trials, ask, Instant::now());
+        let (news, more) = self.keys.look(
+            expected,
+            &self.manager.name,
+            &self.service.challenges,
+            ask,
+            Instant::now(),
+        );
         for (level, told) in news {
             self.service.log.event(level, told);
         }

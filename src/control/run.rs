@@ -286,7 +286,7 @@ fn run(
 
     let mut still: Vec<(u64, u32)> = vec![(0, 0); placed.len()];
     let mut close_at: Option<Instant> = None;
-    let mut last_resort = probes::LastResort::default();
+    let mut watchdog = probes::Watchdog::default();
     loop {
         std::thread::sleep(TICK);
         for signal in signals.pending() {
@@ -297,7 +297,7 @@ fn run(
             } else {
                 close_at = Some(
                     Instant::now()
-                        + begin_to_stop(service, signal, last_resort.unready_time(Instant::now())),
+                        + begin_to_stop(service, signal, watchdog.unready_time(Instant::now())),
                 );
             }
         }
@@ -305,7 +305,7 @@ fn run(
             return Ok(shards);
         }
         tick_key_managers(service);
-        if let Some(why) = last_resort.look(service) {
+        if let Some(why) = watchdog.look(service) {
             return Err(why);
         }
         for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {

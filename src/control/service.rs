@@ -11,7 +11,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
-use super::probes::Trials;
+use super::probes::Challenges;
 use super::reload::LastReload;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
@@ -34,7 +34,7 @@ pub struct Service {
     /// In the configuration's order.
     pub managers: Vec<Arc<KeyManager>>,
     /// What they encrypt for one another, to prove that replicas hold the same keys.
-    pub trials: Trials,
+    pub challenges: Challenges,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -104,7 +104,7 @@ impl Service {
             config: ArcSwap::from_pointee(config),
             last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
             managers,
-            trials: Trials::default(),
+            challenges: Challenges::default(),
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             metrics: (0..shards).map(|_| Arc::default()).collect(),

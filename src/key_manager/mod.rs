@@ -200,15 +200,15 @@ pub struct Stuck {
     pub since: Instant,
 }
 
-/// Where a key manager computes.
+/// How many sessions at work do any good, by where a key manager computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runs {
+pub enum Concurrency {
     /// In a device: sessions wait for it side by side.
-    Elsewhere,
+    PerSession,
     /// In this process, on as many cores as there are: more busy sessions than cores only contend.
-    InProcess,
+    PerCore,
     /// In this process, one thing at a time: a second busy session makes the first one slower.
-    InProcessAlone,
+    Single,
 }
 
 /// A key manager that computes in this process, on the thread that asks, and never blocks it.
@@ -234,8 +234,8 @@ pub trait Engine: Send + Sync + 'static {
     fn library(&self) -> LibraryState {
         LibraryState::default()
     }
-    /// Where the cryptography is computed, and so how many busy sessions do any good.
-    fn runs(&self) -> Runs;
+    /// How many busy sessions do any good.
+    fn concurrency(&self) -> Concurrency;
 }
 
 /// One session with a key manager, owned by one thread.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{Answer, Fault, InProcess, Job, Outcome, Secret, Task, same_bytes};
 use crate::limits::TAG_BYTES;
 
-/// Encrypted in a trial, bytes: as much as a data key of KMS.
+/// Encrypted in a challenge, bytes: as much as a data key of KMS.
 const TEXT_BYTES: usize = 32;
 /// Not empty: a key manager that leaves the AAD out is no replica of one that does not.
 const AAD: &[u8] = b"xksd: the same key?";
@@ -20,19 +20,19 @@ const AAD: &[u8] = b"xksd: the same key?";
 const JOB_TIME: Duration = Duration::from_secs(10);
 
 /// Random bytes that one key manager has encrypted, for others to decrypt.
-pub struct Trial {
+pub struct Challenge {
     text: Secret,
     iv: Vec<u8>,
     ciphertext: Vec<u8>,
     tag: [u8; TAG_BYTES],
 }
 
-impl Trial {
+impl Challenge {
     /// Has the one that `execute` asks encrypt.
     ///
     /// # Errors
     /// As it says.
-    pub fn encrypt(execute: impl FnOnce(Task) -> Outcome) -> Result<Trial, Fault> {
+    pub fn encrypt(execute: impl FnOnce(Task) -> Outcome) -> Result<Challenge, Fault> {
         let mut text = Zeroizing::new(vec![0; TEXT_BYTES]);
         let no_random =
             |_| Fault::Device { detail: "the operating system gives no random bytes".to_owned() };
@@ -43,7 +43,7 @@ impl Trial {
             integrity: None,
         })? {
             Answer::Encrypted { iv, ciphertext, tag, .. } => {
-                Ok(Trial { text, iv, ciphertext, tag })
+                Ok(Challenge { text, iv, ciphertext, tag })
             }
             _ => Err(another_question()),
         }
@@ -54,7 +54,7 @@ impl Trial {
     /// # Errors
     /// Where that says nothing of the key.
     pub fn is_decrypted(&self, execute: impl FnOnce(Task) -> Outcome) -> Result<bool, Fault> {
-        let Trial { iv, ciphertext, tag, .. } = self;
+        let Challenge { iv, ciphertext, tag, .. } = self;
         match execute(Task::Decrypt {
             ciphertext: ciphertext.clone(),
             iv: iv.clone(),
@@ -75,8 +75,8 @@ pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
     let labels: BTreeSet<&str> = ones.iter().chain(&others).copied().collect();
     let same = |label: &str| {
         let job = |task| Job { label: Arc::from(label), task, deadline: Instant::now() + JOB_TIME };
-        Trial::encrypt(|task| one.execute(job(task)))
-            .and_then(|trial| trial.is_decrypted(|task| other.execute(job(task))))
+        Challenge::encrypt(|task| one.execute(job(task)))
+            .and_then(|challenge| challenge.is_decrypted(|task| other.execute(job(task))))
             .unwrap_or(false)
     };
     labels.into_iter().filter(|label| !same(label)).map(ToOwned::to_owned).collect()
@@ -91,10 +91,10 @@ mod tests {
     use super::*;
     use crate::key_manager::Plaintext;
 
-    /// A trial by a key manager that encrypts nothing, and the text it was given.
-    fn trial() -> (Trial, Secret) {
+    /// A challenge by a key manager that encrypts nothing, and the text it was given.
+    fn challenge() -> (Challenge, Secret) {
         let mut given = Zeroizing::new(Vec::new());
-        let trial = Trial::encrypt(|task| {
+        let challenge = Challenge::encrypt(|task| {
             let Task::Encrypt { plaintext, aad, integrity: None } = task else {
                 panic!("another task")
             };
@@ -107,13 +107,13 @@ mod tests {
                 integrity: None,
             })
         });
-        (trial.expect("encrypted"), given)
+        (challenge.expect("encrypted"), given)
     }
 
     #[test]
     fn what_was_encrypted_is_what_is_to_be_decrypted() {
-        let (trial, text) = trial();
-        let same = trial.is_decrypted(|task| match task {
+        let (challenge, text) = challenge();
+        let same = challenge.is_decrypted(|task| match task {
             Task::Decrypt { ciphertext, iv, tag, aad } => {
                 assert_eq!(
                     (&ciphertext, &iv[..], tag, &aad[..]),
@@ -125,21 +125,24 @@ mod tests {
         });
         assert_eq!(same, Ok(true));
         let zeros = || Zeroizing::new(vec![0; TEXT_BYTES]);
-        assert_eq!(trial.is_decrypted(|_| Ok(Answer::Decrypted(Plaintext(zeros())))), Ok(false));
+        assert_eq!(
+            challenge.is_decrypted(|_| Ok(Answer::Decrypted(Plaintext(zeros())))),
+            Ok(false)
+        );
         assert_ne!(*text, *zeros(), "random");
     }
 
     #[test]
     fn a_fault_is_not_a_difference() {
-        let (trial, _) = trial();
-        assert_eq!(trial.is_decrypted(|_| Err(Fault::BadCiphertext)), Ok(false));
+        let (challenge, _) = challenge();
+        assert_eq!(challenge.is_decrypted(|_| Err(Fault::BadCiphertext)), Ok(false));
         for fault in [Fault::Timeout, Fault::Busy, Fault::Device { detail: "why".to_owned() }] {
-            assert_eq!(trial.is_decrypted(|_| Err(fault.clone())), Err(fault.clone()));
-            assert_eq!(Trial::encrypt(|_| Err(fault.clone())).err(), Some(fault));
+            assert_eq!(challenge.is_decrypted(|_| Err(fault.clone())), Err(fault.clone()));
+            assert_eq!(Challenge::encrypt(|_| Err(fault.clone())).err(), Some(fault));
         }
         assert!(
-            trial.is_decrypted(|_| Ok(Answer::Probed)).is_err()
-                && Trial::encrypt(|_| Ok(Answer::Probed)).is_err()
+            challenge.is_decrypted(|_| Ok(Answer::Probed)).is_err()
+                && Challenge::encrypt(|_| Ok(Answer::Probed)).is_err()
         );
     }
 }

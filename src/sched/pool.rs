@@ -16,7 +16,7 @@ use super::model::{Counts, Entry, LaneId, Refused, Scheduler, Settings, Tick, To
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotCell};
 use super::sync::{self, Builder, Condvar, Mutex};
-use crate::key_manager::{Engine, Job, Runs};
+use crate::key_manager::{Concurrency, Engine, Job};
 use crate::limits::{
     ABANDONED_LANES_PER_SESSION_MAX, QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX,
 };
@@ -92,11 +92,11 @@ pub struct PoolStats {
 
 /// How many of the sessions that are wanted are opened: of those that compute in this process, not
 /// more than do any good.
-pub fn sessions_opened(wanted: usize, runs: Runs) -> usize {
-    let useful = match runs {
-        Runs::Elsewhere => wanted,
-        Runs::InProcess => std::thread::available_parallelism().map_or(1, usize::from),
-        Runs::InProcessAlone => 1,
+pub fn sessions_opened(wanted: usize, concurrency: Concurrency) -> usize {
+    let useful = match concurrency {
+        Concurrency::PerSession => wanted,
+        Concurrency::PerCore => std::thread::available_parallelism().map_or(1, usize::from),
+        Concurrency::Single => 1,
     };
     wanted.min(useful).max(1)
 }
@@ -109,7 +109,7 @@ impl Pool {
         engine: Arc<dyn Engine>,
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Arc<Pool> {
-        let lanes = sessions_opened(settings.lanes, engine.runs());
+        let lanes = sessions_opened(settings.lanes, engine.concurrency());
         let boxes = mailboxes.clone();
         let now = sync::now();
         let mut scheduler = Scheduler::new(

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::key_manager::{
-    Answer, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Runs, Session, Task,
+    Answer, Concurrency, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Session, Task,
 };
 
 /// What the session does with a job is said by the job's label.
 #[derive(Default)]
 struct Behaviour {
     down: AtomicBool,
-    runs: Option<Runs>,
+    concurrency: Option<Concurrency>,
     opened: AtomicUsize,
     closed: AtomicUsize,
     executed: AtomicUsize,
@@ -47,8 +47,8 @@ impl Engine for TestEngine {
     fn info(&self) -> Result<ManagerInfo, Fault> {
         Ok(ManagerInfo::default())
     }
-    fn runs(&self) -> Runs {
-        self.0.runs.unwrap_or(Runs::Elsewhere)
+    fn concurrency(&self) -> Concurrency {
+        self.0.concurrency.unwrap_or(Concurrency::PerSession)
     }
 }
 
@@ -419,10 +419,13 @@ fn a_session_that_fails_is_tried_on_the_test_key_and_kept_or_closed() {
 #[test]
 fn in_process_engines_get_no_more_lanes_than_do_any_good() {
     let cores = thread::available_parallelism().unwrap().get();
-    for (runs, lanes) in
-        [(Runs::Elsewhere, 500), (Runs::InProcess, cores.min(500)), (Runs::InProcessAlone, 1)]
-    {
-        let rig = Rig::start(500, Behaviour { runs: Some(runs), ..Behaviour::default() });
+    for (concurrency, lanes) in [
+        (Concurrency::PerSession, 500),
+        (Concurrency::PerCore, cores.min(500)),
+        (Concurrency::Single, 1),
+    ] {
+        let rig =
+            Rig::start(500, Behaviour { concurrency: Some(concurrency), ..Behaviour::default() });
         assert_eq!(rig.pool.lanes(), lanes);
         rig.stop();
     }

@@ -3,7 +3,7 @@
 use super::{Failure, Holder, Tally, job, print};
 use crate::config::KeyStore;
 use crate::key_manager::Fault;
-use crate::key_manager::replica_check::Trial;
+use crate::key_manager::replica_check::Challenge;
 
 /// Prints what each key manager of the key store can decrypt of what the others encrypt.
 pub(super) fn tell(
@@ -57,11 +57,11 @@ fn compare(label: &str, serving: &[usize], holders: &mut [Holder]) -> Compared {
         Some(execute) => execute(job(label, task)),
         None => Err(Fault::Timeout),
     };
-    let trials: Vec<Result<Trial, Fault>> =
-        serving.iter().map(|&index| Trial::encrypt(|task| ask(index, task))).collect();
+    let challenges: Vec<Result<Challenge, Fault>> =
+        serving.iter().map(|&index| Challenge::encrypt(|task| ask(index, task))).collect();
     // By place in `serving`.
-    let mut decrypts = |other: usize, one: usize| match &trials[one] {
-        Ok(trial) => trial.is_decrypted(|task| ask(serving[other], task)),
+    let mut decrypts = |other: usize, one: usize| match &challenges[one] {
+        Ok(challenge) => challenge.is_decrypted(|task| ask(serving[other], task)),
         Err(fault) => Err(fault.clone()),
     };
     let mut pairs = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::control::service::{ExpectedKey, why_not};
-use crate::key_manager::replica_check::Trial;
+use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, Outcome, Task};
 use crate::keystore::KeyFailures;
 use crate::telemetry::Level;
@@ -21,29 +21,29 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// and takes a session from the requests.
 const LOOK_INTERVAL_FOR_EACH: Duration = Duration::from_millis(60);
 
-/// A trial of each key manager, with its name.
-type TrialsOfKey = Vec<(Arc<str>, Arc<Trial>)>;
+/// A challenge of each key manager, with its name.
+type ChallengesOfKey = Vec<(Arc<str>, Arc<Challenge>)>;
 
 /// What the key managers have encrypted for one another, by key of a key store.
 #[derive(Default)]
-pub struct Trials(Mutex<HashMap<String, TrialsOfKey>>);
+pub struct Challenges(Mutex<HashMap<String, ChallengesOfKey>>);
 
-impl Trials {
-    /// Takes the place of the trial that this key manager had; gives those of the others. Of two
+impl Challenges {
+    /// Takes the place of the challenge that this key manager had; gives those of the others. Of two
     /// that come at once, one finds the other's.
-    fn exchange(&self, key: &str, name: &Arc<str>, trial: Trial) -> TrialsOfKey {
-        let mut trials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_key = trials.entry(key.to_owned()).or_default();
+    fn exchange(&self, key: &str, name: &Arc<str>, challenge: Challenge) -> ChallengesOfKey {
+        let mut challenges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_key = challenges.entry(key.to_owned()).or_default();
         of_key.retain(|(other, _)| other != name);
         let others = of_key.clone();
-        of_key.push((name.clone(), Arc::new(trial)));
+        of_key.push((name.clone(), Arc::new(challenge)));
         others
     }
 
     /// What is expected of this key manager has changed.
     fn withdraw(&self, name: &Arc<str>) {
-        let mut trials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        trials.retain(|_, of_key| {
+        let mut challenges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        challenges.retain(|_, of_key| {
             of_key.retain(|(other, _)| other != name);
             !of_key.is_empty()
         });
@@ -70,13 +70,13 @@ impl Keys {
         &mut self,
         expected: Vec<ExpectedKey>,
         name: &Arc<str>,
-        trials: &Trials,
+        challenges: &Challenges,
         mut ask: impl FnMut(&Arc<str>, Task) -> Outcome,
         now: Instant,
     ) -> (Vec<(Level, String)>, bool) {
         if self.expected != expected {
             // All of it is told again: a reload is looked at by who made it.
-            trials.withdraw(name);
+            challenges.withdraw(name);
             *self = Keys { expected, ..Keys::default() };
         }
         let count = u32::try_from(self.expected.len()).unwrap_or(u32::MAX);
@@ -104,7 +104,7 @@ impl Keys {
             if serves
                 && key.replicated
                 && !self.compared.contains_key(&key.what)
-                && let Ok(different) = compare(&key, name, trials, |task| ask(&key.label, task))
+                && let Ok(different) = compare(&key, name, challenges, |task| ask(&key.label, task))
             {
                 self.compared.insert(key.what, different.is_empty());
                 news.extend(different.into_iter().map(|told| (Level::Error, told)));
@@ -150,12 +150,12 @@ impl Keys {
 fn compare(
     key: &ExpectedKey,
     name: &Arc<str>,
-    trials: &Trials,
+    challenges: &Challenges,
     mut ask: impl FnMut(Task) -> Outcome,
 ) -> Result<Vec<String>, Fault> {
     let mut different = Vec::new();
-    for (other, trial) in trials.exchange(&key.what, name, Trial::encrypt(&mut ask)?) {
-        if !trial.is_decrypted(&mut ask)? {
+    for (other, challenge) in challenges.exchange(&key.what, name, Challenge::encrypt(&mut ask)?) {
+        if !challenge.is_decrypted(&mut ask)? {
             let what = &key.what;
             different.push(format!(
                 "{what}: what key manager {other:?} encrypts, {name:?} cannot decrypt: they hold \
@@ -216,13 +216,13 @@ mod tests {
 
     #[test]
     fn a_key_that_goes_while_it_serves_is_told_once_and_so_is_its_return() {
-        let (mut keys, trials, name, start) =
-            (Keys::default(), Trials::default(), "a".into(), Instant::now());
+        let (mut keys, challenges, name, start) =
+            (Keys::default(), Challenges::default(), "a".into(), Instant::now());
         let mut look = |missing, seconds| {
             told(keys.look(
                 expected(false),
                 &name,
-                &trials,
+                &challenges,
                 lacks(missing),
                 start + Duration::from_secs(seconds),
             ))
@@ -235,12 +235,12 @@ mod tests {
         assert_eq!(look("", 180), ["key foo can serve from key manager \"a\" again"]);
         assert_eq!(look("foo", 240), gone);
         // A reload that changed what is expected has it told again.
-        assert_eq!(told(keys.look(expected(true), &name, &trials, lacks("foo"), start)), gone);
+        assert_eq!(told(keys.look(expected(true), &name, &challenges, lacks("foo"), start)), gone);
     }
 
     #[test]
     fn many_keys_are_looked_up_less_often() {
-        let (trials, name, start) = (Trials::default(), "a".into(), Instant::now());
+        let (challenges, name, start) = (Challenges::default(), "a".into(), Instant::now());
         for (count, seconds) in [(1000, 60), (2000, 120)] {
             let key = |n: usize| ExpectedKey {
                 label: n.to_string().into(),
@@ -253,7 +253,8 @@ mod tests {
                     asked += 1;
                     holds(0)(label, task)
                 };
-                while keys.look((0..count).map(key).collect(), &name, &trials, &mut ask, at).1 {}
+                while keys.look((0..count).map(key).collect(), &name, &challenges, &mut ask, at).1 {
+                }
                 asked
             };
             let again = start + Duration::from_secs(seconds);
@@ -266,20 +267,20 @@ mod tests {
 
     #[test]
     fn a_fault_says_nothing_of_a_key() {
-        let (mut keys, trials, name, now) =
-            (Keys::default(), Trials::default(), "a".into(), Instant::now());
+        let (mut keys, challenges, name, now) =
+            (Keys::default(), Challenges::default(), "a".into(), Instant::now());
         let mut asked = 0;
         let away = |_: &Arc<str>, _| {
             asked += 1;
             Err(Fault::Timeout)
         };
-        assert_eq!(keys.look(expected(false), &name, &trials, away, now), (vec![], false));
+        assert_eq!(keys.look(expected(false), &name, &challenges, away, now), (vec![], false));
         assert_eq!(asked, 1, "the others would fare no better");
         // Those that are left, both, and not a minute later.
         let looked = told(keys.look(
             expected(false),
             &name,
-            &trials,
+            &challenges,
             |_, _| Err(Fault::KeyNotFound { detail: "none".into() }),
             now,
         ));
@@ -288,12 +289,12 @@ mod tests {
 
     #[test]
     fn replicas_that_hold_different_keys_are_told_by_whoever_comes_later() {
-        let (trials, now) = (Trials::default(), Instant::now());
+        let (challenges, now) = (Challenges::default(), Instant::now());
         let look = |keys: &mut Keys, name: &str, key, replicated, seconds| {
             told(keys.look(
                 expected(replicated),
                 &name.into(),
-                &trials,
+                &challenges,
                 holds(key),
                 now + Duration::from_secs(seconds),
             ))
@@ -329,17 +330,26 @@ mod tests {
 
     #[test]
     fn a_comparison_that_failed_is_made_at_the_next_look_and_anew_for_a_key_that_is_back() {
-        let (trials, now) = (Trials::default(), Instant::now());
+        let (challenges, now) = (Challenges::default(), Instant::now());
         let (a, b) = ("a".into(), "b".into());
-        assert_eq!(told(Keys::default().look(expected(true), &a, &trials, holds(1), now)), [""; 0]);
+        assert_eq!(
+            told(Keys::default().look(expected(true), &a, &challenges, holds(1), now)),
+            [""; 0]
+        );
         let mut keys = Keys::default();
         let busy = |label: &Arc<str>, task| {
             if let Task::Describe = task { holds(2)(label, task) } else { Err(Fault::Busy) }
         };
-        assert_eq!(told(keys.look(expected(true), &b, &trials, busy, now)), [""; 0]);
+        assert_eq!(told(keys.look(expected(true), &b, &challenges, busy, now)), [""; 0]);
         let mut look = |ask: &dyn Fn(&Arc<str>, Task) -> Outcome, seconds| {
-            told(keys.look(expected(true), &b, &trials, ask, now + Duration::from_secs(seconds)))
-                .len()
+            told(keys.look(
+                expected(true),
+                &b,
+                &challenges,
+                ask,
+                now + Duration::from_secs(seconds),
+            ))
+            .len()
         };
         assert_eq!(look(&holds(2), 60), 2);
         assert_eq!((look(&lacks("foo"), 120), look(&holds(1), 180)), (1, 1));

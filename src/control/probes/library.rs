@@ -98,11 +98,11 @@ impl Library {
 /// Ends the process where a restart can only help: no key manager serves, and one of them is stuck
 /// in its library.
 #[derive(Default)]
-pub struct LastResort {
+pub struct Watchdog {
     unready_since: Option<Instant>,
 }
 
-impl LastResort {
+impl Watchdog {
     /// The reason to end, if there is one by now.
     pub fn look(&mut self, service: &Service) -> Option<String> {
         let now = Instant::now();
@@ -212,20 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn the_last_resort_is_for_when_nothing_has_served_for_long() {
-        let (mut last, now) = (LastResort::default(), Instant::now());
+    fn the_watchdog_is_for_when_nothing_has_served_for_long() {
+        let (mut watchdog, now) = (Watchdog::default(), Instant::now());
         let almost = now + BEYOND_HELP_TIME - Duration::from_millis(1);
-        assert_eq!(last.unready_time(now), Duration::ZERO);
+        assert_eq!(watchdog.unready_time(now), Duration::ZERO);
         assert!(
-            !last.is_due(false, now)
-                && !last.is_due(false, almost)
-                && last.is_due(false, now + BEYOND_HELP_TIME)
+            !watchdog.is_due(false, now)
+                && !watchdog.is_due(false, almost)
+                && watchdog.is_due(false, now + BEYOND_HELP_TIME)
         );
-        assert_eq!(last.unready_time(almost), almost - now);
+        assert_eq!(watchdog.unready_time(almost), almost - now);
         assert!(
-            !last.is_due(true, almost)
-                && last.unready_time(almost).is_zero()
-                && !last.is_due(false, now + BEYOND_HELP_TIME)
+            !watchdog.is_due(true, almost)
+                && watchdog.unready_time(almost).is_zero()
+                && !watchdog.is_due(false, now + BEYOND_HELP_TIME)
         );
     }
 }

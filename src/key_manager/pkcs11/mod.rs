@@ -34,7 +34,7 @@ pub use list::KeyListing;
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Engine, Fault, LibraryState, ManagerInfo, Runs, Session};
+use super::{Concurrency, Engine, Fault, LibraryState, ManagerInfo, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use iv::{IvWatch, MadeIvWatch};
@@ -393,7 +393,7 @@ impl Engine for Pkcs11Engine {
         self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
     }
 
-    fn runs(&self) -> Runs {
-        self.settings.profile.row().runs
+    fn concurrency(&self) -> Concurrency {
+        self.settings.profile.row().concurrency
     }
 }

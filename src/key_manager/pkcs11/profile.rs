@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 
-use super::super::Runs;
+use super::super::Concurrency;
 use super::errors::{Call, Reaction, Rule};
 
 /// A make of PKCS#11 module.
@@ -42,8 +42,8 @@ pub(super) struct Row {
     profile: Profile,
     name: &'static str,
     pub(super) iv: IvMode,
-    /// Where it computes.
-    pub(super) runs: Runs,
+    /// How many sessions at work do any good.
+    pub(super) concurrency: Concurrency,
     /// Opens read/write sessions, because the module has no others.
     pub(super) read_write: bool,
     /// Sessions where none are configured.
@@ -62,7 +62,7 @@ const ROWS: &[Row] = &[
         profile: Profile::Generic,
         name: "generic",
         iv: IvMode::Caller,
-        runs: Runs::Elsewhere,
+        concurrency: Concurrency::PerSession,
         read_write: false,
         sessions: 16,
         rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
@@ -73,7 +73,7 @@ const ROWS: &[Row] = &[
         iv: IvMode::Caller,
         // A lock around everything: one thread does 47,000 CDIV encrypts a second, two do 28,000
         // together.
-        runs: Runs::InProcessAlone,
+        concurrency: Concurrency::Single,
         read_write: false,
         sessions: 16,
         // CKR_GENERAL_ERROR is its answer to a wrong tag, and to everything that goes wrong in its
@@ -84,7 +84,7 @@ const ROWS: &[Row] = &[
         profile: Profile::Nss,
         name: "nss",
         iv: IvMode::Caller,
-        runs: Runs::InProcess,
+        concurrency: Concurrency::PerCore,
         read_write: false,
         sessions: 16,
         rules: &[],
@@ -93,7 +93,7 @@ const ROWS: &[Row] = &[
         profile: Profile::Kryoptic,
         name: "kryoptic",
         iv: IvMode::Caller,
-        runs: Runs::InProcess,
+        concurrency: Concurrency::PerCore,
         read_write: false,
         sessions: 16,
         rules: &[],
@@ -104,7 +104,7 @@ const ROWS: &[Row] = &[
         // In FIPS mode it refuses an IV of the caller's; out of it, it makes one just the same when
         // none is given.
         iv: IvMode::Append,
-        runs: Runs::Elsewhere,
+        concurrency: Concurrency::PerSession,
         read_write: false,
         sessions: 32,
         // Its code for a wrong tag is not published.
@@ -114,7 +114,7 @@ const ROWS: &[Row] = &[
         profile: Profile::NShield,
         name: "nshield",
         iv: IvMode::Fill,
-        runs: Runs::Elsewhere,
+        concurrency: Concurrency::PerSession,
         read_write: false,
         sessions: 32,
         // CKR_FUNCTION_FAILED is its answer to a wrong tag, and to most of what the hardserver
@@ -125,7 +125,7 @@ const ROWS: &[Row] = &[
         profile: Profile::CloudHsm,
         name: "cloudhsm",
         iv: IvMode::Fill,
-        runs: Runs::Elsewhere,
+        concurrency: Concurrency::PerSession,
         // "Read Only Session is not supported in SDK 5" (its known issues).
         read_write: true,
         sessions: 32,
@@ -146,9 +146,9 @@ impl Profile {
         ROWS.iter().find(|row| row.profile == self).unwrap_or(&ROWS[0])
     }
 
-    /// Where it computes.
-    pub fn runs(self) -> Runs {
-        self.row().runs
+    /// How many sessions at work do any good.
+    pub fn concurrency(self) -> Concurrency {
+        self.row().concurrency
     }
 
     /// The profile of a name in the configuration.
