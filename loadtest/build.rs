@@ -1,4 +1,4 @@
-//! Links `xksd-load` so that libc's `syscall` goes through `src/syscall.rs` of the server.
+//! Links `xksd-load` so that libc's `syscall` goes through `crates/syscall`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,10 +1,9 @@
 //! The `xksd` command.
 
-mod syscall;
-
 use std::process::ExitCode;
 
 use clap::Parser;
+use xksd_syscall as _;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

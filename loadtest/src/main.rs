@@ -3,11 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-
-// The same executor, so the same system calls: of the server's this file alone, which has nothing
-// of what is measured.
-#[path = "../../src/syscall.rs"]
-mod syscall;
+use xksd_syscall as _;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -105,7 +105,7 @@ impl Drop for Site {
 }
 
 /// The executor of the calling thread may sleep over a task that is ready (glommio/glommio#53).
-/// What ends such a sleep in `xksd` is linked into that program alone (`src/syscall.rs`): here a
+/// What ends such a sleep in `xksd` is linked into that program alone (`crates/syscall`): here a
 /// thread does, for as long as the site stands.
 fn wake_now_and_then(site: Weak<Stop>) {
     let mut site = Some(site);

@@ -1,13 +1,12 @@
-//! Three of the executor's system calls, as a program with many sockets and cores needs them:
-//! `xksd`, and `xksd-load` as well.
+//! Three of the executor's system calls, as a program with many sockets and cores needs them.
 //!
-//! glommio-ng 0.12.0 offers no setting for them, so `build.rs` has the linker lead `syscall(2)` of
-//! what is linked into this program here (`ld --wrap`): of the standard library and the crates, not
-//! of libc itself nor of a PKCS#11 module. `docs/performance.md` has what each is worth. Each goes
-//! when the executor has it.
+//! glommio-ng 0.12.0 offers no setting for them, so the linker leads `syscall(2)` of what is linked
+//! into the program here (`ld --wrap`, in the program's `build.rs`): of the standard library and
+//! the crates, not of libc itself nor of a shared library. Each goes when the executor has it.
 
 use std::cell::Cell;
 use std::ffi::c_long;
+#[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use std::time::Duration;
 /// (io_uring_setup(2); since Linux 5.19). A busy shard makes a system call for each request, and
 /// its preemption timer interrupts the core that it is pinned to.
 const IORING_SETUP_COOP_TASKRUN: u32 = 1 << 8;
-const MEMBARRIER_CMD_PRIVATE_EXPEDITED: c_long = 1 << 3;
+#[cfg(target_arch = "x86_64")]
+const MEMBARRIER_CMD_PRIVATE_EXPEDITED: u32 = 1 << 3;
 
 /// The beginning of io_uring's `struct io_uring_params`.
 #[repr(C)]
@@ -29,11 +29,11 @@ struct RingParameters {
     features: u32,
 }
 
-const IORING_ENTER_GETEVENTS: c_long = 1 << 0;
-const IORING_ENTER_EXT_ARG: c_long = 1 << 3;
+const IORING_ENTER_GETEVENTS: u32 = 1 << 0;
+const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
 const IORING_FEAT_EXT_ARG: u32 = 1 << 8;
 
-/// io_uring's `struct io_uring_getevents_arg`: the sixth argument of io_uring_enter(2) with
+/// io_uring's `struct io_uring_getevents_arg`: the fifth argument of io_uring_enter(2) with
 /// `IORING_ENTER_EXT_ARG` (since Linux 5.11).
 #[repr(C)]
 struct WaitArguments {
@@ -47,7 +47,7 @@ struct WaitArguments {
 /// The longest sleep after one that something ended: work that the executor sleeps over waits for
 /// so long. A small part of a request's budget.
 const SLEEP_MAX: Duration = Duration::from_millis(2);
-/// The longest sleep after one that nothing ended: a shard without work is not to be woken often.
+/// The longest sleep after one that nothing ended: a thread without work is not to be woken often.
 const FURTHER_SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// How often a submission is tried again; each time others may run, who may free memory.
@@ -71,6 +71,26 @@ unsafe extern "C" {
     ) -> c_long;
 }
 
+/// A system call with the six registers that the kernel may look at.
+struct Call {
+    number: c_long,
+    arguments: [c_long; 6],
+}
+
+impl Call {
+    /// An argument that the kernel takes as a 32-bit number. Callers that pass one leave the upper
+    /// half of the register as it is.
+    fn number_at(&self, index: usize) -> u32 {
+        self.arguments[index] as u32
+    }
+
+    fn make(&self) -> c_long {
+        let [a, b, c, d, e, f] = self.arguments;
+        // SAFETY: the caller's arguments, but for what the functions below put in their places.
+        unsafe { __real_syscall(self.number, a, b, c, d, e, f) }
+    }
+}
+
 /// What the linker puts in the place of libc's. That one takes as many arguments as the call has
 /// and hands six registers to the kernel, whatever is in them: so does this.
 #[unsafe(no_mangle)]
@@ -83,85 +103,14 @@ extern "C" fn __wrap_syscall(
     e: c_long,
     f: c_long,
 ) -> c_long {
-    // SAFETY: the caller's arguments, as the caller gave them but for the ring's flags below.
-    let call = || unsafe { __real_syscall(number, a, b, c, d, e, f) };
+    let call = Call { number, arguments: [a, b, c, d, e, f] };
     match number {
-        libc::SYS_io_uring_setup if b != 0 => {
-            // SAFETY: io_uring_setup(2) takes a pointer to parameters that the kernel writes to as
-            // well; nobody else has them meanwhile.
-            let flags = unsafe { &raw mut (*(b as *mut RingParameters)).flags };
-            // SAFETY: as above.
-            let asked = unsafe { flags.read() };
-            // SAFETY: as above.
-            unsafe { flags.write(asked | IORING_SETUP_COOP_TASKRUN) };
-            let mut made = call();
-            if made < 0 {
-                // A kernel that does not know the flag, or a ring of a kind that cannot have it.
-                // SAFETY: as above.
-                unsafe { flags.write(asked) };
-                made = call();
-            }
-            // SAFETY: as above.
-            if made >= 0
-                && unsafe { (*(b as *const RingParameters)).features } & IORING_FEAT_EXT_ARG == 0
-            {
-                // SAFETY: the descriptor just made, which nobody else knows.
-                unsafe { libc::close(made as i32) };
-                return fail(libc::ENOSYS);
-            }
-            made
-        }
-        // glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires
-        // before the first of them is run: it takes "preempted" for "nothing to do"
-        // (glommio/glommio#53, mended after that release). Nothing of its own ends that sleep, for
-        // its timers have fired already. It takes no more than a machine with other work to do. So
-        // no sleep is without end.
-        libc::SYS_io_uring_enter if c == 1 && d == IORING_ENTER_GETEVENTS && e == 0 => {
-            let longest = if UNDISTURBED.get() { FURTHER_SLEEP_MAX } else { SLEEP_MAX };
-            let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
-            let wait = WaitArguments {
-                signal_mask: 0,
-                signal_mask_bytes: 0,
-                padding: 0,
-                time_out: &raw const time_out,
-            };
-            let bytes = size_of::<WaitArguments>() as c_long;
-            // SAFETY: the caller's arguments, and those of the wait, which the kernel only reads,
-            // and only during the call.
-            let entered = unsafe {
-                __real_syscall(
-                    number,
-                    a,
-                    b,
-                    c,
-                    d | IORING_ENTER_EXT_ARG,
-                    (&raw const wait) as c_long,
-                    bytes,
-                )
-            };
-            // SAFETY: this thread's errno.
-            let over = entered < 0 && unsafe { *libc::__errno_location() } == libc::ETIME;
-            UNDISTURBED.set(over);
-            // As a signal would have ended it, which the executor expects.
-            if over { fail(libc::EINTR) } else { entered }
-        }
-        // A submission that the kernel had no memory for at that moment, or that was interrupted:
-        // nothing of it was taken. The executor takes that as "none submitted" in most places, and
-        // for a defect of its own in some, where it ends with all of the shard.
-        libc::SYS_io_uring_enter if c == 0 => {
-            let mut entered = call();
-            for _ in 0..SUBMISSION_TRIES {
-                // SAFETY: this thread's errno.
-                if entered >= 0
-                    || ![libc::EAGAIN, libc::EINTR].contains(unsafe { &*libc::__errno_location() })
-                {
-                    break;
-                }
-                std::thread::yield_now();
-                entered = call();
-            }
-            entered
-        }
+        libc::SYS_io_uring_setup if b != 0 => set_up(&call),
+        libc::SYS_io_uring_enter => match (call.number_at(2), call.number_at(3), e) {
+            (1, IORING_ENTER_GETEVENTS, 0) => sleep(call),
+            (0, _, _) => submit(&call),
+            _ => call.make(),
+        },
         // Before each sleep the executor says "I sleep" and looks once more for wakes, with a
         // barrier between that interrupts every core on which a thread of this process runs, so all
         // other shards. It spares those who wake a barrier of their own; but they have one: a wake
@@ -169,12 +118,84 @@ extern "C" fn __wrap_syscall(
         // passes. So a fence of the sleeper's own is enough. Other architectures promise less:
         // there it stays.
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_membarrier if a & 0xffff_ffff == MEMBARRIER_CMD_PRIVATE_EXPEDITED => {
+        libc::SYS_membarrier if call.number_at(0) == MEMBARRIER_CMD_PRIVATE_EXPEDITED => {
             fence(Ordering::SeqCst);
             0
         }
-        _ => call(),
+        _ => call.make(),
     }
+}
+
+/// A ring without interrupts, on a kernel that lets a sleep have a time limit.
+fn set_up(call: &Call) -> c_long {
+    let parameters = call.arguments[1] as *mut RingParameters;
+    // SAFETY: io_uring_setup(2) takes a pointer to parameters that the kernel writes to as well;
+    // nobody else has them meanwhile.
+    let flags = unsafe { &raw mut (*parameters).flags };
+    // SAFETY: as above.
+    let asked = unsafe { flags.read() };
+    // SAFETY: as above.
+    unsafe { flags.write(asked | IORING_SETUP_COOP_TASKRUN) };
+    let mut made = call.make();
+    if made < 0 {
+        // A kernel that does not know the flag, or a ring of a kind that cannot have it.
+        // SAFETY: as above.
+        unsafe { flags.write(asked) };
+        made = call.make();
+    }
+    // SAFETY: as above.
+    if made >= 0 && unsafe { (*parameters).features } & IORING_FEAT_EXT_ARG == 0 {
+        // SAFETY: the descriptor just made, which nobody else knows.
+        unsafe { libc::close(made as i32) };
+        return fail(libc::ENOSYS);
+    }
+    made
+}
+
+/// A sleep with a time limit.
+///
+/// glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before
+/// the first of them is run: it takes "preempted" for "nothing to do" (glommio/glommio#53, mended
+/// after that release). Nothing ends that sleep, for the executor's timers have fired already. A
+/// machine with other work to do is enough for it to happen.
+fn sleep(mut call: Call) -> c_long {
+    let longest = if UNDISTURBED.get() { FURTHER_SLEEP_MAX } else { SLEEP_MAX };
+    let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
+    // The kernel only reads it, and only during the call.
+    let wait = WaitArguments {
+        signal_mask: 0,
+        signal_mask_bytes: 0,
+        padding: 0,
+        time_out: &raw const time_out,
+    };
+    call.arguments[3] = c_long::from(IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG);
+    call.arguments[4] = (&raw const wait) as c_long;
+    call.arguments[5] = size_of::<WaitArguments>() as c_long;
+    let entered = call.make();
+    let over = entered < 0 && last_error() == libc::ETIME;
+    UNDISTURBED.set(over);
+    // As a signal would have ended it, which the executor expects.
+    if over { fail(libc::EINTR) } else { entered }
+}
+
+/// Tries again a submission that the kernel had no memory for at that moment, or that was
+/// interrupted: nothing of it was taken. The executor takes that as "none submitted" in most
+/// places, and for a defect of its own in some, where it ends with all of the shard.
+fn submit(call: &Call) -> c_long {
+    let mut entered = call.make();
+    for _ in 0..SUBMISSION_TRIES {
+        if entered >= 0 || ![libc::EAGAIN, libc::EINTR].contains(&last_error()) {
+            break;
+        }
+        std::thread::yield_now();
+        entered = call.make();
+    }
+    entered
+}
+
+fn last_error() -> i32 {
+    // SAFETY: this thread's errno.
+    unsafe { *libc::__errno_location() }
 }
 
 fn fail(error: i32) -> c_long {
@@ -187,7 +208,7 @@ fn fail(error: i32) -> c_long {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::task::Poll;
     use std::time::Instant;
 
@@ -305,30 +326,38 @@ mod tests {
         stopped.unwrap().join().unwrap();
     }
 
+    /// A caller's 32-bit number in a register whose upper half has held something else.
+    fn register(number: c_long) -> c_long {
+        number | 0x5eed << 32
+    }
+
     #[test]
     fn no_sleep_is_without_end() {
-        let (ended, end) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let ring = ring(&mut [0; 30]);
+        for passed in [|number| number, register as fn(c_long) -> c_long] {
+            let (ended, end) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let ring = ring(&mut [0; 30]);
+                let flags = c_long::from(IORING_ENTER_GETEVENTS);
+                for _ in 0..3 {
+                    // SAFETY: nothing is submitted, and there is no memory for the kernel to read.
+                    let entered = unsafe {
+                        libc::syscall(
+                            libc::SYS_io_uring_enter,
+                            passed(ring),
+                            passed(0),
+                            passed(1),
+                            passed(flags),
+                            0,
+                            0,
+                        )
+                    };
+                    ended.send((entered, std::io::Error::last_os_error().raw_os_error())).unwrap();
+                }
+                close(ring);
+            });
             for _ in 0..3 {
-                // SAFETY: nothing is submitted, and there is no memory for the kernel to read.
-                let entered = unsafe {
-                    libc::syscall(
-                        libc::SYS_io_uring_enter,
-                        ring,
-                        0,
-                        1,
-                        IORING_ENTER_GETEVENTS,
-                        0,
-                        0,
-                    )
-                };
-                ended.send((entered, std::io::Error::last_os_error().raw_os_error())).unwrap();
+                assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok((-1, Some(libc::EINTR))));
             }
-            close(ring);
-        });
-        for _ in 0..3 {
-            assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok((-1, Some(libc::EINTR))));
         }
     }
 
