@@ -1,4 +1,4 @@
-//! HAProxy in TCP mode before two servers, as `docs/operations.md` shows it: TLS and the client's
+//! HAProxy in TCP mode before two servers, as `docs/installation.md` shows it: TLS and the client's
 //! certificate go through untouched, and a server that is stopped costs nobody an answer.
 
 mod e2e;
@@ -25,7 +25,7 @@ struct HaProxy {
 
 impl HaProxy {
     fn start(site: &Site, servers: &[&Server], server_options: &str) -> Self {
-        let manual = include_str!("../docs/operations.md");
+        let manual = include_str!("../docs/installation.md");
         let example = manual
             .split_once("```haproxy\n")
             .and_then(|(_, rest)| rest.split_once("```"))

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
 }
 
-/// Said here and not at each start: load balancers may have to reach it (`docs/operations.md`).
+/// Said here and not at each start: load balancers may have to reach it (`docs/installation.md`).
 fn open_admin(config: &Config) -> Option<String> {
     let admin = config.admin.filter(|admin| !admin.ip().to_canonical().is_loopback())?;
     Some(format!(
