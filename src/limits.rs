@@ -197,6 +197,15 @@ pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);
 pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
 /// The same before a key's attributes are the reason for a refusal.
 pub const KEY_REFUSAL_AGE_MAX: Duration = Duration::from_secs(1);
+/// Slots with a token that are looked at for the one that is wanted.
+pub const SLOTS_MAX: usize = 4096;
+/// Handles asked for with one C_FindObjects.
+pub const OBJECTS_A_CALL: usize = 256;
+/// Secret keys of one token. A module that gives handles without end takes 8 bytes of memory for
+/// each of so many, and no more.
+pub const TOKEN_KEYS_MAX: usize = 100_000;
+/// Keys of one label that are counted; two are too many already.
+pub const KEYS_OF_A_LABEL_MAX: usize = 16;
 /// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them
 /// does not load the HSM with searches.
 pub const MISSING_KEYS_REMEMBERED: usize = 1024;

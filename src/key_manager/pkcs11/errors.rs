@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys::*;
 
 use super::profile::Profile;
@@ -146,24 +145,6 @@ impl CallError {
         CallError { call, code: CKR_FUNCTION_NOT_SUPPORTED }
     }
 
-    /// What the crate made of a code, turned back. An answer that the crate cannot read counts as
-    /// CKR_GENERAL_ERROR.
-    pub(super) fn from_cryptoki(call: Call, error: &Error) -> CallError {
-        let code = match error {
-            Error::Pkcs11(RvError::VendorDefined(code) | RvError::UnknownErrorCode(code), _) => {
-                *code
-            }
-            Error::Pkcs11(named, _) => NAMES
-                .iter()
-                .map(|(code, _)| *code)
-                .find(|code| known_to_cryptoki(*code) && Rv::from(*code) == Rv::Error(*named))
-                .unwrap_or(CKR_GENERAL_ERROR),
-            Error::NullFunctionPointer => CKR_FUNCTION_NOT_SUPPORTED,
-            _ => CKR_GENERAL_ERROR,
-        };
-        CallError { call, code }
-    }
-
     /// What follows from it, by the profile's table and then the common one.
     pub fn reaction(&self, profile: Profile) -> Reaction {
         profile
@@ -222,14 +203,3 @@ const NAMES: &[(CK_RV, &str)] = names! {
     CKR_MUTEX_BAD CKR_MUTEX_NOT_LOCKED CKR_FIPS_SELF_TEST_FAILED CKR_LIBRARY_LOAD_FAILED CKR_FUNCTION_REJECTED
     CKR_TOKEN_RESOURCE_EXCEEDED CKR_OPERATION_CANCEL_FAILED CKR_KEY_EXHAUSTED
 };
-
-/// The crate logs an error for each code it has no name for; these are such.
-fn known_to_cryptoki(code: CK_RV) -> bool {
-    ![
-        CKR_AEAD_DECRYPT_FAILED,
-        CKR_TOKEN_RESOURCE_EXCEEDED,
-        CKR_OPERATION_CANCEL_FAILED,
-        CKR_KEY_EXHAUSTED,
-    ]
-    .contains(&code)
-}

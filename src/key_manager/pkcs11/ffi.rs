@@ -1,10 +1,15 @@
-//! The module's function list, called directly: what the hot path needs, and what the `cryptoki`
-//! crate does not pass on.
+//! The module's function list, called directly.
 //!
-//! The only file of the crate's key managers with `unsafe`. Every function here takes slices and
+//! There is one list for each module: p11-kit's modules make another instance of the library with
+//! each C_GetFunctionList, and only the one that was initialised works.
+//!
+//! The only place of the key managers with `unsafe`. Every function here takes slices and
 //! gives lengths back, so that no pointer outlives a call.
 
 #![allow(unsafe_code)]
+
+mod objects;
+mod token;
 
 use std::ffi::{CStr, c_void};
 use std::path::Path;
@@ -14,6 +19,9 @@ use cryptoki_sys::*;
 
 use super::errors::{Call, CallError};
 use crate::limits::{IV_BYTES_MAX, TAG_BYTES};
+
+pub(super) use objects::{FALSE, TRUE, Wanted};
+pub(super) use token::TokenInfo;
 
 /// A PKCS#11 module's functions, as its C_GetFunctionList gave them.
 pub(super) struct Functions {

@@ -1,18 +1,20 @@
 //! Keys found on the token, shared by the sessions of an engine.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use cryptoki::object::{Attribute, ObjectClass};
-use cryptoki_sys::CK_OBJECT_HANDLE;
+use cryptoki_sys::*;
 
 use super::attributes::Attributes;
 use super::errors::{Call, CallError};
+use super::ffi::{TRUE, Wanted};
 use super::module::OpenSession;
-use crate::limits::{KEY_REFUSAL_AGE_MAX, MISSING_KEYS_REMEMBERED};
+use crate::key_manager::Fault;
+use crate::limits::{
+    KEY_REFUSAL_AGE_MAX, KEYS_OF_A_LABEL_MAX, MISSING_KEYS_REMEMBERED, TOKEN_KEYS_MAX,
+};
 
 /// A key as it was found.
 #[derive(Clone)]
@@ -174,41 +176,42 @@ impl KnownKeys {
 
 /// Finds the one secret key of that label on the token.
 pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {
-    // CKA_TOKEN: the session test keys of this very process are no candidates.
-    let template = [
-        Attribute::Token(true),
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::Label(label.as_bytes().to_vec()),
-    ];
-    let handles = all(session, &template).map_err(NoKey::Call)?;
+    let [class, token] = ANY_KEY;
+    let template = [class, token, (CKA_LABEL, label.as_bytes())];
+    let handles = search(session, &template, KEYS_OF_A_LABEL_MAX).map_err(NoKey::Call)?;
     match handles[..] {
         [handle] => read(session, handle).map_err(NoKey::Call),
         [] => Err(NoKey::None(format!("no secret key labelled \"{label}\" on the token"))),
         _ => Err(NoKey::Several(format!(
-            "{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be \
+            "{}{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be \
              known",
-            handles.len()
+            handles.len(),
+            if handles.len() == KEYS_OF_A_LABEL_MAX { " or more" } else { "" }
         ))),
     }
 }
 
-/// Every secret key on the token.
-const ANY_KEY: [Attribute; 2] = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY)];
+/// Every secret key on the token. CKA_TOKEN: the session test keys of this very process are no
+/// candidates.
+const ANY_KEY: [Wanted; 2] = [(CKA_TOKEN, TRUE), (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes())];
 
 /// Whether the token shows a secret key, whichever.
 pub(super) fn any(session: &OpenSession) -> Result<bool, CallError> {
-    let fails = |error| CallError::from_cryptoki(Call::FindObjects, &error);
-    let one = NonZeroUsize::MIN;
-    let mut found = session
-        .set_up(Call::FindObjects)?
-        .iter_objects_with_cache_size(&ANY_KEY, one)
-        .map_err(fails)?;
-    found.next().transpose().map(|key| key.is_some()).map_err(fails)
+    search(session, &ANY_KEY, 1).map(|found| !found.is_empty())
 }
 
 /// All secret keys of the token, also those the module cannot tell everything of.
-pub(super) fn find_all(session: &OpenSession) -> Result<Vec<Key>, CallError> {
-    all(session, &ANY_KEY)?.into_iter().map(|handle| read_what_can_be(session, handle)).collect()
+pub(super) fn find_all(session: &OpenSession) -> Result<Vec<Key>, Fault> {
+    // One more than are taken: whether there are more.
+    let handles = search(session, &ANY_KEY, TOKEN_KEYS_MAX + 1).map_err(|error| error.fault())?;
+    if handles.len() > TOKEN_KEYS_MAX {
+        let detail = format!("C_FindObjects: the token shows more than {TOKEN_KEYS_MAX} keys");
+        return Err(Fault::Device { detail });
+    }
+    handles
+        .into_iter()
+        .map(|handle| read_what_can_be(session, handle).map_err(|error| error.fault()))
+        .collect()
 }
 
 /// The key of a known handle, with all its attributes.
@@ -225,12 +228,13 @@ fn read_what_can_be(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<K
     Ok(Key { handle, attributes, read_at })
 }
 
-fn all(session: &OpenSession, template: &[Attribute]) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
-    session
-        .set_up(Call::FindObjects)?
-        .find_objects(template)
-        .map(|objects| objects.iter().map(|object| object.handle()).collect())
-        .map_err(|error| CallError::from_cryptoki(Call::FindObjects, &error))
+fn search(
+    session: &OpenSession,
+    wanted: &[Wanted<'_>],
+    at_most: usize,
+) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
+    let (functions, handle) = session.set_up(Call::FindObjects)?;
+    functions.find_objects(handle, wanted, at_most)
 }
 
 #[cfg(test)]

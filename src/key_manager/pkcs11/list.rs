@@ -91,8 +91,7 @@ impl std::fmt::Display for KeyListing {
 /// Sorted by label and id.
 pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
     let today = today();
-    let mut listing: Vec<KeyListing> = keys::find_all(session)
-        .map_err(|error| error.fault())?
+    let mut listing: Vec<KeyListing> = keys::find_all(session)?
         .into_iter()
         .map(|key| {
             let description = key.attributes.describe(today);

@@ -3,8 +3,6 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
 use cryptoki_sys::CKR_USER_ALREADY_LOGGED_IN;
 
 use super::errors::{Call, CallError, PIN_REFUSED};
@@ -134,9 +132,8 @@ fn attempt(session: &OpenSession, pin: &str) -> Result<bool, CallError> {
     if session.is_logged_in()? {
         return Ok(false);
     }
-    let result =
-        session.set_up(Call::Login)?.login(UserType::User, Some(&AuthPin::new(pin.into())));
-    match result.map_err(|error| CallError::from_cryptoki(Call::Login, &error)) {
+    let (functions, handle) = session.set_up(Call::Login)?;
+    match functions.log_in(handle, pin) {
         Ok(()) => Ok(true),
         // By another key manager on the same token, between the two calls.
         Err(CallError { code: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(false),

@@ -1,8 +1,7 @@
 //! HSMs behind a PKCS#11 module.
 //!
-//! Set-up (slots, login, key search) goes through the `cryptoki` crate; what happens for every
-//! request goes straight to the module's functions, one call each (`ffi`). Nothing here needs the
-//! HSM to be up until a session is opened.
+//! The module's functions are called directly (`ffi`), for a request one call for each step. Nothing
+//! here needs the HSM to be up until a session is opened.
 
 mod attributes;
 mod errors;
@@ -25,8 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki_sys::{CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
+use cryptoki_sys::{CK_SLOT_ID, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
@@ -37,6 +35,7 @@ pub use token::TokenSelector;
 use super::{Concurrency, Engine, Fault, LibraryState, ManagerInfo, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
+use ffi::TokenInfo;
 use iv::{IvWatch, MadeIvWatch};
 use keys::KeyCache;
 use login::Login;
@@ -208,12 +207,12 @@ impl Pkcs11Engine {
     /// (any more).
     fn with_token<T>(
         &self,
-        with: impl Fn(&Visit, Slot, &TokenInfo) -> Result<T, NotOpen>,
+        with: impl Fn(&Visit, CK_SLOT_ID, &TokenInfo) -> Result<T, NotOpen>,
     ) -> Result<T, NotOpen> {
         let module = self.module().map_err(NotOpen::Fault)?;
         let attempt = || {
             let visit = module.enter().map_err(NotOpen::Fault)?;
-            let found = token::find(&module.pkcs11, &self.settings.token).map_err(NotOpen::from);
+            let found = token::find(&module.functions, &self.settings.token).map_err(NotOpen::from);
             let result = found.and_then(|(slot, info)| with(&visit, slot, &info));
             if let Err(NotOpen::Call(CallError { code: CKR_CRYPTOKI_NOT_INITIALIZED, .. })) = result
             {
@@ -233,7 +232,7 @@ impl Pkcs11Engine {
         self.check_not_full()?;
         let opened = self.with_token(|visit, slot, info| {
             let session = OpenSession::open(visit, slot, self.shared.profile.row().read_write)?;
-            let needs_login = info.login_required();
+            let needs_login = info.login_required;
             let newly = needs_login
                 && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
             if newly {
@@ -322,7 +321,7 @@ impl Pkcs11Engine {
         }
     }
 
-    fn hold_anchor(&self, visit: &Visit, slot: Slot, newly_logged_in: bool) {
+    fn hold_anchor(&self, visit: &Visit, slot: CK_SLOT_ID, newly_logged_in: bool) {
         // Not waited for: whoever holds it is doing the same, or hangs.
         let Ok(mut anchor) = self.anchor.try_lock() else { return };
         let good = anchor.as_mut().is_some_and(|anchor| {
@@ -368,20 +367,15 @@ impl Engine for Pkcs11Engine {
 
     fn info(&self) -> Result<ManagerInfo, Fault> {
         self.with_token(|visit, _, token| {
-            let library = visit
-                .module
-                .pkcs11
-                .get_library_info()
-                .map_err(|error| CallError::from_cryptoki(Call::GetInfo, &error))?;
-            let (hardware, firmware) = (token.hardware_version(), token.firmware_version());
+            let version = visit.module.functions.library_version()?;
             Ok(ManagerInfo {
-                vendor: token.manufacturer_id().to_owned(),
-                model: token.model().to_owned(),
-                token: token.label().to_owned(),
-                serial: token.serial_number().to_owned(),
+                vendor: token.manufacturer.clone(),
+                model: token.model.clone(),
+                token: token.label.clone(),
+                serial: token.serial.clone(),
                 versions: format!(
-                    "library {}, hardware {hardware}, firmware {firmware}",
-                    library.library_version()
+                    "library {version}, hardware {}, firmware {}",
+                    token.hardware, token.firmware
                 ),
                 library: visit.module.library(Instant::now()),
             })

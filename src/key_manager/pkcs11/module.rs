@@ -8,11 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use cryptoki::context::Pkcs11;
-use cryptoki::session::{Session, SessionState};
-use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_SESSION_HANDLE, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESSION_CLOSED,
+    CK_SESSION_HANDLE, CK_SLOT_ID, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_SESSION_CLOSED,
     CKR_SESSION_HANDLE_INVALID,
 };
 
@@ -30,7 +27,6 @@ static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new
 /// A loaded library.
 pub(super) struct Module {
     pub(super) functions: Functions,
-    pub(super) pkcs11: Pkcs11,
     parameters: Option<CString>,
     state: Mutex<State>,
     changed: Condvar,
@@ -163,10 +159,8 @@ impl Module {
             return Ok(module.clone());
         }
         let functions = Functions::load(&canonical).map_err(|why| failed(&why))?;
-        let pkcs11 = Pkcs11::new(&canonical).map_err(|error| failed(&error))?;
         let module = Arc::new(Module {
             functions,
-            pkcs11,
             parameters: parameters.cloned(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -312,42 +306,35 @@ impl Drop for Visit {
 pub(super) struct OpenSession {
     pub(super) module: Arc<Module>,
     pub(super) generation: u64,
-    /// `None` once it must not be closed any more.
-    session: Option<Session>,
     handle: CK_SESSION_HANDLE,
+    /// The module does not know the handle any more.
+    gone: bool,
 }
 
 impl OpenSession {
     pub(super) fn open(
         visit: &Visit,
-        slot: Slot,
+        slot: CK_SLOT_ID,
         read_write: bool,
     ) -> Result<OpenSession, CallError> {
         let Visit { module, generation } = visit;
         // Read-only where the module has it: xksd never writes to a token. Session objects (the
         // test key) may be made in it.
-        let session = match read_write {
-            false => module.pkcs11.open_ro_session_no_drop(slot),
-            true => module.pkcs11.open_rw_session_no_drop(slot),
-        }
-        .map_err(|error| CallError::from_cryptoki(Call::OpenSession, &error))?;
-        let handle = session.handle();
+        let handle = module.functions.open_session(slot, read_write)?;
         module.state().sessions += 1;
-        Ok(OpenSession {
-            module: module.clone(),
-            generation: *generation,
-            session: Some(session),
-            handle,
-        })
+        Ok(OpenSession { module: module.clone(), generation: *generation, handle, gone: false })
     }
 
     pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
         self.handle
     }
 
-    /// The crate's session, for calls off the hot path.
-    pub(super) fn set_up(&self, call: Call) -> Result<&Session, CallError> {
-        self.session.as_ref().ok_or(CallError { call, code: CKR_SESSION_CLOSED })
+    /// The module's functions and the handle, unless that is no longer this session's.
+    pub(super) fn set_up(&self, call: Call) -> Result<(&Functions, CK_SESSION_HANDLE), CallError> {
+        if self.gone {
+            return Err(CallError { call, code: CKR_SESSION_CLOSED });
+        }
+        Ok((&self.module.functions, self.handle))
     }
 
     /// Whether the module has been initialised anew since this session was opened.
@@ -356,30 +343,23 @@ impl OpenSession {
     }
 
     pub(super) fn is_logged_in(&self) -> Result<bool, CallError> {
-        let info = self
-            .set_up(Call::GetSessionInfo)?
-            .get_session_info()
-            .map_err(|error| CallError::from_cryptoki(Call::GetSessionInfo, &error))?;
-        Ok(matches!(info.session_state(), SessionState::RoUser | SessionState::RwUser))
+        let (functions, handle) = self.set_up(Call::GetSessionInfo)?;
+        functions.is_logged_in(handle)
     }
 
     /// The module does not know the handle any more. It may give the number to the next session,
     /// which closing this one would end.
     pub(super) fn forget_if_gone(&mut self, error: &CallError) {
         if matches!(error.code, CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED) {
-            self.session = None;
+            self.gone = true;
         }
     }
 }
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take()
-            && !self.is_stale()
-        {
-            // Nobody is left to be told; a session that cannot be closed is gone or goes with the
-            // process.
-            let _ = session.close();
+        if !self.gone && !self.is_stale() {
+            self.module.functions.close_session(self.handle);
         }
         self.module.state().sessions -= 1;
     }

@@ -280,20 +280,4 @@ mod tests {
         assert_eq!(told(CKR_VENDOR_DEFINED + 0x21), "C_Encrypt: CKR_VENDOR_DEFINED + 0x21");
         assert_eq!(told(0x4321), "C_Encrypt: CKR 0x4321");
     }
-
-    #[test]
-    fn codes_come_back_from_the_crate_as_they_were() {
-        use cryptoki::context::Function;
-        use cryptoki::error::Rv;
-        for code in [
-            CKR_PIN_INCORRECT,
-            CKR_PIN_LOCKED,
-            CKR_SESSION_COUNT,
-            CKR_CRYPTOKI_NOT_INITIALIZED,
-            CKR_VENDOR_DEFINED + 7,
-        ] {
-            let error = Rv::from(code).into_result(Function::Login).expect_err("a code");
-            assert_eq!(CallError::from_cryptoki(Call::Login, &error).code, code);
-        }
-    }
 }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, KeyType, ObjectClass};
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_CRYPTOKI_NOT_INITIALIZED};
+use cryptoki_sys::*;
 use ring::digest;
 
 use super::Shared;
 use super::attributes::today;
 use super::errors::{Call, CallError, Reaction};
+use super::ffi::{FALSE, TRUE, Wanted};
 use super::iv::{AnyIv, Iv, IvSupply};
 use super::keys::{self, Key, KnownKeys, NoKey};
 use super::messages::{MISBEHAVES, Messages};
@@ -419,29 +418,25 @@ impl HsmSession {
             return Ok(key);
         }
         in_time(deadline)?;
-        let template = [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::KeyType(KeyType::AES),
-            Attribute::ValueLen(32.into()),
-            Attribute::Token(false),
-            Attribute::Private(self.needs_login),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Encrypt(true),
-            Attribute::Decrypt(true),
-            Attribute::Label(TEST_KEY_LABEL.to_vec()),
+        let attributes: [Wanted; 10] = [
+            (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes()),
+            (CKA_KEY_TYPE, &CKK_AES.to_ne_bytes()),
+            (CKA_VALUE_LEN, &CK_ULONG::to_ne_bytes(32)),
+            (CKA_TOKEN, FALSE),
+            (CKA_PRIVATE, if self.needs_login { TRUE } else { FALSE }),
+            (CKA_SENSITIVE, TRUE),
+            (CKA_EXTRACTABLE, FALSE),
+            (CKA_ENCRYPT, TRUE),
+            (CKA_DECRYPT, TRUE),
+            (CKA_LABEL, TEST_KEY_LABEL),
         ];
         let key = self
             .session
             .set_up(Call::GenerateKey)
-            .and_then(|session| {
-                session
-                    .generate_key(&Mechanism::AesKeyGen, &template)
-                    .map_err(|error| CallError::from_cryptoki(Call::GenerateKey, &error))
-            })
+            .and_then(|(functions, session)| functions.generate_aes_key(session, &attributes))
             .map_err(|error| self.trouble(error))?;
-        self.test_key = Some(key.handle());
-        Ok(key.handle())
+        self.test_key = Some(key);
+        Ok(key)
     }
 
     fn next_iv(&mut self, deadline: Option<Instant>) -> Result<Iv, Trouble> {

@@ -1,10 +1,9 @@
 //! Finding the token.
 
-use cryptoki::context::Pkcs11;
-use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki_sys::CK_SLOT_ID;
 
-use super::errors::{Call, CallError};
+use super::errors::CallError;
+use super::ffi::{Functions, TokenInfo};
 
 /// Which of a module's tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,39 +36,30 @@ pub(super) enum NoToken {
 
 /// The one token that `selector` names.
 pub(super) fn find(
-    pkcs11: &Pkcs11,
+    functions: &Functions,
     selector: &TokenSelector,
-) -> Result<(Slot, TokenInfo), NoToken> {
-    let info = |slot| {
-        pkcs11
-            .get_token_info(slot)
-            .map_err(|error| CallError::from_cryptoki(Call::GetTokenInfo, &error))
-    };
+) -> Result<(CK_SLOT_ID, TokenInfo), NoToken> {
     if let TokenSelector::Slot(id) = selector {
         let slot = CK_SLOT_ID::try_from(*id)
-            .ok()
-            .and_then(|id| Slot::try_from(id).ok())
-            .ok_or_else(|| NoToken::Choice(format!("{selector} is no slot id")))?;
-        return Ok((slot, info(slot).map_err(NoToken::Call)?));
+            .map_err(|_| NoToken::Choice(format!("{selector} is no slot id")))?;
+        return Ok((slot, functions.token_info(slot).map_err(NoToken::Call)?));
     }
-    let slots = pkcs11
-        .get_slots_with_token()
-        .map_err(|error| NoToken::Call(CallError::from_cryptoki(Call::GetSlotList, &error)))?;
+    let slots = functions.slots_with_token().map_err(NoToken::Call)?;
     let mut unreadable = None;
     let mut found = Vec::new();
     let mut seen = Vec::new();
     for slot in slots {
-        match info(slot) {
+        match functions.token_info(slot) {
             Ok(info) => {
                 let matches = match selector {
-                    TokenSelector::Label(label) => info.label() == label,
-                    TokenSelector::Serial(serial) => info.serial_number() == serial,
+                    TokenSelector::Label(label) => info.label == *label,
+                    TokenSelector::Serial(serial) => info.serial == *serial,
                     TokenSelector::Slot(_) => false,
                 };
                 // SoftHSM always shows one more, for the next token; its label and serial number
                 // are empty.
-                seen.push(if info.token_initialized() {
-                    format!("\"{}\" (serial {}, slot {slot})", info.label(), info.serial_number())
+                seen.push(if info.initialized {
+                    format!("\"{}\" (serial {}, slot {slot})", info.label, info.serial)
                 } else {
                     format!("slot {slot} (not initialised)")
                 });
@@ -84,7 +74,7 @@ pub(super) fn find(
     if found.len() > 1 {
         let candidates: Vec<String> = found
             .iter()
-            .map(|(slot, info)| format!("serial {}, slot {slot}", info.serial_number()))
+            .map(|(slot, info)| format!("serial {}, slot {slot}", info.serial))
             .collect();
         return Err(NoToken::Choice(format!(
             "{selector} is ambiguous ({}): choose by serial",
