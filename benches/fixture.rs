@@ -22,7 +22,7 @@ use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
 use xksd::key_manager::{
-    Concurrency, Engine, Fault, InProcess, Job, ManagerInfo, Outcome, Session, Task,
+    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Outcome, Session, Task,
 };
 use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
@@ -192,7 +192,7 @@ impl Session for LocalSession {
     fn probe(&mut self) -> Result<(), Fault> {
         self.0
             .execute(Job {
-                label: "".into(),
+                key: KeyRef::first(""),
                 task: Task::Probe,
                 deadline: Instant::now() + DEADLINE_TICK,
             })
@@ -252,7 +252,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         prefix: PREFIX.into(),
         enabled: true,
         credentials: credentials(),
-        keys: HashMap::from([(KEY_ID.to_owned(), Key { label: KEY_ID.into(), enabled: true })]),
+        keys: HashMap::from([(KEY_ID.to_owned(), Key::new(KEY_ID, true))]),
         managers: vec![Arc::new(manager)],
         accept_aws_sample: false,
     };

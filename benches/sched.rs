@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
-use xksd::key_manager::{Job, Task};
+use xksd::key_manager::{Job, KeyRef, Task};
 use xksd::limits::{QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
 use xksd::sched::model::{LaneId, Report, Scheduler, Settings, Step};
 use xksd::sched::{Inbox, Mailbox, Pool};
@@ -53,7 +53,8 @@ pub fn benches(c: &mut Criterion) {
 }
 
 async fn describe(inbox: &Rc<Inbox>, pool: &Pool) {
-    let job = Job { label: KEY_ID.into(), task: Task::Describe, deadline: Instant::now() + LONG };
+    let job =
+        Job { key: KeyRef::first(KEY_ID), task: Task::Describe, deadline: Instant::now() + LONG };
     let Ok(ticket) = inbox.submit(pool, job) else { panic!("refused") };
     ticket.await.outcome.expect("described");
 }

@@ -13,7 +13,7 @@ use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
 use ring::digest;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings};
-use xksd::key_manager::{Answer, Engine, Fault, Job, Session, Task};
+use xksd::key_manager::{Answer, Engine, Fault, Job, KeyRef, Session, Task};
 use xksd::limits::{INITIALIZE_INTERVAL, IV_BLOCK, TRUST_ROUND_TRIPS, TRUST_TRIAL_INTERVAL};
 use zeroize::Zeroizing;
 
@@ -694,7 +694,7 @@ own_process! {
             integrity: Some(digest::Context::new(&digest::SHA256)),
         };
         let before = CALLS.load(SeqCst);
-        let outcome = session.execute(Job { label: "foo".into(), task, deadline: Instant::now() + Duration::from_secs(1) });
+        let outcome = session.execute(Job { key: KeyRef::first("foo"), task, deadline: Instant::now() + Duration::from_secs(1) });
         assert_eq!(outcome.err(), Some(Fault::Timeout));
         assert_eq!(CALLS.load(SeqCst) - before, 2, "the decryption was left out, not the \
             encryption unfinished");

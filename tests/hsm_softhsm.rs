@@ -10,7 +10,7 @@ use cryptoki::types::Date;
 use hsm_common::softhsm::{engine, load, settings, softhsm, token};
 use hsm_common::*;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::key_manager::{Concurrency, Engine, Fault, Job, Task};
+use xksd::key_manager::{Concurrency, Engine, Fault, Job, KeyRef, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -323,7 +323,7 @@ own_process! {
             Task::Encrypt { plaintext: Zeroizing::new(vec![1]), aad: vec![], integrity: None },
             Task::Decrypt { ciphertext, iv, tag, aad: vec![] },
         ] {
-            let late = Job { label: "foo".into(), task, deadline: Instant::now() };
+            let late = Job { key: KeyRef::first("foo"), task, deadline: Instant::now() };
             assert_eq!(session.execute(late).err(), Some(Fault::Timeout));
         }
         assert!(session.is_usable());

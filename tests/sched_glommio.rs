@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, timer};
 use xksd::key_manager::{
-    Answer, Concurrency, Engine, Fault, Job, ManagerInfo, Outcome, Session, Task,
+    Answer, Concurrency, Engine, Fault, Job, KeyRef, ManagerInfo, Outcome, Session, Task,
 };
 use xksd::limits::DEADLINE_TICK;
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
@@ -28,7 +28,7 @@ impl Engine for TestEngine {
 
 impl Session for TestSession {
     fn execute(&mut self, job: Job) -> Outcome {
-        if &*job.label == "hang" {
+        if &*job.key.label == "hang" {
             std::thread::sleep(Duration::from_millis(300));
         }
         match job.task {
@@ -55,7 +55,7 @@ fn job(label: &str, number: u32, within: Duration) -> Job {
         aad: Vec::new(),
         integrity: None,
     };
-    Job { label: Arc::from(label), task, deadline: Instant::now() + within }
+    Job { key: KeyRef::first(label), task, deadline: Instant::now() + within }
 }
 
 #[test]

@@ -16,15 +16,12 @@ const FORMAT_V1: u8 = 0x01;
 /// Bytes of xksd's ciphertext metadata: format ‖ u16be key version.
 pub const METADATA_BYTES: usize = 3;
 
-/// The only key version there is.
-pub const KEY_VERSION: u16 = 0;
-
 /// How a ciphertext was made, as its metadata says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// By xksd: [`aad_v1`].
     V1 {
-        /// Version of the key under its label.
+        /// Version of the key; there need be none of this number.
         key_version: u16,
     },
     /// No metadata: another proxy's. Whether to open it, and how, is the key store's setting.
@@ -40,20 +37,18 @@ pub const fn encode_metadata(key_version: u16) -> [u8; METADATA_BYTES] {
 /// Reads the `ciphertextMetadata` of a decrypt request. Empty is absent: both give the same AAD.
 ///
 /// # Errors
-/// InvalidCiphertextException for a format or key version that xksd never wrote.
+/// InvalidCiphertextException for a format that xksd never wrote.
 pub fn parse(metadata: Option<&[u8]>) -> Result<Format, ApiError> {
     match metadata {
         None | Some([]) => Ok(Format::Absent),
-        Some(&[FORMAT_V1, high, low]) => match u16::from_be_bytes([high, low]) {
-            KEY_VERSION => Ok(Format::V1 { key_version: KEY_VERSION }),
-            _ => Err(invalid("ciphertextMetadata names a key version that does not exist")),
-        },
-        Some(_) => Err(invalid("ciphertextMetadata is of an unknown format")),
+        Some(&[FORMAT_V1, high, low]) => {
+            Ok(Format::V1 { key_version: u16::from_be_bytes([high, low]) })
+        }
+        Some(_) => Err(ApiError::new(
+            ErrorName::InvalidCiphertextException,
+            "ciphertextMetadata is of an unknown format",
+        )),
     }
-}
-
-fn invalid(message: &'static str) -> ApiError {
-    ApiError::new(ErrorName::InvalidCiphertextException, message)
 }
 
 /// What [`aad_v1`] puts around an AAD, bytes: the two lengths and the metadata.

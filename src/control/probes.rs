@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::service::Service;
-use crate::key_manager::{Fault, ManagerInfo, Task};
+use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
 use crate::keystore::{BlockingClient, KeyManager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::sched::PoolStats;
@@ -93,8 +93,9 @@ impl Prober<'_> {
 
     /// Whether the key manager serves.
     fn probe(&mut self) -> bool {
-        let (client, name) = (&self.client, &self.manager.name);
-        let ask = || client.execute(name, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
+        // A probe is under no key of a key store.
+        let (client, none) = (&self.client, KeyRef::first(""));
+        let ask = || client.execute(&none, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
         // Once more: a session that was lost in silence, or one that hangs, says nothing of the
         // others.
         let result = ask().or_else(|_| ask());
@@ -160,8 +161,8 @@ impl Prober<'_> {
     /// rest serves. Whether more is to be looked up at once.
     fn tell_keys(&mut self) -> bool {
         let client = &self.client;
-        let ask = |label: &Arc<str>, task| {
-            client.execute(label, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
+        let ask = |key: &KeyRef, task| {
+            client.execute(key, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
         };
         let expected = self.service.expected_keys(self.manager);
         let (news, more) = self.keys.look(

@@ -16,7 +16,7 @@ use super::reload::LastReload;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use crate::key_manager::{Answer, Outcome};
+use crate::key_manager::{Answer, KeyRef, Outcome};
 use crate::keystore::{Health, Key, KeyManager, KeyStore, KeyStores};
 use crate::sched::Mailbox;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
@@ -58,8 +58,8 @@ pub struct Service {
 /// A key that a key store expects in a key manager.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExpectedKey {
-    /// Its name in the key manager.
-    pub label: Arc<str>,
+    /// Which.
+    pub key: KeyRef,
     /// The key and its key store, for the operator; no other has the same.
     pub what: String,
     /// Other key managers must hold the same key.
@@ -141,13 +141,10 @@ impl Service {
             .filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager)))
         {
             for (id, key) in &store.keys {
+                let key = key.primary();
                 let what =
                     format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
-                keys.push(ExpectedKey {
-                    label: key.label.clone(),
-                    what,
-                    replicated: store.managers.len() > 1,
-                });
+                keys.push(ExpectedKey { key, what, replicated: store.managers.len() > 1 });
             }
         }
         keys.sort();
@@ -220,9 +217,7 @@ pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeySt
         let keys = store
             .keys
             .iter()
-            .map(|key| {
-                (key.id.clone(), Key { label: key.label.as_str().into(), enabled: key.enabled })
-            })
+            .map(|key| (key.id.clone(), Key::new(&key.label, key.enabled)))
             .collect();
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),

@@ -18,8 +18,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Fault, InProcess, Job, KeyDescription, ManagerInfo, Outcome, Plaintext, Secret, Task,
-    same_bytes,
+    Answer, Fault, InProcess, Job, KeyDescription, KeyRef, ManagerInfo, Outcome, Plaintext, Secret,
+    Task, same_bytes,
 };
 use crate::limits::{IV_BLOCK, IV_BYTES, TAG_BYTES};
 
@@ -139,7 +139,7 @@ impl Local {
 
 impl InProcess for Local {
     fn execute(&self, job: Job) -> Outcome {
-        let Job { label, task, deadline } = job;
+        let Job { key: KeyRef { label, .. }, task, deadline } = job;
         let key = || {
             self.keys.get(&*label).ok_or_else(|| Fault::KeyNotFound {
                 detail: format!("no key \"{label}\" in the key file as it was read"),

@@ -19,10 +19,27 @@ use crate::limits::TAG_BYTES;
 /// Bytes that are overwritten when dropped: plaintext.
 pub type Secret = Zeroizing<Vec<u8>>;
 
-/// One piece of work for a key manager.
-pub struct Job {
+/// One version of a key in a key manager.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyRef {
     /// CKA_LABEL of the key (or the name in a local key file).
     pub label: Arc<str>,
+    /// Version of the key. A key manager whose versions have labels of their own goes by the label
+    /// and leaves this aside.
+    pub version: u16,
+}
+
+impl KeyRef {
+    /// Version 0: the first one, and the only one of a key without versions.
+    pub fn first(label: impl Into<Arc<str>>) -> KeyRef {
+        KeyRef { label: label.into(), version: 0 }
+    }
+}
+
+/// One piece of work for a key manager.
+pub struct Job {
+    /// With which key.
+    pub key: KeyRef,
     /// What to do with it.
     pub task: Task,
     /// After this instant nobody waits for the outcome any more: between two HSM calls a session
@@ -35,7 +52,7 @@ pub struct Job {
 pub enum Task {
     /// Look the key up anew and tell its attributes.
     Describe,
-    /// As [`Session::probe`]; the job's label means nothing.
+    /// As [`Session::probe`]; the job's key means nothing.
     Probe,
     /// AES-GCM with a fresh 96-bit IV and a 128-bit tag.
     Encrypt {
@@ -64,14 +81,15 @@ pub enum Task {
 /// Label and lengths alone: a job holds plaintext.
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let label = &self.key.label;
         match &self.task {
-            Task::Describe => write!(f, "describe {:?}", self.label),
+            Task::Describe => write!(f, "describe {label:?}"),
             Task::Probe => write!(f, "probe"),
             Task::Encrypt { plaintext, .. } => {
-                write!(f, "encrypt {} bytes under {:?}", plaintext.len(), self.label)
+                write!(f, "encrypt {} bytes under {label:?}", plaintext.len())
             }
             Task::Decrypt { ciphertext, .. } => {
-                write!(f, "decrypt {} bytes under {:?}", ciphertext.len(), self.label)
+                write!(f, "decrypt {} bytes under {label:?}", ciphertext.len())
             }
         }
     }

@@ -2,13 +2,12 @@
 //! key manager gives a key out to be compared: what one encrypts, the other must decrypt.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::{Answer, Fault, InProcess, Job, Outcome, Secret, Task, same_bytes};
+use super::{Answer, Fault, InProcess, Job, KeyRef, Outcome, Secret, Task, same_bytes};
 use crate::limits::TAG_BYTES;
 
 /// Encrypted in a challenge, bytes: as much as a data key of KMS.
@@ -74,7 +73,8 @@ pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
     let (ones, others) = (one.labels(), other.labels());
     let labels: BTreeSet<&str> = ones.iter().chain(&others).copied().collect();
     let same = |label: &str| {
-        let job = |task| Job { label: Arc::from(label), task, deadline: Instant::now() + JOB_TIME };
+        let job =
+            |task| Job { key: KeyRef::first(label), task, deadline: Instant::now() + JOB_TIME };
         Challenge::encrypt(|task| one.execute(job(task)))
             .and_then(|challenge| challenge.is_decrypted(|task| other.execute(job(task))))
             .unwrap_or(false)

@@ -2,11 +2,10 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::key_manager::{Answer, Fault, InProcess, Job, Task};
+use crate::key_manager::{Answer, Fault, InProcess, Job, KeyRef, Task};
 use crate::sched::{Delivered, Inbox, Pool, Refused};
 
 /// How often the answer is looked for: no request waits for it.
@@ -36,11 +35,11 @@ impl<'a> BlockingClient<'a> {
     /// As the key manager says, [`Fault::Timeout`], or why no session could do it.
     pub fn execute(
         &self,
-        label: &Arc<str>,
+        key: &KeyRef,
         task: Task,
         patience: Duration,
     ) -> Result<(Answer, Duration), Fault> {
-        let job = Job { label: label.clone(), task, deadline: Instant::now() + patience };
+        let job = Job { key: key.clone(), task, deadline: Instant::now() + patience };
         match &self.0 {
             Access::InProcess(keys) => {
                 let start = Instant::now();

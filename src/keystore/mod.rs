@@ -5,6 +5,7 @@
 //! store's serves a request, [`BlockingClient`] is for jobs that are no request's.
 
 mod client;
+mod key;
 mod manager;
 mod replicas;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
+pub use key::Key;
 pub use manager::{KeyFailures, KeyManager, Probe};
 pub use replicas::Health;
 
@@ -42,12 +44,4 @@ pub struct KeyStore {
     pub managers: Vec<Arc<KeyManager>>,
     /// Decrypt also what AWS's sample proxy encrypted.
     pub accept_aws_sample: bool,
-}
-
-/// One key as KMS names it.
-pub struct Key {
-    /// Its name in the key manager.
-    pub label: Arc<str>,
-    /// False: answered InvalidStateException.
-    pub enabled: bool,
 }

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use crate::api::framing::{self, Format, KEY_VERSION};
+use crate::api::framing::{self, Format};
 use crate::api::response::{self, Encrypted, KeyMetadata};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation, RequestMetadata, Route};
 use crate::http1::{Reject, Request};
-use crate::key_manager::{Answer, Job, Task};
+use crate::key_manager::{Answer, Job, KeyRef, Task};
 use crate::keystore::{Key, KeyStore, KeyStores};
 use crate::limits::{STRANGERS_LOG_INTERVAL, STRANGERS_LOG_LINES_MAX};
 use crate::sched::{Delivered, Inbox};
@@ -246,7 +246,8 @@ impl Pipeline {
         out: &mut Vec<u8>,
         story: &mut Story,
     ) -> Result<(), ApiError> {
-        match self.execute(admitted, Task::Describe, || Some(Task::Describe), story).await? {
+        let (key, task) = (admitted.key.primary(), Task::Describe);
+        match self.execute(admitted, key, task, || Some(Task::Describe), story).await? {
             Answer::Described(described) => {
                 let enabled = admitted.key.enabled && described.enabled;
                 response::metadata(
@@ -266,7 +267,8 @@ impl Pipeline {
         out: &mut Vec<u8>,
         story: &mut Story,
     ) -> Result<(), ApiError> {
-        let metadata = framing::encode_metadata(KEY_VERSION);
+        let key = admitted.key.primary();
+        let metadata = framing::encode_metadata(key.version);
         let task = |encrypt: Encrypt| {
             let aad = encrypt.aad.unwrap_or_default();
             let integrity = encrypt.integrity.then(|| framing::integrity_prefix(&aad, &metadata));
@@ -280,7 +282,7 @@ impl Pipeline {
             Call::Encrypt(encrypt) => task(encrypt).ok(),
             _ => None,
         };
-        match self.execute(admitted, task(encrypt)?, again, story).await? {
+        match self.execute(admitted, key, task(encrypt)?, again, story).await? {
             Answer::Encrypted { iv, ciphertext, tag, integrity } => {
                 let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
                 response::encrypt(
@@ -302,35 +304,27 @@ impl Pipeline {
     ) -> Result<(), ApiError> {
         let task = |decrypt: Decrypt| {
             let (aad, metadata) = (decrypt.aad, decrypt.metadata.as_deref());
-            let framed = match framing::parse(metadata) {
-                Ok(Format::V1 { .. }) => {
-                    framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?
+            let (key, framed) = match ciphertext_key(admitted.key, metadata) {
+                Ok(key) => {
+                    (key, framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?)
                 }
                 // The sample proxy can be configured to send metadata of its own; whether it is
                 // genuine, the tag decides.
-                Ok(Format::Absent) | Err(_) if admitted.store.accept_aws_sample => {
-                    framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?
-                }
-                Ok(Format::Absent) => {
-                    return Err(ApiError::new(
-                        ErrorName::InvalidCiphertextException,
-                        "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
-                    ));
-                }
+                Err(_) if admitted.store.accept_aws_sample => (
+                    admitted.key.first(),
+                    framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?,
+                ),
                 Err(error) => return Err(error),
             };
-            Ok(Task::Decrypt {
-                ciphertext: decrypt.ciphertext,
-                iv: decrypt.iv,
-                tag: decrypt.tag,
-                aad: framed,
-            })
+            let Decrypt { ciphertext, iv, tag, .. } = decrypt;
+            Ok((key, Task::Decrypt { ciphertext, iv, tag, aad: framed }))
         };
+        let (key, first) = task(decrypt)?;
         let again = || match admitted.decode(Operation::Decrypt)? {
-            Call::Decrypt(decrypt) => task(decrypt).ok(),
+            Call::Decrypt(decrypt) => task(decrypt).ok().map(|(_, task)| task),
             _ => None,
         };
-        match self.execute(admitted, task(decrypt)?, again, story).await? {
+        match self.execute(admitted, key, first, again, story).await? {
             Answer::Decrypted(plaintext) => {
                 response::decrypt(&plaintext.0, out);
                 Ok(())
@@ -346,11 +340,12 @@ impl Pipeline {
     async fn execute(
         &self,
         admitted: &Admitted<'_>,
+        key: KeyRef,
         task: Task,
         again: impl Fn() -> Option<Task>,
         story: &mut Story,
     ) -> Result<Answer, ApiError> {
-        let Admitted { store, key, deadline, .. } = *admitted;
+        let Admitted { store, deadline, .. } = *admitted;
         let mut tries = store.tries(Instant::now()).peekable();
         let mut failed = Err(faults::no_manager());
         let mut task = Some(task);
@@ -363,7 +358,7 @@ impl Pipeline {
             // A replica that hangs must leave time for the other one.
             let deadline = if replica_left { now + (deadline - now) / 2 } else { deadline };
             let Some(task_now) = task.take().or_else(&again) else { break };
-            let job = Job { label: key.label.clone(), task: task_now, deadline };
+            let job = Job { key: key.clone(), task: task_now, deadline };
             story.record.key_manager = manager.name.clone();
             let delivered = match manager.execute(&self.inbox, job).await {
                 Ok(delivered) => delivered,
@@ -477,6 +472,19 @@ impl Story {
     }
 }
 
+/// The version of the key that made a ciphertext with this metadata.
+fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, ApiError> {
+    let invalid = |message| ApiError::new(ErrorName::InvalidCiphertextException, message);
+    match framing::parse(metadata)? {
+        Format::V1 { key_version } => key
+            .version(key_version)
+            .ok_or_else(|| invalid("ciphertextMetadata names a key version that does not exist")),
+        Format::Absent => Err(invalid(
+            "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
+        )),
+    }
+}
+
 fn find_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Key, ApiError> {
     debug_assert_ne!(route.operation, Operation::Health);
     store.keys.get(route.key_id).ok_or_else(|| {
@@ -493,5 +501,22 @@ fn find_enabled_key<'s>(store: &'s KeyStore, route: &Route<'_>) -> Result<&'s Ke
             ErrorName::InvalidStateException,
             "this external key is disabled in the proxy's configuration",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ciphertext_names_the_version_of_its_key() {
+        let key = Key::new("foo", true);
+        let of = |metadata| ciphertext_key(&key, metadata).map_err(|error| error.name());
+        assert_eq!(of(Some(&[1, 0, 0])), Ok(KeyRef::first("foo")));
+        let others: [Option<&[u8]>; 5] =
+            [None, Some(&[]), Some(&[1, 0, 1]), Some(&[1, 1, 0]), Some(&[2, 0, 0])];
+        for other in others {
+            assert_eq!(of(other), Err(ErrorName::InvalidCiphertextException), "{other:?}");
+        }
     }
 }

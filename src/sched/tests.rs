@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::key_manager::{
-    Answer, Concurrency, Engine, Fault, Job, ManagerInfo, Outcome, Plaintext, Session, Task,
+    Answer, Concurrency, Engine, Fault, Job, KeyRef, ManagerInfo, Outcome, Plaintext, Session, Task,
 };
 
 /// What the session does with a job is said by the job's label.
@@ -61,7 +61,7 @@ impl Session for TestSession {
                 detail: "C_Decrypt: CKR_SESSION_HANDLE_INVALID".to_owned(),
             });
         }
-        match &*job.label {
+        match &*job.key.label {
             "hang" => {
                 let release = self.0.release.lock().unwrap().take();
                 self.0.hanging.fetch_add(1, Ordering::SeqCst);
@@ -134,7 +134,7 @@ fn job(label: &str, number: u32, within: Duration) -> Job {
         tag: [0; 16],
         aad: Vec::new(),
     };
-    Job { label: Arc::from(label), task, deadline: Instant::now() + within }
+    Job { key: KeyRef::first(label), task, deadline: Instant::now() + within }
 }
 
 fn number(delivered: &Delivered) -> Option<u32> {

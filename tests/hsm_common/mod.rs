@@ -25,7 +25,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use ring::digest;
-use xksd::key_manager::{Answer, Fault, Job, KeyDescription, Outcome, Task};
+use xksd::key_manager::{Answer, Fault, Job, KeyDescription, KeyRef, Outcome, Task};
 use zeroize::Zeroizing;
 
 pub const PIN: &str = "12345678";
@@ -202,7 +202,7 @@ pub mod raw {
 
 /// A job with plenty of time.
 pub fn job(label: &str, task: Task) -> Job {
-    Job { label: label.into(), task, deadline: Instant::now() + Duration::from_secs(60) }
+    Job { key: KeyRef::first(label), task, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
 /// What an encryption gave.

@@ -4,14 +4,13 @@ mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Failure, print};
 use crate::config::{Config, KeyManager};
 use crate::control::service::{Opened, open, why_not};
 use crate::key_manager::pkcs11::KeyListing;
-use crate::key_manager::{Engine, InProcess, Job, Outcome, Task};
+use crate::key_manager::{Engine, InProcess, Job, KeyRef, Outcome, Task};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);
@@ -88,7 +87,7 @@ impl Holder {
 
 /// A job with time enough for a person who waits.
 fn job(label: &str, task: Task) -> Job {
-    Job { label: Arc::from(label), task, deadline: Instant::now() + JOB_TIME }
+    Job { key: KeyRef::first(label), task, deadline: Instant::now() + JOB_TIME }
 }
 
 /// What is wrong, each key of a key store counted once.

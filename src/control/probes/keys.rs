@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::service::{ExpectedKey, why_not};
 use crate::key_manager::replica_check::Challenge;
-use crate::key_manager::{Fault, Outcome, Task};
+use crate::key_manager::{Fault, KeyRef, Outcome, Task};
 use crate::keystore::KeyFailures;
 use crate::telemetry::Level;
 
@@ -71,7 +71,7 @@ impl Keys {
         expected: Vec<ExpectedKey>,
         name: &Arc<str>,
         challenges: &Challenges,
-        mut ask: impl FnMut(&Arc<str>, Task) -> Outcome,
+        mut ask: impl FnMut(&KeyRef, Task) -> Outcome,
         now: Instant,
     ) -> (Vec<(Level, String)>, bool) {
         if self.expected != expected {
@@ -91,7 +91,7 @@ impl Keys {
         while start.elapsed() < AT_ONCE_TIME
             && let Some(key) = self.left.pop_front()
         {
-            let described = ask(&key.label, Task::Describe);
+            let described = ask(&key.key, Task::Describe);
             if let Err(Fault::Device { .. } | Fault::Busy | Fault::Timeout) = described {
                 // That says nothing of the key, and the others would fare no better now.
                 self.left.push_back(key);
@@ -104,7 +104,7 @@ impl Keys {
             if serves
                 && key.replicated
                 && !self.compared.contains_key(&key.what)
-                && let Ok(different) = compare(&key, name, challenges, |task| ask(&key.label, task))
+                && let Ok(different) = compare(&key, name, challenges, |task| ask(&key.key, task))
             {
                 self.compared.insert(key.what, different.is_empty());
                 news.extend(different.into_iter().map(|told| (Level::Error, told)));
@@ -174,12 +174,12 @@ mod tests {
 
     fn expected(replicated: bool) -> Vec<ExpectedKey> {
         ["bar", "foo"]
-            .map(|id| ExpectedKey { label: id.into(), what: format!("key {id}"), replicated })
+            .map(|id| ExpectedKey { key: KeyRef::first(id), what: format!("key {id}"), replicated })
             .to_vec()
     }
 
     /// A key manager whose keys all are this byte, which it gives for a tag.
-    fn holds(key: u8) -> impl Fn(&Arc<str>, Task) -> Outcome {
+    fn holds(key: u8) -> impl Fn(&KeyRef, Task) -> Outcome {
         move |_, task| match task {
             Task::Describe => Ok(Answer::Described(KeyDescription {
                 spec: "AES_256".into(),
@@ -200,12 +200,12 @@ mod tests {
         }
     }
 
-    fn lacks(missing: &'static str) -> impl Fn(&Arc<str>, Task) -> Outcome {
-        move |label, task| match task {
-            Task::Describe if **label == *missing => {
+    fn lacks(missing: &'static str) -> impl Fn(&KeyRef, Task) -> Outcome {
+        move |key, task| match task {
+            Task::Describe if *key.label == *missing => {
                 Err(Fault::KeyNotFound { detail: "none".into() })
             }
-            task => holds(0)(label, task),
+            task => holds(0)(key, task),
         }
     }
 
@@ -243,15 +243,15 @@ mod tests {
         let (challenges, name, start) = (Challenges::default(), "a".into(), Instant::now());
         for (count, seconds) in [(1000, 60), (2000, 120)] {
             let key = |n: usize| ExpectedKey {
-                label: n.to_string().into(),
+                key: KeyRef::first(n.to_string()),
                 what: n.to_string(),
                 replicated: false,
             };
             let (mut keys, mut asked) = (Keys::default(), 0);
             let mut look = |at| {
-                let mut ask = |label: &Arc<str>, task| {
+                let mut ask = |key: &KeyRef, task| {
                     asked += 1;
-                    holds(0)(label, task)
+                    holds(0)(key, task)
                 };
                 while keys.look((0..count).map(key).collect(), &name, &challenges, &mut ask, at).1 {
                 }
@@ -270,7 +270,7 @@ mod tests {
         let (mut keys, challenges, name, now) =
             (Keys::default(), Challenges::default(), "a".into(), Instant::now());
         let mut asked = 0;
-        let away = |_: &Arc<str>, _| {
+        let away = |_: &KeyRef, _| {
             asked += 1;
             Err(Fault::Timeout)
         };
@@ -337,11 +337,11 @@ mod tests {
             [""; 0]
         );
         let mut keys = Keys::default();
-        let busy = |label: &Arc<str>, task| {
-            if let Task::Describe = task { holds(2)(label, task) } else { Err(Fault::Busy) }
+        let busy = |key: &KeyRef, task| {
+            if let Task::Describe = task { holds(2)(key, task) } else { Err(Fault::Busy) }
         };
         assert_eq!(told(keys.look(expected(true), &b, &challenges, busy, now)), [""; 0]);
-        let mut look = |ask: &dyn Fn(&Arc<str>, Task) -> Outcome, seconds| {
+        let mut look = |ask: &dyn Fn(&KeyRef, Task) -> Outcome, seconds| {
             told(keys.look(
                 expected(true),
                 &b,

@@ -1,6 +1,5 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,7 +11,7 @@ use crate::limits::{AAD_BYTES_MAX, KEY_FILE_BYTES_MAX, PLAINTEXT_BYTES_MAX};
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 fn job(label: &str, task: Task) -> Job {
-    Job { label: label.into(), task, deadline: Instant::now() + Duration::from_secs(60) }
+    Job { key: KeyRef::first(label), task, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
 fn write(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -156,7 +155,7 @@ fn describes_unknown_and_late() {
         matches!(described, Answer::Described(k) if k.spec == "AES_256" && k.usage == ["ENCRYPT", "DECRYPT"] && k.enabled)
     );
     assert!(matches!(local.execute(job("nope", Task::Describe)), Err(Fault::KeyNotFound { .. })));
-    let late = Job { label: Arc::from("foo"), task: Task::Describe, deadline: Instant::now() };
+    let late = Job { key: KeyRef::first("foo"), task: Task::Describe, deadline: Instant::now() };
     assert_eq!(local.execute(late).map(|_| ()), Err(Fault::Timeout));
     assert!(matches!(local.execute(job("", Task::Probe)), Ok(Answer::Probed)));
     assert_eq!(local.labels(), ["bar", "foo"]);

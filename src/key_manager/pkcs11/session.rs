@@ -21,7 +21,7 @@ use super::module::OpenSession;
 use super::profile::IvMode;
 use super::sight::NO_KEYS_ANY_MORE;
 use super::trust::{DISTRUSTED, Standing};
-use crate::key_manager::{Answer, Fault, Job, Outcome, Plaintext, Session, Task};
+use crate::key_manager::{Answer, Fault, Job, KeyRef, Outcome, Plaintext, Session, Task};
 use crate::limits::{
     HSM_OUTPUT_ROOM_BYTES, IV_BYTES, IV_BYTES_MAX, KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX,
     TAG_BYTES,
@@ -510,7 +510,7 @@ impl HsmSession {
 
 impl Session for HsmSession {
     fn execute(&mut self, job: Job) -> Outcome {
-        let Job { label, task, deadline } = job;
+        let Job { key: KeyRef { label, .. }, task, deadline } = job;
         self.check_usable()?;
         let believed = !matches!(task, Task::Describe);
         let standing = self.shared.trust.standing();
