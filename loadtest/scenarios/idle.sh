@@ -44,7 +44,7 @@ release() {
 measure() {
     load --rate "$rate" --connections 64
     row "$1" "$(field '.throughput | floor')" "$(calc %.3f "$(field .latency.p50) / 1000")" "$(calc %.3f "$(field .latency.p90) / 1000")" \
-        "$(calc %.3f "$(field .latency.p99) / 1000")" "$(calc %.3f "$(field .latency.p999) / 1000")" "$(calc %.1f "$(field .server.cpu.us_per_request)")" "$(errors_by_name)"
+        "$(calc %.3f "$(field .latency.p99) / 1000")" "$(calc %.3f "$(field .latency.p999) / 1000")" "$(calc %.1f "$(field .proxy.cpu.us_per_request)")" "$(errors_by_name)"
     field .latency.p99 >>"$dir/p99.$1"
 }
 p99() { middle <"$dir/p99.$1"; }

@@ -11,8 +11,8 @@ table "connections" "32-byte CDIV encrypts a second" "p50 ms" "p99 ms" "CPU of x
 for count in "$connections" 1; do
     load --closed --connections "$count"
     row "$count" "$(field '.throughput | floor')" "$(calc %.3f "$(field .latency.p50) / 1000")" "$(calc %.3f "$(field .latency.p99) / 1000")" \
-        "$(field '.server.cpu.us_per_request * 10 | floor / 10')" "$(field '.client.cpu_us_per_request * 10 | floor / 10')"
-    [ "$count" = 1 ] || cpu="$(field .server.cpu.us_per_request)"
+        "$(field '.proxy.cpu.us_per_request * 10 | floor / 10')" "$(field '.generator.cpu_us_per_request * 10 | floor / 10')"
+    [ "$count" = 1 ] || cpu="$(field .proxy.cpu.us_per_request)"
 done
 echo
 # Both AES-GCM operations are in it: a key manager of its own has no library whose time could be taken off.

@@ -21,7 +21,7 @@ load --closed --connections "$connections"
 table "32-byte CDIV encrypts" "a second" "p50 ms" "p99 ms" "CPU of xksd and the simulator, µs a request"
 row "bare loop, $sessions sessions" "$alone" "" "" ""
 row "xksd, $connections connections" "$(field '.throughput | floor')" "$(ms "$(field .latency.p50)")" "$(ms "$(field .latency.p99)")" \
-    "$(field '.server.cpu.us_per_request | floor')"
+    "$(field '.proxy.cpu.us_per_request | floor')"
 echo
 # No aim: client, simulator and proxy share the cores, and how near it gets is a question of how many there are.
 echo "xksd over the bare loop: $(calc %.2f "$(field .throughput) / $alone")"

@@ -16,7 +16,7 @@ table "32-byte CDIV encrypts" "a second" "p50 ms" "p99 ms" "CPU of xksd and Soft
 row "SoftHSM alone, 1 session" "$one" "" "" ""
 row "SoftHSM alone, 2 sessions" "$two" "" "" ""
 row "xksd, $connections connections" "$(field '.throughput | floor')" "$(ms "$(field .latency.p50)")" "$(ms "$(field .latency.p99)")" \
-    "$(field '.server.cpu.us_per_request | floor')"
+    "$(field '.proxy.cpu.us_per_request | floor')"
 echo
 best="$((one > two ? one : two))"
 aim "xksd over SoftHSM alone" "$(calc %.2f "$(field .throughput) / $best")" '>=' 0.80

@@ -1,31 +1,22 @@
 //! Load and SLA validation for any proxy that speaks the AWS KMS External Key Store (XKS) Proxy
 //! API.
 //!
-//! From the outside in: [`cli`] reads what is wanted, [`target`] says whom to ask, [`schedule`]
-//! when each request is due, [`run`] starts [`worker`]s which send them and check every answer with
-//! [`answer`], [`report`] tells what came of it. Nothing of the server is used here.
+//! The folders, each of which uses only those before it: [`target`] says whom to ask, [`workload`]
+//! what and when, [`generator`] asks and checks every answer, [`criteria`] says what must hold,
+//! [`observe`] what proxy and machine did meanwhile, [`report`] is what came of it as data,
+//! [`present`] shows it to people, [`run`] puts all of that together, [`cli`] reads what is wanted.
+//! Nothing of a server is used here: a client that shares code with the server shares its mistakes.
 
 #![forbid(unsafe_code)]
 
-pub mod answer;
-pub mod capacity;
 pub mod cli;
-pub mod compare;
-pub mod descriptors;
-pub mod idle;
+pub mod criteria;
+pub mod generator;
 pub mod limits;
-pub mod live;
 pub mod observe;
+pub mod present;
 pub mod report;
-pub mod request;
 pub mod run;
-pub mod schedule;
-pub mod sign;
-pub mod sla;
-pub mod stats;
 pub mod target;
-pub mod tls;
 pub mod units;
-pub mod uring;
-pub mod worker;
 pub mod workload;

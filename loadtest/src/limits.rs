@@ -54,7 +54,7 @@ pub const BACKLOG_MAX: usize = 200_000;
 /// Handshakes a worker has under way at once when it starts.
 pub const CONNECTING_AT_ONCE: usize = 32;
 /// Wrong answers told in full; all are counted.
-pub const WRONG_ANSWERS_TOLD: usize = 20;
+pub const WRONG_ANSWERS_REPORTED: usize = 20;
 /// Connecting, and the answers before and after the run, take at most this.
 pub const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
 /// A pause after a connection could not be made.
@@ -68,8 +68,8 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 pub const LATENCY_MAX_US: u64 = 60_000_000;
 /// Memory for registered buffers of an executor, bytes: networking uses none.
 pub const IO_MEMORY_BYTES: usize = 64 * 1024;
-/// A trial of io_uring that only sleeps for a millisecond, on a machine that is busy.
-pub const URING_TRIAL_TIME_MAX: Duration = Duration::from_secs(5);
+/// A check of io_uring that only sleeps for a millisecond, on a machine that is busy.
+pub const URING_CHECK_TIME_MAX: Duration = Duration::from_secs(5);
 /// A file that is read whole (configuration, secret, report), bytes.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// `/metrics` text, bytes.

@@ -170,13 +170,16 @@ fn errors_are_counted_by_name_and_judged() {
         times[0] <= times[1] && times[1] <= now && now - times[0] < 3_600_000,
         "{times:?} at {now}"
     );
-    assert_eq!(report["verdict"], "not_held");
-    // Nobody asked for a verdict on errors.
+    assert_eq!(report["result"], "fail");
+    // Nobody gave a criterion for errors.
     let (code, text, report) = against(dir.path(), SHORT, throttling());
     assert_eq!(code, 0, "{text}");
     let errors = report["errors"].as_u64().unwrap();
-    assert!(errors > 1 && text.contains(&format!("\nNO BOUND GIVEN, {errors} errors: ")), "{text}");
-    assert_eq!(report["verdict"], "no_bound");
+    assert!(
+        errors > 1 && text.contains(&format!("\nNO CRITERIA GIVEN, {errors} errors: ")),
+        "{text}"
+    );
+    assert_eq!(report["result"], "no_criteria");
 }
 
 /// Of 300 requests one fails: two in a trial at 600 requests/s, one at half of that.
@@ -267,7 +270,7 @@ fn a_static_body_is_measured_unverified_and_told_as_such() {
     let calls: Vec<&str> =
         report["calls"].as_array().unwrap().iter().map(|c| c["call"].as_str().unwrap()).collect();
     assert_eq!(calls, ["encrypt", "decrypt"], "the mix is asked for all the same");
-    assert_eq!(report["client"]["closing_decrypts"], 0);
+    assert_eq!(report["generator"]["closing_decrypts"], 0);
     // An error is one all the same.
     let refusing = |_: &str, _: &Value| Answer::Say(403, "{}".into());
     let (code, text, report) = against(dir.path(), &[SHORT, &["--unverified"]].concat(), refusing);

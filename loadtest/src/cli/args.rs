@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::criteria::Sla;
+use crate::generator::tls::Versions;
 use crate::limits::{AAD_BYTES_MAX, PLAINTEXT_BYTES_MAX};
-use crate::schedule::Arrivals;
-use crate::sla::Sla;
 use crate::target::TargetArgs;
-use crate::tls::Versions;
 use crate::units::{self, Sizes};
 use crate::workload::Mix;
+use crate::workload::schedule::Arrivals;
 
 /// Offer a load for a time and judge what came of it
 #[derive(Args, Debug)]
@@ -158,16 +158,16 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', help_heading = "This tool")]
     pub(super) cores: Vec<usize>,
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
-    #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Verdict")]
+    #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "TestResult")]
     pub(super) sla: Vec<Sla>,
     /// Errors that are accepted, with `capacity` in each trial [default: 0 where there is a --sla;
     /// with neither, `run` tells errors, does not judge them, and exits with 0]
-    #[arg(long, value_name = "N", help_heading = "Verdict")]
+    #[arg(long, value_name = "N", help_heading = "TestResult")]
     pub(super) max_errors: Option<u64>,
     /// Write the results as JSON
-    #[arg(long, value_name = "FILE", help_heading = "Verdict")]
+    #[arg(long, value_name = "FILE", help_heading = "TestResult")]
     pub(super) json: Option<PathBuf>,
     /// Write a page with pictures
-    #[arg(long, value_name = "FILE", help_heading = "Verdict")]
+    #[arg(long, value_name = "FILE", help_heading = "TestResult")]
     pub(super) html: Option<PathBuf>,
 }

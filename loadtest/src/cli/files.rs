@@ -5,8 +5,9 @@ use std::io;
 use std::path::Path;
 
 use super::args::CommonArgs;
-use crate::report::{Report, html};
-use crate::worker::Failure;
+use crate::generator::transport::Failure;
+use crate::present::html;
+use crate::report::Report;
 
 impl CommonArgs {
     /// Whether the reports can be written: nobody wants to hear of it at the end of a long run.

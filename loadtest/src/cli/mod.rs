@@ -12,14 +12,16 @@ use clap::{Parser, Subcommand};
 
 use self::args::{CapacityArgs, CompareArgs, RunArgs};
 use self::settings::{bounded, plan};
-use crate::capacity::{self, Search};
-use crate::compare;
-use crate::live::Live;
-use crate::report::{Report, text};
-use crate::schedule::Plan;
-use crate::sla::{Promise, Sla, Verdict};
-use crate::uring;
-use crate::worker::Failure;
+use crate::criteria::{Criteria, Sla, TestResult};
+use crate::generator::transport::Failure;
+use crate::generator::uring;
+use crate::present::compare;
+use crate::present::progress::Progress;
+use crate::present::text;
+use crate::report::Report;
+use crate::run::execute::execute;
+use crate::run::search::{self, Search};
+use crate::workload::schedule::Plan;
 
 /// Load any XKS proxy the way AWS KMS does, check every answer, and judge its latency
 #[derive(Parser, Debug)]
@@ -70,11 +72,11 @@ fn run(args: &RunArgs) -> Result<bool, Failure> {
     let run = args.common.run(&args.target, plan, load).map_err(Failure::Setup)?;
     args.common.try_files().map_err(Failure::Setup)?;
     uring::check().map_err(Failure::Setup)?;
-    let report = run.execute(&mut Live::new())?;
+    let report = execute(&run, &mut Progress::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
     // Without a bound there is nothing to have failed, however much is told.
-    Ok(report.verdict() != Verdict::NotHeld)
+    Ok(report.result() != TestResult::Fail)
 }
 
 fn search(args: &CapacityArgs) -> Result<bool, Failure> {
@@ -86,7 +88,7 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
         confirm: args.confirm,
         warmup: args.common.warmup,
     };
-    capacity::check(&search).map_err(Failure::Setup)?;
+    search.check().map_err(Failure::Setup)?;
     if args.common.idle > 0 {
         return Err(Failure::Setup(NO_IDLE_IN_A_SEARCH.into()));
     }
@@ -94,19 +96,19 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
     let plan = Plan::steps(&[args.from], longest, args.common.warmup, args.common.arrivals);
     bounded(&plan).map_err(Failure::Setup)?;
     let mut run = args.common.run(&args.target, plan, String::new()).map_err(Failure::Setup)?;
-    if run.promise.slas.is_empty() {
+    if run.criteria.slas.is_empty() {
         // A capacity without a bound would be one that nobody can wait for: KMS gives up after 250
         // ms.
-        run.promise = Promise::new(
+        run.criteria = Criteria::new(
             vec![Sla::parse("p99.9=250ms").map_err(Failure::Setup)?],
             args.common.max_errors,
         );
     }
     args.common.try_files().map_err(Failure::Setup)?;
     uring::check().map_err(Failure::Setup)?;
-    let report = capacity::find(&run, &search, args.common.arrivals, &mut Live::new())?;
+    let report = search::find(&run, &search, args.common.arrivals, &mut Progress::new())?;
     let found = report.capacity.as_ref();
-    tell(&format!("{}\n{}", text::summary(&report), found.map(capacity::text).unwrap_or_default()));
+    tell(&format!("{}\n{}", text::summary(&report), found.map(text::capacity).unwrap_or_default()));
     args.common.save(&report)?;
     Ok(found.is_some_and(|c| c.rate.is_some()))
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{CommonArgs, RunArgs};
-use crate::descriptors;
+use crate::criteria::Criteria;
+use crate::generator::descriptors;
+use crate::generator::transport::Transport;
 use crate::limits::{
     CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX,
     WORKERS_MAX,
 };
-use crate::run::Run;
-use crate::schedule::Plan;
-use crate::sla::Promise;
+use crate::run::settings::Run;
 use crate::target::{Target, TargetArgs};
 use crate::units;
-use crate::worker::Transport;
 use crate::workload::Shape;
+use crate::workload::schedule::Plan;
 
 /// The load, and what it is called in the report.
 pub(super) fn plan(args: &RunArgs) -> Result<(Plan, String), String> {
@@ -128,7 +128,7 @@ impl CommonArgs {
             idle: self.idle,
             workers: self.workers,
             cores: self.cores.clone(),
-            promise: Promise::new(self.sla.clone(), self.max_errors),
+            criteria: Criteria::new(self.sla.clone(), self.max_errors),
             load,
         })
     }

@@ -1,24 +1,25 @@
-//! What came of a run: as data, as text, as a page with pictures.
+//! What came of a run, as data.
 
-pub mod html;
-mod step;
-pub mod svg;
-pub mod text;
+pub mod capacity;
+pub mod percentiles;
+pub mod step;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::step::{Step, bound, bound_of, by_rate, deciding, knee, lost_in_passing};
-use crate::idle::IdleReport;
-use crate::observe::Server;
-use crate::observe::bound::Bound;
-use crate::sla::{Check, ERRORS, Sla, Verdict};
-use crate::stats::{Latency, Second};
+use self::capacity::Capacity;
+use self::percentiles::Percentiles;
+use self::step::Step;
+use crate::criteria::{Check, ERRORS, Sla, TestResult};
+use crate::generator::idle::IdleReport;
+use crate::generator::stats::Second;
+use crate::observe::bottleneck::Bottleneck;
+use crate::observe::observer::Proxy;
 use crate::target::read_text;
 
 /// Changes when a reader of reports must change.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// All of a run. Nothing secret is in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub struct Report {
     /// Answers that claimed success and were wrong.
     pub wrong: u64,
     /// The first of them.
-    pub wrong_told: Vec<String>,
+    pub wrong_examples: Vec<String>,
     /// Right answers a second that came in within the measured time, whenever they were due:
     /// without [`Answers::after_end`].
     pub throughput: f64,
@@ -65,13 +66,13 @@ pub struct Report {
     /// TLS.
     pub tls: Tls,
     /// How this tool itself fared.
-    pub client: Client,
+    pub generator: Generator,
     /// What could be seen of the proxy.
-    pub server: Server,
+    pub proxy: Proxy,
     /// Connections that did nothing, where some were asked for.
     pub idle: Option<IdleReport>,
     /// What kept it from more, where it was at its limit.
-    pub bound: Bound,
+    pub bottleneck: Bottleneck,
     /// Bounds that were asked for.
     pub slas: Vec<Sla>,
     /// What had to hold.
@@ -79,7 +80,7 @@ pub struct Report {
     /// What to know before believing the figures.
     pub warnings: Vec<String>,
     /// Of a search for the capacity.
-    pub capacity: Option<crate::capacity::Capacity>,
+    pub capacity: Option<Capacity>,
 }
 
 /// What was run.
@@ -123,49 +124,6 @@ pub struct Answers {
     /// latencies, and not in `throughput`.
     #[serde(default)]
     pub after_end: u64,
-}
-
-/// Percentiles of latencies, microseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Percentiles {
-    pub count: u64,
-    pub mean: f64,
-    pub p50: u64,
-    pub p90: u64,
-    pub p99: u64,
-    pub p999: u64,
-    pub p9999: u64,
-    pub max: u64,
-    /// Quantile (0 to 1) and latency, as far as there are requests for it.
-    pub curve: Vec<(f64, u64)>,
-}
-
-impl Percentiles {
-    /// Of a histogram.
-    pub fn of(histogram: &Latency) -> Percentiles {
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        let mut curve = Vec::new();
-        // Ten points for each nine, until a single request decides.
-        for tenth in 0..80 {
-            let left = 10_f64.powf(-f64::from(tenth) / 10.0);
-            if histogram.is_empty() || left * (histogram.len() as f64) < 1.0 {
-                break;
-            }
-            curve.push((1.0 - left, at(1.0 - left)));
-        }
-        Percentiles {
-            count: histogram.len(),
-            mean: histogram.mean(),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            p9999: at(0.9999),
-            max: histogram.max(),
-            curve,
-        }
-    }
 }
 
 /// One of the four calls.
@@ -223,7 +181,7 @@ pub struct Tls {
 
 /// How this tool itself fared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Client {
+pub struct Generator {
     /// CPU time for each right answer, microseconds; `None` where it could not be measured.
     pub cpu_us_per_request: Option<f64>,
     /// Share of the time that its busiest worker ran, where it could be read.
@@ -240,28 +198,28 @@ pub struct Client {
 
 impl Report {
     /// What it came to.
-    pub fn verdict(&self) -> Verdict {
-        if self.checks.iter().any(|check| !check.held) {
-            Verdict::NotHeld
+    pub fn result(&self) -> TestResult {
+        if self.checks.iter().any(|check| !check.passed) {
+            TestResult::Fail
         } else if self.slas.is_empty() && !self.checks.iter().any(|check| check.what == ERRORS) {
-            Verdict::NoBound
+            TestResult::NoCriteria
         } else {
-            Verdict::Held
+            TestResult::Pass
         }
     }
 
-    /// Writes it as JSON, with its verdict: what follows from the rest is told, and not read back.
+    /// Writes it as JSON, with its result: what follows from the rest is told, and not read back.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), String> {
         #[derive(Serialize)]
         struct Told<'a> {
-            verdict: Verdict,
+            result: TestResult,
             #[serde(flatten)]
             report: &'a Report,
         }
-        let told = Told { verdict: self.verdict(), report: self };
+        let told = Told { result: self.result(), report: self };
         let mut text = serde_json::to_string_pretty(&told).map_err(|e| e.to_string())?;
         text.push('\n');
         std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))

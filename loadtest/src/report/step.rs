@@ -1,10 +1,11 @@
-//! The steps of a run: whether each was served, what bounded it, and where the load was lost.
+//! The steps of a run: whether each was served, what its bottleneck was, and from where on they
+//! failed.
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::bound::Bound;
-use crate::sla::Promise;
-use crate::stats::PhaseStats;
+use crate::criteria::Criteria;
+use crate::generator::stats::PhaseStats;
+use crate::observe::bottleneck::Bottleneck;
 
 /// A stretch with one rate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,12 +26,12 @@ pub struct Step {
     /// Mean time in the HSM, microseconds, where it is known and there are sessions.
     pub hsm_mean_us: Option<f64>,
     /// What kept it from more, where it was at its limit.
-    pub bound: Option<Bound>,
+    pub bottleneck: Option<Bottleneck>,
     /// Whether it was served in full: answered right, in its time, without more errors than are
     /// accepted.
     pub served: bool,
-    /// Whether it was, and within the bounds that were asked for.
-    pub held: bool,
+    /// Whether it was, and within the criteria.
+    pub passed: bool,
 }
 
 /// From this multiple of its time at lower load on, calls wait within the HSM.
@@ -50,24 +51,24 @@ fn in_its_time(offered: u64, answered: f64) -> bool {
 impl Step {
     /// Whether nearly all of its requests were answered right, and in its time; whatever is
     /// accepted of errors and asked of latency.
-    pub fn is_carried(&self) -> bool {
+    pub fn is_sustained(&self) -> bool {
         in_its_time(self.offered, self.throughput * self.seconds)
             && self.right as f64 >= SERVED_SHARE * self.offered as f64
     }
 
     /// In words.
-    pub fn verdict(&self) -> &'static str {
-        match (self.held, self.served) {
-            (true, _) => "held",
+    pub fn status(&self) -> &'static str {
+        match (self.passed, self.served) {
+            (true, _) => "pass",
             (false, true) => "served in full, but late",
             (false, false) => "not served in full",
         }
     }
 
     /// Of a phase that took `seconds`.
-    pub fn of(phase: &PhaseStats, seconds: f64, promise: &Promise) -> Step {
+    pub fn of(phase: &PhaseStats, seconds: f64, criteria: &Criteria) -> Step {
         let at = |quantile| phase.latency.value_at_quantile(quantile);
-        let errors_accepted = promise.max_errors.unwrap_or(0);
+        let errors_accepted = criteria.max_errors.unwrap_or(0);
         let served = in_its_time(phase.offered, phase.throughput as f64)
             && phase.errors <= errors_accepted
             && phase.right > 0;
@@ -83,9 +84,9 @@ impl Step {
             p999: at(0.999),
             max: phase.latency.max(),
             hsm_mean_us: None,
-            bound: None,
+            bottleneck: None,
             served,
-            held: served && promise.slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
+            passed: served && criteria.slas.iter().all(|sla| at(sla.quantile) <= sla.limit_us),
         }
     }
 }
@@ -97,50 +98,50 @@ pub fn by_rate(steps: &[Step]) -> Vec<&Step> {
     sorted
 }
 
-/// By rate, where the load was lost: from here on no step held. A step that was lost below one that
-/// held was lost to something else, such as a moment in which the machine was busy. The number of
-/// steps where the highest held.
-fn lost_from(sorted: &[&Step]) -> usize {
-    sorted.iter().rposition(|step| step.held).map_or(0, |held| held + 1)
+/// By rate, from where on no step passed. A step that failed below one that passed did so for
+/// something else, such as a moment in which the machine was busy. The number of steps where the
+/// highest passed.
+fn fails_from(sorted: &[&Step]) -> usize {
+    sorted.iter().rposition(|step| step.passed).map_or(0, |passed| passed + 1)
 }
 
-/// The step that decides what the run came to: the lowest from which on none held, otherwise the
+/// The step that decides what the run came to: the lowest from which on none passed, otherwise the
 /// highest.
 pub fn deciding(steps: &[Step]) -> Option<&Step> {
     let sorted = by_rate(steps);
-    sorted.get(lost_from(&sorted)).or(sorted.last()).copied()
+    sorted.get(fails_from(&sorted)).or(sorted.last()).copied()
 }
 
 /// What bounded the deciding step.
-pub fn bound(steps: &[Step]) -> Bound {
-    deciding(steps).map_or(Bound::Unknown, |step| bound_of(step, steps))
+pub fn bottleneck(steps: &[Step]) -> Bottleneck {
+    deciding(steps).map_or(Bottleneck::Unknown, |step| bottleneck_of(step, steps))
 }
 
 /// What bounded a step, also by comparison with the others: an HSM whose calls take longer the more
 /// it is asked is at its limit even while sessions with it are free.
-pub fn bound_of(step: &Step, steps: &[Step]) -> Bound {
+pub fn bottleneck_of(step: &Step, steps: &[Step]) -> Bottleneck {
     let unhurried = steps.iter().filter_map(|step| step.hsm_mean_us).fold(f64::INFINITY, f64::min);
-    match step.bound.unwrap_or(Bound::Unknown) {
-        Bound::Unknown | Bound::Connections
-            if !step.held && step.hsm_mean_us.is_some_and(|us| us >= HSM_SLOWED * unhurried) =>
+    match step.bottleneck.unwrap_or(Bottleneck::Unknown) {
+        Bottleneck::Unknown | Bottleneck::Connections
+            if !step.passed && step.hsm_mean_us.is_some_and(|us| us >= HSM_SLOWED * unhurried) =>
         {
-            Bound::HsmUnits
+            Bottleneck::HsmUnits
         }
         bound => bound,
     }
 }
 
-/// The knee: the highest step that held, where there are higher ones. None where the highest held,
-/// or none did.
+/// The knee: the highest step that passed, where there are higher ones. None where the highest
+/// passed, or none did.
 pub fn knee(steps: &[Step]) -> Option<&Step> {
     let sorted = by_rate(steps);
-    let lost_from = lost_from(&sorted);
-    sorted.get(lost_from)?;
-    sorted.get(lost_from.checked_sub(1)?).copied()
+    let fails_from = fails_from(&sorted);
+    sorted.get(fails_from)?;
+    sorted.get(fails_from.checked_sub(1)?).copied()
 }
 
-/// Steps that did not hold although a higher one did.
-pub fn lost_in_passing(steps: &[Step]) -> usize {
+/// Steps that failed although a higher one passed.
+pub fn failed_below(steps: &[Step]) -> usize {
     let sorted = by_rate(steps);
-    sorted.iter().take(lost_from(&sorted)).filter(|step| !step.held).count()
+    sorted.iter().take(fails_from(&sorted)).filter(|step| !step.passed).count()
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::live::Live;
+use crate::generator::stats::Second;
+use crate::present::progress::Progress;
 use crate::report::Point;
-use crate::stats::Second;
 
 /// Puts the workers' seconds together.
 pub(super) struct Collector {
@@ -21,7 +21,7 @@ impl Collector {
         Collector { seconds, workers, partial: BTreeMap::new(), timeline: Vec::new() }
     }
 
-    fn take(&mut self, second: Second, of: f64, live: &mut Live) {
+    fn take(&mut self, second: Second, of: f64, progress: &mut Progress) {
         let number = second.second;
         let (told, sum) = self.partial.entry(number).or_insert_with(|| (0, Second::new(number)));
         *told += 1;
@@ -32,18 +32,18 @@ impl Collector {
             let point = Point::of(&whole);
             // What comes in after the end is no second of the run.
             if (number as f64) < of {
-                live.second(&point, of);
+                progress.second(&point, of);
                 self.timeline.push(point);
             }
         }
     }
 
     /// False when all workers have ended.
-    pub(super) fn until(&mut self, deadline: Instant, of: f64, live: &mut Live) -> bool {
+    pub(super) fn until(&mut self, deadline: Instant, of: f64, progress: &mut Progress) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.seconds.recv_timeout(left) {
-                Ok(second) => self.take(second, of, live),
+                Ok(second) => self.take(second, of, progress),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
@@ -53,8 +53,8 @@ impl Collector {
         }
     }
 
-    pub(super) fn until_closed(&mut self, of: f64, live: &mut Live) {
-        while self.until(Instant::now() + Duration::from_secs(1), of, live) {}
+    pub(super) fn until_closed(&mut self, of: f64, progress: &mut Progress) {
+        while self.until(Instant::now() + Duration::from_secs(1), of, progress) {}
         self.timeline.sort_by_key(|point| point.second);
     }
 

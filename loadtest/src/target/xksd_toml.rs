@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{KeyStore, read_text};
+use super::file::read_text;
+use super::key_store::KeyStore;
 
 /// What a configuration says of its first key store.
 pub(super) struct Found {

@@ -82,7 +82,7 @@ fn every_key_of_every_key_store_is_asked() {
 fn the_share_of_cdiv_is_kept() {
     for (share, count) in [(0.0, 0), (0.25, DISTINCT_REQUESTS / 4), (1.0, DISTINCT_REQUESTS)] {
         let workload = workload("encrypt=1", share);
-        assert_eq!(workload.samples.iter().filter(|s| s.cdiv).count(), count, "{share}");
+        assert_eq!(workload.plaintexts.iter().filter(|s| s.cdiv).count(), count, "{share}");
     }
 }
 
@@ -92,8 +92,8 @@ fn a_decrypt_must_give_back_what_its_encrypt_was_given() {
     let mut out = Vec::new();
     let first = workload.write(Call::Decrypt, &mut out);
     assert_eq!(first.call, Call::Encrypt, "nothing to decrypt yet");
-    let sample = &workload.samples[0];
-    let (plaintext, bytes) = (sample.plaintext_base64.clone(), sample.plaintext_bytes);
+    let plaintext = &workload.plaintexts[0];
+    let (plaintext, bytes) = (plaintext.base64.clone(), plaintext.bytes);
     let ciphertext = BASE64_STANDARD.encode(vec![7; bytes]);
     let body = format!(
         r#"{{"ciphertext":"{ciphertext}","initializationVector":"HMrlRw85cAJUd5Ax","authenticationTag":"vBxN2ncH1oEkR8WVXpmyYQ=="}}"#

@@ -10,6 +10,21 @@ pub fn assert_no_circles(crate_root: &str) {
     assert!(circles.is_empty(), "files that use each other in a circle:\n{}", circles.join("\n"));
 }
 
+/// Fails where a folder, or file, at the top uses one that does not stand before it.
+#[allow(dead_code)] // not every crate has an order
+pub fn assert_in_order(crate_root: &str, order: &[&str]) {
+    let place = |module: &Module| {
+        let top = module.first()?;
+        let found = order.iter().position(|name| name == top);
+        Some(found.unwrap_or_else(|| panic!("{top} has no place in the order")))
+    };
+    let graph = Graph::read(&Path::new(crate_root).join("src"));
+    for (module, used) in &graph.0 {
+        let later = used.iter().find(|used| place(used) > place(module));
+        assert!(later.is_none(), "{module:?} uses {later:?}, which comes after it");
+    }
+}
+
 /// A module's path below the crate's root: `["report", "step"]`; empty for the root itself.
 type Module = Vec<String>;
 

@@ -1,16 +1,21 @@
 //! What a worker sends: requests in rings, signed when they are due, and what each answer must be.
 
+pub mod answer;
+pub mod request;
+pub mod schedule;
+pub mod sign;
+
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::answer::{self, Answer, Asked, Checker};
+use self::answer::{Answer, Checker, EncryptRequest};
+use self::request::{Call, Request, RequestIds, Route, decrypt_fields, encrypt_fields};
+use self::schedule::Random;
+use self::sign::{Date, Signer};
 use crate::limits::DISTINCT_REQUESTS;
-use crate::request::{Call, Request, RequestIds, Route, decrypt_fields, encrypt_fields};
-use crate::schedule::Random;
-use crate::sign::{Date, Signer};
 use crate::target::Target;
 use crate::units::Sizes;
 
@@ -69,10 +74,10 @@ pub struct Shape {
 }
 
 /// A plaintext to encrypt.
-struct Sample {
+struct Plaintext {
     request: Request,
-    plaintext_base64: Rc<str>,
-    plaintext_bytes: usize,
+    base64: Rc<str>,
+    bytes: usize,
     aad: Rc<[u8]>,
     cdiv: bool,
 }
@@ -113,7 +118,7 @@ pub struct Workload {
     signers: Vec<Signer>,
     ids: RequestIds,
     date: Date,
-    samples: Vec<Sample>,
+    plaintexts: Vec<Plaintext>,
     ciphertexts: Vec<Ciphertext>,
     /// The ciphertext that is replaced next.
     oldest: usize,
@@ -158,15 +163,22 @@ impl Workload {
             .collect();
         let mut random = Random::new(u64::from(run) << 16 | worker as u64);
         let count = DISTINCT_REQUESTS.max(routes.len());
-        let mut samples = Vec::with_capacity(count);
+        let mut plaintexts = Vec::with_capacity(count);
         for n in 0..count {
             let route = &routes[n % routes.len()];
-            samples.push(sample(route, &signers[route.keystore], shape, &mut random, n, count)?);
+            plaintexts.push(new_plaintext(
+                route,
+                &signers[route.keystore],
+                shape,
+                &mut random,
+                n,
+                count,
+            )?);
         }
         let ciphertexts = if shape.verify {
             Vec::new()
         } else {
-            samples.iter().map(|sample| made_up(sample, &signers)).collect()
+            plaintexts.iter().map(|plaintext| unverified_decrypt(plaintext, &signers)).collect()
         };
         let plain = |call| {
             routes
@@ -181,7 +193,7 @@ impl Workload {
             date: date_now(None)?,
             random,
             signers,
-            samples,
+            plaintexts,
             ciphertexts,
             oldest: 0,
             next: [0; 4],
@@ -223,7 +235,7 @@ impl Workload {
         let call =
             if call == Call::Decrypt && self.ciphertexts.is_empty() { Call::Encrypt } else { call };
         let ring = match call {
-            Call::Encrypt => self.samples.len(),
+            Call::Encrypt => self.plaintexts.len(),
             Call::Decrypt => self.ciphertexts.len(),
             Call::Metadata => self.metadata.len(),
             Call::Health => self.health.len(),
@@ -232,7 +244,7 @@ impl Workload {
         let slot = *next % ring.max(1);
         *next = slot + 1;
         let (request, expected) = match call {
-            Call::Encrypt => (&mut self.samples[slot].request, None),
+            Call::Encrypt => (&mut self.plaintexts[slot].request, None),
             Call::Decrypt => {
                 let ciphertext = &mut self.ciphertexts[slot];
                 (&mut ciphertext.request, Some(ciphertext.plaintext_base64.clone()))
@@ -272,15 +284,18 @@ impl Workload {
     }
 
     fn encrypted(&mut self, slot: usize, body: &[u8]) -> Result<(), String> {
-        let Some(sample) = self.samples.get(slot) else { return Ok(()) };
-        let route = sample.request.route();
+        let Some(plaintext) = self.plaintexts.get(slot) else { return Ok(()) };
+        let route = plaintext.request.route();
         let key = (slot % self.routes.len()) as u64;
-        let asked =
-            Asked { plaintext_bytes: sample.plaintext_bytes, aad: &sample.aad, cdiv: sample.cdiv };
+        let asked = EncryptRequest {
+            plaintext_bytes: plaintext.bytes,
+            aad: &plaintext.aad,
+            cdiv: plaintext.cdiv,
+        };
         let answer = self.checker.encrypted(&asked, key, body)?;
         // Each ciphertext stays for a second at least: making requests of all of them would cost
         // more than sending them.
-        let full = self.ciphertexts.len() >= self.samples.len();
+        let full = self.ciphertexts.len() >= self.plaintexts.len();
         if full && self.ciphertexts.get(self.oldest).is_some_and(|c| c.made >= self.date.second) {
             return Ok(());
         }
@@ -289,12 +304,12 @@ impl Workload {
             &answer.initializationVector,
             &answer.authenticationTag,
             answer.ciphertextMetadata.as_deref(),
-            &sample.aad,
+            &plaintext.aad,
         );
         let request = Request::new(Call::Decrypt, route, &self.signers[route.keystore], &fields);
         let ciphertext = Ciphertext {
             request,
-            plaintext_base64: sample.plaintext_base64.clone(),
+            plaintext_base64: plaintext.base64.clone(),
             made: self.date.second,
         };
         if !full {
@@ -307,14 +322,14 @@ impl Workload {
     }
 }
 
-fn sample(
+fn new_plaintext(
     route: &Rc<Route>,
     signer: &Signer,
     shape: &Shape,
     random: &mut Random,
     n: usize,
     count: usize,
-) -> Result<Sample, String> {
+) -> Result<Plaintext, String> {
     let mut size =
         |sizes: Sizes| sizes.from + random.below((sizes.to - sizes.from + 1) as u64) as usize;
     let mut plaintext = vec![0; size(shape.plaintext)];
@@ -327,15 +342,15 @@ fn sample(
     // Spread evenly over the ring, so that any share comes out right over any stretch of it.
     let share = |n: usize| (n as f64 * shape.cdiv).floor();
     let cdiv = share(n + 1) > share(n) || (n + 1 == count && shape.cdiv >= 1.0);
-    Ok(Sample {
+    Ok(Plaintext {
         request: Request::new(
             Call::Encrypt,
             route,
             signer,
             &encrypt_fields(&plaintext, &aad, cdiv),
         ),
-        plaintext_base64: BASE64_STANDARD.encode(&plaintext).into(),
-        plaintext_bytes: plaintext.len(),
+        base64: BASE64_STANDARD.encode(&plaintext).into(),
+        bytes: plaintext.len(),
         aad: aad.into(),
         cdiv,
     })
@@ -343,13 +358,13 @@ fn sample(
 
 /// A decrypt of what no proxy encrypted, as long as a real one: for servers whose answers are not
 /// looked at.
-fn made_up(sample: &Sample, signers: &[Signer]) -> Ciphertext {
-    let route = sample.request.route();
+fn unverified_decrypt(plaintext: &Plaintext, signers: &[Signer]) -> Ciphertext {
+    let route = plaintext.request.route();
     let [iv, tag] = [vec![0; 12], vec![0; 16]].map(|zeros| BASE64_STANDARD.encode(zeros));
-    let fields = decrypt_fields(&sample.plaintext_base64, &iv, &tag, None, &sample.aad);
+    let fields = decrypt_fields(&plaintext.base64, &iv, &tag, None, &plaintext.aad);
     Ciphertext {
         request: Request::new(Call::Decrypt, route, &signers[route.keystore], &fields),
-        plaintext_base64: sample.plaintext_base64.clone(),
+        plaintext_base64: plaintext.base64.clone(),
         made: 0,
     }
 }

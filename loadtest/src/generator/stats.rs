@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 
-use crate::limits::{LATENCY_MAX_US, WRONG_ANSWERS_TOLD};
-use crate::request::Call;
+use crate::limits::{LATENCY_MAX_US, WRONG_ANSWERS_REPORTED};
+use crate::workload::request::Call;
 
 /// Microseconds.
 pub type Latency = Histogram<u64>;
@@ -124,7 +124,7 @@ pub struct Stats {
     /// Of the measured phases, the longest time from when a request was due to any answer to it.
     pub latest: Duration,
     /// Requests of the measured phases that were sent and got no answer.
-    pub silent: u64,
+    pub unanswered: u64,
     /// Requests of the measured phases that were not sent.
     pub unsent: u64,
     /// Right answers to requests of the measured phases that came in after the plan's end.
@@ -132,7 +132,7 @@ pub struct Stats {
     /// Wrong answers, also of the warm-up.
     pub wrong: u64,
     /// The first of them.
-    pub wrong_told: Vec<String>,
+    pub wrong_examples: Vec<String>,
     /// TLS handshakes with the TCP connection before them.
     pub handshakes: Latency,
     /// Of these, resumed.
@@ -154,11 +154,11 @@ impl Stats {
             errors: BTreeMap::new(),
             error_span: None,
             latest: Duration::ZERO,
-            silent: 0,
+            unanswered: 0,
             unsent: 0,
             after_end: 0,
             wrong: 0,
-            wrong_told: Vec::new(),
+            wrong_examples: Vec::new(),
             handshakes: latency(),
             resumed: 0,
             measured_handshakes: 0,
@@ -170,8 +170,8 @@ impl Stats {
     /// Counts a wrong answer.
     pub fn wrong(&mut self, what: String) {
         self.wrong += 1;
-        if self.wrong_told.len() < WRONG_ANSWERS_TOLD {
-            self.wrong_told.push(what);
+        if self.wrong_examples.len() < WRONG_ANSWERS_REPORTED {
+            self.wrong_examples.push(what);
         }
     }
 
@@ -211,11 +211,11 @@ impl Stats {
             self.widen_error_span(span);
         }
         self.latest = self.latest.max(other.latest);
-        self.silent += other.silent;
+        self.unanswered += other.unanswered;
         self.unsent += other.unsent;
         self.after_end += other.after_end;
-        let room = WRONG_ANSWERS_TOLD.saturating_sub(self.wrong_told.len());
-        self.wrong_told.extend(other.wrong_told.iter().take(room).cloned());
+        let room = WRONG_ANSWERS_REPORTED.saturating_sub(self.wrong_examples.len());
+        self.wrong_examples.extend(other.wrong_examples.iter().take(room).cloned());
         self.wrong += other.wrong;
         add(&mut self.handshakes, &other.handshakes);
         self.resumed += other.resumed;
@@ -257,7 +257,7 @@ mod tests {
             assert_eq!(sum.calls[0].value_at_quantile(q), one.calls[0].value_at_quantile(q));
         }
         assert_eq!((sum.phases[1].right, &sum.errors, sum.wrong), (1999, &one.errors, 1999));
-        assert_eq!(sum.wrong_told.len(), WRONG_ANSWERS_TOLD);
+        assert_eq!(sum.wrong_examples.len(), WRONG_ANSWERS_REPORTED);
         assert_eq!(sum.latest, one.latest);
         let (first, last) = sum.error_span.unwrap();
         assert!(

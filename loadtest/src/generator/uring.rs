@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::limits::{IO_MEMORY_BYTES, URING_TRIAL_TIME_MAX};
+use crate::limits::{IO_MEMORY_BYTES, URING_CHECK_TIME_MAX};
 
 /// Long enough that the executor goes to sleep: no other call has all that a filter may refuse.
-const TRIAL_SLEEP: Duration = Duration::from_millis(1);
+const CHECK_SLEEP: Duration = Duration::from_millis(1);
 
 /// Runs an executor until it has slept once.
 ///
 /// # Errors
 /// One sentence that says what to set.
 pub fn check() -> Result<(), String> {
-    let (tell, told) = channel();
-    let panicked = tell.clone();
+    let (result, results) = channel();
+    let panicked = result.clone();
     let hook = std::panic::take_hook();
-    // A call that fails later than in `make` is a panic of the executor's. It is told from here:
-    // after it the executor may wait for ever for that call.
+    // A call that fails later than in `make` is a panic of the executor's. It is caught here: after
+    // it the executor may wait for ever for that call.
     std::panic::set_hook(Box::new(move |panic| {
         drop(panicked.send(Err(panic.payload_as_str().unwrap_or_default().to_owned())))
     }));
-    let trial = std::thread::Builder::new()
-        .name("io_uring trial".into())
-        .spawn(move || drop(tell.send(run())));
-    let ran = match trial {
-        Ok(_) => told.recv_timeout(URING_TRIAL_TIME_MAX).unwrap_or_else(|_| {
-            Err(format!("a sleep of 1 ms did not end within {} s", URING_TRIAL_TIME_MAX.as_secs()))
+    let thread = std::thread::Builder::new()
+        .name("io_uring check".into())
+        .spawn(move || drop(result.send(run())));
+    let ran = match thread {
+        Ok(_) => results.recv_timeout(URING_CHECK_TIME_MAX).unwrap_or_else(|_| {
+            Err(format!("a sleep of 1 ms did not end within {} s", URING_CHECK_TIME_MAX.as_secs()))
         }),
         Err(error) => Err(format!("no thread: {error}")),
     };
@@ -42,7 +42,7 @@ fn run() -> Result<(), String> {
         .io_memory(IO_MEMORY_BYTES)
         .make()
         .map_err(|error| error.to_string())?;
-    executor.run(glommio::timer::sleep(TRIAL_SLEEP));
+    executor.run(glommio::timer::sleep(CHECK_SLEEP));
     Ok(())
 }
 

@@ -1,10 +1,6 @@
 //! A worker: one thread with its own executor, its share of the connections and of the schedule.
 //! Workers share nothing while they run.
 
-mod connection;
-mod hub;
-mod preflight;
-
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -14,37 +10,19 @@ use std::time::{Duration, Instant};
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
-use self::connection::Connector;
-use self::hub::{Due, Hub};
+use super::connection::{self, Connector};
+use super::dispatcher::{Dispatcher, Due};
+use super::preflight;
+use super::stats::{Second, Stats};
+use super::transport::{Failure, Transport};
+use super::uring::explain;
 use crate::limits::{CONNECTING_AT_ONCE, IO_MEMORY_BYTES, PACING_GRAIN, WATCH_INTERVAL};
-use crate::schedule::Plan;
-use crate::stats::{Second, Stats};
 use crate::target::Target;
-use crate::tls::Versions;
-use crate::uring::explain;
+use crate::workload::schedule::Plan;
 use crate::workload::{Shape, Workload};
 
-/// How requests travel.
-#[derive(Clone, Debug)]
-pub struct Transport {
-    /// Connections over all workers.
-    pub connections: usize,
-    /// Requests in flight on one connection.
-    pub depth: usize,
-    /// A request without an answer for this long is an error.
-    pub timeout: Duration,
-    /// TLS versions to offer.
-    pub tls: Versions,
-    /// Connections closed and opened anew, a second, over all workers.
-    pub reconnect_rate: f64,
-    /// Requests after which a connection is closed and opened anew; `None`: any number.
-    pub requests_per_connection: Option<u64>,
-    /// Whether connections that are made anew resume their TLS session.
-    pub resume: bool,
-}
-
 /// What a worker is made of.
-pub struct Seed {
+pub struct WorkerConfig {
     /// From 0.
     pub index: usize,
     /// How many there are.
@@ -71,16 +49,7 @@ pub struct Seed {
     pub seconds: Sender<Second>,
 }
 
-/// Why a run cannot start.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Failure {
-    /// It cannot be judged: wrong settings, no connection, an error answered to the first requests.
-    Setup(String),
-    /// The proxy answered wrongly.
-    Wrong(String),
-}
-
-impl Seed {
+impl WorkerConfig {
     /// Starts the worker's thread.
     ///
     /// # Errors
@@ -113,7 +82,7 @@ impl Seed {
 
     async fn work(self, queue: glommio::TaskQueueHandle) -> Option<Stats> {
         let prepared = self.prepare().await;
-        let (hub, connector) = match prepared {
+        let (dispatcher, connector) = match prepared {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let _ = self.ready.send(Err(failure));
@@ -125,66 +94,72 @@ impl Seed {
         let mut tasks = Vec::with_capacity(count);
         for n in 0..count {
             // Not all handshakes at once: the last would be older than a proxy's patience.
-            while n >= hub.connected() + CONNECTING_AT_ONCE && hub.failure().is_none() {
+            while n >= dispatcher.connected() + CONNECTING_AT_ONCE && dispatcher.failure().is_none()
+            {
                 sleep(Duration::from_millis(1)).await;
             }
-            let link = hub.link();
+            let state = dispatcher.register();
             match glommio::spawn_local_into(
-                connection::keep(hub.clone(), link, connector.clone(), self.transport.clone()),
+                connection::run(
+                    dispatcher.clone(),
+                    state,
+                    connector.clone(),
+                    self.transport.clone(),
+                ),
                 queue,
             ) {
                 Ok(task) => tasks.push(task),
-                Err(error) => hub.fail(error.to_string()),
+                Err(error) => dispatcher.fail(error.to_string()),
             }
         }
-        while hub.connected() < count && hub.failure().is_none() {
+        while dispatcher.connected() < count && dispatcher.failure().is_none() {
             sleep(Duration::from_millis(1)).await;
         }
-        let told = hub.failure().map_or(Ok(()), |why| Err(Failure::Setup(why)));
+        let told = dispatcher.failure().map_or(Ok(()), |why| Err(Failure::Setup(why)));
         let failed = told.is_err() || self.ready.send(told.clone()).is_err();
         if failed {
             let _ = self.ready.send(told);
         }
         let start = if failed { None } else { self.wait_for_go().await };
         let Some(start) = start else {
-            hub.finish();
+            dispatcher.finish();
             for task in tasks {
                 task.cancel().await;
             }
             return None;
         };
         sleep(start.saturating_duration_since(Instant::now())).await;
-        hub.start(start);
-        let watching = glommio::spawn_local_into(self.watch(hub.clone(), start), queue);
-        self.pace(&hub, start).await;
-        hub.finish();
+        dispatcher.start(start);
+        let watching = glommio::spawn_local_into(self.watch(dispatcher.clone(), start), queue);
+        self.pace(&dispatcher, start).await;
+        dispatcher.finish();
         for task in tasks {
             task.await;
         }
         if let Ok(watching) = watching {
             watching.cancel().await;
         }
-        hub.turn(start + self.plan.length() + Duration::from_secs(1));
+        dispatcher.publish_seconds(start + self.plan.length() + Duration::from_secs(1));
         if self.shape.verify {
-            preflight::decrypt_what_is_left(&hub, &connector).await;
+            preflight::decrypt_what_is_left(&dispatcher, &connector).await;
         }
-        Some(hub.take_stats())
+        Some(dispatcher.take_stats())
     }
 
-    async fn prepare(&self) -> Result<(Rc<Hub>, Connector), Failure> {
+    async fn prepare(&self) -> Result<(Rc<Dispatcher>, Connector), Failure> {
         let workload = Workload::new(&self.target, &self.shape, self.run, self.index)
             .map_err(Failure::Setup)?;
         let connector = Connector::new(&self.target, &self.transport).map_err(Failure::Setup)?;
-        let hub = Rc::new(Hub::new(
+        let dispatcher = Rc::new(Dispatcher::new(
             self.plan.clone(),
             workload,
             self.transport.timeout,
             self.seconds.clone(),
         ));
         if self.shape.verify {
-            preflight::ask_once(&hub, &connector, &self.shape.mix).await?;
+            preflight::ask_once(&dispatcher, &connector, &self.shape.mix).await?;
         }
-        Ok((hub, connector))
+        Ok((dispatcher, connector))
     }
 
     async fn wait_for_go(&self) -> Option<Instant> {
@@ -200,7 +175,7 @@ impl Seed {
     }
 
     /// Hands requests out when they are due, whatever became of the ones before.
-    async fn pace(&self, hub: &Hub, start: Instant) {
+    async fn pace(&self, dispatcher: &Dispatcher, start: Instant) {
         let mut due_times =
             self.plan.due_times(self.index, self.workers, u64::from(self.run)).peekable();
         while let Some(&(due, _)) = due_times.peek() {
@@ -212,7 +187,7 @@ impl Seed {
             }
             let elapsed = now.saturating_duration_since(start);
             while let Some((due, phase)) = due_times.next_if(|(due, _)| *due <= elapsed) {
-                hub.due(Due { at: start + due, phase }, now);
+                dispatcher.due(Due { at: start + due, phase }, now);
             }
             // Many may be due at once: what has been answered meanwhile must not wait for all of
             // them to be sent.
@@ -228,21 +203,25 @@ impl Seed {
         }
     }
 
-    /// Ends overdue requests, retires connections and publishes seconds.
-    fn watch(&self, hub: Rc<Hub>, start: Instant) -> impl Future<Output = ()> + use<> {
+    /// Ends overdue requests, reconnects and publishes seconds.
+    fn watch(
+        &self,
+        dispatcher: Rc<Dispatcher>,
+        start: Instant,
+    ) -> impl Future<Output = ()> + use<> {
         let rate = self.transport.reconnect_rate / self.workers as f64;
         async move {
-            let mut retired = 0.0;
+            let mut reconnected = 0.0;
             loop {
                 sleep(WATCH_INTERVAL).await;
                 let now = Instant::now();
                 let elapsed = now.saturating_duration_since(start);
-                hub.expire(now);
-                hub.turn(now);
+                dispatcher.expire(now);
+                dispatcher.publish_seconds(now);
                 let wanted = (elapsed.as_secs_f64() * rate).floor();
-                while retired < wanted {
-                    hub.retire_one();
-                    retired += 1.0;
+                while reconnected < wanted {
+                    dispatcher.reconnect_one();
+                    reconnected += 1.0;
                 }
             }
         }

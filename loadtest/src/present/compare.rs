@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
+use super::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
+use super::svg::{Axis, Chart, Scale, Series, escape};
+use crate::criteria::TestResult;
 use crate::report::Report;
-use crate::report::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
-use crate::report::svg::{Axis, Chart, Scale, Series, escape};
-use crate::sla::Verdict;
 use crate::units::{count, figure, latency};
 
 /// A row: what, A, B, and B as a multiple of A.
@@ -23,7 +23,7 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut text =
         |what: &str, a: String, b: String| rows.push(Row { what: what.into(), a, b, ratio: None });
-    text("verdict", verdict(a), verdict(b));
+    text("result", result(a), result(b));
     text("wrong answers", count(a.wrong), count(b.wrong));
     text("errors", count(a.errors), count(b.errors));
     let mut number = |what: &str, a: f64, b: f64, show: &dyn Fn(f64) -> String| {
@@ -43,11 +43,11 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
     ] {
         number(what, time(a), time(b), &latency_text);
     }
-    let cpu = |report: &Report| report.server.cpu.as_ref()?.us_per_request;
+    let cpu = |report: &Report| report.proxy.cpu.as_ref()?.us_per_request;
     if let (Some(a), Some(b)) = (cpu(a), cpu(b)) {
         number("proxy CPU, µs a request", a, b, &figure);
     }
-    if let (Some(a), Some(b)) = (&a.server.key_manager, &b.server.key_manager) {
+    if let (Some(a), Some(b)) = (&a.proxy.key_manager, &b.proxy.key_manager) {
         number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
         number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
     }
@@ -69,11 +69,11 @@ fn latency_text(us: f64) -> String {
     latency(us as u64)
 }
 
-fn verdict(report: &Report) -> String {
-    match report.verdict() {
-        Verdict::Held => "held",
-        Verdict::NotHeld => "not held",
-        Verdict::NoBound => "no bound given",
+fn result(report: &Report) -> String {
+    match report.result() {
+        TestResult::Pass => "pass",
+        TestResult::Fail => "fail",
+        TestResult::NoCriteria => "no criteria given",
     }
     .into()
 }
@@ -207,15 +207,16 @@ fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::Capacity;
-    use crate::report::tests::{assert_well_formed, sample};
+    use crate::present::tests::assert_well_formed;
+    use crate::report::capacity::Capacity;
+    use crate::report::tests::sample;
 
     #[test]
     fn a_run_and_a_search_are_not_asked_the_same() {
         let capacity = Capacity {
             rate: Some(16_000.0),
-            lost_at: None,
-            bound: None,
+            failed_at: None,
+            bottleneck: None,
             sessions_needed: 0,
             sessions_full: false,
             trials: Vec::new(),

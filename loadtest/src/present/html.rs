@@ -3,8 +3,11 @@
 use std::fmt::Write;
 
 use super::svg::{Axis, Chart, Mark, Scale, Series, escape};
-use super::{Report, Step, by_rate, knee, text};
-use crate::sla::Verdict;
+use super::text;
+use crate::criteria::TestResult;
+use crate::report::capacity::Capacity;
+use crate::report::step::{Step, by_rate, knee};
+use crate::report::{Point, Report};
 use crate::units::{count, counted, figure, latency, micros};
 
 pub(crate) const BLUE: &str = "#2471a3";
@@ -20,7 +23,7 @@ table{border-collapse:collapse;margin:.6em 0}td,th{padding:.2em .8em .2em \
 0;text-align:left;vertical-align:top}\
 td.n,th.n{text-align:right}tr+tr td{border-top:1px solid \
 #eee}svg{width:100%;height:auto;margin:.6em 0}\
-.held{color:#1e8449;font-weight:bold}.lost{color:#c0392b;font-weight:bold}.note{color:#666}.warning{background:#fdf2d0;padding:.4em .8em}";
+.pass{color:#1e8449;font-weight:bold}.fail{color:#c0392b;font-weight:bold}.note{color:#666}.warning{background:#fdf2d0;padding:.4em .8em}";
 
 pub(crate) fn us(value: f64) -> String {
     micros(value.round() as u64)
@@ -34,14 +37,14 @@ pub(crate) fn us_text(value: f64, _: usize) -> String {
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let mut body = String::new();
-    let (class, verdict) = match report.verdict() {
-        Verdict::Held => ("held", "held".into()),
-        Verdict::NotHeld => ("lost", "not held".into()),
-        Verdict::NoBound => ("note", format!("no bound given, {}", text::errors(report))),
+    let (class, result) = match report.result() {
+        TestResult::Pass => ("pass", "PASS".into()),
+        TestResult::Fail => ("fail", "FAIL".into()),
+        TestResult::NoCriteria => ("note", format!("no criteria given, {}", text::errors(report))),
     };
     let _ = writeln!(
         body,
-        "<h1>{}: <span class=\"{class}\">{verdict}</span></h1>\n<p class=\"note\">{}, {} UTC, \
+        "<h1>{}: <span class=\"{class}\">{result}</span></h1>\n<p class=\"note\">{}, {} UTC, \
          xksd-load {}</p>",
         escape(&report.settings.target),
         escape(&report.settings.load),
@@ -53,7 +56,7 @@ pub fn page(report: &Report) -> String {
     }
     checks(report, &mut body);
     if let Some(capacity) = &report.capacity {
-        body.push_str(&crate::capacity::html(capacity));
+        body.push_str(&capacity_html(capacity));
     }
     body.push_str("<h2>Latency</h2>\n");
     latency_table(report, &mut body);
@@ -93,7 +96,7 @@ fn checks(report: &Report, body: &mut String) {
         "<table><tr><th></th><th>what</th><th class=\"n\">measured</th><th>at most</th></tr>\n",
     );
     for check in &report.checks {
-        let (class, word) = if check.held { ("held", "held") } else { ("lost", "not held") };
+        let (class, word) = if check.passed { ("pass", "pass") } else { ("fail", "FAIL") };
         let _ = writeln!(
             body,
             "<tr><td class=\"{class}\">{word}</td><td>{}</td><td \
@@ -112,8 +115,8 @@ fn checks(report: &Report, body: &mut String) {
         text::throughput(report)
     );
     let _ = writeln!(body, "<p>Answers: {}.</p>", escape(&text::answers(report)));
-    for what in &report.wrong_told {
-        let _ = writeln!(body, "<p class=\"lost\">Wrong answer: {}</p>", escape(what));
+    for what in &report.wrong_examples {
+        let _ = writeln!(body, "<p class=\"fail\">Wrong answer: {}</p>", escape(what));
     }
 }
 
@@ -196,7 +199,7 @@ fn seconds_axis() -> Axis {
 }
 
 fn over_time(report: &Report) -> Chart {
-    let line = |name: &str, color, value: fn(&super::Point) -> u64| Series {
+    let line = |name: &str, color, value: fn(&Point) -> u64| Series {
         name: name.into(),
         color,
         dashed: false,
@@ -222,7 +225,7 @@ fn over_time(report: &Report) -> Chart {
 }
 
 fn rate_over_time(report: &Report) -> Chart {
-    let line = |name: &str, color, dashed, value: fn(&super::Point) -> u64| Series {
+    let line = |name: &str, color, dashed, value: fn(&Point) -> u64| Series {
         name: name.into(),
         color,
         dashed,
@@ -323,7 +326,7 @@ pub(crate) fn steps_table(steps: &[Step], body: &mut String) {
     }
     body.push_str("<th></th></tr>\n");
     for step in steps {
-        let (class, word) = (if step.held { "held" } else { "lost" }, step.verdict());
+        let (class, word) = (if step.passed { "pass" } else { "fail" }, step.status());
         body.push_str("<tr>");
         let times = [step.p50, step.p99, step.p999, step.max].map(latency);
         let cells = [figure(step.offered_rate), figure(step.throughput)]
@@ -386,4 +389,14 @@ fn machine(report: &Report, body: &mut String) {
         let _ = writeln!(body, "<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(&value));
     }
     body.push_str("</table>\n");
+}
+
+fn capacity_html(capacity: &Capacity) -> String {
+    let text = text::capacity(capacity);
+    let lines: Vec<String> = text.lines().map(escape).collect();
+    format!(
+        "<h2>Capacity</h2>\n<p>{}</p>\n<p class=\"note\">The figures below are those of the last \
+         trial that passed.</p>\n",
+        lines.join("<br/>\n")
+    )
 }

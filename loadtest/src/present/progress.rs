@@ -6,15 +6,15 @@ use crate::report::Point;
 use crate::units::{count, latency};
 
 /// Writes to the terminal behind standard error, where there is one.
-pub struct Live {
+pub struct Progress {
     terminal: bool,
     shown: bool,
 }
 
-impl Live {
+impl Progress {
     /// Looks whether somebody watches.
-    pub fn new() -> Live {
-        Live { terminal: std::io::stderr().is_terminal(), shown: false }
+    pub fn new() -> Progress {
+        Progress { terminal: std::io::stderr().is_terminal(), shown: false }
     }
 
     /// The last second.
@@ -52,8 +52,8 @@ impl Live {
     }
 }
 
-impl Default for Live {
-    fn default() -> Live {
-        Live::new()
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress::new()
     }
 }

@@ -9,10 +9,10 @@ use std::sync::mpsc::Sender;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::stats::{Second, Stats, record};
 use crate::limits::BACKLOG_MAX;
-use crate::request::Call;
-use crate::schedule::Plan;
-use crate::stats::{Second, Stats, record};
+use crate::workload::request::Call;
+use crate::workload::schedule::Plan;
 use crate::workload::{Outcome, Workload};
 
 const UNSENT: &str = "unsent: no connection was free in time";
@@ -26,9 +26,9 @@ pub(super) struct Due {
     pub(super) phase: usize,
 }
 
-/// A connection as seen from the hub.
+/// A connection as seen from the dispatcher.
 #[derive(Default)]
-pub(super) struct Link {
+pub(super) struct ConnectionState {
     waker: RefCell<Option<Waker>>,
     /// Stands in the queue of free connections.
     queued: Cell<bool>,
@@ -39,10 +39,10 @@ pub(super) struct Link {
     /// The oldest unanswered request has waited too long.
     pub(super) overdue: Cell<bool>,
     /// To be closed and opened anew when it has no request in flight.
-    pub(super) retire: Cell<bool>,
+    pub(super) reconnect: Cell<bool>,
 }
 
-impl Link {
+impl ConnectionState {
     /// The task that drives the connection.
     pub(super) fn set_waker(&self, waker: Waker) {
         *self.waker.borrow_mut() = Some(waker);
@@ -65,7 +65,7 @@ impl Link {
     }
 }
 
-pub(super) struct Hub {
+pub(super) struct Dispatcher {
     plan: Arc<Plan>,
     timeout: Duration,
     started: Cell<Option<Instant>>,
@@ -73,23 +73,23 @@ pub(super) struct Hub {
     failure: RefCell<Option<String>>,
     connected: Cell<usize>,
     backlog: RefCell<VecDeque<Due>>,
-    free: RefCell<VecDeque<Rc<Link>>>,
-    links: RefCell<Vec<Rc<Link>>>,
-    next_retired: Cell<usize>,
+    free: RefCell<VecDeque<Rc<ConnectionState>>>,
+    connections: RefCell<Vec<Rc<ConnectionState>>>,
+    next_reconnected: Cell<usize>,
     pub(super) workload: RefCell<Workload>,
     pub(super) stats: RefCell<Stats>,
     second: RefCell<Second>,
     seconds: Sender<Second>,
 }
 
-impl Hub {
+impl Dispatcher {
     pub(super) fn new(
         plan: Arc<Plan>,
         workload: Workload,
         timeout: Duration,
         seconds: Sender<Second>,
-    ) -> Hub {
-        Hub {
+    ) -> Dispatcher {
+        Dispatcher {
             stats: RefCell::new(Stats::new(plan.phases.len())),
             plan,
             timeout,
@@ -99,8 +99,8 @@ impl Hub {
             connected: Cell::new(0),
             backlog: RefCell::default(),
             free: RefCell::default(),
-            links: RefCell::default(),
-            next_retired: Cell::new(0),
+            connections: RefCell::default(),
+            next_reconnected: Cell::new(0),
             workload: RefCell::new(workload),
             second: RefCell::new(Second::new(0)),
             seconds,
@@ -113,9 +113,9 @@ impl Hub {
     pub(super) fn start(&self, at: Instant) {
         self.started.set(Some(at));
         if self.plan.closed {
-            for link in self.links.borrow().iter() {
-                link.free.set(false);
-                link.wake();
+            for connection in self.connections.borrow().iter() {
+                connection.free.set(false);
+                connection.wake();
             }
         }
     }
@@ -123,7 +123,7 @@ impl Hub {
     /// Nothing more will be due.
     pub(super) fn finish(&self) {
         self.finished.set(true);
-        self.links.borrow().iter().for_each(|link| link.wake());
+        self.connections.borrow().iter().for_each(|connection| connection.wake());
     }
 
     /// Nothing is left to be sent.
@@ -139,10 +139,10 @@ impl Hub {
         self.failure.borrow().clone()
     }
 
-    pub(super) fn link(&self) -> Rc<Link> {
-        let link = Rc::new(Link::default());
-        self.links.borrow_mut().push(link.clone());
-        link
+    pub(super) fn register(&self) -> Rc<ConnectionState> {
+        let connection = Rc::new(ConnectionState::default());
+        self.connections.borrow_mut().push(connection.clone());
+        connection
     }
 
     /// Connections that have been open once.
@@ -175,10 +175,10 @@ impl Hub {
     /// Wakes the connection that has been free for longest.
     pub(super) fn wake_one(&self) {
         let mut free = self.free.borrow_mut();
-        while let Some(link) = free.pop_front() {
-            link.queued.set(false);
-            if link.free.replace(false) {
-                return link.wake();
+        while let Some(connection) = free.pop_front() {
+            connection.queued.set(false);
+            if connection.free.replace(false) {
+                return connection.wake();
             }
         }
     }
@@ -212,10 +212,10 @@ impl Hub {
     }
 
     /// The connection has room for a request and found none.
-    pub(super) fn wait(&self, link: &Rc<Link>) {
-        link.free.set(true);
-        if !link.queued.replace(true) {
-            self.free.borrow_mut().push_back(link.clone());
+    pub(super) fn wait(&self, connection: &Rc<ConnectionState>) {
+        connection.free.set(true);
+        if !connection.queued.replace(true) {
+            self.free.borrow_mut().push_back(connection.clone());
         }
     }
 
@@ -259,7 +259,7 @@ impl Hub {
                     record(&mut stats.calls[call as usize], latency);
                 }
                 drop(stats);
-                self.turn(now);
+                self.publish_seconds(now);
                 let mut second = self.second.borrow_mut();
                 second.right += 1;
                 record(&mut second.latency, latency);
@@ -275,7 +275,7 @@ impl Hub {
     }
 
     /// A request sent at `sent` waits no longer.
-    pub(super) fn landed(&self, due: Due, sent: Instant, now: Instant) {
+    pub(super) fn completed(&self, due: Due, sent: Instant, now: Instant) {
         if let Some(phase) = self.stats.borrow_mut().phases.get_mut(due.phase) {
             phase.in_flight += now.saturating_duration_since(sent);
         }
@@ -284,7 +284,7 @@ impl Hub {
     /// Nothing came back that could be read as an answer.
     pub(super) fn unanswered(&self, due: Due, why: &str) {
         if self.is_measured(due.phase) {
-            self.stats.borrow_mut().silent += 1;
+            self.stats.borrow_mut().unanswered += 1;
         }
         self.error(due, why);
     }
@@ -324,7 +324,7 @@ impl Hub {
     }
 
     /// Publishes the seconds that are over.
-    pub(super) fn turn(&self, now: Instant) {
+    pub(super) fn publish_seconds(&self, now: Instant) {
         let Some(start) = self.started.get() else { return };
         let second = now.saturating_duration_since(start).as_secs();
         while self.second.borrow().second < second {
@@ -350,26 +350,26 @@ impl Hub {
             self.unsent(due, UNSENT);
         }
         drop(backlog);
-        for link in self.links.borrow().iter() {
-            if link
+        for connection in self.connections.borrow().iter() {
+            if connection
                 .oldest
                 .get()
                 .is_some_and(|sent| now.saturating_duration_since(sent) >= self.timeout)
             {
-                link.overdue.set(true);
-                link.wake();
+                connection.overdue.set(true);
+                connection.wake();
             }
         }
     }
 
     /// Has the next connection in turn made anew.
-    pub(super) fn retire_one(&self) {
-        let links = self.links.borrow();
-        let at = self.next_retired.get();
-        self.next_retired.set(at + 1);
-        if let Some(link) = links.get(at % links.len().max(1)) {
-            link.retire.set(true);
-            link.wake();
+    pub(super) fn reconnect_one(&self) {
+        let connections = self.connections.borrow();
+        let at = self.next_reconnected.get();
+        self.next_reconnected.set(at + 1);
+        if let Some(connection) = connections.get(at % connections.len().max(1)) {
+            connection.reconnect.set(true);
+            connection.wake();
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Answers: found in what was received, and checked against what was asked. Nothing is taken on
-//! trust.
+//! Answers: found in what was received, and checked against the request. Nothing is taken on trust.
 
 use std::borrow::Cow;
 
@@ -157,8 +156,8 @@ pub struct Encrypted<'a> {
     pub ciphertextDataIntegrityValue: Option<Cow<'a, str>>,
 }
 
-/// What an encrypt asked.
-pub struct Asked<'a> {
+/// What an encrypt asked for.
+pub struct EncryptRequest<'a> {
     /// Bytes of plaintext.
     pub plaintext_bytes: usize,
     /// AAD.
@@ -167,22 +166,22 @@ pub struct Asked<'a> {
     pub cdiv: bool,
 }
 
-fn decode<'b>(what: &str, text: &str, room: &'b mut Vec<u8>) -> Result<&'b [u8], String> {
-    room.clear();
-    BASE64_STANDARD.decode_vec(text, room).map_err(|e| format!("{what}: {e}"))?;
-    Ok(room)
+fn decode<'b>(what: &str, text: &str, scratch: &'b mut Vec<u8>) -> Result<&'b [u8], String> {
+    scratch.clear();
+    BASE64_STANDARD.decode_vec(text, scratch).map_err(|e| format!("{what}: {e}"))?;
+    Ok(scratch)
 }
 
 /// Buffers and the memory of recent IVs.
 pub struct Checker {
-    room: Vec<u8>,
+    scratch: Vec<u8>,
     ivs: Vec<(u64, [u8; 16])>,
 }
 
 impl Default for Checker {
     fn default() -> Checker {
         Checker {
-            room: Vec::with_capacity(1024),
+            scratch: Vec::with_capacity(1024),
             ivs: vec![(0, [0; 16]); crate::limits::IVS_REMEMBERED],
         }
     }
@@ -196,45 +195,45 @@ impl Checker {
     /// What is wrong.
     pub fn encrypted<'a>(
         &mut self,
-        asked: &Asked<'_>,
+        request: &EncryptRequest<'_>,
         key: u64,
         body: &'a [u8],
     ) -> Result<Encrypted<'a>, String> {
         let answer: Encrypted<'a> =
             serde_json::from_slice(body).map_err(|e| format!("encrypt's answer: {e}"))?;
         let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(asked.aad);
+        hash.update(request.aad);
         if let Some(metadata) = &answer.ciphertextMetadata {
-            let metadata = decode("ciphertextMetadata", metadata, &mut self.room)?;
+            let metadata = decode("ciphertextMetadata", metadata, &mut self.scratch)?;
             if metadata.len() > CIPHERTEXT_METADATA_BYTES_MAX {
                 return Err(format!("ciphertextMetadata of {} bytes", metadata.len()));
             }
             hash.update(metadata);
         }
-        let iv = decode("initializationVector", &answer.initializationVector, &mut self.room)?;
+        let iv = decode("initializationVector", &answer.initializationVector, &mut self.scratch)?;
         if iv.len() != 12 && iv.len() != 16 {
             return Err(format!("initializationVector of {} bytes", iv.len()));
         }
         hash.update(iv);
         let mut padded = [0; 16];
         padded[..iv.len()].copy_from_slice(iv);
-        let ciphertext = decode("ciphertext", &answer.ciphertext, &mut self.room)?;
-        if ciphertext.len() != asked.plaintext_bytes {
+        let ciphertext = decode("ciphertext", &answer.ciphertext, &mut self.scratch)?;
+        if ciphertext.len() != request.plaintext_bytes {
             return Err(format!(
                 "ciphertext of {} bytes for a plaintext of {}",
                 ciphertext.len(),
-                asked.plaintext_bytes
+                request.plaintext_bytes
             ));
         }
         hash.update(ciphertext);
-        let tag = decode("authenticationTag", &answer.authenticationTag, &mut self.room)?;
+        let tag = decode("authenticationTag", &answer.authenticationTag, &mut self.scratch)?;
         if tag.len() != 16 {
             return Err(format!("authenticationTag of {} bytes", tag.len()));
         }
         hash.update(tag);
-        match (&answer.ciphertextDataIntegrityValue, asked.cdiv) {
+        match (&answer.ciphertextDataIntegrityValue, request.cdiv) {
             (Some(told), true) => {
-                if decode("ciphertextDataIntegrityValue", told, &mut self.room)?
+                if decode("ciphertextDataIntegrityValue", told, &mut self.scratch)?
                     != hash.finish().as_ref()
                 {
                     return Err("the CDIV is not that of the answer".into());

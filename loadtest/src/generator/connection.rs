@@ -17,13 +17,13 @@ use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use rustls::pki_types::ServerName;
 
-use super::Transport;
-use super::hub::{Due, Hub, Link};
-use crate::answer;
+use super::dispatcher::{ConnectionState, Dispatcher, Due};
+use super::tls::{Hints, tls_error};
+use super::transport::Transport;
 use crate::limits::{RECONNECT_PAUSE, SETUP_TIME_MAX};
 use crate::target::Target;
-use crate::tls::{Hints, tls_error};
 use crate::workload::Sent;
+use crate::workload::answer;
 
 /// Read from a connection at once, bytes; several answers of the usual size.
 const READ_BYTES: usize = 16 * 1024;
@@ -44,7 +44,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(target: &Target, transport: &Transport) -> Result<Connector, String> {
-        let (config, name) = crate::tls::client(target, transport.tls, transport.resume)?;
+        let (config, name) = super::tls::client(target, transport.tls, transport.resume)?;
         Ok(Connector {
             address: target.address,
             config,
@@ -83,7 +83,10 @@ impl Connector {
     }
 
     /// A connection with its handshake done.
-    pub(super) async fn connect(&self, hub: &Hub) -> Result<TlsStream<TcpStream>, String> {
+    pub(super) async fn connect(
+        &self,
+        dispatcher: &Dispatcher,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let start = Instant::now();
         let unreachable = |e: GlommioError<()>| match e {
             // Without the executor's words before the system's.
@@ -100,11 +103,11 @@ impl Connector {
             .await
             .map_err(|e| format!("TLS handshake with {}: {e}", self.address))?;
         let session = stream.get_ref().1;
-        hub.handshake(
+        dispatcher.handshake(
             start.elapsed(),
             session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         );
-        let mut stats = hub.stats.borrow_mut();
+        let mut stats = dispatcher.stats.borrow_mut();
         if stats.protocol.is_empty() {
             let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
             let suite =
@@ -138,7 +141,7 @@ enum End {
     /// Nothing is left to be done.
     Over,
     /// To be made anew, and nothing is lost.
-    Anew,
+    Reconnect,
     /// Everything in flight is lost.
     Broken(&'static str),
     /// The same by an error of TLS, such as a client certificate that the proxy does not accept:
@@ -147,24 +150,29 @@ enum End {
 }
 
 /// Keeps a connection open from before the run until nothing is left to be sent.
-pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, transport: Transport) {
+pub(super) async fn run(
+    dispatcher: Rc<Dispatcher>,
+    state: Rc<ConnectionState>,
+    connector: Connector,
+    transport: Transport,
+) {
     let connector = connector.with_own_sessions();
     let depth = transport.depth;
     poll_fn(|cx| {
-        link.set_waker(cx.waker().clone());
+        state.set_waker(cx.waker().clone());
         Poll::Ready(())
     })
     .await;
     let mut first = true;
-    while !hub.is_over() && hub.failure().is_none() {
-        match connector.connect(&hub).await {
+    while !dispatcher.is_over() && dispatcher.failure().is_none() {
+        match connector.connect(&dispatcher).await {
             Ok(stream) => {
                 if std::mem::take(&mut first) {
-                    hub.has_connected();
+                    dispatcher.has_connected();
                 }
                 let mut connection = Connection {
-                    hub: &hub,
-                    link: &link,
+                    dispatcher: &dispatcher,
+                    state: &state,
                     hints: &connector.hints,
                     stream,
                     depth,
@@ -178,12 +186,12 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, tra
                 match connection.run().await {
                     End::Over => return,
                     End::Refused(_) => sleep(RECONNECT_PAUSE).await,
-                    End::Anew | End::Broken(_) => {}
+                    End::Reconnect | End::Broken(_) => {}
                 }
             }
-            Err(why) if first => return hub.fail(why),
+            Err(why) if first => return dispatcher.fail(why),
             Err(why) => {
-                hub.connection_error(&why);
+                dispatcher.connection_error(&why);
                 sleep(RECONNECT_PAUSE).await;
             }
         }
@@ -191,8 +199,8 @@ pub(super) async fn keep(hub: Rc<Hub>, link: Rc<Link>, connector: Connector, tra
 }
 
 struct Connection<'a> {
-    hub: &'a Hub,
-    link: &'a Rc<Link>,
+    dispatcher: &'a Dispatcher,
+    state: &'a Rc<ConnectionState>,
     hints: &'a Hints,
     stream: TlsStream<TcpStream>,
     depth: usize,
@@ -207,33 +215,33 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     async fn run(&mut self) -> End {
-        self.link.overdue.set(false);
-        self.link.retire.set(false);
+        self.state.overdue.set(false);
+        self.state.reconnect.set(false);
         let end = loop {
             self.fill();
             if self.in_flight.is_empty() {
-                if self.hub.is_over() {
+                if self.dispatcher.is_over() {
                     break End::Over;
                 }
                 if self.is_to_end() {
-                    break End::Anew;
+                    break End::Reconnect;
                 }
             }
             if let Err(end) = self.step().await {
                 break end;
             }
         };
-        self.link.oldest.set(None);
+        self.state.oldest.set(None);
         // Woken for a request that somebody else must take now.
-        if !self.link.is_free() && self.hub.has_backlog() {
-            self.hub.wake_one();
+        if !self.state.is_free() && self.dispatcher.has_backlog() {
+            self.dispatcher.wake_one();
         }
-        self.link.busy();
+        self.state.busy();
         match &end {
             End::Broken(why) => self.lose(why),
-            End::Refused(why) if self.in_flight.is_empty() => self.hub.connection_error(why),
+            End::Refused(why) if self.in_flight.is_empty() => self.dispatcher.connection_error(why),
             End::Refused(why) => self.lose(why),
-            End::Over | End::Anew => {
+            End::Over | End::Reconnect => {
                 // The peer is told; whether it listens does not matter.
                 let _ = within(
                     Duration::from_millis(200),
@@ -249,31 +257,31 @@ impl Connection<'_> {
     fn lose(&mut self, why: &str) {
         let now = Instant::now();
         for lost in self.in_flight.drain(..) {
-            self.hub.landed(lost.due, lost.at, now);
-            self.hub.unanswered(lost.due, why);
+            self.dispatcher.completed(lost.due, lost.at, now);
+            self.dispatcher.unanswered(lost.due, why);
         }
     }
 
     /// Takes no further request, and is made anew when those in flight are answered.
     fn is_to_end(&self) -> bool {
-        self.link.retire.get() || self.requests_left == 0
+        self.state.reconnect.get() || self.requests_left == 0
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.in_flight.len() < self.depth && !self.is_to_end()
     }
 
     /// Takes what is due, as much as the connection may carry.
     fn fill(&mut self) {
-        while self.has_room() {
-            let Some(due) = self.hub.take() else { break };
+        while self.has_capacity() {
+            let Some(due) = self.dispatcher.take() else { break };
             self.requests_left -= 1;
-            let mut workload = self.hub.workload.borrow_mut();
+            let mut workload = self.dispatcher.workload.borrow_mut();
             let call = workload.draw();
             let sent = workload.write(call, &mut self.out);
             let at = Instant::now();
             if self.in_flight.is_empty() {
-                self.link.oldest.set(Some(at));
+                self.state.oldest.set(Some(at));
             }
             self.in_flight.push_back(InFlight { due, sent, at });
         }
@@ -284,7 +292,7 @@ impl Connection<'_> {
         if self.written < self.out.len() {
             poll_fn(|cx| {
                 while self.written < self.out.len() {
-                    if self.link.overdue.get() {
+                    if self.state.overdue.get() {
                         return Poll::Ready(Err(End::Broken("timeout")));
                     }
                     match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
@@ -302,7 +310,7 @@ impl Connection<'_> {
                     Poll::Ready(Err(_)) => {
                         Poll::Ready(Err(End::Broken("connection broken while sending")))
                     }
-                    Poll::Pending if self.link.overdue.get() => {
+                    Poll::Pending if self.state.overdue.get() => {
                         Poll::Ready(Err(End::Broken("timeout")))
                     }
                     Poll::Pending => Poll::Pending,
@@ -312,20 +320,20 @@ impl Connection<'_> {
             self.out.clear();
             self.written = 0;
         }
-        let has_room = self.has_room();
-        if has_room && !self.hub.is_over() {
-            self.hub.wait(self.link);
+        let has_capacity = self.has_capacity();
+        if has_capacity && !self.dispatcher.is_over() {
+            self.dispatcher.wait(self.state);
         }
         let mut first = true;
         let read = poll_fn(|cx| {
-            if self.link.overdue.get() {
+            if self.state.overdue.get() {
                 return Poll::Ready(Some(Err(End::Broken("timeout"))));
             }
             // Woken for work, or because the end has come.
             let idle = self.in_flight.is_empty();
             if !first
-                && ((has_room && !self.link.is_free())
-                    || (idle && (self.hub.is_over() || self.link.retire.get())))
+                && ((has_capacity && !self.state.is_free())
+                    || (idle && (self.dispatcher.is_over() || self.state.reconnect.get())))
             {
                 return Poll::Ready(None);
             }
@@ -336,7 +344,7 @@ impl Connection<'_> {
                     Poll::Ready(Some(Err(End::Refused(self.hints.explain(&error)))))
                 }
                 // A proxy may close what is idle.
-                Poll::Ready(_) if idle => Poll::Ready(Some(Err(End::Anew))),
+                Poll::Ready(_) if idle => Poll::Ready(Some(Err(End::Reconnect))),
                 Poll::Ready(_) => {
                     Poll::Ready(Some(Err(End::Broken("connection closed before the answer"))))
                 }
@@ -366,12 +374,12 @@ impl Connection<'_> {
                 return Err(End::Broken("answer without a request"));
             };
             at += answer.length;
-            let outcome = self.hub.workload.borrow_mut().check(&request.sent, &answer);
-            self.hub.landed(request.due, request.at, now);
-            self.hub.answered(request.due, request.sent.call, outcome, now);
+            let outcome = self.dispatcher.workload.borrow_mut().check(&request.sent, &answer);
+            self.dispatcher.completed(request.due, request.at, now);
+            self.dispatcher.answered(request.due, request.sent.call, outcome, now);
             if answer.close {
                 return Err(if self.in_flight.is_empty() {
-                    End::Anew
+                    End::Reconnect
                 } else {
                     End::Broken("connection closed before the answer")
                 });
@@ -382,7 +390,7 @@ impl Connection<'_> {
         if self.filled == self.received.len() {
             self.received.resize(self.filled * 2, 0);
         }
-        self.link.oldest.set(self.in_flight.front().map(|request| request.at));
+        self.state.oldest.set(self.in_flight.front().map(|request| request.at));
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
-//! What is promised, and whether it was held.
+//! Acceptance criteria: what must hold, and whether it did.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::Latency;
+use crate::generator::stats::Latency;
 use crate::units;
 
 /// A bound on one percentile.
@@ -25,7 +25,9 @@ impl Sla {
     /// A sentence that says what is accepted.
     pub fn parse(text: &str) -> Result<Sla, String> {
         let wrong = || {
-            format!("{text:?} is no bound: a percentile and a time, as in p99.9=250ms, or max=1s")
+            format!(
+                "{text:?} is no bottleneck: a percentile and a time, as in p99.9=250ms, or max=1s"
+            )
         };
         let (name, limit) = text.split_once('=').ok_or_else(wrong)?;
         let quantile = match (name, name.strip_prefix('p')) {
@@ -52,38 +54,37 @@ impl Sla {
 
 /// What must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Promise {
+pub struct Criteria {
     /// Bounds on percentiles.
     pub slas: Vec<Sla>,
     /// Errors that are accepted; `None`: not judged.
     pub max_errors: Option<u64>,
 }
 
-impl Promise {
+impl Criteria {
     /// Who names a latency means it for every request: without a word on errors, none are accepted.
-    pub fn new(slas: Vec<Sla>, max_errors: Option<u64>) -> Promise {
+    pub fn new(slas: Vec<Sla>, max_errors: Option<u64>) -> Criteria {
         let max_errors = max_errors.or(if slas.is_empty() { None } else { Some(0) });
-        Promise { slas, max_errors }
+        Criteria { slas, max_errors }
     }
 }
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Every bound that was asked for held.
-    Held,
-    /// A bound did not hold, an answer was wrong, or none was right.
-    NotHeld,
-    /// No bound was asked for, on latency or on errors: nothing was promised that could have held,
-    /// however many requests failed.
-    NoBound,
+pub enum TestResult {
+    /// Every criterion was met.
+    Pass,
+    /// A criterion was not met, an answer was wrong, or none was right.
+    Fail,
+    /// None was given, on latency or on errors: nothing is judged, however many requests failed.
+    NoCriteria,
 }
 
 /// How the check of `--max-errors` is called.
 pub(crate) const ERRORS: &str = "errors";
 
-/// One thing that must hold.
+/// A criterion, and whether it was met.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// `p99.9`, `errors`, `wrong answers`.
@@ -92,21 +93,25 @@ pub struct Check {
     pub limit: String,
     /// What it was.
     pub value: String,
-    /// Whether it held.
-    pub held: bool,
+    /// Whether it was met.
+    pub passed: bool,
 }
 
-/// Looks at everything that was promised, and at what nobody needs to ask for: that no answer is
-/// wrong, and that there are answers. `wrong` is `None` where answers were not looked at: then
-/// nothing is said of it.
-pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u64>) -> Vec<Check> {
+/// Checks every criterion, and what nobody needs to ask for: that no answer is wrong, and that there
+/// are answers. `wrong` is `None` where answers were not looked at: then nothing is said of it.
+pub fn judge(
+    criteria: &Criteria,
+    latency: &Latency,
+    errors: u64,
+    wrong: Option<u64>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(wrong) = wrong {
         checks.push(Check {
             what: "wrong answers".into(),
             limit: "0".into(),
             value: units::count(wrong),
-            held: wrong == 0,
+            passed: wrong == 0,
         });
     }
     let answers = if wrong.is_some() { "right answers" } else { "answers (200)" };
@@ -114,23 +119,23 @@ pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u6
         what: answers.into(),
         limit: "at least 1".into(),
         value: units::count(latency.len()),
-        held: !latency.is_empty(),
+        passed: !latency.is_empty(),
     });
-    for sla in &promise.slas {
+    for sla in &criteria.slas {
         let value = latency.value_at_quantile(sla.quantile);
         checks.push(Check {
             what: sla.name.clone(),
             limit: units::micros(sla.limit_us),
             value: units::latency(value),
-            held: !latency.is_empty() && value <= sla.limit_us,
+            passed: !latency.is_empty() && value <= sla.limit_us,
         });
     }
-    if let Some(max) = promise.max_errors {
+    if let Some(max) = criteria.max_errors {
         checks.push(Check {
             what: ERRORS.into(),
             limit: units::count(max),
             value: units::count(errors),
-            held: errors <= max,
+            passed: errors <= max,
         });
     }
     checks
@@ -139,7 +144,7 @@ pub fn judge(promise: &Promise, latency: &Latency, errors: u64, wrong: Option<u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::latency;
+    use crate::generator::stats::latency;
 
     #[test]
     fn bounds_are_read() {
@@ -161,9 +166,9 @@ mod tests {
         (0..1000).for_each(|_| histogram.record(1000).unwrap());
         (0..2).for_each(|_| histogram.record(5000).unwrap());
         let held = |slas: &[&str], max_errors, errors, wrong| {
-            let promise =
-                Promise::new(slas.iter().map(|s| Sla::parse(s).unwrap()).collect(), max_errors);
-            judge(&promise, &histogram, errors, Some(wrong)).iter().all(|c| c.held)
+            let criteria =
+                Criteria::new(slas.iter().map(|s| Sla::parse(s).unwrap()).collect(), max_errors);
+            judge(&criteria, &histogram, errors, Some(wrong)).iter().all(|c| c.passed)
         };
         assert!(held(&[], None, 99, 0));
         assert!(!held(&[], None, 0, 1), "a wrong answer is never accepted");
@@ -175,14 +180,14 @@ mod tests {
         assert!(held(&["p99=1ms"], Some(1), 1, 0));
         assert!(!held(&[], Some(1), 2, 0));
         assert!(
-            !judge(&Promise::default(), &latency(), 0, Some(0)).iter().all(|c| c.held),
+            !judge(&Criteria::default(), &latency(), 0, Some(0)).iter().all(|c| c.passed),
             "no answers at all"
         );
-        let unchecked = judge(&Promise::default(), &histogram, 0, None);
+        let unchecked = judge(&Criteria::default(), &histogram, 0, None);
         assert!(
             unchecked
                 .iter()
-                .all(|c| c.held && !c.what.contains("wrong") && !c.what.contains("right")),
+                .all(|c| c.passed && !c.what.contains("wrong") && !c.what.contains("right")),
             "{unchecked:?}"
         );
     }

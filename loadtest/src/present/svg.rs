@@ -337,7 +337,7 @@ mod tests {
             for y in [Scale::Linear, Scale::Log] {
                 for value in values {
                     let svg = chart(x, y, vec![(value, value), (0.5, 3.0)]);
-                    crate::report::tests::assert_well_formed(&svg);
+                    crate::present::tests::assert_well_formed(&svg);
                     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
                 }
             }

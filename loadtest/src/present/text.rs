@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Report, knee, lost_in_passing};
-use crate::idle::IdleReport;
-use crate::sla::Verdict;
+use crate::criteria::TestResult;
+use crate::generator::idle::IdleReport;
+use crate::report::Report;
+use crate::report::capacity::Capacity;
+use crate::report::step::{failed_below, knee};
 use crate::units::{count, counted, figure, latency, micros};
 
 /// All that a person needs to judge the run.
@@ -63,7 +65,7 @@ pub fn summary(report: &Report) -> String {
         );
         for step in &report.steps {
             let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(latency);
-            let mark = if step.held { String::new() } else { format!("  {}", step.verdict()) };
+            let mark = if step.passed { String::new() } else { format!("  {}", step.status()) };
             let (offered, throughput, errors) =
                 (figure(step.offered_rate), figure(step.throughput), count(step.errors));
             let _ = writeln!(
@@ -81,7 +83,7 @@ pub fn summary(report: &Report) -> String {
             let _ = writeln!(text, "  {:>10}  {name}", count(*n));
         }
     }
-    for what in &report.wrong_told {
+    for what in &report.wrong_examples {
         let _ = writeln!(text, "WRONG ANSWER: {what}");
     }
     text.push('\n');
@@ -94,22 +96,22 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(
             text,
             "{:<5} {:<14} {:>12}   at most {}",
-            if check.held { "ok" } else { "NO" },
+            if check.passed { "pass" } else { "FAIL" },
             check.what,
             check.value,
             check.limit
         );
     }
     let unverified = if settings.unverified { " (UNVERIFIED: no answer was checked)" } else { "" };
-    let verdict = match report.verdict() {
-        Verdict::Held => "HELD".into(),
-        Verdict::NotHeld => "NOT HELD".into(),
-        Verdict::NoBound => format!(
-            "NO BOUND GIVEN, {}: --sla and --max-errors say what has to hold",
+    let result = match report.result() {
+        TestResult::Pass => "PASS".into(),
+        TestResult::Fail => "FAIL".into(),
+        TestResult::NoCriteria => format!(
+            "NO CRITERIA GIVEN, {}: --sla and --max-errors say what has to hold",
             errors(report)
         ),
     };
-    let _ = writeln!(text, "{verdict}{unverified}");
+    let _ = writeln!(text, "{result}{unverified}");
     text.replace("at most at least", "at least")
 }
 
@@ -133,7 +135,7 @@ pub fn tls(report: &Report) -> String {
     )
 }
 
-/// How many errors there were, beside a verdict that does not judge them.
+/// How many errors there were, beside a result that does not judge them.
 pub fn errors(report: &Report) -> String {
     if report.errors == 0 { "no errors".into() } else { counted(report.errors, "error") }
 }
@@ -211,23 +213,23 @@ fn number(n: usize) -> String {
 
 /// Where throughput stops following the load.
 pub fn knee_text(report: &Report) -> String {
-    let in_passing = match lost_in_passing(&report.steps) {
+    let below = match failed_below(&report.steps) {
         0 => String::new(),
-        n => format!("; {} below it did not, while higher ones did", counted(n as u64, "step")),
+        n => format!("; {} below it failed, while higher ones passed", counted(n as u64, "step")),
     };
     match knee(&report.steps) {
         Some(step) => {
             format!(
-                "knee: {}/s is the highest step that held{in_passing}; limited by {}",
+                "knee: {}/s is the highest step that passed{below}; limited by {}",
                 figure(step.offered_rate),
-                report.bound.text()
+                report.bottleneck.text()
             )
         }
-        None if !report.steps.iter().any(|s| s.held) => {
-            format!("no knee: not a single step held; limited by {}", report.bound.text())
+        None if !report.steps.iter().any(|s| s.passed) => {
+            format!("no knee: not a single step passed; limited by {}", report.bottleneck.text())
         }
-        None if in_passing.is_empty() => "no knee: every step held".into(),
-        None => format!("no knee: the highest step held{in_passing}"),
+        None if below.is_empty() => "no knee: every step passed".into(),
+        None => format!("no knee: the highest step passed{below}"),
     }
 }
 
@@ -238,7 +240,7 @@ fn cpu_a_request(us: Option<f64>) -> String {
 /// Figures of the proxy, the HSM and this tool.
 pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
-    if let Some(cpu) = &report.server.cpu {
+    if let Some(cpu) = &report.proxy.cpu {
         let value = format!(
             "{}; {:.2} of {} cores; busiest thread {} {:.0} %",
             cpu_a_request(cpu.us_per_request),
@@ -249,7 +251,7 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
         );
         rows.push(("proxy CPU", value));
     }
-    if let Some(hsm) = &report.server.key_manager {
+    if let Some(hsm) = &report.proxy.key_manager {
         rows.push((
             "key manager",
             format!(
@@ -278,20 +280,20 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     if let Some(connections) = &report.idle {
         rows.push(("idle", idle(connections)));
     }
-    let client = &report.client;
+    let generator = &report.generator;
     rows.push((
         "this tool",
         format!(
             "{}; busiest thread {}; connections {:.0} % busy; requests handed out late by p99 {}, \
              max {}; {} ciphertexts decrypted after the run",
-            cpu_a_request(client.cpu_us_per_request),
-            client
+            cpu_a_request(generator.cpu_us_per_request),
+            generator
                 .busiest_worker
                 .map_or("not measured".into(), |share| format!("{:.0} %", share * 100.0)),
-            client.connections_busy * 100.0,
-            micros(client.lag_p99_us),
-            micros(client.lag_max_us),
-            count(client.closing_decrypts)
+            generator.connections_busy * 100.0,
+            micros(generator.lag_p99_us),
+            micros(generator.lag_max_us),
+            count(generator.closing_decrypts)
         ),
     ));
     rows
@@ -301,4 +303,26 @@ fn machine(report: &Report, text: &mut String) {
     for (name, value) in machine_rows(report) {
         let _ = writeln!(text, "{name:<12} {value}");
     }
+}
+
+/// What a search found, in a few lines.
+pub fn capacity(capacity: &Capacity) -> String {
+    let mut text = String::new();
+    match capacity.rate {
+        Some(rate) => drop(writeln!(text, "CAPACITY {} requests/s", figure(rate))),
+        None => text.push_str("NO CAPACITY: not even the lowest rate passed\n"),
+    }
+    match (capacity.failed_at, capacity.bottleneck) {
+        (Some(_), Some(bottleneck)) => drop(writeln!(text, "limited by {}", bottleneck.text())),
+        _ => text.push_str("no limit found: every rate up to --to passed\n"),
+    }
+    if capacity.rate.is_some() && capacity.sessions_needed > 0 {
+        let _ = writeln!(
+            text,
+            "needs {}{}, each in use for 70 % of the time",
+            if capacity.sessions_full { "at least " } else { "" },
+            counted(capacity.sessions_needed, "HSM session")
+        );
+    }
+    text
 }

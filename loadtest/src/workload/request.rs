@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
-use crate::sign::{DATE_CHARS, DAY_CHARS, Date, HEX_CHARS, Hex, Signer, sha256_hex};
+use super::sign::{DATE_CHARS, DAY_CHARS, Date, HEX_CHARS, Hex, Signer, sha256_hex};
 
 /// The four calls of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,18 +8,22 @@ use futures_rustls::client::TlsStream;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 
-use super::Failure;
 use super::connection::{Connector, within};
-use super::hub::Hub;
-use crate::answer;
+use super::dispatcher::Dispatcher;
+use super::transport::Failure;
 use crate::limits::{PRIMED_CIPHERTEXTS, SETUP_TIME_MAX};
-use crate::request::Call;
+use crate::workload::answer;
+use crate::workload::request::Call;
 use crate::workload::{Mix, Outcome};
 
 /// Asks every key of every key store, and each call that the mix has.
-pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Result<(), Failure> {
-    let mut stream = connector.connect(hub).await.map_err(Failure::Setup)?;
-    let routes = hub.workload.borrow().routes();
+pub(super) async fn ask_once(
+    dispatcher: &Dispatcher,
+    connector: &Connector,
+    mix: &Mix,
+) -> Result<(), Failure> {
+    let mut stream = connector.connect(dispatcher).await.map_err(Failure::Setup)?;
+    let routes = dispatcher.workload.borrow().routes();
     let [encrypt, decrypt, metadata, health] = mix.0;
     let mut calls = Vec::new();
     if encrypt + decrypt > 0 {
@@ -37,7 +41,7 @@ pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Res
                     call.name()
                 )))
             };
-            match exchange(hub, connector, &mut stream, call).await {
+            match exchange(dispatcher, connector, &mut stream, call).await {
                 Ok((Outcome::Right, _)) => {}
                 Ok((Outcome::Wrong(what), _)) => return Err(Failure::Wrong(what)),
                 Ok((Outcome::Error(name), Some(message))) => {
@@ -53,20 +57,20 @@ pub(super) async fn ask_once(hub: &Hub, connector: &Connector, mix: &Mix) -> Res
 }
 
 /// Decrypts all that the worker still knows.
-pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
-    let count = hub.workload.borrow().ciphertexts();
+pub(super) async fn decrypt_what_is_left(dispatcher: &Dispatcher, connector: &Connector) {
+    let count = dispatcher.workload.borrow().ciphertexts();
     if count == 0 {
         return;
     }
     let deadline = Instant::now() + SETUP_TIME_MAX;
     let ended = async {
-        let mut stream = connector.connect(hub).await?;
+        let mut stream = connector.connect(dispatcher).await?;
         for _ in 0..count {
             if Instant::now() >= deadline {
                 break;
             }
-            let (outcome, _) = exchange(hub, connector, &mut stream, Call::Decrypt).await?;
-            let mut stats = hub.stats.borrow_mut();
+            let (outcome, _) = exchange(dispatcher, connector, &mut stream, Call::Decrypt).await?;
+            let mut stats = dispatcher.stats.borrow_mut();
             match outcome {
                 Outcome::Right => stats.closing_decrypts += 1,
                 Outcome::Wrong(what) => stats.wrong(what),
@@ -77,19 +81,19 @@ pub(super) async fn decrypt_what_is_left(hub: &Hub, connector: &Connector) {
         Ok::<(), String>(())
     };
     if let Err(why) = ended.await {
-        hub.stats.borrow_mut().error(&format!("{why}, decrypting after the run"));
+        dispatcher.stats.borrow_mut().error(&format!("{why}, decrypting after the run"));
     }
 }
 
 /// What the answer came to, and what the proxy says of an error.
 async fn exchange(
-    hub: &Hub,
+    dispatcher: &Dispatcher,
     connector: &Connector,
     stream: &mut TlsStream<TcpStream>,
     call: Call,
 ) -> Result<(Outcome, Option<String>), String> {
     let mut out = Vec::new();
-    let sent = hub.workload.borrow_mut().write(call, &mut out);
+    let sent = dispatcher.workload.borrow_mut().write(call, &mut out);
     let write = async {
         stream.write_all(&out).await?;
         stream.flush().await
@@ -103,7 +107,7 @@ async fn exchange(
         }
         if let Some(answer) = answer::first(&received)? {
             return Ok((
-                hub.workload.borrow_mut().check(&sent, &answer),
+                dispatcher.workload.borrow_mut().check(&sent, &answer),
                 answer::error_message(&answer.body),
             ));
         }

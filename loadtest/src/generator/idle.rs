@@ -11,10 +11,9 @@ use std::time::Instant;
 use rustls::ClientConnection;
 use serde::{Deserialize, Serialize};
 
+use super::tls::{Hints, Versions};
 use crate::limits::{CONNECTING_AT_ONCE, IDLE_SETTLE_TIME, IDLE_SETUP_TIME_MAX, SETUP_TIME_MAX};
-use crate::observe::Observer;
 use crate::target::Target;
-use crate::tls::{Hints, Versions};
 
 /// Open connections without a request.
 pub struct Idle {
@@ -51,7 +50,8 @@ pub struct Memory {
 }
 
 impl Idle {
-    /// Opens `count` connections and looks at the proxy's memory before and after.
+    /// Opens `count` connections. `memory` gives the proxy's resident bytes, where they can be
+    /// seen: it is asked before and after.
     ///
     /// # Errors
     /// When not a single one could be opened.
@@ -59,11 +59,11 @@ impl Idle {
         target: &Target,
         versions: Versions,
         count: usize,
-        observer: &Observer,
+        memory: impl Fn() -> Option<u64>,
     ) -> Result<Idle, String> {
         let settled = || {
             std::thread::sleep(IDLE_SETTLE_TIME);
-            observer.resident_bytes()
+            memory()
         };
         let before = settled();
         let (connections, refused) = open_all(target, versions, count)?;
@@ -105,7 +105,7 @@ impl Idle {
 type Opened = (Vec<(TcpStream, ClientConnection)>, Option<String>);
 
 fn open_all(target: &Target, versions: Versions, count: usize) -> Result<Opened, String> {
-    let (config, name) = crate::tls::client(target, versions, false)?;
+    let (config, name) = super::tls::client(target, versions, false)?;
     let hints = Hints::of(target);
     let deadline = Instant::now() + IDLE_SETUP_TIME_MAX;
     let opened: Mutex<Opened> = Mutex::new((Vec::with_capacity(count), None));

@@ -57,14 +57,14 @@ const SPEC: &str = r#"{"authenticationTag": "vBxN2ncH1oEkR8WVXpmyYQ==", "ciphert
     "ciphertextMetadata": "a2V5X3ZlcnNpb249MQ==", "initializationVector": "HMrlRw85cAJUd5Ax"}"#;
 const AAD: &[u8] = b"project=nile,department=marketing";
 
-fn asked(plaintext_bytes: usize, aad: &[u8], cdiv: bool) -> Asked<'_> {
-    Asked { plaintext_bytes, aad, cdiv }
+fn asked(plaintext_bytes: usize, aad: &[u8], cdiv: bool) -> EncryptRequest<'_> {
+    EncryptRequest { plaintext_bytes, aad, cdiv }
 }
 
 #[test]
 fn the_specifications_cdiv_is_right_and_every_change_of_it_is_wrong() {
-    let check = |asked: &Asked<'_>, body: &str| {
-        Checker::default().encrypted(asked, 0, body.as_bytes()).map(|_| ())
+    let check = |request: &EncryptRequest<'_>, body: &str| {
+        Checker::default().encrypted(request, 0, body.as_bytes()).map(|_| ())
     };
     assert_eq!(check(&asked(12, AAD, true), SPEC), Ok(()));
     // Escaped slashes and unknown fields are still JSON.

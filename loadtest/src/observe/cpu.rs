@@ -1,0 +1,51 @@
+//! CPU time of a process over a stretch of time.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::FULL;
+
+/// CPU use of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Process id.
+    pub pid: u32,
+    /// CPU time for each right answer, microseconds, of all threads; the HSM's library is among
+    /// them. `None` where it could not be measured.
+    pub us_per_request: Option<f64>,
+    /// Cores' worth of CPU time used.
+    pub cores_used: f64,
+    /// Cores it may use.
+    pub cores_allowed: usize,
+    /// The share of the time that its busiest thread ran.
+    pub busiest_thread: f64,
+    /// That thread's name; of xksd's shards without the number, which is the executor's and not
+    /// that of the shard in xksd's log.
+    pub busiest_thread_name: String,
+}
+
+/// CPU time for each right answer, microseconds; `None` where there is none, or less was used than
+/// the kernel's clock tick (10 ms) shows.
+pub fn us_a_request(used: Duration, right: u64) -> Option<f64> {
+    (right > 0 && !used.is_zero()).then(|| used.as_secs_f64() * 1e6 / right as f64)
+}
+
+impl Cpu {
+    /// Whether a thread, or all the cores that it may use, were busy all the time.
+    pub fn is_full(&self) -> bool {
+        self.busiest_thread >= FULL || self.cores_used >= FULL * self.cores_allowed.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_answers_or_time_there_is_no_cpu_a_request() {
+        let second = Duration::from_secs(1);
+        assert_eq!(us_a_request(second, 1000), Some(1000.0));
+        assert_eq!((us_a_request(second, 0), us_a_request(Duration::ZERO, 1000)), (None, None));
+    }
+}

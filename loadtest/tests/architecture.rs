@@ -1,0 +1,28 @@
+//! The files of this crate form a way in one direction: none is reached from what it uses.
+
+mod modules;
+
+#[test]
+fn no_file_is_reached_from_what_it_uses() {
+    modules::assert_no_circles(env!("CARGO_MANIFEST_DIR"));
+}
+
+#[test]
+fn each_folder_uses_only_those_before_it() {
+    modules::assert_in_order(
+        env!("CARGO_MANIFEST_DIR"),
+        &[
+            "limits",
+            "units",
+            "target",
+            "workload",
+            "generator",
+            "criteria",
+            "observe",
+            "report",
+            "present",
+            "run",
+            "cli",
+        ],
+    );
+}
