@@ -11,8 +11,8 @@ use futures_util::{AsyncRead, AsyncWrite};
 use rustls::Error;
 
 use super::client_auth::refused_name;
-use super::failure::tls_failure_words;
-use super::{Server, handshake_failure_label, tls_failure_label};
+use super::failure::{handshake_failure_label, tls_failure_label, tls_failure_words};
+use super::server::Server;
 use crate::limits::{COMMON_NAME_CHARS_MAX, HANDSHAKE_DETAIL_CHARS_MAX};
 
 impl Server {
@@ -25,7 +25,7 @@ impl Server {
         &self,
         stream: S,
     ) -> Result<TlsStream<S>, HandshakeFailure> {
-        let mut accepting = TlsAcceptor::from(self.config.clone()).accept(stream);
+        let mut accepting = TlsAcceptor::from(self.config().clone()).accept(stream);
         let mut name = None;
         let accepted = poll_fn(|cx| {
             let polled = Pin::new(&mut accepting).poll(cx);

@@ -13,7 +13,7 @@ use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::{CERTIFICATE_CHAIN, Report};
+use super::settings::{CERTIFICATE_CHAIN, Report};
 use crate::limits::CERTIFICATE_EXPIRY_WARNING;
 
 /// The certificates taken apart, or which of them cannot be.

@@ -23,7 +23,8 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::{ClientSettings, Report, SUBJECT_COMMON_NAMES, TRUST_ANCHORS, pem_file, provider};
+use super::settings::{ClientSettings, Report, SUBJECT_COMMON_NAMES, TRUST_ANCHORS};
+use super::{pem_file, provider};
 
 /// Why a client certificate that chains to a trust anchor was refused all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]

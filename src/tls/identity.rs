@@ -13,7 +13,9 @@ use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
-use super::{CERTIFICATE_CHAIN, Certificate, PRIVATE_KEY, Report, Settings, chain, pem_file};
+use super::certificate::Certificate;
+use super::settings::{CERTIFICATE_CHAIN, PRIVATE_KEY, Report, Settings};
+use super::{chain, pem_file};
 
 /// What the server shows and signs with.
 pub(super) struct Identity {

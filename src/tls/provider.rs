@@ -8,11 +8,11 @@ use rustls::crypto::ring::cipher_suite::{
 };
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite};
 
-use super::client_auth::ClientVerifier;
 use crate::limits::TLS13_TICKETS;
 
 /// spec: "at least one of these cipher suites"; all of them, and no other.
@@ -32,7 +32,7 @@ pub(super) fn crypto_provider() -> CryptoProvider {
 /// this one.
 pub(super) fn server_config(
     identity: Arc<CertifiedKey>,
-    client: Option<Arc<ClientVerifier>>,
+    client: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(crypto_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?;

@@ -18,6 +18,13 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConnection, SupportedProtocolVersion,
 };
 
+use std::sync::Arc;
+
+use rustls::HandshakeKind;
+use rustls::pki_types::UnixTime;
+use time::OffsetDateTime;
+
+use super::server::load;
 use super::*;
 use crate::limits::CERTIFICATE_EXPIRY_WARNING;
 
