@@ -88,6 +88,13 @@ pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 6
 /// lets a connection pool reopen two connections in place of one.
 pub const TLS13_TICKETS: usize = 2;
 
+/// Certificates that a client may send: its own, and those of the authorities above it. The
+/// longest chain of Amazon's, with the cross-signed roots, has four.
+pub const CLIENT_CHAIN_CERTIFICATES_MAX: usize = 6;
+/// Signatures checked to find a chain among them. A chain to a known anchor takes one for each
+/// certificate, and one more for each further anchor of the same name; certificates that bear the
+/// same name can be put together in hundreds of ways. One under a P-384 key costs up to 2 ms.
+pub const CLIENT_CHAIN_SIGNATURES_MAX: usize = 8;
 /// What is logged of why a handshake failed, characters; of a client certificate's common name,
 /// [`COMMON_NAME_CHARS_MAX`].
 pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -17,14 +17,17 @@ use rustls::{
 };
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
-    RequiredEkuNotFoundContext,
+    RequiredEkuNotFoundContext, VerifiedPath,
 };
 use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::name_constraints::DnsConstraints;
 use super::settings::{ClientSettings, Report, SUBJECT_COMMON_NAMES, TRUST_ANCHORS};
+use super::signature_budget::SignatureBudget;
 use super::{pem_file, provider};
+use crate::limits::CLIENT_CHAIN_CERTIFICATES_MAX;
 
 /// Why a client certificate that chains to a trust anchor was refused all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,34 @@ impl std::fmt::Display for SubjectRefused {
 
 impl std::error::Error for SubjectRefused {}
 
+/// Why a client's certificates were not looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainRefused {
+    /// It sent so many.
+    TooManyCertificates(usize),
+    /// They can be put together to chains in more ways than are tried.
+    TooManySignatures,
+}
+
+impl std::fmt::Display for ChainRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooManyCertificates(sent) => write!(
+                f,
+                "the client sent {sent} certificates, and at most \
+                 {CLIENT_CHAIN_CERTIFICATES_MAX} are looked at: its own and those of the \
+                 authorities above it"
+            ),
+            Self::TooManySignatures => f.write_str(
+                "the client's certificates bear names that are alike, and can be put together in \
+                 more ways than are tried",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ChainRefused {}
+
 /// None only with a problem in the report.
 pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc<ClientVerifier>> {
     if settings.subject_common_names.is_empty() {
@@ -87,17 +118,22 @@ pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc
         }
     };
     let mut roots = RootCertStore::empty();
+    let mut anchor_constraints = Vec::new();
     for (i, anchor) in anchors.into_iter().enumerate() {
-        if let Err(error) = roots.add(anchor) {
-            report.problem(
+        let constraints = DnsConstraints::of(&anchor).map_err(|error| error.to_string());
+        let added = roots.add(anchor).map_err(|error| error.to_string());
+        match added.and(constraints) {
+            Ok(constraints) => anchor_constraints.push(constraints),
+            Err(error) => report.problem(
                 TRUST_ANCHORS,
                 format!("certificate {} of {}: {error}", i + 1, settings.trust_anchors.display()),
-            );
+            ),
         }
     }
     Some(Arc::new(ClientVerifier {
         root_hint_subjects: roots.subjects(),
         roots,
+        anchor_constraints,
         subject_common_names: settings.subject_common_names.clone(),
         purpose: if settings.require_client_auth_eku {
             Purpose::Client
@@ -108,11 +144,13 @@ pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc
     }))
 }
 
-/// rustls' own `WebPkiClientVerifier`, with two differences: the subject is checked, and serverAuth
-/// may do for clientAuth.
+/// rustls' own `WebPkiClientVerifier`, with three differences: the subject is checked, serverAuth
+/// may do for clientAuth, and the work that a client can ask for is bounded.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     roots: RootCertStore,
+    /// Of `roots`, one for each.
+    anchor_constraints: Vec<DnsConstraints>,
     root_hint_subjects: Vec<DistinguishedName>,
     subject_common_names: Vec<String>,
     purpose: Purpose,
@@ -137,46 +175,94 @@ impl ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        EndEntityCert::try_from(end_entity)
-            .and_then(|certificate| {
-                certificate
-                    .verify_for_usage(
-                        self.algorithms.all,
-                        &self.roots.roots,
-                        intermediates,
-                        now,
-                        self.purpose,
-                        None,
-                        None,
-                    )
-                    .map(|_path| ())
-            })
-            .map_err(rustls_error)?;
+        let sent = 1 + intermediates.len();
+        if sent > CLIENT_CHAIN_CERTIFICATES_MAX {
+            return Err(other(ChainRefused::TooManyCertificates(sent)));
+        }
+        let budget = SignatureBudget::default();
+        self.check_chain(end_entity, intermediates, now, &budget).map_err(|error| {
+            if budget.is_exceeded() {
+                other(ChainRefused::TooManySignatures)
+            } else {
+                rustls_error(error)
+            }
+        })?;
         // Only now: a subject that nobody vouches for is not worth taking apart.
-        self.check_subject(end_entity)
-            .map_err(|refused| CertificateError::Other(OtherError(Arc::new(refused))).into())
+        self.check_subject(end_entity).map_err(other)
+    }
+
+    fn check_chain(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        budget: &SignatureBudget,
+    ) -> Result<(), webpki::Error> {
+        let limited = budget.limit(self.algorithms.all);
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            limited.iter().map(|algorithm| algorithm as _).collect();
+        EndEntityCert::try_from(end_entity)?
+            .verify_for_usage(
+                &algorithms,
+                &self.roots.roots,
+                intermediates,
+                now,
+                self.purpose,
+                None,
+                Some(&|path| self.check_name(end_entity, path)),
+            )
+            .map(|_path| ())
+    }
+
+    /// Whether the authorities of a path may vouch for the common name.
+    fn check_name(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        path: &VerifiedPath<'_>,
+    ) -> Result<(), webpki::Error> {
+        // Without one name the client is refused by `check_subject`, which says why.
+        let Ok((_, certificate)) = X509Certificate::from_der(end_entity) else { return Ok(()) };
+        let Ok(name) = common_name(&certificate) else { return Ok(()) };
+        let anchors = self.roots.roots.iter().zip(&self.anchor_constraints);
+        let mut allowed = anchors
+            .filter(|(anchor, _)| *anchor == path.anchor())
+            .all(|(_, constraints)| constraints.allow(name));
+        for authority in path.intermediate_certificates() {
+            allowed &= DnsConstraints::of(&authority.der())?.allow(name);
+        }
+        if allowed { Ok(()) } else { Err(webpki::Error::NameConstraintViolation) }
     }
 
     fn check_subject(&self, end_entity: &CertificateDer<'_>) -> Result<(), SubjectRefused> {
         let Ok(([], certificate)) = X509Certificate::from_der(end_entity) else {
             return Err(SubjectRefused::NotText);
         };
-        let mut names = certificate.subject().iter_common_name();
-        let name = names.next().ok_or(SubjectRefused::NoCommonName)?.attr_value();
-        if names.next().is_some() {
-            return Err(SubjectRefused::SeveralCommonNames);
-        }
-        // TeletexString, BMPString and UniversalString would need a conversion before the
-        // comparison, and two readers of one certificate could disagree on it.
-        if !matches!(name.tag(), Tag::Utf8String | Tag::PrintableString) {
-            return Err(SubjectRefused::NotText);
-        }
-        let name = std::str::from_utf8(name.data).map_err(|_| SubjectRefused::NotText)?;
+        let name = common_name(&certificate)?;
         match self.subject_common_names.iter().any(|listed| listed == name) {
             true => Ok(()),
             false => Err(SubjectRefused::NotListed),
         }
     }
+}
+
+/// The one common name of a certificate's subject.
+fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, SubjectRefused> {
+    let mut names = certificate.subject().iter_common_name();
+    let name = names.next().ok_or(SubjectRefused::NoCommonName)?.attr_value();
+    if names.next().is_some() {
+        return Err(SubjectRefused::SeveralCommonNames);
+    }
+    // TeletexString, BMPString and UniversalString would need a conversion before the comparison,
+    // and two readers of one certificate could disagree on it.
+    if !matches!(name.tag(), Tag::Utf8String | Tag::PrintableString) {
+        return Err(SubjectRefused::NotText);
+    }
+    std::str::from_utf8(name.data).map_err(|_| SubjectRefused::NotText)
+}
+
+/// A reason of ours in an error of rustls'.
+fn other(why: impl std::error::Error + Send + Sync + 'static) -> Error {
+    CertificateError::Other(OtherError(Arc::new(why))).into()
 }
 
 /// The subject common name of the client certificate that was refused last on this thread, on its
@@ -301,7 +387,7 @@ fn rustls_error(error: webpki::Error) -> Error {
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+        unnamed => return other(unnamed),
     }
     .into()
 }

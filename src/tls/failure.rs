@@ -7,7 +7,7 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 use time::OffsetDateTime;
 
 use super::chain;
-use super::client_auth::SubjectRefused;
+use super::client_auth::{ChainRefused, SubjectRefused};
 
 /// The label of what a handshake over a socket ended with: rustls' errors arrive wrapped in
 /// [`io::Error`].
@@ -78,6 +78,9 @@ fn client_certificate(why: &CertificateError) -> &'static str {
         CertificateError::Other(other) if other.0.downcast_ref::<SubjectRefused>().is_some() => {
             "wrong_subject"
         }
+        CertificateError::Other(other) if other.0.downcast_ref::<ChainRefused>().is_some() => {
+            "chain_too_long"
+        }
         _ => "bad_certificate",
     }
 }
@@ -138,14 +141,14 @@ fn client_certificate_words(why: &CertificateError) -> String {
         E::UnsupportedSignatureAlgorithm => UNKNOWN_ALGORITHM,
         E::UnsupportedSignatureAlgorithmContext { .. } => UNKNOWN_ALGORITHM,
         E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => WRONG_ALGORITHM,
-        E::Other(other) => match (
-            other.0.downcast_ref::<SubjectRefused>(),
-            other.0.downcast_ref::<webpki::Error>(),
-        ) {
-            (Some(refused), _) => return refused.to_string(),
-            (None, Some(why)) => return chain_words(why),
-            (None, None) => return format!("the client's certificate was refused: {}", other.0),
-        },
+        E::Other(other) => {
+            let why = &other.0;
+            return match why.downcast_ref::<webpki::Error>() {
+                Some(why) => chain_words(why),
+                None if why.is::<SubjectRefused>() || why.is::<ChainRefused>() => why.to_string(),
+                None => format!("the client's certificate was refused: {why}"),
+            };
+        }
         // Of names, revocation lists and OCSP answers, none of which is looked at in a client's
         // certificate.
         other => return format!("the client's certificate was refused: {other}"),

@@ -17,10 +17,12 @@ mod chain;
 mod client_auth;
 mod failure;
 mod identity;
+mod name_constraints;
 mod pem_file;
 mod provider;
 mod server;
 mod settings;
+mod signature_budget;
 #[cfg(test)]
 mod tests;
 

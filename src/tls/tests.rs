@@ -1,5 +1,6 @@
 //! What the public functions cannot be asked: chosen instants, and handshakes in memory.
 
+mod chains;
 #[path = "../../tests/common/pki.rs"]
 mod pki;
 mod words;
