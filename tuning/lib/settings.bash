@@ -80,7 +80,7 @@ io_uring_disabled() {
     else
         advise "$name" "$now" "0, or 1 with group" "$why"
         # Who closed it had a reason: not to be opened for everybody by a script.
-        by_hand "sysctl kernel.io_uring_group=\$(getent group xksd | cut -d: -f3) kernel.io_uring_disabled=1 (io_uring for xksd's group alone)"
+        by_hand "sysctl kernel.io_uring_group=\$(getent group xksd | cut -d: -f3) kernel.io_uring_disabled=1 (io_uring for xksd's group only)"
     fi
 }
 
