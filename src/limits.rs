@@ -287,6 +287,13 @@ pub const SHUTDOWN_DELAY_MS: std::ops::RangeInclusive<u64> = 0..=300_000;
 pub const SHUTDOWN_MS: std::ops::RangeInclusive<u64> = 100..=300_000;
 /// Names of key managers, characters: they stand in metrics and in health answers.
 pub const KEY_MANAGER_NAME_CHARS_MAX: usize = 64;
+/// `key_manager.environment`: variables of one key manager, their names in characters and their
+/// values in bytes.
+pub const ENVIRONMENT_VARIABLES_MAX: usize = 32;
+/// See [`ENVIRONMENT_VARIABLES_MAX`].
+pub const ENVIRONMENT_NAME_CHARS_MAX: usize = 128;
+/// See [`ENVIRONMENT_VARIABLES_MAX`].
+pub const ENVIRONMENT_VALUE_BYTES_MAX: usize = 4096;
 /// Region names, characters.
 pub const REGION_CHARS_MAX: usize = 32;
 /// X.520 `ub-common-name`, characters.

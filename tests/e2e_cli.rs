@@ -680,6 +680,8 @@ fn the_demo_proves_itself_serves_until_ctrl_c_and_starts_again() {
         let (mut server, lines) = demo(directory.path(), &words);
         let seen = until(&lines, "Serving; Ctrl-C stops.");
         assert!(seen.iter().any(|line| line.contains("all checks passed")), "{seen:#?}");
+        let purpose = "three warnings above are right: the probe sends an altered tag";
+        assert!(seen.iter().any(|line| line.contains(purpose)), "{seen:#?}");
         assert_eq!(
             seen.iter().any(|line| line.starts_with("Using what is in d.")),
             run == 1,
@@ -721,4 +723,29 @@ fn the_curl_line_of_the_demo_works_as_it_is_printed() {
     assert!(code == 0 && out.contains("xksProxyFleetSize"), "{command}: {out}{err}");
     server.signal(Signal::INT);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_demo_makes_nothing_where_a_port_is_taken() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let free = format!("127.0.0.1:{}", free_port());
+    for (listen, admin, option) in [
+        (&taken, &free, "--listen"),
+        (&free, &taken, "--admin"),
+        (&free, &free, "--admin"),
+        (&"192.0.2.1:1".to_owned(), &free, "--listen"),
+    ] {
+        let (code, out, err) =
+            told(&xksd(directory.path(), &["demo", "--listen", listen, "--admin", admin]));
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        let address = if option == "--listen" { listen } else { admin };
+        assert!(
+            err.starts_with(&format!("cannot listen on {address}: "))
+                && err.ends_with(&format!("give another address with {option}\n")),
+            "{err}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).expect("there").count(), 0);
 }

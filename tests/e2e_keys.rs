@@ -266,3 +266,43 @@ own_process! {
         assert!(!server.log().iter().any(|line| line.contains("foo") && line.contains(different)));
     }
 }
+
+own_process! {
+    fn a_module_finds_its_settings_through_the_configuration(directory) {
+        let (site, [a, b]) = two_tokens(&["foo"]);
+        for token in [&a, &b] {
+            import(token, "foo", FOO);
+        }
+        let xksd = |command: &str, variable: Option<&str>| {
+            let mut xksd = Command::new(env!("CARGO_BIN_EXE_xksd"));
+            xksd.args([command, "--config", "xksd.toml"]).current_dir(site.path());
+            match variable {
+                Some(value) => xksd.env("SOFTHSM2_CONF", value),
+                None => xksd.env_remove("SOFTHSM2_CONF"),
+            };
+            let output = xksd.stdin(Stdio::null()).output().expect("runs");
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code().expect("ended"), String::from_utf8(text).expect("UTF-8"))
+        };
+        let (code, told) = xksd("keys", None);
+        assert!(code == 1 && told.contains("hsm-a could not be opened"), "{told}");
+
+        // Relative to the configuration, wherever it is started.
+        std::os::unix::fs::symlink(directory, site.path().join("softhsm")).expect("linked");
+        let config = std::fs::read_to_string(site.config_file()).expect("read");
+        let environment = "environment = { SOFTHSM2_CONF = { path = \"softhsm/softhsm2.conf\" } }";
+        site.write("xksd.toml", &config.replacen("profile =", &format!("{environment}\nprofile ="), 1));
+        let replaced = "takes the place of another value";
+        for variable in [None, Some("/none/softhsm2.conf")] {
+            let (code, told) = xksd("keys", variable);
+            assert!(code == 0 && told.contains("the same key in hsm-a, hsm-b"), "{told}");
+            let (code, told) = xksd("check", variable);
+            assert!(code == 0 && told.contains(replaced) == variable.is_some(), "{told}");
+        }
+        let server = Server::start(&site, &[], |command| {
+            command.env("SOFTHSM2_CONF", "/none/softhsm2.conf");
+        });
+        Api::new(&site, &server).round_trip("foo");
+        server.wait_event(&[replaced]);
+    }
+}

@@ -1,7 +1,10 @@
 //! `[[key_manager]]`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
+use super::environment::{Environment, environment};
 use super::keystore::KeyStore;
 use super::problem::quoted;
 use super::reader::{Reader, Section, Value, all, distinct};
@@ -82,6 +85,8 @@ pub struct Pkcs11 {
     pub sessions: usize,
     /// Given to C_Initialize as `pReserved`; NSS takes its database's place so.
     pub initialize_parameters: Option<String>,
+    /// Set in the environment of this process before the module is loaded.
+    pub environment: Environment,
 }
 
 pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
@@ -92,7 +97,44 @@ pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
     }
     let distinct = distinct(&elements, "name");
     let managers = all(elements.iter().map(key_manager))?;
-    (compare(&elements, &managers) && distinct).then_some(managers)
+    let good = [compare(&elements, &managers), one_environment(&elements, &managers), distinct];
+    good.iter().all(|good| *good).then_some(managers)
+}
+
+/// A process has one environment: a variable that two key managers set must be the same in both.
+/// One that is set already is replaced, which is told.
+fn one_environment(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
+    let mut good = true;
+    let mut set: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for (value, manager) in elements.iter().zip(managers) {
+        let Kind::Pkcs11(Pkcs11 { environment, .. }) = &manager.kind else { continue };
+        for (name, text) in environment {
+            let key = format!("{}.environment.{name}", value.path);
+            match set.entry(name) {
+                Entry::Occupied(first) if first.get().1 != text => {
+                    let message = format!(
+                        "a process has one environment: it must be the same as in {}, which sets \
+                         it too",
+                        first.get().0
+                    );
+                    value.reader.problem(&key, &value.span_of("environment"), message);
+                    good = false;
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => {
+                    free.insert((&value.path, text));
+                    let now = value.reader.sources.variable(name);
+                    if now.is_some_and(|now| now != text.as_str()) {
+                        value.reader.warning(format!(
+                            "{key}: takes the place of another value in the environment that xksd \
+                             was started with"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    good
 }
 
 /// What must or should hold between key managers that use the same module.
@@ -132,7 +174,7 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    const ALL: [&str; 11] = [
+    const ALL: [&str; 12] = [
         "name",
         "kind",
         "key_file",
@@ -144,6 +186,7 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
         "profile",
         "sessions",
         "initialize_parameters",
+        "environment",
     ];
     // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of
     // them.
@@ -160,6 +203,7 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
             "profile",
             "sessions",
             "initialize_parameters",
+            "environment",
         ],
         _ => &ALL,
     };
@@ -236,6 +280,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         })
         .map(|t| Some(t.to_owned()))
     });
+    let environment = section.or("environment", Environment::new(), environment);
     Some(Pkcs11 {
         module: module?,
         token: token?,
@@ -244,6 +289,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         sessions: sessions?
             .map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,
         initialize_parameters: parameters?,
+        environment: environment?,
     })
 }
 

@@ -5,6 +5,7 @@
 //! same to the operator.
 
 pub mod difference;
+mod environment;
 mod key_manager;
 mod keystore;
 mod problem;
@@ -23,6 +24,8 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+pub use environment::Environment;
+pub(crate) use environment::is_variable_name;
 pub use key_manager::{KeyManager, Kind, Pkcs11};
 pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
 pub(crate) use keystore::{PATH_PREFIX_FORM, is_path_prefix};

@@ -227,6 +227,16 @@ impl<'r> Value<'r> {
         })
     }
 
+    /// Names and values of a table in which any key may stand.
+    pub(super) fn entries(&self) -> Option<Vec<(&'r str, Value<'r>)>> {
+        let DeValue::Table(table) = self.value else { return self.wrong_type("a table") };
+        let entries = table.iter().map(|(name, value)| {
+            let name = name.get_ref().as_ref();
+            (name, Value::new(self.reader, join(&self.path, name), value))
+        });
+        Some(entries.collect())
+    }
+
     /// The string under `key`, if this is a table and has one. Reports nothing: for relations
     /// between tables, which are looked at whether or not each table is right in itself.
     pub(super) fn peek(&self, key: &str) -> Option<&'r str> {
@@ -279,12 +289,8 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// Path of the key `key` in this table, in TOML's spelling.
-    pub(super) fn join(&self, key: &str) -> String {
-        let bare = !key.is_empty()
-            && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    fn join(&self, key: &str) -> String {
+        join(&self.path, key)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -368,6 +374,14 @@ pub(super) fn distinct(tables: &[Value<'_>], key: &str) -> bool {
         }
     }
     distinct
+}
+
+/// Path of the key `key` in the table at `path`, in TOML's spelling.
+fn join(path: &str, key: &str) -> String {
+    let bare =
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

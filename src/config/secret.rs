@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::environment::is_variable_name;
 use super::problem::quoted;
 use super::reader::Value;
 
@@ -59,10 +60,7 @@ pub(super) fn secret(
     } else if let Some(env) = section.optional("env") {
         let name = env.string()?;
         // Not quoted: the likely mistake is the secret itself in the place of the name.
-        if name.is_empty()
-            || name.starts_with(|c: char| c.is_ascii_digit())
-            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        {
+        if !is_variable_name(name) {
             return env.refuse(
                 "this is not the name of an environment variable: letters, digits \
                 and _ are accepted",

@@ -401,3 +401,48 @@ fn long_and_strange_text_is_cut_and_escaped_in_messages() {
     assert!(invalid.to_string().len() < 500, "{}", invalid.to_string().len());
     assert!(!invalid.to_string().contains('\u{1b}'));
 }
+
+/// `SMALL` with a second key manager of another module, each with this environment.
+fn with_environments(first: &str, second: &str) -> String {
+    let block = |name: &str, environment: &str| {
+        format!(
+            "[[key_manager]]\nname = \"{name}\"\nkind = \"pkcs11\"\nmodule = \"{name}.so\"\ntoken \
+             = \"xks\"\npin = {{ file = \"secrets/pin\" }}\nenvironment = {environment}\n"
+        )
+    };
+    edited("[[keystore]]", &format!("{}{}[[keystore]]", block("b", first), block("c", second)))
+        .replace("[\"hsm-a\"]", "[\"hsm-a\", \"b\", \"c\"]")
+}
+
+#[test]
+fn a_process_has_one_environment() {
+    let config = read(&with_environments(
+        "{ A = { path = \"a.conf\" }, B = \"\" }",
+        "{ A = \"/etc/xksd/a.conf\" }",
+    ))
+    .unwrap();
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let environment = |place: usize| match &config.key_managers[place].kind {
+        Kind::Pkcs11(hsm) => hsm.environment.clone().into_iter().collect::<Vec<_>>(),
+        Kind::Local { .. } => panic!("not pkcs11"),
+    };
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(environment(0), []);
+    assert_eq!(environment(1), [variable("A", "/etc/xksd/a.conf"), variable("B", "")]);
+    assert_eq!(environment(2), [variable("A", "/etc/xksd/a.conf")]);
+
+    let found = problems(&with_environments("{ A = \"secret-1\" }", "{ A = \"secret-2\" }"));
+    assert_eq!((found.len(), found[0].key.as_str()), (1, "key_manager[2].environment.A"));
+    assert!(found[0].message.contains("the same as in key_manager[1]"), "{found:?}");
+    assert!(!found[0].message.contains("secret-"), "{found:?}");
+
+    // What is set already is replaced, and that is told.
+    let config =
+        read(&with_environments("{ KEY = \"x\", EMPTY = \"\" }", "{ KEY = \"x\" }")).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(
+        config.warnings[0].starts_with("key_manager[1].environment.KEY: takes the place of"),
+        "{:?}",
+        config.warnings
+    );
+}

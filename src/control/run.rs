@@ -65,6 +65,7 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<
         .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let config =
         Config::load(config_file).map_err(|invalid| wrong(config_file, invalid.problems))?;
+    config.set_environment().map_err(Failure::Other)?;
     let tls_config = tls::server(&config.tls.settings()).map_err(|problems| {
         wrong(
             config_file,

@@ -12,8 +12,8 @@ use crate::cli::files::{PRIVATE, PUBLIC, create, toml_path, toml_string};
 use crate::config::{Config, Machine};
 use crate::key_manager::local::Local;
 
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 /// Where what is.
 pub(super) struct Layout {
@@ -110,7 +110,7 @@ fn make_certificates(
     Ok(())
 }
 
-fn exists(path: &Path) -> Result<bool, Failure> {
+pub(super) fn exists(path: &Path) -> Result<bool, Failure> {
     path.try_exists()
         .map_err(|e| Failure::Failed(format!("cannot look at {}: {e}", path.display())))
 }
@@ -120,11 +120,12 @@ fn configuration(args: &Args, access_key_id: &str) -> Result<String, Failure> {
     let admin = args.admin.unwrap_or(ADMIN);
     let key_manager = match (&args.hsm.module, &args.hsm.token, &args.hsm.pin_file) {
         (Some(module), Some(token), Some(pin)) => format!(
-            "kind = \"pkcs11\"\nmodule = {}\ntoken = {}\npin = {{ file = {} }}\nprofile = {}\n",
+            "kind = \"pkcs11\"\nmodule = {}\ntoken = {}\npin = {{ file = {} }}\nprofile = {}\n{}",
             absolute(module)?,
             toml_string(token),
             absolute(pin)?,
             toml_string(args.hsm.profile.as_deref().unwrap_or("generic")),
+            environment(&args.hsm.env),
         ),
         _ => "kind = \"local\"            # keys in a file: for trying out, not for \
             production\nkey_file = \"keys.json\"\n"
@@ -159,6 +160,16 @@ secret_access_key = {{ file = "secrets/key-store-1" }}
 id = "{KEY}"
 "#
     ))
+}
+
+/// A line of the key manager, where there is anything to set.
+fn environment(variables: &[(String, String)]) -> String {
+    if variables.is_empty() {
+        return String::new();
+    }
+    let set: Vec<String> =
+        variables.iter().map(|(name, value)| format!("{name} = {}", toml_string(value))).collect();
+    format!("environment = {{ {} }}\n", set.join(", "))
 }
 
 /// The path as seen from anywhere, as a TOML string: on the command line it is relative to the

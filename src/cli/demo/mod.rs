@@ -4,12 +4,13 @@ mod certificates;
 mod files;
 mod guide;
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Failure, print, probe, serve};
-use crate::config::{Config, Kind, shell_word};
+use crate::config::{Config, Kind, is_variable_name, shell_word};
 
 /// Make CA, certificate, credential, key and configuration in a directory, and serve from it
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,17 @@ struct HsmArgs {
     /// generic]
     #[arg(long, value_name = "NAME", requires = "module")]
     profile: Option<String>,
+    /// Environment variable that the module reads, for example SOFTHSM2_CONF=/etc/softhsm2.conf; may
+    /// be given several times
+    #[arg(long, value_name = "NAME=VALUE", requires = "module", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if is_variable_name(name) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is meant, the name of letters, digits and _".to_owned()),
+    }
 }
 
 /// The external key id, and the key's label.
@@ -62,8 +74,16 @@ const KEY: &str = "demo";
 const PREFIX: &str = "/demo";
 const REGION: &str = "us-east-1";
 
+/// Of a process that was killed, the kernel closes the listeners some time after it has gone.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// A key manager that does not serve by then is shown by the probe.
 const OPENING_TIME: Duration = Duration::from_secs(10);
+
+/// The log's lines of a moment are written by then.
+const LOG_TIME: Duration = Duration::from_secs(1);
+
+const REFUSED_ON_PURPOSE: &str = "The log's three warnings above are right: the probe sends an \
+    altered tag, a wrong signature and a GET to see that they are refused.";
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Some(config) = prepare(args)? else { return Ok(()) };
@@ -77,11 +97,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             while !service.is_ready() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
             }
+            let log = service.log.clone();
             drop(service);
+            // On a terminal the log comes between: all of it before and after, not within.
+            log.flush(LOG_TIME);
             let _ =
                 print(&format!("\n{} probe --config {}\n", guide::program(), shell_word(&config)));
-            let _ = match probe::probe_own(&config) {
-                Ok(()) => print("\nServing; Ctrl-C stops.\n"),
+            let probed = probe::probe_own(&config);
+            log.flush(LOG_TIME);
+            let _ = match probed {
+                Ok(()) => print(&format!("\n{REFUSED_ON_PURPOSE}\nServing; Ctrl-C stops.\n")),
                 Err(Failure::Failed(why) | Failure::Usage(why)) => {
                     print(&format!("{why}\n\nServing all the same; Ctrl-C stops.\n"))
                 }
@@ -94,11 +119,41 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// files were asked for.
 fn prepare(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let layout = files::Layout::new(&args.dir);
+    if !args.files_only && !files::exists(&layout.config)? {
+        refuse_taken_ports(args)?;
+    }
     let made = files::make(args, &layout)?;
     let config = Config::load(&layout.config)?;
     refuse_contradiction(args, &config, &layout.config)?;
     print(&guide::guide(&layout, &made, &config))?;
     Ok((!args.files_only).then_some(layout.config))
+}
+
+/// Before anything is made: a configuration with a port that cannot be had would have to be edited.
+/// Of one that is there already, the server tells it.
+fn refuse_taken_ports(args: &Args) -> Result<(), Failure> {
+    // Both at once: they may be the same.
+    let mut listeners = Vec::new();
+    for (option, address) in [
+        ("--listen", args.listen.unwrap_or(files::LISTEN)),
+        ("--admin", args.admin.unwrap_or(files::ADMIN)),
+    ] {
+        let deadline = Instant::now() + PORT_PATIENCE;
+        loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => break listeners.push(listener),
+                Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(e) => {
+                    return Err(Failure::Failed(format!(
+                        "cannot listen on {address}: {e}; give another address with {option}"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A configuration that was there before is not changed: what the command line says must not differ
@@ -125,7 +180,16 @@ fn refuse_contradiction(args: &Args, config: &Config, file: &Path) -> Result<(),
     if let (Some(module), Some(manager)) = (&args.hsm.module, config.key_managers.first()) {
         match &manager.kind {
             Kind::Pkcs11(hsm)
-                if std::path::absolute(module).is_ok_and(|module| module == hsm.module) => {}
+                if std::path::absolute(module).is_ok_and(|module| module == hsm.module) =>
+            {
+                let other =
+                    |(name, value): &&(String, String)| hsm.environment.get(name) != Some(value);
+                if let Some((name, _)) = args.hsm.env.iter().find(other) {
+                    let key = format!("key_manager[0].environment.{name}");
+                    let value = hsm.environment.get(name).map_or("not there", String::as_str);
+                    return refuse("--env", &key, value.to_owned());
+                }
+            }
             Kind::Pkcs11(hsm) => {
                 return refuse(
                     "--module",

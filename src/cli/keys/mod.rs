@@ -39,6 +39,7 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
+    config.set_environment().map_err(Failure::Failed)?;
     let mut holders = Vec::new();
     for (index, manager) in config.key_managers.iter().enumerate() {
         holders.push(tell_manager(&config, index, manager)?);

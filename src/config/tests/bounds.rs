@@ -73,6 +73,13 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("token = \"xks\"", "token = \"xks\"\nprofile = \"acme\"", "key_manager[0].profile", "generic, \
         softhsm, nss, kryoptic"),
     ("token = \"xks\"", "token = \"xks\"\ninitialize_parameters = \"\"", "key_manager[0].initialize_parameters", "not empty"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = \"A=b\"", "key_manager[0].environment", "a table is expected here, not a string"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { A = 1 }", "key_manager[0].environment.A", "a string is expected here, not an integer"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { \"A=B\" = \"c\" }", "key_manager[0].environment.\"A=B\"", "not the name of an environment variable"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { 1A = \"c\" }", "key_manager[0].environment.1A", "no digit first"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { A = \"b\\u0000\" }", "key_manager[0].environment.A", "no NUL"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { A = {} }", "key_manager[0].environment.A.path", "missing: a path"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { A = { path = \"\" } }", "key_manager[0].environment.A.path", "a path is not empty"),
     ("pin = { file = \"secrets/pin\" }", "", "key_manager[0].pin", "missing"),
     ("{ file = \"secrets/pin\" }", "\"1234\"", "key_manager[0].pin", "a secret is one of"),
     ("{ file = \"secrets/pin\" }", "{}", "key_manager[0].pin", "none of them are given"),
@@ -150,6 +157,8 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("token = \"xks\"", "slot = 0"),
     ("token = \"xks\"", "token = \"xks\"\nsessions = 1"),
     ("token = \"xks\"", "token = \"xks\"\nsessions = 1024"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = { _A1 = \"\", B = { path = \"b\" } }"),
+    ("token = \"xks\"", "token = \"xks\"\nenvironment = {}"),
     ("{ file = \"secrets/pin\" }", "{ value = \"crypto-user:pass word\" }"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/crlf\" }"),
     ("{ file = \"secrets/key\" }", "{ file = \"/etc/xksd/secrets/key\" }"),
@@ -183,6 +192,8 @@ fn lengths_on_both_sides() {
             64,
         ),
         ("[\"us-east-1\"]", "[\"us-{}-1\"]", "a", 27),
+        ("token = \"xks\"", "token = \"xks\"\nenvironment = { {} = \"\" }", "A", 128),
+        ("token = \"xks\"", "token = \"xks\"\nenvironment = { A = \"{}\" }", "/", 4096),
     ];
     for (from, to, filling, max) in cases {
         let of = |length: usize| edited(from, &to.replace("{}", &filling.repeat(length)));
@@ -222,4 +233,17 @@ fn key_managers_of_one_key_store_on_both_sides() {
     let found = problems(&with(11));
     assert_eq!((found.len(), found[0].key.as_str()), (1, "keystore[0].key_manager"));
     assert!(found[0].message.contains("10 key managers at most"));
+}
+
+#[test]
+fn variables_of_one_key_manager_on_both_sides() {
+    let with = |count: usize| {
+        let variables: Vec<String> = (0..count).map(|i| format!("A{i} = \"\"")).collect();
+        let environment = format!("environment = {{ {} }}", variables.join(", "));
+        problems(&edited("token = \"xks\"", &format!("token = \"xks\"\n{environment}")))
+    };
+    assert!(with(32).is_empty());
+    let found = with(33);
+    assert_eq!((found.len(), found[0].key.as_str()), (1, "key_manager[0].environment"));
+    assert!(found[0].message.contains("32 at most"), "{found:?}");
 }
