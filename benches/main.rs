@@ -4,8 +4,6 @@ mod api;
 mod fixture;
 mod http1;
 mod pipeline;
-#[path = "../tests/common/pki.rs"]
-mod pki;
 mod sched;
 mod sigv4;
 mod tls;

@@ -15,7 +15,7 @@ use rustls::{
 use xksd::tls::{self, Settings};
 
 use crate::fixture::{Received, encrypt_body};
-use crate::pki;
+use test_harness::pki;
 
 pub fn benches(c: &mut Criterion) {
     let (server, client) = configurations();

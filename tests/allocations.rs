@@ -6,8 +6,6 @@
 mod counter;
 #[path = "../benches/fixture.rs"]
 mod fixture;
-#[path = "common/pki.rs"]
-mod pki;
 #[path = "allocations/shard.rs"]
 mod shard;
 

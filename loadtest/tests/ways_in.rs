@@ -176,7 +176,7 @@ fn every_key_of_every_key_store_is_asked_with_its_own_credential() {
 fn missing_io_uring_is_one_clear_sentence() {
     let dir = common::demo_files();
     let config = dir.path().join("xksd.toml");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/without_io_uring.py");
+    let script = test_harness::programs::without_io_uring();
     // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.
     let refused = [
         ("setup", "1", "run"),

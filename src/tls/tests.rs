@@ -1,15 +1,12 @@
 //! What the public functions cannot be asked: chosen instants, and handshakes in memory.
 
 mod chains;
-#[path = "../../tests/common/pki.rs"]
-mod pki;
 mod words;
 
 use std::io::{self, Cursor};
 use std::path::Path;
 use std::time::Duration;
 
-use pki::{Ca, KMS_NAME, Leaf, SERVER_NAME, write};
 use rcgen::string::{BmpString, Ia5String, PrintableString, TeletexString};
 use rcgen::{DnValue, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::crypto::ring::default_provider;
@@ -18,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConnection, SupportedProtocolVersion,
 };
+use test_harness::pki::{Ca, KMS_NAME, Leaf, SERVER_NAME, write};
 
 use std::sync::Arc;
 

@@ -17,7 +17,8 @@ use xksd::telemetry::{Log, ShardMetrics};
 use xksd::tls;
 
 use super::counter::Counter;
-use super::{fixture, pki};
+use super::fixture;
+use test_harness::pki;
 
 /// A shard with the key store of the fixture over keys in this process, and a client's connection
 /// to it.

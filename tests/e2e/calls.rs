@@ -1,204 +1,231 @@
-//! What the four calls must do over every key manager alike, with the AES-256 key `foo`.
+//! The four calls on the real server, over the local key manager.
 
+use crate::conformance;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::digest;
 use serde_json::{Value, json};
+use test_harness::api::{decrypt_body, encrypt_body, name};
+use test_harness::config::{FOO, OTHER, key_store};
+use test_harness::{
+    A, Api, C, Config, Installation, Request, Wire, aad, b64, bytes, envelope, with,
+};
 
-use super::api::{Api, aad, b64, bytes, cdiv, decrypt_body, encrypt_body, envelope, name, with};
-
-const INTEGRITY: &str = "ciphertextDataIntegrityValueAlgorithm";
-
-fn invalid_ciphertext() -> (u16, String) {
-    name(400, "InvalidCiphertextException")
+#[test]
+fn the_four_calls() {
+    let installation = Installation::default();
+    let server = installation.start();
+    conformance::all(&mut Api::new(&installation, &server));
 }
 
-/// All of it.
-pub fn all(api: &mut Api<'_>) {
-    metadata(api);
-    round_trips(api);
-    integrity(api);
-    sizes(api);
-    tampered(api);
-    other_keys(api);
-    health(api);
+/// AES-256-GCM by ring: nonce, ciphertext and tag as fields of a decrypt call, without metadata.
+fn seal(key: &[u8; 32], nonce: [u8; 12], framed: &[u8], plaintext: &[u8]) -> Value {
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("a key"));
+    let mut text = plaintext.to_vec();
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(framed),
+            &mut text,
+        )
+        .expect("sealed");
+    json!({"initializationVector": b64(nonce), "ciphertext": b64(text), "authenticationTag": b64(tag.as_ref())})
 }
 
-pub fn metadata(api: &mut Api<'_>) {
-    // CreateKey has no kmsKeyArn yet, DescribeKey has; and KMS may one day have calls that nobody
-    // knows today.
-    for operation in ["DescribeKey", "CreateKey", "SomethingOfTheFuture"] {
-        let mut body = envelope(operation, &json!({}));
-        if operation == "CreateKey" {
-            body["requestMetadata"].as_object_mut().expect("an object").remove("kmsKeyArn");
-        }
-        let answer = api.ok("keys/foo/metadata", &body);
-        assert_eq!(
-            (&answer["keySpec"], &answer["keyStatus"]),
-            (&json!("AES_256"), &json!("ENABLED"))
-        );
-        let usage = answer["keyUsage"].as_array().expect("an array");
-        assert!(usage.contains(&json!("ENCRYPT")) && usage.contains(&json!("DECRYPT")), "{answer}");
-        assert!((1..=10).contains(&usage.len()));
-    }
-}
-
-pub fn round_trips(api: &mut Api<'_>) {
-    for context in [json!({}), aad("purpose=test,department=engineering")] {
-        let first = api.encrypt("foo", b"thirty-two bytes of a data key..", &context);
-        let second = api.encrypt("foo", b"thirty-two bytes of a data key..", &context);
-        assert_ne!(first["initializationVector"], second["initializationVector"]);
-        assert_ne!(first["ciphertext"], second["ciphertext"]);
-        for answer in [&first, &second] {
-            assert_eq!(bytes(answer, "ciphertext").len(), 32);
-            assert_ne!(bytes(answer, "ciphertext"), b"thirty-two bytes of a data key..");
-            assert_eq!(
-                (
-                    bytes(answer, "initializationVector").len(),
-                    bytes(answer, "authenticationTag").len()
-                ),
-                (12, 16)
-            );
-            // The format that must open for ever.
-            assert_eq!(bytes(answer, "ciphertextMetadata"), [1, 0, 0]);
-            assert_eq!(answer.get("ciphertextDataIntegrityValue"), None);
-            assert_eq!(api.decrypt("foo", answer, &context), b"thirty-two bytes of a data key..");
-        }
-    }
-}
-
-pub fn integrity(api: &mut Api<'_>) {
-    for context in ["", "purpose=test"] {
-        let fields = if context.is_empty() { json!({}) } else { aad(context) };
-        let answer = api.encrypt("foo", b"checked", &with(&fields, &json!({INTEGRITY: "SHA_256"})));
-        assert_eq!(answer["ciphertextDataIntegrityValue"], cdiv(context.as_bytes(), &answer));
-        assert_eq!(api.decrypt("foo", &answer, &fields), b"checked");
-    }
-    let body = encrypt_body(b"checked", &json!({INTEGRITY: "SHA_512"}));
-    assert_eq!(api.error("keys/foo/encrypt", &body), name(400, "ValidationException"));
-}
-
-/// The sizes that must work, and one byte more.
-pub fn sizes(api: &mut Api<'_>) {
-    let context = |n: usize| json!({"additionalAuthenticatedData": b64(vec![0xad; n])});
-    for (plaintext, aad) in [(0, 0), (1, 1), (4300, 0), (4300, 8192), (4096, 8192)] {
-        let text: Vec<u8> = (0..plaintext).map(|n| (n % 251) as u8).collect();
-        let answer =
-            api.encrypt("foo", &text, &with(&context(aad), &json!({INTEGRITY: "SHA_256"})));
-        assert_eq!(bytes(&answer, "ciphertext").len(), plaintext);
-        assert_eq!(answer["ciphertextDataIntegrityValue"], cdiv(&vec![0xad; aad], &answer));
-        assert_eq!(api.decrypt("foo", &answer, &context(aad)), text);
-    }
-    let unsupported = name(501, "UnsupportedOperationException");
-    assert_eq!(api.error("keys/foo/encrypt", &encrypt_body(&[0; 4301], &json!({}))), unsupported);
-    assert_eq!(api.error("keys/foo/encrypt", &encrypt_body(&[0; 32], &context(8193))), unsupported);
-    let answer = api.encrypt("foo", &[0; 32], &json!({}));
-    assert_eq!(api.decrypt_error("foo", &answer, &context(8193)), unsupported);
-    assert_eq!(
-        api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4301])})),
-        unsupported
+#[test]
+fn what_the_key_manager_gets_is_framed_as_the_specification_says() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    // Made here by the formula, opened there: whoever has the key in another machine can open it
+    // too.
+    let context = b"purpose=test";
+    let framed = [&[0, context.len() as u8][..], context, &[3, 1, 0, 0]].concat();
+    let sealed = with(
+        &seal(&FOO, [7; 12], &framed, b"from elsewhere"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
     );
-    assert_eq!(
-        api.decrypt_error("foo", &answer, &json!({"ciphertext": b64([0; 4300])})),
-        invalid_ciphertext()
+    assert_eq!(api.decrypt("foo", &sealed, &aad("purpose=test")), b"from elsewhere");
+    let framed = [0, 0, 3, 1, 0, 0];
+    let sealed = with(
+        &seal(&FOO, [8; 12], &framed, b"bare"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
     );
+    assert_eq!(api.decrypt("foo", &sealed, &json!({})), b"bare");
+    // Key store /two calls another key by this name.
+    let mut two = Api::new(&installation, &server);
+    (two.prefix, two.credential) = ("/two", C);
+    assert_eq!(
+        two.decrypt_error("foo", &sealed, &json!({})),
+        name(400, "InvalidCiphertextException")
+    );
+    let sealed = with(
+        &seal(&OTHER, [9; 12], &framed, b"of two"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
+    );
+    assert_eq!(two.decrypt("foo", &sealed, &json!({})), b"of two");
 }
 
-/// Whatever is changed or left out of a ciphertext, it does not open, and the next request is
-/// served.
-pub fn tampered(api: &mut Api<'_>) {
-    let context = aad("project=one");
-    let answer = api.encrypt("foo", b"do not touch", &context);
-    let changed = |field: &str, change: &dyn Fn(&mut Vec<u8>)| {
-        let mut value = bytes(&answer, field);
-        change(&mut value);
-        json!({field: b64(value)})
+#[test]
+fn ciphertext_of_the_aws_sample_opens_where_it_is_allowed_and_nowhere_else() {
+    let mut config = Config::default();
+    let allowed = "key_manager = [\"local\"]\naccept_foreign_ciphertext = [\"aws-sample\"]";
+    config.key_stores +=
+        &key_store("/foreign", allowed, &[&A], &test_harness::config::key("foo", ""));
+    let installation = Installation::new(&config);
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    let mut foreign = Api::new(&installation, &server);
+    foreign.prefix = "/foreign";
+
+    let hashed = |text: &str| {
+        let length = u16::try_from(text.len()).expect("short").to_be_bytes();
+        [&length[..], digest::digest(&digest::SHA256, text.as_bytes()).as_ref(), &[0]].concat()
     };
-    let mut refused: Vec<Value> = Vec::new();
-    for field in ["ciphertext", "initializationVector", "authenticationTag", "ciphertextMetadata"] {
-        for position in [0, 2] {
-            refused.push(changed(field, &|value| value[position] ^= 1));
-        }
-        refused.push(changed(field, &|value| value.truncate(value.len() - 1)));
-        refused.push(changed(field, &|value| value.push(0)));
+    let long = "x".repeat(8192);
+    for (nonce, (framed, context)) in [
+        (vec![0, 0, 0], json!({})),
+        (hashed("project=nile"), aad("project=nile")),
+        (hashed(&long), aad(&long)),
+        (hashed(""), aad("")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sealed = seal(&FOO, [nonce as u8 + 1; 12], &framed, b"made by another proxy");
+        assert_eq!(foreign.decrypt("foo", &sealed, &context), b"made by another proxy");
+        assert_eq!(
+            api.decrypt_error("foo", &sealed, &context),
+            name(400, "InvalidCiphertextException")
+        );
+        // Metadata put beside it does not make it ours, and the wrong context does not open it.
+        let claimed = json!({"ciphertextMetadata": b64([1, 0, 0])});
+        assert_eq!(
+            foreign.decrypt_error("foo", &sealed, &with(&context, &claimed)),
+            name(400, "InvalidCiphertextException")
+        );
+        assert_eq!(
+            foreign.decrypt_error("foo", &sealed, &aad("project=nil")),
+            name(400, "InvalidCiphertextException")
+        );
     }
-    refused.push(json!({"ciphertext": ""}));
-    refused.push(json!({"ciphertextMetadata": null}));
-    refused.push(json!({"ciphertextMetadata": ""}));
-    refused.push(changed("initializationVector", &|value| value.extend([0; 4])));
-    refused.push(json!({"additionalAuthenticatedData": null}));
-    refused.push(aad(""));
-    refused.push(aad("project=two"));
-    refused.push(aad("project=one "));
-    for change in refused {
-        let body = with(&decrypt_body(&answer, &context), &change);
-        let found = api.error("keys/foo/decrypt", &body);
-        assert_eq!(found, invalid_ciphertext(), "{change}");
-    }
-    let without = api.encrypt("foo", b"no context", &json!({}));
-    assert_eq!(api.decrypt_error("foo", &without, &aad("now there is")), invalid_ciphertext());
-    assert_eq!(api.decrypt("foo", &answer, &context), b"do not touch");
-    // Absent and empty are the same AAD.
-    assert_eq!(api.decrypt("foo", &without, &aad("")), b"no context");
+    // What it encrypts itself is in its own format.
+    let own = foreign.encrypt("foo", b"own", &aad("a"));
+    assert_eq!(bytes(&own, "ciphertextMetadata"), [1, 0, 0]);
+    assert_eq!(api.decrypt("foo", &own, &aad("a")), b"own");
+    assert_eq!(
+        foreign
+            .decrypt_error(
+                "foo",
+                &own,
+                &json!({"ciphertextMetadata": null, "additionalAuthenticatedData": b64("a")})
+            )
+            .0,
+        400
+    );
 }
 
-pub fn other_keys(api: &mut Api<'_>) {
+#[test]
+fn disabled_keys_and_key_stores_serve_nothing() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    let invalid_state = name(400, "InvalidStateException");
+    let (encrypt, describe) =
+        (encrypt_body(b"text", &json!({})), envelope("DescribeKey", &json!({})));
+    assert_eq!(api.error("keys/off/encrypt", &encrypt), invalid_state);
     let answer = api.encrypt("foo", b"text", &json!({}));
-    let not_found = name(404, "KeyNotFoundException");
-    for key in ["nobody", "FOO", &"k".repeat(128)] {
-        assert_eq!(api.decrypt_error(key, &answer, &json!({})), not_found);
-        assert_eq!(
-            api.error(&format!("keys/{key}/encrypt"), &encrypt_body(b"text", &json!({}))),
-            not_found
-        );
-        assert_eq!(
-            api.error(&format!("keys/{key}/metadata"), &envelope("DescribeKey", &json!({}))),
-            not_found
-        );
-    }
-}
+    assert_eq!(api.decrypt_error("off", &answer, &json!({})), invalid_state);
+    let told = api.ok("keys/off/metadata", &describe);
+    assert_eq!((&told["keyStatus"], &told["keySpec"]), (&json!("DISABLED"), &json!("AES_256")));
+    assert_eq!(api.ok("keys/foo/metadata", &describe)["keyStatus"], "ENABLED");
 
-pub fn health(api: &mut Api<'_>) {
-    let answer = api.health();
-    assert_eq!(answer["xksProxyFleetSize"], 1);
-    for field in ["xksProxyVendor", "xksProxyModel", "ekmVendor"] {
-        assert!(answer[field].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
+    let mut off = Api::new(&installation, &server);
+    off.prefix = "/off";
+    for (call, body) in [
+        ("keys/foo/encrypt", &encrypt),
+        ("keys/foo/decrypt", &decrypt_body(&answer, &json!({}))),
+        ("keys/foo/metadata", &describe),
+        ("keys/nobody/metadata", &describe),
+        (
+            "health",
+            &json!({"requestMetadata": {"kmsRequestId": "1", "kmsOperation": "KmsHealthCheck"}}),
+        ),
+    ] {
+        assert_eq!(off.error(call, body), invalid_state, "{call}");
     }
-    let fleet = answer["ekmFleetDetails"].as_array().expect("an array");
-    assert_eq!(fleet.len(), 1);
-    for field in ["id", "model"] {
-        assert!(fleet[0][field].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
-    }
-    assert_eq!(fleet[0]["healthStatus"], "ACTIVE");
-}
-
-/// Keys that may do only a part of it, as AWS's test client wants them.
-pub fn limited_keys(api: &mut Api<'_>, encrypt_only: &str, decrypt_only: &str, impotent: &str) {
-    let usage = name(400, "InvalidKeyUsageException");
-    let encrypt = |key: &str| format!("keys/{key}/encrypt");
-    for context in [json!({}), aad("purpose=test")] {
-        let answer = api.encrypt(encrypt_only, b"text", &context);
-        assert_eq!(api.decrypt_error(encrypt_only, &answer, &context), usage);
-        // The integrity value needs a decryption.
-        let checked = encrypt_body(b"text", &with(&context, &json!({INTEGRITY: "SHA_256"})));
-        assert_eq!(api.error(&encrypt(encrypt_only), &checked), usage);
-
-        for key in [decrypt_only, impotent] {
-            assert_eq!(api.error(&encrypt(key), &encrypt_body(b"text", &context)), usage, "{key}");
-            assert_eq!(api.error(&encrypt(key), &checked), usage, "{key}");
-        }
-        assert_eq!(api.decrypt_error(decrypt_only, &answer, &context), invalid_ciphertext());
-        assert_eq!(api.decrypt_error(impotent, &answer, &context), usage);
-    }
-    let mut told = |key: &str| {
-        let answer = api.ok(&format!("keys/{key}/metadata"), &envelope("DescribeKey", &json!({})));
-        let usage: Vec<String> = answer["keyUsage"]
-            .as_array()
-            .expect("an array")
-            .iter()
-            .map(|u| u.as_str().expect("text").to_owned())
-            .collect();
-        (usage.contains(&"ENCRYPT".to_owned()), usage.contains(&"DECRYPT".to_owned()))
-    };
+    // Its state is told to those who may sign for it alone.
+    let stranger = off.request("keys/foo/encrypt", &encrypt).with(|r| r.credential = C);
     assert_eq!(
-        (told(encrypt_only), told(decrypt_only), told(impotent)),
-        ((true, false), (false, true), (false, false))
+        Wire::connect(&installation, &server).call(&stranger).error(),
+        name(401, "AuthenticationFailedException")
     );
+    api.round_trip("foo");
+}
+
+#[test]
+fn a_key_that_the_key_manager_does_not_hold_is_not_found_and_named_at_the_start() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    assert_eq!(
+        api.error("keys/absent/encrypt", &encrypt_body(b"text", &json!({}))),
+        name(404, "KeyNotFoundException")
+    );
+    assert_eq!(
+        api.error("keys/absent/metadata", &envelope("CreateKey", &json!({}))),
+        name(404, "KeyNotFoundException")
+    );
+    server.wait_event(&["key \"absent\"", "\"/one\"", "cannot serve"]);
+    api.round_trip("foo");
+}
+
+#[test]
+fn a_ciphertext_made_before_a_restart_opens_after_it() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let answer = Api::new(&installation, &server).encrypt("foo", b"kept", &aad("a=b"));
+    assert_eq!(server.stop().0, Some(0));
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    assert_eq!(api.decrypt("foo", &answer, &aad("a=b")), b"kept");
+}
+
+#[test]
+fn a_key_store_without_a_prefix() {
+    let mut config = Config::default();
+    config.key_stores +=
+        &key_store("", "key_manager = [\"local\"]", &[&C], &test_harness::config::key("foo", ""));
+    let installation = Installation::new(&config);
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    (api.prefix, api.credential) = ("", C);
+    api.round_trip("foo");
+    api.health();
+    let unprefixed = api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({})));
+    let with_an_a = unprefixed.with(|r| r.credential = A);
+    assert_eq!(api.wire.call(&with_an_a).error().0, 401);
+}
+
+#[test]
+fn requests_on_two_shards_over_many_connections() {
+    let mut config = Config::default();
+    config.server = config.server.replace("shards = 1", "shards = 2");
+    let installation = Installation::new(&config);
+    let server = installation.start();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut api = Api::new(&installation, &server);
+                (0..20).for_each(|_| api.round_trip("foo"));
+            });
+        }
+    });
+    let samples = ["encrypt", "decrypt"].map(|operation| {
+        server.metric(&format!(
+            "xksd_requests_total{{keystore=\"/one\",operation=\"{operation}\",error=\"none\"}}"
+        ))
+    });
+    assert_eq!(samples, [160.0, 160.0]);
+    let request = Request::health(&server, "last");
+    assert_eq!(Wire::connect(&installation, &server).call(&request).status, 200);
 }

@@ -5,7 +5,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::remote::{self, Remote};
+use test_harness::hsm_sim::Files;
+use test_harness::{programs, softhsm};
 
 /// The user's PIN of every token.
 pub const PIN: &str = "12345678";
@@ -16,14 +17,14 @@ pub const KEY: &str = "foo";
 pub struct Hsm {
     pub name: String,
     pub module: PathBuf,
-    remote: Remote,
+    files: Files,
 }
 
 impl Deref for Hsm {
-    type Target = Remote;
+    type Target = Files;
 
-    fn deref(&self) -> &Remote {
-        &self.remote
+    fn deref(&self) -> &Files {
+        &self.files
     }
 }
 
@@ -34,12 +35,12 @@ impl Hsm {
         let hsm = Hsm {
             name: name.to_owned(),
             module: directory.join(format!("{name}.so")),
-            remote: Remote::new(directory, &format!("{name}-")),
+            files: Files::new(directory, &format!("{name}-")),
         };
         // Copies: one library is one HSM in a process, of the stand-in as of the module behind it.
-        std::fs::copy(remote::module(), &hsm.module).unwrap();
+        std::fs::copy(programs::hsm_sim(), &hsm.module).unwrap();
         let softhsm = hsm.path("softhsm.so");
-        std::fs::copy(remote::softhsm(), &softhsm).unwrap();
+        std::fs::copy(softhsm::module(), &softhsm).unwrap();
         std::fs::write(
             directory.join(format!("{name}.so.toml")),
             hsm.configuration(&softhsm, config),

@@ -13,8 +13,7 @@ use xksd::cli::probe::client::Target;
 use super::client::{Client, Load};
 use super::hsm::{Hsm, KEY, PIN};
 use super::noise;
-use crate::e2e;
-use crate::e2e::pki::{self, Ca, Leaf};
+use test_harness::pki::{self, Ca, Leaf};
 
 pub const ACCESS_KEY_ID: &str = "AAAAAAAAAAAAAAAAAAAA";
 pub const SECRET_ACCESS_KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJ";
@@ -114,14 +113,14 @@ impl Place {
 
 /// A running server.
 pub struct Server {
-    child: e2e::Server,
+    child: test_harness::Server,
     place: Place,
 }
 
 impl Deref for Server {
-    type Target = e2e::Server;
+    type Target = test_harness::Server;
 
-    fn deref(&self) -> &e2e::Server {
+    fn deref(&self) -> &test_harness::Server {
         &self.child
     }
 }
@@ -134,7 +133,7 @@ impl Server {
             .arg("--config")
             .arg(place.path().join("xksd.toml"))
             .env("SOFTHSM2_CONF", place.path().join("softhsm2.conf"));
-        Server { child: e2e::Server::run(&mut command), place }
+        Server { child: test_harness::Server::run(&mut command), place }
     }
 
     fn target(&self) -> Target {

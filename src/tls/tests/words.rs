@@ -5,6 +5,7 @@ use rcgen::{
     NameConstraints, SanType,
 };
 use rustls::{CertificateError, Error, OtherError};
+use test_harness::pki;
 use time::macros::datetime;
 
 use super::super::failure::tls_failure_words;

@@ -3,8 +3,6 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
-mod remote;
-
 use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +17,9 @@ use cryptoki_sys::*;
 use hsm_sim::codes;
 use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
 use hsm_sim::real::{self, Functions};
-pub use remote::*;
+use test_harness::hsm_sim::Files;
+pub use test_harness::programs::hsm_sim as module;
+pub use test_harness::softhsm::module as softhsm;
 
 const CHILD: &str = "HSM_SIM_TEST_DIRECTORY";
 const PIN: &str = "1234";
@@ -44,7 +44,7 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
     std::fs::write(path("softhsm2.conf"), softhsm_config).unwrap();
     std::fs::write(
         path("hsm-sim.toml"),
-        Remote::new(directory.path(), "").configuration(&softhsm(), config),
+        Files::new(directory.path(), "").configuration(&softhsm(), config),
     )
     .unwrap();
     let token = Command::new("softhsm2-util")
@@ -71,7 +71,7 @@ pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
 
 /// The module, initialised.
 pub struct Hsm {
-    remote: Remote,
+    files: Files,
     pub pkcs11: Pkcs11,
     pub functions: &'static Functions,
     pub slot: Slot,
@@ -94,10 +94,10 @@ pub fn initialize(functions: &Functions) -> String {
 }
 
 impl Deref for Hsm {
-    type Target = Remote;
+    type Target = Files;
 
-    fn deref(&self) -> &Remote {
-        &self.remote
+    fn deref(&self) -> &Files {
+        &self.files
     }
 }
 
@@ -107,7 +107,7 @@ impl Hsm {
         pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
         let functions = real::load(&module()).unwrap();
         let slot = pkcs11.get_slots_with_token().unwrap()[0];
-        Hsm { remote: Remote::new(directory, ""), pkcs11, functions, slot }
+        Hsm { files: Files::new(directory, ""), pkcs11, functions, slot }
     }
 
     pub fn open(&self) -> Session {

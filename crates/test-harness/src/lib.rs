@@ -1,0 +1,41 @@
+//! What the tests share: the real `xksd` in a directory made for it, a client that signs, one that
+//! writes raw bytes over TLS, certificates, and HSMs.
+
+#![allow(missing_docs, reason = "the names say it; where they do not, there is a comment")]
+
+pub mod api;
+pub mod config;
+pub mod hsm_sim;
+pub mod installation;
+pub mod nss;
+pub mod own_process;
+pub mod pki;
+pub mod programs;
+pub mod raw;
+pub mod request;
+pub mod server;
+pub mod softhsm;
+pub mod token;
+pub mod wire;
+
+use std::time::{Duration, Instant};
+
+pub use api::{Api, aad, b64, bytes, envelope, with};
+pub use config::{A, B, C, Config};
+pub use installation::Installation;
+pub use request::{Credential, Delivery, Request};
+pub use server::Server;
+pub use token::Token;
+pub use wire::{Response, Wire};
+
+/// Only so that a broken test ends: nothing is measured by it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until something is so.
+pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

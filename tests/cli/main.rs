@@ -1,0 +1,6 @@
+//! The commands as a person runs them, the configuration on disk, and `tuning/check`.
+
+mod commands;
+mod config_files;
+mod serving;
+mod tuning;

@@ -1,0 +1,20 @@
+//! The real server, seen from outside.
+
+mod conformance;
+
+mod admin;
+mod calls;
+mod haproxy;
+mod hostile;
+mod http;
+mod keys;
+mod nss;
+mod p11_kit;
+mod reload;
+mod requests;
+mod sigv4;
+mod sigv4_clients;
+mod softhsm;
+mod stop;
+mod tls;
+mod xks_test_client;

@@ -1,0 +1,319 @@
+//! SIGHUP on the real server: what waits for a restart does not hold up who is to be cut off, and
+//! what became of a reload can be seen.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use test_harness::api::{encrypt_body, name, still_serves};
+use test_harness::config::{key, key_store};
+use test_harness::pki::SERVER_NAME;
+use test_harness::{A, Api, B, Config, Installation, Server};
+
+/// The default configuration with a second key manager over the same keys, and the key stores on
+/// these.
+fn on(key_managers: &str, uses: &str) -> Config {
+    let config = Config::default();
+    let key_stores =
+        config.key_stores.replace("key_manager = [\"local\"]", &format!("key_manager = [{uses}]"));
+    Config { key_managers: key_managers.to_owned(), key_stores, ..config }
+}
+
+fn local(name: &str) -> String {
+    format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"keys.json\"\n")
+}
+
+fn disabled(config: &Config) -> Config {
+    Config {
+        key_stores: config.key_stores.replacen(
+            "\n[[keystore.credential]]",
+            "\nenabled = false\n[[keystore.credential]]",
+            1,
+        ),
+        ..config.clone()
+    }
+}
+
+fn status_of_encrypt(api: &mut Api<'_>) -> (u16, String) {
+    api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
+}
+
+fn levels(server: &Server, words: &str) -> Vec<String> {
+    let lines: Vec<Value> =
+        server.log().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told = lines
+        .iter()
+        .filter(|line| line["message"].as_str().is_some_and(|message| message.contains(words)));
+    told.map(|line| line["level"].as_str().expect("a level").to_owned()).collect()
+}
+
+#[test]
+fn key_managers_that_wait_for_a_restart_do_not_hold_up_who_is_to_be_cut_off() {
+    let second = local("local") + &local("b");
+    for (key_managers, uses) in [
+        (second.as_str(), "\"local\", \"b\""),
+        (&second, "\"b\", \"local\""),
+        (&second, "\"b\""),
+        (&local("renamed"), "\"renamed\""),
+    ] {
+        let installation = Installation::default();
+        let server = installation.start();
+        let mut api = Api::new(&installation, &server);
+        let before = api.encrypt("foo", b"text", &json!({}));
+        let wanted = on(key_managers, uses);
+        installation.configure(&disabled(&wanted));
+        assert!(server.reload().ends_with("reloaded"), "{uses}");
+        assert_eq!(status_of_encrypt(&mut api), name(400, "InvalidStateException"), "{uses}");
+        server.wait_event(&["reload: key store \"/one\": disabled"]);
+        server.wait_event(&[
+            "key store \"/one\" has the key managers [\"local\"] until the next start, and [",
+            uses,
+            "] from then on",
+        ]);
+        assert_eq!(server.status()["key_stores"][0]["key_managers"], json!(["local"]));
+
+        // And let in again, by the key manager that runs.
+        installation.configure(&wanted);
+        assert!(server.reload().ends_with("reloaded"), "{uses}");
+        assert_eq!(api.decrypt("foo", &before, &json!({})), b"text");
+        assert_eq!(server.stop().0, Some(0));
+
+        let server = installation.start();
+        let now: Vec<Value> = uses.split(", ").map(|name| json!(name.trim_matches('"'))).collect();
+        assert_eq!(server.status()["key_stores"][0]["key_managers"], Value::from(now));
+        assert_eq!(Api::new(&installation, &server).decrypt("foo", &before, &json!({})), b"text");
+    }
+}
+
+#[test]
+fn a_new_key_store_has_those_of_its_key_managers_that_run_and_without_any_it_waits_alone() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let wanted = |uses: &str| {
+        let new = key_store("/new", &format!("key_manager = [{uses}]"), &[&A], &key("foo", ""));
+        // Token it, the second credential of `/one` is taken away.
+        let b = format!(
+            "[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \
+             \"secrets/{0}\" }}\n",
+            B.id
+        );
+        let config = Config::default();
+        let key_managers = format!("{}\n{}", config.key_managers, local("b"));
+        Config { key_managers, key_stores: config.key_stores.replacen(&b, "", 1) + &new, ..config }
+    };
+    let [mut old, mut new] = [("/one", B), ("/new", A)].map(|(prefix, credential)| Api {
+        prefix,
+        credential,
+        ..Api::new(&installation, &server)
+    });
+    old.round_trip("foo");
+
+    installation.configure(&wanted("\"b\""));
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(status_of_encrypt(&mut new), name(404, "InvalidUriPathException"));
+    assert_eq!(
+        status_of_encrypt(&mut old),
+        name(401, "AuthenticationFailedException"),
+        "the rest is taken over"
+    );
+    let told =
+        "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
+    server.wait_event(&[told]);
+    assert_eq!(levels(&server, told), ["error"]);
+    assert_eq!(server.metric("xksd_config_last_reload_successful"), 1.0);
+    still_serves(&installation, &server);
+
+    installation.configure(&wanted("\"b\", \"local\""));
+    assert!(server.reload().ends_with("reloaded"));
+    new.round_trip("foo");
+    let told = "key store \"/new\" has the key managers [\"local\"] until the next start, and \
+        [\"b\", \"local\"] from then on";
+    server.wait_event(&[told]);
+    assert_eq!(levels(&server, told), ["warn"]);
+
+    installation.configure(&wanted("\"b\""));
+    assert_eq!(server.stop().0, Some(0));
+    let server = installation.start();
+    Api { prefix: "/new", ..Api::new(&installation, &server) }.round_trip("foo");
+}
+
+#[test]
+fn what_became_of_the_last_reload_is_in_status_and_metrics() {
+    const AT: &str = "xksd_config_last_reload_success_timestamp_seconds";
+    let unix_time =
+        || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let before = unix_time();
+    let installation = Installation::default();
+    let server = installation.start();
+    let seen = || {
+        let status = server.status()["config_last_reload"].clone();
+        assert_eq!(
+            server.metric("xksd_config_last_reload_successful"),
+            f64::from(u8::from(status["successful"] == true)),
+            "{status}"
+        );
+        let at = server.metric(AT);
+        assert!(
+            (status["success_timestamp_seconds"].as_f64().expect("a number") - at).abs() < 1e-3,
+            "{status}"
+        );
+        (at, status["refused"].clone())
+    };
+    let (started, refused) = seen();
+    assert!((before..=unix_time()).contains(&started), "{before} {started}");
+    assert_eq!(refused, Value::Null);
+
+    for _ in 0..2 {
+        installation.write(
+            "xksd.toml",
+            &Config::default().text().replace("shards = 1", "shards = -1\ncolour = 3"),
+        );
+        assert!(server.reload().contains("not reloaded"));
+        let (at, refused) = seen();
+        // The first of two; what is in force is of the start.
+        let refused = refused.as_str().expect("text");
+        assert!(
+            refused.contains("xksd.toml:")
+                && refused.contains(": server.shards: ")
+                && !refused.contains("colour"),
+            "{refused}"
+        );
+        assert!((at - started).abs() < f64::EPSILON, "{at}");
+    }
+
+    installation.configure(&Config::default());
+    assert!(server.reload().ends_with("reloaded"));
+    let (at, refused) = seen();
+    assert!(at > started && at <= unix_time(), "{started} {at}");
+    assert_eq!(refused, Value::Null);
+}
+
+#[test]
+fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let waiting = || server.status()["config_last_reload"]["waiting_for_restart"].clone();
+    assert_eq!(waiting(), json!([]));
+
+    let changed = Config { admin: String::new(), ..on(&local("renamed"), "\"renamed\"") };
+    installation.configure(&changed);
+    assert!(server.reload().ends_with("reloaded"));
+    let told = json!([
+        "key manager \"renamed\" is new: that is in force from the next start only",
+        "key manager \"local\" is no longer there: it is closed at the next start only",
+        "key store \"/one\" has the key managers [\"local\"] until the next start, and \
+         [\"renamed\"] from then on",
+        "key store \"/two\" has the key managers [\"local\"] until the next start, and \
+         [\"renamed\"] from then on",
+        "key store \"/off\" has the key managers [\"local\"] until the next start, and \
+         [\"renamed\"] from then on",
+        "admin.listen changed: that is in force from the next start only",
+    ]);
+    assert_eq!(waiting(), told);
+    for line in told.as_array().expect("lines") {
+        server.wait_event(&[line.as_str().expect("text")]);
+    }
+
+    // One that is refused says nothing of what waits.
+    installation.write("xksd.toml", "");
+    assert!(server.reload().contains("not reloaded"));
+    assert_eq!(waiting(), told);
+
+    // A key store that nothing can serve yet comes first.
+    let new = key_store("/new", "key_manager = [\"b\"]", &[&A], &key("foo", ""));
+    let config = Config::default();
+    installation.configure(&Config {
+        key_managers: config.key_managers.clone() + "\n" + &local("b"),
+        key_stores: config.key_stores + &new,
+        ..Config::default()
+    });
+    assert!(server.reload().ends_with("reloaded"));
+    let first =
+        "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
+    assert_eq!(
+        waiting(),
+        json!([first, "key manager \"b\" is new: that is in force from the next start only"])
+    );
+
+    installation.configure(&Config::default());
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(waiting(), json!([]));
+}
+
+/// The certificates in the status; log and metrics must tell the same, the log at the `event`.
+fn certificates(server: &Server, event: &str) -> Vec<Value> {
+    let told = server.status()["tls"]["certificates"].as_array().expect("a list").clone();
+    for (place, certificate) in (1..).zip(&told) {
+        let text = |field: &str| certificate[field].as_str().expect("text").to_owned();
+        let (subject, serial, not_after) = (text("subject"), text("serial"), text("not_after"));
+        server.wait_event(&[
+            event,
+            ": server certificate is ",
+            &format!("\"{subject}\", serial {serial}, valid until {not_after}"),
+        ]);
+        let sample = format!(
+            "xksd_tls_certificate_not_after_timestamp_seconds{{place=\"{place}\",subject=\"{subject}\"}}"
+        );
+        assert_eq!(
+            Some(server.metric(&sample)),
+            certificate["not_after_timestamp_seconds"].as_f64(),
+            "{sample}"
+        );
+    }
+    told
+}
+
+#[test]
+fn the_certificate_that_is_served_is_told_at_the_start_and_when_a_reload_brings_another() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let told = || server.log().iter().filter(|line| line.contains("server certificate is")).count();
+    let before = certificates(&server, "start");
+    assert_eq!(
+        before.iter().map(|certificate| &certificate["subject"]).collect::<Vec<_>>(),
+        [SERVER_NAME, "Test Root"]
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let days_left =
+        (before[0]["not_after_timestamp_seconds"].as_f64().expect("a number") - now) / 86_400.0;
+    assert!((300.0..400.0).contains(&days_left), "{days_left}");
+
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(
+        (certificates(&server, "start"), told()),
+        (before.clone(), 1),
+        "the same one is not told again"
+    );
+
+    installation.new_certificate();
+    assert!(server.reload().ends_with("reloaded"));
+    let after = certificates(&server, "reload");
+    assert_eq!(told(), 2);
+    assert!(
+        after.len() == 2
+            && after[0]["serial"] != before[0]["serial"]
+            && after[1]["serial"] != before[1]["serial"],
+        "{after:?}"
+    );
+
+    // A key of another certificate is refused, with the line that names it; the certificate stays.
+    installation.write("tls/key.pem", &KeyPair::generate().expect("a key").serialize_pem());
+    assert!(server.reload().contains("not reloaded"));
+    assert_eq!(certificates(&server, "reload"), after);
+    let refused = server.status()["config_last_reload"]["refused"].clone();
+    let line = 1 + Config::default()
+        .text()
+        .lines()
+        .position(|line| line.starts_with("private_key"))
+        .expect("there");
+    let expected = format!(
+        "xksd.toml:{line}: tls.private_key: {}",
+        installation.path().join("tls/key.pem").display()
+    );
+    assert!(
+        refused.as_str().is_some_and(
+            |refused| refused.contains(&expected) && refused.contains("does not match")
+        ),
+        "{refused}"
+    );
+}

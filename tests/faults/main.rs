@@ -1,0 +1,19 @@
+//! The real server over an HSM that has bad days: `xksd serve` with the stand-in HSM of
+//! `loadtest/hsm-sim` as its PKCS#11 module, a SoftHSM token behind it, and clients that sign as
+//! KMS does. Faults are switched while it runs. Nothing here is skipped.
+
+// What was measured is shown by `cargo test --test faults -- --nocapture`.
+#![allow(clippy::print_stdout)]
+
+mod client;
+mod hsm;
+mod noise;
+mod server;
+
+mod calls;
+mod codes;
+mod hand_over;
+mod hang;
+mod loss;
+mod replicas;
+mod start;

@@ -1,0 +1,15 @@
+//! The PKCS#11 key manager over real modules. Each test runs in its own process, which loads one.
+
+mod engines;
+mod jobs;
+mod simulator;
+
+mod faults;
+mod habits;
+mod kryoptic;
+mod messages;
+mod nss;
+mod recovery;
+mod softhsm;
+mod vanished;
+mod vendors;
