@@ -15,6 +15,8 @@ pub mod http1;
 pub mod api;
 pub mod sigv4;
 
+pub mod policy;
+
 pub mod keystore;
 pub mod pipeline;
 

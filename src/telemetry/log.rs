@@ -43,7 +43,7 @@ pub enum Level {
 
 /// What is told of one request. Never plaintext, ciphertext or secrets.
 #[derive(Debug, Default, Serialize)]
-pub struct RequestRecord {
+pub struct RequestLine {
     /// What CloudTrail shows; empty where the request did not tell it.
     #[serde(rename = "kmsRequestId")]
     pub kms_request_id: String,
@@ -93,7 +93,7 @@ pub struct RequestRecord {
     pub shard: usize,
 }
 
-impl RequestRecord {
+impl RequestLine {
     /// As new, but for the memory of its texts. What is not named here is new: nothing of one
     /// request can stand in another one's line.
     fn renew(&mut self) {
@@ -101,7 +101,7 @@ impl RequestRecord {
             text.clear();
             std::mem::take(text)
         }
-        *self = RequestRecord {
+        *self = RequestLine {
             kms_request_id: emptied(&mut self.kms_request_id),
             key: emptied(&mut self.key),
             kms_operation: emptied(&mut self.kms_operation),
@@ -110,13 +110,13 @@ impl RequestRecord {
             kms_via_service: emptied(&mut self.kms_via_service),
             source_vpc: emptied(&mut self.source_vpc),
             source_vpce: emptied(&mut self.source_vpce),
-            ..RequestRecord::default()
+            ..RequestLine::default()
         };
     }
 }
 
 enum Line {
-    Request(SystemTime, Box<RequestRecord>),
+    Request(SystemTime, Box<RequestLine>),
     Event(SystemTime, Level, String),
     /// Everything before it is written when this is answered.
     Flush(Sender<()>),
@@ -127,7 +127,7 @@ enum Line {
 pub struct Log {
     lines: Sender<Line>,
     /// Records that were written, to be used again.
-    written: Receiver<Box<RequestRecord>>,
+    written: Receiver<Box<RequestLine>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -153,12 +153,12 @@ impl Log {
     /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for
     /// one before, where there is some: a record is half of what a request would allocate, and
     /// would be freed on another thread than it was made on.
-    pub fn record(&self) -> Box<RequestRecord> {
+    pub fn line(&self) -> Box<RequestLine> {
         self.written.try_recv().unwrap_or_default()
     }
 
     /// Queues a request's line; dropped and counted when the writer is behind.
-    pub fn request(&self, record: Box<RequestRecord>) {
+    pub fn request(&self, record: Box<RequestLine>) {
         self.send(Line::Request(SystemTime::now(), record));
     }
 
@@ -193,7 +193,7 @@ fn write_lines(
     format: Format,
     out: impl Write,
     queue: &Receiver<Line>,
-    give_back: &Sender<Box<RequestRecord>>,
+    give_back: &Sender<Box<RequestLine>>,
     dropped: &AtomicU64,
 ) {
     let mut told_of = 0;
@@ -251,14 +251,14 @@ fn timestamp(at: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &RequestRecord) {
+fn request_line(format: Format, text: &mut Vec<u8>, at: SystemTime, record: &RequestLine) {
     #[derive(Serialize)]
     struct Json<'a> {
         time: String,
         level: Level,
         event: &'static str,
         #[serde(flatten)]
-        record: &'a RequestRecord,
+        record: &'a RequestLine,
     }
     let level = match record.status {
         // What the request asks is not supported: nothing here has failed.
@@ -383,13 +383,13 @@ mod tests {
 
     const HOSTILE: &str = "é\n{\"forged\": true}\u{1b}[2J\u{9b}2J\u{2028}\u{202e}\u{2066}";
 
-    fn hostile() -> Box<RequestRecord> {
-        Box::new(RequestRecord {
+    fn hostile() -> Box<RequestLine> {
+        Box::new(RequestLine {
             kms_request_id: HOSTILE.into(),
             operation: "encrypt",
             error: "none",
             status: 200,
-            ..RequestRecord::default()
+            ..RequestLine::default()
         })
     }
 
@@ -416,9 +416,9 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_new() {
         let (log, _writer) = Log::start(Format::Json, std::io::sink()).unwrap();
-        let mut record = log.record();
+        let mut record = log.line();
         let new = format!("{record:?}");
-        let filled = RequestRecord {
+        let filled = RequestLine {
             kms_request_id: "id".into(),
             key_store: "/a".into(),
             key: "foo".into(),
@@ -444,14 +444,14 @@ mod tests {
         let text = record.principal.as_ptr();
         log.request(record);
         log.flush(Duration::from_secs(10));
-        let again = log.record();
+        let again = log.line();
         assert_eq!(format!("{again:?}"), new);
         assert_eq!(
             (again.principal.as_ptr(), again.principal.capacity()),
             (text, "arn:principal".len()),
             "in the same memory"
         );
-        assert_ne!(log.record().principal.as_ptr(), text, "there was one");
+        assert_ne!(log.line().principal.as_ptr(), text, "there was one");
     }
 
     #[test]

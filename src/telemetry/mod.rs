@@ -10,5 +10,5 @@ pub mod metrics;
 pub mod prometheus;
 
 pub use limiter::Shares;
-pub use log::{Level, Log, RequestRecord};
+pub use log::{Level, Log, RequestLine};
 pub use metrics::{Latencies, RequestKey, ShardMetrics};

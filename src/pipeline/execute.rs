@@ -1,0 +1,225 @@
+//! A permitted request is done by the key managers of its key store, and its answer written.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::errors;
+use super::health;
+use super::record::Exchange;
+use super::target::Target;
+use crate::api::framing::{self, Format};
+use crate::api::response::{self, Encrypted, KeyMetadata};
+use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
+use crate::key_manager::{Answer, Job, KeyRef, Task};
+use crate::keystore::Key;
+use crate::policy::Permit;
+use crate::sched::{Delivered, Inbox};
+
+/// Appends the answer's body to `out`.
+pub(super) async fn execute(
+    inbox: &Rc<Inbox>,
+    permit: Permit<Target<'_>>,
+    exchange: &mut Exchange<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), ApiError> {
+    let (call, target) = permit.into_parts();
+    match call {
+        Call::Health => {
+            health::write(target.store, Instant::now(), out);
+            Ok(())
+        }
+        Call::Metadata => metadata(inbox, &target, exchange, out).await,
+        Call::Encrypt(call) => encrypt(inbox, &target, call, exchange, out).await,
+        Call::Decrypt(call) => decrypt(inbox, &target, call, exchange, out).await,
+    }
+}
+
+async fn metadata(
+    inbox: &Rc<Inbox>,
+    target: &Target<'_>,
+    exchange: &mut Exchange<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), ApiError> {
+    let key = target.key()?;
+    let again = || Some(Task::Describe);
+    match run(inbox, target, key.primary(), Task::Describe, again, exchange).await? {
+        Answer::Described(described) => {
+            let enabled = key.enabled && described.enabled;
+            response::metadata(
+                &KeyMetadata { spec: &described.spec, usage: &described.usage, enabled },
+                out,
+            );
+            Ok(())
+        }
+        _ => Err(errors::wrong_answer()),
+    }
+}
+
+async fn encrypt(
+    inbox: &Rc<Inbox>,
+    target: &Target<'_>,
+    call: Encrypt,
+    exchange: &mut Exchange<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), ApiError> {
+    let key = target.key()?.primary();
+    let metadata = framing::encode_metadata(key.version);
+    let again = || match decode_again(target, Operation::Encrypt)? {
+        Call::Encrypt(call) => encryption(call, &metadata).ok(),
+        _ => None,
+    };
+    let task = encryption(call, &metadata)?;
+    match run(inbox, target, key, task, again, exchange).await? {
+        Answer::Encrypted { iv, ciphertext, tag, integrity } => {
+            let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
+            response::encrypt(
+                &Encrypted { ciphertext: &ciphertext, iv: &iv, tag: &tag, metadata, integrity },
+                out,
+            );
+            Ok(())
+        }
+        _ => Err(errors::wrong_answer()),
+    }
+}
+
+async fn decrypt(
+    inbox: &Rc<Inbox>,
+    target: &Target<'_>,
+    call: Decrypt,
+    exchange: &mut Exchange<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), ApiError> {
+    let again = || match decode_again(target, Operation::Decrypt)? {
+        Call::Decrypt(call) => decryption(target, call).ok().map(|(_, task)| task),
+        _ => None,
+    };
+    let (key, task) = decryption(target, call)?;
+    match run(inbox, target, key, task, again, exchange).await? {
+        Answer::Decrypted(plaintext) => {
+            response::decrypt(&plaintext.0, out);
+            Ok(())
+        }
+        _ => Err(errors::wrong_answer()),
+    }
+}
+
+/// The call that the request's body held, once more.
+fn decode_again(target: &Target<'_>, operation: Operation) -> Option<Call> {
+    crate::api::decode(operation, target.body).ok().map(|valid| valid.into_parts().1)
+}
+
+/// The task of an encrypt. `metadata` goes into the ciphertext.
+fn encryption(call: Encrypt, metadata: &[u8]) -> Result<Task, ApiError> {
+    let aad = call.aad.unwrap_or_default();
+    let integrity = call.integrity.then(|| framing::integrity_prefix(&aad, metadata));
+    let aad = framing::aad_v1(aad, metadata)?;
+    Ok(Task::Encrypt { plaintext: call.plaintext, aad, integrity })
+}
+
+/// The task of a decrypt, and the version of the key that made the ciphertext.
+fn decryption(target: &Target<'_>, call: Decrypt) -> Result<(KeyRef, Task), ApiError> {
+    let Decrypt { ciphertext, iv, tag, aad, metadata } = call;
+    let (key, metadata) = (target.key()?, metadata.as_deref());
+    let (key, aad) = match ciphertext_key(key, metadata) {
+        Ok(key) => (key, framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?),
+        // The sample proxy can be configured to send metadata of its own; whether it is genuine,
+        // the tag decides.
+        Err(_) if target.store.accept_aws_sample => {
+            let aad = framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?;
+            (key.first(), aad)
+        }
+        Err(error) => return Err(error),
+    };
+    Ok((key, Task::Decrypt { ciphertext, iv, tag, aad }))
+}
+
+/// The version of the key that made a ciphertext with this metadata.
+fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, ApiError> {
+    let invalid = |message| ApiError::new(ErrorName::InvalidCiphertextException, message);
+    match framing::parse(metadata)? {
+        Format::V1 { key_version } => key
+            .version(key_version)
+            .ok_or_else(|| invalid("ciphertextMetadata names a key version that does not exist")),
+        Format::Absent => Err(invalid(
+            "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
+        )),
+    }
+}
+
+/// Has a key manager do the task, the healthiest and soonest first; tried once more, on another
+/// replica or session, when that may help and there is time for it. The task is made `again` then:
+/// a copy for the case would cost every request its allocations, and leave one more copy of
+/// plaintext to be wiped.
+async fn run(
+    inbox: &Rc<Inbox>,
+    target: &Target<'_>,
+    key: KeyRef,
+    task: Task,
+    again: impl Fn() -> Option<Task>,
+    exchange: &mut Exchange<'_>,
+) -> Result<Answer, ApiError> {
+    let Exchange { record, diagnostics } = exchange;
+    record.key_version = Some(key.version);
+    let mut tries = target.store.tries(Instant::now()).peekable();
+    let mut failed = errors::no_manager();
+    let mut task = Some(task);
+    while let Some(manager) = tries.next() {
+        let now = Instant::now();
+        if now >= target.deadline {
+            break;
+        }
+        let replica_left = tries.peek().is_some_and(|next| !Arc::ptr_eq(next, manager));
+        let left = target.deadline - now;
+        // A replica that hangs must leave time for the other one.
+        let deadline = now + if replica_left { left / 2 } else { left };
+        let Some(task_now) = task.take().or_else(&again) else { break };
+        let job = Job { key: key.clone(), task: task_now, deadline };
+        diagnostics.key_manager = manager.name.clone();
+        match manager.execute(inbox, job).await {
+            Ok(Delivered { outcome, queue_wait, hsm_time }) => {
+                diagnostics.spent(queue_wait, hsm_time);
+                let fault = match outcome {
+                    Ok(answer) => {
+                        diagnostics.detail.clear();
+                        return Ok(answer);
+                    }
+                    Err(fault) => fault,
+                };
+                let may_pass = errors::may_pass_elsewhere(&fault, replica_left);
+                let begun = !hsm_time.is_zero();
+                failed = errors::to_api_error(fault, begun, &mut diagnostics.detail);
+                if !may_pass {
+                    break;
+                }
+            }
+            Err(returned) => {
+                let (refused, job) = *returned;
+                task = Some(job.task);
+                failed = errors::refused(&refused, &mut diagnostics.detail);
+                // Refused by this one; the same one would refuse again.
+                if !replica_left {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ciphertext_names_the_version_of_its_key() {
+        let key = Key::new("foo", true);
+        let of = |metadata| ciphertext_key(&key, metadata).map_err(|error| error.name());
+        assert_eq!(of(Some(&[1, 0, 0])), Ok(KeyRef::first("foo")));
+        let others: [Option<&[u8]>; 5] =
+            [None, Some(&[]), Some(&[1, 0, 1]), Some(&[1, 1, 0]), Some(&[2, 0, 0])];
+        for other in others {
+            assert_eq!(of(other), Err(ErrorName::InvalidCiphertextException), "{other:?}");
+        }
+    }
+}
