@@ -1,4 +1,4 @@
-//! A job through the scheduler: its decisions alone, and the way to a lane's thread and back.
+//! A job through the scheduler: its decisions, and the way to a lane's thread and back.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

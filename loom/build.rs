@@ -1,4 +1,4 @@
-//! `cfg(loom)` for this crate alone: some dependencies have another meaning for it.
+//! `cfg(loom)` for this crate only: some dependencies have another meaning for it.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(loom)");

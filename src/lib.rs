@@ -1,6 +1,6 @@
 //! xksd: the proxy between AWS KMS External Key Store (XKS) and an HSM.
 //!
-//! The modules stand in the order in which a request meets them. `docs/architecture.md` tells the
+//! The modules stand in the order in which a request meets them. `docs/architecture.md` has the
 //! life of a request.
 
 pub mod config;

@@ -42,8 +42,8 @@ pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Keep-alive connection without a request. KMS keeps connections open; load balancers close at 350
 /// s (NLB).
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(400);
-/// The same for a connection over which nobody has shown yet, by a signed request or a client
-/// certificate, that it is not a stranger's. KMS sends its first request at once.
+/// The same for a connection over which neither a signed request nor a client certificate was
+/// seen. KMS sends its first request at once.
 pub const STRANGER_IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Writing one response to a client that does not read.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ pub const PEM_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// `xksd check` warns of a certificate that expires sooner than this.
 pub const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Tickets sent after each TLS 1.3 handshake. A client spends one for each resumption; a second one
-/// lets a connection pool reopen two connections in place of one.
+/// lets a connection pool reopen two connections instead of one.
 pub const TLS13_TICKETS: usize = 2;
 
 /// Certificates that a client may send: its own, and those of the authorities above it. The
@@ -101,7 +101,7 @@ pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
 /// Failed handshakes that a shard logs of one reason within [`STRANGERS_LOG_INTERVAL`]; of the
 /// others their number.
 pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
-/// The same of refused requests that nobody's signature stands behind, by errorName.
+/// The same of refused requests without a valid signature, by errorName.
 pub const STRANGERS_LOG_LINES_MAX: u32 = 20;
 /// See [`HANDSHAKE_LOG_LINES_MAX`].
 pub const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -185,7 +185,7 @@ pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
 /// caught. Bad ciphertext costs four calls.
 pub const REFUSALS_IN_PLAIN_WORDS: u32 = 2;
 /// How often a decryption must be refused, and one of what is known to be good succeed before the
-/// last refusal, until a code that can also mean a failing HSM is told as bad ciphertext. If a
+/// last refusal, until a code that can also mean a failing HSM is reported as bad ciphertext. If a
 /// fault hits the share p of C_Decrypt, good ciphertext is called bad with probability p³(1 − p):
 /// at 1% once in a million times. Bad ciphertext costs ten calls.
 pub const REFUSALS_OF_A_TRUSTED_HSM: u32 = 3;

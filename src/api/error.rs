@@ -1,4 +1,4 @@
-//! The one table of errors: what AWS KMS is told, and how.
+//! The one table of errors that AWS KMS gets: status, name, message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,9 +9,9 @@ use crate::limits::ERROR_MESSAGE_CHARS_MAX;
 mod tests;
 
 /// The specification's errors. KMS decides by this name, not by the status: it retries
-/// [`InternalException`](Self::InternalException),
+/// only [`InternalException`](Self::InternalException),
 /// [`DependencyTimeoutException`](Self::DependencyTimeoutException) and
-/// [`ThrottlingException`](Self::ThrottlingException) alone.
+/// [`ThrottlingException`](Self::ThrottlingException).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorName {
     /// An input parameter is invalid.

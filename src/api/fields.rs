@@ -33,7 +33,7 @@ impl<'a> Object<'a> {
     }
 
     /// Reads `json`, which must be one object and nothing more. What was read before an error stays
-    /// in the object, so that a refused request can still be told from another.
+    /// in the object, so that the log can show which request was refused.
     pub(super) fn read(&mut self, json: &'a [u8]) -> Result<(), ApiError> {
         let mut duplicate = None;
         let mut deserializer = serde_json::Deserializer::from_slice(json);

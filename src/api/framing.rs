@@ -69,12 +69,12 @@ pub fn aad_v1(aad: Vec<u8>, metadata: &[u8]) -> Result<Vec<u8>, ApiError> {
 }
 
 /// The key manager's AAD as AWS's sample proxy (`aws-samples/aws-kms-xks-proxy`) makes it: the
-/// SHA-256 of the AAD in place of the AAD, but its own length; nothing where no AAD was given, the
+/// SHA-256 of the AAD instead of the AAD, but its own length; nothing where no AAD was given, the
 /// hash of nothing where an empty one was.
 ///
 /// This framing and [`aad_v1`] are not disjoint: a 29-byte AAD whose SHA-256 ends in `03 01 00`
-/// (found in 2^24 tries) gives what format 1 gives for the hash's first 29 bytes. So it is for key
-/// stores that were told to accept it alone.
+/// (found in 2^24 tries) gives what format 1 gives for the hash's first 29 bytes. So it is only
+/// for key stores that are configured to accept it.
 ///
 /// # Errors
 /// As for [`aad_v1`].

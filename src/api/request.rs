@@ -1,7 +1,7 @@
 //! The body of a request: decoded, and checked against everything the specification says of its
 //! fields.
 //!
-//! Three kinds of refusal, since KMS tells its customer something else for each:
+//! Three kinds of refusal, since KMS gives its customer another message for each:
 //! - ValidationException: the request does not follow the API (a field missing, of a wrong type, no
 //!   Base64, an algorithm that is none of the specification's).
 //! - UnsupportedOperationException: it follows the API, and is larger than this proxy takes. spec:
@@ -122,7 +122,7 @@ pub struct Encrypt {
     pub integrity: bool,
 }
 
-/// Lengths alone.
+/// Only lengths.
 impl fmt::Debug for Encrypt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Encrypt")
@@ -147,7 +147,7 @@ pub struct Decrypt {
     pub metadata: Option<Short>,
 }
 
-/// Lengths alone.
+/// Only lengths.
 impl fmt::Debug for Decrypt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decrypt")

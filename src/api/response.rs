@@ -75,7 +75,7 @@ pub struct KeyMetadata<'a> {
     /// Kind and size of the key: `AES_256`.
     pub spec: &'a str,
     /// What the key may do, `ENCRYPT`, `DECRYPT`, `SIGN` and so on. Only the first
-    /// [`KEY_USAGE_MAX`] are told.
+    /// [`KEY_USAGE_MAX`] are sent.
     pub usage: &'a [&'a str],
     /// Whether the key may be used now.
     pub enabled: bool,
@@ -136,7 +136,7 @@ pub struct Health<'a> {
     pub xks_proxy_model: &'a str,
     /// Who makes the key manager.
     pub ekm_vendor: &'a str,
-    /// One to ten key managers; only the first [`EKM_FLEET_MAX`] are told.
+    /// One to ten key managers; only the first [`EKM_FLEET_MAX`] are sent.
     pub ekm_fleet_details: &'a [EkmFleetDetail],
 }
 

@@ -96,7 +96,7 @@ pub fn route(path: &str) -> Result<Route<'_>, ApiError> {
     Ok(Route { prefix, operation, key_id })
 }
 
-/// The API has POST alone. To be called with a routed path, so that an unknown path stays 404 for
+/// The API has only POST. To be called with a routed path, so that an unknown path stays 404 for
 /// every method.
 ///
 /// # Errors
@@ -112,7 +112,7 @@ pub fn check_method(method: &str) -> Result<(), ApiError> {
 }
 
 /// No call takes parameters. To be called with a routed path and method, so that an unknown path
-/// and a GET are told as such.
+/// and a GET keep their own errors.
 ///
 /// spec: "The CanonicalQueryString for the XKS Proxy API calls will be \"\" because the APIs
 /// described in this specification do not use query parameters."

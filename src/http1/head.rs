@@ -16,8 +16,8 @@ mod tests;
 /// ready for the next request.
 ///
 /// It holds offsets, not references: the buffer may grow and move while the body comes in. No
-/// memory is allocated once the list of fields has its size. What it finds is meaningful after
-/// [`Progress::Complete`] alone.
+/// memory is allocated once the list of fields has its size. What it finds is meaningful only
+/// after [`Progress::Complete`].
 #[derive(Debug)]
 pub struct RequestHead {
     /// No line ends between `line_start` and here, bytes; here the search goes on. A client that
@@ -125,7 +125,7 @@ impl RequestHead {
         let mut parsed = httparse::Request::new(&mut []);
         let outcome = parsed.parse_with_uninit_headers(text, &mut fields);
         // `Partial` or another end cannot be: both look for the first empty line. If they ever
-        // disagree, nobody should believe either.
+        // disagree, neither can be right.
         let (Some(method), Some(target), Some(minor)) = (match outcome {
             Ok(httparse::Status::Complete(end)) if end == text.len() => {
                 (parsed.method, parsed.path, parsed.version)

@@ -9,8 +9,8 @@ use crate::limits::CLOCK_SKEW_SECONDS_MAX;
 /// Untrusted text longer than this is cut before it is shown, characters.
 const EXCERPT_CHARS_MAX: usize = 48;
 
-/// Text out of a request that is safe to show: printable ASCII alone, and short. Made in this
-/// module alone.
+/// Text out of a request that is safe to show: printable ASCII only, and short. Made in this
+/// module only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 
@@ -123,7 +123,7 @@ pub enum AuthError {
 }
 
 impl AuthError {
-    /// The reason as a label for metrics and logs: one for each variant, `[a-z_]` alone.
+    /// The reason as a label for metrics and logs: one for each variant, `[a-z_]` only.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MissingAuthorization => "missing_authorization",

@@ -158,7 +158,7 @@ pub fn is_presigned(query: &str) -> bool {
 
 /// spec: "A hex encoding of the SHA-256 hash of the request payload [...] forms the final part of
 /// the CanonicalRequest". A signed `x-amz-content-sha256` may repeat that hash, but not put
-/// anything else in its place. Unsigned, it says nothing and is left alone.
+/// anything else in its place. Unsigned, it says nothing and is ignored.
 fn declared_payload_hash(
     request: &Request<'_>,
     authorization: &Authorization<'_>,

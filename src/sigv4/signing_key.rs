@@ -136,7 +136,7 @@ impl SigningKeys {
         });
         self.count = self.by_credential.values().map(Vec::len).sum();
         if self.count >= SIGNING_KEYS_CACHED_MAX {
-            // More live credentials and regions than places: start again. Deriving anew costs
+            // More live credentials and regions than places: start again. Deriving again costs
             // microseconds.
             self.by_credential.clear();
             self.count = 0;

@@ -1,6 +1,6 @@
-//! What strangers can cause at will is told in so many lines within an interval, and the rest as a
-//! number: nobody without a credential may fill a disk, or hide one thing behind a flood of
-//! another.
+//! What unauthenticated clients can cause at will is logged in a bounded number of lines within an
+//! interval, and the rest as a number: without a credential nobody may fill a disk, or hide one
+//! thing behind a flood of another.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The log: one line a request and one an event, on standard error, JSON or text.
 //!
-//! Lines are made and written on a thread of their own, behind a bounded queue: a terminal or pipe
+//! Lines are made and written on their own thread, behind a bounded queue: a terminal or pipe
 //! that stalls costs lines (counted), never a request's time.
 
 use std::io::{self, Write};
@@ -41,7 +41,7 @@ pub enum Level {
     Error,
 }
 
-/// What is told of one request. Never plaintext, ciphertext or secrets.
+/// What is logged of one request. Never plaintext, ciphertext or secrets.
 #[derive(Debug, Default, Serialize)]
 pub struct RequestLine {
     /// What CloudTrail shows; empty where the request did not tell it.
@@ -78,7 +78,7 @@ pub struct RequestLine {
     pub status: u16,
     /// errorName, or `none`.
     pub error: &'static str,
-    /// Why, for the operator: more than the client is told.
+    /// Why, for the operator: more than the client gets.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// Key manager that did it.

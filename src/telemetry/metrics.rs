@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Latencies are told from 1 µs to this, microseconds; longer ones count as this long.
+/// Latencies are counted from 1 µs to this, microseconds; longer ones count as this long.
 const LATENCY_MAX_US: u64 = 60_000_000;
 /// Two digits: a figure is at most 1 % off, and a histogram takes 20 KiB.
 const SIGNIFICANT_DIGITS: u8 = 2;

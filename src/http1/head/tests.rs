@@ -106,7 +106,7 @@ fn absolute_form_keeps_host_and_takes_the_path() {
     assert_eq!(accepted("GET http://h?q HTTP/1.1\r\nHost: h\r\n\r\n").query, "q");
 }
 
-/// Each by the name of what is wrong, with the status it is told with.
+/// Each by the name of what is wrong, with its status.
 #[test]
 fn refusals() {
     let many_fields = "a: b\r\n".repeat(HEADERS_MAX);
@@ -311,7 +311,7 @@ fn expect_continue() {
 
 #[test]
 fn limits_on_both_sides() {
-    // Behind the head stands a body, so that the limit is seen to count the head alone.
+    // Behind the head stands a body, so that the limit is seen to count only the head.
     let bare = with("A: \r\n").len();
     let longest = with(&format!("A: {}\r\n", "b".repeat(HEAD_BYTES_MAX - bare)));
     assert_eq!(longest.len(), HEAD_BYTES_MAX);
@@ -329,7 +329,7 @@ fn limits_on_both_sides() {
     assert_eq!(accepted(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).path, target);
 }
 
-/// A client that sends byte by byte: each call looks at the new bytes alone.
+/// A client that sends byte by byte: each call looks at the new bytes only.
 #[test]
 fn no_byte_is_looked_at_twice() {
     let text = with(&format!("A: {}\r\nB: c\r\n", "b".repeat(5000)));

@@ -258,7 +258,7 @@ fn host_and_date_must_be_signed() {
             AuthError::HeaderNotSigned { name: missing }
         );
     }
-    // They alone are enough.
+    // They are enough.
     let value = signer().authorization(&message, "host;x-amz-date", &hex(sha256(&message.body)));
     assert!(authenticate_at(&message.header("authorization", &value), NOW).is_ok());
 }
@@ -402,7 +402,7 @@ fn a_signed_payload_header_must_be_the_hash_of_the_body() {
         .signed(&signer());
     assert_eq!(refusal(&twice), AuthError::UnsignedPayload);
 
-    // As S3's clients do it: the header's text in place of the hash.
+    // As S3's clients do it: the header's text instead of the hash.
     let message = unsigned()
         .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
         .header("x-amz-date", "20240229T120000Z");

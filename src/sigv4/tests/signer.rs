@@ -1,4 +1,4 @@
-//! A signer of its own for the tests: builds the texts of SigV4 as strings, shares no code with the
+//! A separate signer for the tests: builds the texts of SigV4 as strings, shares no code with the
 //! verifier.
 
 use ring::{digest, hmac};
