@@ -183,19 +183,19 @@ pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
 /// How often a decryption must be refused by the code that means bad ciphertext and nothing else,
 /// of an HSM that was not caught misusing it: p² where a fault hits the share p, until it is
 /// caught. Bad ciphertext costs four calls.
-pub const REFUSALS_IN_PLAIN_WORDS: u32 = 2;
+pub const REFUSALS_UNAMBIGUOUS: u32 = 2;
 /// How often a decryption must be refused, and one of what is known to be good succeed before the
 /// last refusal, until a code that can also mean a failing HSM is reported as bad ciphertext. If a
 /// fault hits the share p of C_Decrypt, good ciphertext is called bad with probability p³(1 − p):
 /// at 1% once in a million times. Bad ciphertext costs ten calls.
-pub const REFUSALS_OF_A_TRUSTED_HSM: u32 = 3;
-/// The same of an HSM that was caught at it less than [`HSM_DISTRUST`] ago, or whose code means too
+pub const REFUSALS_AMBIGUOUS: u32 = 3;
+/// The same of an HSM that was caught at it less than [`HSM_DOUBT_TIME`] ago, or whose code means too
 /// much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At 20% once in
 /// 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
-pub const REFUSALS_OF_A_DOUBTFUL_HSM: u32 = 6;
+pub const REFUSALS_DOUBTED: u32 = 6;
 /// For so long an HSM is doubted that answered something good with a code that means bad
 /// ciphertext, or can mean it.
-pub const HSM_DISTRUST: Duration = Duration::from_secs(60);
+pub const HSM_DOUBT_TIME: Duration = Duration::from_secs(60);
 /// A token that had keys, and shows none to a freshly initialised library, is believed for so long
 /// that they were deleted.
 pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);
@@ -224,12 +224,39 @@ pub const SESSION_COUNT_BACKOFF: Duration = Duration::from_millis(500);
 pub const INITIALIZE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an opening session waits for another thread's C_Initialize, from its beginning.
 pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Round trips of an HSM that has answered something wrong, all of them right and over all
-/// sessions, before it is believed again. One that lies in a tenth of its decryptions passes once
-/// in 29 trials, in a third once in 430,000.
-pub const TRUST_ROUND_TRIPS: usize = 32;
-/// From the beginning of one such trial to that of the next.
-pub const TRUST_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+/// Round trips of an HSM that gave a wrong result, all of them right and over all sessions, before
+/// its results are used again: its self-test. One that is wrong in a tenth of its decryptions passes
+/// once in 29 times, in a third once in 430,000.
+pub const SELF_TEST_ROUND_TRIPS: usize = 32;
+/// From the beginning of one such self-test to that of the next.
+pub const SELF_TEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Ciphertext that equals so many bytes of plaintext was not encrypted: by chance it does once in
+/// 2¹²⁸ times. Bytes.
+pub const ECHO_BYTES_MIN: usize = 16;
+/// Round trips under a key whose ciphertext did not decrypt that must fail, and under another one
+/// that must be right, in turn, before the key and not the HSM is to blame. An HSM that spoils half
+/// of what it encrypts passes for one with a bad key once in 256 times.
+pub const INTEGRITY_COMPARISONS: u32 = 4;
+/// Failures in a row of a key where other keys work, after which no more calls are spent on it for
+/// a while. An HSM that fails in a tenth of all calls does that to one key by chance once in 5
+/// million jobs.
+pub const KEY_FAILURES_MAX: u32 = 6;
+/// So long after the last one, failures of a key are no row any more.
+pub const KEY_FAILURE_AGE_MAX: Duration = Duration::from_secs(60);
+/// For so long no call is spent on a key that the module refuses; twice as long each time that the
+/// one job after it is refused as well, up to [`KEY_PAUSE_MAX`].
+pub const KEY_PAUSE_MIN: Duration = Duration::from_secs(2);
+/// See [`KEY_PAUSE_MIN`]: a key that was mended serves again after this at the latest.
+pub const KEY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Keys of one key manager whose failures are remembered.
+pub const KEY_BREAKERS_MAX: usize = 1024;
+/// Sessions lost in a row during jobs of one key, and of no other, before the key is to blame.
+pub const SESSIONS_LOST_TO_A_KEY_MAX: u32 = 5;
+/// Jobs of other keys that must have succeeded meanwhile. Where an HSM loses sessions in a tenth of
+/// all calls, whoever calls, 20 jobs in a row go well once in 4,000 times.
+pub const OTHERS_SERVED_MIN: u32 = 20;
+/// Keys of the token that are tried where the module makes no session test key.
+pub const WITNESSES_MAX: usize = 2;
 /// Openings in a row that fail as if the library had lost its HSM, before it is finalised and
 /// initialised anew.
 pub const REINITIALIZE_FAILURES: u32 = 8;
@@ -239,9 +266,9 @@ pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
 pub const LOGIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an opening session waits for another's C_Login.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Room given to C_Encrypt and C_Decrypt beyond the text, bytes: tag, an appended IV, and a block
+/// What C_Encrypt and C_Decrypt may write beyond the text, bytes: tag, an appended IV, and a block
 /// of padding nobody should need.
-pub const HSM_OUTPUT_ROOM_BYTES: usize = 48;
+pub const HSM_OUTPUT_SPARE_BYTES: usize = 48;
 /// Key file of a local key manager, bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
@@ -330,12 +357,15 @@ const _: () = {
     // to complete for each.
     assert!((3 * RING_DEPTH * (64 + 4 + 2 * 16) + IO_MEMORY_BYTES) as u64 <= MEMLOCK_BYTES_A_SHARD);
     assert!(IV_BYTES <= IV_BYTES_MAX);
-    assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_ROOM_BYTES);
+    assert!(TAG_BYTES + IV_BYTES_MAX + 16 <= HSM_OUTPUT_SPARE_BYTES);
     // As many as may open at once wait for a login each, one after the other.
     assert!(
         LOGIN_INTERVAL.as_millis() * SESSION_OPENINGS_MAX as u128 <= LOGIN_WAIT_MAX.as_millis()
     );
     assert!(KEY_REFUSAL_AGE_MAX.as_millis() <= KEY_ATTRIBUTES_AGE_MAX.as_millis());
+    assert!(KEY_PAUSE_MIN.as_millis() <= KEY_PAUSE_MAX.as_millis());
+    // What is remembered of a key outlives its pause.
+    assert!(KEY_PAUSE_MAX.as_millis() < KEY_FAILURE_AGE_MAX.as_millis());
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);

@@ -87,6 +87,8 @@ pub struct Pkcs11 {
     pub initialize_parameters: Option<String>,
     /// Set in the environment of this process before the module is loaded.
     pub environment: Environment,
+    /// Decrypt and compare what was encrypted also where no integrity value is asked for.
+    pub verify_encryptions: bool,
 }
 
 pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
@@ -174,7 +176,7 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    const ALL: [&str; 12] = [
+    const ALL: [&str; 13] = [
         "name",
         "kind",
         "key_file",
@@ -187,6 +189,7 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
         "sessions",
         "initialize_parameters",
         "environment",
+        "verify_encryptions",
     ];
     // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of
     // them.
@@ -204,6 +207,7 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
             "sessions",
             "initialize_parameters",
             "environment",
+            "verify_encryptions",
         ],
         _ => &ALL,
     };
@@ -281,6 +285,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         .map(|t| Some(t.to_owned()))
     });
     let environment = section.or("environment", Environment::new(), environment);
+    let verify_encryptions = section.or("verify_encryptions", true, Value::boolean);
     Some(Pkcs11 {
         module: module?,
         token: token?,
@@ -290,6 +295,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
             .map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,
         initialize_parameters: parameters?,
         environment: environment?,
+        verify_encryptions: verify_encryptions?,
     })
 }
 

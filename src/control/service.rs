@@ -190,6 +190,7 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
                 pin: Zeroizing::new(pkcs11.pin.expose().to_string()),
                 profile: pkcs11.profile,
                 initialize_parameters: pkcs11.initialize_parameters.clone(),
+                verify_encryptions: pkcs11.verify_encryptions,
             };
             let engine = Pkcs11Engine::new(settings)
                 .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;

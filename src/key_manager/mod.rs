@@ -154,6 +154,12 @@ pub enum Fault {
     KeyDisabled,
     /// The key is not AES-256, or its attributes do not allow the operation.
     KeyUsage,
+    /// The key manager refuses to use the key so, whatever its attributes say. `detail` names key,
+    /// call and code.
+    KeyRefused {
+        /// For the operator's log; no secrets.
+        detail: String,
+    },
     /// The tag does not match: ciphertext, IV, tag or AAD are not what was encrypted under this
     /// key.
     BadCiphertext,
@@ -172,7 +178,9 @@ pub enum Fault {
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Fault::KeyNotFound { detail } | Fault::Device { detail } => detail,
+            Fault::KeyNotFound { detail }
+            | Fault::KeyRefused { detail }
+            | Fault::Device { detail } => detail,
             Fault::KeyDisabled => "the key is disabled, or outside its start and end date",
             Fault::KeyUsage => "the key is not an AES-256 key that allows this operation",
             Fault::BadCiphertext => "the ciphertext is not what was encrypted under this key",
@@ -218,6 +226,18 @@ pub struct Stuck {
     pub since: Instant,
 }
 
+/// A key that fails where other keys work. No calls are spent on it but one now and then, to see
+/// whether it was mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedKey {
+    /// Its name in the key manager.
+    pub label: Arc<str>,
+    /// For the operator: names key, call and code.
+    pub why: String,
+    /// Since when.
+    pub since: Instant,
+}
+
 /// How many sessions at work do any good, by where a key manager computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
@@ -251,6 +271,10 @@ pub trait Engine: Send + Sync + 'static {
     /// How its library fares. Does not block.
     fn library(&self) -> LibraryState {
         LibraryState::default()
+    }
+    /// Keys that fail where others work. Does not block.
+    fn refused_keys(&self) -> Vec<RefusedKey> {
+        Vec::new()
     }
     /// How many busy sessions do any good.
     fn concurrency(&self) -> Concurrency;

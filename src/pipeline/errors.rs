@@ -28,6 +28,13 @@ pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> Ap
             ErrorName::InvalidKeyUsageException,
             "the key is not an AES-256 key that allows this operation",
         ),
+        Fault::KeyRefused { detail: why } => {
+            *detail = why;
+            ApiError::new(
+                ErrorName::InvalidKeyUsageException,
+                "the key manager refuses this operation with this key; the proxy's log says how",
+            )
+        }
         Fault::BadCiphertext => ApiError::new(
             ErrorName::InvalidCiphertextException,
             "ciphertext, initialization vector, tag, metadata or additional authenticated data are \
@@ -63,7 +70,9 @@ pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> Ap
 pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
     match fault {
         Fault::Device { .. } => true,
-        Fault::Busy | Fault::Timeout | Fault::KeyNotFound { .. } => on_a_replica,
+        Fault::Busy | Fault::Timeout | Fault::KeyNotFound { .. } | Fault::KeyRefused { .. } => {
+            on_a_replica
+        }
         // A statement about the request or the key, which a replica of the key would repeat.
         Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled => false,
     }

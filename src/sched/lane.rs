@@ -204,7 +204,9 @@ fn panicked(what: &str) -> Fault {
 /// For the operator: what a fault is, with its detail.
 fn describe(fault: &Fault) -> String {
     match fault {
-        Fault::Device { detail } | Fault::KeyNotFound { detail } => detail.clone(),
+        Fault::Device { detail } | Fault::KeyNotFound { detail } | Fault::KeyRefused { detail } => {
+            detail.clone()
+        }
         other => format!("{other:?}"),
     }
 }

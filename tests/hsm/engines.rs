@@ -17,6 +17,7 @@ pub fn settings() -> Settings {
         pin: Zeroizing::new(PIN.to_owned()),
         profile: Profile::SoftHsm,
         initialize_parameters: None,
+        verify_encryptions: true,
     }
 }
 
@@ -32,6 +33,7 @@ pub fn nss_settings(directory: &Path) -> Settings {
         pin: Zeroizing::new(PIN.to_owned()),
         profile: Profile::Nss,
         initialize_parameters: Some(nss::parameters(directory)),
+        verify_encryptions: true,
     }
 }
 

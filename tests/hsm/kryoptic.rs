@@ -34,6 +34,7 @@ fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Token) {
         pin: Zeroizing::new(PIN.to_owned()),
         profile: Profile::Kryoptic,
         initialize_parameters: Some(directory.join("token.sql").display().to_string()),
+        verify_encryptions: true,
     };
     let engine = Pkcs11Engine::new(settings).expect("made");
     // There is no token yet, but now kryoptic is initialised.

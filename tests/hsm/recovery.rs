@@ -12,7 +12,7 @@ use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::key_manager::{Engine, Fault};
 use xksd::limits::{
     HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, KEY_REFUSAL_AGE_MAX,
-    REINITIALIZE_FAILURES, SESSION_COUNT_BACKOFF, TRUST_ROUND_TRIPS,
+    REINITIALIZE_FAILURES, SELF_TEST_ROUND_TRIPS, SESSION_COUNT_BACKOFF,
 };
 
 /// Far less than what hangs here, and more than a loaded machine makes of "at once".
@@ -97,8 +97,8 @@ own_process! {
             healed.wait();
             // Each had a round trip under way, at the most, when the last one that was needed was
             // right; and each did its job.
-            let most = before as usize + TRUST_ROUND_TRIPS + SESSIONS - 1 + SESSIONS;
-            hsm.stats_when(|stats| stats["calls"]["C_Decrypt"].as_u64() >= Some(before + (TRUST_ROUND_TRIPS + SESSIONS) as u64));
+            let most = before as usize + SELF_TEST_ROUND_TRIPS + SESSIONS - 1 + SESSIONS;
+            hsm.stats_when(|stats| stats["calls"]["C_Decrypt"].as_u64() >= Some(before + (SELF_TEST_ROUND_TRIPS + SESSIONS) as u64));
             std::thread::sleep(Duration::from_millis(200));
             assert!(hsm.calls("C_Decrypt") as usize <= most);
         });

@@ -159,8 +159,7 @@ own_process! {
         let hsm = simulator(directory, "seed = 5\n[gcm]\niv = \"fill\"\nbad_tag = \
             \"CKR_FUNCTION_FAILED\"");
         let _token = hsm.token();
-        let engine = hsm.engine(Profile::CloudHsm);
-        let mut session = engine.open().expect("opens");
+        let mut session = hsm.engine(Profile::CloudHsm).open().expect("opens");
         encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
         for (share, least) in [("1", 20), ("0.5", 3)] {
             hsm.control(&format!("corrupt_ciphertext = {share}"));
@@ -170,7 +169,8 @@ own_process! {
                     Ok(_) => {}
                     Err(Fault::Device { detail }) => {
                         assert!(detail.contains("integrity check") && !session.is_usable(), "{detail}");
-                        session = engine.open().expect("opens");
+                        // Another engine, which has not caught the HSM.
+                        session = hsm.engine(Profile::CloudHsm).open().expect("opens");
                         spoiled += 1;
                     }
                     Err(other) => panic!("{other:?}"),

@@ -4,7 +4,6 @@ use std::fmt;
 
 use cryptoki_sys::*;
 
-use super::profile::Profile;
 use crate::key_manager::Fault;
 
 /// The PKCS#11 functions xksd calls.
@@ -36,7 +35,7 @@ pub enum Call {
 
 impl Call {
     /// The call of PKCS#11 2.40 that does the same: what a code means for that, it means for this.
-    fn classic(self) -> Call {
+    pub(super) fn classic(self) -> Call {
         match self {
             Call::MessageEncryptInit => Call::EncryptInit,
             Call::EncryptMessage => Call::Encrypt,
@@ -69,7 +68,7 @@ pub enum Reaction {
     BusyOrBadCiphertext,
     /// The key's handle is no longer valid: look the key up again.
     KeyHandle,
-    /// The session is gone, or in a state only a new session gets out of.
+    /// The session is gone: its handle may be another's by now.
     SessionLost,
     /// The session is no longer logged in.
     LoginLost,
@@ -77,7 +76,9 @@ pub enum Reaction {
     Busy,
     /// The key may not be used so.
     Usage,
-    /// Everything else: the key manager failed.
+    /// Said of a key that may not be used so, and of a mechanism that the module has for no key.
+    UsageOrMechanism,
+    /// Everything else: something failed.
     Device,
 }
 
@@ -104,24 +105,31 @@ const COMMON: &[Rule] = &[
             CKR_TOKEN_NOT_PRESENT,
             CKR_TOKEN_NOT_RECOGNIZED,
             CKR_CRYPTOKI_NOT_INITIALIZED,
-            CKR_OPERATION_ACTIVE,
-            CKR_OPERATION_NOT_INITIALIZED,
             CKR_SLOT_ID_INVALID,
         ],
         Reaction::SessionLost,
     ),
     Rule(None, &[CKR_USER_NOT_LOGGED_IN], Reaction::LoginLost),
     Rule(None, &[CKR_TOKEN_RESOURCE_EXCEEDED], Reaction::Busy),
-    Rule(
-        Some(Call::EncryptInit),
-        &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE],
-        Reaction::Usage,
-    ),
-    Rule(
-        Some(Call::DecryptInit),
-        &[CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_SIZE_RANGE],
-        Reaction::Usage,
-    ),
+    Rule(Some(Call::EncryptInit), KEY_REFUSED, Reaction::Usage),
+    Rule(Some(Call::Encrypt), KEY_REFUSED, Reaction::Usage),
+    Rule(Some(Call::DecryptInit), KEY_REFUSED, Reaction::Usage),
+    Rule(Some(Call::Decrypt), KEY_REFUSED, Reaction::Usage),
+    Rule(Some(Call::EncryptInit), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
+    Rule(Some(Call::DecryptInit), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
+];
+
+/// What a module says of this key, whatever its attributes said.
+const KEY_REFUSED: &[CK_RV] = &[
+    CKR_KEY_FUNCTION_NOT_PERMITTED,
+    CKR_KEY_TYPE_INCONSISTENT,
+    CKR_KEY_SIZE_RANGE,
+    CKR_KEY_EXHAUSTED,
+    CKR_ACTION_PROHIBITED,
+    CKR_ATTRIBUTE_READ_ONLY,
+    CKR_ATTRIBUTE_SENSITIVE,
+    CKR_ATTRIBUTE_TYPE_INVALID,
+    CKR_ATTRIBUTE_VALUE_INVALID,
 ];
 
 /// Codes after which a PIN must not be tried again: each further try may lock the token.
@@ -145,12 +153,9 @@ impl CallError {
         CallError { call, code: CKR_FUNCTION_NOT_SUPPORTED }
     }
 
-    /// What follows from it, by the profile's table and then the common one.
-    pub fn reaction(&self, profile: Profile) -> Reaction {
-        profile
-            .row()
-            .rules
-            .iter()
+    /// What follows from it, by a module's own rules and then the common ones.
+    pub(super) fn reaction(&self, own: &[Rule]) -> Reaction {
+        own.iter()
             .chain(COMMON)
             .find(|Rule(call, codes, _)| {
                 call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code)

@@ -61,6 +61,13 @@ impl KeyCache {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Up to `count` keys that are known, but not that of `except`.
+    pub(super) fn others(&self, except: &str, count: usize) -> Vec<Key> {
+        let inner = self.read();
+        let others = inner.keys.iter().filter(|(label, _)| ***label != *except);
+        others.map(|(_, key)| key.clone()).take(count).collect()
+    }
+
     /// To be asked before a key is looked up that [`KeyCache::insert`] shall take.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
@@ -77,7 +84,9 @@ impl KeyCache {
             inner.missing.remove(label);
             inner.doubted.remove(label);
             let before = inner.keys.insert(label.clone(), key.clone());
-            if before.is_some_and(|before| before.handle != key.handle) {
+            let same =
+                |before: Key| before.handle == key.handle && before.attributes == key.attributes;
+            if !before.is_none_or(same) {
                 self.invalidate();
             }
         }

@@ -4,6 +4,8 @@
 //! here needs the HSM to be up until a session is opened.
 
 mod attributes;
+mod breaker;
+mod doubt;
 mod errors;
 mod ffi;
 mod iv;
@@ -13,14 +15,15 @@ mod login;
 mod messages;
 mod module;
 mod profile;
+mod quarantine;
 mod session;
+mod shared;
 mod sight;
 mod token;
-mod trust;
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -32,19 +35,16 @@ pub use list::KeyListing;
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Concurrency, Engine, Fault, LibraryState, ManagerInfo, Session};
+use super::{Concurrency, Engine, Fault, LibraryState, ManagerInfo, RefusedKey, Session};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use ffi::TokenInfo;
-use iv::{IvWatch, MadeIvWatch};
-use keys::KeyCache;
 use login::Login;
 use module::{Module, OpenSession, Visit};
 use session::HsmSession;
-use session::verdict::Reputation;
-use sight::{NO_KEYS_ANY_MORE, Sight};
+use shared::Shared;
+use sight::NO_KEYS_ANY_MORE;
 use token::NoToken;
-use trust::Trust;
 
 /// A key manager of kind `pkcs11`.
 #[derive(Clone)]
@@ -62,6 +62,8 @@ pub struct Settings {
     /// Text for C_Initialize's pReserved, which NSS wants: `configdir='sql:/dir' certPrefix=''
     /// keyPrefix='' secmod='secmod.db' flags=`.
     pub initialize_parameters: Option<String>,
+    /// Decrypt and compare what was encrypted also where no integrity value is asked for.
+    pub verify_encryptions: bool,
 }
 
 impl std::fmt::Debug for Settings {
@@ -72,6 +74,7 @@ impl std::fmt::Debug for Settings {
             .field("token", &self.token)
             .field("profile", &self.profile)
             .field("initialize_parameters", &self.initialize_parameters)
+            .field("verify_encryptions", &self.verify_encryptions)
             .finish_non_exhaustive()
     }
 }
@@ -88,21 +91,6 @@ pub struct Pkcs11Engine {
     /// When the token last said that it has no session left.
     full_at: Mutex<Option<Instant>>,
     shared: Arc<Shared>,
-}
-
-/// What the sessions of an engine have in common.
-struct Shared {
-    profile: Profile,
-    keys: KeyCache,
-    sight: Sight,
-    trust: Trust,
-    reputation: Reputation,
-    iv_watch: IvWatch,
-    made_iv_watch: MadeIvWatch,
-    /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
-    messages_misbehave: AtomicBool,
-    /// The [`Module::generation`] in which it passed its trial. The first one is 1.
-    messages_work_in: AtomicU64,
 }
 
 /// A step of opening that failed.
@@ -167,17 +155,7 @@ impl Pkcs11Engine {
                     detail: "the initialize parameters hold a NUL character".to_owned(),
                 },
             )?;
-        let shared = Arc::new(Shared {
-            profile: settings.profile,
-            keys: KeyCache::default(),
-            sight: Sight::default(),
-            trust: Trust::default(),
-            reputation: Reputation::default(),
-            iv_watch: IvWatch::default(),
-            made_iv_watch: MadeIvWatch::default(),
-            messages_misbehave: AtomicBool::new(false),
-            messages_work_in: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(settings.profile, settings.verify_encryptions));
         Ok(Arc::new(Pkcs11Engine {
             settings,
             parameters,
@@ -385,6 +363,10 @@ impl Engine for Pkcs11Engine {
 
     fn library(&self) -> LibraryState {
         self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
+    }
+
+    fn refused_keys(&self) -> Vec<RefusedKey> {
+        self.shared.breakers.open()
     }
 
     fn concurrency(&self) -> Concurrency {

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::super::Concurrency;
-use super::errors::{Call, Reaction, Rule};
+use super::errors::{Call, CallError, Reaction, Rule};
 
 /// A make of PKCS#11 module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,11 @@ impl Profile {
         ROWS.iter().find(|row| row.profile == self).unwrap_or(&ROWS[0])
     }
 
+    /// What follows from a call that failed.
+    pub(super) fn reaction(self, error: &CallError) -> Reaction {
+        error.reaction(self.row().rules)
+    }
+
     /// How many sessions at work do any good.
     pub fn concurrency(self) -> Concurrency {
         self.row().concurrency
@@ -169,7 +174,6 @@ impl Profile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::errors::CallError;
     use super::*;
     use crate::limits::SESSIONS_MAX;
 
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_code_means_what_it_means_for_its_call_only() {
-        let reaction = |profile: Profile, call, code| CallError { call, code }.reaction(profile);
+        let reaction = |profile: Profile, call, code| profile.reaction(&CallError { call, code });
         assert_eq!(
             reaction(Profile::SoftHsm, Call::Decrypt, CKR_GENERAL_ERROR),
             Reaction::Ambiguous
@@ -230,7 +234,7 @@ mod tests {
             Reaction::KeyHandle
         );
         assert_eq!(
-            reaction(Profile::Generic, Call::FindObjects, CKR_OPERATION_ACTIVE),
+            reaction(Profile::Generic, Call::FindObjects, CKR_SESSION_CLOSED),
             Reaction::SessionLost
         );
         assert_eq!(
@@ -241,12 +245,22 @@ mod tests {
             reaction(Profile::Generic, Call::GenerateKey, CKR_KEY_SIZE_RANGE),
             Reaction::Device
         );
+        assert_eq!(
+            reaction(Profile::Generic, Call::MessageEncryptInit, CKR_MECHANISM_INVALID),
+            Reaction::UsageOrMechanism
+        );
+        // Also a session that was left with an operation is there: whether it is of use, a call
+        // under a key that is known to be good shows.
+        assert_eq!(
+            reaction(Profile::Generic, Call::EncryptInit, CKR_OPERATION_ACTIVE),
+            Reaction::Device
+        );
     }
 
     #[test]
     fn the_same_code_by_profile() {
         let reaction = |profile: Profile, call| {
-            CallError { call, code: CKR_FUNCTION_FAILED }.reaction(profile)
+            profile.reaction(&CallError { call, code: CKR_FUNCTION_FAILED })
         };
         assert_eq!(reaction(Profile::NShield, Call::Decrypt), Reaction::Ambiguous);
         assert_eq!(reaction(Profile::NShield, Call::Encrypt), Reaction::Device);
@@ -263,13 +277,13 @@ mod tests {
             assert_eq!(reaction(Profile::CloudHsm, call), Reaction::Busy, "{call:?}");
         }
         let attributes = CallError { call: Call::GetAttributeValue, code: CKR_DEVICE_ERROR };
-        assert_eq!(attributes.reaction(Profile::CloudHsm), Reaction::Busy);
-        assert_eq!(attributes.reaction(Profile::Luna), Reaction::Device);
+        assert_eq!(Profile::CloudHsm.reaction(&attributes), Reaction::Busy);
+        assert_eq!(Profile::Luna.reaction(&attributes), Reaction::Device);
         // A fault that may pass is never bad ciphertext.
         for name in Profile::names() {
             let profile = Profile::from_name(name).expect("a profile");
             let error = CallError { call: Call::Decrypt, code: CKR_DEVICE_ERROR };
-            assert_eq!(error.reaction(profile), Reaction::Device, "{name}");
+            assert_eq!(profile.reaction(&error), Reaction::Device, "{name}");
         }
     }
 

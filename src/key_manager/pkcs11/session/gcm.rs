@@ -1,5 +1,4 @@
-//! Sealing and opening one text: by which calls of the module, and whether its message interface
-//! may be used.
+//! AES-GCM of one text: by which calls of the module, and whether its message interface may be used.
 
 use std::sync::atomic::Ordering;
 
@@ -11,16 +10,28 @@ use super::super::ffi::MessageKind;
 use super::super::iv::AnyIv;
 use super::super::messages::{Messages, Way};
 use super::super::profile::IvMode;
-use super::{HsmSession, PROBE_TEXT_BYTES, Trouble};
+use super::HsmSession;
+use super::failure::Failure;
+use super::test_key::TEST_TEXT;
 use crate::key_manager::Secret;
-use crate::limits::{HSM_OUTPUT_ROOM_BYTES, IV_BYTES, TAG_BYTES};
+use crate::limits::{HSM_OUTPUT_SPARE_BYTES, IV_BYTES, TAG_BYTES};
 
 /// AAD in the trial of the message interface.
 const TEST_AAD: &[u8] = b"xksd";
 
+/// What is decrypted, and with what.
+#[derive(Clone, Copy)]
+pub(super) struct Sealed<'a> {
+    pub(super) key: CK_OBJECT_HANDLE,
+    pub(super) iv: &'a [u8],
+    pub(super) aad: &'a [u8],
+    /// Ciphertext ‖ tag.
+    pub(super) bytes: &'a [u8],
+}
+
 impl HsmSession {
     /// Ciphertext ‖ tag, and what the module appends, into `sealed`; the length of all returned.
-    pub(super) fn seal(
+    pub(super) fn gcm_encrypt(
         &mut self,
         key: CK_OBJECT_HANDLE,
         iv: &mut AnyIv,
@@ -40,7 +51,8 @@ impl HsmSession {
             ),
             Some(result) => {
                 let length = result?;
-                // The tag takes its place behind; without room the length gives the module away.
+                // The tag goes behind; where it does not fit the length shows that something is
+                // wrong.
                 let all = length + TAG_BYTES;
                 if let Some(place) = sealed.get_mut(length..all) {
                     place.copy_from_slice(&tag);
@@ -50,7 +62,7 @@ impl HsmSession {
         }
     }
 
-    pub(super) fn open_sealed(
+    pub(super) fn gcm_decrypt(
         &mut self,
         key: CK_OBJECT_HANDLE,
         iv: &[u8],
@@ -58,7 +70,7 @@ impl HsmSession {
         sealed: &[u8],
     ) -> Result<Secret, CallError> {
         let (ciphertext, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_BYTES));
-        let mut text = Zeroizing::new(vec![0; ciphertext.len() + HSM_OUTPUT_ROOM_BYTES]);
+        let mut text = Zeroizing::new(vec![0; ciphertext.len() + HSM_OUTPUT_SPARE_BYTES]);
         // IVs of another length are refused in ways that the classic calls are known for.
         let by_message = match (
             AnyIv::copy_of(iv).filter(|_| iv.len() == IV_BYTES),
@@ -150,41 +162,33 @@ impl HsmSession {
 
     /// Both ways must come to the same, with both directions begun at once, and classic calls
     /// beside them.
-    fn messages_work(&mut self) -> Result<bool, Trouble> {
+    fn messages_work(&mut self) -> Result<bool, Failure> {
         let key = self.test_key(None)?;
         // Used more than once, under a key that has no other purpose.
         let iv = AnyIv::from(self.next_iv(None)?);
-        let text = [0x5a; PROBE_TEXT_BYTES];
-        let failed = |error: CallError| Trouble::Fault(error.fault());
-        let seal = |session: &mut HsmSession| {
-            let (mut used, mut sealed) = (iv, vec![0; text.len() + HSM_OUTPUT_ROOM_BYTES]);
-            let length =
-                session.seal(key, &mut used, TEST_AAD, &text, &mut sealed).map_err(failed)?;
+        let text = TEST_TEXT;
+        let encrypt = |session: &mut HsmSession| {
+            let (mut used, mut sealed) = (iv, vec![0; text.len() + HSM_OUTPUT_SPARE_BYTES]);
+            let length = session.gcm_encrypt(key, &mut used, TEST_AAD, &text, &mut sealed)?;
             sealed.truncate(length);
-            Ok::<_, Trouble>((used, sealed))
+            Ok::<_, Failure>((used, sealed))
         };
-        let expected = seal(self)?;
+        let expected = encrypt(self)?;
         for _ in 0..2 {
             self.messages.get_or_insert_default();
-            if seal(self)? != expected || expected.1.len() != text.len() + TAG_BYTES {
+            if encrypt(self)? != expected || expected.1.len() != text.len() + TAG_BYTES {
                 return Ok(false);
             }
-            let refused = self.open_sealed(key, iv.as_slice(), b"", &expected.1);
+            let refused = self.gcm_decrypt(key, iv.as_slice(), b"", &expected.1);
             if !refused.is_err_and(|error| {
-                matches!(
-                    error.reaction(self.shared.profile),
-                    Reaction::BadCiphertext | Reaction::Ambiguous
-                )
+                matches!(self.reaction(&error), Reaction::BadCiphertext | Reaction::Ambiguous)
             }) {
                 return Ok(false);
             }
-            let opened =
-                self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?;
+            let opened = self.gcm_decrypt(key, iv.as_slice(), TEST_AAD, &expected.1)?;
             let messages = self.messages.take();
-            let beside = (
-                seal(self)?,
-                self.open_sealed(key, iv.as_slice(), TEST_AAD, &expected.1).map_err(failed)?,
-            );
+            let beside =
+                (encrypt(self)?, self.gcm_decrypt(key, iv.as_slice(), TEST_AAD, &expected.1)?);
             self.messages = messages;
             if *opened != text || beside.0 != expected || *beside.1 != text {
                 return Ok(false);

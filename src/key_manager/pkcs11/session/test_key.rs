@@ -1,0 +1,128 @@
+//! What is known to be good: the session test key, and round trips under it.
+
+use std::time::Instant;
+
+use cryptoki_sys::*;
+
+use super::super::errors::Call;
+use super::super::ffi::{FALSE, TRUE, Wanted};
+use super::super::quarantine::Epoch;
+use super::failure::{Failure, in_time};
+use super::gcm::Sealed;
+use super::lookup::permit;
+use super::{HsmSession, quarantined};
+use crate::key_manager::Fault;
+use crate::limits::WITNESSES_MAX;
+
+/// CKA_LABEL of the session test key.
+const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
+/// Encrypted in a round trip: as long as a data key of KMS. Not zeros, which is what a module that
+/// writes nothing leaves.
+pub(super) const TEST_TEXT: [u8; 32] = *b"xksd: a round trip under a key. ";
+
+impl HsmSession {
+    /// Encrypts and decrypts a text under the key. Says nothing of whose fault a failure is.
+    pub(super) fn round_trip(
+        &mut self,
+        key: CK_OBJECT_HANDLE,
+        deadline: Option<Instant>,
+    ) -> Result<(), Failure> {
+        let made = self.encrypt_only(key, &TEST_TEXT, b"", deadline)?;
+        let sealed = Sealed { key, iv: made.iv.as_slice(), aad: b"", bytes: &made.bytes };
+        self.verify(sealed, &TEST_TEXT, deadline)
+    }
+
+    /// Keys that are known to be good: the session test key or, where the module makes none, some of
+    /// the token's that are in use, but not `except`.
+    pub(super) fn known_good_keys(
+        &mut self,
+        except: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<CK_OBJECT_HANDLE>, Failure> {
+        match self.test_key(deadline) {
+            Ok(key) => Ok(vec![key]),
+            Err(Failure::Call(error)) if error.call == Call::GenerateKey => {
+                let mut others = self.shared.keys.others(except, WITNESSES_MAX);
+                others.retain(|key| permit(key, &["ENCRYPT", "DECRYPT"]).is_ok());
+                if others.is_empty() {
+                    return Err(error.into());
+                }
+                Ok(others.into_iter().map(|key| key.handle).collect())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// A round trip under a key that is known to be good, which shows that session and HSM are.
+    pub(super) fn witness(
+        &mut self,
+        except: &str,
+        deadline: Option<Instant>,
+    ) -> Result<(), Failure> {
+        let mut result = Ok(());
+        for key in self.known_good_keys(except, deadline)? {
+            result = self.round_trip(key, deadline);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// What a witness that failed says of the session and the HSM.
+    pub(super) fn settle_witness(&mut self, failure: Failure) -> Fault {
+        match failure {
+            Failure::Call(error) => self.session_failed(error),
+            Failure::Unverified(what) => self.quarantine(&what),
+            Failure::Fault(fault) => fault,
+        }
+    }
+
+    pub(super) fn test_key(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<CK_OBJECT_HANDLE, Failure> {
+        if let Some(key) = self.test_key {
+            return Ok(key);
+        }
+        in_time(deadline)?;
+        let attributes: [Wanted; 10] = [
+            (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes()),
+            (CKA_KEY_TYPE, &CKK_AES.to_ne_bytes()),
+            (CKA_VALUE_LEN, &CK_ULONG::to_ne_bytes(32)),
+            (CKA_TOKEN, FALSE),
+            (CKA_PRIVATE, if self.needs_login { TRUE } else { FALSE }),
+            (CKA_SENSITIVE, TRUE),
+            (CKA_EXTRACTABLE, FALSE),
+            (CKA_ENCRYPT, TRUE),
+            (CKA_DECRYPT, TRUE),
+            (CKA_LABEL, TEST_KEY_LABEL),
+        ];
+        let key = self
+            .session
+            .set_up(Call::GenerateKey)
+            .and_then(|(functions, session)| functions.generate_aes_key(session, &attributes))?;
+        self.test_key = Some(key);
+        Ok(key)
+    }
+
+    /// Where the HSM is quarantined: takes part in its self-test, if it is time for that. Without
+    /// regard to the deadline of the job that happened to come: its client is answered by then, and
+    /// the next ones need the result.
+    pub(super) fn leave_quarantine(&mut self) -> Result<Epoch, Fault> {
+        let epoch = self.shared.quarantine.epoch();
+        if !epoch.is_quarantine() {
+            return Ok(epoch);
+        }
+        let test = self.shared.quarantine.join_self_test(Instant::now()).ok_or_else(quarantined)?;
+        while self.shared.quarantine.is_running(test) {
+            if let Err(failure) = self.witness("", None) {
+                self.shared.quarantine.failed(test);
+                return Err(self.settle_witness(failure));
+            }
+            self.shared.quarantine.passed_one(test);
+        }
+        let epoch = self.shared.quarantine.epoch();
+        if epoch.is_quarantine() { Err(quarantined()) } else { Ok(epoch) }
+    }
+}
