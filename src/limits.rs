@@ -289,6 +289,11 @@ pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;
 
+// ---- Policy -------------------------------------------------------------------------------------
+
+/// Keys and key stores that can be blocked at the same time.
+pub const BLOCKS_MAX: usize = 10_000;
+
 // ---- Telemetry ----------------------------------------------------------------------------------
 
 /// Log lines waiting for the writer; further ones are dropped and counted.

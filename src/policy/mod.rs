@@ -3,6 +3,9 @@
 //!
 //! [`Permit`] is the only thing that the pipeline executes, and only [`decide`] makes one.
 
+pub mod blocklist;
+pub mod quota;
+
 use crate::api::{Call, ValidRequest};
 use crate::sigv4::Authenticated;
 
