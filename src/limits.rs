@@ -44,7 +44,7 @@ pub const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(400);
 /// The same for a connection over which neither a signed request nor a client certificate was
 /// seen. KMS sends its first request at once.
-pub const STRANGER_IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+pub const UNAUTHENTICATED_IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Writing one response to a client that does not read.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 /// What a client still sends after a refusal is thrown away up to this, bytes, so that it can read
@@ -57,19 +57,20 @@ pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 /// at once to a queue of 1,024, seven in ten were answered later than that, of 16,384 none.
 pub const LISTEN_BACKLOG: i32 = 16_384;
 /// Connections open at once on one shard, or fewer where the limit of descriptors is low. A further
-/// one has the place of a stranger's, or is closed at accept; both are counted.
+/// one takes the place of one that has not authenticated, or is closed at accept; both are
+/// counted.
 pub const CONNECTIONS_A_SHARD_MAX: usize = 20_000;
-/// Connections beyond it, while those that were displaced are being closed.
-pub const DISPLACED_CONNECTIONS_MAX: usize = 16;
-/// Connections looked at for one that can be displaced.
-pub const DISPLACE_LOOKS_MAX: usize = 64;
+/// Connections beyond it, while those that were evicted are being closed.
+pub const EVICTED_CONNECTIONS_MAX: usize = 16;
+/// Connections looked at for one that can be evicted.
+pub const EVICTION_PROBES_MAX: usize = 64;
 /// With fewer, xksd does not start.
 pub const CONNECTIONS_A_SHARD_MIN: usize = 16;
 /// Descriptors that no connection to the XKS API may take: the admin listener's connections, files
 /// read by a reload, libraries, standard streams.
 pub const DESCRIPTORS_RESERVED: u64 = 2 * ADMIN_CONNECTIONS_MAX as u64 + 64;
 /// The same for each shard: listener, rings, wake-ups, connections that are being closed.
-pub const DESCRIPTORS_A_SHARD: u64 = 16 + DISPLACED_CONNECTIONS_MAX as u64;
+pub const DESCRIPTORS_A_SHARD: u64 = 16 + EVICTED_CONNECTIONS_MAX as u64;
 /// The same for each PKCS#11 session: a connection to the HSM, and one that takes the place of it.
 pub const DESCRIPTORS_A_SESSION: u64 = 2;
 /// Connections open at once on the admin listener. A further one takes the place of the oldest.
@@ -98,13 +99,13 @@ pub const CLIENT_CHAIN_SIGNATURES_MAX: usize = 8;
 /// What is logged of why a handshake failed, characters; of a client certificate's common name,
 /// [`COMMON_NAME_CHARS_MAX`].
 pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
-/// Failed handshakes that a shard logs of one reason within [`STRANGERS_LOG_INTERVAL`]; of the
+/// Failed handshakes that a shard logs of one reason within [`UNAUTHENTICATED_LOG_INTERVAL`]; of the
 /// others their number.
 pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
 /// The same of refused requests without a valid signature, by errorName.
-pub const STRANGERS_LOG_LINES_MAX: u32 = 20;
+pub const UNAUTHENTICATED_LOG_LINES_MAX: u32 = 20;
 /// See [`HANDSHAKE_LOG_LINES_MAX`].
-pub const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
+pub const UNAUTHENTICATED_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 // ---- XKS API ------------------------------------------------------------------------------------
 
@@ -374,7 +375,7 @@ const _: () = {
     // A probe must run at least twice within the age at which it stops counting.
     assert!(PROBE_INTERVAL.as_millis() * 2 <= PROBE_AGE_MAX.as_millis());
     assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
-    assert!(STRANGER_IDLE_TIME_MAX.as_millis() < IDLE_TIME_MAX.as_millis());
+    assert!(UNAUTHENTICATED_IDLE_TIME_MAX.as_millis() < IDLE_TIME_MAX.as_millis());
     // A full queue of one key manager leaves pending jobs for the others.
     assert!(QUEUE_JOBS_A_SHARD_MAX * 2 <= PENDING_JOBS_A_SHARD_MAX);
     // KMS is answered before it gives up.

@@ -109,8 +109,8 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
     let (status, content_type, body) = loop {
         match head.parse(&buffer) {
             Ok(Progress::Complete { .. }) => {
-                let mut room = [Header::EMPTY; HEADERS_MAX];
-                let request = head.request(&buffer, &mut room);
+                let mut headers = [Header::EMPTY; HEADERS_MAX];
+                let request = head.request(&buffer, &mut headers);
                 break respond(service, request.method, request.path);
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {

@@ -132,8 +132,8 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
         ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
         (
             "xksd_connections_refused_total",
-            "Connections closed because a shard had its maximum: strangers' for newer ones, else \
-             the newer at accept.",
+            "Connections closed because a shard had its maximum: those that had not \
+             authenticated for newer ones, else the newer at accept.",
             totals.connections_refused,
         ),
         ("xksd_accept_errors_total", "Failures of accept.", totals.accept_errors),

@@ -259,7 +259,7 @@ fn run(
             metrics: service.metrics[index].clone(),
             log: service.log.clone(),
             stop,
-            beats: Arc::default(),
+            heartbeat: Arc::default(),
         };
         // One after the other: where the port is 0, the others take the one that the first was
         // given.
@@ -309,9 +309,12 @@ fn run(
         if let Some(why) = watchdog.look(service) {
             return Err(why);
         }
-        for (index, ((shard, _), (beats, ticks))) in shards.iter().zip(&mut still).enumerate() {
-            (*beats, *ticks) =
-                if shard.beats() == *beats { (*beats, *ticks + 1) } else { (shard.beats(), 0) };
+        for (index, ((shard, _), (heartbeat, ticks))) in shards.iter().zip(&mut still).enumerate() {
+            (*heartbeat, *ticks) = if shard.heartbeat() == *heartbeat {
+                (*heartbeat, *ticks + 1)
+            } else {
+                (shard.heartbeat(), 0)
+            };
             if shard.is_finished() || *ticks > STILL_TICKS_MAX {
                 // Without it a share of all connections would hang: better to be started anew as a
                 // whole.

@@ -17,11 +17,11 @@ use arc_swap::ArcSwap;
 use crate::api::{ApiError, ErrorName, Route};
 use crate::http1::{Reject, Request};
 use crate::keystore::{KeyStore, KeyStores};
-use crate::limits::{STRANGERS_LOG_INTERVAL, STRANGERS_LOG_LINES_MAX};
+use crate::limits::{UNAUTHENTICATED_LOG_INTERVAL, UNAUTHENTICATED_LOG_LINES_MAX};
 use crate::policy;
 use crate::sched::Inbox;
 use crate::sigv4::{self, Authenticated, SigningKeys};
-use crate::telemetry::{Level, Log, RequestKey, ShardMetrics, Shares};
+use crate::telemetry::{Level, Log, LogLimiter, RequestKey, ShardMetrics};
 
 pub use record::Arrival;
 use record::{Exchange, Outcome};
@@ -36,7 +36,7 @@ pub struct Pipeline {
     metrics: Arc<ShardMetrics>,
     log: Log,
     /// Lines of the log that requests without a valid signature may have, by errorName.
-    unauthenticated_lines: RefCell<Shares>,
+    unauthenticated_lines: RefCell<LogLimiter>,
 }
 
 impl Pipeline {
@@ -48,7 +48,7 @@ impl Pipeline {
         metrics: Arc<ShardMetrics>,
         log: Log,
     ) -> Pipeline {
-        let lines = Shares::new(STRANGERS_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL);
+        let lines = LogLimiter::new(UNAUTHENTICATED_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL);
         Pipeline {
             shard,
             stores,

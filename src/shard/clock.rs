@@ -7,29 +7,29 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::sleep;
 
-use super::Shard;
-use super::connection_table::Watches;
+use super::connection_table::ConnectionTable;
+use super::context::ShardContext;
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
 
 /// An idle shard looks at its clock this often.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
-/// Runs as long as the shard. `beats` counts its turns.
+/// Runs as long as the shard. `heartbeat` counts its turns.
 pub(super) async fn keep_time(
-    shard: Rc<Shard>,
+    shard: Rc<ShardContext>,
     inbox: Rc<Inbox>,
-    watches: Rc<Watches>,
-    beats: Arc<AtomicU64>,
+    connections: Rc<ConnectionTable>,
+    heartbeat: Arc<AtomicU64>,
 ) {
     loop {
-        beats.fetch_add(1, Ordering::Relaxed);
+        heartbeat.fetch_add(1, Ordering::Relaxed);
         sleep(if inbox.pending() > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
         let now = Instant::now();
         inbox.expire(now);
         // Here and not at accept: connections also end while none comes.
-        shard.metrics.connections_open.store(watches.len() as u64, Ordering::Relaxed);
-        watches.sweep(now);
+        shard.metrics.connections_open.store(connections.len() as u64, Ordering::Relaxed);
+        connections.sweep(now);
         shard.handshakes.sweep(now);
         shard.pipeline.sweep(now);
     }

@@ -11,13 +11,13 @@ use futures_util::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use zeroize::Zeroize;
 
-use super::Shard;
-use super::connection_table::{Over, Watch};
+use super::connection_table::{ConnectionEntry, Interrupt};
+use super::context::ShardContext;
 use super::yielding::{Fair, give_way};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
     BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX,
-    IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, STRANGER_IDLE_TIME_MAX,
+    IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, UNAUTHENTICATED_IDLE_TIME_MAX,
     WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
@@ -25,40 +25,40 @@ use crate::tls::HandshakeFailure;
 
 /// The handshake; what comes of it is to be run in the queue of those that have it behind them.
 pub(super) async fn accept(
-    shard: Rc<Shard>,
+    shard: Rc<ShardContext>,
     stream: TcpStream,
     client: SocketAddr,
-    watch: Watch,
+    entry: ConnectionEntry,
 ) -> Option<Connection> {
     // Answers are written whole; waiting for more to send only adds latency.
     let _ = stream.set_nodelay(true);
     // Idle, because no request is cut off when draining ends it.
-    watch.idle(Instant::now() + HANDSHAKE_TIME_MAX);
+    entry.set_idle(Instant::now() + HANDSHAKE_TIME_MAX);
     let tls = shard.tls.load_full();
-    let stream = match watch.wait(tls.accept(Fair::new(stream))).await {
+    let stream = match entry.wait(tls.accept(Fair::new(stream))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(failure)) => {
             shard.handshake_failed(client, &failure);
             return None;
         }
-        Err(Over::Time) => {
+        Err(Interrupt::Deadline) => {
             shard.handshake_failed(client, &HandshakeFailure::timed_out());
             return None;
         }
-        Err(Over::Drain | Over::Displaced) => return None,
+        Err(Interrupt::Draining | Interrupt::Evicted) => return None,
     };
     shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
     if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
     }
     if stream.get_ref().1.peer_certificates().is_some() {
-        watch.known();
+        entry.set_authenticated();
     }
     Some(Connection {
         shard,
         stream,
         client,
-        watch,
+        entry,
         buffer: Vec::new(),
         last_read: Instant::now(),
         head: RequestHead::new(),
@@ -69,10 +69,10 @@ pub(super) async fn accept(
 
 /// A client's connection behind its handshake.
 pub(super) struct Connection {
-    shard: Rc<Shard>,
+    shard: Rc<ShardContext>,
     stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
-    watch: Watch,
+    entry: ConnectionEntry,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
     buffer: Vec<u8>,
     /// When the bytes at the buffer's end came.
@@ -91,13 +91,13 @@ enum End {
     Drained,
 }
 
-impl From<Over> for End {
-    fn from(over: Over) -> End {
-        match over {
-            Over::Time => End::TimedOut,
-            Over::Drain => End::Drained,
+impl From<Interrupt> for End {
+    fn from(interrupt: Interrupt) -> End {
+        match interrupt {
+            Interrupt::Deadline => End::TimedOut,
+            Interrupt::Draining => End::Drained,
             // Its place is taken: no time for a goodbye.
-            Over::Displaced => End::Closed,
+            Interrupt::Evicted => End::Closed,
         }
     }
 }
@@ -124,12 +124,12 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.watch.idle(
+                self.entry.set_idle(
                     Instant::now()
-                        + if self.watch.is_known() {
+                        + if self.entry.is_authenticated() {
                             IDLE_TIME_MAX
                         } else {
-                            STRANGER_IDLE_TIME_MAX
+                            UNAUTHENTICATED_IDLE_TIME_MAX
                         },
                 );
                 match self.read().await {
@@ -151,7 +151,7 @@ impl Connection {
                 }),
                 Err(end) => return Err(end),
             };
-            self.watch.busy();
+            self.entry.clear_deadline();
             if !self.answer(read, &arrival).await? {
                 return self.linger().await;
             }
@@ -167,7 +167,7 @@ impl Connection {
     async fn read(&mut self) -> Result<(), End> {
         let filled = self.buffer.len();
         drop(grow(&mut self.buffer, READ_BYTES));
-        let read = self.watch.wait(self.stream.read(&mut self.buffer[filled..])).await;
+        let read = self.entry.wait(self.stream.read(&mut self.buffer[filled..])).await;
         self.buffer.truncate(filled + if let Ok(Ok(n)) = read { n } else { 0 });
         match read? {
             Ok(0) | Err(_) => Err(End::Closed),
@@ -179,7 +179,7 @@ impl Connection {
     }
 
     async fn read_request(&mut self, arrival: &mut Arrival) -> Result<Read, End> {
-        self.watch.limit(arrival.first_byte + HEAD_TIME_MAX);
+        self.entry.set_deadline(arrival.first_byte + HEAD_TIME_MAX);
         let head_end = loop {
             match self.head.parse(&self.buffer) {
                 Ok(Progress::Complete { end }) => break end,
@@ -199,10 +199,10 @@ impl Connection {
             if !asked_for_body {
                 // Only now, so that the usual request, whole in one read, is looked at once.
                 let wanted = {
-                    let mut room = [Header::EMPTY; HEADERS_MAX];
+                    let mut headers = [Header::EMPTY; HEADERS_MAX];
                     self.shard
                         .pipeline
-                        .wants_body(&self.head.request(&self.buffer, &mut room), arrival)
+                        .wants_body(&self.head.request(&self.buffer, &mut headers), arrival)
                 };
                 if !wanted {
                     return Ok(Read::WithoutBody);
@@ -210,7 +210,7 @@ impl Connection {
                 if self.head.expect_continue() {
                     self.write(|out| out.extend_from_slice(CONTINUE)).await?;
                 }
-                self.watch.limit(Instant::now() + BODY_TIME_MAX);
+                self.entry.set_deadline(Instant::now() + BODY_TIME_MAX);
                 asked_for_body = true;
             }
             self.read().await?;
@@ -221,11 +221,11 @@ impl Connection {
     async fn answer(&mut self, read: Read, arrival: &Arrival) -> Result<bool, End> {
         self.body.clear();
         let pipeline = &self.shard.pipeline;
-        let mut room = [Header::EMPTY; HEADERS_MAX];
+        let mut headers = [Header::EMPTY; HEADERS_MAX];
         let without_body = self.head.is_head(&self.buffer);
         let (status, consumed) = match read {
             Read::Whole { start, end } => {
-                let request = self.head.request(&self.buffer, &mut room);
+                let request = self.head.request(&self.buffer, &mut headers);
                 (
                     pipeline
                         .on_request(&request, &self.buffer[start..end], arrival, &mut self.body)
@@ -234,18 +234,18 @@ impl Connection {
                 )
             }
             Read::WithoutBody => {
-                let request = self.head.request(&self.buffer, &mut room);
+                let request = self.head.request(&self.buffer, &mut headers);
                 (pipeline.on_request(&request, &[], arrival, &mut self.body).await, None)
             }
             Read::Rejected(reject) => (pipeline.on_reject(&reject, arrival, &mut self.body), None),
         };
         // Nothing that is not signed is answered so.
         if status == 200 {
-            self.watch.known();
+            self.entry.set_authenticated();
         }
         // While draining, what the client has sent already is still answered; the last answer of it
         // closes.
-        let may_stay = |end: usize| !self.watch.is_draining() || end < self.buffer.len();
+        let may_stay = |end: usize| !self.entry.is_draining() || end < self.buffer.len();
         let keep_alive = consumed.is_some_and(may_stay) && self.head.keep_alive();
         let version = if consumed.is_some() { self.head.version() } else { Version::Http11 };
         let body = std::mem::take(&mut self.body);
@@ -265,11 +265,11 @@ impl Connection {
     async fn write(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), End> {
         self.out.clear();
         fill(&mut self.out);
-        self.watch.limit(Instant::now() + WRITE_TIME_MAX);
+        self.entry.set_deadline(Instant::now() + WRITE_TIME_MAX);
         let stream = &mut self.stream;
         let out = &self.out;
         let written = self
-            .watch
+            .entry
             .wait(async {
                 stream.write_all(out).await?;
                 stream.flush().await
@@ -303,8 +303,8 @@ impl Connection {
 
     /// Says goodbye in TLS.
     async fn close(&mut self) -> Result<(), End> {
-        self.watch.limit(Instant::now() + WRITE_TIME_MAX);
-        let _ = self.watch.wait(self.stream.close()).await?;
+        self.entry.set_deadline(Instant::now() + WRITE_TIME_MAX);
+        let _ = self.entry.wait(self.stream.close()).await?;
         Ok(())
     }
 
@@ -313,12 +313,12 @@ impl Connection {
     /// read and thrown away, within bounds.
     async fn linger(&mut self) -> Result<(), End> {
         self.close().await?;
-        self.watch.limit(Instant::now() + LINGER_TIME_MAX);
+        self.entry.set_deadline(Instant::now() + LINGER_TIME_MAX);
         let (socket, _) = Pin::new(&mut self.stream).get_mut().get_mut();
         let mut thrown_away = 0;
         let mut scratch = vec![0; READ_BYTES];
         while thrown_away < LINGER_BYTES_MAX {
-            match self.watch.wait(socket.read(&mut scratch)).await? {
+            match self.entry.wait(socket.read(&mut scratch)).await? {
                 Ok(0) | Err(_) => break,
                 Ok(n) => thrown_away += n,
             }
@@ -370,12 +370,12 @@ mod tests {
         let mut buffer = Vec::new();
         assert_eq!(grow(&mut buffer, 4).capacity(), 0, "there was none");
         buffer.copy_from_slice(b"text");
-        let (address, room) = (buffer.as_ptr(), buffer.capacity());
-        let outgrown = grow(&mut buffer, room);
-        assert_eq!((outgrown.as_ptr(), outgrown.capacity(), outgrown.len()), (address, room, 0));
-        assert_eq!(buffer, [b"text".as_slice(), &vec![0; room]].concat());
+        let (address, headers) = (buffer.as_ptr(), buffer.capacity());
+        let outgrown = grow(&mut buffer, headers);
+        assert_eq!((outgrown.as_ptr(), outgrown.capacity(), outgrown.len()), (address, headers, 0));
+        assert_eq!(buffer, [b"text".as_slice(), &vec![0; headers]].concat());
         buffer.truncate(4);
-        assert_eq!(grow(&mut buffer, room).capacity(), 0, "there is room");
-        assert_eq!(buffer.len(), 4 + room);
+        assert_eq!(grow(&mut buffer, headers).capacity(), 0, "there is headers");
+        assert_eq!(buffer.len(), 4 + headers);
     }
 }

@@ -1,9 +1,9 @@
 //! Time limits and draining of connections.
 //!
-//! A connection says until when it may stay as it is ([`Watch::limit`]), which costs it a store;
-//! the shard's clock sweeps over the connections, a part at a time, each at least every 100 ms, and
-//! wakes those that are over. That is one timer a shard instead of one a read, and it is how
-//! draining reaches idle connections.
+//! A connection says until when it may stay as it is ([`ConnectionEntry::set_deadline`]), which costs
+//! it a store. The shard's clock sweeps over the connections, a part at a time, each at least every
+//! 100 ms, and wakes those whose deadline has passed. That is one timer a shard instead of one a
+//! read, and it is how draining reaches idle connections.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::limits::DISPLACE_LOOKS_MAX;
+use crate::limits::EVICTION_PROBES_MAX;
 
 /// Sweeps that make one round over all connections: with thousands of idle ones a whole round at
 /// once would hold up a request.
@@ -22,83 +22,84 @@ const SWEEPS_A_ROUND: usize = 5;
 
 /// Why a wait was broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
-    /// The limit passed.
-    Time,
+pub enum Interrupt {
+    /// The deadline passed.
+    Deadline,
     /// The shard drains and the connection was idle.
-    Drain,
-    /// The shard was full, and a newer connection got the place of this one, which is a stranger's.
-    Displaced,
+    Draining,
+    /// The shard was full, and a newer connection got the place of this one, which had not
+    /// authenticated.
+    Evicted,
 }
 
 #[derive(Default)]
-struct Entry {
-    /// A signed request or a client certificate has shown that this is no stranger's.
-    known: Cell<bool>,
-    limit: Cell<Option<Instant>>,
+struct State {
+    /// A signed request or a client certificate has shown whose it is.
+    authenticated: Cell<bool>,
+    deadline: Cell<Option<Instant>>,
     /// Nothing of a request has been read: may be closed when the shard drains.
     idle: Cell<bool>,
-    over: Cell<Option<Over>>,
+    interrupt: Cell<Option<Interrupt>>,
     waker: RefCell<Option<Waker>>,
 }
 
 /// All connections of a shard.
 #[derive(Default)]
-pub struct Watches {
-    entries: RefCell<Slab<Rc<Entry>>>,
-    /// Where [`Watches::displace`] looks next.
+pub struct ConnectionTable {
+    states: RefCell<Slab<Rc<State>>>,
+    /// Where [`ConnectionTable::evict`] looks next.
     hand: Cell<usize>,
-    /// Where [`Watches::sweep`] goes on.
+    /// Where [`ConnectionTable::sweep`] goes on.
     swept: Cell<usize>,
     draining: Cell<bool>,
 }
 
-impl Watches {
-    /// Connections watched.
+impl ConnectionTable {
+    /// Connections in it.
     pub fn len(&self) -> usize {
-        self.entries.borrow().len()
+        self.states.borrow().len()
     }
 
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
-        self.entries.borrow().is_empty()
+        self.states.borrow().is_empty()
     }
 
-    /// Watches one more connection.
-    pub fn add(self: &Rc<Self>) -> Watch {
-        let entry = Rc::new(Entry::default());
-        let slot = self.entries.borrow_mut().insert(entry.clone());
-        Watch { watches: self.clone(), entry, slot }
+    /// One more connection.
+    pub fn add(self: &Rc<Self>) -> ConnectionEntry {
+        let state = Rc::new(State::default());
+        let slot = self.states.borrow_mut().insert(state.clone());
+        ConnectionEntry { connections: self.clone(), state, slot }
     }
 
     /// Goes on with the round over all connections, and wakes those whose limit has passed.
     pub fn sweep(&self, now: Instant) {
-        let entries = self.entries.borrow();
-        let slots = entries.capacity();
+        let states = self.states.borrow();
+        let slots = states.capacity();
         let begin = if self.swept.get() < slots { self.swept.get() } else { 0 };
         let end = slots.min(begin + slots.div_ceil(SWEEPS_A_ROUND));
         self.swept.set(end);
-        for entry in (begin..end).filter_map(|slot| entries.get(slot)) {
-            if entry.limit.get().is_some_and(|limit| limit <= now) {
-                entry.end(Over::Time);
+        for state in (begin..end).filter_map(|slot| states.get(slot)) {
+            if state.deadline.get().is_some_and(|deadline| deadline <= now) {
+                state.end(Interrupt::Deadline);
             }
         }
     }
 
-    /// Ends the connection of a stranger that is being waited for, so that another may have its
-    /// place; false where none is found. Going round, it finds those first that have been there for
-    /// longer. As with a limit, one that has just been heard of stays.
-    pub fn displace(&self) -> bool {
-        let entries = self.entries.borrow();
-        for _ in 0..DISPLACE_LOOKS_MAX.min(entries.capacity()) {
+    /// Ends a connection that has not authenticated and is being waited for, so that another may
+    /// have its place; false where none is found. Going round, it finds those first that have been
+    /// there for longer. As with a deadline, one that has just been heard of stays.
+    pub fn evict(&self) -> bool {
+        let states = self.states.borrow();
+        for _ in 0..EVICTION_PROBES_MAX.min(states.capacity()) {
             let at = self.hand.get();
-            self.hand.set((at + 1) % entries.capacity());
-            if let Some(entry) = entries.get(at)
-                && !entry.known.get()
-                && entry.limit.get().is_some()
-                && entry.over.get().is_none()
+            self.hand.set((at + 1) % states.capacity());
+            if let Some(state) = states.get(at)
+                && !state.authenticated.get()
+                && state.deadline.get().is_some()
+                && state.interrupt.get().is_none()
             {
-                entry.end(Over::Displaced);
+                state.end(Interrupt::Evicted);
                 return true;
             }
         }
@@ -108,23 +109,23 @@ impl Watches {
     /// From now on idle connections end, and none becomes idle again.
     pub fn drain(&self) {
         self.draining.set(true);
-        for (_, entry) in self.entries.borrow().iter() {
-            if entry.idle.get() {
-                entry.end(Over::Drain);
+        for (_, state) in self.states.borrow().iter() {
+            if state.idle.get() {
+                state.end(Interrupt::Draining);
             }
         }
     }
 
-    /// Whether [`Watches::drain`] was called.
+    /// Whether [`ConnectionTable::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 }
 
-impl Entry {
-    fn end(&self, why: Over) {
-        if self.over.get().is_none() {
-            self.over.set(Some(why));
+impl State {
+    fn end(&self, why: Interrupt) {
+        if self.interrupt.get().is_none() {
+            self.interrupt.set(Some(why));
             if let Some(waker) = self.waker.borrow_mut().take() {
                 waker.wake();
             }
@@ -132,67 +133,68 @@ impl Entry {
     }
 }
 
-/// One connection's watch; ends with it.
-pub struct Watch {
-    watches: Rc<Watches>,
-    entry: Rc<Entry>,
+/// One connection's place in the table; ends with it.
+pub struct ConnectionEntry {
+    connections: Rc<ConnectionTable>,
+    state: Rc<State>,
     slot: usize,
 }
 
-impl Watch {
-    /// What is waited for through [`Watch::wait`] from now on must be done by `limit`.
-    pub fn limit(&self, limit: Instant) {
-        self.entry.idle.set(false);
-        self.entry.limit.set(Some(limit));
-        self.entry.over.set(None);
+impl ConnectionEntry {
+    /// What is waited for through [`ConnectionEntry::wait`] from now on must be done by
+    /// `deadline`.
+    pub fn set_deadline(&self, deadline: Instant) {
+        self.state.idle.set(false);
+        self.state.deadline.set(Some(deadline));
+        self.state.interrupt.set(None);
     }
 
-    /// As [`Watch::limit`], and draining ends it at once.
-    pub fn idle(&self, limit: Instant) {
-        self.limit(limit);
-        self.entry.idle.set(true);
-        if self.watches.is_draining() {
-            self.entry.over.set(Some(Over::Drain));
+    /// As [`ConnectionEntry::set_deadline`], and draining ends it at once.
+    pub fn set_idle(&self, deadline: Instant) {
+        self.set_deadline(deadline);
+        self.state.idle.set(true);
+        if self.connections.is_draining() {
+            self.state.interrupt.set(Some(Interrupt::Draining));
         }
     }
 
-    /// Takes the limit off, for as long as a request is worked on: its budget is kept elsewhere.
-    pub fn busy(&self) {
-        self.entry.idle.set(false);
-        self.entry.limit.set(None);
-        self.entry.over.set(None);
+    /// Takes the deadline off, for as long as a request is worked on: its budget is kept elsewhere.
+    pub fn clear_deadline(&self) {
+        self.state.idle.set(false);
+        self.state.deadline.set(None);
+        self.state.interrupt.set(None);
     }
 
     /// To be called once it has been shown whose connection this is.
-    pub fn known(&self) {
-        self.entry.known.set(true);
+    pub fn set_authenticated(&self) {
+        self.state.authenticated.set(true);
     }
 
-    /// Whether [`Watch::known`] was called.
-    pub fn is_known(&self) -> bool {
-        self.entry.known.get()
+    /// Whether [`ConnectionEntry::set_authenticated`] was called.
+    pub fn is_authenticated(&self) -> bool {
+        self.state.authenticated.get()
     }
 
     /// Whether the shard drains.
     pub fn is_draining(&self) -> bool {
-        self.watches.is_draining()
+        self.connections.is_draining()
     }
 
-    /// Waits for `future`, but not beyond the limit.
+    /// Waits for `future`, but not beyond the deadline.
     ///
     /// # Errors
     /// Why the wait ended first. The future is dropped: glommio's sockets are readiness-based, so a
     /// dropped read loses nothing.
-    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Over> {
+    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
         let mut future = pin!(future);
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if let Some(over) = self.entry.over.get() {
-                return Poll::Ready(Err(over));
+            if let Some(interrupt) = self.state.interrupt.get() {
+                return Poll::Ready(Err(interrupt));
             }
-            let mut waker = self.entry.waker.borrow_mut();
+            let mut waker = self.state.waker.borrow_mut();
             if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
@@ -202,9 +204,9 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for ConnectionEntry {
     fn drop(&mut self) {
-        self.watches.entries.borrow_mut().remove(self.slot);
+        self.connections.states.borrow_mut().remove(self.slot);
     }
 }
 
@@ -219,103 +221,108 @@ mod tests {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn round(watches: &Watches, now: Instant) {
-        (0..SWEEPS_A_ROUND).for_each(|_| watches.sweep(now));
+    fn round(connections: &ConnectionTable, now: Instant) {
+        (0..SWEEPS_A_ROUND).for_each(|_| connections.sweep(now));
     }
 
     #[test]
-    fn a_wait_ends_at_its_limit_and_not_before() {
-        let watches = Rc::new(Watches::default());
-        let watch = watches.add();
+    fn a_wait_ends_at_its_deadline_and_not_before() {
+        let connections = Rc::new(ConnectionTable::default());
+        let connection = connections.add();
         let start = Instant::now();
-        watch.limit(start + Duration::from_secs(5));
-        round(&watches, start + Duration::from_millis(4999));
-        assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Pending);
-        round(&watches, start + Duration::from_secs(5));
-        assert_eq!(poll_once(watch.wait(pending::<()>())), Poll::Ready(Err(Over::Time)));
+        connection.set_deadline(start + Duration::from_secs(5));
+        round(&connections, start + Duration::from_millis(4999));
+        assert_eq!(poll_once(connection.wait(pending::<()>())), Poll::Pending);
+        round(&connections, start + Duration::from_secs(5));
+        assert_eq!(
+            poll_once(connection.wait(pending::<()>())),
+            Poll::Ready(Err(Interrupt::Deadline))
+        );
     }
 
     #[test]
     fn a_round_reaches_each_and_no_sweep_all() {
-        let watches = Rc::new(Watches::default());
+        let connections = Rc::new(ConnectionTable::default());
         let now = Instant::now();
-        let all: Vec<Watch> = (0..1000).map(|_| watches.add()).collect();
-        all.iter().for_each(|watch| watch.limit(now));
-        let over = || all.iter().filter(|watch| watch.entry.over.get().is_some()).count();
-        watches.sweep(now);
-        assert!((1..=1000 / 4).contains(&over()), "{}", over());
-        round(&watches, now);
-        assert_eq!(over(), 1000);
+        let all: Vec<ConnectionEntry> = (0..1000).map(|_| connections.add()).collect();
+        all.iter().for_each(|connection| connection.set_deadline(now));
+        let interrupted =
+            || all.iter().filter(|connection| connection.state.interrupt.get().is_some()).count();
+        connections.sweep(now);
+        assert!((1..=1000 / 4).contains(&interrupted()), "{}", interrupted());
+        round(&connections, now);
+        assert_eq!(interrupted(), 1000);
     }
 
     #[test]
-    fn what_is_ready_wins_over_a_limit_that_passed() {
-        let watches = Rc::new(Watches::default());
-        let watch = watches.add();
+    fn what_is_ready_wins_over_a_deadline_that_passed() {
+        let connections = Rc::new(ConnectionTable::default());
+        let connection = connections.add();
         let now = Instant::now();
-        watch.limit(now);
-        round(&watches, now);
-        assert_eq!(poll_once(watch.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
+        connection.set_deadline(now);
+        round(&connections, now);
+        assert_eq!(poll_once(connection.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
     }
 
     #[test]
-    fn a_newcomer_has_the_place_of_a_stranger_and_of_nobody_else() {
-        let watches = Rc::new(Watches::default());
-        assert!(!watches.displace(), "nobody is there");
-        let (known, busy, first, second) =
-            (watches.add(), watches.add(), watches.add(), watches.add());
+    fn a_newcomer_evicts_who_has_not_authenticated_and_nobody_else() {
+        let connections = Rc::new(ConnectionTable::default());
+        assert!(!connections.evict(), "nobody is there");
+        let (authenticated, busy, first, second) =
+            (connections.add(), connections.add(), connections.add(), connections.add());
         let limit = Instant::now() + Duration::from_secs(100);
-        [&known, &first, &second].iter().for_each(|watch| watch.idle(limit));
-        known.known();
-        // A request of it is being worked on: it is about to be known.
-        busy.busy();
-        for stranger in [&first, &second] {
-            assert!(watches.displace());
+        [&authenticated, &first, &second].iter().for_each(|connection| connection.set_idle(limit));
+        authenticated.set_authenticated();
+        // A request of it is being worked on: it is about to authenticate.
+        busy.clear_deadline();
+        for unauthenticated in [&first, &second] {
+            assert!(connections.evict());
             assert_eq!(
-                poll_once(stranger.wait(pending::<()>())),
-                Poll::Ready(Err(Over::Displaced))
+                poll_once(unauthenticated.wait(pending::<()>())),
+                Poll::Ready(Err(Interrupt::Evicted))
             );
         }
-        assert!(!watches.displace(), "each only once");
+        assert!(!connections.evict(), "each only once");
         assert_eq!(
-            (poll_once(known.wait(pending::<()>())), poll_once(busy.wait(pending::<()>()))),
+            (poll_once(authenticated.wait(pending::<()>())), poll_once(busy.wait(pending::<()>()))),
             (Poll::Pending, Poll::Pending)
         );
         // What comes in the same moment wins.
-        busy.idle(limit);
-        assert!(watches.displace());
+        busy.set_idle(limit);
+        assert!(connections.evict());
         assert_eq!(poll_once(busy.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
-        busy.idle(limit);
+        busy.set_idle(limit);
         assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Pending);
     }
 
     #[test]
-    fn looking_for_a_stranger_is_bounded() {
-        let watches = Rc::new(Watches::default());
+    fn looking_for_one_to_evict_is_bounded() {
+        let connections = Rc::new(ConnectionTable::default());
         let limit = Instant::now() + Duration::from_secs(100);
-        let all: Vec<Watch> = (0..=DISPLACE_LOOKS_MAX).map(|_| watches.add()).collect();
-        all.iter().for_each(|watch| watch.idle(limit));
+        let all: Vec<ConnectionEntry> =
+            (0..=EVICTION_PROBES_MAX).map(|_| connections.add()).collect();
+        all.iter().for_each(|connection| connection.set_idle(limit));
         let (last, others) = all.split_last().unwrap();
-        others.iter().for_each(Watch::known);
-        assert!(!watches.displace());
+        others.iter().for_each(ConnectionEntry::set_authenticated);
+        assert!(!connections.evict());
         // It goes on where it was.
-        assert!(watches.displace());
-        assert_eq!(poll_once(last.wait(pending::<()>())), Poll::Ready(Err(Over::Displaced)));
+        assert!(connections.evict());
+        assert_eq!(poll_once(last.wait(pending::<()>())), Poll::Ready(Err(Interrupt::Evicted)));
     }
 
     #[test]
     fn draining_ends_the_idle_and_spares_the_busy() {
-        let watches = Rc::new(Watches::default());
-        let (idle, busy) = (watches.add(), watches.add());
+        let connections = Rc::new(ConnectionTable::default());
+        let (idle, busy) = (connections.add(), connections.add());
         let limit = Instant::now() + Duration::from_secs(100);
-        idle.idle(limit);
-        busy.limit(limit);
-        watches.drain();
-        assert_eq!(poll_once(idle.wait(pending::<()>())), Poll::Ready(Err(Over::Drain)));
+        idle.set_idle(limit);
+        busy.set_deadline(limit);
+        connections.drain();
+        assert_eq!(poll_once(idle.wait(pending::<()>())), Poll::Ready(Err(Interrupt::Draining)));
         assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Pending);
-        busy.idle(limit);
-        assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Ready(Err(Over::Drain)));
+        busy.set_idle(limit);
+        assert_eq!(poll_once(busy.wait(pending::<()>())), Poll::Ready(Err(Interrupt::Draining)));
         drop((idle, busy));
-        assert!(watches.is_empty());
+        assert!(connections.is_empty());
     }
 }

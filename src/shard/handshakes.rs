@@ -8,28 +8,31 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::limits::{HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL};
-use crate::telemetry::{Level, Log, Shares};
+use crate::limits::{HANDSHAKE_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL};
+use crate::telemetry::{Level, Log, LogLimiter};
 use crate::tls::HandshakeFailure;
 
 /// One shard's.
 pub(super) struct HandshakeLog {
     log: Log,
-    shares: RefCell<Shares>,
+    limiter: RefCell<LogLimiter>,
 }
 
 impl HandshakeLog {
     pub(super) fn new(log: Log) -> Self {
         Self {
             log,
-            shares: RefCell::new(Shares::new(HANDSHAKE_LOG_LINES_MAX, STRANGERS_LOG_INTERVAL)),
+            limiter: RefCell::new(LogLimiter::new(
+                HANDSHAKE_LOG_LINES_MAX,
+                UNAUTHENTICATED_LOG_INTERVAL,
+            )),
         }
     }
 
     /// Logs a failure, or counts it among those left out.
-    pub(super) fn tell(&self, client: SocketAddr, failure: &HandshakeFailure, now: Instant) {
+    pub(super) fn write(&self, client: SocketAddr, failure: &HandshakeFailure, now: Instant) {
         self.sweep(now);
-        if self.shares.borrow_mut().take(failure.reason(), now) {
+        if self.limiter.borrow_mut().take(failure.reason(), now) {
             self.log.event(
                 level(failure.reason()),
                 format!("TLS handshake with {client} failed: {failure}"),
@@ -39,7 +42,7 @@ impl HandshakeLog {
 
     /// Logs how many were left out, once their interval is over. To be called now and then.
     pub(super) fn sweep(&self, now: Instant) {
-        self.shares.borrow_mut().sweep(now, |reason, left_out| {
+        self.limiter.borrow_mut().sweep(now, |reason, left_out| {
             self.log
                 .event(level(reason), format!("{left_out} more TLS handshakes failed: {reason}"));
         });
@@ -76,18 +79,18 @@ mod tests {
         let handshakes = HandshakeLog::new(log.clone());
         let client = "192.0.2.1:4444".parse().unwrap();
         let (flood, start) = (HandshakeFailure::timed_out(), Instant::now());
-        let almost = start + STRANGERS_LOG_INTERVAL - Duration::from_millis(1);
+        let almost = start + UNAUTHENTICATED_LOG_INTERVAL - Duration::from_millis(1);
         for _ in 0..HANDSHAKE_LOG_LINES_MAX {
-            handshakes.tell(client, &flood, start);
+            handshakes.write(client, &flood, start);
         }
         assert_eq!(lines(&log, file).len() as u32, HANDSHAKE_LOG_LINES_MAX);
         for _ in 0..3 {
-            handshakes.tell(client, &flood, almost);
+            handshakes.write(client, &flood, almost);
         }
         handshakes.sweep(almost);
         assert_eq!(lines(&log, file), Vec::<String>::new());
         let closed = HandshakeFailure::of_io(&std::io::ErrorKind::UnexpectedEof.into(), None);
-        handshakes.tell(client, &closed, almost);
+        handshakes.write(client, &closed, almost);
         let other = lines(&log, file);
         assert!(
             other.len() == 1
@@ -95,14 +98,14 @@ mod tests {
             "{other:?}"
         );
 
-        handshakes.sweep(start + STRANGERS_LOG_INTERVAL);
+        handshakes.sweep(start + UNAUTHENTICATED_LOG_INTERVAL);
         let counted = lines(&log, file);
         assert!(
             counted.len() == 1
                 && counted[0].ends_with("WARNING 3 more TLS handshakes failed: timeout"),
             "{counted:?}"
         );
-        handshakes.tell(client, &flood, start + STRANGERS_LOG_INTERVAL);
+        handshakes.write(client, &flood, start + UNAUTHENTICATED_LOG_INTERVAL);
         assert_eq!(lines(&log, file).len(), 1);
     }
 }

@@ -13,7 +13,7 @@ use std::task::Poll;
 use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Stop;
+use super::stop::Stop;
 use crate::limits::LISTEN_BACKLOG;
 
 /// Listens on `address`, to be used on this thread's executor.
@@ -39,8 +39,7 @@ pub(super) async fn accept(
     stop: &Stop,
 ) -> Option<Result<TcpStream, String>> {
     poll_fn(|cx| {
-        stop.waker.register(cx.waker());
-        if stop.is_requested() {
+        if stop.poll_requested(cx.waker()) {
             return Poll::Ready(None);
         }
         // The listener keeps its place between polls, so that leaving here loses no connection.

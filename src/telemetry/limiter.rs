@@ -5,46 +5,47 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Of each reason its own share of lines.
-pub struct Shares {
+/// Each reason has lines of its own.
+pub struct LogLimiter {
     lines_max: u32,
     interval: Duration,
-    of: BTreeMap<&'static str, Share>,
+    windows: BTreeMap<&'static str, Window>,
 }
 
 /// What one reason may log within an interval.
-struct Share {
+struct Window {
     since: Instant,
-    told: u32,
-    left_out: u64,
+    logged: u32,
+    suppressed: u64,
 }
 
-impl Shares {
+impl LogLimiter {
     /// `lines_max` of each reason within `interval`.
-    pub fn new(lines_max: u32, interval: Duration) -> Shares {
-        Shares { lines_max, interval, of: BTreeMap::new() }
+    pub fn new(lines_max: u32, interval: Duration) -> LogLimiter {
+        LogLimiter { lines_max, interval, windows: BTreeMap::new() }
     }
 
     /// Whether another line may be logged; if not, it is counted. Intervals end in
-    /// [`Shares::sweep`].
+    /// [`LogLimiter::sweep`].
     pub fn take(&mut self, reason: &'static str, now: Instant) -> bool {
-        let share = self.of.entry(reason).or_insert(Share { since: now, told: 0, left_out: 0 });
-        let may = share.told < self.lines_max;
+        let window =
+            self.windows.entry(reason).or_insert(Window { since: now, logged: 0, suppressed: 0 });
+        let may = window.logged < self.lines_max;
         if may {
-            share.told += 1;
+            window.logged += 1;
         } else {
-            share.left_out += 1;
+            window.suppressed += 1;
         }
         may
     }
 
-    /// Ends the intervals that are over; where lines were left out, `tell` hears of which reason
-    /// and how many.
-    pub fn sweep(&mut self, now: Instant, mut tell: impl FnMut(&'static str, u64)) {
-        self.of.retain(|reason, share| {
-            let over = now.saturating_duration_since(share.since) >= self.interval;
-            if over && share.left_out > 0 {
-                tell(reason, share.left_out);
+    /// Ends the intervals that are over; where lines were suppressed, `summarize` is called with
+    /// the reason and their number.
+    pub fn sweep(&mut self, now: Instant, mut summarize: impl FnMut(&'static str, u64)) {
+        self.windows.retain(|reason, window| {
+            let over = now.saturating_duration_since(window.since) >= self.interval;
+            if over && window.suppressed > 0 {
+                summarize(reason, window.suppressed);
             }
             !over
         });

@@ -9,6 +9,6 @@ pub mod log;
 pub mod metrics;
 pub mod prometheus;
 
-pub use limiter::Shares;
+pub use limiter::LogLimiter;
 pub use log::{Level, Log, RequestLine};
 pub use metrics::{Latencies, RequestKey, ShardMetrics};

@@ -57,7 +57,7 @@ impl Site {
             metrics: Arc::new(ShardMetrics::default()),
             log: log.clone(),
             stop: stop.clone(),
-            beats: Arc::default(),
+            heartbeat: Arc::default(),
         };
         let (counter, site) = (Counter::new(), Arc::downgrade(&stop));
         let (started, listening) = mpsc::channel();

@@ -11,7 +11,7 @@ use test_harness::wire::{End, tcp};
 use test_harness::{Api, Installation, Request, Server, Wire, eventually};
 use xksd::limits::{
     ADMIN_CONNECTIONS_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SHARD, DESCRIPTORS_RESERVED,
-    STRANGER_IDLE_TIME_MAX, STRANGERS_LOG_LINES_MAX,
+    UNAUTHENTICATED_IDLE_TIME_MAX, UNAUTHENTICATED_LOG_LINES_MAX,
 };
 
 /// Waits until the peer has closed.
@@ -337,8 +337,8 @@ fn a_flood_of_unsigned_requests_is_told_by_number_and_hides_no_signed_one() {
     wire.send(&unsigned.repeat(count));
     (0..count).for_each(|_| assert_eq!(wire.response().status, 404));
     let signed = Request::health(&server, "among-strangers").bytes();
-    wire.send(&signed.repeat(2 * STRANGERS_LOG_LINES_MAX as usize));
-    (0..2 * STRANGERS_LOG_LINES_MAX).for_each(|_| assert_eq!(wire.response().status, 200));
+    wire.send(&signed.repeat(2 * UNAUTHENTICATED_LOG_LINES_MAX as usize));
+    (0..2 * UNAUTHENTICATED_LOG_LINES_MAX).for_each(|_| assert_eq!(wire.response().status, 200));
     let told = || {
         let lines = server.log();
         let left_out = |line: &String| {
@@ -361,8 +361,8 @@ fn a_flood_of_unsigned_requests_is_told_by_number_and_hides_no_signed_one() {
     };
     eventually("each is told or counted", || told().0 + told().1 == count);
     let (each, left_out, signed) = told();
-    assert!(left_out > 0 && each >= STRANGERS_LOG_LINES_MAX as usize, "{each} {left_out}");
-    assert_eq!(signed, 2 * STRANGERS_LOG_LINES_MAX as usize);
+    assert!(left_out > 0 && each >= UNAUTHENTICATED_LOG_LINES_MAX as usize, "{each} {left_out}");
+    assert_eq!(signed, 2 * UNAUTHENTICATED_LOG_LINES_MAX as usize);
 }
 
 #[test]
@@ -413,11 +413,11 @@ fn who_never_sent_a_signed_request_may_not_stay_for_long() {
         unsigned.call(&Request::health(&server, "x").with(|r| r.unsigned = true)).status,
         401
     );
-    let patience = Some(STRANGER_IDLE_TIME_MAX * 3);
+    let patience = Some(UNAUTHENTICATED_IDLE_TIME_MAX * 3);
     for stranger in [&mut silent, &mut unsigned] {
         stranger.stream.sock.set_read_timeout(patience).expect("set");
         assert_eq!(stranger.end(), End::CloseNotify);
-        assert!(start.elapsed() >= STRANGER_IDLE_TIME_MAX);
+        assert!(start.elapsed() >= UNAUTHENTICATED_IDLE_TIME_MAX);
     }
     // Idle for longer than they were.
     known.round_trip("foo");

@@ -1,0 +1,28 @@
+//! What the connections of a shard share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::handshakes::HandshakeLog;
+use crate::pipeline::Pipeline;
+use crate::telemetry::ShardMetrics;
+use crate::tls::{self, HandshakeFailure};
+
+/// One shard's.
+pub(super) struct ShardContext {
+    pub(super) pipeline: Pipeline,
+    /// For new connections; a reload swaps it.
+    pub(super) tls: Arc<ArcSwap<tls::Server>>,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) handshakes: HandshakeLog,
+}
+
+impl ShardContext {
+    pub(super) fn handshake_failed(&self, client: SocketAddr, failure: &HandshakeFailure) {
+        self.metrics.handshake_failed(failure.reason());
+        self.handshakes.write(client, failure, Instant::now());
+    }
+}
