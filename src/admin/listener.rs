@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{metrics, status};
-use crate::control::service::Service;
+use crate::control::state::State;
 use crate::http1::{Header, Progress, RequestHead};
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX,
@@ -33,10 +33,10 @@ pub fn bind(listen: SocketAddr) -> Result<TcpListener, String> {
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(service: &Arc<Service>, listener: TcpListener) -> Result<SocketAddr, String> {
+pub fn start(state: &Arc<State>, listener: TcpListener) -> Result<SocketAddr, String> {
     let failed = |e: std::io::Error| format!("admin.listen: {e}");
     let address = listener.local_addr().map_err(failed)?;
-    let service = service.clone();
+    let state = state.clone();
     let run = move || {
         let open = Arc::new(Open::default());
         for stream in listener.incoming() {
@@ -45,9 +45,9 @@ pub fn start(service: &Arc<Service>, listener: TcpListener) -> Result<SocketAddr
                 continue;
             };
             let Some(stream) = open.add(stream) else { continue };
-            let (service, open_here, served) = (service.clone(), open.clone(), stream.clone());
+            let (state, open_here, served) = (state.clone(), open.clone(), stream.clone());
             let serve = move || {
-                let _ = answer(&service, &served);
+                let _ = answer(&state, &served);
                 open_here.remove(&served);
             };
             if std::thread::Builder::new().name("xksd-admin".into()).spawn(serve).is_err() {
@@ -100,7 +100,7 @@ impl Open {
     }
 }
 
-fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
+fn answer(state: &State, mut stream: &TcpStream) -> std::io::Result<()> {
     // For the head as a whole: bytes that come one by one must not hold a thread for longer.
     let end = Instant::now() + ADMIN_TIME_MAX;
     stream.set_write_timeout(Some(ADMIN_TIME_MAX))?;
@@ -111,7 +111,7 @@ fn answer(service: &Service, mut stream: &TcpStream) -> std::io::Result<()> {
             Ok(Progress::Complete { .. }) => {
                 let mut headers = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut headers);
-                break respond(service, request.method, request.path);
+                break respond(state, request.method, request.path);
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
                 0 => return Ok(()),
@@ -158,18 +158,18 @@ fn read(mut stream: &TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Resu
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn respond(service: &Service, method: &str, path: &str) -> (u16, &'static str, String) {
+fn respond(state: &State, method: &str, path: &str) -> (u16, &'static str, String) {
     if method != "GET" && method != "HEAD" {
         return (405, TEXT, "only GET and HEAD\n".into());
     }
     match path {
         // Alive: the process answers. Restarting it because an HSM is down would help nobody.
         "/livez" | "/ping" => (200, TEXT, "ok\n".into()),
-        "/readyz" if service.is_ready() => (200, TEXT, "ready\n".into()),
-        "/readyz" if service.draining.load(Ordering::Acquire) => (503, TEXT, "stopping\n".into()),
+        "/readyz" if state.is_ready() => (200, TEXT, "ready\n".into()),
+        "/readyz" if state.draining.load(Ordering::Acquire) => (503, TEXT, "stopping\n".into()),
         "/readyz" => (503, TEXT, "no key manager serves\n".into()),
-        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics::expose(service)),
-        "/status" => (200, "application/json", status::json(service)),
+        "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics::expose(state)),
+        "/status" => (200, "application/json", status::json(state)),
         _ => (404, TEXT, "there are /livez /readyz /ping /metrics /status\n".into()),
     }
 }

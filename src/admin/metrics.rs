@@ -4,14 +4,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::control::service::Service;
+use crate::control::state::State;
 use crate::keystore::Health;
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::prometheus::Exposition;
 
 /// The whole text.
-pub fn expose(service: &Service) -> String {
-    let totals = Totals::of(&service.metrics);
+pub fn expose(state: &State) -> String {
+    let totals = Totals::of(&state.metrics);
     let mut text = Exposition::default();
     text.metric("xksd_build_info", "gauge", "Version of this xksd.").sample(
         "xksd_build_info",
@@ -21,30 +21,30 @@ pub fn expose(service: &Service) -> String {
     text.metric("xksd_uptime_seconds", "gauge", "Time since the start.").sample(
         "xksd_uptime_seconds",
         &[],
-        service.started.elapsed().as_secs_f64(),
+        state.started.elapsed().as_secs_f64(),
     );
     text.metric("xksd_ready", "gauge", "1 when /readyz says so.").sample(
         "xksd_ready",
         &[],
-        u8::from(service.is_ready()),
+        u8::from(state.is_ready()),
     );
-    last_reload(&mut text, service);
-    certificates(&mut text, service);
+    last_reload(&mut text, state);
+    certificates(&mut text, state);
     requests(&mut text, &totals);
-    connections(&mut text, service, &totals);
-    key_managers(&mut text, service);
+    connections(&mut text, state, &totals);
+    key_managers(&mut text, state);
     text.metric(
         "xksd_log_lines_dropped_total",
         "counter",
         "Log lines dropped because the writer was behind.",
     )
-    .sample("xksd_log_lines_dropped_total", &[], service.log.dropped());
+    .sample("xksd_log_lines_dropped_total", &[], state.log.dropped());
     text.finish()
 }
 
 /// Named as Prometheus names those of its own configuration, which alert rules know.
-fn last_reload(text: &mut Exposition, service: &Service) {
-    let last = service.last_reload.load();
+fn last_reload(text: &mut Exposition, state: &State) {
+    let last = state.last_reload.load();
     const SUCCESSFUL: &str = "xksd_config_last_reload_successful";
     text.metric(
         SUCCESSFUL,
@@ -66,7 +66,7 @@ fn last_reload(text: &mut Exposition, service: &Service) {
 }
 
 /// By place in the chain: it ends where the first of them does.
-fn certificates(text: &mut Exposition, service: &Service) {
+fn certificates(text: &mut Exposition, state: &State) {
     const NOT_AFTER: &str = "xksd_tls_certificate_not_after_timestamp_seconds";
     text.metric(
         NOT_AFTER,
@@ -74,7 +74,7 @@ fn certificates(text: &mut Exposition, service: &Service) {
         "When a certificate that clients are shown expires (Unix time); place 1 is the server's \
          own, the others stand above it.",
     );
-    for (place, certificate) in (1..).zip(service.tls.load().certificates()) {
+    for (place, certificate) in (1..).zip(state.tls.load().certificates()) {
         let labels = [("place", &*format!("{place}")), ("subject", &certificate.subject)];
         text.sample(NOT_AFTER, &labels, certificate.not_after.unix_timestamp());
     }
@@ -112,10 +112,10 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     }
 }
 
-fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
+fn connections(text: &mut Exposition, state: &State, totals: &Totals) {
     const OPEN: &str = "xksd_connections_open";
     text.metric(OPEN, "gauge", "Connections open, by shard.");
-    for (shard, metrics) in service.metrics.iter().enumerate() {
+    for (shard, metrics) in state.metrics.iter().enumerate() {
         text.sample(
             OPEN,
             &[("shard", &shard.to_string())],
@@ -126,7 +126,7 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
     text.metric(MAX, "gauge", "Connections that each shard may have open.").sample(
         MAX,
         &[],
-        service.connections_a_shard,
+        state.connections_a_shard,
     );
     for (name, help, value) in [
         ("xksd_connections_accepted_total", "Connections accepted.", totals.connections_accepted),
@@ -153,11 +153,11 @@ fn connections(text: &mut Exposition, service: &Service, totals: &Totals) {
     }
 }
 
-fn key_managers(text: &mut Exposition, service: &Service) {
+fn key_managers(text: &mut Exposition, state: &State) {
     let now = Instant::now();
     const HEALTH: &str = "xksd_key_manager_health";
     text.metric(HEALTH, "gauge", "2 ACTIVE, 1 DEGRADED, 0 UNAVAILABLE.");
-    for manager in &service.managers {
+    for manager in &state.managers {
         let value = match manager.health(now) {
             Health::Active => 2,
             Health::Degraded => 1,
@@ -172,7 +172,7 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         "1 where only a restart of xksd helps: calls that hang, or another key manager with the \
          same library, forbid to initialise it anew.",
     );
-    for manager in &service.managers {
+    for manager in &state.managers {
         let stuck =
             manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
         text.sample(RESTART, &[("key_manager", &manager.name)], u64::from(stuck));
@@ -184,7 +184,7 @@ fn key_managers(text: &mut Exposition, service: &Service) {
         "Configured keys that a key manager cannot serve, or holds another key for than a replica \
          does (once of the two).",
     );
-    for manager in &service.managers {
+    for manager in &state.managers {
         for (why, count) in
             [("cannot_serve", &manager.keys.cannot_serve), ("different", &manager.keys.different)]
         {
@@ -195,7 +195,7 @@ fn key_managers(text: &mut Exposition, service: &Service) {
             );
         }
     }
-    let pools: Vec<_> = service
+    let pools: Vec<_> = state
         .managers
         .iter()
         .filter_map(|manager| Some((manager.name.as_ref(), manager.sessions()?)))

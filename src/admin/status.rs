@@ -6,20 +6,18 @@ use std::time::{Instant, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::control::probes::sessions_told;
-use crate::control::service::Service;
-use crate::keystore::{Health, KeyManager};
-use crate::limits::PROBE_AGE_MAX;
+use crate::control::state::State;
+use crate::keystore::KeyManager;
 use crate::pipeline::health;
 use crate::telemetry::metrics::{Latencies, Totals};
 use crate::tls::Certificate;
 
 /// The JSON text, indented.
-pub fn json(service: &Service) -> String {
+pub fn json(state: &State) -> String {
     let now = Instant::now();
-    let totals = Totals::of(&service.metrics);
-    let config = service.config.load();
-    let reload = service.last_reload.load();
+    let totals = Totals::of(&state.metrics);
+    let config = state.config.load();
+    let reload = state.last_reload.load();
     let requests: Vec<Value> = totals
         .requests
         .answered
@@ -45,7 +43,7 @@ pub fn json(service: &Service) -> String {
             })
         })
         .collect();
-    let shards: Vec<Value> = service
+    let shards: Vec<Value> = state
         .metrics
         .iter()
         .map(
@@ -54,26 +52,26 @@ pub fn json(service: &Service) -> String {
         .collect();
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "ready": service.is_ready(),
-        "draining": service.draining.load(Ordering::Acquire),
-        "uptime_seconds": service.started.elapsed().as_secs(),
-        "config_file": std::path::absolute(&service.config_file).as_ref().unwrap_or(&service.config_file),
+        "ready": state.is_ready(),
+        "draining": state.draining.load(Ordering::Acquire),
+        "uptime_seconds": state.started.elapsed().as_secs(),
+        "config_file": std::path::absolute(&state.config_file).as_ref().unwrap_or(&state.config_file),
         "config_last_reload": {
             "successful": reload.refused.is_none(),
             "success_timestamp_seconds": reload.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             "refused": reload.refused,
             "waiting_for_restart": reload.waiting_for_restart,
         },
-        "listen": service.listening.get().unwrap_or(&config.server.listen).to_string(),
-        "connections_a_shard_max": service.connections_a_shard,
+        "listen": state.listening.get().unwrap_or(&config.server.listen).to_string(),
+        "connections_a_shard_max": state.connections_a_shard,
         "shards": shards,
-        "key_managers": service.managers.iter().map(|manager| key_manager(manager, &config, now)).collect::<Vec<_>>(),
+        "key_managers": state.managers.iter().map(|manager| key_manager(manager, &config, now)).collect::<Vec<_>>(),
         "key_stores": stores,
         "requests": requests,
         "latency_us": latencies,
         "authentication_failures": totals.requests.unauthenticated,
         "tls": {
-            "certificates": service.tls.load().certificates().iter().map(certificate).collect::<Vec<_>>(),
+            "certificates": state.tls.load().certificates().iter().map(certificate).collect::<Vec<_>>(),
             "client_certificates": config.tls.client.as_ref().map(|client| json!({
                 "trust_anchors": client.trust_anchors,
                 "subject_common_names": client.subject_common_names,
@@ -82,7 +80,7 @@ pub fn json(service: &Service) -> String {
             "resumed": totals.handshakes_resumed,
             "failures": totals.handshake_failures,
         },
-        "log_lines_dropped": service.log.dropped(),
+        "log_lines_dropped": state.log.dropped(),
     });
     let mut text = serde_json::to_string_pretty(&status).unwrap_or_default();
     text.push('\n');
@@ -117,7 +115,7 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
 
 fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
     let health = manager.health(now);
-    let mut value = json!({"name": &*manager.name, "health": health::status(health), "health_reason": health_reason(manager, health, now)});
+    let mut value = json!({"name": &*manager.name, "health": health::status(health), "health_reason": manager.health_reason(now)});
     let keys = &manager.keys;
     value["key_failures"] = json!({
         "cannot_serve": keys.cannot_serve.load(Ordering::Relaxed),
@@ -159,21 +157,4 @@ fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
         value["last_fault_age_ms"] = json!(stats.last_fault_at.map(|at| age_ms(at, now)));
     }
     value
-}
-
-/// Why a key manager has the `health` that it has, also where its last probe was well; `None` where
-/// it is ACTIVE.
-fn health_reason(manager: &KeyManager, health: Health, now: Instant) -> Option<String> {
-    if health == Health::Active {
-        return None;
-    }
-    let Some(probe) = &*manager.probe.load() else {
-        return Some("its first probe has not ended yet".to_owned());
-    };
-    let age = now.saturating_duration_since(probe.at);
-    match &probe.result {
-        Err(why) => Some(why.clone()),
-        Ok(_) if age > PROBE_AGE_MAX => Some(format!("its last probe is {} s old", age.as_secs())),
-        Ok(_) => sessions_told(&manager.sessions()?),
-    }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Failure;
-use crate::control::run;
-use crate::control::service::Service;
+use crate::control::lifecycle::{self, Failure as ServeFailure};
+use crate::control::state::State;
 
 /// Serve AWS KMS
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Serves until a signal says stop. `serving` is called once, when requests are answered; a key
 /// manager may still be opening.
-pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<Service>)) -> Result<(), Failure> {
-    run::serve(config, serving).map_err(|failure| match failure {
-        run::Failure::Configuration(invalid) => invalid.into(),
-        run::Failure::Other(why) => Failure::Failed(format!("xksd: {why}")),
+pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<(), Failure> {
+    lifecycle::serve(config, serving).map_err(|failure| match failure {
+        ServeFailure::Configuration(invalid) => invalid.into(),
+        ServeFailure::Other(why) => Failure::Failed(format!("xksd: {why}")),
     })
 }

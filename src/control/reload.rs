@@ -3,63 +3,39 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::service::{Service, key_stores};
+use super::build::key_stores;
+use super::state::{LastReload, State};
 use crate::config::difference::{certificate_change, changes, managers};
 use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
 use crate::keystore::KeyManager;
-use crate::telemetry::{Level, Log};
+use crate::telemetry::Level;
 use crate::tls;
 
-/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see
-/// that it was taken over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastReload {
-    /// When a configuration was taken over last; the start counts as one.
-    pub succeeded_at: SystemTime,
-    /// The first line of why the last reload was refused; `None` where it was not. As the log's,
-    /// without anything secret.
-    pub refused: Option<String>,
-    /// What the configuration that was taken over last asks for and is in force from the next start
-    /// only, a line each, as the log's. Nothing at the start.
-    pub waiting_for_restart: Vec<String>,
-}
-
-impl LastReload {
-    /// Now, and nothing was refused.
-    pub fn success(waiting_for_restart: Vec<String>) -> Self {
-        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart }
-    }
-}
-
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
-pub fn reload(service: &Arc<Service>) {
-    match try_reload(service) {
+pub fn reload(state: &Arc<State>) {
+    match try_reload(state) {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
             let waiting_for_restart = not_served.iter().chain(&waiting).cloned().collect();
-            service.last_reload.store(Arc::new(LastReload::success(waiting_for_restart)));
-            service.log.event(
+            state.last_reload.store(Arc::new(LastReload::success(waiting_for_restart)));
+            state.log.event(
                 Level::Info,
-                format!("configuration {} reloaded", service.config_file.display()),
+                format!("configuration {} reloaded", state.config_file.display()),
             );
             changes
                 .into_iter()
-                .for_each(|change| service.log.event(Level::Info, format!("reload: {change}")));
-            not_served.into_iter().for_each(|note| service.log.event(Level::Error, note));
-            warnings
-                .into_iter()
-                .chain(waiting)
-                .for_each(|note| service.log.event(Level::Warn, note));
+                .for_each(|change| state.log.event(Level::Info, format!("reload: {change}")));
+            not_served.into_iter().for_each(|note| state.log.event(Level::Error, note));
+            warnings.into_iter().chain(waiting).for_each(|note| state.log.event(Level::Warn, note));
         }
         Err(why) => {
             let refused = why.lines().next().map(ToOwned::to_owned);
-            let last = LastReload { refused, ..LastReload::clone(&service.last_reload.load()) };
-            service.last_reload.store(Arc::new(last));
+            let last = LastReload { refused, ..LastReload::clone(&state.last_reload.load()) };
+            state.last_reload.store(Arc::new(last));
             // One line of the log, in which a line end is not shown as one.
             let why = why.replace('\n', "; ");
-            service.log.event(
+            state.log.event(
                 Level::Error,
                 format!("configuration not reloaded, the old one stays in force: {why}"),
             );
@@ -79,26 +55,25 @@ struct Reloaded {
     not_served: Vec<String>,
 }
 
-fn try_reload(service: &Service) -> Result<Reloaded, String> {
-    let mut config = Config::load(&service.config_file).map_err(|invalid| invalid.to_string())?;
+fn try_reload(state: &State) -> Result<Reloaded, String> {
+    let mut config = Config::load(&state.config_file).map_err(|invalid| invalid.to_string())?;
     let tls_config = tls::server(&config.tls.settings())
-        .map_err(|problems| wrong_tls(&service.config_file, problems).to_string())?;
-    let old = service.config.load();
+        .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
+    let old = state.config.load();
     let mut warnings = std::mem::take(&mut config.warnings);
     warnings.extend(tls_config.warnings().iter().map(ToString::to_string));
     let mut waiting = Vec::new();
-    look_at_key_files(&config.key_managers, &service.managers, &mut waiting);
+    look_at_key_files(&config.key_managers, &state.managers, &mut waiting);
     let not_served = keep_running_managers(&mut config, &old, &mut waiting);
     keep_running_threads(&mut config, &old, &mut waiting);
-    let stores = key_stores(&config, &service.managers)?;
+    let stores = key_stores(&config, &state.managers)?;
     let mut changes = changes(&old, &config);
-    changes
-        .extend(certificate_change(service.tls.load().certificates(), tls_config.certificates()));
-    service.stores.store(Arc::new(stores));
+    changes.extend(certificate_change(state.tls.load().certificates(), tls_config.certificates()));
+    state.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be
     // resumed past a changed client check.
-    service.tls.store(Arc::new(tls_config));
-    service.config.store(Arc::new(config));
+    state.tls.store(Arc::new(tls_config));
+    state.config.store(Arc::new(config));
     Ok(Reloaded { changes, warnings, waiting, not_served })
 }
 
@@ -237,23 +212,6 @@ fn wrong_tls(config_file: &Path, problems: Vec<tls::Problem>) -> Invalid {
         same.cloned().unwrap_or_else(|| Problem::of_key(problem.key, problem.message))
     };
     Invalid { file: config_file.to_owned(), problems: problems.into_iter().map(located).collect() }
-}
-
-/// Keys in a file are for trying out, and that is said at every start.
-pub fn warn_of_local_keys(config: &Config, log: &Log) {
-    for manager in &config.key_managers {
-        if let Some(key_file) = manager.kind.key_file() {
-            log.event(
-                Level::Warn,
-                format!(
-                    "key manager {:?} keeps its keys in the file {}: this is for trying out, not \
-                     for keys that matter",
-                    manager.name,
-                    key_file.display()
-                ),
-            );
-        }
-    }
 }
 
 #[cfg(test)]

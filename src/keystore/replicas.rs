@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{KeyManager, KeyStore};
 use crate::limits::PROBE_AGE_MAX;
+use crate::sched::PoolStats;
 
 /// How a key manager does, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +58,25 @@ impl KeyManager {
         }
     }
 
+    /// Why it has the health that it has, for the operator, also where its last probe was well;
+    /// `None` where it is [`Health::Active`].
+    pub fn health_reason(&self, now: Instant) -> Option<String> {
+        if self.health(now) == Health::Active {
+            return None;
+        }
+        let Some(probe) = &*self.probe.load() else {
+            return Some("its first probe has not ended yet".to_owned());
+        };
+        let age = now.saturating_duration_since(probe.at);
+        match &probe.result {
+            Err(why) => Some(why.clone()),
+            Ok(_) if age > PROBE_AGE_MAX => {
+                Some(format!("its last probe is {} s old", age.as_secs()))
+            }
+            Ok(_) => missing_sessions(&self.sessions()?),
+        }
+    }
+
     /// When a job submitted now may be expected to be done.
     fn expected_time(&self, now: Instant) -> Duration {
         match self.snapshot(now) {
@@ -69,6 +89,24 @@ impl KeyManager {
     fn prospect(&self, now: Instant) -> Prospect {
         Prospect { health: self.health(now), time: self.expected_time(now) }
     }
+}
+
+/// Which sessions are not open or hang, for the operator; `None` when all serve.
+pub fn missing_sessions(stats: &PoolStats) -> Option<String> {
+    let PoolStats { lanes_configured: configured, lanes_open: open, lanes_hung: hung, .. } = stats;
+    let mut missing = Vec::new();
+    if open < configured {
+        let why =
+            stats.last_fault.as_deref().map(|fault| format!(" ({fault})")).unwrap_or_default();
+        let sessions = if *configured == 1 { "session is" } else { "sessions are" };
+        missing.push(format!("{open} of {configured} {sessions} open{why}"));
+    }
+    match hung {
+        0 => {}
+        1 => missing.push("1 session hangs in a call".to_owned()),
+        _ => missing.push(format!("{hung} sessions hang in a call")),
+    }
+    (!missing.is_empty()).then(|| missing.join(", "))
 }
 
 impl KeyStore {

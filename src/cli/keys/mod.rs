@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, print};
 use crate::config::{Config, KeyManager};
-use crate::control::service::{Opened, open, why_not};
+use crate::control::build::{Opened, open};
+use crate::control::expected::why_it_cannot_serve;
 use crate::key_manager::pkcs11::KeyListing;
 use crate::key_manager::{Engine, InProcess, Job, KeyRef, Outcome, Task};
 
@@ -187,7 +188,7 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     for (label, id, prefix, enabled) in expected {
         let verdict = match verdicts
             .entry(label)
-            .or_insert_with(|| why_not(execute(job(label, Task::Describe))))
+            .or_insert_with(|| why_it_cannot_serve(execute(job(label, Task::Describe))))
         {
             None => {
                 let mut but = if enabled {

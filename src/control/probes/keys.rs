@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::control::service::{ExpectedKey, why_not};
+use crate::control::expected::{ExpectedKey, why_it_cannot_serve};
 use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, KeyRef, Outcome, Task};
 use crate::keystore::KeyFailures;
@@ -97,7 +97,7 @@ impl Keys {
                 self.left.push_back(key);
                 return (news, false);
             }
-            let why = why_not(described);
+            let why = why_it_cannot_serve(described);
             let serves = why.is_none();
             news.extend(self.changed(&key, name, why));
             // What cannot be compared now is tried again at the next look.

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::service::Service;
 use crate::key_manager::{LibraryState, Stuck};
 use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, BEYOND_HELP_TIME};
 use crate::sched::PoolStats;
@@ -95,49 +94,6 @@ impl Library {
     }
 }
 
-/// Ends the process where a restart can only help: no key manager serves, and one of them is stuck
-/// in its library.
-#[derive(Default)]
-pub struct Watchdog {
-    unready_since: Option<Instant>,
-}
-
-impl Watchdog {
-    /// The reason to end, if there is one by now.
-    pub fn look(&mut self, service: &Service) -> Option<String> {
-        let now = Instant::now();
-        // Not readiness: one that is being stopped may serve for minutes more.
-        if !self.is_due(service.has_key_manager(), now) {
-            return None;
-        }
-        service.managers.iter().find_map(|manager| {
-            let probe = manager.probe.load();
-            let stuck = probe.as_ref()?.info.library.stuck.as_ref()?;
-            Some(format!(
-                "no key manager has served for {} s, and only a new process can bring {:?} back: \
-                 {}",
-                BEYOND_HELP_TIME.as_secs(),
-                manager.name,
-                stuck.why
-            ))
-        })
-    }
-
-    /// How long none has served.
-    pub fn unready_time(&self, now: Instant) -> Duration {
-        self.unready_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    fn is_due(&mut self, serves: bool, now: Instant) -> bool {
-        if serves {
-            self.unready_since = None;
-            return false;
-        }
-        self.unready_since.get_or_insert(now);
-        self.unready_time(now) >= BEYOND_HELP_TIME
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,23 +165,5 @@ mod tests {
         assert_eq!(news(stuck("why", now), now), ["only a restart of xksd can bring it back: why"]);
         assert_eq!(news(stuck("why", now), now), [""; 0]);
         assert_eq!((news(times(5), now), news(stuck("why", now), now).len()), (vec![], 1));
-    }
-
-    #[test]
-    fn the_watchdog_is_for_when_nothing_has_served_for_long() {
-        let (mut watchdog, now) = (Watchdog::default(), Instant::now());
-        let almost = now + BEYOND_HELP_TIME - Duration::from_millis(1);
-        assert_eq!(watchdog.unready_time(now), Duration::ZERO);
-        assert!(
-            !watchdog.is_due(false, now)
-                && !watchdog.is_due(false, almost)
-                && watchdog.is_due(false, now + BEYOND_HELP_TIME)
-        );
-        assert_eq!(watchdog.unready_time(almost), almost - now);
-        assert!(
-            !watchdog.is_due(true, almost)
-                && watchdog.unready_time(almost).is_zero()
-                && !watchdog.is_due(false, now + BEYOND_HELP_TIME)
-        );
     }
 }

@@ -1,0 +1,147 @@
+//! How a configuration becomes what runs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use zeroize::Zeroizing;
+
+use super::state::{LastReload, State};
+use crate::config::{self, Config, ForeignCiphertext, Kind};
+use crate::key_manager::local::Local;
+use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
+use crate::keystore::{Key, KeyManager, KeyStore, KeyStores};
+use crate::sched::Mailbox;
+use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
+use crate::telemetry::Log;
+use crate::tls;
+
+/// Builds everything and starts the lanes of the key managers.
+///
+/// # Errors
+/// For the operator: a line for each key manager that cannot be opened.
+pub fn build(
+    config_file: PathBuf,
+    config: Config,
+    tls: tls::Server,
+    shards: usize,
+    connections_a_shard: usize,
+    log: Log,
+) -> Result<State, String> {
+    // All of them before the first logs in: a start that one of them refuses is tried again and
+    // again, and must not spend the tries of a PIN.
+    let (opened, refused): (Vec<_>, Vec<_>) =
+        config.key_managers.iter().map(open).partition(Result::is_ok);
+    if !refused.is_empty() {
+        return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
+    }
+    let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
+    let start = |(configured, opened): (&config::KeyManager, Opened)| {
+        let name = &configured.name;
+        Arc::new(match opened {
+            Opened::Local(local) => KeyManager::in_process(name, local),
+            Opened::Pkcs11(engine, sessions) => {
+                KeyManager::with_sessions(name, engine, sessions, &mailboxes)
+            }
+        })
+    };
+    let opened = opened.into_iter().flatten();
+    let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
+    let stores = key_stores(&config, &managers)?;
+    Ok(State {
+        config_file,
+        config: ArcSwap::from_pointee(config),
+        last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
+        managers,
+        stores: Arc::new(ArcSwap::from_pointee(stores)),
+        tls: Arc::new(ArcSwap::from_pointee(tls)),
+        metrics: (0..shards).map(|_| Arc::default()).collect(),
+        mailboxes,
+        log,
+        listening: OnceLock::new(),
+        connections_a_shard,
+        draining: AtomicBool::new(false),
+        started: Instant::now(),
+    })
+}
+
+/// A key manager as configured, ready to be used.
+pub enum Opened {
+    /// Keys in this process.
+    Local(Box<Local>),
+    /// A PKCS#11 token, and how many sessions to have.
+    Pkcs11(Arc<Pkcs11Engine>, usize),
+}
+
+/// Opens a key manager: reads key files; does not touch an HSM yet.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
+    match &configured.kind {
+        Kind::Local { key_file } => Local::load(key_file)
+            .map(|local| Opened::Local(Box::new(local)))
+            .map_err(|e| format!("key manager {:?}: {e}", configured.name)),
+        Kind::Pkcs11(pkcs11) => {
+            let settings = Settings {
+                name: configured.name.clone(),
+                module: pkcs11.module.clone(),
+                token: pkcs11.token.clone(),
+                pin: Zeroizing::new(pkcs11.pin.expose().to_string()),
+                profile: pkcs11.profile,
+                initialize_parameters: pkcs11.initialize_parameters.clone(),
+                verify_encryptions: pkcs11.verify_encryptions,
+            };
+            let engine = Pkcs11Engine::new(settings)
+                .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
+            Ok(Opened::Pkcs11(engine, pkcs11.sessions))
+        }
+    }
+}
+
+/// The key stores of a configuration over key managers that run.
+///
+/// # Errors
+/// A sentence for the operator; a validated configuration gives none.
+pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeyStores, String> {
+    let mut by_prefix = HashMap::new();
+    for store in &config.keystores {
+        let at =
+            |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
+        let mut credentials = Vec::new();
+        for credential in &store.credentials {
+            let id = AccessKeyId::new(&credential.access_key_id).map_err(|e| at(&e))?;
+            let secret =
+                SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
+            credentials.push(Credential::new(id, secret));
+        }
+        let keys = store
+            .keys
+            .iter()
+            .map(|key| (key.id.clone(), Key::new(&key.label, key.enabled)))
+            .collect();
+        let built = KeyStore {
+            prefix: store.path_prefix.as_str().into(),
+            enabled: store.enabled,
+            credentials: CredentialSet::new(credentials).map_err(|e| at(&e))?,
+            keys,
+            managers: store
+                .key_managers
+                .iter()
+                .filter_map(|&index| managers.get(index).cloned())
+                .collect(),
+            accept_aws_sample: store
+                .accept_foreign_ciphertext
+                .contains(&ForeignCiphertext::AwsSample),
+        };
+        by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
+    }
+    Ok(KeyStores {
+        by_prefix,
+        regions: config.server.regions.clone(),
+        request_budget: config.server.request_budget,
+    })
+}

@@ -1,0 +1,59 @@
+//! The keys that key stores expect in a key manager, and whether one can serve.
+
+use std::sync::Arc;
+
+use crate::key_manager::{Answer, KeyRef, Outcome};
+use crate::keystore::{KeyManager, KeyStores};
+
+/// A key that a key store expects in a key manager.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExpectedKey {
+    /// Which.
+    pub key: KeyRef,
+    /// The key and its key store, for the operator; no other has the same.
+    pub what: String,
+    /// Other key managers must hold the same key.
+    pub replicated: bool,
+}
+
+/// The keys that key stores expect in a key manager.
+pub fn expected_keys(stores: &KeyStores, manager: &Arc<KeyManager>) -> Vec<ExpectedKey> {
+    let mut keys = Vec::new();
+    for store in stores
+        .by_prefix
+        .values()
+        .filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager)))
+    {
+        for (id, key) in &store.keys {
+            let key = key.primary();
+            let what =
+                format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
+            keys.push(ExpectedKey { key, what, replicated: store.managers.len() > 1 });
+        }
+    }
+    keys.sort();
+    keys
+}
+
+/// Why a key of this description cannot serve AWS KMS; `None` when it can.
+pub fn why_it_cannot_serve(described: Outcome) -> Option<String> {
+    match described {
+        Ok(Answer::Described(key)) if key.spec != "AES_256" => {
+            Some(format!("it is {} and not AES_256", key.spec))
+        }
+        Ok(Answer::Described(key))
+            if !(key.usage.contains(&"ENCRYPT") && key.usage.contains(&"DECRYPT")) =>
+        {
+            Some(format!(
+                "its usage is {} and lacks ENCRYPT or DECRYPT",
+                if key.usage.is_empty() { "empty".into() } else { key.usage.join(", ") }
+            ))
+        }
+        Ok(Answer::Described(key)) if !key.enabled => {
+            Some("today is outside its start and end date".into())
+        }
+        Ok(Answer::Described(_)) => None,
+        Ok(_) => Some("the key manager answered another question".into()),
+        Err(fault) => Some(fault.to_string()),
+    }
+}

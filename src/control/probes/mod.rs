@@ -1,0 +1,191 @@
+//! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a
+//! session test key, every ten seconds and when sessions were lost.
+//!
+//! A probe is a job like the others, beside the shards' queues: it needs no session of its own,
+//! which an HSM that is full would refuse, and one that hangs is left behind as any job is.
+
+mod info;
+mod keys;
+mod library;
+mod sessions;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use super::expected::expected_keys;
+use super::state::State;
+use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
+use crate::keystore::{BlockingClient, KeyManager, Probe};
+use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
+use crate::telemetry::Level;
+
+use info::Info;
+use keys::{Challenges, Keys};
+use library::Library;
+use sessions::Sessions;
+
+/// Starts the probes of all key managers; they end when `stop` is disconnected.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let (mut threads, challenges) = (Vec::new(), Arc::new(Challenges::default()));
+    for manager in &state.managers {
+        let (state, manager, stop) = (state.clone(), manager.clone(), stop.clone());
+        let challenges = challenges.clone();
+        let thread = std::thread::Builder::new().name("xksd-probe".into());
+        let run = move || {
+            if let Some(mut prober) = Prober::new(&state, &manager, &challenges) {
+                prober.run(&stop);
+            }
+        };
+        threads.push(thread.spawn(run)?);
+    }
+    Ok(threads)
+}
+
+struct Prober<'a> {
+    state: &'a State,
+    manager: &'a Arc<KeyManager>,
+    challenges: &'a Challenges,
+    client: BlockingClient<'a>,
+    info: Info,
+    /// As it was told last.
+    told: Option<Told>,
+    sessions: Sessions,
+    library: Library,
+    keys: Keys,
+}
+
+impl Prober<'_> {
+    /// `None` where another prober has the key manager.
+    fn new<'a>(
+        state: &'a State,
+        manager: &'a Arc<KeyManager>,
+        challenges: &'a Challenges,
+    ) -> Option<Prober<'a>> {
+        let (client, info) = (manager.client()?, Info::new(manager.clone()));
+        let (sessions, library, keys) = Default::default();
+        let told = None;
+        Some(Prober { state, manager, challenges, client, info, told, sessions, library, keys })
+    }
+
+    fn run(&mut self, stop: &Receiver<()>) {
+        let mut next_probe = Instant::now();
+        loop {
+            if Instant::now() >= next_probe {
+                let serves = self.probe();
+                next_probe =
+                    Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
+            }
+            let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
+            let keys_left = serves && self.tell_keys();
+            if let Some(stats) = self.manager.sessions() {
+                if self.sessions.lost_some(&stats) {
+                    next_probe = Instant::now();
+                }
+                if let Some((level, told)) = self.sessions.changed(&stats) {
+                    self.state
+                        .log
+                        .event(level, format!("key manager {:?}: {told}", self.manager.name));
+                }
+            }
+            let pause = if keys_left { Duration::ZERO } else { PROBE_RETRY_INTERVAL };
+            if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the key manager serves.
+    fn probe(&mut self) -> bool {
+        // A probe is under no key of a key store.
+        let (client, none) = (&self.client, KeyRef::first(""));
+        let ask = || client.execute(&none, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
+        // Once more: a session that was lost in silence, or one that hangs, says nothing of the
+        // others.
+        let result = ask().or_else(|_| ask());
+        let mut info = if result.is_ok() { self.info.get() } else { self.info.known.clone() };
+        let result = result.map_err(|fault| match fault {
+            Fault::Timeout => {
+                format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs())
+            }
+            fault => fault.to_string(),
+        });
+        self.tell_change(&result, &info);
+        let serves = result.is_ok();
+        self.look_at_library(serves, &mut info);
+        self.manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result, info })));
+        serves
+    }
+
+    fn look_at_library(&mut self, serves: bool, info: &mut ManagerInfo) {
+        let Some(stats) = self.manager.sessions() else { return };
+        let now = Instant::now();
+        info.library = self.library.look(self.manager.library(), serves, &stats, now);
+        for (level, news) in self.library.news(&info.library, now) {
+            self.state.log.event(level, format!("key manager {:?}: {news}", self.manager.name));
+        }
+    }
+
+    /// A line when a key manager comes or goes, or for another reason than was told; not one every
+    /// probe.
+    fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
+        let why_not = result.as_ref().err();
+        if let Some(told) = &self.told {
+            let same_health = told.why_not.is_some() == why_not.is_some();
+            if same_health
+                && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL)
+            {
+                return;
+            }
+        }
+        self.told = Some(Told { at: Instant::now(), why_not: why_not.cloned() });
+        let (name, log) = (&self.manager.name, &self.state.log);
+        match result {
+            Ok(time) => log.event(
+                Level::Info,
+                format!(
+                    "key manager {name:?} serves: {} {}{}, probe {} µs",
+                    info.vendor,
+                    info.model,
+                    if info.token.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" token {:?}", info.token)
+                    },
+                    time.as_micros()
+                ),
+            ),
+            Err(why) => {
+                log.event(Level::Error, format!("key manager {name:?} does not serve: {why}"))
+            }
+        }
+    }
+
+    /// Names every configured key that cannot serve, and replicas that hold different keys; the
+    /// rest serves. Whether more is to be looked up at once.
+    fn tell_keys(&mut self) -> bool {
+        let client = &self.client;
+        let ask = |key: &KeyRef, task| {
+            client.execute(key, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
+        };
+        let expected = expected_keys(&self.state.stores.load(), self.manager);
+        let name = &self.manager.name;
+        let (news, more) = self.keys.look(expected, name, self.challenges, ask, Instant::now());
+        for (level, told) in news {
+            self.state.log.event(level, told);
+        }
+        self.keys.count(&self.manager.keys);
+        more
+    }
+}
+
+/// What was last told of a key manager's health.
+struct Told {
+    at: Instant,
+    why_not: Option<String>,
+}

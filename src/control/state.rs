@@ -1,0 +1,95 @@
+//! What runs: the configuration in force and all that was made of it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::config::Config;
+use crate::keystore::{Health, KeyManager, KeyStores};
+use crate::sched::Mailbox;
+use crate::telemetry::{Log, ShardMetrics};
+use crate::tls;
+
+/// Everything that runs but the shards themselves.
+pub struct State {
+    /// Where the configuration came from.
+    pub config_file: PathBuf,
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// What became of the last attempt to take over another.
+    pub last_reload: ArcSwap<LastReload>,
+    /// In the configuration's order.
+    pub managers: Vec<Arc<KeyManager>>,
+    /// What shards serve.
+    pub stores: Arc<ArcSwap<KeyStores>>,
+    /// What shards greet new connections with.
+    pub tls: Arc<ArcSwap<tls::Server>>,
+    /// One a shard.
+    pub metrics: Vec<Arc<ShardMetrics>>,
+    /// One a shard.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Log.
+    pub log: Log,
+    /// Where the shards listen, once they all do: the configuration may leave the port open.
+    pub listening: OnceLock<SocketAddr>,
+    /// Connections that each shard may have open.
+    pub connections_a_shard: usize,
+    /// Set once stopping has begun.
+    pub draining: AtomicBool,
+    /// Start of the process, nearly.
+    pub started: Instant,
+}
+
+impl State {
+    /// Whether a load balancer should send requests here: all shards listen, not stopping, and some
+    /// key manager serves.
+    pub fn is_ready(&self) -> bool {
+        self.listening.get().is_some()
+            && !self.draining.load(Ordering::Acquire)
+            && self.has_key_manager()
+    }
+
+    /// Whether some key manager serves.
+    pub fn has_key_manager(&self) -> bool {
+        let now = Instant::now();
+        self.managers.iter().any(|manager| manager.health(now) != Health::Unavailable)
+    }
+
+    /// Closes the sessions of all key managers, together by `deadline`. Gives those where a thread
+    /// is still inside the module: to be called again.
+    pub fn stop_key_managers(&self, deadline: Instant) -> Vec<&str> {
+        let left = self.managers.iter().filter(|manager| !manager.stop(deadline));
+        left.map(|manager| &*manager.name).collect()
+    }
+
+    /// Sessions of each key manager that has some, open and hung: what changes as they close.
+    pub fn sessions(&self) -> Vec<(usize, usize)> {
+        let stats = self.managers.iter().filter_map(|manager| manager.sessions());
+        stats.map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
+    }
+}
+
+/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see
+/// that it was taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastReload {
+    /// When a configuration was taken over last; the start counts as one.
+    pub succeeded_at: SystemTime,
+    /// The first line of why the last reload was refused; `None` where it was not. As the log's,
+    /// without anything secret.
+    pub refused: Option<String>,
+    /// What the configuration that was taken over last asks for and is in force from the next start
+    /// only, a line each, as the log's. Nothing at the start.
+    pub waiting_for_restart: Vec<String>,
+}
+
+impl LastReload {
+    /// Now, and nothing was refused.
+    pub fn success(waiting_for_restart: Vec<String>) -> Self {
+        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart }
+    }
+}
