@@ -136,6 +136,11 @@ fn connections(text: &mut Exposition, state: &State, totals: &Totals) {
              authenticated for newer ones, else the newer at accept.",
             totals.connections_refused,
         ),
+        (
+            "xksd_connections_withdrawn_total",
+            "Connections ended at their next request: a reload no longer admits the client.",
+            totals.connections_withdrawn,
+        ),
         ("xksd_accept_errors_total", "Failures of accept.", totals.accept_errors),
         ("xksd_tls_handshakes_total", "TLS handshakes completed.", totals.handshakes),
         (

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
+use arc_swap::Guard;
 use futures_rustls::server::TlsStream;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
@@ -21,7 +23,7 @@ use crate::limits::{
     WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
-use crate::tls::HandshakeFailure;
+use crate::tls::{self, HandshakeFailure};
 
 /// The handshake; what comes of it is to be run in the queue of those that have it behind them.
 pub(super) async fn accept(
@@ -56,6 +58,7 @@ pub(super) async fn accept(
     }
     Some(Connection {
         shard,
+        tls,
         stream,
         client,
         entry,
@@ -70,6 +73,8 @@ pub(super) async fn accept(
 /// A client's connection behind its handshake.
 pub(super) struct Connection {
     shard: Rc<ShardContext>,
+    /// The generation of TLS that admitted the client.
+    tls: Arc<tls::Server>,
     stream: TlsStream<Fair<TcpStream>>,
     client: SocketAddr,
     entry: ConnectionEntry,
@@ -151,6 +156,9 @@ impl Connection {
                 }),
                 Err(end) => return Err(end),
             };
+            if !self.is_still_admitted() {
+                return self.linger().await;
+            }
             self.entry.clear_deadline();
             if !self.answer(read, &arrival).await? {
                 return self.linger().await;
@@ -159,6 +167,25 @@ impl Connection {
                 // Nothing is waited for between pipelined requests: without this the others would
                 // wait for all of them.
                 give_way().await;
+            }
+        }
+    }
+
+    /// Whether the client would be admitted today. Costs a comparison, but for the first request
+    /// after a reload.
+    fn is_still_admitted(&mut self) -> bool {
+        let current = self.shard.tls.load();
+        if Arc::ptr_eq(&current, &self.tls) {
+            return true;
+        }
+        match current.readmit(&self.tls, self.stream.get_ref().1) {
+            Ok(()) => {
+                self.tls = Guard::into_inner(current);
+                true
+            }
+            Err(failure) => {
+                self.shard.withdrawn(self.client, &failure);
+                false
             }
         }
     }

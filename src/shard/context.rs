@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -24,5 +25,11 @@ impl ShardContext {
     pub(super) fn handshake_failed(&self, client: SocketAddr, failure: &HandshakeFailure) {
         self.metrics.handshake_failed(failure.reason());
         self.handshakes.write(client, failure, Instant::now());
+    }
+
+    /// A reload no longer admits the client of an open connection, which ends.
+    pub(super) fn withdrawn(&self, client: SocketAddr, failure: &HandshakeFailure) {
+        self.metrics.connections_withdrawn.fetch_add(1, Ordering::Relaxed);
+        self.handshakes.write_withdrawn(client, failure, Instant::now());
     }
 }

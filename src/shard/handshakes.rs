@@ -12,6 +12,9 @@ use crate::limits::{HANDSHAKE_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL};
 use crate::telemetry::{Level, Log, LogLimiter};
 use crate::tls::HandshakeFailure;
 
+/// Has lines of its own in the limiter, beside the reasons of handshakes.
+const WITHDRAWN: &str = "withdrawn";
+
 /// One shard's.
 pub(super) struct HandshakeLog {
     log: Log,
@@ -40,11 +43,31 @@ impl HandshakeLog {
         }
     }
 
+    /// Logs that an open connection ended because its client is no longer admitted.
+    pub(super) fn write_withdrawn(
+        &self,
+        client: SocketAddr,
+        failure: &HandshakeFailure,
+        now: Instant,
+    ) {
+        self.sweep(now);
+        if self.limiter.borrow_mut().take(WITHDRAWN, now) {
+            let message = format!(
+                "the connection of {client} ended: since the last reload its client certificate \
+                 is refused: {failure}"
+            );
+            self.log.event(Level::Warn, message);
+        }
+    }
+
     /// Logs how many were left out, once their interval is over. To be called now and then.
     pub(super) fn sweep(&self, now: Instant) {
         self.limiter.borrow_mut().sweep(now, |reason, left_out| {
-            self.log
-                .event(level(reason), format!("{left_out} more TLS handshakes failed: {reason}"));
+            let message = match reason {
+                WITHDRAWN => format!("{left_out} more connections ended after a reload"),
+                _ => format!("{left_out} more TLS handshakes failed: {reason}"),
+            };
+            self.log.event(level(reason), message);
         });
     }
 }

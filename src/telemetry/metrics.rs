@@ -77,6 +77,8 @@ pub struct ShardMetrics {
     pub connections_accepted: AtomicU64,
     /// Connections closed because the shard had its maximum: at accept, or to make room.
     pub connections_refused: AtomicU64,
+    /// Connections ended because a reload no longer admits their clients.
+    pub connections_withdrawn: AtomicU64,
     /// Completed handshakes.
     pub handshakes: AtomicU64,
     /// Completed handshakes that resumed an earlier session.
@@ -147,6 +149,8 @@ pub struct Totals {
     /// See [`ShardMetrics`].
     pub connections_refused: u64,
     /// See [`ShardMetrics`].
+    pub connections_withdrawn: u64,
+    /// See [`ShardMetrics`].
     pub handshakes: u64,
     /// See [`ShardMetrics`].
     pub handshakes_resumed: u64,
@@ -174,6 +178,7 @@ impl Totals {
             }
             totals.connections_accepted += shard.connections_accepted.load(Ordering::Relaxed);
             totals.connections_refused += shard.connections_refused.load(Ordering::Relaxed);
+            totals.connections_withdrawn += shard.connections_withdrawn.load(Ordering::Relaxed);
             totals.handshakes += shard.handshakes.load(Ordering::Relaxed);
             totals.handshakes_resumed += shard.handshakes_resumed.load(Ordering::Relaxed);
             totals.accept_errors += shard.accept_errors.load(Ordering::Relaxed);

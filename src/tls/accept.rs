@@ -8,7 +8,7 @@ use std::pin::Pin;
 use futures_rustls::TlsAcceptor;
 use futures_rustls::server::TlsStream;
 use futures_util::{AsyncRead, AsyncWrite};
-use rustls::Error;
+use rustls::{CommonState, Error};
 
 use super::client_auth::refused_name;
 use super::failure::{handshake_failure_label, tls_failure_label, tls_failure_words};
@@ -41,6 +41,21 @@ impl Server {
             },
             Err(error) => Err(HandshakeFailure::of_io(&error, name)),
         }
+    }
+}
+
+impl Server {
+    /// Whether the client of an open connection, which `former` admitted, is still admitted.
+    ///
+    /// # Errors
+    /// Why not: the connection must end before it is answered.
+    pub fn readmit(
+        &self,
+        former: &Server,
+        connection: &CommonState,
+    ) -> Result<(), HandshakeFailure> {
+        self.still_admits(former, connection)
+            .map_err(|error| HandshakeFailure::of_tls(&error, refused_name::take()))
     }
 }
 

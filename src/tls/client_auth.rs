@@ -158,6 +158,13 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
+    /// Whether the other one admits the same clients.
+    pub(super) fn admits_the_same_as(&self, other: &ClientVerifier) -> bool {
+        self.roots.roots == other.roots.roots
+            && self.subject_common_names == other.subject_common_names
+            && self.purpose == other.purpose
+    }
+
     /// The whole judgement on a client's certificate; `now` decides on dates. The name of a refused
     /// one is left in [`refused_name`].
     pub(super) fn verify(

@@ -88,6 +88,25 @@ impl Server {
         self.confirm_at(connection, UnixTime::now())
     }
 
+    /// Whether a client that `former` admitted is admitted by this generation as well. A reload may
+    /// have taken its name off the list, or its authority out of the anchors.
+    pub(super) fn still_admits(
+        &self,
+        former: &Server,
+        connection: &CommonState,
+    ) -> Result<(), rustls::Error> {
+        let Some(client) = &self.client else { return Ok(()) };
+        if former.client.as_ref().is_some_and(|before| before.admits_the_same_as(client)) {
+            return Ok(());
+        }
+        match connection.peer_certificates() {
+            Some([end_entity, intermediates @ ..]) => {
+                client.verify(end_entity, intermediates, UnixTime::now())
+            }
+            _ => Err(rustls::Error::NoCertificatesPresented),
+        }
+    }
+
     pub(super) fn confirm_at(
         &self,
         connection: &CommonState,

@@ -123,13 +123,11 @@ fn resumption_does_not_get_past_a_client_check_that_was_changed() {
     assert_eq!(served(&server, &config), Some(true));
     assert_eq!(server.metric("xksd_tls_handshakes_resumed_total"), 1.0);
 
-    // A live connection goes on; new ones are judged by the new list, resumed or not.
-    let mut live = Wire::connect_with(&config, &server).expect("let in");
+    // Connections are judged by the new list, resumed or not.
     installation.configure(&mutual("cks.kms.eu-west-3.amazonaws.com"));
     assert!(server.reload().ends_with("reloaded"));
     assert_eq!(served(&server, &config), None);
     eventually("counted", || failures(&server, "wrong_subject") == 1.0);
-    assert_eq!(live.call(&Request::health(&server, "live")).status, 200);
 
     // And back: what was allowed once may not be resumed from before, but works.
     installation.configure(&mutual(KMS_NAME));
@@ -141,6 +139,80 @@ fn resumption_does_not_get_past_a_client_check_that_was_changed() {
     server.reload();
     assert_eq!(served(&server, &config), None);
     eventually("counted", || failures(&server, "unknown_issuer") == 1.0);
+}
+
+/// What became of a request over an open connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Answered,
+    Ended,
+}
+
+fn next_request(wire: &mut Wire, server: &Server) -> Next {
+    if wire.try_send(&Request::health(server, "open").bytes()).is_err() {
+        return Next::Ended;
+    }
+    match wire.try_response() {
+        Ok(answer) => {
+            assert_eq!(answer.status, 200);
+            Next::Answered
+        }
+        Err(_) => Next::Ended,
+    }
+}
+
+#[test]
+fn an_open_connection_ends_at_its_next_request_when_a_reload_no_longer_admits_its_client() {
+    let ca = Ca::root("Client Root");
+    let installation = Installation::new(&mutual(KMS_NAME));
+    installation.write("anchors.pem", &ca.pem());
+    let server = installation.start();
+    let config = client(&installation, &ca, &Leaf::client(KMS_NAME));
+    let open = |config| Wire::connect_with(config, &server).expect("admitted");
+    let open_two = || {
+        // The second is a resumed session: its certificate came out of a ticket.
+        let mut first = open(&config);
+        assert_eq!(next_request(&mut first, &server), Next::Answered);
+        let second = open(&config);
+        assert!(second.resumed() && !first.resumed());
+        [first, second]
+    };
+    let withdrawn = || server.metric("xksd_connections_withdrawn_total");
+    let after_reload = |mut open: [Wire; 2], with: &Config, expected: Next| {
+        installation.configure(with);
+        assert!(server.reload().ends_with("reloaded"));
+        let before = withdrawn();
+        assert_eq!(open.each_mut().map(|wire| next_request(wire, &server)), [expected; 2]);
+        let ended = if expected == Next::Ended { 2.0 } else { 0.0 };
+        assert_eq!(withdrawn() - before, ended);
+    };
+
+    // The same authority, one more name, and a new server certificate.
+    after_reload(open_two(), &mutual(KMS_NAME), Next::Answered);
+    let mut two_names = mutual(KMS_NAME);
+    two_names.tls = two_names.tls.replace("names = [", "names = [\"another.name\", ");
+    after_reload(open_two(), &two_names, Next::Answered);
+    // Its name is no longer listed.
+    after_reload(open_two(), &mutual("another.name"), Next::Ended);
+    server.wait_event(&[
+        "the connection of 127.0.0.1:",
+        "ended: since the last reload its client certificate is refused: wrong_subject: ",
+        KMS_NAME,
+    ]);
+    // Another authority.
+    installation.configure(&mutual(KMS_NAME));
+    server.reload();
+    let open_before = open_two();
+    installation.write("anchors.pem", &Ca::root("Another Root").pem());
+    after_reload(open_before, &mutual(KMS_NAME), Next::Ended);
+    // Nobody is asked for a certificate.
+    installation.write("anchors.pem", &ca.pem());
+    server.reload();
+    after_reload(open_two(), &Config::default(), Next::Answered);
+    // And asked again: who came without one is not admitted.
+    let anonymous = installation.client();
+    let open_before = [open(&anonymous), open(&anonymous)];
+    after_reload(open_before, &mutual(KMS_NAME), Next::Ended);
 }
 
 #[test]
