@@ -120,6 +120,15 @@ fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
     value["key_failures"] = json!({
         "cannot_serve": keys.cannot_serve.load(Ordering::Relaxed),
         "different": keys.different.load(Ordering::Relaxed),
+        "refused": manager
+            .refused_keys()
+            .iter()
+            .map(|key| json!({
+                "label": &*key.label,
+                "why": key.why,
+                "since_ms": age_ms(key.since, now),
+            }))
+            .collect::<Vec<_>>(),
     });
     // Which token is wanted: of one that was never reached, nothing else is known.
     let mut configured = config.key_managers.iter();

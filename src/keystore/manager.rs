@@ -12,7 +12,9 @@ use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::client::BlockingClient;
-use crate::key_manager::{Engine, Fault, InProcess, Job, LibraryState, ManagerInfo, replica_check};
+use crate::key_manager::{
+    Engine, Fault, InProcess, Job, LibraryState, ManagerInfo, RefusedKey, replica_check,
+};
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Snapshot};
 
@@ -139,6 +141,14 @@ impl KeyManager {
         match &self.access {
             Access::InProcess(keys) => Ok(keys.info()),
             Access::Sessions(sessions) => sessions.engine.info(),
+        }
+    }
+
+    /// Keys that fail where others work. Does not block.
+    pub fn refused_keys(&self) -> Vec<RefusedKey> {
+        match &self.access {
+            Access::InProcess(_) => Vec::new(),
+            Access::Sessions(sessions) => sessions.engine.refused_keys(),
         }
     }
 

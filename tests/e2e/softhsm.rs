@@ -3,6 +3,7 @@
 use crate::conformance;
 use std::process::Command;
 
+use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, KeyType};
 use cryptoki::types::Date;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -232,5 +233,44 @@ own_process! {
         token.delete_key("later");
         test_harness::eventually("gone", || api.error("keys/later/encrypt", &encrypt_body(b"text", &json!({}))) == name(404, "KeyNotFoundException"));
         api.round_trip("foo");
+    }
+}
+
+own_process! {
+    fn a_key_that_the_module_refuses_takes_nothing_from_the_others(_directory) {
+        let token = token();
+        let without_gcm = [Attribute::AllowedMechanisms(vec![MechanismType::AES_CBC])];
+        token.make_key("refused", 32, &without_gcm);
+        let installation = Installation::new(&Config::hsm(&manager("pin"), &["foo", "refused"]));
+        installation.write("pin", PIN);
+        let server = installation.start();
+        let usage = name(400, "InvalidKeyUsageException");
+        std::thread::scope(|scope| {
+            let beside = || {
+                let mut api = Api::new(&installation, &server);
+                for _ in 0..200 {
+                    let told = api.error("keys/refused/encrypt", &encrypt_body(b"text", &json!({})));
+                    assert_eq!(told, usage);
+                }
+            };
+            (0..3).for_each(|_| drop(scope.spawn(beside)));
+            let mut api = Api::new(&installation, &server);
+            for _ in 0..200 {
+                let sealed = api.encrypt("foo", b"text", &json!({}));
+                assert_eq!(api.decrypt("foo", &sealed, &json!({})), b"text");
+            }
+        });
+        assert_eq!(server.metric("xksd_sessions_reopened_total{key_manager=\"hsm\"}"), 0.0);
+        // It is named, for those who ask and those who watch.
+        let line = server.wait_event(&["key \"refused\"", "fails in key manager \"hsm\""]);
+        assert!(line.contains("C_EncryptInit: CKR_MECHANISM_INVALID"), "{line}");
+        let failures = &server.status()["key_managers"][0]["key_failures"];
+        assert_eq!((&failures["cannot_serve"], &failures["refused"][0]["label"]), (&json!(1), &json!("refused")), "{failures}");
+        assert_eq!(server.metric("xksd_key_manager_key_failures{key_manager=\"hsm\",why=\"cannot_serve\"}"), 1.0);
+        // Mended, it is found to work also without a request, and no restart.
+        token.delete_key("refused");
+        token.make_key("refused", 32, &[]);
+        server.wait_event(&["key \"refused\"", "works in key manager \"hsm\" again"]);
+        Api::new(&installation, &server).encrypt("refused", b"text", &json!({}));
     }
 }

@@ -4,6 +4,7 @@ mod engines;
 mod jobs;
 mod simulator;
 
+mod bad_key;
 mod faults;
 mod habits;
 mod kryoptic;

@@ -113,9 +113,10 @@ impl Keys {
         (news, !self.left.is_empty())
     }
 
-    /// For metrics and status.
-    pub(super) fn count(&self, failures: &KeyFailures) {
-        failures.cannot_serve.store(self.cannot.len(), Ordering::Relaxed);
+    /// For metrics and status; `refused` are further ones that cannot serve, or the same.
+    pub(super) fn count<'a>(&self, refused: impl Iterator<Item = &'a str>, failures: &KeyFailures) {
+        let refused = refused.filter(|what| !self.cannot.contains_key(*what)).count();
+        failures.cannot_serve.store(self.cannot.len() + refused, Ordering::Relaxed);
         failures
             .different
             .store(self.compared.values().filter(|same| !**same).count(), Ordering::Relaxed);
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(look(&mut c, "c", 2, true, 60), [""; 0], "told once");
         let count = |keys: &Keys| {
             let failures = KeyFailures::default();
-            keys.count(&failures);
+            keys.count(std::iter::empty(), &failures);
             (failures.cannot_serve.into_inner(), failures.different.into_inner())
         };
         assert_eq!((count(&a), count(&c)), ((0, 0), (0, 2)));

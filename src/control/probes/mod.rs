@@ -7,6 +7,7 @@
 mod info;
 mod keys;
 mod library;
+mod refused_keys;
 mod sessions;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::expected::expected_keys;
 use super::state::State;
+use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
 use crate::keystore::{BlockingClient, KeyManager, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
@@ -25,6 +27,7 @@ use crate::telemetry::Level;
 use info::Info;
 use keys::{Challenges, Keys};
 use library::Library;
+use refused_keys::RefusedKeys;
 use sessions::Sessions;
 
 /// Starts the probes of all key managers; they end when `stop` is disconnected.
@@ -47,6 +50,9 @@ pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Joi
     Ok(threads)
 }
 
+/// Keys that are tried a second at the most, to see whether they were mended.
+const REFUSED_KEYS_TRIED_MAX: usize = 16;
+
 struct Prober<'a> {
     state: &'a State,
     manager: &'a Arc<KeyManager>,
@@ -58,6 +64,7 @@ struct Prober<'a> {
     sessions: Sessions,
     library: Library,
     keys: Keys,
+    refused_keys: RefusedKeys,
 }
 
 impl Prober<'_> {
@@ -68,9 +75,19 @@ impl Prober<'_> {
         challenges: &'a Challenges,
     ) -> Option<Prober<'a>> {
         let (client, info) = (manager.client()?, Info::new(manager.clone()));
-        let (sessions, library, keys) = Default::default();
-        let told = None;
-        Some(Prober { state, manager, challenges, client, info, told, sessions, library, keys })
+        let (sessions, library, keys, refused_keys) = Default::default();
+        Some(Prober {
+            state,
+            manager,
+            challenges,
+            client,
+            info,
+            told: None,
+            sessions,
+            library,
+            keys,
+            refused_keys,
+        })
     }
 
     fn run(&mut self, stop: &Receiver<()>) {
@@ -175,12 +192,20 @@ impl Prober<'_> {
         };
         let expected = expected_keys(&self.state.stores.load(), self.manager);
         let name = &self.manager.name;
-        let (news, more) = self.keys.look(expected, name, self.challenges, ask, Instant::now());
+        let refused = self.manager.refused_keys();
+        // Answered without a call until it is time to see whether the key was mended.
+        for key in refused.iter().take(REFUSED_KEYS_TRIED_MAX) {
+            let key = KeyRef::first(&*key.label);
+            let _ = Challenge::encrypt(|task| ask(&key, task));
+        }
+        let mut news = self.refused_keys.changes(&expected, &refused, name);
+        let looked = self.keys.look(expected, name, self.challenges, ask, Instant::now());
+        news.extend(looked.0);
         for (level, told) in news {
             self.state.log.event(level, told);
         }
-        self.keys.count(&self.manager.keys);
-        more
+        self.keys.count(self.refused_keys.names(), &self.manager.keys);
+        looked.1
     }
 }
 

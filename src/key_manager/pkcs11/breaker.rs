@@ -66,9 +66,10 @@ struct Open {
     fault: Fault,
 }
 
-/// Sessions lost in a row, all during jobs of one key.
+/// Sessions lost in a row, all during jobs that used one key so.
 struct Losses {
     label: Arc<str>,
+    key_use: KeyUse,
     sessions: u32,
     /// Jobs of other keys that succeeded meanwhile.
     others_served: u32,
@@ -166,11 +167,12 @@ impl KeyBreakers {
             }
         }
         match &mut inner.losses {
-            Some(losses) if *losses.label == *label || is_old(losses.lost_at, now) => {
-                inner.losses = None;
+            Some(losses) if is_old(losses.lost_at, now) => inner.losses = None,
+            Some(losses) if *losses.label != *label => {
+                losses.others_served = losses.others_served.saturating_add(1);
             }
-            Some(losses) => losses.others_served = losses.others_served.saturating_add(1),
-            None => {}
+            Some(losses) if uses.contains(&losses.key_use) => inner.losses = None,
+            Some(_) | None => {}
         }
         inner.forget_old(now);
         self.watching.store(!inner.keys.is_empty() || inner.losses.is_some(), Ordering::Relaxed);
@@ -210,7 +212,13 @@ impl KeyBreakers {
             Some(losses) if losses.label == *label => {
                 Losses { sessions: losses.sessions.saturating_add(1), ..losses }
             }
-            _ => Losses { label: label.clone(), sessions: 1, others_served: 0, lost_at: now },
+            _ => Losses {
+                label: label.clone(),
+                key_use,
+                sessions: 1,
+                others_served: 0,
+                lost_at: now,
+            },
         };
         let to_blame = losses.sessions >= SESSIONS_LOST_TO_A_KEY_MAX
             && losses.others_served >= OTHERS_SERVED_MIN;

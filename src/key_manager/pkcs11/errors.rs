@@ -116,7 +116,9 @@ const COMMON: &[Rule] = &[
     Rule(Some(Call::DecryptInit), KEY_REFUSED, Reaction::Usage),
     Rule(Some(Call::Decrypt), KEY_REFUSED, Reaction::Usage),
     Rule(Some(Call::EncryptInit), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
+    Rule(Some(Call::Encrypt), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
     Rule(Some(Call::DecryptInit), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
+    Rule(Some(Call::Decrypt), &[CKR_MECHANISM_INVALID], Reaction::UsageOrMechanism),
 ];
 
 /// What a module says of this key, whatever its attributes said.

@@ -112,6 +112,19 @@ impl HsmSession {
         Ok(description)
     }
 
+    /// What a task uses its key for; nothing where the key's breaker does not matter.
+    fn uses(&self, task: &Task) -> &'static [KeyUse] {
+        match task {
+            Task::Describe | Task::Probe => &[],
+            Task::Encrypt { integrity: None, .. } if !self.shared.verifies(Instant::now()) => {
+                &[KeyUse::Encrypt]
+            }
+            // What was encrypted is decrypted.
+            Task::Encrypt { .. } => &[KeyUse::Encrypt, KeyUse::Decrypt],
+            Task::Decrypt { .. } => &[KeyUse::Decrypt],
+        }
+    }
+
     fn reaction(&self, error: &CallError) -> Reaction {
         self.shared.profile.reaction(error)
     }
@@ -171,21 +184,11 @@ impl HsmSession {
     }
 }
 
-/// What a task uses its key for; nothing where the key's breaker does not matter.
-fn uses(task: &Task) -> &'static [KeyUse] {
-    match task {
-        Task::Describe | Task::Probe => &[],
-        // Where it is verified or has an integrity value, what was encrypted is decrypted.
-        Task::Encrypt { .. } => &[KeyUse::Encrypt, KeyUse::Decrypt],
-        Task::Decrypt { .. } => &[KeyUse::Decrypt],
-    }
-}
-
 impl Session for HsmSession {
     fn execute(&mut self, job: Job) -> Outcome {
         let Job { key: KeyRef { label, .. }, task, deadline } = job;
         self.check_usable()?;
-        let uses = uses(&task);
+        let uses = self.uses(&task);
         self.shared.breakers.admit(&label, uses, Instant::now())?;
         let epoch = match task {
             // Tells nothing that the HSM computes.
