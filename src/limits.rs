@@ -214,6 +214,20 @@ pub const OBJECTS_A_CALL: usize = 256;
 pub const TOKEN_KEYS_MAX: usize = 100_000;
 /// Keys of one label that are counted; two are too many already.
 pub const KEYS_OF_A_LABEL_MAX: usize = 16;
+/// Looking after the keys of a token takes one in so many parts of the time of one session, and
+/// waits for the others: the HSM and the module's locks are the requests'.
+pub const INVENTORY_SHARE: u32 = 8;
+/// Waited at once, once so much is due.
+pub const INVENTORY_PAUSE: Duration = Duration::from_millis(5);
+/// Of a longer wait at once: how soon it is noticed that the session is wanted back.
+pub const INVENTORY_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Keys that are searched for by their labels in one look at all of them. Where more are missed,
+/// the whole token is listed.
+pub const INVENTORY_SEARCHES_MAX: usize = 8;
+/// The whole token is listed again after so long, so that a second key of a label is noticed.
+pub const LISTING_INTERVAL: Duration = Duration::from_secs(600);
+/// And no sooner than this for each of its keys.
+pub const LISTING_INTERVAL_A_KEY: Duration = Duration::from_millis(60);
 /// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them
 /// does not load the HSM with searches.
 pub const MISSING_KEYS_REMEMBERED: usize = 1024;

@@ -268,6 +268,16 @@ pub trait Engine: Send + Sync + 'static {
     fn close(&self) {}
     /// Vendor, model, token, versions. Blocks.
     fn info(&self) -> Result<ManagerInfo, Fault>;
+    /// What each of these keys is, in their order, as by [`Task::Describe`]; [`Fault::Timeout`] of
+    /// one of which nothing is known now. Asked in a session beside those that serve, with pauses
+    /// for their sake; `None` where there is none left. Blocks for as long as that takes, minutes
+    /// where there are many keys, and may hang as the module hangs; [`Engine::close`] ends it.
+    ///
+    /// # Errors
+    /// Where nothing could be found out.
+    fn describe_keys(&self, _keys: &[KeyRef]) -> Result<Option<Vec<Outcome>>, Fault> {
+        Ok(None)
+    }
     /// How its library fares. Does not block.
     fn library(&self) -> LibraryState {
         LibraryState::default()

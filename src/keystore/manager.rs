@@ -13,7 +13,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::client::BlockingClient;
 use crate::key_manager::{
-    Engine, Fault, InProcess, Job, LibraryState, ManagerInfo, RefusedKey, replica_check,
+    Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagerInfo, Outcome, RefusedKey,
+    replica_check,
 };
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Snapshot};
@@ -149,6 +150,17 @@ impl KeyManager {
         match &self.access {
             Access::InProcess(_) => Vec::new(),
             Access::Sessions(sessions) => sessions.engine.refused_keys(),
+        }
+    }
+
+    /// As [`Engine::describe_keys`]; `None` also where jobs are done at once.
+    ///
+    /// # Errors
+    /// As the module says.
+    pub fn describe_keys(&self, keys: &[KeyRef]) -> Result<Option<Vec<Outcome>>, Fault> {
+        match &self.access {
+            Access::InProcess(_) => Ok(None),
+            Access::Sessions(sessions) => sessions.engine.describe_keys(keys),
         }
     }
 

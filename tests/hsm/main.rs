@@ -7,6 +7,7 @@ mod simulator;
 mod bad_key;
 mod faults;
 mod habits;
+mod inventory;
 mod kryoptic;
 mod messages;
 mod nss;

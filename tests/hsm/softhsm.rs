@@ -379,7 +379,7 @@ own_process! {
         other.make_key("three", 32, &[]);
         let serial = |token: &Token| pkcs11.get_token_info(token.slot).expect("a token").serial_number().to_owned();
         let open = |token| Pkcs11Engine::new(Settings { token, ..settings() }).expect("made").list_keys();
-        let labels = |token| open(token).expect("opens").into_iter().map(|key| key.label).collect::<Vec<_>>();
+        let labels = |token| open(token).expect("opens").iter().map(|key| key.label.clone()).collect::<Vec<_>>();
         let ambiguous = open(TokenSelector::Label("xks".to_owned())).expect_err("two of them");
         assert!(detail(&ambiguous).contains("ambiguous") && detail(&ambiguous).contains(&serial(&one)), "{ambiguous:?}");
         assert!(detail(&ambiguous).contains(&serial(&two)) && !detail(&ambiguous).contains(&serial(&other)), "{ambiguous:?}");

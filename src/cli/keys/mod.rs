@@ -148,7 +148,7 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
             return Ok(Holder::unopened(&manager.name));
         }
     };
-    let mut listed = Vec::new();
+    let mut listed = None;
     let mut execute: Execute = match opened {
         Opened::Local(local) => {
             for label in local.labels() {
@@ -165,10 +165,10 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
                     return Ok(Holder::unopened(&manager.name));
                 }
             };
-            for key in &keys {
+            for key in keys.iter() {
                 print(&format!("  {key}\n"))?;
             }
-            listed = keys;
+            listed = Some(keys);
             Box::new(move |job| session.execute(job))
         }
     };
@@ -186,19 +186,20 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     // By label: several keys of key stores may be one key here.
     let mut verdicts: BTreeMap<&str, Option<String>> = BTreeMap::new();
     for (label, id, prefix, enabled) in expected {
-        let verdict = match verdicts
-            .entry(label)
-            .or_insert_with(|| why_it_cannot_serve(execute(job(label, Task::Describe))))
-        {
+        let verdict = match verdicts.entry(label).or_insert_with(|| {
+            why_it_cannot_serve(match &listed {
+                Some(listed) => listed.describe(label),
+                None => execute(job(label, Task::Describe)),
+            })
+        }) {
             None => {
                 let mut but = if enabled {
                     vec![]
                 } else {
                     vec!["it is disabled in the configuration".to_string()]
                 };
-                but.extend(
-                    listed.iter().filter(|key| key.label == label).flat_map(KeyListing::exposures),
-                );
+                let of_label = listed.iter().flat_map(|listed| listed.of_label(label));
+                but.extend(of_label.flat_map(KeyListing::exposures));
                 if but.is_empty() {
                     "can serve".to_string()
                 } else {

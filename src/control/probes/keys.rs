@@ -1,7 +1,7 @@
 //! What is told of the configured keys: that one cannot serve from a key manager, and that replicas
 //! hold different keys under one label.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,14 +12,49 @@ use crate::key_manager::{Fault, KeyRef, Outcome, Task};
 use crate::keystore::KeyFailures;
 use crate::telemetry::Level;
 
-/// For looking up keys, before sessions and health are looked at again: there may be thousands.
-const AT_ONCE_TIME: Duration = Duration::from_millis(500);
+/// For comparing keys with those of replicas, of each second: there may be thousands, and each job
+/// takes a lane from the requests.
+const AT_ONCE_TIME: Duration = Duration::from_millis(250);
 /// All keys are looked up again this often: one that is deleted in a replica that has no requests
 /// to serve would be missed on the day it is needed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// For each key, less often where there are more than a thousand: a look is a search, five calls,
-/// and takes a session from the requests.
+/// For each key, less often where there are more than a thousand: a look is a call.
 const LOOK_INTERVAL_FOR_EACH: Duration = Duration::from_millis(60);
+
+/// What is known of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Serves,
+    /// For the operator.
+    CannotServe(String),
+    /// Nothing, until the next look.
+    Unknown,
+    /// Nothing now, and of no other key either.
+    NotNow,
+}
+
+impl Verdict {
+    /// By a session that serves requests.
+    pub(super) fn of_lane(described: Outcome) -> Verdict {
+        match described {
+            // That says nothing of the key, and the others would fare no better now.
+            Err(Fault::Device { .. } | Fault::Busy | Fault::Timeout) => Verdict::NotNow,
+            described => {
+                why_it_cannot_serve(described).map_or(Verdict::Serves, Verdict::CannotServe)
+            }
+        }
+    }
+
+    /// By an inventory, where all others went well.
+    pub(super) fn of_inventory(described: Outcome) -> Verdict {
+        match described {
+            Err(Fault::Busy | Fault::Timeout) => Verdict::Unknown,
+            described => {
+                why_it_cannot_serve(described).map_or(Verdict::Serves, Verdict::CannotServe)
+            }
+        }
+    }
+}
 
 /// A challenge of each key manager, with its name.
 type ChallengesOfKey = Vec<(Arc<str>, Arc<Challenge>)>;
@@ -64,40 +99,72 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Looks keys up by what `ask` answers, for a while, and gives what is new for the log, and
-    /// whether there is more to be looked up at once.
-    pub(super) fn look(
+    /// What is expected from now on. All of it is told again: a reload is looked at by who made it.
+    pub(super) fn expect(
         &mut self,
         expected: Vec<ExpectedKey>,
         name: &Arc<str>,
         challenges: &Challenges,
-        mut ask: impl FnMut(&KeyRef, Task) -> Outcome,
-        now: Instant,
-    ) -> (Vec<(Level, String)>, bool) {
-        if self.expected != expected {
-            // All of it is told again: a reload is looked at by who made it.
+    ) -> bool {
+        let changed = self.expected != expected;
+        if changed {
             challenges.withdraw(name);
             *self = Keys { expected, ..Keys::default() };
         }
+        changed
+    }
+
+    /// All that are expected.
+    pub(super) fn expected(&self) -> &[ExpectedKey] {
+        &self.expected
+    }
+
+    /// Each key that is expected, once.
+    pub(super) fn refs(&self) -> Vec<KeyRef> {
+        let keys: BTreeSet<&KeyRef> = self.expected.iter().map(|expected| &expected.key).collect();
+        keys.into_iter().cloned().collect()
+    }
+
+    /// Whether a look at all keys begins now.
+    pub(super) fn begins(&mut self, now: Instant) -> bool {
         let count = u32::try_from(self.expected.len()).unwrap_or(u32::MAX);
         let interval = LOOK_INTERVAL_FOR_EACH.saturating_mul(count).max(LOOK_INTERVAL);
-        if self.left.is_empty()
-            && self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval)
-        {
+        let begins = self.left.is_empty()
+            && self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
+        if begins {
             self.left.extend(self.expected.iter().cloned());
             self.looked_at = Some(now);
         }
+        begins
+    }
+
+    /// Whether there is something to be looked at.
+    pub(super) fn is_looking(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Looks at keys that are left, for a while: what is known of them, and by jobs what replicas
+    /// hold. Gives what is new for the log.
+    pub(super) fn look(
+        &mut self,
+        name: &Arc<str>,
+        challenges: &Challenges,
+        mut verdict: impl FnMut(&KeyRef) -> Verdict,
+        mut ask: impl FnMut(&KeyRef, Task) -> Outcome,
+    ) -> Vec<(Level, String)> {
         let (start, mut news) = (Instant::now(), Vec::new());
         while start.elapsed() < AT_ONCE_TIME
             && let Some(key) = self.left.pop_front()
         {
-            let described = ask(&key.key, Task::Describe);
-            if let Err(Fault::Device { .. } | Fault::Busy | Fault::Timeout) = described {
-                // That says nothing of the key, and the others would fare no better now.
-                self.left.push_back(key);
-                return (news, false);
-            }
-            let why = why_it_cannot_serve(described);
+            let why = match verdict(&key.key) {
+                Verdict::Serves => None,
+                Verdict::CannotServe(why) => Some(why),
+                Verdict::Unknown => continue,
+                Verdict::NotNow => {
+                    self.left.push_back(key);
+                    break;
+                }
+            };
             let serves = why.is_none();
             news.extend(self.changed(&key, name, why));
             // What cannot be compared now is tried again at the next look.
@@ -110,7 +177,7 @@ impl Keys {
                 news.extend(different.into_iter().map(|told| (Level::Error, told)));
             }
         }
-        (news, !self.left.is_empty())
+        news
     }
 
     /// For metrics and status; `refused` are further ones that cannot serve, or the same.
@@ -169,6 +236,8 @@ fn compare(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::key_manager::{Answer, KeyDescription, Plaintext};
     use crate::limits::TAG_BYTES;
@@ -210,9 +279,20 @@ mod tests {
         }
     }
 
-    fn told(looked: (Vec<(Level, String)>, bool)) -> Vec<String> {
-        assert!(!looked.1, "all of them, at once");
-        looked.0.into_iter().map(|(_, told)| told).collect()
+    /// A look at what is expected, in the words of the log.
+    fn look(
+        keys: &mut Keys,
+        expected: Vec<ExpectedKey>,
+        name: &Arc<str>,
+        challenges: &Challenges,
+        ask: impl Fn(&KeyRef, Task) -> Outcome,
+        now: Instant,
+    ) -> Vec<String> {
+        keys.expect(expected, name, challenges);
+        keys.begins(now);
+        let verdict = |key: &KeyRef| Verdict::of_lane(ask(key, Task::Describe));
+        let news = keys.look(name, challenges, verdict, &ask);
+        news.into_iter().map(|(_, told)| told).collect()
     }
 
     #[test]
@@ -220,13 +300,8 @@ mod tests {
         let (mut keys, challenges, name, start) =
             (Keys::default(), Challenges::default(), "a".into(), Instant::now());
         let mut look = |missing, seconds| {
-            told(keys.look(
-                expected(false),
-                &name,
-                &challenges,
-                lacks(missing),
-                start + Duration::from_secs(seconds),
-            ))
+            let now = start + Duration::from_secs(seconds);
+            self::look(&mut keys, expected(false), &name, &challenges, lacks(missing), now)
         };
         let gone = ["key foo cannot serve from key manager \"a\": none"];
         assert_eq!(look("", 0), [""; 0]);
@@ -236,7 +311,8 @@ mod tests {
         assert_eq!(look("", 180), ["key foo can serve from key manager \"a\" again"]);
         assert_eq!(look("foo", 240), gone);
         // A reload that changed what is expected has it told again.
-        assert_eq!(told(keys.look(expected(true), &name, &challenges, lacks("foo"), start)), gone);
+        let again = self::look(&mut keys, expected(true), &name, &challenges, lacks("foo"), start);
+        assert_eq!(again, gone);
     }
 
     #[test]
@@ -248,19 +324,26 @@ mod tests {
                 what: n.to_string(),
                 replicated: false,
             };
-            let (mut keys, mut asked) = (Keys::default(), 0);
-            let mut look = |at| {
-                let mut ask = |key: &KeyRef, task| {
-                    asked += 1;
-                    holds(0)(key, task)
-                };
-                while keys.look((0..count).map(key).collect(), &name, &challenges, &mut ask, at).1 {
+            let (mut keys, asked) = (Keys::default(), Cell::new(0));
+            let ask = |key: &KeyRef, task| {
+                asked.set(asked.get() + 1);
+                holds(0)(key, task)
+            };
+            let mut look_until_done = |at| {
+                look(&mut keys, (0..count).map(key).collect(), &name, &challenges, ask, at);
+                while keys.is_looking() {
+                    let verdict = |key: &KeyRef| Verdict::of_lane(ask(key, Task::Describe));
+                    keys.look(&name, &challenges, verdict, ask);
                 }
-                asked
+                asked.get()
             };
             let again = start + Duration::from_secs(seconds);
             assert_eq!(
-                (look(start), look(again - Duration::from_millis(1)), look(again)),
+                (
+                    look_until_done(start),
+                    look_until_done(again - Duration::from_millis(1)),
+                    look_until_done(again)
+                ),
                 (count, count, 2 * count)
             );
         }
@@ -270,35 +353,40 @@ mod tests {
     fn a_fault_says_nothing_of_a_key() {
         let (mut keys, challenges, name, now) =
             (Keys::default(), Challenges::default(), "a".into(), Instant::now());
-        let mut asked = 0;
+        let asked = Cell::new(0);
         let away = |_: &KeyRef, _| {
-            asked += 1;
+            asked.set(asked.get() + 1);
             Err(Fault::Timeout)
         };
-        assert_eq!(keys.look(expected(false), &name, &challenges, away, now), (vec![], false));
-        assert_eq!(asked, 1, "the others would fare no better");
+        assert_eq!(look(&mut keys, expected(false), &name, &challenges, away, now), [""; 0]);
+        assert_eq!(asked.get(), 1, "the others would fare no better");
         // Those that are left, both, and not a minute later.
-        let looked = told(keys.look(
-            expected(false),
-            &name,
-            &challenges,
-            |_, _| Err(Fault::KeyNotFound { detail: "none".into() }),
-            now,
-        ));
-        assert_eq!(looked.len(), 2);
+        let none = |_: &KeyRef, _| Err(Fault::KeyNotFound { detail: "none".into() });
+        assert_eq!(look(&mut keys, expected(false), &name, &challenges, none, now).len(), 2);
+    }
+
+    #[test]
+    fn what_an_inventory_says_of_one_key_is_that_key_s() {
+        let fault = Fault::Device { detail: "C_GetAttributeValue: CKR_GENERAL_ERROR".into() };
+        assert_eq!(Verdict::of_lane(Err(fault.clone())), Verdict::NotNow);
+        let told = Verdict::CannotServe("C_GetAttributeValue: CKR_GENERAL_ERROR".into());
+        assert_eq!(Verdict::of_inventory(Err(fault)), told);
+        assert_eq!(Verdict::of_inventory(Err(Fault::Timeout)), Verdict::Unknown);
+        // Nothing is told of it, and nothing is asked before the next look.
+        let (mut keys, challenges, name) = (Keys::default(), Challenges::default(), "a".into());
+        keys.expect(expected(true), &name, &challenges);
+        assert!(keys.begins(Instant::now()));
+        let nobody = |_: &KeyRef, _| panic!("asked");
+        assert!(keys.look(&name, &challenges, |_| Verdict::Unknown, nobody).is_empty());
+        assert!(!keys.is_looking() && !keys.begins(Instant::now()));
     }
 
     #[test]
     fn replicas_that_hold_different_keys_are_told_by_whoever_comes_later() {
         let (challenges, now) = (Challenges::default(), Instant::now());
         let look = |keys: &mut Keys, name: &str, key, replicated, seconds| {
-            told(keys.look(
-                expected(replicated),
-                &name.into(),
-                &challenges,
-                holds(key),
-                now + Duration::from_secs(seconds),
-            ))
+            let (name, now) = (name.into(), now + Duration::from_secs(seconds));
+            self::look(keys, expected(replicated), &name, &challenges, holds(key), now)
         };
         let [mut a, mut b, mut c] = <[Keys; 3]>::default();
         assert_eq!(look(&mut a, "a", 1, true, 0), [""; 0]);
@@ -333,24 +421,16 @@ mod tests {
     fn a_comparison_that_failed_is_made_at_the_next_look_and_anew_for_a_key_that_is_back() {
         let (challenges, now) = (Challenges::default(), Instant::now());
         let (a, b) = ("a".into(), "b".into());
-        assert_eq!(
-            told(Keys::default().look(expected(true), &a, &challenges, holds(1), now)),
-            [""; 0]
-        );
+        let first = &mut Keys::default();
+        assert_eq!(look(first, expected(true), &a, &challenges, holds(1), now), [""; 0]);
         let mut keys = Keys::default();
         let busy = |key: &KeyRef, task| {
             if let Task::Describe = task { holds(2)(key, task) } else { Err(Fault::Busy) }
         };
-        assert_eq!(told(keys.look(expected(true), &b, &challenges, busy, now)), [""; 0]);
+        assert_eq!(look(&mut keys, expected(true), &b, &challenges, busy, now), [""; 0]);
         let mut look = |ask: &dyn Fn(&KeyRef, Task) -> Outcome, seconds| {
-            told(keys.look(
-                expected(true),
-                &b,
-                &challenges,
-                ask,
-                now + Duration::from_secs(seconds),
-            ))
-            .len()
+            let now = now + Duration::from_secs(seconds);
+            self::look(&mut keys, expected(true), &b, &challenges, ask, now).len()
         };
         assert_eq!(look(&holds(2), 60), 2);
         assert_eq!((look(&lacks("foo"), 120), look(&holds(1), 180)), (1, 1));

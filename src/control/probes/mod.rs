@@ -5,6 +5,7 @@
 //! which an HSM that is full would refuse, and one that hangs is left behind as any job is.
 
 mod info;
+mod inventory;
 mod keys;
 mod library;
 mod refused_keys;
@@ -20,12 +21,13 @@ use super::expected::expected_keys;
 use super::state::State;
 use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
-use crate::keystore::{BlockingClient, KeyManager, Probe};
+use crate::keystore::{BlockingClient, KeyManager, KeyStores, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::telemetry::Level;
 
 use info::Info;
-use keys::{Challenges, Keys};
+use inventory::Inventory;
+use keys::{Challenges, Keys, Verdict};
 use library::Library;
 use refused_keys::RefusedKeys;
 use sessions::Sessions;
@@ -65,6 +67,9 @@ struct Prober<'a> {
     library: Library,
     keys: Keys,
     refused_keys: RefusedKeys,
+    inventory: Inventory,
+    /// From which the keys that are expected are known.
+    stores: Option<Arc<KeyStores>>,
 }
 
 impl Prober<'_> {
@@ -75,7 +80,7 @@ impl Prober<'_> {
         challenges: &'a Challenges,
     ) -> Option<Prober<'a>> {
         let (client, info) = (manager.client()?, Info::new(manager.clone()));
-        let (sessions, library, keys, refused_keys) = Default::default();
+        let (sessions, library, keys, refused_keys, inventory) = Default::default();
         Some(Prober {
             state,
             manager,
@@ -87,6 +92,8 @@ impl Prober<'_> {
             library,
             keys,
             refused_keys,
+            inventory,
+            stores: None,
         })
     }
 
@@ -99,7 +106,9 @@ impl Prober<'_> {
                     Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
             }
             let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
-            let keys_left = serves && self.tell_keys();
+            if serves {
+                self.tell_keys();
+            }
             if let Some(stats) = self.manager.sessions() {
                 if self.sessions.lost_some(&stats) {
                     next_probe = Instant::now();
@@ -110,8 +119,7 @@ impl Prober<'_> {
                         .event(level, format!("key manager {:?}: {told}", self.manager.name));
                 }
             }
-            let pause = if keys_left { Duration::ZERO } else { PROBE_RETRY_INTERVAL };
-            if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            if stop.recv_timeout(PROBE_RETRY_INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
@@ -184,28 +192,42 @@ impl Prober<'_> {
     }
 
     /// Names every configured key that cannot serve, and replicas that hold different keys; the
-    /// rest serves. Whether more is to be looked up at once.
-    fn tell_keys(&mut self) -> bool {
-        let client = &self.client;
+    /// rest serves.
+    fn tell_keys(&mut self) {
+        let (name, now) = (&self.manager.name, Instant::now());
+        let stores = self.state.stores.load_full();
+        if !self.stores.as_ref().is_some_and(|known| Arc::ptr_eq(known, &stores)) {
+            self.keys.expect(expected_keys(&stores, self.manager), name, self.challenges);
+            self.stores = Some(stores);
+        }
         let ask = |key: &KeyRef, task| {
-            client.execute(key, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
+            self.client.execute(key, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
         };
-        let expected = expected_keys(&self.state.stores.load(), self.manager);
-        let name = &self.manager.name;
         let refused = self.manager.refused_keys();
         // Answered without a call until it is time to see whether the key was mended.
         for key in refused.iter().take(REFUSED_KEYS_TRIED_MAX) {
             let key = KeyRef::first(&*key.label);
             let _ = Challenge::encrypt(|task| ask(&key, task));
         }
-        let mut news = self.refused_keys.changes(&expected, &refused, name);
-        let looked = self.keys.look(expected, name, self.challenges, ask, Instant::now());
-        news.extend(looked.0);
+        let mut news = self.refused_keys.changes(self.keys.expected(), &refused, name);
+        if self.keys.begins(now) {
+            self.inventory.discard();
+        }
+        if self.keys.is_looking() && self.inventory.is_taken(self.manager, || self.keys.refs(), now)
+        {
+            let verdict = |key: &KeyRef| {
+                let found_out = self.inventory.verdict(key);
+                found_out.unwrap_or_else(|| Verdict::of_lane(ask(key, Task::Describe)))
+            };
+            news.extend(self.keys.look(name, self.challenges, verdict, ask));
+            if !self.keys.is_looking() {
+                self.inventory.discard();
+            }
+        }
         for (level, told) in news {
             self.state.log.event(level, told);
         }
         self.keys.count(self.refused_keys.names(), &self.manager.keys);
-        looked.1
     }
 }
 

@@ -5,16 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use cryptoki_sys::*;
+use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::attributes::Attributes;
-use super::errors::{Call, CallError};
-use super::ffi::{TRUE, Wanted};
-use super::module::OpenSession;
-use crate::key_manager::Fault;
-use crate::limits::{
-    KEY_REFUSAL_AGE_MAX, KEYS_OF_A_LABEL_MAX, MISSING_KEYS_REMEMBERED, TOKEN_KEYS_MAX,
-};
+use crate::limits::{KEY_REFUSAL_AGE_MAX, MISSING_KEYS_REMEMBERED};
 
 /// A key as it was found.
 #[derive(Clone)]
@@ -23,16 +17,6 @@ pub(super) struct Key {
     pub(super) attributes: Attributes,
     /// When the attributes were read.
     pub(super) read_at: Instant,
-}
-
-/// Why a key was not found.
-pub(super) enum NoKey {
-    /// A call failed.
-    Call(CallError),
-    /// For the operator: there is none of that label.
-    None(String),
-    /// For the operator: there are several.
-    Several(String),
 }
 
 /// Handles and attributes by label.
@@ -119,6 +103,11 @@ impl KeyCache {
         self.invalidate();
     }
 
+    /// The key as it was found, unless its handle has become void.
+    pub(super) fn get(&self, label: &str) -> Option<Key> {
+        self.read().keys.get(label).cloned()
+    }
+
     /// The handle that was this key's before a session was lost: to be read (one call), where a
     /// search takes five.
     pub(super) fn doubted(&self, label: &str) -> Option<CK_OBJECT_HANDLE> {
@@ -181,69 +170,6 @@ impl KnownKeys {
         self.keys.insert(label.clone(), key);
         self.keys.get(label)
     }
-}
-
-/// Finds the one secret key of that label on the token.
-pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {
-    let [class, token] = ANY_KEY;
-    let template = [class, token, (CKA_LABEL, label.as_bytes())];
-    let handles = search(session, &template, KEYS_OF_A_LABEL_MAX).map_err(NoKey::Call)?;
-    match handles[..] {
-        [handle] => read(session, handle).map_err(NoKey::Call),
-        [] => Err(NoKey::None(format!("no secret key labelled \"{label}\" on the token"))),
-        _ => Err(NoKey::Several(format!(
-            "{}{} secret keys labelled \"{label}\" on the token: which of them is meant cannot be \
-             known",
-            handles.len(),
-            if handles.len() == KEYS_OF_A_LABEL_MAX { " or more" } else { "" }
-        ))),
-    }
-}
-
-/// Every secret key on the token. CKA_TOKEN: the session test keys of this very process are no
-/// candidates.
-const ANY_KEY: [Wanted; 2] = [(CKA_TOKEN, TRUE), (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes())];
-
-/// Whether the token shows a secret key, whichever.
-pub(super) fn any(session: &OpenSession) -> Result<bool, CallError> {
-    search(session, &ANY_KEY, 1).map(|found| !found.is_empty())
-}
-
-/// All secret keys of the token, also those the module cannot tell everything of.
-pub(super) fn find_all(session: &OpenSession) -> Result<Vec<Key>, Fault> {
-    // One more than are taken: whether there are more.
-    let handles = search(session, &ANY_KEY, TOKEN_KEYS_MAX + 1).map_err(|error| error.fault())?;
-    if handles.len() > TOKEN_KEYS_MAX {
-        let detail = format!("C_FindObjects: the token shows more than {TOKEN_KEYS_MAX} keys");
-        return Err(Fault::Device { detail });
-    }
-    handles
-        .into_iter()
-        .map(|handle| read_what_can_be(session, handle).map_err(|error| error.fault()))
-        .collect()
-}
-
-/// The key of a known handle, with all its attributes.
-pub(super) fn read(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
-    let key = read_what_can_be(session, handle)?;
-    // A date that cannot be read is a fault, neither a key without one nor a disabled key.
-    key.attributes.unreadable.map_or(Ok(key), Err)
-}
-
-fn read_what_can_be(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
-    // Before the call: a change made during it is not missed by the next look.
-    let read_at = Instant::now();
-    let attributes = Attributes::read(&session.module.functions, session.handle(), handle)?;
-    Ok(Key { handle, attributes, read_at })
-}
-
-fn search(
-    session: &OpenSession,
-    wanted: &[Wanted<'_>],
-    at_most: usize,
-) -> Result<Vec<CK_OBJECT_HANDLE>, CallError> {
-    let (functions, handle) = session.set_up(Call::FindObjects)?;
-    functions.find_objects(handle, wanted, at_most)
 }
 
 #[cfg(test)]

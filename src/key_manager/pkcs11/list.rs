@@ -1,13 +1,15 @@
 //! What a token holds, for `xksd keys`.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_FALSE, CK_OBJECT_HANDLE, CKA_EXTRACTABLE, CKA_SENSITIVE};
+use cryptoki_sys::{CK_FALSE, CK_OBJECT_HANDLE, CKA_EXTRACTABLE, CKA_SENSITIVE};
 
 use super::attributes::today;
-use super::keys;
+use super::keys::{Key, KeyCache};
 use super::module::OpenSession;
-use crate::key_manager::Fault;
+use super::search;
+use crate::key_manager::{Answer, Fault, KeyDescription, Outcome};
 
 /// A secret key on a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,50 @@ pub struct KeyListing {
     pub start_date: Option<String>,
     /// CKA_END_DATE, the last day on which the key works.
     pub end_date: Option<String>,
+    /// Why the module cannot tell everything of it.
+    pub unreadable: Option<String>,
+}
+
+/// All secret keys on a token, sorted by label and id.
+#[derive(Clone, Debug, Default)]
+pub struct TokenKeys(Vec<KeyListing>);
+
+impl TokenKeys {
+    fn new(mut keys: Vec<KeyListing>) -> TokenKeys {
+        keys.sort_by(|a, b| (&a.label, &a.id).cmp(&(&b.label, &b.id)));
+        TokenKeys(keys)
+    }
+
+    /// Those of that label.
+    pub fn of_label(&self, label: &str) -> &[KeyListing] {
+        let start = self.0.partition_point(|key| *key.label < *label);
+        let end = self.0.partition_point(|key| *key.label <= *label);
+        self.0.get(start..end).unwrap_or_default()
+    }
+
+    /// As a session answers [`Task::Describe`](crate::key_manager::Task::Describe).
+    pub fn describe(&self, label: &str) -> Outcome {
+        match self.of_label(label) {
+            [] => Err(Fault::KeyNotFound { detail: search::no_key(label) }),
+            [KeyListing { unreadable: Some(why), .. }] => {
+                Err(Fault::Device { detail: why.clone() })
+            }
+            [key] => Ok(Answer::Described(KeyDescription {
+                spec: key.spec.clone(),
+                usage: key.usage.clone(),
+                enabled: key.enabled,
+            })),
+            keys => Err(Fault::KeyNotFound { detail: search::several_keys(label, keys.len()) }),
+        }
+    }
+}
+
+impl std::ops::Deref for TokenKeys {
+    type Target = [KeyListing];
+
+    fn deref(&self) -> &[KeyListing] {
+        &self.0
+    }
 }
 
 impl KeyListing {
@@ -88,15 +134,21 @@ impl std::fmt::Display for KeyListing {
     }
 }
 
-/// Sorted by label and id.
-pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
+/// Searches the token, and keeps in `cache` what jobs that follow then need not search for.
+pub(super) fn of(session: &OpenSession, cache: &KeyCache) -> Result<TokenKeys, Fault> {
     let today = today();
-    let mut listing: Vec<KeyListing> = keys::find_all(session)?
+    let version = cache.version();
+    let keys = search::all(session)?
+        .into_iter()
+        .map(|handle| search::read_what_can_be(session, handle))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| error.fault())?;
+    remember(cache, &keys, version);
+    let listing = keys
         .into_iter()
         .map(|key| {
             let description = key.attributes.describe(today);
-            let [sensitive, extractable] =
-                [CKA_SENSITIVE, CKA_EXTRACTABLE].map(|type_| flag(session, key.handle, type_));
+            let [sensitive, extractable] = exposure(session, key.handle);
             KeyListing {
                 label: String::from_utf8_lossy(&key.attributes.label).into_owned(),
                 id: hex(&key.attributes.id),
@@ -107,19 +159,37 @@ pub(super) fn of(session: &OpenSession) -> Result<Vec<KeyListing>, Fault> {
                 extractable,
                 start_date: key.attributes.start.text(),
                 end_date: key.attributes.end.text(),
+                unreadable: key.attributes.unreadable.map(|error| error.to_string()),
             }
         })
         .collect();
-    listing.sort_by(|a, b| (&a.label, &a.id).cmp(&(&b.label, &b.id)));
-    Ok(listing)
+    Ok(TokenKeys::new(listing))
 }
 
-/// Asked for here and not with what serving needs: a module that does not tell must not lose its
-/// keys for it.
-fn flag(session: &OpenSession, key: CK_OBJECT_HANDLE, type_: CK_ATTRIBUTE_TYPE) -> Option<bool> {
-    let values = session.module.functions.attributes(session.handle(), key, &[(type_, 1)]).ok()?;
-    let value = values.into_iter().next()?.ok()??;
-    value.first().map(|byte| *byte != CK_FALSE)
+fn remember(cache: &KeyCache, keys: &[Key], version: u64) {
+    let mut labels: HashMap<&[u8], usize> = HashMap::new();
+    for key in keys {
+        *labels.entry(&key.attributes.label).or_default() += 1;
+    }
+    for key in keys.iter().filter(|key| key.attributes.unreadable.is_none()) {
+        if let Ok(label) = std::str::from_utf8(&key.attributes.label)
+            && labels.get(label.as_bytes()) == Some(&1)
+        {
+            cache.insert(&label.into(), key, version);
+        }
+    }
+}
+
+/// CKA_SENSITIVE and CKA_EXTRACTABLE. Asked for here and not with what serving needs: a module that
+/// does not tell must not lose its keys for it.
+fn exposure(session: &OpenSession, key: CK_OBJECT_HANDLE) -> [Option<bool>; 2] {
+    let wanted = [(CKA_SENSITIVE, 1), (CKA_EXTRACTABLE, 1)];
+    let values = session.module.functions.attributes(session.handle(), key, &wanted);
+    let mut values = values.unwrap_or_default().into_iter();
+    [(); 2].map(|()| {
+        let value = values.next()?.ok()??;
+        value.first().map(|byte| *byte != CK_FALSE)
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -146,6 +216,7 @@ mod tests {
             extractable: Some(false),
             start_date: None,
             end_date: None,
+            unreadable: None,
         };
         assert!(good.exposures().is_empty());
         for (other, attribute) in [
@@ -165,5 +236,32 @@ mod tests {
                 "{exposures:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_label_names_one_key_or_none() {
+        let key = |label: &str, id: &str| KeyListing {
+            label: label.to_owned(),
+            id: id.to_owned(),
+            spec: "AES_256".to_owned(),
+            usage: vec!["ENCRYPT", "DECRYPT"],
+            enabled: true,
+            sensitive: Some(true),
+            extractable: Some(false),
+            start_date: None,
+            end_date: None,
+            unreadable: (label == "broken").then(|| "why".to_owned()),
+        };
+        let of = [("twin", "2"), ("a", ""), ("twin", "1"), ("broken", ""), ("zz", "")];
+        let keys = TokenKeys::new(of.map(|(label, id)| key(label, id)).to_vec());
+        let ids: Vec<_> = keys.of_label("twin").iter().map(|key| &*key.id).collect();
+        assert_eq!(ids, ["1", "2"]);
+        assert!(matches!(keys.describe("a"), Ok(Answer::Described(key)) if key.spec == "AES_256"));
+        assert!(matches!(keys.describe("zz"), Ok(Answer::Described(_))));
+        let told = |label| keys.describe(label).expect_err("cannot serve").to_string();
+        assert!(told("b").contains("no secret key labelled \"b\""));
+        assert!(told("twin").starts_with("2 secret keys labelled \"twin\""));
+        assert_eq!(told("broken"), "why");
+        assert!(TokenKeys::default().of_label("a").is_empty());
     }
 }

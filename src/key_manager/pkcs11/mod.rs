@@ -8,7 +8,9 @@ mod breaker;
 mod doubt;
 mod errors;
 mod ffi;
+mod inventory;
 mod iv;
+mod keep_alive;
 mod keys;
 mod list;
 mod login;
@@ -16,6 +18,7 @@ mod messages;
 mod module;
 mod profile;
 mod quarantine;
+mod search;
 mod session;
 mod shared;
 mod sight;
@@ -23,7 +26,7 @@ mod token;
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -31,14 +34,18 @@ use cryptoki_sys::{CK_SLOT_ID, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
-pub use list::KeyListing;
+pub use list::{KeyListing, TokenKeys};
 pub use profile::Profile;
 pub use token::TokenSelector;
 
-use super::{Concurrency, Engine, Fault, LibraryState, ManagerInfo, RefusedKey, Session};
+use super::{
+    Concurrency, Engine, Fault, KeyRef, LibraryState, ManagerInfo, Outcome, RefusedKey, Session,
+};
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
 use ffi::TokenInfo;
+use inventory::Inventory;
+use keep_alive::KeepAlive;
 use login::Login;
 use module::{Module, OpenSession, Visit};
 use session::HsmSession;
@@ -85,9 +92,10 @@ pub struct Pkcs11Engine {
     parameters: Option<CString>,
     module: OnceLock<Arc<Module>>,
     login: Login,
-    /// Open for as long as the engine lives: a token logs its user out when the last session is
-    /// closed.
-    anchor: Mutex<Option<OpenSession>>,
+    /// The token asks for a login: without one it hides keys.
+    needs_login: AtomicBool,
+    keep_alive: KeepAlive,
+    inventory: Inventory,
     /// When the token last said that it has no session left.
     full_at: Mutex<Option<Instant>>,
     shared: Arc<Shared>,
@@ -161,16 +169,18 @@ impl Pkcs11Engine {
             parameters,
             module: OnceLock::new(),
             login: Login::default(),
-            anchor: Mutex::new(None),
+            needs_login: AtomicBool::new(false),
+            keep_alive: KeepAlive::default(),
+            inventory: Inventory::default(),
             full_at: Mutex::new(None),
             shared,
         }))
     }
 
     /// What the token holds. Opens a session of its own; a wrong PIN counts as one try.
-    pub fn list_keys(&self) -> Result<Vec<KeyListing>, Fault> {
+    pub fn list_keys(&self) -> Result<TokenKeys, Fault> {
         let (session, _) = self.session()?;
-        list::of(&session)
+        list::of(&session, &self.shared.keys)
     }
 
     fn module(&self) -> Result<Arc<Module>, Fault> {
@@ -211,6 +221,7 @@ impl Pkcs11Engine {
         let opened = self.with_token(|visit, slot, info| {
             let session = OpenSession::open(visit, slot, self.shared.profile.row().read_write)?;
             let needs_login = info.login_required;
+            self.needs_login.store(needs_login, Ordering::Relaxed);
             let newly = needs_login
                 && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
             if newly {
@@ -218,7 +229,11 @@ impl Pkcs11Engine {
                 self.shared.keys.clear();
             }
             self.look_for_lost_keys(&session)?;
-            self.hold_anchor(visit, slot, newly);
+            self.keep_alive.renew(newly, || {
+                // Where the token has no session left for it, the login lasts as long as the
+                // sessions do.
+                OpenSession::open(visit, slot, self.shared.profile.row().read_write).ok()
+            });
             Ok((session, needs_login))
         });
         let Some(module) = self.module.get() else { return opened.map_err(NotOpen::fault) };
@@ -228,12 +243,12 @@ impl Pkcs11Engine {
                 *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
             Err(error) if error.may_need_initialization() => {
-                // While the anchor lives, the module is not initialised anew.
+                // While a session is open, the module is not initialised anew.
                 if self.shared.sight.is_lost() {
-                    self.let_the_anchor_go();
+                    self.keep_alive.close();
                     module.doubt();
                 } else {
-                    self.let_a_dead_anchor_go();
+                    self.keep_alive.close_if_dead();
                     module.opening_failed();
                 }
             }
@@ -262,7 +277,7 @@ impl Pkcs11Engine {
         if !sight.is_lost() {
             return Ok(());
         }
-        if keys::any(session)? {
+        if search::any(session)? {
             sight.shows_keys();
         } else if sight.shows_none(session.generation, Instant::now()) {
             return Err(NotOpen::NoKeys);
@@ -282,41 +297,17 @@ impl Pkcs11Engine {
         }
     }
 
-    fn let_the_anchor_go(&self) {
-        // Whoever holds it hangs in the module.
-        if let Ok(mut anchor) = self.anchor.try_lock() {
-            *anchor = None;
+    /// The session in which keys are listed: the one that keeps the login alive, or another; `None`
+    /// where the token has none left.
+    fn session_beside(&self) -> Result<Option<OpenSession>, Fault> {
+        if let Some(session) = self.keep_alive.lend() {
+            return Ok(Some(session));
         }
-    }
-
-    fn let_a_dead_anchor_go(&self) {
-        let Ok(mut anchor) = self.anchor.try_lock() else { return };
-        if let Some(open) = anchor.as_mut()
-            && let Err(error) = open.is_logged_in()
-        {
-            open.forget_if_gone(&error);
-            *anchor = None;
-        }
-    }
-
-    fn hold_anchor(&self, visit: &Visit, slot: CK_SLOT_ID, newly_logged_in: bool) {
-        // Not waited for: whoever holds it is doing the same, or hangs.
-        let Ok(mut anchor) = self.anchor.try_lock() else { return };
-        let good = anchor.as_mut().is_some_and(|anchor| {
-            !anchor.is_stale()
-                && (!newly_logged_in
-                    || match anchor.is_logged_in() {
-                        Ok(_) => true,
-                        Err(error) => {
-                            anchor.forget_if_gone(&error);
-                            false
-                        }
-                    })
-        });
-        if !good {
-            // Where the token has no session left for it, the login lasts as long as the sessions
-            // do.
-            *anchor = OpenSession::open(visit, slot, self.shared.profile.row().read_write).ok();
+        let read_write = self.shared.profile.row().read_write;
+        match self.with_token(|visit, slot, _| Ok(OpenSession::open(visit, slot, read_write)?)) {
+            Ok(session) => Ok(Some(session)),
+            Err(NotOpen::Call(CallError { code: CKR_SESSION_COUNT, .. })) => Ok(None),
+            Err(error) => Err(error.fault()),
         }
     }
 }
@@ -336,8 +327,9 @@ impl Engine for Pkcs11Engine {
     }
 
     fn close(&self) {
+        self.inventory.end();
         // With its last session a token logs its user out.
-        self.let_the_anchor_go();
+        self.keep_alive.close();
         if let Some(module) = self.module.get() {
             module.finalize_if_left();
         }
@@ -359,6 +351,17 @@ impl Engine for Pkcs11Engine {
             })
         })
         .map_err(NotOpen::fault)
+    }
+
+    fn describe_keys(&self, keys: &[KeyRef]) -> Result<Option<Vec<Outcome>>, Fault> {
+        let labels: Vec<_> = keys.iter().map(|key| key.label.clone()).collect();
+        self.inventory.take(
+            &self.shared,
+            self.needs_login.load(Ordering::Relaxed),
+            &labels,
+            || self.session_beside(),
+            |session| self.keep_alive.give_back(session),
+        )
     }
 
     fn library(&self) -> LibraryState {

@@ -7,7 +7,8 @@ use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::super::attributes::today;
 use super::super::errors::Reaction;
-use super::super::keys::{self, Key, NoKey};
+use super::super::keys::Key;
+use super::super::search::{self, NoKey};
 use super::super::sight::NO_KEYS_ANY_MORE;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
@@ -58,7 +59,7 @@ impl HsmSession {
         };
         in_time(deadline)?;
         let version = self.shared.keys.version();
-        let read = keys::read(&self.session, handle).inspect_err(|error| {
+        let read = search::read(&self.session, handle).inspect_err(|error| {
             if !matches!(self.reaction(error), Reaction::SessionLost | Reaction::LoginLost) {
                 // It was the handle's fault, then.
                 self.shared.keys.forget_doubted(label);
@@ -104,7 +105,7 @@ impl HsmSession {
         }
         in_time(deadline)?;
         let version = self.shared.keys.version();
-        match keys::find(&self.session, label) {
+        match search::find(&self.session, label) {
             Ok(key) => {
                 self.shared.keys.insert(label, &key, version);
                 self.shared.sight.shows_keys();
@@ -131,7 +132,7 @@ impl HsmSession {
     /// of sight.
     pub(super) fn look_for_any_key(&mut self) -> Result<(), Fault> {
         if self.shared.sight.had_keys()
-            && keys::any(&self.session).map_err(|error| self.session_failed(error))?
+            && search::any(&self.session).map_err(|error| self.session_failed(error))?
         {
             self.shared.sight.shows_keys();
             return Ok(());
