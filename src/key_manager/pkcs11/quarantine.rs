@@ -20,10 +20,6 @@ use std::time::Instant;
 
 use crate::limits::{SELF_TEST_INTERVAL, SELF_TEST_ROUND_TRIPS};
 
-/// The detail of jobs that are not done because of it.
-pub(super) const QUARANTINED: &str = "integrity check: the HSM gave a wrong result, and none of \
-    its results is used until it has passed a self-test";
-
 /// What an engine holds of its HSM's results, over all sessions.
 #[derive(Default)]
 pub(super) struct Quarantine {
@@ -31,6 +27,8 @@ pub(super) struct Quarantine {
     self_test: Mutex<Option<Running>>,
     /// Changed with `self_test` locked; looked at for every job, so without.
     epoch: AtomicU64,
+    /// What began the last quarantine.
+    reason: Mutex<String>,
 }
 
 /// Twice the number of quarantines, and one more while one lasts. A result is good if this was the
@@ -63,12 +61,25 @@ impl Quarantine {
         self.self_test.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reason(&self) -> MutexGuard<'_, String> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the operator: why a job is not done.
+    pub(super) fn detail(&self) -> String {
+        format!(
+            "in quarantine until it has passed a self-test, the HSM gave a wrong result: {}",
+            self.reason()
+        )
+    }
+
     pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// A result was wrong. A self-test that is under way is failed.
-    pub(super) fn begin(&self) {
+    /// A result was wrong, as `reason` says. A self-test that is under way is failed.
+    pub(super) fn begin(&self, reason: &str) {
+        reason.clone_into(&mut self.reason());
         let mut self_test = self.self_test();
         if let Some(running) = &mut *self_test {
             running.open = false;
@@ -140,7 +151,7 @@ mod tests {
     fn one_self_test_at_a_time_which_all_take_part_in() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
         assert!(!quarantine.epoch().is_quarantine());
-        quarantine.begin();
+        quarantine.begin("a bit");
         let test = quarantine.join_self_test(now).expect("at once");
         // However long it takes.
         assert_eq!(quarantine.join_self_test(now + 2 * SELF_TEST_INTERVAL), Some(test));
@@ -153,13 +164,13 @@ mod tests {
     #[test]
     fn the_next_self_test_begins_after_a_while_however_the_last_one_ended() {
         let ends: [fn(&Quarantine, SelfTest); 3] =
-            [Quarantine::failed, |quarantine, _| quarantine.begin(), pass];
+            [Quarantine::failed, |quarantine, _| quarantine.begin("a bit"), pass];
         for end in ends {
             let (quarantine, now) = (Quarantine::default(), Instant::now());
-            quarantine.begin();
+            quarantine.begin("a bit");
             let first = quarantine.join_self_test(now).expect("at once");
             end(&quarantine, first);
-            quarantine.begin();
+            quarantine.begin("a bit");
             let soon = now + SELF_TEST_INTERVAL - Duration::from_nanos(1);
             assert_eq!(quarantine.join_self_test(soon), None);
             let next = quarantine.join_self_test(now + SELF_TEST_INTERVAL).expect("the next");
@@ -173,10 +184,10 @@ mod tests {
     #[test]
     fn one_failure_ends_a_self_test() {
         let ends: [fn(&Quarantine, SelfTest); 2] =
-            [Quarantine::failed, |quarantine, _| quarantine.begin()];
+            [Quarantine::failed, |quarantine, _| quarantine.begin("a bit")];
         for end in ends {
             let (quarantine, now) = (Quarantine::default(), Instant::now());
-            quarantine.begin();
+            quarantine.begin("a bit");
             let test = quarantine.join_self_test(now).expect("at once");
             (1..SELF_TEST_ROUND_TRIPS).for_each(|_| quarantine.passed_one(test));
             end(&quarantine, test);
@@ -189,7 +200,7 @@ mod tests {
     fn what_was_under_way_when_the_hsm_was_caught_is_not_used_after_the_self_test_either() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
         let before = quarantine.epoch();
-        quarantine.begin();
+        quarantine.begin("a bit");
         pass(&quarantine, quarantine.join_self_test(now).expect("at once"));
         assert_ne!(quarantine.epoch(), before);
         assert_eq!(quarantine.epoch(), quarantine.epoch());

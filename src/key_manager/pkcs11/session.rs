@@ -21,7 +21,6 @@ use super::iv::IvSupply;
 use super::keys::KnownKeys;
 use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
-use super::quarantine::QUARANTINED;
 use super::shared::Shared;
 use super::sight::NO_KEYS_ANY_MORE;
 use crate::key_manager::{Answer, Fault, Job, KeyDescription, KeyRef, Outcome, Session, Task};
@@ -169,6 +168,11 @@ impl HsmSession {
         Fault::Device { detail }
     }
 
+    /// What jobs are answered that the HSM is not to do.
+    fn quarantined(&self) -> Fault {
+        Fault::Device { detail: self.shared.quarantine.detail() }
+    }
+
     fn check_usable(&self) -> Result<(), Fault> {
         if self.is_usable() {
             return Ok(());
@@ -206,7 +210,7 @@ impl Session for HsmSession {
         self.shared.breakers.succeeded(&label, uses, Instant::now());
         // Another session has caught the HSM while it was at this.
         if epoch.is_some_and(|epoch| epoch != self.shared.quarantine.epoch()) {
-            return Err(quarantined());
+            return Err(self.quarantined());
         }
         Ok(answer)
     }
@@ -236,8 +240,4 @@ impl Session for HsmSession {
     fn is_usable(&self) -> bool {
         self.usable && !self.session.is_stale() && !self.shared.sight.is_lost()
     }
-}
-
-fn quarantined() -> Fault {
-    Fault::Device { detail: QUARANTINED.to_owned() }
 }

@@ -113,13 +113,14 @@ impl HsmSession {
     pub(super) fn quarantine(&mut self, what: &Unverified) -> Fault {
         let now = Instant::now();
         self.shared.computed_wrongly.record(now);
-        self.shared.quarantine.begin();
+        let detail = what.to_string();
+        self.shared.quarantine.begin(&detail);
         // Whatever was wrong, sessions opened from now on do without what fewer modules have been
         // tried with.
         if self.messages.is_some() {
             self.shared.messages_misbehave.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-        self.broken(what.to_string())
+        self.broken(detail)
     }
 
     fn is_still_logged_in(&self) -> bool {

@@ -7,10 +7,10 @@ use cryptoki_sys::*;
 use super::super::errors::Call;
 use super::super::ffi::{FALSE, TRUE, Wanted};
 use super::super::quarantine::Epoch;
+use super::HsmSession;
 use super::failure::{Failure, in_time};
 use super::gcm::Sealed;
 use super::lookup::permit;
-use super::{HsmSession, quarantined};
 use crate::key_manager::Fault;
 use crate::limits::WITNESSES_MAX;
 
@@ -114,7 +114,9 @@ impl HsmSession {
         if !epoch.is_quarantine() {
             return Ok(epoch);
         }
-        let test = self.shared.quarantine.join_self_test(Instant::now()).ok_or_else(quarantined)?;
+        let Some(test) = self.shared.quarantine.join_self_test(Instant::now()) else {
+            return Err(self.quarantined());
+        };
         while self.shared.quarantine.is_running(test) {
             if let Err(failure) = self.witness("", None) {
                 self.shared.quarantine.failed(test);
@@ -123,6 +125,6 @@ impl HsmSession {
             self.shared.quarantine.passed_one(test);
         }
         let epoch = self.shared.quarantine.epoch();
-        if epoch.is_quarantine() { Err(quarantined()) } else { Ok(epoch) }
+        if epoch.is_quarantine() { Err(self.quarantined()) } else { Ok(epoch) }
     }
 }
