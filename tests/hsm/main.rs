@@ -8,6 +8,7 @@ mod bad_key;
 mod faults;
 mod habits;
 mod inventory;
+mod integrity;
 mod kryoptic;
 mod messages;
 mod nss;
