@@ -306,6 +306,7 @@ impl Proxy {
             inbox.clone(),
             Arc::new(ShardMetrics::default()),
             log.clone(),
+            None,
         );
         Proxy { pipeline, log, answered: Vec::new(), inbox, waker: waker() }
     }

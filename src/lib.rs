@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod key_manager;
 pub mod sched;
 
+pub mod audit;
 pub mod telemetry;
 
 pub mod admin;

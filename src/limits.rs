@@ -318,6 +318,30 @@ pub const LOG_QUEUE_LINES: usize = 16 * 1024;
 /// KiB at the most.
 pub const LOG_RECORDS_KEPT_MAX: usize = 512;
 
+// ---- Audit trail --------------------------------------------------------------------------------
+
+/// One record, bytes: the six fields of a request's metadata, each of which JSON may escape to six
+/// times its length, and what xksd adds.
+pub const AUDIT_RECORD_BYTES_MAX: usize = 96 * 1024;
+/// Records that wait to be written, bytes together: 100,000 of them. What does not fit is refused or
+/// counted, as the configuration says.
+pub const AUDIT_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A file of records is sealed, and the next one begun, at this size, bytes.
+pub const AUDIT_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A log's origin, bytes: the name of a verifier key.
+pub const AUDIT_ORIGIN_BYTES_MAX: usize = 255;
+/// A signed checkpoint with the signatures of witnesses, bytes. Signed-note: verifiers "MUST accept
+/// at least up to 16 signatures", of which post-quantum ones "can be up to nearly 5kB".
+pub const AUDIT_CHECKPOINT_BYTES_MAX: usize = 128 * 1024;
+/// A checkpoint is signed this often while records come, and at the end.
+pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// A write that failed is tried again this soon.
+pub const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// `audit.retention_days`; 0: nothing is deleted.
+pub const AUDIT_RETENTION_DAYS: std::ops::RangeInclusive<u64> = 0..=36_500;
+/// `audit.interval_ms`.
+pub const AUDIT_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+
 // ---- Configuration ------------------------------------------------------------------------------
 
 /// The configuration file, bytes: some ten thousand keys.

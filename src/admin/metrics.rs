@@ -33,6 +33,7 @@ pub fn expose(state: &State) -> String {
     requests(&mut text, &totals);
     connections(&mut text, state, &totals);
     key_managers(&mut text, state);
+    audit(&mut text, state);
     text.metric(
         "xksd_log_lines_dropped_total",
         "counter",
@@ -40,6 +41,33 @@ pub fn expose(state: &State) -> String {
     )
     .sample("xksd_log_lines_dropped_total", &[], state.log.dropped());
     text.finish()
+}
+
+/// Only where there is an audit trail.
+fn audit(text: &mut Exposition, state: &State) {
+    let Some(trail) = state.audit.trail() else { return };
+    for (name, kind, help, value) in [
+        (
+            "xksd_audit_records",
+            "gauge",
+            "Records of the audit trail that are on disk.",
+            trail.size(),
+        ),
+        (
+            "xksd_audit_records_missed_total",
+            "counter",
+            "Records that found no place in the audit trail, since the start.",
+            trail.missed(),
+        ),
+        (
+            "xksd_audit_writable",
+            "gauge",
+            "0 while the audit trail cannot be written.",
+            u64::from(trail.is_writable()),
+        ),
+    ] {
+        text.metric(name, kind, help).sample(name, &[], value);
+    }
 }
 
 /// Named as Prometheus names those of its own configuration, which alert rules know.

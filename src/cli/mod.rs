@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong configuration or usage (also clap's own for wrong usage).
 
+mod audit;
 mod check;
 mod credential;
 mod demo;
@@ -51,6 +52,8 @@ enum Command {
     Credential(credential::Command),
     #[command(subcommand)]
     Keystore(keystore::Command),
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 /// A line on standard error is waited for so long.
@@ -66,6 +69,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Keys(args) => finish(keys::run(&args)),
         Command::Credential(command) => finish(credential::run(&command)),
         Command::Keystore(command) => finish(keystore::run(&command)),
+        Command::Audit(command) => finish(audit::run(&command)),
     }
 }
 

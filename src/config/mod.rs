@@ -4,6 +4,7 @@
 //! Each section has its own file with its types and its rules; `docs/configuration.md` tells the
 //! same to the operator.
 
+mod audit;
 pub mod difference;
 mod environment;
 mod key_manager;
@@ -24,6 +25,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+pub use audit::Audit;
 pub use environment::Environment;
 pub(crate) use environment::is_variable_name;
 pub use key_manager::{KeyManager, Kind, Pkcs11};
@@ -51,10 +53,14 @@ pub struct Config {
     pub tls: Tls,
     /// Address of the admin listener; without `[admin]` there is none.
     pub admin: Option<SocketAddr>,
+    /// `[audit]`; without it there is no audit trail.
+    pub audit: Option<Audit>,
     /// Every `[[key_manager]]`, at least one.
     pub key_managers: Vec<KeyManager>,
     /// Every `[[keystore]]`, at least one.
     pub keystores: Vec<KeyStore>,
+    /// SHA-256 of the file's text, hex: which configuration it was.
+    pub sha256: String,
     /// What can be used and is probably not meant, for the operator to read.
     pub warnings: Vec<String>,
 }
@@ -122,20 +128,31 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     }
     let (problems, warnings) = reader.finish();
     match config {
-        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        Some(config) if problems.is_empty() => {
+            Ok(Config { warnings, sha256: sha256_hex(text.as_bytes()), ..config })
+        }
         _ => Err(Invalid::new(file, problems)),
     }
+}
+
+fn sha256_hex(text: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, text);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Errors of syntax draw further ones after them; more than these help nobody.
 const SYNTAX_ERRORS_TOLD_MAX: usize = 10;
 
 fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
-    let root =
-        Section::root(reader, document, &["server", "tls", "admin", "key_manager", "keystore"]);
+    let root = Section::root(
+        reader,
+        document,
+        &["server", "tls", "admin", "audit", "key_manager", "keystore"],
+    );
     let server = server::server(&root);
     let tls = tls::tls(&root);
     let admin = server::admin(&root);
+    let audit = audit::audit(&root);
     let key_managers = key_manager::key_managers(&root);
     let keystores = keystore::keystores(&root, &key_manager_names(document));
 
@@ -157,8 +174,10 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         server: server?,
         tls: tls?,
         admin: admin?,
+        audit: audit?,
         key_managers: key_managers?,
         keystores: keystores?,
+        sha256: String::new(),
         warnings: Vec::new(),
     })
 }

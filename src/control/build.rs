@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
+use super::audit::ServiceAudit;
 use super::state::{LastReload, State};
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
@@ -38,6 +39,7 @@ pub fn build(
     if !refused.is_empty() {
         return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
+    let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
         let name = &configured.name;
@@ -61,6 +63,7 @@ pub fn build(
         metrics: (0..shards).map(|_| Arc::default()).collect(),
         mailboxes,
         log,
+        audit,
         listening: OnceLock::new(),
         connections_a_shard,
         draining: AtomicBool::new(false),

@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// Sessions get this long to close even when the time for stopping is over: an HSM counts the ones
 /// that were not closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+/// For the audit trail's last records and its last checkpoint, on a disk that is slow.
+const AUDIT_CLOSE_TIME: Duration = Duration::from_secs(5);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
     // what SIGHUP does where nobody watches for it.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
+    system::survive_file_size_limit()
+        .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let Prepared { state, cores, admin } = prepare(config_file)?;
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&state, &probes_stopped)
@@ -56,6 +60,11 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
     let drained = served.and_then(|shards| drain(&state, shards, &mut signals));
     let patience = drained.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
     let inside = leave_modules(&state, &probes, patience, &mut signals);
+    if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {
+        state
+            .log
+            .event(Level::Error, "the audit trail could not be ended: its last records may lack");
+    }
     let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
     let ended = drained.and(inside);
     log_the_end(&state, &ended, left_the_modules);
@@ -126,7 +135,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         let now = Instant::now();
         for signal in signals.pending() {
             if signal == SIGHUP {
-                reload::reload(state);
+                reload::reload(state, "SIGHUP");
             } else if close_at.is_some() {
                 return Err(SECOND_SIGNAL.into());
             } else {

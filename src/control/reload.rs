@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::build::key_stores;
 use super::state::{LastReload, State};
+use crate::audit::record::Record;
 use crate::config::difference::{certificate_change, changes, managers};
 use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
@@ -14,9 +15,12 @@ use crate::telemetry::Level;
 use crate::tls;
 
 /// Reads the configuration anew. When anything is wrong with it, nothing changes.
-pub fn reload(state: &Arc<State>) {
+pub fn reload(state: &Arc<State>, who: &str) {
     match try_reload(state) {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
+            let config_sha256 = &*state.config.load().sha256;
+            let record = Record::Reload { who, config_sha256, changes: &changes, refused: None };
+            state.audit.record(&record);
             let waiting_for_restart = not_served.iter().chain(&waiting).cloned().collect();
             state.last_reload.store(Arc::new(LastReload::success(waiting_for_restart)));
             state.log.event(
@@ -35,6 +39,8 @@ pub fn reload(state: &Arc<State>) {
             state.last_reload.store(Arc::new(last));
             // One line of the log, in which a line end is not shown as one.
             let why = why.replace('\n', "; ");
+            let (changes, refused) = (&[][..], Some(&*why));
+            state.audit.record(&Record::Reload { who, config_sha256: "", changes, refused });
             state.log.event(
                 Level::Error,
                 format!("configuration not reloaded, the old one stays in force: {why}"),
@@ -89,6 +95,7 @@ fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec
     keep("server.listen", std::mem::replace(&mut wanted.listen, kept.listen) != kept.listen);
     keep("server.shards", std::mem::replace(&mut wanted.shards, kept.shards) != kept.shards);
     keep("server.log", std::mem::replace(&mut wanted.log, kept.log) != kept.log);
+    keep("audit", std::mem::replace(&mut config.audit, running.audit.clone()) != running.audit);
     keep("admin.listen", std::mem::replace(&mut config.admin, running.admin) != running.admin);
 }
 

@@ -54,6 +54,7 @@ impl Shards {
                 mailbox: state.mailboxes[index].clone(),
                 metrics: state.metrics[index].clone(),
                 log: state.log.clone(),
+                audit: state.audit.trail(),
                 stop,
                 heartbeat: Arc::default(),
             };

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::audit::ServiceAudit;
 use crate::config::Config;
 use crate::keystore::{Health, KeyManager, KeyStores};
 use crate::sched::Mailbox;
@@ -34,6 +35,8 @@ pub struct State {
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// Log.
     pub log: Log,
+    /// The record of who used which key.
+    pub audit: ServiceAudit,
     /// Where the shards listen, once they all do: the configuration may leave the port open.
     pub listening: OnceLock<SocketAddr>,
     /// Connections that each shard may have open.

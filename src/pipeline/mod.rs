@@ -1,6 +1,7 @@
 //! The request's way, on one page: route, authenticate, decode, find its key, permit, execute,
 //! answer. One [`Pipeline`] a shard.
 
+mod audited;
 mod errors;
 mod execute;
 pub mod health;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::api::{ApiError, ErrorName, Route};
+use crate::audit::waiter::Waiter;
 use crate::http1::{Reject, Request};
 use crate::keystore::{KeyStore, KeyStores};
 use crate::limits::{UNAUTHENTICATED_LOG_INTERVAL, UNAUTHENTICATED_LOG_LINES_MAX};
@@ -23,6 +25,7 @@ use crate::sched::Inbox;
 use crate::sigv4::{self, Authenticated, SigningKeys};
 use crate::telemetry::{Level, Log, LogLimiter, RequestKey, ShardMetrics};
 
+use audited::Audited;
 pub use record::Arrival;
 use record::{Exchange, Outcome};
 use target::Target;
@@ -35,6 +38,7 @@ pub struct Pipeline {
     signing_keys: RefCell<SigningKeys>,
     metrics: Arc<ShardMetrics>,
     log: Log,
+    audit: Option<Audited>,
     /// Lines of the log that requests without a valid signature may have, by errorName.
     unauthenticated_lines: RefCell<LogLimiter>,
 }
@@ -47,6 +51,7 @@ impl Pipeline {
         inbox: Rc<Inbox>,
         metrics: Arc<ShardMetrics>,
         log: Log,
+        audit: Option<Rc<Waiter>>,
     ) -> Pipeline {
         let lines = LogLimiter::new(UNAUTHENTICATED_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL);
         Pipeline {
@@ -56,6 +61,7 @@ impl Pipeline {
             signing_keys: RefCell::new(SigningKeys::new()),
             metrics,
             log,
+            audit: audit.map(Audited::new),
             unauthenticated_lines: RefCell::new(lines),
         }
     }
@@ -79,11 +85,28 @@ impl Pipeline {
         arrival: &Arrival,
         out: &mut Vec<u8>,
     ) -> u16 {
-        self.inbox.look();
+        self.look();
         let mut exchange = Exchange::new(arrival);
         let result = self.serve(request, body, arrival, &mut exchange, out).await;
-        self.inbox.look();
+        let result = match &self.audit {
+            Some(audit) => audit.recorded(result, &mut exchange, self.deadline(arrival)).await,
+            None => result,
+        };
+        self.look();
         self.answer(result, arrival, exchange, out)
+    }
+
+    /// Hands out what lanes and the audit trail's writer have done meanwhile: a busy shard sees
+    /// other threads' wakes late.
+    fn look(&self) {
+        self.inbox.look();
+        if let Some(audit) = &self.audit {
+            audit.look();
+        }
+    }
+
+    fn deadline(&self, arrival: &Arrival) -> Instant {
+        arrival.first_byte + self.stores.load().request_budget
     }
 
     /// Answers what is no HTTP request that could be read.
@@ -124,6 +147,9 @@ impl Pipeline {
 
         let deadline = arrival.first_byte + stores.request_budget;
         let target = Target::find(store, &route, body, deadline)?;
+        if let Some(audit) = &self.audit {
+            audit.may_serve(route.operation)?;
+        }
         let permit = policy::decide(authenticated, valid, target);
         execute::execute(&self.inbox, permit, exchange, out).await
     }
@@ -186,6 +212,11 @@ impl Pipeline {
         // What a credential stands behind is logged in any number.
         if record.access_key_id.is_some() || self.may_log_unauthenticated(error) {
             let mut line = self.log.line();
+            if let (Some(audit), None) = (&self.audit, &exchange.record.access_key_id)
+                && exchange.record.outcome.error == Some(ErrorName::AuthenticationFailedException)
+            {
+                audit.unauthenticated(&exchange.record, &exchange.diagnostics.detail);
+            }
             exchange.write_line(self.shard, total, &mut line);
             self.log.request(line);
         }
@@ -202,6 +233,11 @@ impl Pipeline {
     /// called now and then.
     pub fn sweep(&self, now: Instant) {
         self.unauthenticated_lines.borrow_mut().sweep(now, |error, left_out| {
+            if let Some(audit) = &self.audit
+                && error == ErrorName::AuthenticationFailedException.as_str()
+            {
+                audit.unauthenticated_more(error, left_out);
+            }
             self.log.event(
                 Level::Warn,
                 format!("{left_out} more requests without a valid signature were refused: {error}"),

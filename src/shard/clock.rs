@@ -9,6 +9,7 @@ use glommio::timer::sleep;
 
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
+use crate::audit::waiter::Waiter;
 use crate::limits::DEADLINE_TICK;
 use crate::sched::Inbox;
 
@@ -19,14 +20,19 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 pub(super) async fn keep_time(
     shard: Rc<ShardContext>,
     inbox: Rc<Inbox>,
+    audit: Option<Rc<Waiter>>,
     connections: Rc<ConnectionTable>,
     heartbeat: Arc<AtomicU64>,
 ) {
     loop {
         heartbeat.fetch_add(1, Ordering::Relaxed);
-        sleep(if inbox.pending() > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
+        let waiting = inbox.pending() + audit.as_ref().map_or(0, |audit| audit.pending());
+        sleep(if waiting > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
         let now = Instant::now();
         inbox.expire(now);
+        if let Some(audit) = &audit {
+            audit.look(now);
+        }
         // Here and not at accept: connections also end while none comes.
         shard.metrics.connections_open.store(connections.len() as u64, Ordering::Relaxed);
         connections.sweep(now);

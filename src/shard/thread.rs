@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join;
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
@@ -16,6 +17,8 @@ use super::context::ShardContext;
 use super::handshakes::HandshakeLog;
 use super::stop::Stop;
 use super::{clock, listener};
+use crate::audit::trail::Trail;
+use crate::audit::waiter::Waiter;
 use crate::keystore::KeyStores;
 use crate::limits::{DEADLINE_TICK, IO_MEMORY_BYTES, RING_DEPTH};
 use crate::pipeline::Pipeline;
@@ -52,6 +55,8 @@ pub struct ShardSeed {
     pub metrics: Arc<ShardMetrics>,
     /// Log.
     pub log: Log,
+    /// Where records of requests go, if anywhere.
+    pub audit: Option<Trail>,
     /// Tells the shard to drain.
     pub stop: Arc<Stop>,
     /// See [`ShardThread::heartbeat`]; a new counter.
@@ -102,6 +107,7 @@ impl ShardSeed {
         let (requests, handshakes) = (queue("requests"), queue("handshakes"));
         let connections = Rc::new(ConnectionTable::default());
         let inbox = Inbox::new(self.index, self.mailbox);
+        let audit = self.audit.map(|trail| Waiter::new(trail, self.index));
         let shard = Rc::new(ShardContext {
             pipeline: Pipeline::new(
                 self.index,
@@ -109,18 +115,25 @@ impl ShardSeed {
                 inbox.clone(),
                 self.metrics.clone(),
                 self.log.clone(),
+                audit.clone(),
             ),
             tls: self.tls,
             metrics: self.metrics,
             handshakes: HandshakeLog::new(self.log.clone()),
         });
         let delivering = {
-            let inbox = inbox.clone();
-            glommio::spawn_local_into(async move { inbox.deliver().await }, requests)
+            let (inbox, audit) = (inbox.clone(), audit.clone());
+            let deliver = async move {
+                match audit {
+                    Some(audit) => drop(join(inbox.deliver(), audit.deliver()).await),
+                    None => drop(inbox.deliver().await),
+                }
+            };
+            glommio::spawn_local_into(deliver, requests)
         };
         let keeping_time = {
             glommio::spawn_local_into(
-                clock::keep_time(shard.clone(), inbox, connections.clone(), self.heartbeat),
+                clock::keep_time(shard.clone(), inbox, audit, connections.clone(), self.heartbeat),
                 requests,
             )
         };

@@ -242,7 +242,8 @@ fn write_lines(
     }
 }
 
-fn timestamp(at: SystemTime) -> String {
+/// RFC 3339, UTC, microseconds.
+pub(crate) fn timestamp(at: SystemTime) -> String {
     // Always six digits, so that columns stand below each other and lines sort as text.
     OffsetDateTime::from(at)
         .format(format_description!(
@@ -342,7 +343,8 @@ impl std::fmt::Display for Printable<'_> {
     }
 }
 
-fn write_json(text: &mut Vec<u8>, line: &impl Serialize) -> serde_json::Result<()> {
+/// One line of JSON, without its end; nothing in it can steer a terminal.
+pub(crate) fn write_json(text: &mut Vec<u8>, line: &impl Serialize) -> serde_json::Result<()> {
     line.serialize(&mut serde_json::Serializer::with_formatter(text, Harmless))
 }
 

@@ -56,6 +56,7 @@ impl Site {
             mailbox: Mailbox::new(),
             metrics: Arc::new(ShardMetrics::default()),
             log: log.clone(),
+            audit: None,
             stop: stop.clone(),
             heartbeat: Arc::default(),
         };

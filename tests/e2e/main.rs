@@ -3,6 +3,7 @@
 mod conformance;
 
 mod admin;
+mod audit;
 mod calls;
 mod haproxy;
 mod hostile;

@@ -19,6 +19,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::expected::expected_keys;
 use super::state::State;
+use crate::audit::record::Record;
 use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
 use crate::keystore::{BlockingClient, KeyManager, KeyStores, Probe};
@@ -170,6 +171,11 @@ impl Prober<'_> {
         }
         self.told = Some(Told { at: Instant::now(), why_not: why_not.cloned() });
         let (name, log) = (&self.manager.name, &self.state.log);
+        self.state.audit.record(&Record::KeyManager {
+            name,
+            state: if why_not.is_none() { "serves" } else { "does not serve" },
+            detail: why_not.map_or("", |why| why),
+        });
         match result {
             Ok(time) => log.event(
                 Level::Info,

@@ -1,0 +1,353 @@
+//! The way of a record to disk: any thread appends, one writer writes many at once.
+//!
+//! Nothing is dropped in silence: what finds no place is refused, or counted and told by a record of
+//! its own as soon as there is place again.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::task::AtomicWaker;
+
+use super::record::{Record, write_line};
+use super::store::Store;
+use crate::limits::{
+    AUDIT_BUFFER_BYTES_MAX, AUDIT_CHECKPOINT_INTERVAL, AUDIT_RECORD_BYTES_MAX, AUDIT_RETRY_INTERVAL,
+};
+
+/// When an answer may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once its record is on disk.
+    Answer,
+    /// At once; records are written this often.
+    Interval(Duration),
+}
+
+/// What happens while records cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenUnwritable {
+    /// Requests that use a key are refused.
+    Refuse,
+    /// They are answered; records wait for as long as there is place, and are counted then.
+    Continue,
+}
+
+/// How a trail is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// When an answer may leave.
+    pub durability: Durability,
+    /// What happens while records cannot be written.
+    pub when_unwritable: WhenUnwritable,
+    /// Files of records older than this are deleted; never where it is left out.
+    pub retention: Option<Duration>,
+    /// Shards that wait for their records.
+    pub shards: usize,
+}
+
+/// What the writer has to say to the operator.
+#[derive(Debug)]
+pub enum News {
+    /// Records cannot be written any more, and why.
+    Unwritable(String),
+    /// They can again; how many are missing from the trail.
+    Writable {
+        /// Records that found no place meanwhile.
+        missed: u64,
+    },
+    /// A new checkpoint: to be kept outside this machine.
+    Checkpoint {
+        /// The signed note.
+        note: String,
+        /// The writer ends with it.
+        last: bool,
+    },
+    /// Old files of records were deleted.
+    Deleted(usize),
+}
+
+/// Where a record is in the trail, once it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Index(u64);
+
+impl Index {
+    /// Whether it is among the first `size` records.
+    pub fn is_below(self, size: u64) -> bool {
+        self.0 < size
+    }
+}
+
+/// A record found no place and is not in the trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPlace;
+
+/// Handle of the trail; cheap to clone.
+#[derive(Clone)]
+pub struct Trail {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    waiting: Mutex<Waiting>,
+    /// There is something for the writer.
+    arrived: Condvar,
+    /// Records on disk.
+    durable: AtomicU64,
+    writable: AtomicBool,
+    missed_total: AtomicU64,
+    /// Of the task of each shard that hands out news of what is on disk.
+    wakers: Vec<AtomicWaker>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// Index after the last record that was appended.
+    end: u64,
+    /// Records that found no place since the last one that did.
+    missed: u64,
+    stopping: bool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Trail {
+    /// Starts the writer. `tell` is called on its thread.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        store: Store,
+        settings: Settings,
+        tell: impl FnMut(News) + Send + 'static,
+    ) -> std::io::Result<(Trail, JoinHandle<()>)> {
+        let size = store.size();
+        let shared = Arc::new(Shared {
+            settings,
+            waiting: Mutex::new(Waiting { end: size, ..Waiting::default() }),
+            arrived: Condvar::new(),
+            durable: AtomicU64::new(size),
+            writable: AtomicBool::new(true),
+            missed_total: AtomicU64::new(0),
+            wakers: (0..settings.shards).map(|_| AtomicWaker::new()).collect(),
+        });
+        let writer = Writer { shared: shared.clone(), store, tell, checkpoint_at: Instant::now() };
+        let thread =
+            std::thread::Builder::new().name("xksd-audit".into()).spawn(move || writer.run())?;
+        Ok((Trail { shared }, thread))
+    }
+
+    /// Whether answers wait for their records.
+    pub fn answers_wait(&self) -> bool {
+        self.shared.settings.durability == Durability::Answer
+    }
+
+    /// Whether a request may use a key just now. False where records cannot be written, and the
+    /// configuration says that then nothing is answered.
+    pub fn may_serve(&self) -> bool {
+        self.is_writable() || self.may_go_unrecorded()
+    }
+
+    /// Whether an answer may leave although its record could not be written.
+    pub fn may_go_unrecorded(&self) -> bool {
+        self.shared.settings.when_unwritable == WhenUnwritable::Continue
+    }
+
+    /// Whether the last write succeeded.
+    pub fn is_writable(&self) -> bool {
+        self.shared.writable.load(Ordering::Acquire)
+    }
+
+    /// Records on disk.
+    pub fn size(&self) -> u64 {
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// Records that found no place since the start.
+    pub fn missed(&self) -> u64 {
+        self.shared.missed_total.load(Ordering::Relaxed)
+    }
+
+    /// Appends a record. `scratch` is overwritten: a buffer of the caller's to be used again.
+    ///
+    /// # Errors
+    /// When there is no place: it is counted, and a record will say so.
+    pub fn append(&self, record: &Record<'_>, scratch: &mut Vec<u8>) -> Result<Index, NoPlace> {
+        scratch.clear();
+        let now = SystemTime::now();
+        write_line(record, now, scratch);
+        let mut waiting = self.shared.waiting();
+        if waiting.missed > 0 {
+            self.tell_missed(&mut waiting, now);
+        }
+        let fits = waiting.lines.len() + scratch.len() <= AUDIT_BUFFER_BYTES_MAX;
+        if waiting.missed > 0 || !fits || scratch.len() > AUDIT_RECORD_BYTES_MAX {
+            waiting.missed += 1;
+            self.shared.missed_total.fetch_add(1, Ordering::Relaxed);
+            return Err(NoPlace);
+        }
+        let was_empty = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(scratch);
+        let index = Index(waiting.end);
+        waiting.end += 1;
+        drop(waiting);
+        if was_empty && self.answers_wait() {
+            self.shared.arrived.notify_one();
+        }
+        Ok(index)
+    }
+
+    /// A record of those that found no place, if there is place by now.
+    fn tell_missed(&self, waiting: &mut Waiting, now: SystemTime) {
+        // Half of the buffer: not one record in, one out.
+        if waiting.lines.len() <= AUDIT_BUFFER_BYTES_MAX / 2 {
+            write_line(&Record::Missed { count: waiting.missed }, now, &mut waiting.lines);
+            waiting.end += 1;
+            waiting.missed = 0;
+        }
+    }
+
+    /// Whether this record is on disk.
+    pub fn is_durable(&self, index: Index) -> bool {
+        index.is_below(self.size())
+    }
+
+    /// From now on the writer wakes this shard's task when more is on disk.
+    pub fn listen(&self, shard: usize, waker: &std::task::Waker) {
+        if let Some(place) = self.shared.wakers.get(shard) {
+            place.register(waker);
+        }
+    }
+
+    /// The writer wakes this shard's task no more.
+    pub fn stop_listening(&self, shard: usize) {
+        drop(self.shared.wakers.get(shard).and_then(AtomicWaker::take));
+    }
+
+    /// Has the writer write what there is, sign, and end.
+    pub fn stop(&self) {
+        self.shared.waiting().stopping = true;
+        self.shared.arrived.notify_one();
+    }
+}
+
+struct Writer<F> {
+    shared: Arc<Shared>,
+    store: Store,
+    tell: F,
+    /// Not before then.
+    checkpoint_at: Instant,
+}
+
+impl<F: FnMut(News)> Writer<F> {
+    fn run(mut self) {
+        let mut lines = Vec::new();
+        loop {
+            let stopping = self.wait(&mut lines);
+            if !self.write(&lines, stopping) {
+                return;
+            }
+            lines.clear();
+            if stopping {
+                let closed = self.store.close();
+                return self.checkpointed(closed, true);
+            }
+            self.sign();
+        }
+    }
+
+    /// Until there is something to write or to sign; true when it is the last.
+    fn wait(&self, lines: &mut Vec<u8>) -> bool {
+        let mut waiting = self.shared.waiting();
+        let interval = match self.shared.settings.durability {
+            Durability::Answer => None,
+            Durability::Interval(interval) => Some(interval),
+        };
+        let begun = Instant::now();
+        loop {
+            let due = interval.is_none_or(|interval| begun.elapsed() >= interval);
+            if waiting.stopping || due && !waiting.lines.is_empty() {
+                std::mem::swap(lines, &mut waiting.lines);
+                return waiting.stopping;
+            }
+            let owed = self.store.size() > self.store.signed();
+            if owed && Instant::now() >= self.checkpoint_at {
+                return false;
+            }
+            let patience = interval.unwrap_or(AUDIT_CHECKPOINT_INTERVAL);
+            (waiting, _) = self
+                .shared
+                .arrived
+                .wait_timeout(waiting, patience)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes until it succeeds. False when it does not and the process is to end.
+    fn write(&mut self, lines: &[u8], stopping: bool) -> bool {
+        if lines.is_empty() {
+            return true;
+        }
+        while let Err(error) = self.store.append(lines) {
+            if self.shared.writable.swap(false, Ordering::AcqRel) {
+                (self.tell)(News::Unwritable(error.to_string()));
+                // Those that wait are refused, or go.
+                self.wake_shards();
+            }
+            if stopping || self.shared.waiting().stopping {
+                return false;
+            }
+            std::thread::sleep(AUDIT_RETRY_INTERVAL);
+        }
+        self.shared.durable.store(self.store.size(), Ordering::Release);
+        self.wake_shards();
+        if !self.shared.writable.swap(true, Ordering::AcqRel) {
+            let missed = self.shared.missed_total.load(Ordering::Relaxed);
+            (self.tell)(News::Writable { missed });
+        }
+        true
+    }
+
+    fn wake_shards(&self) {
+        self.shared.wakers.iter().for_each(AtomicWaker::wake);
+    }
+
+    fn sign(&mut self) {
+        if Instant::now() < self.checkpoint_at {
+            return;
+        }
+        self.checkpoint_at = Instant::now() + AUDIT_CHECKPOINT_INTERVAL;
+        let signed = self.store.checkpoint();
+        self.checkpointed(signed, false);
+        if let Some(age) = self.shared.settings.retention
+            && let Ok(deleted @ 1..) = self.store.delete_older(age, SystemTime::now())
+        {
+            (self.tell)(News::Deleted(deleted));
+        }
+    }
+
+    fn checkpointed(&mut self, signed: std::io::Result<Option<String>>, last: bool) {
+        match signed {
+            Ok(Some(note)) => (self.tell)(News::Checkpoint { note, last }),
+            Ok(None) => {}
+            // The records are on disk; the next one signs them as well.
+            Err(error) => (self.tell)(News::Unwritable(format!("no checkpoint: {error}"))),
+        }
+    }
+}
+
+impl<F> Drop for Writer<F> {
+    /// However it ended: nobody waits for a writer that is gone.
+    fn drop(&mut self) {
+        self.shared.writable.store(false, Ordering::Release);
+        self.shared.wakers.iter().for_each(AtomicWaker::wake);
+    }
+}

@@ -1,0 +1,151 @@
+//! `xksd audit search`
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Source;
+use crate::audit::reader::read_all;
+use crate::audit::search::{Comparison, Query, parse};
+use crate::cli::{Failure, print};
+
+/// Print the records that fit all conditions, or compare them with a CloudTrail export
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Records are printed as they stand, a JSON object a line.
+
+Examples:
+  xksd audit search --config xksd.toml --kms-request-id 4a5f…
+  xksd audit search --config xksd.toml --key foo --principal role/payments --from 2026-11-01T00:00:00Z
+  xksd audit search --config xksd.toml --cloudtrail export.json    # in one and not in the other
+
+Exit codes: 0 done; 1 nothing was found, or the export and the trail differ; 2 wrong usage.")]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// The request id that CloudTrail shows
+    #[arg(long, value_name = "ID")]
+    kms_request_id: Option<String>,
+    /// path_prefix of a key store
+    #[arg(long, value_name = "PREFIX")]
+    key_store: Option<String>,
+    /// External key id
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// Part of the principal's ARN
+    #[arg(long, value_name = "TEXT")]
+    principal: Option<String>,
+    /// Kind of record: request, denied, unauthenticated, block, unblock, reload, start, stop, …
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// success, or an errorName
+    #[arg(long, value_name = "NAME")]
+    outcome: Option<String>,
+    /// Not before this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    from: Option<OffsetDateTime>,
+    /// Before this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<OffsetDateTime>,
+    /// Compare with this CloudTrail export (JSON): what one has and the other has not
+    #[arg(long, value_name = "FILE")]
+    cloudtrail: Option<PathBuf>,
+    /// Print the comparison as JSON; records are JSON always
+    #[arg(long)]
+    json: bool,
+}
+
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "a time is meant as in 2026-11-28T10:00:00Z".to_owned())
+}
+
+impl Args {
+    fn query(&self) -> Query {
+        Query {
+            kms_request_id: self.kms_request_id.clone(),
+            key_store: self.key_store.clone(),
+            key: self.key.clone(),
+            principal: self.principal.clone(),
+            kind: self.kind.clone(),
+            outcome: self.outcome.clone(),
+            from: self.from,
+            until: self.until,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let opened = args.source.open()?;
+    let query = args.query();
+    let mut comparison = match &args.cloudtrail {
+        Some(file) => Some(read_export(file)?),
+        None => None,
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut found = 0u64;
+    let mut written = Ok(());
+    let read = read_all(&opened.layout, |_, line| {
+        let Some(record) = parse(line).filter(|record| query.fits(record)) else {
+            return ControlFlow::Continue(());
+        };
+        found += 1;
+        match &mut comparison {
+            Some(comparison) => comparison.look(&record),
+            None => written = out.write_all(line).and_then(|()| out.write_all(b"\n")),
+        }
+        if written.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    written
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))?;
+    drop(out);
+    // The last line may be under way just now: what was found before it is right.
+    if let Err(broken) = read
+        && !matches!(broken, crate::audit::reader::Broken::Unfinished { .. })
+    {
+        return Err(Failure::Failed(broken.to_string()));
+    }
+    match comparison {
+        Some(comparison) => tell(&comparison, args.json),
+        None if found == 0 => Err(Failure::Failed("no record fits".to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn read_export(file: &PathBuf) -> Result<Comparison, Failure> {
+    let wrong = |why: String| Failure::Usage(format!("{}: {why}", file.display()));
+    let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    Comparison::read(&text).map_err(|error| wrong(format!("this is no CloudTrail export: {error}")))
+}
+
+fn tell(comparison: &Comparison, as_json: bool) -> Result<(), Failure> {
+    let (both, here, there) =
+        (comparison.in_both.len(), &comparison.only_here, comparison.only_there());
+    if as_json {
+        let value = json!({"in_both": both, "only_in_trail": here, "only_in_cloudtrail": there});
+        print(&format!("{value}\n"))?;
+    } else {
+        let mut text = format!("{both} requests are in both.\n");
+        for line in here {
+            text.push_str(&format!("only in this trail: {line}\n"));
+        }
+        for line in &there {
+            text.push_str(&format!("only in CloudTrail: {line}\n"));
+        }
+        print(&text)?;
+    }
+    if here.is_empty() && there.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "{} requests are only in this trail, {} only in CloudTrail. CloudTrail delivers events \
+         some minutes late; look again before you draw conclusions",
+        here.len(),
+        there.len()
+    )))
+}

@@ -1,0 +1,110 @@
+//! A request's record goes into the audit trail before its answer leaves.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::record::{Exchange, Outcome, Record};
+use crate::api::{ApiError, ErrorName, Operation};
+use crate::audit::record::{Record as AuditRecord, Request};
+use crate::audit::waiter::Waiter;
+
+/// What the pipeline does for the audit trail.
+pub(super) struct Audited {
+    waiter: Rc<Waiter>,
+    /// Where a record's line is made.
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Audited {
+    pub(super) fn new(waiter: Rc<Waiter>) -> Audited {
+        Audited { waiter, scratch: RefCell::default() }
+    }
+
+    pub(super) fn look(&self) {
+        self.waiter.look(Instant::now());
+    }
+
+    /// Refuses what would have no record, before a key is used.
+    pub(super) fn may_serve(&self, operation: Operation) -> Result<(), ApiError> {
+        if operation == Operation::Health || self.waiter.trail().may_serve() {
+            return Ok(());
+        }
+        Err(unwritable())
+    }
+
+    /// Records a signed request with its outcome, and waits until that is on disk where answers
+    /// wait. The error in place of the outcome where no answer may leave.
+    pub(super) async fn recorded(
+        &self,
+        result: Result<(), ApiError>,
+        exchange: &mut Exchange<'_>,
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        let record = &exchange.record;
+        // Health is KMS's own question, and uses no key of a customer.
+        if record.access_key_id.is_none() || record.operation == Some(Operation::Health) {
+            return result;
+        }
+        let outcome = Outcome::of(&result);
+        let appended = {
+            let record = request(record, outcome);
+            self.waiter.trail().append(&record, &mut self.scratch.borrow_mut())
+        };
+        let trail = self.waiter.trail();
+        let recorded = match appended {
+            Ok(index) if trail.answers_wait() => self.waiter.durable(index, deadline).await,
+            Ok(_) => true,
+            Err(_) => false,
+        };
+        if recorded || trail.may_go_unrecorded() { result } else { Err(unwritable()) }
+    }
+
+    /// Records a request whose signature was refused. Nobody waits for it.
+    pub(super) fn unauthenticated(&self, record: &Record<'_>, reason: &str) {
+        let (key_store, client) = (&*record.key_store, Some(record.client));
+        self.append(&AuditRecord::Unauthenticated { key_store, client, reason });
+    }
+
+    /// Records how many of them have no record of their own.
+    pub(super) fn unauthenticated_more(&self, reason: &str, count: u64) {
+        self.append(&AuditRecord::UnauthenticatedMore { reason, count });
+    }
+
+    fn append(&self, record: &AuditRecord<'_>) {
+        // Without a place it is counted, and the trail says so.
+        let _ = self.waiter.trail().append(record, &mut self.scratch.borrow_mut());
+    }
+}
+
+fn unwritable() -> ApiError {
+    ApiError::new(
+        ErrorName::InternalException,
+        "the proxy's audit trail cannot be written; without a record nothing is answered",
+    )
+}
+
+fn request<'a>(record: &'a Record<'_>, outcome: Outcome) -> AuditRecord<'a> {
+    let metadata = &record.metadata;
+    let request = Request {
+        kms_request_id: metadata.kms_request_id.as_deref().unwrap_or_default(),
+        key_store: &record.key_store,
+        key: record.key,
+        key_version: record.key_version,
+        operation: record.operation_name(),
+        kms_operation: metadata.kms_operation.as_deref().unwrap_or_default(),
+        principal: metadata.principal.as_deref().unwrap_or_default(),
+        kms_key_arn: metadata.kms_key_arn.as_deref().unwrap_or_default(),
+        kms_via_service: metadata.via_service.as_deref().unwrap_or_default(),
+        source_vpc: metadata.vpc.as_deref().unwrap_or_default(),
+        source_vpce: metadata.vpce.as_deref().unwrap_or_default(),
+        access_key_id: record.access_key_id.as_deref().unwrap_or_default(),
+        client: Some(record.client),
+        outcome: outcome.error.map_or("success", ErrorName::as_str),
+        policy: "",
+    };
+    match outcome.error {
+        Some(ErrorName::AccessDeniedException) => AuditRecord::Denied(request),
+        _ => AuditRecord::Request(request),
+    }
+}

@@ -1,0 +1,234 @@
+//! The audit trail of the real server: what stands in it, and that no answer leaves without.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use test_harness::api::{b64, decrypt_body, encrypt_body, name, request_id, with};
+use test_harness::wire::Wire;
+use test_harness::{Api, Config, Installation, Request, Server, programs};
+
+const ORIGIN: &str = "xks.bank.example/site-a";
+
+/// An installation with a trail of this configuration, and its verifier key.
+fn audited(more: &str) -> (Installation, String) {
+    let installation = Installation::default();
+    let key = installation.path().join("secrets/audit-key");
+    let made = xksd(&["audit", "key", "new", "--origin", ORIGIN, "--write-secret", text(&key)]);
+    assert!(made.status.success(), "{made:?}");
+    let admin = format!(
+        "{}\n\n[audit]\ndirectory = \"audit\"\nsigning_key = {{ file = \"secrets/audit-key\" }}\n\
+         origin = \"{ORIGIN}\"\n{more}",
+        Config::default().admin
+    );
+    installation.configure(&Config { admin, ..Config::default() });
+    (installation, String::from_utf8(made.stdout).expect("text").trim().to_owned())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn xksd(arguments: &[&str]) -> Output {
+    Command::new(programs::xksd()).args(arguments).output().expect("runs")
+}
+
+fn audit(installation: &Installation, command: &[&str]) -> Output {
+    let config = installation.config_file();
+    xksd(&[&["audit"], command, &["--config", text(&config)]].concat())
+}
+
+fn records(installation: &Installation) -> Vec<Value> {
+    let file = installation.path().join("audit/records/0000000000.jsonl");
+    let lines = fs::read_to_string(file).expect("records");
+    lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// An encrypt with this kmsRequestId.
+fn encryption(id: &str) -> Value {
+    let mut body = encrypt_body(b"text", &json!({}));
+    body["requestMetadata"]["kmsRequestId"] = json!(id);
+    body
+}
+
+fn of_kind<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    records.iter().filter(|record| record["kind"] == kind).collect()
+}
+
+#[test]
+fn what_happened_stands_in_the_trail_and_others_can_verify_it() {
+    let (installation, verifier) = audited("");
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    let id = request_id();
+    let encrypted = api.ok("keys/foo/encrypt", &encryption(&id));
+    assert_eq!(api.decrypt("foo", &encrypted, &json!({})), b"text");
+    assert_eq!(api.error("keys/nokey/encrypt", &encrypt_body(b"text", &json!({}))).0, 404);
+    let tag = json!({"authenticationTag": b64([0; 16])});
+    assert_eq!(
+        api.error("keys/foo/decrypt", &with(&decrypt_body(&encrypted, &json!({})), &tag)).0,
+        400
+    );
+    let forged = api.request("keys/foo/encrypt", &encryption("forged"));
+    let forged = forged.with(|request| request.credential.secret = test_harness::C.secret);
+    assert_eq!(api.wire.call(&forged).status, 401);
+    api.health();
+    assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(server.stop().0, Some(0));
+
+    let records = records(&installation);
+    let outcomes: Vec<&str> =
+        of_kind(&records, "request").iter().map(|r| r["outcome"].as_str().expect("one")).collect();
+    assert_eq!(
+        outcomes,
+        ["success", "success", "KeyNotFoundException", "InvalidCiphertextException"]
+    );
+    let first = of_kind(&records, "request")[0];
+    assert_eq!(first["kmsRequestId"], id);
+    assert_eq!((&first["key_store"], &first["key"]), (&json!("/one"), &json!("foo")));
+    assert_eq!((&first["operation"], &first["key_version"]), (&json!("encrypt"), &json!(0)));
+    assert!(first["principal"].as_str().is_some_and(|arn| arn.starts_with("arn:aws:")));
+    for kind in ["start", "stop", "reload", "unauthenticated", "key_manager"] {
+        assert_eq!(of_kind(&records, kind).len(), 1, "{kind}");
+    }
+    assert_eq!(records[0]["kind"], "start");
+    assert_eq!(records.last().expect("some")["kind"], "stop");
+
+    let verified = audit(&installation, &["verify", "--json"]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    let report: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    assert_eq!((&report["ok"], &report["records"]), (&json!(true), &json!(records.len())));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/verify_trail.py");
+    let trail = installation.path().join("audit");
+    let python =
+        Command::new("python3").args([script, text(&trail), &verifier]).output().expect("python3");
+    assert!(python.status.success(), "{python:?}");
+    assert_eq!(String::from_utf8_lossy(&python.stdout).trim(), records.len().to_string());
+
+    let found = audit(&installation, &["search", "--kms-request-id", &id]);
+    assert_eq!(serde_json::from_slice::<Value>(&found.stdout).expect("a record"), *first);
+    assert_eq!(audit(&installation, &["search", "--key", "none"]).status.code(), Some(1));
+    let proof = audit(&installation, &["prove", "--kms-request-id", &id]);
+    assert!(proof.stdout.starts_with(b"c2sp.org/tlog-proof@v1\nindex "), "{proof:?}");
+}
+
+#[test]
+fn a_changed_record_is_found_and_not_gone_on_with() {
+    let (installation, _) = audited("");
+    let server = installation.start();
+    Api::new(&installation, &server).round_trip("foo");
+    assert_eq!(server.stop().0, Some(0));
+    let file = installation.path().join("audit/records/0000000000.jsonl");
+    let content = fs::read_to_string(&file).expect("records");
+    fs::write(&file, content.replacen("\"decrypt\"", "\"encrypt\"", 1)).expect("written");
+    let verified = audit(&installation, &["verify"]);
+    assert_eq!(verified.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&verified.stdout).contains("WRONG: record"), "{verified:?}");
+    // Records taken away are seen at the start, too.
+    fs::write(&file, content.lines().next().expect("one").to_owned() + "\n").expect("written");
+    let config = installation.config_file();
+    let refused = xksd(&["serve", "--config", text(&config)]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("taken away"), "{refused:?}");
+}
+
+#[test]
+fn what_was_answered_is_in_the_trail_however_the_process_ends() {
+    let (installation, _) = audited("");
+    let answered = std::sync::Mutex::new(HashSet::new());
+    for round in 0..6 {
+        let server = installation.start();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| ask_until(&ended, &installation, &server, &answered));
+            }
+            // After some hundred answers, wherever the writer is then.
+            let before = answered.lock().expect("whole").len();
+            let wanted = before + 50 + 37 * round;
+            test_harness::eventually("answers", || answered.lock().expect("whole").len() > wanted);
+            server.signal(Signal::KILL);
+            ended.store(true, Ordering::Release);
+        });
+        drop(server);
+    }
+    let server = installation.start();
+    assert_eq!(server.stop().0, Some(0));
+    let records = records(&installation);
+    let ids: HashSet<&str> =
+        records.iter().filter_map(|record| record["kmsRequestId"].as_str()).collect();
+    let answered = answered.into_inner().expect("whole");
+    let missing: Vec<_> = answered.iter().filter(|id| !ids.contains(id.as_str())).collect();
+    assert!(missing.is_empty(), "{} of {} lack", missing.len(), answered.len());
+    assert_eq!(audit(&installation, &["verify"]).status.code(), Some(0));
+}
+
+/// Asks over one connection and notes what was answered, until the server is gone.
+fn ask_until(
+    ended: &AtomicBool,
+    installation: &Installation,
+    server: &Server,
+    answered: &std::sync::Mutex<HashSet<String>>,
+) {
+    let Ok(mut wire) = Wire::connect_with(&installation.client(), server) else { return };
+    while !ended.load(Ordering::Acquire) {
+        let id = request_id();
+        let request = Request::new(server, "/one/kms/xks/v1/keys/foo/encrypt", &encryption(&id));
+        if wire.try_send(&request.bytes()).is_err() {
+            return;
+        }
+        match wire.try_response() {
+            Ok(response) if response.status == 200 => {
+                answered.lock().expect("whole").insert(id);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// A trail whose files may not grow beyond some kilobytes, as on a full disk.
+fn nearly_full(installation: &Installation) -> Server {
+    Server::start(installation, &["prlimit", "--fsize=8192"], |_| ())
+}
+
+#[test]
+fn where_no_record_can_be_written_no_key_is_used() {
+    let (installation, _) = audited("");
+    let server = nearly_full(&installation);
+    let mut api = Api::new(&installation, &server);
+    let mut refused = None;
+    for _ in 0..100 {
+        let (status, error) = api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})));
+        if status != 200 {
+            refused = Some((status, error));
+            break;
+        }
+    }
+    assert_eq!(refused, Some(name(500, "InternalException")));
+    server.wait_event(&["the audit trail cannot be written"]);
+    assert!(api.health()["ekmFleetDetails"].is_array(), "health needs no record");
+    drop(server);
+    let server = installation.start();
+    Api::new(&installation, &server).round_trip("foo");
+    assert_eq!(server.stop().0, Some(0));
+    assert_eq!(audit(&installation, &["verify"]).status.code(), Some(0));
+}
+
+#[test]
+fn where_it_is_wished_answers_go_on_without_a_record_and_that_is_counted() {
+    let (installation, _) =
+        audited("durability = \"interval\"\ninterval_ms = 20\nwhen_unwritable = \"continue\"");
+    let server = nearly_full(&installation);
+    let mut api = Api::new(&installation, &server);
+    for _ in 0..100 {
+        api.encrypt("foo", b"text", &json!({}));
+    }
+    server.wait_event(&["the audit trail cannot be written"]);
+    api.round_trip("foo");
+    assert_eq!(server.metric("xksd_audit_writable"), 0.0);
+    assert!(server.metric("xksd_audit_records") > 0.0);
+}
