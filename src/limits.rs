@@ -35,6 +35,12 @@ pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
 /// TLS handshake, from accept to established.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A ClientHello that has waited longer than this for its turn is not answered: its client has given
+/// up (AWS KMS after 250 ms), and while it is answered others wait.
+pub const CLIENT_HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
+/// A ClientHello, bytes. Usual ones have 200 to 2,000; a resumed session's ticket with a client's
+/// certificate chain in it can make it several thousand.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
 /// From a request's first byte to the end of its head.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// From the end of a request's head to the end of its body.

@@ -8,9 +8,9 @@ use futures_util::FutureExt;
 use glommio::TaskQueueHandle;
 use glommio::net::TcpStream;
 
-use super::connection;
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
+use super::handshake::Handshake;
 use crate::limits::EVICTED_CONNECTIONS_MAX;
 use crate::telemetry::{Level, Log};
 
@@ -71,14 +71,19 @@ impl Acceptor {
             }
         }
         shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
-        let (requests, log) = (self.requests, self.log.clone());
-        let accepting = connection::accept(shard.clone(), stream, client, connections.add());
+        let (requests, handshakes, log) = (self.requests, self.handshakes, self.log.clone());
+        let handshake = Handshake::new(shard.clone(), client, connections.add());
         let serving = async move {
-            if let Some(connection) = accepting.await {
-                spawn(connection.serve(), requests, &log);
-            }
+            let Some(greeted) = handshake.greet(stream).await else { return };
+            let serve_log = log.clone();
+            let answering = async move {
+                if let Some(connection) = greeted.answer().await {
+                    spawn(connection.serve(), requests, &serve_log);
+                }
+            };
+            spawn(answering, handshakes, &log);
         };
-        spawn(serving, self.handshakes, &self.log);
+        spawn(serving, glommio::executor().current_task_queue(), &self.log);
     }
 
     /// accept(2) failed.

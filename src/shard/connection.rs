@@ -1,10 +1,9 @@
-//! One connection: TLS handshake, then requests one after the other until either side has enough.
+//! One connection behind its handshake: requests one after the other until either side has enough.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::Guard;
@@ -18,64 +17,21 @@ use super::context::ShardContext;
 use super::yielding::{Fair, give_way};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
-    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HANDSHAKE_TIME_MAX, HEAD_TIME_MAX, HEADERS_MAX,
-    IDLE_TIME_MAX, LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, UNAUTHENTICATED_IDLE_TIME_MAX,
-    WRITE_TIME_MAX,
+    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX,
+    LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, UNAUTHENTICATED_IDLE_TIME_MAX, WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
-use crate::tls::{self, HandshakeFailure};
+use crate::tls::{self, ReadAhead};
 
-/// The handshake; what comes of it is to be run in the queue of those that have it behind them.
-pub(super) async fn accept(
-    shard: Rc<ShardContext>,
-    stream: TcpStream,
-    client: SocketAddr,
-    entry: ConnectionEntry,
-) -> Option<Connection> {
-    // Answers are written whole; waiting for more to send only adds latency.
-    let _ = stream.set_nodelay(true);
-    // Idle, because no request is cut off when draining ends it.
-    entry.set_idle(Instant::now() + HANDSHAKE_TIME_MAX);
-    let tls = shard.tls.load_full();
-    let stream = match entry.wait(tls.accept(Fair::new(stream))).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(failure)) => {
-            shard.handshake_failed(client, &failure);
-            return None;
-        }
-        Err(Interrupt::Deadline) => {
-            shard.handshake_failed(client, &HandshakeFailure::timed_out());
-            return None;
-        }
-        Err(Interrupt::Draining | Interrupt::Evicted) => return None,
-    };
-    shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
-    if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-        shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
-    }
-    if stream.get_ref().1.peer_certificates().is_some() {
-        entry.set_authenticated();
-    }
-    Some(Connection {
-        shard,
-        tls,
-        stream,
-        client,
-        entry,
-        buffer: Vec::new(),
-        last_read: Instant::now(),
-        head: RequestHead::new(),
-        body: Vec::new(),
-        out: Vec::new(),
-    })
-}
+/// What a connection is read from and written to.
+pub(super) type Stream = TlsStream<ReadAhead<Fair<TcpStream>>>;
 
 /// A client's connection behind its handshake.
 pub(super) struct Connection {
     shard: Rc<ShardContext>,
     /// The generation of TLS that admitted the client.
     tls: Arc<tls::Server>,
-    stream: TlsStream<Fair<TcpStream>>,
+    stream: Stream,
     client: SocketAddr,
     entry: ConnectionEntry,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
@@ -120,6 +76,28 @@ enum Read {
 }
 
 impl Connection {
+    /// Admitted by `tls`.
+    pub(super) fn new(
+        shard: Rc<ShardContext>,
+        tls: Arc<tls::Server>,
+        stream: Stream,
+        client: SocketAddr,
+        entry: ConnectionEntry,
+    ) -> Connection {
+        Connection {
+            shard,
+            tls,
+            stream,
+            client,
+            entry,
+            buffer: Vec::new(),
+            last_read: Instant::now(),
+            head: RequestHead::new(),
+            body: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
     /// Serves it until its end.
     pub(super) async fn serve(mut self) {
         // Every way to end is here: what a peer does to its own connection is not worth a word.

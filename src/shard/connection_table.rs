@@ -202,6 +202,24 @@ impl ConnectionEntry {
         })
         .await
     }
+
+    /// As [`ConnectionEntry::wait`], for work that costs much: none of it is done beyond the
+    /// deadline, though it could be.
+    ///
+    /// # Errors
+    /// As [`ConnectionEntry::wait`].
+    pub async fn wait_in_time<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
+        let mut future = pin!(future);
+        let in_time = poll_fn(|cx| {
+            let is_over = || self.state.deadline.get().is_some_and(|at| at <= Instant::now());
+            match self.state.interrupt.get() {
+                Some(interrupt) => Poll::Ready(Err(interrupt)),
+                None if is_over() => Poll::Ready(Err(Interrupt::Deadline)),
+                None => future.as_mut().poll(cx).map(Ok),
+            }
+        });
+        self.wait(in_time).await?
+    }
 }
 
 impl Drop for ConnectionEntry {
@@ -238,6 +256,22 @@ mod tests {
             poll_once(connection.wait(pending::<()>())),
             Poll::Ready(Err(Interrupt::Deadline))
         );
+    }
+
+    #[test]
+    fn work_that_costs_much_is_not_done_beyond_the_deadline() {
+        let connections = Rc::new(ConnectionTable::default());
+        let connection = connections.add();
+        let done = Cell::new(0);
+        let work = || connection.wait_in_time(async { done.set(done.get() + 1) });
+        connection.set_deadline(Instant::now() + Duration::from_secs(1000));
+        assert_eq!(poll_once(work()), Poll::Ready(Ok(())));
+        connection.set_deadline(Instant::now());
+        assert_eq!(poll_once(work()), Poll::Ready(Err(Interrupt::Deadline)));
+        connection.set_idle(Instant::now() + Duration::from_secs(1000));
+        assert!(connections.evict());
+        assert_eq!(poll_once(work()), Poll::Ready(Err(Interrupt::Evicted)));
+        assert_eq!(done.get(), 1);
     }
 
     #[test]

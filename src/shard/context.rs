@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::handshakes::HandshakeLog;
+use super::handshake_log::HandshakeLog;
 use crate::pipeline::Pipeline;
 use crate::telemetry::ShardMetrics;
 use crate::tls::{self, HandshakeFailure};

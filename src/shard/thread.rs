@@ -14,7 +14,7 @@ use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 use super::acceptor::Acceptor;
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
-use super::handshakes::HandshakeLog;
+use super::handshake_log::HandshakeLog;
 use super::stop::Stop;
 use super::{clock, listener};
 use crate::audit::trail::Trail;

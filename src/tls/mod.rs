@@ -19,6 +19,8 @@ mod certificate;
 mod chain;
 mod client_auth;
 mod failure;
+mod handshake_failure;
+mod hello;
 mod identity;
 mod name_constraints;
 mod pem_file;
@@ -29,9 +31,10 @@ mod signature_budget;
 #[cfg(test)]
 mod tests;
 
-pub use accept::HandshakeFailure;
 pub use certificate::Certificate;
 pub use client_auth::SubjectRefused;
 pub use failure::{handshake_failure_label, tls_failure_label};
+pub use handshake_failure::HandshakeFailure;
+pub use hello::{Hello, ReadAhead};
 pub use server::{Server, check, server};
 pub use settings::{ClientSettings, Problem, Report, Settings};

@@ -1,6 +1,7 @@
 //! What the public functions cannot be asked: chosen instants, and handshakes in memory.
 
 mod chains;
+mod hellos;
 mod words;
 
 use std::io::{self, Cursor};

@@ -1,0 +1,89 @@
+//! A connection until its handshake is done.
+//!
+//! In two parts, in two queues. The hello is read as soon as it comes; it is answered, which costs a
+//! signature, when those before it have been. Its time counts from accept, and from when it came:
+//! after a burst of thousands nothing is done for clients that have given up.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use glommio::net::TcpStream;
+
+use super::connection::Connection;
+use super::connection_table::{ConnectionEntry, Interrupt};
+use super::context::ShardContext;
+use super::yielding::Fair;
+use crate::limits::HANDSHAKE_TIME_MAX;
+use crate::tls::{HandshakeFailure, Hello};
+
+/// A connection that was accepted.
+pub(super) struct Handshake {
+    shard: Rc<ShardContext>,
+    client: SocketAddr,
+    entry: ConnectionEntry,
+}
+
+/// A connection whose hello was read.
+pub(super) struct Greeted {
+    handshake: Handshake,
+    hello: Hello<Fair<TcpStream>>,
+    read_at: Instant,
+}
+
+impl Handshake {
+    /// Its time runs from now on.
+    pub(super) fn new(
+        shard: Rc<ShardContext>,
+        client: SocketAddr,
+        entry: ConnectionEntry,
+    ) -> Handshake {
+        // Idle, because no request is cut off when draining ends it.
+        entry.set_idle(Instant::now() + HANDSHAKE_TIME_MAX);
+        Handshake { shard, client, entry }
+    }
+
+    /// Reads the hello.
+    pub(super) async fn greet(self, stream: TcpStream) -> Option<Greeted> {
+        // Answers are written whole; waiting for more to send only adds latency.
+        let _ = stream.set_nodelay(true);
+        let read = self.entry.wait(Hello::read(Fair::new(stream))).await;
+        let hello = self.succeeded(read)?;
+        Some(Greeted { handshake: self, hello, read_at: Instant::now() })
+    }
+
+    /// What came of a part of it; a failure is counted and logged.
+    fn succeeded<T>(&self, part: Result<Result<T, HandshakeFailure>, Interrupt>) -> Option<T> {
+        let failure = match part {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(failure)) => failure,
+            Err(Interrupt::Deadline) => HandshakeFailure::timed_out(),
+            Err(Interrupt::Draining | Interrupt::Evicted) => return None,
+        };
+        self.shard.handshake_failed(self.client, &failure);
+        None
+    }
+}
+
+impl Greeted {
+    /// Answers the hello; what comes of it is to be run in the queue of those that have their
+    /// handshake behind them.
+    pub(super) async fn answer(self) -> Option<Connection> {
+        let Greeted { handshake, hello, read_at } = self;
+        let tls = handshake.shard.tls.load_full();
+        let accepting = tls.accept(hello, read_at.elapsed());
+        let accepted = handshake.entry.wait_in_time(accepting).await;
+        let stream = handshake.succeeded(accepted)?;
+        let Handshake { shard, client, entry } = handshake;
+        shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
+        let session = stream.get_ref().1;
+        if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+            shard.metrics.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
+        }
+        if session.peer_certificates().is_some() {
+            entry.set_authenticated();
+        }
+        Some(Connection::new(shard, tls, stream, client, entry))
+    }
+}
