@@ -50,7 +50,7 @@ pub struct Job {
 /// What a job asks for.
 #[derive(Clone)]
 pub enum Task {
-    /// Look the key up anew and tell its attributes.
+    /// Read the key's attributes and tell them.
     Describe,
     /// As [`Session::probe`]; the job's key means nothing.
     Probe,

@@ -108,6 +108,11 @@ impl KeyCache {
         self.read().keys.get(label).cloned()
     }
 
+    /// Of a key as it was found, whichever.
+    pub(super) fn any_handle(&self) -> Option<CK_OBJECT_HANDLE> {
+        self.read().keys.values().next().map(|key| key.handle)
+    }
+
     /// The handle that was this key's before a session was lost: to be read (one call), where a
     /// search takes five.
     pub(super) fn doubted(&self, label: &str) -> Option<CK_OBJECT_HANDLE> {

@@ -69,6 +69,17 @@ pub(super) fn all(session: &OpenSession) -> Result<Vec<CK_OBJECT_HANDLE>, Fault>
     Ok(handles)
 }
 
+/// Whether the handle is a secret key's, of those that the token shows.
+pub(super) fn is_secret_key(
+    session: &OpenSession,
+    handle: CK_OBJECT_HANDLE,
+) -> Result<bool, CallError> {
+    let wanted = [(CKA_CLASS, size_of::<CK_OBJECT_CLASS>())];
+    let values = session.module.functions.attributes(session.handle(), handle, &wanted)?;
+    let class = values.into_iter().next().and_then(|value| value.ok()?);
+    Ok(class.as_deref() == Some(&CKO_SECRET_KEY.to_ne_bytes()))
+}
+
 /// The key of a known handle, with all its attributes.
 pub(super) fn read(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
     let key = read_what_can_be(session, handle)?;

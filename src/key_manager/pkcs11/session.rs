@@ -101,7 +101,7 @@ impl HsmSession {
         label: &Arc<str>,
         deadline: Option<Instant>,
     ) -> Result<KeyDescription, Failure> {
-        let mut description = self.look_up(label, deadline)?.attributes.describe(today());
+        let mut description = self.look_at(label, deadline)?.attributes.describe(today());
         // What the module refuses whatever the attributes say.
         for (usage, key_use) in [("ENCRYPT", KeyUse::Encrypt), ("DECRYPT", KeyUse::Decrypt)] {
             if self.shared.breakers.refuses(label, key_use) {

@@ -94,6 +94,28 @@ impl HsmSession {
         Ok(found.handle)
     }
 
+    /// The key with its attributes as they are now: by its handle (one call) where that is known, or
+    /// by a search.
+    pub(super) fn look_at(
+        &mut self,
+        label: &Arc<str>,
+        deadline: Option<Instant>,
+    ) -> Result<Key, Failure> {
+        let known = self.known.get(&self.shared.keys, label).map(|known| known.handle);
+        let Some(handle) = known.or_else(|| self.shared.keys.doubted(label)) else {
+            return self.look_up(label, deadline);
+        };
+        in_time(deadline)?;
+        let version = self.shared.keys.version();
+        let read = search::read(&self.session, handle)?;
+        if read.attributes.label != label.as_bytes() {
+            return self.look_up(label, deadline);
+        }
+        self.shared.keys.insert(label, &read, version);
+        self.known.renew(&self.shared.keys, label);
+        Ok(read)
+    }
+
     /// Searches the token.
     pub(super) fn look_up(
         &mut self,
@@ -131,9 +153,7 @@ impl HsmSession {
     /// Fails when the token shows no key although it should: the login is lost, or all keys are out
     /// of sight.
     pub(super) fn look_for_any_key(&mut self) -> Result<(), Fault> {
-        if self.shared.sight.had_keys()
-            && search::any(&self.session).map_err(|error| self.session_failed(error))?
-        {
+        if self.shared.sight.had_keys() && (self.shows_known_key()? || self.shows_any_key()?) {
             self.shared.sight.shows_keys();
             return Ok(());
         }
@@ -152,5 +172,25 @@ impl HsmSession {
             return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() });
         }
         Ok(())
+    }
+
+    /// Whether a key that was found once is still there, whichever: one call, where a search has
+    /// some modules look at all keys.
+    fn shows_known_key(&mut self) -> Result<bool, Fault> {
+        let Some(handle) = self.shared.keys.any_handle() else { return Ok(false) };
+        match search::is_secret_key(&self.session, handle) {
+            Ok(shows) => Ok(shows),
+            Err(error) => match self.reaction(&error) {
+                Reaction::SessionLost | Reaction::LoginLost | Reaction::Busy => {
+                    Err(self.session_failed(error))
+                }
+                // Of this key, perhaps.
+                _ => Ok(false),
+            },
+        }
+    }
+
+    fn shows_any_key(&mut self) -> Result<bool, Fault> {
+        search::any(&self.session).map_err(|error| self.session_failed(error))
     }
 }
