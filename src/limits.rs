@@ -279,7 +279,7 @@ pub const OTHERS_SERVED_MIN: u32 = 20;
 /// Keys of the token that are tried where the module makes no session test key.
 pub const WITNESSES_MAX: usize = 2;
 /// Openings in a row that fail as if the library had lost its HSM, before it is finalised and
-/// initialised anew.
+/// initialised again.
 pub const REINITIALIZE_FAILURES: u32 = 8;
 /// From one such attempt to the next.
 pub const REINITIALIZE_INTERVAL: Duration = Duration::from_secs(5);
@@ -305,7 +305,7 @@ pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
 /// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 /// No key manager has served for so long, and one of them cannot be had back in this process: it
-/// ends, for its supervisor to start it anew.
+/// ends, for its supervisor to start it again.
 pub const BEYOND_HELP_TIME: Duration = Duration::from_secs(60);
 /// Key managers in `ekmFleetDetails`. spec: 1 to 10.
 pub const EKM_FLEET_MAX: usize = 10;

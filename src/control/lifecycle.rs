@@ -120,9 +120,9 @@ fn start_shards(
             state.connections_a_shard
         ),
     );
-    // From here on, and with the lines of reloads, the log tells who could use which key when.
-    let told = difference::at_start(&state.config.load(), state.tls.load().certificates());
-    told.into_iter().for_each(|line| state.log.event(Level::Info, format!("start: {line}")));
+    // From here on, and with the lines of reloads, the log says who could use which key when.
+    let reported = difference::at_start(&state.config.load(), state.tls.load().certificates());
+    reported.into_iter().for_each(|line| state.log.event(Level::Info, format!("start: {line}")));
     Ok(shards)
 }
 
@@ -167,11 +167,11 @@ fn begin_to_stop(state: &State, signal: i32, unready_time: Duration) -> Duration
         Duration::ZERO
     };
     let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-    let told = match delay.as_millis() {
+    let reported = match delay.as_millis() {
         0 => format!("{name}: stopping"),
         ms => format!("{name}: stopping; not ready from now on, serving for {ms} ms more"),
     };
-    state.log.event(Level::Info, told);
+    state.log.event(Level::Info, reported);
     delay
 }
 

@@ -1,4 +1,4 @@
-//! SIGHUP: key stores, credentials, keys, regions, budget and TLS are read anew and swapped whole;
+//! SIGHUP: key stores, credentials, keys, regions, budget and TLS are read again and swapped whole;
 //! what runs on the old ones ends on them.
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::keystore::KeyManager;
 use crate::telemetry::Level;
 use crate::tls;
 
-/// Reads the configuration anew. When anything is wrong with it, nothing changes.
+/// Reads the configuration again. When anything is wrong with it, nothing changes.
 pub fn reload(state: &Arc<State>, who: &str) {
     match try_reload(state) {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
@@ -84,7 +84,7 @@ fn try_reload(state: &State) -> Result<Reloaded, String> {
 }
 
 /// Listeners, shards and the log are made at the start only: the new configuration gets what runs,
-/// so that the one in force tells the truth, and the next reload compares with what runs too.
+/// so that the one in force is true, and the next reload compares with what runs too.
 fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec<String>) {
     let mut keep = |name: &str, changed: bool| {
         if changed {
@@ -102,7 +102,7 @@ fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec
 /// Key managers are opened at the start only: the key stores get those that run, by name. Gives a
 /// line for each key store that has none.
 ///
-/// A change is told and not refused: whoever has to cut AWS off must not be stopped by a key
+/// A change is logged and not refused: whoever has to cut AWS off must not be stopped by a key
 /// manager or a PIN that waits for a restart.
 fn keep_running_managers(
     config: &mut Config,
@@ -164,7 +164,7 @@ fn keep_running_managers(
 }
 
 /// Key files are read at the start only, and here looked at as the next start will: who has edited
-/// one must hear that it is not in force, and what is wrong with it. It is told and not refused, as
+/// one must hear that it is not in force, and what is wrong with it. It is logged and not refused, as
 /// every change of a key manager.
 fn look_at_key_files(
     wanted: &[config::KeyManager],
@@ -199,14 +199,15 @@ fn look_at_key_files(
 
 /// Labels for a line of the log, of which there may be thousands.
 fn some_of(labels: &[String]) -> String {
-    const TOLD: usize = 5;
-    let told: Vec<String> = labels.iter().take(TOLD).map(|label| format!("{label:?}")).collect();
-    let more = if labels.len() > TOLD {
-        format!(" and {} more", labels.len() - TOLD)
+    const LABELS_SHOWN: usize = 5;
+    let reported: Vec<String> =
+        labels.iter().take(LABELS_SHOWN).map(|label| format!("{label:?}")).collect();
+    let more = if labels.len() > LABELS_SHOWN {
+        format!(" and {} more", labels.len() - LABELS_SHOWN)
     } else {
         String::new()
     };
-    format!("{}{more}", told.join(", "))
+    format!("{}{more}", reported.join(", "))
 }
 
 /// What is wrong with certificates and keys, with the lines of the configuration that name them:
@@ -248,7 +249,7 @@ mod tests {
             (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
         // As each reload does, over what the one before has left in force.
         let mut in_force = running.clone();
-        let mut told = |text: &str| {
+        let mut reported = |text: &str| {
             let (mut new, mut notes) = (read(text).expect("valid"), Vec::new());
             keep_running_threads(&mut new, &in_force, &mut notes);
             assert_eq!((&new.server, new.admin), (&running.server, running.admin));
@@ -263,12 +264,12 @@ mod tests {
             SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
         for _ in 0..2 {
             assert_eq!(
-                told(&changed),
+                reported(&changed),
                 ["server.listen", "server.shards", "server.log", "admin.listen"]
             );
         }
-        assert_eq!(told(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
-        assert!(told(SMALL).is_empty());
+        assert_eq!(reported(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
+        assert!(reported(SMALL).is_empty());
     }
 
     #[test]
@@ -319,17 +320,20 @@ mod tests {
                     (&vec![1, 2], 0),
                     "{uses}"
                 );
-                let told = format!(
+                let reported = format!(
                     "key store \"/a\" has the key managers [\"a\", \"b\"] until the next start, \
                      and [\"{uses}\"] from then on"
                 );
                 assert_eq!(
                     notes,
-                    ["key manager \"c\" is new: that is in force from the next start only", &told]
+                    [
+                        "key manager \"c\" is new: that is in force from the next start only",
+                        &reported
+                    ]
                 );
                 in_force = new;
             }
-            // Nothing is told any more when it is taken back.
+            // Nothing is logged any more when it is taken back.
             assert_eq!(reloaded(&in_force, running.clone()).1, [""; 0]);
         }
     }

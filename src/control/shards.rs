@@ -72,7 +72,7 @@ impl Shards {
     ///
     /// # Errors
     /// When a shard has ended, or does not move any more. Without it a share of all connections
-    /// would hang: better to be started anew as a whole.
+    /// would hang: better to be started again as a whole.
     pub(super) fn look(&mut self) -> Result<(), String> {
         for (index, shard) in self.0.iter_mut().enumerate() {
             let heartbeat = shard.thread.heartbeat();

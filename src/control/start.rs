@@ -109,14 +109,14 @@ fn warn_of_key_files(config: &Config, log: &Log) {
     }
 }
 
-/// A configuration that cannot be started with, with all that `xksd check` tells of it: that looks
+/// A configuration that cannot be started with, with all that `xksd check` says of it: that looks
 /// into each file that is named, while the start goes on until the first room refuses what is its
 /// own.
 ///
 /// Only then: a start that nothing forbids is not stopped by, say, the missing module of one
 /// replica, which may come later.
 fn wrong(config_file: &Path, problems: Vec<Problem>) -> Failure {
-    // Where that finds nothing, the file was mended in between.
+    // Where that finds nothing, the file was changed in between.
     let all = Config::check(config_file).err();
     Failure::Configuration(
         all.unwrap_or_else(|| Invalid { file: config_file.to_path_buf(), problems }),

@@ -59,7 +59,7 @@ pub struct Probe {
     pub at: Instant,
     /// How long encrypt and decrypt took together, or why they failed.
     pub result: Result<Duration, String>,
-    /// What the module tells of itself.
+    /// What the module says of itself.
     pub info: ManagerInfo,
 }
 
@@ -134,7 +134,7 @@ impl KeyManager {
         }
     }
 
-    /// What the module tells of itself. Blocks, and may hang as a module hangs.
+    /// What the module says of itself. Blocks, and may hang as a module hangs.
     ///
     /// # Errors
     /// As the module says.

@@ -40,7 +40,7 @@ impl Prospect {
 }
 
 impl KeyManager {
-    /// Health as told to AWS KMS, load balancers and operators: one truth for all of them.
+    /// Health for AWS KMS, load balancers and operators: one truth for all of them.
     pub fn health(&self, now: Instant) -> Health {
         let probe = self.probe.load();
         let Some(probe) = probe.as_ref() else { return Health::Unavailable };

@@ -1,7 +1,7 @@
-//! Which error AWS KMS is told for what went wrong behind the pipeline.
+//! Which error AWS KMS gets for what went wrong behind the pipeline.
 //!
 //! KMS retries InternalException, DependencyTimeoutException and ThrottlingException, and counts
-//! only these against the key store: so a device fault is never told as bad ciphertext, nor the
+//! only these against the key store: so a device fault is never reported as bad ciphertext, nor the
 //! reverse.
 
 use crate::api::{ApiError, ErrorName};

@@ -123,7 +123,7 @@ fn decryption(target: &Target<'_>, call: Decrypt) -> Result<(KeyRef, Task), ApiE
     let (key, metadata) = (target.key()?, metadata.as_deref());
     let (key, aad) = match ciphertext_key(key, metadata) {
         Ok(key) => (key, framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?),
-        // The sample proxy can be configured to send metadata of its own; whether it is genuine,
+        // The sample proxy can be configured to send its own metadata; whether it is genuine,
         // the tag decides.
         Err(_) if target.store.accept_aws_sample => {
             let aad = framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?;

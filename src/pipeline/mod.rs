@@ -164,7 +164,7 @@ impl Pipeline {
             ApiError::new(ErrorName::InvalidUriPathException, "no key store has this path prefix")
         })?;
         crate::api::check_method(request.method)?;
-        // A presigned URL has its signature in the wrong place, and is told so by `auth`.
+        // A presigned URL has its signature in the wrong place; `sigv4` says so.
         if !sigv4::is_presigned(request.query) {
             crate::api::check_query(request.query)?;
         }

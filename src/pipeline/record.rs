@@ -89,7 +89,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What an operator is told of a request besides.
+/// What the log says of a request besides.
 #[derive(Debug, Default)]
 pub(super) struct Diagnostics {
     /// Why it failed: more than the client is told.

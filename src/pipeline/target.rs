@@ -8,7 +8,7 @@ use crate::keystore::{Key, KeyStore};
 /// A key store, one of its keys, and until when.
 pub(super) struct Target<'a> {
     pub(super) store: &'a KeyStore,
-    /// `None` for health, which is of the key store alone.
+    /// `None` for health, which is of the key store.
     key: Option<&'a Key>,
     /// The request's body, as it was decoded: another try decodes it once more.
     pub(super) body: &'a [u8],
@@ -36,7 +36,7 @@ impl<'a> Target<'a> {
         let found = || store.keys.get(route.key_id).ok_or_else(no_such_key);
         let key = match route.operation {
             Operation::Health => None,
-            // Of a disabled key too: it is told that it is.
+            // Of a disabled key too: the answer says that it is.
             Operation::Metadata => Some(found()?),
             Operation::Encrypt | Operation::Decrypt => {
                 let key = found()?;

@@ -28,11 +28,11 @@ pub(super) struct Acceptor {
 
 /// Runs what belongs to one connection.
 fn spawn(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle, log: &Log) {
-    let told = log.clone();
+    let own_log = log.clone();
     // A panic would end the shard, and with it every other connection.
     let guarded = AssertUnwindSafe(task).catch_unwind().map(move |ended| {
         if ended.is_err() {
-            told.event(
+            own_log.event(
                 Level::Error,
                 "a connection ended in a panic: this is a defect of xksd, please report it",
             );
@@ -58,14 +58,14 @@ impl Acceptor {
         }
         if connections.len() >= self.connections_max {
             if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                let told = "a shard has as many connections as it may: it closes those that have \
+                let message = "a shard has as many connections as it may: it closes those that have \
                             not authenticated for newer ones, and where there are none, the newer \
                             ones (further ones are counted in xksd_connections_refused_total)";
-                self.log.event(Level::Error, told);
+                self.log.event(Level::Error, message);
             }
             // Who holds connections without ever signing a request keeps nobody out. If all have
-            // authenticated, the newcomer is closed at once: its client may try another instance, where in
-            // the backlog it would wait out KMS's 250 ms.
+            // authenticated, the newcomer is closed at once: its client may try another instance,
+            // and in the backlog it would wait out KMS's 250 ms.
             if connections.len() >= most || !connections.evict() {
                 return;
             }
@@ -89,10 +89,10 @@ impl Acceptor {
     /// accept(2) failed.
     pub(super) fn failed(&self, error: &str) {
         if self.shard.metrics.accept_errors.fetch_add(1, Ordering::Relaxed) == 0 {
-            let told = format!(
+            let message = format!(
                 "accept fails: {error} (further failures are counted in xksd_accept_errors_total)"
             );
-            self.log.event(Level::Error, told);
+            self.log.event(Level::Error, message);
         }
     }
 }

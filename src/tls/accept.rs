@@ -21,7 +21,7 @@ impl Server {
     /// has waited for longer than [`CLIENT_HELLO_WAIT_MAX`].
     ///
     /// # Errors
-    /// Why there is no connection; the client has been told by an alert where TLS has one for it.
+    /// Why there is no connection; the client got an alert where TLS has one for it.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut hello: Hello<S>,

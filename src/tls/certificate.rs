@@ -1,4 +1,4 @@
-//! What is told of the certificates that the server shows, and until when they do.
+//! What log, status and metrics say of the certificates that the server shows.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::chain::shown;
 
-/// One certificate of the server's chain, as far as who operates the server must tell it from
+/// One certificate of the server's chain, as far as operators must distinguish it from
 /// another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {

@@ -68,7 +68,7 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
     let this = name(chain, i, file);
     let Some(next) = chain.get(i + 1) else {
         // Nothing shows whether the issuer of the last one is a root, which may be left out, but
-        // for a leaf alone it is unlikely: public CAs issue from intermediates. A private root that
+        // for a leaf by itself it is unlikely: public CAs issue from intermediates. A private root that
         // issued it directly is legitimate.
         if i == 0 && is_self_issued(certificate) {
             report.warning(
@@ -79,7 +79,7 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
             report.warning(
                 CERTIFICATE_CHAIN,
                 format!(
-                    "{this} stands alone: unless its issuer ({}) is a root that the clients trust, \
+                    "{this} is the only one: unless its issuer ({}) is a root that the clients trust, \
                      the chain is incomplete; \
                      append the intermediate certificates, for AWS KMS demands all of them",
                     certificate.issuer()

@@ -276,8 +276,8 @@ fn other(why: impl std::error::Error + Send + Sync + 'static) -> Error {
 /// way to the log.
 ///
 /// A connection that rustls has failed is gone with the certificate, and its errors have no room
-/// for a name, but for the one that becomes the alert certificate_unknown, and the client is to be
-/// told by the fitting one. Whoever drives the handshake takes the name out in the same poll.
+/// for a name, but for the one that becomes the alert certificate_unknown, and the client is to
+/// get the fitting one. Whoever drives the handshake takes the name out in the same poll.
 pub(super) mod refused_name {
     use std::cell::RefCell;
 

@@ -88,7 +88,7 @@ fn client_certificate(why: &CertificateError) -> &'static str {
 /// What the client said when it gave up.
 fn alert_received(alert: AlertDescription) -> &'static str {
     match alert {
-        // The client does not accept our certificate: what the on-call must hear when KMS does not
+        // The client does not accept our certificate: what the on-call must see when KMS does not
         // trust the chain.
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
@@ -110,8 +110,8 @@ pub(super) fn tls_failure_words(error: &Error) -> String {
     }
 }
 
-/// "The chain" is the client's certificate and what it sent along: which of them it is that failed,
-/// neither rustls nor webpki tells.
+/// "The chain" is the client's certificate and what it sent along: neither rustls nor webpki
+/// says which of them failed.
 fn client_certificate_words(why: &CertificateError) -> String {
     use CertificateError as E;
     let words = match why {
@@ -137,7 +137,7 @@ fn client_certificate_words(why: &CertificateError) -> String {
              tls.client.require_client_auth_eku"
         }
         E::UnhandledCriticalExtension => UNKNOWN_EXTENSION,
-        #[allow(deprecated, reason = "whoever makes it still is to be understood")]
+        #[allow(deprecated, reason = "older code may still make it")]
         E::UnsupportedSignatureAlgorithm => UNKNOWN_ALGORITHM,
         E::UnsupportedSignatureAlgorithmContext { .. } => UNKNOWN_ALGORITHM,
         E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => WRONG_ALGORITHM,
@@ -212,10 +212,10 @@ fn chain_words(why: &webpki::Error) -> String {
         }
         E::UnsupportedCertVersion => "a certificate of the chain is not of X.509 version 3",
         E::UnsupportedCriticalExtension => UNKNOWN_EXTENSION,
-        #[allow(deprecated, reason = "whoever makes it still is to be understood")]
+        #[allow(deprecated, reason = "older code may still make it")]
         E::UnsupportedSignatureAlgorithm => UNKNOWN_ALGORITHM,
         E::UnsupportedSignatureAlgorithmContext(_) => UNKNOWN_ALGORITHM,
-        #[allow(deprecated, reason = "whoever makes it still is to be understood")]
+        #[allow(deprecated, reason = "older code may still make it")]
         E::UnsupportedSignatureAlgorithmForPublicKey => WRONG_ALGORITHM,
         E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => WRONG_ALGORITHM,
         // Of revocation lists, which are not used.

@@ -1,12 +1,12 @@
 //! TLS: the server's certificate and key, the four cipher suites of the specification, client
 //! certificates.
 //!
-//! [`check`] reads what [`Settings`] names and tells everything that is wrong with it. [`server`]
+//! [`check`] reads what [`Settings`] names and returns everything that is wrong with it. [`server`]
 //! does the same and makes a [`Server`], one generation of TLS for all shards. A reload makes a new
 //! generation, never changes one.
 //!
 //! Resumption: a resumed handshake does not run the client verifier, so two fences stand around it.
-//! Each generation has a ticketer of its own: a ticket given under another CA or another list of
+//! Each generation has its own ticketer: a ticket given under another CA or another list of
 //! names opens to nothing and the handshake is a full one. Within a generation, [`Server::confirm`]
 //! verifies the certificate that came out of a ticket again, so that one which has expired meanwhile
 //! is refused as it would be in a full handshake.

@@ -28,7 +28,7 @@ pub(super) fn crypto_provider() -> CryptoProvider {
     CryptoProvider { cipher_suites: CIPHER_SUITES.to_vec(), ..ring::default_provider() }
 }
 
-/// A configuration with a ticketer of its own: no ticket of an earlier configuration resumes under
+/// A configuration with its own ticketer: no ticket of an earlier configuration resumes under
 /// this one.
 pub(super) fn server_config(
     identity: Arc<CertifiedKey>,
@@ -42,10 +42,10 @@ pub(super) fn server_config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     // spec: "The XKS proxy MUST be able to fall back to HTTP 1.1." A client that offers h2 first
-    // gets http/1.1; one that offers no ALPN at all is served; one that offers h2 alone ends with
+    // gets http/1.1; one that offers no ALPN at all is served; one that offers only h2 ends with
     // no_application_protocol.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Tickets alone: their key is shared by all shards, so a client may resume on whichever shard
+    // Only tickets: their key is shared by all shards, so a client may resume on whichever shard
     // accepts it.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = ring::Ticketer::new()?;

@@ -13,12 +13,12 @@ use super::identity::{self, Identity};
 use super::provider;
 use super::settings::{Problem, Report, Settings};
 
-/// Reads the files and tells every problem and warning at once. Changes nothing.
+/// Reads the files and returns every problem and warning at once. Changes nothing.
 pub fn check(settings: &Settings) -> Report {
     load(settings, OffsetDateTime::now_utc()).0
 }
 
-/// A new generation of TLS: checks as [`check`] does, then builds; [`Server::warnings`] tells the
+/// A new generation of TLS: checks as [`check`] does, then builds; [`Server::warnings`] has the
 /// rest. Call once for all shards, and again for a reload.
 pub fn server(settings: &Settings) -> Result<Server, Vec<Problem>> {
     let (report, material) = load(settings, OffsetDateTime::now_utc());

@@ -113,7 +113,7 @@ fn keys_out_of_sight_are_never_told_as_missing() {
         assert!(!told.errors.contains_key("KeyNotFoundException"), "{told:?}");
         client.round_trip(b"as before").unwrap();
     }
-    server.wait_event(&["key manager \"hsm\": its library was initialised anew"]);
+    server.wait_event(&["key manager \"hsm\": its library was initialised again"]);
     load.end();
     assert!(server.requests().iter().all(|line| line["error"] != "KeyNotFoundException"));
     server.kept_the_budget();

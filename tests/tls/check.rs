@@ -365,10 +365,10 @@ fn chain_with_a_missing_intermediate() {
 fn leaf_alone_is_a_warning() {
     let files = Files::new();
     files.chain(&[&files.leaf]);
-    assert_warning(&files.report(), CHAIN, &["stands alone", "CN=Test Intermediate"]);
+    assert_warning(&files.report(), CHAIN, &["is the only one", "CN=Test Intermediate"]);
     // Issued by a private root directly: nothing tells it from the case above.
     files.chain(&[&files.root.issue(&Leaf::server(), &files.key).pem()]);
-    assert_warning(&files.report(), CHAIN, &["stands alone", "CN=Test Root"]);
+    assert_warning(&files.report(), CHAIN, &["is the only one", "CN=Test Root"]);
     files.chain(&[&Leaf::server().params().self_signed(&files.key).unwrap().pem()]);
     assert_warning(&files.report(), CHAIN, &["self-signed", "public CAs"]);
 }

@@ -1,4 +1,4 @@
-//! What a module tells of itself. Asked on threads of their own: these calls may hang too.
+//! What a module says of itself. Asked on separate threads: these calls may hang too.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::key_manager::ManagerInfo;
 use crate::keystore::KeyManager;
 use crate::limits::HUNG_CALL_TIME;
 
-/// What the module of one key manager tells of itself.
+/// What the module of one key manager says of itself.
 pub(super) struct Info {
     manager: Arc<KeyManager>,
-    /// What it told last.
+    /// What it said last.
     pub(super) known: ManagerInfo,
     asked: Option<Receiver<Option<ManagerInfo>>>,
 }

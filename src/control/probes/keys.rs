@@ -1,4 +1,4 @@
-//! What is told of the configured keys: that one cannot serve from a key manager, and that replicas
+//! What the log says of the configured keys: that one cannot serve from a key manager, and that replicas
 //! hold different keys under one label.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -92,14 +92,14 @@ pub(super) struct Keys {
     /// To be looked up now.
     left: VecDeque<ExpectedKey>,
     looked_at: Option<Instant>,
-    /// Those that were told of, and why they cannot serve.
+    /// Those that the log has named, and why they cannot serve.
     cannot: HashMap<String, String>,
     /// Those that were compared with what other key managers hold, and whether all hold the same.
     compared: HashMap<String, bool>,
 }
 
 impl Keys {
-    /// What is expected from now on. All of it is told again: a reload is looked at by who made it.
+    /// What is expected from now on. All of it is logged again: who made a reload looks at it.
     pub(super) fn expect(
         &mut self,
         expected: Vec<ExpectedKey>,
@@ -174,7 +174,7 @@ impl Keys {
                 && let Ok(different) = compare(&key, name, challenges, |task| ask(&key.key, task))
             {
                 self.compared.insert(key.what, different.is_empty());
-                news.extend(different.into_iter().map(|told| (Level::Error, told)));
+                news.extend(different.into_iter().map(|reported| (Level::Error, reported)));
             }
         }
         news
@@ -204,8 +204,8 @@ impl Keys {
             Some(why) => {
                 // What comes in its place may be another key.
                 self.compared.remove(what);
-                let told = self.cannot.insert(what.clone(), why.clone());
-                (told.as_ref() != Some(&why)).then(|| {
+                let reported = self.cannot.insert(what.clone(), why.clone());
+                (reported.as_ref() != Some(&why)).then(|| {
                     (Level::Warn, format!("{what} cannot serve from key manager {name:?}: {why}"))
                 })
             }
@@ -292,7 +292,7 @@ mod tests {
         keys.begins(now);
         let verdict = |key: &KeyRef| Verdict::of_lane(ask(key, Task::Describe));
         let news = keys.look(name, challenges, verdict, &ask);
-        news.into_iter().map(|(_, told)| told).collect()
+        news.into_iter().map(|(_, reported)| reported).collect()
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(look("foo", 120), [""; 0]);
         assert_eq!(look("", 180), ["key foo can serve from key manager \"a\" again"]);
         assert_eq!(look("foo", 240), gone);
-        // A reload that changed what is expected has it told again.
+        // A reload that changed what is expected has it logged again.
         let again = self::look(&mut keys, expected(true), &name, &challenges, lacks("foo"), start);
         assert_eq!(again, gone);
     }
@@ -369,10 +369,10 @@ mod tests {
     fn what_an_inventory_says_of_one_key_is_that_key_s() {
         let fault = Fault::Device { detail: "C_GetAttributeValue: CKR_GENERAL_ERROR".into() };
         assert_eq!(Verdict::of_lane(Err(fault.clone())), Verdict::NotNow);
-        let told = Verdict::CannotServe("C_GetAttributeValue: CKR_GENERAL_ERROR".into());
-        assert_eq!(Verdict::of_inventory(Err(fault)), told);
+        let reported = Verdict::CannotServe("C_GetAttributeValue: CKR_GENERAL_ERROR".into());
+        assert_eq!(Verdict::of_inventory(Err(fault)), reported);
         assert_eq!(Verdict::of_inventory(Err(Fault::Timeout)), Verdict::Unknown);
-        // Nothing is told of it, and nothing is asked before the next look.
+        // Nothing is logged of it, and nothing is asked before the next look.
         let (mut keys, challenges, name) = (Keys::default(), Challenges::default(), "a".into());
         keys.expect(expected(true), &name, &challenges);
         assert!(keys.begins(Instant::now()));
@@ -404,7 +404,7 @@ mod tests {
             different("foo", "b"),
         ];
         assert_eq!(look(&mut c, "c", 2, true, 0), all);
-        assert_eq!(look(&mut c, "c", 2, true, 60), [""; 0], "told once");
+        assert_eq!(look(&mut c, "c", 2, true, 60), [""; 0], "logged once");
         let count = |keys: &Keys| {
             let failures = KeyFailures::default();
             keys.count(std::iter::empty(), &failures);

@@ -1,4 +1,4 @@
-//! What is told of a key manager's library: that it was initialised anew, or that only a restart of
+//! What the log says of a key manager's library: that it was initialised again, or that only a restart of
 //! the process can bring it back.
 
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use crate::limits::{ABANDONED_LANES_PER_SESSION_MAX, BEYOND_HELP_TIME};
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
 
-/// An HSM that is away for hours has its library initialised every few seconds; it is told this
-/// often.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// An HSM that is away for hours has its library initialised every few seconds; the log says
+/// it this often.
+const LOGGED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// The library of one key manager, as it was last seen and told.
+/// The library of one key manager, as it was last seen and logged.
 #[derive(Default)]
 pub(super) struct Library {
     hang_since: Option<Instant>,
-    told: LibraryState,
+    reported: LibraryState,
     told_at: Option<Instant>,
 }
 
@@ -65,8 +65,8 @@ impl Library {
     pub(super) fn news(&mut self, state: &LibraryState, now: Instant) -> Vec<(Level, String)> {
         let mut news = Vec::new();
         let rested =
-            self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_AGAIN_AFTER);
-        if state.initializations > self.told.initializations && rested {
+            self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED_AGAIN_AFTER);
+        if state.initializations > self.reported.initializations && rested {
             // The first time is its start.
             if state.initializations > 1 {
                 let times = match state.initializations - 1 {
@@ -75,21 +75,21 @@ impl Library {
                 };
                 news.push((
                     Level::Warn,
-                    format!("its library was initialised anew, {times} since the start"),
+                    format!("its library was initialised again, {times} since the start"),
                 ));
                 self.told_at = Some(now);
             }
-            self.told.initializations = state.initializations;
+            self.reported.initializations = state.initializations;
         }
         if let Some(stuck) = &state.stuck
-            && self.told.stuck.is_none()
+            && self.reported.stuck.is_none()
         {
             news.push((
                 Level::Error,
                 format!("only a restart of xksd can bring it back: {}", stuck.why),
             ));
         }
-        self.told.stuck.clone_from(&state.stuck);
+        self.reported.stuck.clone_from(&state.stuck);
         news
     }
 }
@@ -142,7 +142,7 @@ mod tests {
             (None, Some(begins))
         );
         assert_eq!(look(well(), false, 1, 4, minute), None, "one may serve");
-        assert_eq!(look(well(), false, 0, 4, minute), None, "and the minute begins anew");
+        assert_eq!(look(well(), false, 0, 4, minute), None, "and the minute begins again");
         // What the engine says.
         assert_eq!(look(stuck("inside", now), false, 3, 1, later), Some(now));
         assert_eq!(look(stuck("inside", now), true, 3, 1, later), None);
@@ -153,14 +153,17 @@ mod tests {
         let (mut library, now) = (Library::default(), Instant::now());
         let times = |n| LibraryState { initializations: n, stuck: None };
         let mut news = |state: LibraryState, now| {
-            library.news(&state, now).into_iter().map(|(_, told)| told).collect::<Vec<_>>()
+            library.news(&state, now).into_iter().map(|(_, reported)| reported).collect::<Vec<_>>()
         };
         assert_eq!((news(times(0), now), news(times(1), now)), (vec![], vec![]));
-        assert_eq!(news(times(2), now), ["its library was initialised anew, once since the start"]);
-        assert_eq!(news(times(4), now + TOLD_AGAIN_AFTER - Duration::from_millis(1)), [""; 0]);
         assert_eq!(
-            news(times(5), now + TOLD_AGAIN_AFTER),
-            ["its library was initialised anew, 4 times since the start"]
+            news(times(2), now),
+            ["its library was initialised again, once since the start"]
+        );
+        assert_eq!(news(times(4), now + LOGGED_AGAIN_AFTER - Duration::from_millis(1)), [""; 0]);
+        assert_eq!(
+            news(times(5), now + LOGGED_AGAIN_AFTER),
+            ["its library was initialised again, 4 times since the start"]
         );
         assert_eq!(news(stuck("why", now), now), ["only a restart of xksd can bring it back: why"]);
         assert_eq!(news(stuck("why", now), now), [""; 0]);

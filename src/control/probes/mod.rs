@@ -1,7 +1,7 @@
 //! Deep health probes: a thread a key manager has one of its sessions encrypt and decrypt under a
 //! session test key, every ten seconds and when sessions were lost.
 //!
-//! A probe is a job like the others, beside the shards' queues: it needs no session of its own,
+//! A probe is a job like the others, beside the shards' queues: it needs no extra session,
 //! which an HSM that is full would refuse, and one that hangs is left behind as any job is.
 
 mod info;
@@ -53,7 +53,7 @@ pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Joi
     Ok(threads)
 }
 
-/// Keys that are tried a second at the most, to see whether they were mended.
+/// Keys that are tried a second at the most, to see whether they work again.
 const REFUSED_KEYS_TRIED_MAX: usize = 16;
 
 struct Prober<'a> {
@@ -62,8 +62,8 @@ struct Prober<'a> {
     challenges: &'a Challenges,
     client: BlockingClient<'a>,
     info: Info,
-    /// As it was told last.
-    told: Option<Told>,
+    /// As it was logged last.
+    reported: Option<Reported>,
     sessions: Sessions,
     library: Library,
     keys: Keys,
@@ -88,7 +88,7 @@ impl Prober<'_> {
             challenges,
             client,
             info,
-            told: None,
+            reported: None,
             sessions,
             library,
             keys,
@@ -106,7 +106,7 @@ impl Prober<'_> {
                 next_probe =
                     Instant::now() + if serves { PROBE_INTERVAL } else { PROBE_RETRY_INTERVAL };
             }
-            let serves = self.told.as_ref().is_some_and(|told| told.why_not.is_none());
+            let serves = self.reported.as_ref().is_some_and(|reported| reported.why_not.is_none());
             if serves {
                 self.tell_keys();
             }
@@ -114,10 +114,10 @@ impl Prober<'_> {
                 if self.sessions.lost_some(&stats) {
                     next_probe = Instant::now();
                 }
-                if let Some((level, told)) = self.sessions.changed(&stats) {
+                if let Some((level, reported)) = self.sessions.changed(&stats) {
                     self.state
                         .log
-                        .event(level, format!("key manager {:?}: {told}", self.manager.name));
+                        .event(level, format!("key manager {:?}: {reported}", self.manager.name));
                 }
             }
             if stop.recv_timeout(PROBE_RETRY_INTERVAL) != Err(RecvTimeoutError::Timeout) {
@@ -157,19 +157,19 @@ impl Prober<'_> {
         }
     }
 
-    /// A line when a key manager comes or goes, or for another reason than was told; not one every
+    /// A line when a key manager comes or goes, or for another reason than before; not one every
     /// probe.
     fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
         let why_not = result.as_ref().err();
-        if let Some(told) = &self.told {
-            let same_health = told.why_not.is_some() == why_not.is_some();
+        if let Some(reported) = &self.reported {
+            let same_health = reported.why_not.is_some() == why_not.is_some();
             if same_health
-                && (told.why_not.as_ref() == why_not || told.at.elapsed() < PROBE_INTERVAL)
+                && (reported.why_not.as_ref() == why_not || reported.at.elapsed() < PROBE_INTERVAL)
             {
                 return;
             }
         }
-        self.told = Some(Told { at: Instant::now(), why_not: why_not.cloned() });
+        self.reported = Some(Reported { at: Instant::now(), why_not: why_not.cloned() });
         let (name, log) = (&self.manager.name, &self.state.log);
         self.state.audit.record(&Record::KeyManager {
             name,
@@ -210,7 +210,7 @@ impl Prober<'_> {
             self.client.execute(key, task, HUNG_CALL_TIME).map(|(answer, _)| answer)
         };
         let refused = self.manager.refused_keys();
-        // Answered without a call until it is time to see whether the key was mended.
+        // Answered without a call until it is time to see whether the key works again.
         for key in refused.iter().take(REFUSED_KEYS_TRIED_MAX) {
             let key = KeyRef::first(&*key.label);
             let _ = Challenge::encrypt(|task| ask(&key, task));
@@ -230,15 +230,15 @@ impl Prober<'_> {
                 self.inventory.discard();
             }
         }
-        for (level, told) in news {
-            self.state.log.event(level, told);
+        for (level, reported) in news {
+            self.state.log.event(level, reported);
         }
         self.keys.count(self.refused_keys.names(), &self.manager.keys);
     }
 }
 
-/// What was last told of a key manager's health.
-struct Told {
+/// What the log said last of a key manager's health.
+struct Reported {
     at: Instant,
     why_not: Option<String>,
 }

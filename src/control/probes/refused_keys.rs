@@ -1,5 +1,5 @@
-//! What is told of keys that their key manager refuses, or that fail where others work: requests
-//! find them out, and whether one was mended is tried also where no request comes.
+//! What the log says of keys that their key manager refuses, or that fail where others work: requests
+//! find them out, and xksd tries them again also where no request comes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::control::expected::ExpectedKey;
 use crate::key_manager::RefusedKey;
 use crate::telemetry::Level;
 
-/// The keys of one key manager that were told of, and why they fail.
+/// The keys of one key manager that the log has named, and why they fail.
 #[derive(Default)]
 pub(super) struct RefusedKeys(BTreeMap<String, String>);
 
@@ -29,8 +29,8 @@ impl RefusedKeys {
         let mut news = Vec::new();
         for (what, why) in &now {
             if self.0.get(what) != Some(why) {
-                let told = format!("{what} fails in key manager {name:?}: {why}");
-                news.push((Level::Warn, told));
+                let reported = format!("{what} fails in key manager {name:?}: {why}");
+                news.push((Level::Warn, reported));
             }
         }
         for what in self.0.keys().filter(|what| !now.contains_key(*what)) {
@@ -40,7 +40,7 @@ impl RefusedKeys {
         news
     }
 
-    /// The keys, as they were told.
+    /// The keys, as the log named them.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
@@ -68,22 +68,22 @@ mod tests {
             since: Instant::now(),
         };
         let (mut keys, name) = (RefusedKeys::default(), "hsm".into());
-        let mut told = |refused: &[RefusedKey]| -> Vec<String> {
+        let mut reported = |refused: &[RefusedKey]| -> Vec<String> {
             let news = keys.changes(&expected, refused, &name);
-            news.into_iter().map(|(_, told)| told).collect()
+            news.into_iter().map(|(_, reported)| reported).collect()
         };
-        assert_eq!(told(&[]), [""; 0]);
+        assert_eq!(reported(&[]), [""; 0]);
         let one = refused("one", "CKR_MECHANISM_INVALID");
         assert_eq!(
-            told(&[one.clone(), refused("three", "x")]),
+            reported(&[one.clone(), refused("three", "x")]),
             [
                 "key a fails in key manager \"hsm\": CKR_MECHANISM_INVALID",
                 "key b fails in key manager \"hsm\": CKR_MECHANISM_INVALID"
             ]
         );
-        assert_eq!(told(&[one]), [""; 0]);
+        assert_eq!(reported(&[one]), [""; 0]);
         assert_eq!(
-            told(&[refused("two", "y")]),
+            reported(&[refused("two", "y")]),
             [
                 "key c fails in key manager \"hsm\": y",
                 "key a works in key manager \"hsm\" again",

@@ -4,10 +4,10 @@ use crate::keystore::missing_sessions;
 use crate::sched::PoolStats;
 use crate::telemetry::Level;
 
-/// What was last told of a key manager's sessions.
+/// What the log said last of a key manager's sessions.
 #[derive(Default)]
 pub(super) struct Sessions {
-    told: Option<String>,
+    reported: Option<String>,
     seen: Option<String>,
     /// Sessions that were open, and all that were ever lost.
     before: (usize, u64),
@@ -27,10 +27,10 @@ impl Sessions {
     pub(super) fn changed(&mut self, stats: &PoolStats) -> Option<(Level, String)> {
         let now = missing_sessions(stats);
         let settled = std::mem::replace(&mut self.seen, now.clone()) == now;
-        if !settled || self.told == now {
+        if !settled || self.reported == now {
             return None;
         }
-        self.told.clone_from(&now);
+        self.reported.clone_from(&now);
         Some(match now {
             Some(trouble) => (Level::Warn, trouble),
             None if stats.lanes_configured == 1 => (Level::Info, "its session is open".to_owned()),
@@ -74,7 +74,8 @@ mod tests {
             missing_sessions(&one(0, 1)),
             Some("0 of 1 session is open (why), 1 session hangs in a call".into())
         );
-        let mut look = |open, hung| sessions.changed(&one(open, hung)).map(|(_, told)| told);
+        let mut look =
+            |open, hung| sessions.changed(&one(open, hung)).map(|(_, reported)| reported);
         assert!(look(0, 0).is_none() && look(0, 0).is_some() && look(1, 0).is_none());
         assert_eq!(look(1, 0), Some("its session is open".into()));
     }
@@ -82,7 +83,8 @@ mod tests {
     #[test]
     fn sessions_are_told_when_they_lack_for_a_while_and_once() {
         let mut sessions = Sessions::default();
-        let mut look = |open, hung| sessions.changed(&stats(open, hung)).map(|(_, told)| told);
+        let mut look =
+            |open, hung| sessions.changed(&stats(open, hung)).map(|(_, reported)| reported);
         assert_eq!((look(8, 0), look(8, 0)), (None, None));
         assert_eq!(
             (look(7, 0), look(8, 0), look(8, 0)),
