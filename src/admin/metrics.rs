@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
 use crate::control::state::State;
-use crate::keystore::Health;
+use crate::key_manager::Health;
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::prometheus::Exposition;
 

@@ -5,10 +5,10 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::api::response::health_status;
 use crate::config::Config;
 use crate::control::state::State;
 use crate::keystore::KeyManager;
-use crate::pipeline::health;
 use crate::telemetry::metrics::{Latencies, Totals};
 use crate::tls::Certificate;
 
@@ -115,7 +115,7 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
 
 fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
     let health = manager.health(now);
-    let mut value = json!({"name": &*manager.name, "health": health::status(health), "health_reason": manager.health_reason(now)});
+    let mut value = json!({"name": &*manager.name, "health": health_status(health), "health_reason": manager.health_reason(now)});
     let keys = &manager.keys;
     value["key_failures"] = json!({
         "cannot_serve": keys.cannot_serve.load(Ordering::Relaxed),

@@ -1,10 +1,12 @@
 //! The bodies of the four 200 responses, appended to the caller's buffer.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::base64;
+use crate::key_manager::{self, KeyDescription, KeySpec, KeyUsage, KeyUsages};
 use crate::limits::{EKM_FLEET_MAX, TAG_BYTES};
 
 #[cfg(test)]
@@ -69,46 +71,70 @@ fn base64_field(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// What GetKeyMetadata answers.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyMetadata<'a> {
-    /// Kind and size of the key: `AES_256`.
-    pub spec: &'a str,
-    /// What the key may do, `ENCRYPT`, `DECRYPT`, `SIGN` and so on. Only the first
-    /// [`KEY_USAGE_MAX`] are sent.
-    pub usage: &'a [&'a str],
-    /// Whether the key may be used now.
-    pub enabled: bool,
-}
-
 /// spec: "The response MUST NOT contain more than ten keyUsage values."
 pub const KEY_USAGE_MAX: usize = 10;
+const _: () = assert!(KeyUsage::ALL.len() <= KEY_USAGE_MAX);
 
 /// Appends the body of GetKeyMetadata's answer.
-pub fn metadata(answer: &KeyMetadata<'_>, out: &mut Vec<u8>) {
+pub fn metadata(key: &KeyDescription, out: &mut Vec<u8>) {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body<'a> {
         key_spec: &'a str,
-        key_usage: &'a [&'a str],
+        #[serde(serialize_with = "spelled")]
+        key_usage: KeyUsages,
         key_status: &'static str,
     }
-    let key_usage = answer.usage.get(..KEY_USAGE_MAX).unwrap_or(answer.usage);
-    let key_status = if answer.enabled { "ENABLED" } else { "DISABLED" };
-    write_json(&Body { key_spec: answer.spec, key_usage, key_status }, out);
+    fn spelled<S: Serializer>(usages: &KeyUsages, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(usages.iter().map(key_usage))
+    }
+    let key_status = if key.enabled { "ENABLED" } else { "DISABLED" };
+    write_json(&Body { key_spec: &key_spec(key.spec), key_usage: key.usage, key_status }, out);
 }
 
-/// How a key manager does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum HealthStatus {
-    /// Healthy.
-    Active,
-    /// spec: "unhealthy but can still serve traffic".
-    Degraded,
-    /// spec: "unable to serve traffic". When all of them say so, KMS takes the key store for
-    /// unreachable.
-    Unavailable,
+/// `keySpec`: `AES_256`, `GENERIC_SECRET_160`, …
+pub fn key_spec(spec: KeySpec) -> Cow<'static, str> {
+    let sized = |name: &'static str, bits: Option<u64>| match bits {
+        Some(bits) => Cow::Owned(format!("{name}_{bits}")),
+        None => Cow::Borrowed(name),
+    };
+    match spec {
+        // The only one that serves: without an allocation.
+        KeySpec::AES_256 => Cow::Borrowed("AES_256"),
+        KeySpec::Aes(bits) => sized("AES", bits),
+        KeySpec::GenericSecret(bits) => sized("GENERIC_SECRET", bits),
+        KeySpec::ChaCha20(bits) => sized("CHACHA20", bits),
+        // The bits that are key, without parity.
+        KeySpec::Des => Cow::Borrowed("DES_56"),
+        KeySpec::Des2 => Cow::Borrowed("DES2_112"),
+        KeySpec::Des3 => Cow::Borrowed("DES3_168"),
+        KeySpec::Other(key_type) => Cow::Owned(format!("CKK_{key_type:#x}")),
+        KeySpec::Unknown => Cow::Borrowed("UNKNOWN"),
+    }
+}
+
+/// A value of `keyUsage`.
+pub fn key_usage(usage: KeyUsage) -> &'static str {
+    match usage {
+        KeyUsage::Encrypt => "ENCRYPT",
+        KeyUsage::Decrypt => "DECRYPT",
+        KeyUsage::Sign => "SIGN",
+        KeyUsage::Verify => "VERIFY",
+        KeyUsage::Wrap => "WRAP",
+        KeyUsage::Unwrap => "UNWRAP",
+        KeyUsage::Derive => "DERIVE",
+    }
+}
+
+/// `healthStatus`. When all key managers are UNAVAILABLE, KMS takes the key store for unreachable.
+pub fn health_status(health: key_manager::Health) -> &'static str {
+    match health {
+        key_manager::Health::Active => "ACTIVE",
+        // spec: "unhealthy but can still serve traffic".
+        key_manager::Health::Degraded => "DEGRADED",
+        // spec: "unable to serve traffic".
+        key_manager::Health::Unavailable => "UNAVAILABLE",
+    }
 }
 
 /// One key manager in a health answer.
@@ -120,8 +146,8 @@ pub struct EkmFleetDetail {
     /// spec: "SHOULD include the product name, version of the hardware and any other information
     /// that would be useful in troubleshooting and estimating TPS capacity".
     pub model: String,
-    /// How it does.
-    pub health_status: HealthStatus,
+    /// How it does, see [`health_status`].
+    pub health_status: &'static str,
 }
 
 /// What GetHealthStatus answers.

@@ -14,6 +14,7 @@ use super::state::{LastReload, State};
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
+use crate::key_manager::{Engine, InProcess};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores};
 use crate::sched::Mailbox;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
@@ -44,8 +45,8 @@ pub fn build(
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
         let name = &configured.name;
         Arc::new(match opened {
-            Opened::Local(local) => KeyManager::in_process(name, local),
-            Opened::Pkcs11(engine, sessions) => {
+            Opened::InProcess(keys) => KeyManager::in_process(name, keys),
+            Opened::Sessions(engine, sessions) => {
                 KeyManager::with_sessions(name, engine, sessions, &mailboxes)
             }
         })
@@ -73,10 +74,10 @@ pub fn build(
 
 /// A key manager as configured, ready to be used.
 pub enum Opened {
-    /// Keys in this process.
-    Local(Box<Local>),
-    /// A PKCS#11 token, and how many sessions to have.
-    Pkcs11(Arc<Pkcs11Engine>, usize),
+    /// One that computes in this process.
+    InProcess(Box<dyn InProcess>),
+    /// One with sessions, and how many to have.
+    Sessions(Arc<dyn Engine>, usize),
 }
 
 /// Opens a key manager: reads key files; does not touch an HSM yet.
@@ -86,7 +87,7 @@ pub enum Opened {
 pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
     match &configured.kind {
         Kind::Local { key_file } => Local::load(key_file)
-            .map(|local| Opened::Local(Box::new(local)))
+            .map(|local| Opened::InProcess(Box::new(local)))
             .map_err(|e| format!("key manager {:?}: {e}", configured.name)),
         Kind::Pkcs11(pkcs11) => {
             let settings = Settings {
@@ -100,7 +101,7 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
             };
             let engine = Pkcs11Engine::new(settings)
                 .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
-            Ok(Opened::Pkcs11(engine, pkcs11.sessions))
+            Ok(Opened::Sessions(engine, pkcs11.sessions))
         }
     }
 }

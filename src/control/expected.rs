@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::key_manager::{Answer, KeyRef, Outcome};
+use crate::api::response::{key_spec, key_usage};
+use crate::key_manager::{Answer, KeyRef, KeySpec, KeyUsage, Outcome};
 use crate::keystore::{KeyManager, KeyStores};
 
 /// A key that a key store expects in a key manager.
@@ -38,16 +39,16 @@ pub fn expected_keys(stores: &KeyStores, manager: &Arc<KeyManager>) -> Vec<Expec
 /// Why a key of this description cannot serve AWS KMS; `None` when it can.
 pub fn why_it_cannot_serve(described: Outcome) -> Option<String> {
     match described {
-        Ok(Answer::Described(key)) if key.spec != "AES_256" => {
-            Some(format!("it is {} and not AES_256", key.spec))
+        Ok(Answer::Described(key)) if key.spec != KeySpec::AES_256 => {
+            Some(format!("it is {} and not {}", key_spec(key.spec), key_spec(KeySpec::AES_256)))
         }
         Ok(Answer::Described(key))
-            if !(key.usage.contains(&"ENCRYPT") && key.usage.contains(&"DECRYPT")) =>
+            if !(key.usage.contains(KeyUsage::Encrypt)
+                && key.usage.contains(KeyUsage::Decrypt)) =>
         {
-            Some(format!(
-                "its usage is {} and lacks ENCRYPT or DECRYPT",
-                if key.usage.is_empty() { "empty".into() } else { key.usage.join(", ") }
-            ))
+            let usages: Vec<&str> = key.usage.iter().map(key_usage).collect();
+            let usages = if usages.is_empty() { "empty".to_owned() } else { usages.join(", ") };
+            Some(format!("its usage is {usages} and lacks ENCRYPT or DECRYPT"))
         }
         Ok(Answer::Described(key)) if !key.enabled => {
             Some("today is outside its start and end date".into())

@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 
 use super::audit::ServiceAudit;
 use crate::config::Config;
-use crate::keystore::{Health, KeyManager, KeyStores};
+use crate::key_manager::Health;
+use crate::keystore::{KeyManager, KeyStores};
 use crate::sched::Mailbox;
 use crate::telemetry::{Log, ShardMetrics};
 use crate::tls;

@@ -18,8 +18,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Fault, InProcess, Job, KeyDescription, KeyRef, ManagerInfo, Outcome, Plaintext, Secret,
-    Task, same_bytes,
+    Answer, Fault, InProcess, Job, KeyDescription, KeyRef, KeySpec, KeyUsage, ManagerInfo, Outcome,
+    Plaintext, Secret, Task, same_bytes,
 };
 use crate::limits::{IV_BLOCK, IV_BYTES, TAG_BYTES};
 
@@ -152,8 +152,8 @@ impl InProcess for Local {
             Task::Describe => {
                 key()?;
                 Ok(Answer::Described(KeyDescription {
-                    spec: "AES_256".to_owned(),
-                    usage: vec!["ENCRYPT", "DECRYPT"],
+                    spec: KeySpec::AES_256,
+                    usage: [KeyUsage::Encrypt, KeyUsage::Decrypt].into_iter().collect(),
                     enabled: true,
                 }))
             }

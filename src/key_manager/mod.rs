@@ -5,6 +5,8 @@
 
 #![deny(unsafe_code)]
 
+mod description;
+mod listing;
 pub mod local;
 pub mod pkcs11;
 pub mod replica_check;
@@ -15,6 +17,9 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::limits::TAG_BYTES;
+
+pub use description::{KeyDescription, KeySpec, KeyUsage, KeyUsages};
+pub use listing::{KeyListing, TokenKeys};
 
 /// Bytes that are overwritten when dropped: plaintext.
 pub type Secret = Zeroizing<Vec<u8>>;
@@ -129,18 +134,6 @@ impl std::fmt::Debug for Plaintext {
     }
 }
 
-/// What a key is and may do, as its key manager says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyDescription {
-    /// Kind and size, in the API's spelling: `AES_256`, `AES_128`, `GENERIC_SECRET_256`, …
-    pub spec: String,
-    /// `ENCRYPT`, `DECRYPT`, `SIGN`, `VERIFY`, `WRAP`, `UNWRAP`, `DERIVE`: each that the key's
-    /// attributes allow, in this order.
-    pub usage: Vec<&'static str>,
-    /// Within CKA_START_DATE and CKA_END_DATE today (UTC); true where they are not set.
-    pub enabled: bool,
-}
-
 /// How a job failed. The distinction decides what AWS KMS does: it retries device faults, never bad
 /// ciphertext.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +231,17 @@ pub struct RefusedKey {
     pub since: Instant,
 }
 
+/// How a key manager does, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// All is well.
+    Active,
+    /// Serves, with fewer sessions than it should have.
+    Degraded,
+    /// Does not serve.
+    Unavailable,
+}
+
 /// How many sessions at work do any good, by where a key manager computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
@@ -277,6 +281,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Where nothing could be found out.
     fn describe_keys(&self, _keys: &[KeyRef]) -> Result<Option<Vec<Outcome>>, Fault> {
         Ok(None)
+    }
+    /// The secret keys that it holds, sorted by label. Opens a session of its own, so a wrong PIN
+    /// counts as one try. Blocks.
+    fn list(&self) -> Result<TokenKeys, Fault> {
+        Ok(TokenKeys::default())
     }
     /// How its library fares. Does not block.
     fn library(&self) -> LibraryState {

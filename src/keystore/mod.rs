@@ -18,7 +18,7 @@ use crate::sigv4::CredentialSet;
 pub use client::BlockingClient;
 pub use key::Key;
 pub use manager::{KeyFailures, KeyManager, Probe};
-pub use replicas::{Health, missing_sessions};
+pub use replicas::missing_sessions;
 
 /// One configuration's worth of key stores.
 pub struct KeyStores {

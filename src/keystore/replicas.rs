@@ -4,19 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{KeyManager, KeyStore};
+use crate::key_manager::Health;
 use crate::limits::PROBE_AGE_MAX;
 use crate::sched::PoolStats;
-
-/// How a key manager does, the best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Health {
-    /// All is well.
-    Active,
-    /// Serves, with fewer sessions than it should have.
-    Degraded,
-    /// Does not serve.
-    Unavailable,
-}
 
 /// Another replica is preferred to one that stands before it in the configuration when it may be
 /// expected to answer in less than half the time, and sooner by this. The factor is above what the

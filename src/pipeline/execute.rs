@@ -9,9 +9,9 @@ use super::health;
 use super::record::Exchange;
 use super::target::Target;
 use crate::api::framing::{self, Format};
-use crate::api::response::{self, Encrypted, KeyMetadata};
+use crate::api::response::{self, Encrypted};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
-use crate::key_manager::{Answer, Job, KeyRef, Task};
+use crate::key_manager::{Answer, Job, KeyDescription, KeyRef, Task};
 use crate::keystore::Key;
 use crate::policy::Permit;
 use crate::sched::{Delivered, Inbox};
@@ -46,10 +46,7 @@ async fn metadata(
     match run(inbox, target, key.primary(), Task::Describe, again, exchange).await? {
         Answer::Described(described) => {
             let enabled = key.enabled && described.enabled;
-            response::metadata(
-                &KeyMetadata { spec: &described.spec, usage: &described.usage, enabled },
-                out,
-            );
+            response::metadata(&KeyDescription { enabled, ..described }, out);
             Ok(())
         }
         _ => Err(errors::wrong_answer()),

@@ -3,18 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-use crate::api::response::{self, EkmFleetDetail, HealthStatus};
-use crate::keystore::{Health, KeyStore};
+use crate::api::response::{self, EkmFleetDetail};
+use crate::keystore::KeyStore;
 use crate::limits::EKM_FLEET_MAX;
-
-/// Health in the API's words, which operators read as well.
-pub fn status(health: Health) -> HealthStatus {
-    match health {
-        Health::Active => HealthStatus::Active,
-        Health::Degraded => HealthStatus::Degraded,
-        Health::Unavailable => HealthStatus::Unavailable,
-    }
-}
 
 /// Appends the response's body.
 pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
@@ -43,7 +34,7 @@ pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
             EkmFleetDetail {
                 id: manager.name.to_string(),
                 model: model.filter(|model| !model.is_empty()).unwrap_or_else(|| "unknown".into()),
-                health_status: status(manager.health(now)),
+                health_status: response::health_status(manager.health(now)),
             }
         })
         .collect();

@@ -4,7 +4,7 @@
 mod audited;
 mod errors;
 mod execute;
-pub mod health;
+mod health;
 pub mod record;
 mod target;
 

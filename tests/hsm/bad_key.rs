@@ -10,7 +10,7 @@ use cryptoki::object::Attribute;
 use cryptoki_sys::*;
 use test_harness::{Token, own_process, raw, softhsm};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings};
-use xksd::key_manager::{Engine, Fault};
+use xksd::key_manager::{Engine, Fault, KeyUsage};
 use xksd::limits::{KEY_FAILURES_MAX, KEY_PAUSE_MIN, SESSIONS_LOST_TO_A_KEY_MAX};
 
 use crate::engines::{engine, settings};
@@ -32,7 +32,7 @@ own_process! {
             let Some(Fault::KeyRefused { detail }) = outcome else { panic!("{outcome:?}") };
             assert_eq!(detail, format!("key \"bad\": {call}: CKR_MECHANISM_INVALID"));
         };
-        assert!(describe(&mut *session, "bad").expect("there").usage.contains(&"ENCRYPT"));
+        assert!(describe(&mut *session, "bad").expect("there").usage.contains(KeyUsage::Encrypt));
         for _ in 0..3 {
             refused(encrypt(&mut *session, "bad", b"text", b"").err(), "C_EncryptInit");
             refused(decrypt(&mut *session, "bad", &sealed, b"").err(), "C_DecryptInit");
@@ -42,7 +42,7 @@ own_process! {
         let [named] = &engine.refused_keys()[..] else { panic!("one key") };
         assert_eq!((&*named.label, named.why.as_str()), ("bad", "key \"bad\": C_EncryptInit: CKR_MECHANISM_INVALID"));
         // KMS asks what a key may do before it makes one of its own of it.
-        assert!(!describe(&mut *session, "bad").expect("there").usage.contains(&"ENCRYPT"));
+        assert!(!describe(&mut *session, "bad").expect("there").usage.contains(KeyUsage::Encrypt));
 
         token.delete_key("bad");
         token.make_key("bad", 32, &[]);
@@ -50,7 +50,7 @@ own_process! {
         std::thread::sleep(KEY_PAUSE_MIN + Duration::from_millis(50));
         encrypt(&mut *session, "bad", b"text", b"").expect("mended");
         assert_eq!(engine.refused_keys(), []);
-        assert!(describe(&mut *session, "bad").expect("there").usage.contains(&"DECRYPT"));
+        assert!(describe(&mut *session, "bad").expect("there").usage.contains(KeyUsage::Decrypt));
     }
 }
 

@@ -665,7 +665,7 @@ own_process! {
                     scope.spawn(|| (0..3).for_each(|_| assert!(engine.open().is_err())));
                 }
             });
-            assert!(engine.list_keys().is_err());
+            assert!(engine.list().is_err());
             play(Trick::None);
             assert!(engine.open().is_err(), "only a new engine tries again");
             assert_eq!(LOGINS.load(SeqCst) - before, 1, "{code:#x}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cryptoki::object::Attribute;
 use test_harness::{Token, eventually, own_process};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile};
-use xksd::key_manager::{Answer, Engine, Fault, KeyRef, Outcome, Session};
+use xksd::key_manager::{Answer, Engine, Fault, KeyRef, KeySpec, Outcome, Session};
 use xksd::limits::INVENTORY_SEARCHES_MAX;
 
 use crate::jobs::*;
@@ -68,7 +68,7 @@ own_process! {
         let (searches, readings, outcomes) = place.cost(|| place.describe(&all()).expect("described"));
         assert_eq!((searches, readings), (1, KEYS as u64 + 1), "the token has one more");
         for outcome in outcomes {
-            assert!(matches!(&outcome, Ok(Answer::Described(key)) if key.spec == "AES_256"), "{outcome:?}");
+            assert!(matches!(&outcome, Ok(Answer::Described(key)) if key.spec == KeySpec::AES_256), "{outcome:?}");
         }
         // What was read a moment ago is not read again, by nobody.
         let (searches, readings, _) = place.cost(|| place.describe(&all()).expect("described"));

@@ -5,7 +5,7 @@ use crate::jobs::*;
 use cryptoki::object::{Attribute, KeyType};
 use test_harness::{nss, own_process, raw};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use xksd::key_manager::{Concurrency, Engine, Fault};
+use xksd::key_manager::{Concurrency, Engine, Fault, KeySpec};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -40,14 +40,14 @@ own_process! {
         for label in ["decrypt-only", "small", "secret"] {
             assert_eq!(encrypt(session, label, b"text", b"aad").err(), Some(Fault::KeyUsage), "{label}");
         }
-        for (label, spec) in [("encrypt-only", "AES_256"), ("small", "AES_128"), ("secret", "GENERIC_SECRET_256")] {
+        for (label, spec) in [("encrypt-only", KeySpec::AES_256), ("small", KeySpec::Aes(Some(128))), ("secret", KeySpec::GenericSecret(Some(256)))] {
             let description = describe(session, label).expect("there");
-            assert_eq!((description.spec.as_str(), description.enabled), (spec, true));
+            assert_eq!((description.spec, description.enabled), (spec, true));
         }
         assert!(detail(&describe(session, "twin").expect_err("two")).starts_with("2 secret keys"));
         assert!(matches!(describe(session, "nope"), Err(Fault::KeyNotFound { .. })));
         assert!(session.is_usable());
-        assert_eq!(engine.list_keys().expect("lists").len(), 6);
+        assert_eq!(engine.list().expect("lists").len(), 6);
     }
 }
 

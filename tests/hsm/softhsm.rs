@@ -10,7 +10,7 @@ use cryptoki::types::Date;
 use test_harness::token::PIN;
 use test_harness::{Token, own_process, raw, softhsm};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use xksd::key_manager::{Concurrency, Engine, Fault, Job, KeyRef, Task};
+use xksd::key_manager::{Concurrency, Engine, Fault, Job, KeyRef, KeySpec, KeyUsage, Task};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
 use zeroize::Zeroizing;
 
@@ -93,14 +93,14 @@ own_process! {
         assert!(session.is_usable());
 
         let described = |session: &mut dyn xksd::key_manager::Session, label| describe(session, label).expect("there");
-        assert_eq!(described(session, "encrypt-only").usage.first(), Some(&"ENCRYPT"));
-        assert!(!described(session, "encrypt-only").usage.contains(&"DECRYPT"));
+        assert_eq!(described(session, "encrypt-only").usage.iter().next(), Some(KeyUsage::Encrypt));
+        assert!(!described(session, "encrypt-only").usage.contains(KeyUsage::Decrypt));
         let impotent = described(session, "impotent");
-        assert!(impotent.enabled && impotent.usage.contains(&"SIGN") && impotent.usage.contains(&"DERIVE"));
-        assert!(!impotent.usage.contains(&"ENCRYPT"));
-        assert_eq!(described(session, "encrypt-only").spec, "AES_256");
-        assert_eq!(described(session, "small").spec, "AES_128");
-        assert_eq!(described(session, "secret").spec, "GENERIC_SECRET_256");
+        assert!(impotent.enabled && impotent.usage.contains(KeyUsage::Sign) && impotent.usage.contains(KeyUsage::Derive));
+        assert!(!impotent.usage.contains(KeyUsage::Encrypt));
+        assert_eq!(described(session, "encrypt-only").spec, KeySpec::AES_256);
+        assert_eq!(described(session, "small").spec, KeySpec::Aes(Some(128)));
+        assert_eq!(described(session, "secret").spec, KeySpec::GenericSecret(Some(256)));
     }
 }
 
@@ -121,7 +121,7 @@ own_process! {
         // The session test key bears this label too, and must not be taken for the customer's.
         session.probe().expect("healthy");
         good_and_bad_ciphertexts(&mut *session, "xksd-probe");
-        assert_eq!(engine.list_keys().expect("lists").len(), 3);
+        assert_eq!(engine.list().expect("lists").len(), 3);
     }
 }
 
@@ -141,10 +141,10 @@ own_process! {
             let expected = (!enabled).then_some(Fault::KeyDisabled);
             assert_eq!(encrypt(&mut *session, label, b"text", b"").err(), expected, "{label}");
         }
-        let listed = engine.list_keys().expect("lists");
-        let shown: Vec<_> = listed.iter().map(|key| (key.label.as_str(), key.enabled, key.end_date.is_some())).collect();
+        let listed = engine.list().expect("lists");
+        let shown: Vec<_> = listed.iter().map(|key| (key.label.as_str(), key.description.enabled, key.end_date.is_some())).collect();
         assert_eq!(shown, [("current", true, true), ("expired", false, true), ("future", false, false)]);
-        assert_eq!((listed[0].id.as_str(), listed[0].spec.as_str()), ("63757272656e74", "AES_256"));
+        assert_eq!((listed[0].id.as_str(), listed[0].description.spec), ("63757272656e74", KeySpec::AES_256));
     }
 }
 
@@ -161,8 +161,8 @@ own_process! {
         // It is that key's trouble alone.
         assert!(session.is_usable());
         encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
-        let listed = engine.list_keys().expect("lists");
-        let shown: Vec<_> = listed.iter().map(|key| (key.label.as_str(), key.enabled, key.end_date.as_deref())).collect();
+        let listed = engine.list().expect("lists");
+        let shown: Vec<_> = listed.iter().map(|key| (key.label.as_str(), key.description.enabled, key.end_date.as_deref())).collect();
         assert_eq!(shown, [("foo", true, None), ("private", false, Some("not readable"))]);
     }
 }
@@ -378,7 +378,7 @@ own_process! {
         two.make_key("two", 32, &[]);
         other.make_key("three", 32, &[]);
         let serial = |token: &Token| pkcs11.get_token_info(token.slot).expect("a token").serial_number().to_owned();
-        let open = |token| Pkcs11Engine::new(Settings { token, ..settings() }).expect("made").list_keys();
+        let open = |token| Pkcs11Engine::new(Settings { token, ..settings() }).expect("made").list();
         let labels = |token| open(token).expect("opens").iter().map(|key| key.label.clone()).collect::<Vec<_>>();
         let ambiguous = open(TokenSelector::Label("xks".to_owned())).expect_err("two of them");
         assert!(detail(&ambiguous).contains("ambiguous") && detail(&ambiguous).contains(&serial(&one)), "{ambiguous:?}");

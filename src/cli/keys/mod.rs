@@ -1,5 +1,6 @@
 //! `xksd keys`
 
+mod listing;
 mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,11 +8,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Failure, print};
+use crate::api::response::key_spec;
 use crate::config::{Config, KeyManager};
 use crate::control::build::{Opened, open};
 use crate::control::expected::why_it_cannot_serve;
-use crate::key_manager::pkcs11::KeyListing;
-use crate::key_manager::{Engine, InProcess, Job, KeyRef, Outcome, Task};
+use crate::key_manager::{Job, KeyListing, KeyRef, KeySpec, Outcome, Task};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);
@@ -150,14 +151,14 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     };
     let mut listed = None;
     let mut execute: Execute = match opened {
-        Opened::Local(local) => {
-            for label in local.labels() {
-                print(&format!("  {label:?}: AES_256\n"))?;
+        Opened::InProcess(keys) => {
+            for label in keys.labels() {
+                print(&format!("  {label:?}: {}\n", key_spec(KeySpec::AES_256)))?;
             }
-            Box::new(move |job| local.execute(job))
+            Box::new(move |job| keys.execute(job))
         }
-        Opened::Pkcs11(engine, _) => {
-            let opened = engine.list_keys().and_then(|keys| Ok((keys, engine.open()?)));
+        Opened::Sessions(engine, _) => {
+            let opened = engine.list().and_then(|keys| Ok((keys, engine.open()?)));
             let (keys, mut session) = match opened {
                 Ok(opened) => opened,
                 Err(fault) => {
@@ -166,7 +167,7 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
                 }
             };
             for key in keys.iter() {
-                print(&format!("  {key}\n"))?;
+                print(&format!("  {}\n", listing::line(key)))?;
             }
             listed = Some(keys);
             Box::new(move |job| session.execute(job))

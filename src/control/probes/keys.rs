@@ -239,7 +239,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::key_manager::{Answer, KeyDescription, Plaintext};
+    use crate::key_manager::{Answer, KeyDescription, KeySpec, KeyUsage, Plaintext};
     use crate::limits::TAG_BYTES;
 
     fn expected(replicated: bool) -> Vec<ExpectedKey> {
@@ -252,8 +252,8 @@ mod tests {
     fn holds(key: u8) -> impl Fn(&KeyRef, Task) -> Outcome {
         move |_, task| match task {
             Task::Describe => Ok(Answer::Described(KeyDescription {
-                spec: "AES_256".into(),
-                usage: vec!["ENCRYPT", "DECRYPT"],
+                spec: KeySpec::AES_256,
+                usage: [KeyUsage::Encrypt, KeyUsage::Decrypt].into_iter().collect(),
                 enabled: true,
             })),
             Task::Encrypt { plaintext, .. } => Ok(Answer::Encrypted {

@@ -152,7 +152,7 @@ fn describes_unknown_and_late() {
     let local = foo();
     let described = local.execute(job("foo", Task::Describe)).expect("there");
     assert!(
-        matches!(described, Answer::Described(k) if k.spec == "AES_256" && k.usage == ["ENCRYPT", "DECRYPT"] && k.enabled)
+        matches!(described, Answer::Described(k) if k.spec == KeySpec::AES_256 && k.usage.iter().eq([KeyUsage::Encrypt, KeyUsage::Decrypt]) && k.enabled)
     );
     assert!(matches!(local.execute(job("nope", Task::Describe)), Err(Fault::KeyNotFound { .. })));
     let late = Job { key: KeyRef::first("foo"), task: Task::Describe, deadline: Instant::now() };

@@ -4,7 +4,7 @@ use cryptoki_sys::*;
 
 use super::errors::CallError;
 use super::ffi::{Functions, Value};
-use crate::key_manager::KeyDescription;
+use crate::key_manager::{KeyDescription, KeySpec, KeyUsage, KeyUsages};
 
 /// What is read of a key, with the most bytes each may have.
 const WANTED: &[(CK_ATTRIBUTE_TYPE, usize)] = &[
@@ -24,15 +24,14 @@ const WANTED: &[(CK_ATTRIBUTE_TYPE, usize)] = &[
     (CKA_END_DATE, size_of::<CK_DATE>()),
 ];
 
-/// Usages in the order of [`KeyDescription::usage`].
-const USAGES: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
-    (CKA_ENCRYPT, "ENCRYPT"),
-    (CKA_DECRYPT, "DECRYPT"),
-    (CKA_SIGN, "SIGN"),
-    (CKA_VERIFY, "VERIFY"),
-    (CKA_WRAP, "WRAP"),
-    (CKA_UNWRAP, "UNWRAP"),
-    (CKA_DERIVE, "DERIVE"),
+const USAGES: [(CK_ATTRIBUTE_TYPE, KeyUsage); KeyUsage::ALL.len()] = [
+    (CKA_ENCRYPT, KeyUsage::Encrypt),
+    (CKA_DECRYPT, KeyUsage::Decrypt),
+    (CKA_SIGN, KeyUsage::Sign),
+    (CKA_VERIFY, KeyUsage::Verify),
+    (CKA_WRAP, KeyUsage::Wrap),
+    (CKA_UNWRAP, KeyUsage::Unwrap),
+    (CKA_DERIVE, KeyUsage::Derive),
 ];
 
 /// A secret key's attributes.
@@ -43,7 +42,7 @@ pub(super) struct Attributes {
     kind: Option<CK_KEY_TYPE>,
     /// CKA_VALUE_LEN.
     bytes: Option<CK_ULONG>,
-    usage: Vec<&'static str>,
+    usage: KeyUsages,
     pub(super) start: Date,
     pub(super) end: Date,
     /// The module failed on one of them.
@@ -134,7 +133,7 @@ impl Attributes {
                         .and_then(|value| value.first())
                         .is_some_and(|byte| *byte != CK_FALSE)
                 })
-                .map(|(_, name)| *name)
+                .map(|(_, usage)| *usage)
                 .collect(),
             start: date(CKA_START_DATE),
             end: date(CKA_END_DATE),
@@ -147,9 +146,8 @@ impl Attributes {
         self.kind == Some(CKK_AES) && self.bytes == Some(32)
     }
 
-    /// `usage` as in [`KeyDescription::usage`].
-    pub(super) fn allows(&self, usage: &str) -> bool {
-        self.usage.contains(&usage)
+    pub(super) fn allows(&self, usage: KeyUsage) -> bool {
+        self.usage.contains(usage)
     }
 
     /// Of an object of which nothing is known.
@@ -179,28 +177,21 @@ impl Attributes {
     }
 
     pub(super) fn describe(&self, today: [u8; 8]) -> KeyDescription {
-        KeyDescription {
-            spec: self.spec(),
-            usage: self.usage.clone(),
-            enabled: self.is_enabled(today),
-        }
+        KeyDescription { spec: self.spec(), usage: self.usage, enabled: self.is_enabled(today) }
     }
 
-    fn spec(&self) -> String {
-        let Some(kind) = self.kind else { return "UNKNOWN".to_owned() };
-        // DES keys: the bits that are key, without parity; their CKA_VALUE_LEN is never there.
-        let name = match kind {
-            CKK_AES => "AES",
-            CKK_GENERIC_SECRET => "GENERIC_SECRET",
-            CKK_CHACHA20 => "CHACHA20",
-            CKK_DES => return "DES_56".to_owned(),
-            CKK_DES2 => return "DES2_112".to_owned(),
-            CKK_DES3 => return "DES3_168".to_owned(),
-            other => return format!("CKK_{other:#x}"),
-        };
-        match self.bytes {
-            Some(bytes) => format!("{name}_{}", bytes.saturating_mul(8)),
-            None => name.to_owned(),
+    fn spec(&self) -> KeySpec {
+        let bits = self.bytes.map(|bytes| bytes.saturating_mul(8));
+        match self.kind {
+            None => KeySpec::Unknown,
+            Some(CKK_AES) => KeySpec::Aes(bits),
+            Some(CKK_GENERIC_SECRET) => KeySpec::GenericSecret(bits),
+            Some(CKK_CHACHA20) => KeySpec::ChaCha20(bits),
+            // Their CKA_VALUE_LEN is never there.
+            Some(CKK_DES) => KeySpec::Des,
+            Some(CKK_DES2) => KeySpec::Des2,
+            Some(CKK_DES3) => KeySpec::Des3,
+            Some(other) => KeySpec::Other(other),
         }
     }
 }
@@ -223,30 +214,30 @@ mod tests {
     }
 
     #[test]
-    fn spec_in_the_api_s_spelling() {
+    fn specs() {
         for (kind, bytes, spec) in [
-            (CKK_AES, 32, "AES_256"),
-            (CKK_AES, 24, "AES_192"),
-            (CKK_AES, 16, "AES_128"),
-            (CKK_GENERIC_SECRET, 20, "GENERIC_SECRET_160"),
-            (CKK_DES3, 24, "DES3_168"),
-            (CKK_VENDOR_DEFINED + 5, 32, "CKK_0x80000005"),
+            (CKK_AES, 32, KeySpec::AES_256),
+            (CKK_AES, 24, KeySpec::Aes(Some(192))),
+            (CKK_GENERIC_SECRET, 20, KeySpec::GenericSecret(Some(160))),
+            (CKK_DES3, 24, KeySpec::Des3),
+            (CKK_VENDOR_DEFINED + 5, 32, KeySpec::Other(0x8000_0005)),
         ] {
             let attributes = of_kind(kind, bytes);
             assert_eq!(attributes.spec(), spec);
-            assert_eq!(attributes.is_aes_256(), spec == "AES_256");
+            assert_eq!(attributes.is_aes_256(), spec == KeySpec::AES_256);
         }
-        assert_eq!(key(&[]).spec(), "UNKNOWN");
+        assert_eq!(key(&[]).spec(), KeySpec::Unknown);
         let no_size = key(&[(CKA_KEY_TYPE, &CKK_AES.to_ne_bytes())]);
-        assert_eq!((no_size.spec().as_str(), no_size.is_aes_256()), ("AES", false));
+        assert_eq!((no_size.spec(), no_size.is_aes_256()), (KeySpec::Aes(None), false));
     }
 
     #[test]
-    fn usage_in_order() {
+    fn usages() {
         let all =
             key(&[(CKA_DERIVE, &[1]), (CKA_ENCRYPT, &[1]), (CKA_UNWRAP, &[0]), (CKA_SIGN, &[1])]);
-        assert_eq!(all.describe(today()).usage, ["ENCRYPT", "SIGN", "DERIVE"]);
-        assert!(all.allows("ENCRYPT") && !all.allows("DECRYPT") && !all.allows("UNWRAP"));
+        let usage = all.describe(today()).usage;
+        assert!(usage.iter().eq([KeyUsage::Encrypt, KeyUsage::Sign, KeyUsage::Derive]));
+        assert!(all.allows(KeyUsage::Encrypt) && !all.allows(KeyUsage::Unwrap));
         assert!(key(&[(CKA_ENCRYPT, &[])]).usage.is_empty());
     }
 

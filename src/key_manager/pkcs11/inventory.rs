@@ -20,6 +20,7 @@ use super::module::OpenSession;
 use super::search::{self, NoKey};
 use super::shared::Shared;
 use super::sight::NO_KEYS_ANY_MORE;
+use crate::key_manager::listing::{no_key, several_keys};
 use crate::key_manager::{Answer, Fault, Outcome};
 use crate::limits::{
     INVENTORY_PAUSE, INVENTORY_PAUSE_MAX, INVENTORY_SEARCHES_MAX, INVENTORY_SHARE,
@@ -333,11 +334,9 @@ impl Found<'_> {
     /// Why the label's key cannot serve.
     fn fault(&self) -> Option<Fault> {
         match (self.keys, self.unreadable) {
-            (0, _) => Some(Fault::KeyNotFound { detail: search::no_key(self.label) }),
+            (0, _) => Some(Fault::KeyNotFound { detail: no_key(self.label) }),
             (1, error) => error.map(|error| error.fault()),
-            (keys, _) => {
-                Some(Fault::KeyNotFound { detail: search::several_keys(self.label, keys) })
-            }
+            (keys, _) => Some(Fault::KeyNotFound { detail: several_keys(self.label, keys) }),
         }
     }
 }

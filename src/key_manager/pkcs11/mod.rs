@@ -34,12 +34,12 @@ use cryptoki_sys::{CK_SLOT_ID, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
-pub use list::{KeyListing, TokenKeys};
 pub use profile::Profile;
 pub use token::TokenSelector;
 
 use super::{
     Concurrency, Engine, Fault, KeyRef, LibraryState, ManagerInfo, Outcome, RefusedKey, Session,
+    TokenKeys,
 };
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
@@ -175,12 +175,6 @@ impl Pkcs11Engine {
             full_at: Mutex::new(None),
             shared,
         }))
-    }
-
-    /// What the token holds. Opens a session of its own; a wrong PIN counts as one try.
-    pub fn list_keys(&self) -> Result<TokenKeys, Fault> {
-        let (session, _) = self.session()?;
-        list::of(&session, &self.shared.keys)
     }
 
     fn module(&self) -> Result<Arc<Module>, Fault> {
@@ -362,6 +356,11 @@ impl Engine for Pkcs11Engine {
             || self.session_beside(),
             |session| self.keep_alive.give_back(session),
         )
+    }
+
+    fn list(&self) -> Result<TokenKeys, Fault> {
+        let (session, _) = self.session()?;
+        list::of(&session, &self.shared.keys)
     }
 
     fn library(&self) -> LibraryState {

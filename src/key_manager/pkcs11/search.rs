@@ -10,6 +10,7 @@ use super::ffi::{TRUE, Wanted};
 use super::keys::Key;
 use super::module::OpenSession;
 use crate::key_manager::Fault;
+use crate::key_manager::listing::{no_key, several_keys};
 use crate::limits::{KEYS_OF_A_LABEL_MAX, TOKEN_KEYS_MAX};
 
 /// Why a key was not found.
@@ -25,20 +26,6 @@ pub(super) enum NoKey {
 /// Every secret key on the token. CKA_TOKEN: the session test keys of this very process are no
 /// candidates.
 const SECRET_KEYS: [Wanted; 2] = [(CKA_TOKEN, TRUE), (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes())];
-
-/// What the operator reads of a label without a key.
-pub(super) fn no_key(label: &str) -> String {
-    format!("no secret key labelled \"{label}\" on the token")
-}
-
-/// What the operator reads of a label that several keys have.
-pub(super) fn several_keys(label: &str, count: usize) -> String {
-    let or_more = if count >= KEYS_OF_A_LABEL_MAX { " or more" } else { "" };
-    format!(
-        "{count}{or_more} secret keys labelled \"{label}\" on the token: which of them is meant \
-         cannot be known"
-    )
-}
 
 /// Finds the one secret key of that label on the token.
 pub(super) fn find(session: &OpenSession, label: &str) -> Result<Key, NoKey> {

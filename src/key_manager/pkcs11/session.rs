@@ -23,7 +23,9 @@ use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::shared::Shared;
 use super::sight::NO_KEYS_ANY_MORE;
-use crate::key_manager::{Answer, Fault, Job, KeyDescription, KeyRef, Outcome, Session, Task};
+use crate::key_manager::{
+    Answer, Fault, Job, KeyDescription, KeyRef, KeyUsage, Outcome, Session, Task,
+};
 use failure::{Failure, in_time};
 
 /// A session on a token.
@@ -82,15 +84,17 @@ impl HsmSession {
             Task::Encrypt { plaintext, aad, integrity } => {
                 // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test
                 // client expects InvalidKeyUsageException from it when a CDIV is asked for.
-                let usages: &[&str] =
-                    if integrity.is_some() { &["ENCRYPT", "DECRYPT"] } else { &["ENCRYPT"] };
+                let usages: &[KeyUsage] = match integrity {
+                    Some(_) => &[KeyUsage::Encrypt, KeyUsage::Decrypt],
+                    None => &[KeyUsage::Encrypt],
+                };
                 let key = self.key(label, usages, deadline)?;
                 let verified =
-                    self.shared.verifies(Instant::now()) && self.allows(label, "DECRYPT");
+                    self.shared.verifies(Instant::now()) && self.allows(label, KeyUsage::Decrypt);
                 self.encrypt(key, plaintext, aad, integrity.as_ref(), verified, deadline)
             }
             Task::Decrypt { ciphertext, iv, tag, aad } => {
-                let key = self.key(label, &["DECRYPT"], deadline)?;
+                let key = self.key(label, &[KeyUsage::Decrypt], deadline)?;
                 self.decrypt(label, key, ciphertext, iv, tag, aad, deadline)
             }
         }
@@ -103,9 +107,11 @@ impl HsmSession {
     ) -> Result<KeyDescription, Failure> {
         let mut description = self.look_at(label, deadline)?.attributes.describe(today());
         // What the module refuses whatever the attributes say.
-        for (usage, key_use) in [("ENCRYPT", KeyUse::Encrypt), ("DECRYPT", KeyUse::Decrypt)] {
+        for (usage, key_use) in
+            [(KeyUsage::Encrypt, KeyUse::Encrypt), (KeyUsage::Decrypt, KeyUse::Decrypt)]
+        {
             if self.shared.breakers.refuses(label, key_use) {
-                description.usage.retain(|one| *one != usage);
+                description.usage.remove(usage);
             }
         }
         Ok(description)

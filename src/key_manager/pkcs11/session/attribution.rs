@@ -21,7 +21,7 @@ use super::HsmSession;
 use super::failure::{Failure, Unverified};
 use super::lookup::permit;
 use super::test_key::TEST_TEXT;
-use crate::key_manager::Fault;
+use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::INTEGRITY_COMPARISONS;
 
 impl HsmSession {
@@ -132,10 +132,10 @@ impl HsmSession {
     /// know.
     fn key_works(&mut self, label: &Arc<str>) -> bool {
         let Some(key) = self.known.get(&self.shared.keys, label).cloned() else { return false };
-        if permit(&key, &["ENCRYPT", "DECRYPT"]).is_ok() {
+        if permit(&key, &[KeyUsage::Encrypt, KeyUsage::Decrypt]).is_ok() {
             self.round_trip(key.handle, None).is_ok()
         } else {
-            permit(&key, &["ENCRYPT"]).is_ok()
+            permit(&key, &[KeyUsage::Encrypt]).is_ok()
                 && self.encrypt_only(key.handle, &TEST_TEXT, b"", None).is_ok()
         }
     }

@@ -18,7 +18,7 @@ use super::HsmSession;
 use super::encrypt::Encrypted;
 use super::failure::{Failure, Unverified, in_time};
 use super::gcm::Sealed;
-use crate::key_manager::{Answer, Fault, Plaintext, Secret, same_bytes};
+use crate::key_manager::{Answer, Fault, KeyUsage, Plaintext, Secret, same_bytes};
 use crate::limits::{
     IV_BYTES, REFUSALS_AMBIGUOUS, REFUSALS_DOUBTED, REFUSALS_UNAMBIGUOUS, TAG_BYTES,
 };
@@ -155,7 +155,7 @@ impl HsmSession {
         text: &[u8],
         deadline: Option<Instant>,
     ) -> Result<KnownGood, Failure> {
-        if self.allows(label, "ENCRYPT") {
+        if self.allows(label, KeyUsage::Encrypt) {
             match self.encrypt_only(like.key, text, like.aad, deadline) {
                 Ok(made) => return Ok(KnownGood { key: like.key, made }),
                 Err(Failure::Call(error)) if self.reaction(&error) == Reaction::Usage => {}

@@ -12,15 +12,15 @@ use super::super::search::{self, NoKey};
 use super::super::sight::NO_KEYS_ANY_MORE;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
-use crate::key_manager::Fault;
+use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::{KEY_ATTRIBUTES_AGE_MAX, KEY_REFUSAL_AGE_MAX};
 
 /// Whether the key may do all of `usages` today.
-pub(super) fn permit(key: &Key, usages: &[&str]) -> Result<(), Fault> {
+pub(super) fn permit(key: &Key, usages: &[KeyUsage]) -> Result<(), Fault> {
     if !key.attributes.is_undated() && !key.attributes.is_enabled(today()) {
         return Err(Fault::KeyDisabled);
     }
-    if !key.attributes.is_aes_256() || !usages.iter().all(|usage| key.attributes.allows(usage)) {
+    if !key.attributes.is_aes_256() || !usages.iter().all(|usage| key.attributes.allows(*usage)) {
         return Err(Fault::KeyUsage);
     }
     Ok(())
@@ -31,7 +31,7 @@ impl HsmSession {
     pub(super) fn key(
         &mut self,
         label: &Arc<str>,
-        usages: &[&str],
+        usages: &[KeyUsage],
         deadline: Option<Instant>,
     ) -> Result<CK_OBJECT_HANDLE, Failure> {
         // None when the attributes must be read again.
@@ -78,7 +78,7 @@ impl HsmSession {
     }
 
     /// Whether the attributes of a key that is known allow `usage`.
-    pub(super) fn allows(&mut self, label: &Arc<str>, usage: &str) -> bool {
+    pub(super) fn allows(&mut self, label: &Arc<str>, usage: KeyUsage) -> bool {
         let known = self.known.get(&self.shared.keys, label);
         known.is_some_and(|known| known.attributes.allows(usage))
     }
@@ -86,7 +86,7 @@ impl HsmSession {
     fn look_up_for(
         &mut self,
         label: &Arc<str>,
-        usages: &[&str],
+        usages: &[KeyUsage],
         deadline: Option<Instant>,
     ) -> Result<CK_OBJECT_HANDLE, Failure> {
         let found = self.look_up(label, deadline)?;

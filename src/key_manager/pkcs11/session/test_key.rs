@@ -11,7 +11,7 @@ use super::HsmSession;
 use super::failure::{Failure, in_time};
 use super::gcm::Sealed;
 use super::lookup::permit;
-use crate::key_manager::Fault;
+use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::WITNESSES_MAX;
 
 /// CKA_LABEL of the session test key.
@@ -43,7 +43,7 @@ impl HsmSession {
             Ok(key) => Ok(vec![key]),
             Err(Failure::Call(error)) if error.call == Call::GenerateKey => {
                 let mut others = self.shared.keys.others(except, WITNESSES_MAX);
-                others.retain(|key| permit(key, &["ENCRYPT", "DECRYPT"]).is_ok());
+                others.retain(|key| permit(key, &[KeyUsage::Encrypt, KeyUsage::Decrypt]).is_ok());
                 if others.is_empty() {
                     return Err(error.into());
                 }
