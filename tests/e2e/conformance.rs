@@ -13,7 +13,7 @@ fn invalid_ciphertext() -> (u16, String) {
 }
 
 /// All of it.
-pub fn all(api: &mut Api<'_>) {
+pub fn all(api: &mut Api) {
     metadata(api);
     round_trips(api);
     integrity(api);
@@ -23,7 +23,7 @@ pub fn all(api: &mut Api<'_>) {
     health(api);
 }
 
-pub fn metadata(api: &mut Api<'_>) {
+pub fn metadata(api: &mut Api) {
     // CreateKey has no kmsKeyArn yet, DescribeKey has; and KMS may one day have calls that nobody
     // knows today.
     for operation in ["DescribeKey", "CreateKey", "SomethingOfTheFuture"] {
@@ -42,7 +42,7 @@ pub fn metadata(api: &mut Api<'_>) {
     }
 }
 
-pub fn round_trips(api: &mut Api<'_>) {
+pub fn round_trips(api: &mut Api) {
     for context in [json!({}), aad("purpose=test,department=engineering")] {
         let first = api.encrypt("foo", b"thirty-two bytes of a data key..", &context);
         let second = api.encrypt("foo", b"thirty-two bytes of a data key..", &context);
@@ -66,7 +66,7 @@ pub fn round_trips(api: &mut Api<'_>) {
     }
 }
 
-pub fn integrity(api: &mut Api<'_>) {
+pub fn integrity(api: &mut Api) {
     for context in ["", "purpose=test"] {
         let fields = if context.is_empty() { json!({}) } else { aad(context) };
         let answer = api.encrypt("foo", b"checked", &with(&fields, &json!({INTEGRITY: "SHA_256"})));
@@ -78,7 +78,7 @@ pub fn integrity(api: &mut Api<'_>) {
 }
 
 /// The sizes that must work, and one byte more.
-pub fn sizes(api: &mut Api<'_>) {
+pub fn sizes(api: &mut Api) {
     let context = |n: usize| json!({"additionalAuthenticatedData": b64(vec![0xad; n])});
     for (plaintext, aad) in [(0, 0), (1, 1), (4300, 0), (4300, 8192), (4096, 8192)] {
         let text: Vec<u8> = (0..plaintext).map(|n| (n % 251) as u8).collect();
@@ -105,7 +105,7 @@ pub fn sizes(api: &mut Api<'_>) {
 
 /// Whatever is changed or left out of a ciphertext, it does not open, and the next request is
 /// served.
-pub fn tampered(api: &mut Api<'_>) {
+pub fn tampered(api: &mut Api) {
     let context = aad("project=one");
     let answer = api.encrypt("foo", b"do not touch", &context);
     let changed = |field: &str, change: &dyn Fn(&mut Vec<u8>)| {
@@ -141,7 +141,7 @@ pub fn tampered(api: &mut Api<'_>) {
     assert_eq!(api.decrypt("foo", &without, &aad("")), b"no context");
 }
 
-pub fn other_keys(api: &mut Api<'_>) {
+pub fn other_keys(api: &mut Api) {
     let answer = api.encrypt("foo", b"text", &json!({}));
     let not_found = name(404, "KeyNotFoundException");
     for key in ["nobody", "FOO", &"k".repeat(128)] {
@@ -157,7 +157,7 @@ pub fn other_keys(api: &mut Api<'_>) {
     }
 }
 
-pub fn health(api: &mut Api<'_>) {
+pub fn health(api: &mut Api) {
     let answer = api.health();
     assert_eq!(answer["xksProxyFleetSize"], 1);
     for field in ["xksProxyVendor", "xksProxyModel", "ekmVendor"] {
@@ -172,7 +172,7 @@ pub fn health(api: &mut Api<'_>) {
 }
 
 /// Keys that may do only a part of it, as AWS's test client wants them.
-pub fn limited_keys(api: &mut Api<'_>, encrypt_only: &str, decrypt_only: &str, impotent: &str) {
+pub fn limited_keys(api: &mut Api, encrypt_only: &str, decrypt_only: &str, impotent: &str) {
     let usage = name(400, "InvalidKeyUsageException");
     let encrypt = |key: &str| format!("keys/{key}/encrypt");
     for context in [json!({}), aad("purpose=test")] {

@@ -34,7 +34,7 @@ fn disabled(config: &Config) -> Config {
     }
 }
 
-fn status_of_encrypt(api: &mut Api<'_>) -> (u16, String) {
+fn status_of_encrypt(api: &mut Api) -> (u16, String) {
     api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
 }
 

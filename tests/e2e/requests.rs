@@ -14,7 +14,7 @@ fn with_metadata(body: &Value, fields: &Value) -> Value {
 }
 
 /// Every call of key `foo` with a good body.
-fn good(api: &mut Api<'_>) -> [(&'static str, Value); 4] {
+fn good(api: &mut Api) -> [(&'static str, Value); 4] {
     let encrypted = api.encrypt("foo", b"text", &json!({}));
     [
         (

@@ -179,7 +179,7 @@ fn credentials_are_exchanged_without_a_gap_on_a_live_connection() {
     let mut old = Api::new(&installation, &server);
     let mut new = Api::new(&installation, &server);
     new.credential = B;
-    let works = |api: &mut Api<'_>| {
+    let works = |api: &mut Api| {
         let request = Request::health(&server, "rotation").with(|r| r.credential = api.credential);
         let response = api.wire.call(&request);
         assert!(!response.closes());

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use cryptoki::object::Attribute;
 use test_harness::own_process::in_own_process;
-use test_harness::softhsm;
 use test_harness::token::PIN;
 use test_harness::{A, Config, Installation};
+use test_harness::{softhsm, test_path};
 
 const CLIENT: &str = "XKSD_XKS_TEST_CLIENT_DIR";
 
@@ -23,7 +23,7 @@ fn aws_test_client() {
         return;
     };
     // The client reads its settings and files from its own directory, which stays as it is.
-    in_own_process(concat!(module_path!(), "::aws_test_client"), |directory| {
+    in_own_process(test_path!("aws_test_client"), |directory| {
         let token = softhsm::new_token(&softhsm::load(), "xks");
         token.make_key("foo", 32, &[]);
         token.make_key("encrypt_only_key", 32, &[Attribute::Decrypt(false)]);

@@ -1,9 +1,10 @@
 //! What a request costs the HSM, and the IVs that leave.
 
+use crate::proxy::{Proxy, key_store};
 use std::collections::HashSet;
+use test_harness::Installation;
+use test_harness::hsm_sim::KEY;
 
-use super::hsm::KEY;
-use super::server::{Place, key_manager, key_store};
 use xksd::limits::IV_BLOCK;
 
 const CLIENTS: usize = 4;
@@ -12,10 +13,10 @@ const ENCRYPTS: usize = 10_240;
 /// A CDIV encrypt costs four calls and 1/256 of a C_GenerateRandom. No two have the same IV.
 #[test]
 fn an_encrypt_costs_four_calls_and_has_an_iv_of_its_own() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
     // One session, so that it is known when a block of IVs is used up.
-    let server = place.serve(&[key_manager(&hsm, 1), key_store("/s", &["hsm"])]);
+    let server = Proxy::start(installation, &[hsm.key_manager(1), key_store("/s", &["hsm"])]);
     server.wait_until_ready();
     let mut warm = server.client("/s");
     // The key is looked up, and half a block of IVs is used up.

@@ -1,25 +1,18 @@
-//! A client that signs as KMS does and holds every answer to what must always be true of it.
+//! A client that holds every answer to what must always be true of it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ring::digest;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use xksd::cli::probe::client::{Client as Connection, Target, tls_config};
-use xksd::cli::probe::sign::Signer;
-use zeroize::Zeroizing;
-
-use super::hsm::KEY;
-use super::server::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
+use test_harness::api::{cdiv, decrypt_body, encrypt_body, request_id};
+use test_harness::hsm_sim::KEY;
+use test_harness::{Api, Installation, Server, aad, b64, envelope, eventually, with};
 
 /// Of all requests.
-const AAD: &[u8] = b"project=nile,department=marketing";
+const AAD: &str = "project=nile,department=marketing";
 /// Well above the budget: an answer that comes later than this was none. The machine may be busy
 /// with other things; the server's own clock is held to the budget.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
@@ -54,60 +47,35 @@ impl Reply {
     }
 
     pub fn bytes(&self, field: &str) -> Vec<u8> {
-        STANDARD
-            .decode(self.json[field].as_str().unwrap_or_else(|| panic!("{field}: {}", self.json)))
-            .unwrap()
+        test_harness::bytes(&self.json, field)
     }
 }
 
 /// One connection.
 pub struct Client {
-    connection: Connection,
-    signer: Signer,
-    prefix: String,
+    api: Api,
 }
 
 impl Client {
-    pub fn connect(target: &Target, prefix: &str) -> Client {
-        let signer = Signer {
-            access_key_id: ACCESS_KEY_ID.to_owned(),
-            secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
-            region: REGION.to_owned(),
-        };
-        Client {
-            connection: Connection::connect(target, tls_config(target).unwrap()).unwrap(),
-            signer,
-            prefix: prefix.to_owned(),
-        }
+    pub fn connect(installation: &Installation, server: &Server, prefix: &'static str) -> Client {
+        Client { api: Api { prefix, ..Api::new(installation, server) } }
     }
 
-    fn call(&mut self, path: &str, body: &Value) -> Reply {
-        let path = format!("{}/kms/xks/v1/{path}", self.prefix);
-        let body = body.to_string();
-        let signed = self.signer.sign(
-            self.connection.host(),
-            &path,
-            body.as_bytes(),
-            OffsetDateTime::now_utc(),
-        );
-        let headers = [
-            ("Content-Type", "application/json"),
-            ("X-Amz-Date", &*signed.date),
-            ("Authorization", &*signed.authorization),
-        ];
-        let answer = self
-            .connection
-            .call("POST", &path, &headers, body.as_bytes())
-            .expect("silence is never an answer");
-        let json: Value = serde_json::from_slice(&answer.body).expect("JSON");
-        assert!(answer.time < ANSWERED_WITHIN, "{path} answered after {:?}: {json}", answer.time);
+    fn call(&mut self, call: &str, body: &Value) -> Reply {
+        let request = self.api.request(call, body);
+        let start = Instant::now();
+        self.api.wire.send(&request.bytes());
+        let response = self.api.wire.try_response().expect("silence is never an answer");
+        let (time, json) = (start.elapsed(), response.json());
+        assert!(time < ANSWERED_WITHIN, "{call} answered after {time:?}: {json}");
         let error = json["errorName"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(answer.status == 200, error.is_empty(), "{json}");
-        Reply { status: answer.status, error, json }
+        assert_eq!(response.status == 200, error.is_empty(), "{json}");
+        Reply { status: response.status, error, json }
     }
 
     pub fn health(&mut self) -> Reply {
-        self.call("health", &json!({"requestMetadata": {"kmsRequestId": "health", "kmsOperation": "KmsHealthCheck"}}))
+        let metadata = json!({"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"});
+        self.call("health", &json!({"requestMetadata": metadata}))
     }
 
     /// `healthStatus` by key manager.
@@ -124,10 +92,7 @@ impl Client {
     }
 
     pub fn metadata(&mut self) -> Reply {
-        self.call(
-            &format!("keys/{KEY}/metadata"),
-            &json!({"requestMetadata": request_metadata("DescribeKey")}),
-        )
+        self.call(&format!("keys/{KEY}/metadata"), &envelope("DescribeKey", &json!({})))
     }
 
     /// Encrypts with a CDIV, which is checked if there is an answer.
@@ -136,39 +101,19 @@ impl Client {
     }
 
     pub fn encrypt_with(&mut self, key: &str, plaintext: &[u8], integrity: bool) -> Reply {
-        let mut body = json!({
-            "requestMetadata": request_metadata("GenerateDataKey"),
-            "plaintext": STANDARD.encode(plaintext),
-            "additionalAuthenticatedData": STANDARD.encode(AAD),
-            "encryptionAlgorithm": "AES_GCM",
-        });
-        if integrity {
-            body["ciphertextDataIntegrityValueAlgorithm"] = json!("SHA_256");
-        }
-        let reply = self.call(&format!("keys/{key}/encrypt"), &body);
+        let algorithm = if integrity { json!("SHA_256") } else { Value::Null };
+        let fields = with(&aad(AAD), &json!({"ciphertextDataIntegrityValueAlgorithm": algorithm}));
+        let reply = self.call(&format!("keys/{key}/encrypt"), &encrypt_body(plaintext, &fields));
         if reply.is_ok() && integrity {
-            let parts =
-                ["ciphertextMetadata", "initializationVector", "ciphertext", "authenticationTag"]
-                    .map(|field| reply.bytes(field));
-            let expected = digest::digest(&digest::SHA256, &[AAD, &parts.concat()].concat());
-            assert_eq!(reply.bytes("ciphertextDataIntegrityValue"), expected.as_ref());
+            let expected = cdiv(AAD.as_bytes(), &reply.json);
+            assert_eq!(reply.json["ciphertextDataIntegrityValue"], expected);
         }
         reply
     }
 
     /// Decrypts what an encryption answered.
     pub fn decrypt(&mut self, encrypted: &Reply) -> Reply {
-        let mut body = json!({
-            "requestMetadata": request_metadata("Decrypt"),
-            "additionalAuthenticatedData": STANDARD.encode(AAD),
-            "encryptionAlgorithm": "AES_GCM",
-        });
-        for field in
-            ["ciphertext", "initializationVector", "ciphertextMetadata", "authenticationTag"]
-        {
-            body[field] = encrypted.json[field].clone();
-        }
-        self.call(&format!("keys/{KEY}/decrypt"), &body)
+        self.call(&format!("keys/{KEY}/decrypt"), &decrypt_body(&encrypted.json, &aad(AAD)))
     }
 
     /// As [`Client::decrypt`], with one bit of the tag changed.
@@ -176,12 +121,11 @@ impl Client {
         let mut spoiled = encrypted.clone();
         let mut tag = encrypted.bytes("authenticationTag");
         tag[3] ^= 0x10;
-        spoiled.json["authenticationTag"] = json!(STANDARD.encode(tag));
+        spoiled.json["authenticationTag"] = json!(b64(tag));
         self.decrypt(&spoiled)
     }
 
-    /// Encrypt and decrypt give back what was given, all else is an error by name. Tells the
-    /// errors.
+    /// Encrypt and decrypt give back what was given, all else is an error by name. Gives the error.
     pub fn round_trip(&mut self, plaintext: &[u8]) -> Result<(), Reply> {
         let encrypted = self.encrypt(plaintext);
         if !encrypted.is_ok() {
@@ -196,26 +140,16 @@ impl Client {
     }
 }
 
-fn request_metadata(operation: &str) -> Value {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    json!({
-        "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
-        "kmsOperation": operation,
-        "kmsRequestId": format!("request-{}", NEXT.fetch_add(1, Relaxed)),
-        "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
-    })
-}
-
-/// What clients were told during a while.
+/// The answers that clients had during a while.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Tally {
     pub good: u64,
     /// By name.
     pub errors: BTreeMap<String, u64>,
     pub latest: Duration,
 }
 
-impl Told {
+impl Tally {
     fn note(&mut self, reply: Result<(), Reply>, time: Duration) {
         self.latest = self.latest.max(time);
         match reply {
@@ -235,66 +169,63 @@ impl Told {
 /// Clients that make round trips, each on its connection, one after the other.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    told: Arc<Mutex<Told>>,
+    tally: Arc<Mutex<Tally>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     pub fn start(mut clients: Vec<Client>) -> Load {
-        let (stop, told) =
-            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
+        let (stop, tally) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Tally::default())));
         let threads = clients
             .drain(..)
             .enumerate()
             .map(|(n, mut client)| {
-                let (stop, told) = (stop.clone(), told.clone());
+                let (stop, tally) = (stop.clone(), tally.clone());
                 std::thread::spawn(move || {
                     let mut plaintext = [n as u8; 32];
                     while !stop.load(Relaxed) {
                         plaintext[0] = plaintext[0].wrapping_add(1);
                         let start = Instant::now();
                         let reply = client.round_trip(&plaintext);
-                        told.lock().unwrap().note(reply, start.elapsed());
+                        tally.lock().unwrap().note(reply, start.elapsed());
                         // Some load, not all that the machine can take.
                         std::thread::sleep(Duration::from_millis(2));
                     }
                 })
             })
             .collect();
-        Load { stop, told, threads }
+        Load { stop, tally, threads }
     }
 
-    /// What was told since the last time.
-    pub fn told(&self) -> Told {
-        std::mem::take(&mut self.told.lock().unwrap())
+    /// The answers since the last time.
+    pub fn tally(&self) -> Tally {
+        std::mem::take(&mut self.tally.lock().unwrap())
     }
 
-    /// What was told during the next while.
-    pub fn told_in(&self, while_: Duration) -> Told {
-        self.told();
-        std::thread::sleep(while_);
-        self.told()
+    /// The answers during the next while.
+    pub fn tally_during(&self, time: Duration) -> Tally {
+        self.tally();
+        std::thread::sleep(time);
+        self.tally()
     }
 
     /// Waits until `count` round trips in a row are good.
-    pub fn serves(&self, count: u64, patience: Duration) -> Duration {
-        let start = Instant::now();
+    pub fn serves(&self, count: u64) -> Duration {
         let mut good = 0;
-        while good < count {
-            assert!(start.elapsed() < patience, "does not serve again within {patience:?}");
-            std::thread::sleep(Duration::from_millis(10));
-            let told = self.told();
-            good = if told.failed() == 0 { good + told.good } else { 0 };
-        }
-        start.elapsed()
+        eventually("serves again", || {
+            let tally = self.tally();
+            good = if tally.failed() == 0 { good + tally.good } else { 0 };
+            good >= count
+        })
     }
 
     /// Ends; fails when a client was not content.
-    pub fn end(self) -> Told {
+    pub fn end(self) -> Tally {
         self.stop.store(true, Relaxed);
         for thread in self.threads {
             thread.join().expect("a client that was answered well");
         }
-        std::mem::take(&mut self.told.lock().unwrap())
+        std::mem::take(&mut self.tally.lock().unwrap())
     }
 }

@@ -1,24 +1,25 @@
 //! What a code of the HSM becomes for KMS, and results that are wrong.
 
+use crate::proxy::{Proxy, key_store};
 use std::time::Duration;
+use test_harness::hsm_sim::KEY;
+use test_harness::{Installation, eventually};
 
 use super::client::{Client, Reply};
-use super::hsm::KEY;
-use super::server::{PATIENCE, Place, Server, eventually, key_manager, key_store};
 
 const INTERNAL: (u16, &str) = (500, "InternalException");
 
 /// A request that succeeds again, with all sessions.
-fn recovered(server: &Server, client: &mut Client, sessions: u64) {
+fn recovered(server: &Proxy, client: &mut Client, sessions: u64) {
     server.wait_for_sessions("hsm", sessions);
-    eventually("serves again", PATIENCE, || client.round_trip(b"as before").is_ok());
+    eventually("serves again", || client.round_trip(b"as before").is_ok());
 }
 
 #[test]
 fn a_code_becomes_the_error_that_it_means() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let server = Proxy::start(installation, &[hsm.key_manager(2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
     let sealed = client.encrypt(b"made in good days");
@@ -29,7 +30,7 @@ fn a_code_becomes_the_error_that_it_means() {
     let spoiled: Ask = |client, sealed| client.decrypt_spoiled(sealed);
     let metadata: Ask = |client, _| client.metadata();
 
-    // Nothing wrong with the HSM: only what is really bad is told so.
+    // Nothing wrong with the HSM: only what is really bad is called so.
     assert_eq!(decrypt(&mut client, &sealed).bytes("plaintext"), b"made in good days");
     spoiled(&mut client, &sealed).must_be(400, "InvalidCiphertextException");
     for (call, code, ask, expected) in [
@@ -57,7 +58,7 @@ fn a_code_becomes_the_error_that_it_means() {
         ("C_DecryptInit", "CKR_DEVICE_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_DEVICE_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_DEVICE_MEMORY", decrypt, INTERNAL),
-        // SoftHSM's and nShield's codes for a bad tag: told by the test key that it is the HSM,
+        // SoftHSM's and nShield's codes for a bad tag: the test key shows that it is the HSM,
         // whatever the ciphertext.
         ("C_Decrypt", "CKR_GENERAL_ERROR", decrypt, INTERNAL),
         ("C_Decrypt", "CKR_GENERAL_ERROR", spoiled, INTERNAL),
@@ -70,11 +71,11 @@ fn a_code_becomes_the_error_that_it_means() {
         hsm.control(&format!("error = {{ call = {call:?}, code = {quoted} }}"));
         let reply = ask(&mut client, &sealed);
         assert_eq!((reply.status, &*reply.error), expected, "{call} {code}: {}", reply.json);
-        // The operator is told which call and code; KMS, whose customer reads it, is not.
+        // The operator learns which call and code; KMS, whose customer reads it, does not.
         assert!(!reply.json.to_string().contains("CKR_"), "{}", reply.json);
         if expected == INTERNAL {
             let code = if code.starts_with("0x") { "CKR_VENDOR_DEFINED + 0x123" } else { code };
-            eventually(&format!("{code} in the log"), PATIENCE, || {
+            eventually(&format!("{code} in the log"), || {
                 server.requests().last().is_some_and(|line| {
                     line["detail"].as_str().is_some_and(|detail| detail.contains(code))
                 })
@@ -97,12 +98,12 @@ fn a_code_becomes_the_error_that_it_means() {
     server.kept_the_budget();
 }
 
-/// A transient error with the code of a bad tag is not told as bad ciphertext.
+/// A transient error with the code of a bad tag is not reported as bad ciphertext.
 #[test]
-fn a_passing_fault_is_not_told_as_bad_ciphertext() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "seed = 3");
-    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+fn a_passing_fault_is_not_reported_as_bad_ciphertext() {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "seed = 3");
+    let server = Proxy::start(installation, &[hsm.key_manager(2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     let mut client = server.client("/s");
     let sealed = client.encrypt(b"in good order");
@@ -123,9 +124,9 @@ fn a_passing_fault_is_not_told_as_bad_ciphertext() {
 /// Wrong results of the HSM: with a CDIV, not one leaves.
 #[test]
 fn a_wrong_result_never_leaves_with_an_integrity_value() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let server = place.serve(&[key_manager(&hsm, 3), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let server = Proxy::start(installation, &[hsm.key_manager(3), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 3);
     server.wait_until_ready();
     let mut client = server.client("/s");
@@ -134,7 +135,7 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
         for _ in 0..20 {
             client.encrypt(b"to be spoiled").must_be_a_fault();
         }
-        eventually("the probe finds it too", PATIENCE, || !server.is_ready());
+        eventually("the probe finds it too", || !server.is_ready());
         hsm.heal();
         recovered(&server, &mut client, 3);
         server.wait_until_ready();
@@ -157,11 +158,11 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
     hsm.control("corrupt_ciphertext = 0.3");
     // A round trip with a CDIV that ends otherwise than well or with an error by name fails the
     // test.
-    let told = load.told_in(Duration::from_secs(1));
-    assert!(told.failed() > 0, "{told:?}");
-    println!("30% of ciphertexts corrupted: {told:?}");
+    let tally = load.tally_during(Duration::from_secs(1));
+    assert!(tally.failed() > 0, "{tally:?}");
+    println!("30% of ciphertexts corrupted: {tally:?}");
     hsm.heal();
-    load.serves(20, PATIENCE);
+    load.serves(20);
     load.end();
     let dealt = hsm.settled_stats();
     assert!(dealt["faults"]["corrupt_ciphertext"].as_u64() > Some(20), "{dealt:#}");

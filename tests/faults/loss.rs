@@ -1,39 +1,42 @@
 //! Sessions, logins and tokens that go away and come back.
 
+use crate::proxy::{Proxy, key_store};
 use std::time::Duration;
-
-use super::server::{PATIENCE, Place, eventually, key_manager, key_store};
+use test_harness::{Installation, eventually};
 
 const SESSIONS: u64 = 4;
 
 /// Under load and without a restart: what is lost comes back, few requests fail, each by name.
 #[test]
 fn what_is_lost_comes_back_under_load() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let server = place.serve(&[key_manager(&hsm, SESSIONS as usize), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let server = Proxy::start(
+        installation,
+        &[hsm.key_manager(SESSIONS as usize), key_store("/s", &["hsm"])],
+    );
     server.wait_for_sessions("hsm", SESSIONS);
     server.wait_until_ready();
     let load = server.load("/s", 3);
-    load.serves(20, PATIENCE);
+    load.serves(20);
 
     for generation in 1..=3 {
-        load.told();
+        load.tally();
         hsm.control(&format!("sessions_lost = {generation}"));
-        let told = load.told_in(Duration::from_millis(500));
-        println!("all sessions lost: {told:?}");
+        let tally = load.tally_during(Duration::from_millis(500));
+        println!("all sessions lost: {tally:?}");
         // One request finds it out, or one at each lane that was at work, and each is tried again;
         // then the login and the keys are found.
-        assert!(told.failed() <= SESSIONS && told.good > 0, "{told:?}");
-        load.serves(20, PATIENCE);
+        assert!(tally.failed() <= SESSIONS && tally.good > 0, "{tally:?}");
+        load.serves(20);
         server.wait_for_sessions("hsm", SESSIONS);
     }
 
     hsm.control("token_removed = true");
-    let told = load.told_in(Duration::from_millis(700));
-    assert!(told.good == 0 && told.failed() > 0, "{told:?}");
+    let tally = load.tally_during(Duration::from_millis(700));
+    assert!(tally.good == 0 && tally.failed() > 0, "{tally:?}");
     hsm.heal();
-    let healed = load.serves(20, PATIENCE);
+    let healed = load.serves(20);
     println!("token back: serves after {healed:?}");
     server.wait_for_sessions("hsm", SESSIONS);
 
@@ -42,28 +45,28 @@ fn what_is_lost_comes_back_under_load() {
         "error = { call = \"C_EncryptInit\", code = \"CKR_USER_NOT_LOGGED_IN\", \
         probability = 0.2 }",
     );
-    load.told_in(Duration::from_millis(300));
+    load.tally_during(Duration::from_millis(300));
     hsm.heal();
-    load.serves(20, PATIENCE);
+    load.serves(20);
     server.wait_for_sessions("hsm", SESSIONS);
     load.end();
     server.kept_the_budget();
     // The lanes' and the one that holds the login: what was lost was not opened twice.
-    eventually("no session too many", PATIENCE, || hsm.sessions() <= SESSIONS + 1);
+    eventually("no session too many", || hsm.sessions() <= SESSIONS + 1);
 }
 
 /// A session lost while nothing happens is no outage: health does not flicker.
 #[test]
 fn sessions_lost_in_silence_make_no_outage() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let server = Proxy::start(installation, &[hsm.key_manager(2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     server.wait_until_ready();
     let probes = hsm.settled_stats()["calls"]["C_Decrypt"].as_u64();
     hsm.control("sessions_lost = 1");
     // The next probe finds its session gone.
-    eventually("the next probe", PATIENCE, || {
+    eventually("the next probe", || {
         assert!(server.is_ready());
         hsm.stats()["calls"]["C_Decrypt"].as_u64() > probes
     });
@@ -83,21 +86,24 @@ fn sessions_lost_in_silence_make_no_outage() {
 /// Keys that vanish all at once are a fault of the HSM, never missing keys; when they are back, so
 /// is everything, without a restart.
 #[test]
-fn keys_out_of_sight_are_never_told_as_missing() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let (tokens, away) = (place.path().join("tokens"), place.path().join("away"));
-    let server = place.serve(&[key_manager(&hsm, SESSIONS as usize), key_store("/s", &["hsm"])]);
+fn keys_out_of_sight_are_never_reported_as_missing() {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let (tokens, away) = (installation.path().join("tokens"), installation.path().join("away"));
+    let server = Proxy::start(
+        installation,
+        &[hsm.key_manager(SESSIONS as usize), key_store("/s", &["hsm"])],
+    );
     server.wait_for_sessions("hsm", SESSIONS);
     server.wait_until_ready();
     let load = server.load("/s", 3);
-    load.serves(20, PATIENCE);
+    load.serves(20);
     let mut client = server.client("/s");
     for round in 0..2 {
-        // Under load, and noticed by a probe alone.
-        let beside = (round == 0).then(|| load.told());
+        // Under load, and noticed only by a probe.
+        let beside = (round == 0).then(|| load.tally());
         std::fs::rename(&tokens, &away).unwrap();
-        eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
+        eventually("UNAVAILABLE", || client.fleet()["hsm"] == "UNAVAILABLE");
         client.metadata().must_be_a_fault();
         if beside.is_some() {
             server.wait_event(&[
@@ -106,11 +112,11 @@ fn keys_out_of_sight_are_never_told_as_missing() {
             ]);
         }
         std::fs::rename(&away, &tokens).unwrap();
-        println!("in sight again: serves after {:?}", load.serves(20, PATIENCE));
+        println!("in sight again: serves after {:?}", load.serves(20));
         server.wait_until_ready();
         server.wait_for_sessions("hsm", SESSIONS);
-        let told = load.told();
-        assert!(!told.errors.contains_key("KeyNotFoundException"), "{told:?}");
+        let tally = load.tally();
+        assert!(!tally.errors.contains_key("KeyNotFoundException"), "{tally:?}");
         client.round_trip(b"as before").unwrap();
     }
     server.wait_event(&["key manager \"hsm\": its library was initialised again"]);
@@ -122,9 +128,9 @@ fn keys_out_of_sight_are_never_told_as_missing() {
 /// Health follows the HSM: for KMS, for load balancers and in the log.
 #[test]
 fn health_follows_the_token() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let server = Proxy::start(installation, &[hsm.key_manager(2), key_store("/s", &["hsm"])]);
     server.wait_for_sessions("hsm", 2);
     server.wait_until_ready();
     let mut client = server.client("/s");
@@ -144,14 +150,14 @@ fn health_follows_the_token() {
     hsm.control("token_removed = true");
     client.encrypt(b"notices it").must_be_a_fault();
     client.encrypt(b"notices it").must_be_a_fault();
-    eventually("UNAVAILABLE", PATIENCE, || client.fleet()["hsm"] == "UNAVAILABLE");
-    eventually("not ready", PATIENCE, || !server.is_ready());
+    eventually("UNAVAILABLE", || client.fleet()["hsm"] == "UNAVAILABLE");
+    eventually("not ready", || !server.is_ready());
     assert_eq!(server.get("/livez").0, 200);
     assert!(server.get("/metrics").1.contains("xksd_key_manager_health{key_manager=\"hsm\"} 0"));
     server.wait_event(&["\"hsm\"", "does not serve"]);
 
     hsm.heal();
     server.wait_until_ready();
-    eventually("ACTIVE", PATIENCE, || client.fleet()["hsm"] == "ACTIVE");
+    eventually("ACTIVE", || client.fleet()["hsm"] == "ACTIVE");
     client.round_trip(b"as before").unwrap();
 }

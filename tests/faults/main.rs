@@ -5,10 +5,9 @@
 // What was measured is shown by `cargo test --test faults -- --nocapture`.
 #![allow(clippy::print_stdout)]
 
+mod budget;
 mod client;
-mod hsm;
-mod noise;
-mod server;
+mod proxy;
 
 mod calls;
 mod codes;

@@ -1,16 +1,17 @@
 //! HSMs that are not well when the server starts.
 
+use crate::proxy::{Proxy, key_store};
 use std::time::Duration;
+use test_harness::Installation;
+use test_harness::hsm_sim::SimulatedHsm;
 
-use super::hsm::Hsm;
-use super::server::{PATIENCE, Place, Server, key_manager, key_manager_with_pin, key_store};
 use xksd::limits::PROBE_INTERVAL;
 
-fn start_with(fault: &str) -> (Hsm, Server) {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
+fn start_with(fault: &str) -> (SimulatedHsm, Proxy) {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
     hsm.prepare(fault);
-    let server = place.serve(&[key_manager(&hsm, 2), key_store("/s", &["hsm"])]);
+    let server = Proxy::start(installation, &[hsm.key_manager(2), key_store("/s", &["hsm"])]);
     (hsm, server)
 }
 
@@ -24,19 +25,20 @@ fn an_hsm_that_is_down_at_the_start_may_come_later() {
         ("slow_start = { initialize_ms = 1500, calls = 10, ms = 50 }", ""),
     ];
     std::thread::scope(|scope| {
-        down.iter().for_each(|(fault, told)| drop(scope.spawn(|| starts_and_heals(fault, told))))
+        down.iter()
+            .for_each(|(fault, reason)| drop(scope.spawn(|| starts_and_heals(fault, reason))))
     });
 }
 
-fn starts_and_heals(fault: &str, told: &str) {
+fn starts_and_heals(fault: &str, reason: &str) {
     let (hsm, server) = start_with(fault);
     assert_eq!((server.get("/livez").0, server.get("/readyz").0), (200, 503), "{fault}");
     let mut client = server.client("/s");
     assert_eq!(client.fleet()["hsm"], "UNAVAILABLE");
     let reply = client.encrypt(b"too early");
     assert!([500, 503].contains(&reply.status), "{fault}: {}", reply.json);
-    if !told.is_empty() {
-        server.wait_event(&["\"hsm\" does not serve", told]);
+    if !reason.is_empty() {
+        server.wait_event(&["\"hsm\" does not serve", reason]);
         // A C_Initialize that fails leaves nothing that would see a new control file before it is
         // tried again.
         hsm.prepare("");
@@ -51,10 +53,12 @@ fn starts_and_heals(fault: &str, told: &str) {
 /// Each try with a wrong PIN brings the token nearer to its lock.
 #[test]
 fn a_wrong_pin_is_tried_once() {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", "");
-    let mut server =
-        place.serve(&[key_manager_with_pin(&hsm, 8, "87654321"), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let mut server = Proxy::start(
+        installation,
+        &[hsm.key_manager_with_pin(8, "87654321"), key_store("/s", &["hsm"])],
+    );
     server.wait_event(&[
         "\"hsm\" does not serve",
         "CKR_PIN_INCORRECT",
@@ -67,8 +71,8 @@ fn a_wrong_pin_is_tried_once() {
     }
     assert_eq!((server.get("/livez").0, server.is_ready()), (200, false));
     assert_eq!(hsm.settled_stats()["calls"]["C_Login"], 1);
-    let (status, _) = server.stop();
-    assert!(status.success());
+    server.terminate();
+    assert!(server.wait().success());
     assert_eq!(hsm.stats()["calls"]["C_Login"], 1);
 }
 
@@ -81,12 +85,12 @@ fn fewer_sessions_than_configured_are_lived_with() {
 }
 
 fn lives_with(sessions_max: u64) {
-    let place = Place::new();
-    let hsm = place.hsm("hsm", &format!("sessions_max = {sessions_max}"));
-    let server = place.serve(&[key_manager(&hsm, 8), key_store("/s", &["hsm"])]);
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", &format!("sessions_max = {sessions_max}"));
+    let server = Proxy::start(installation, &[hsm.key_manager(8), key_store("/s", &["hsm"])]);
     server.wait_until_ready();
     let load = server.load("/s", 3);
-    load.serves(20, PATIENCE);
+    load.serves(20);
     server.wait_event(&["\"hsm\"", "of 8 sessions", "CKR_SESSION_COUNT"]);
     let open = server.sessions("hsm").0;
     assert!((1..=sessions_max).contains(&open), "{open}");
@@ -96,8 +100,8 @@ fn lives_with(sessions_max: u64) {
         metrics.contains("xksd_sessions{key_manager=\"hsm\",state=\"configured\"} 8"),
         "{metrics}"
     );
-    let told = load.told_in(Duration::from_millis(500));
-    assert_eq!(told.failed(), 0, "{told:?}");
+    let tally = load.tally_during(Duration::from_millis(500));
+    assert_eq!(tally.failed(), 0, "{tally:?}");
     assert!(server.is_ready());
     assert_eq!(
         server.client("/s").fleet()["hsm"],
@@ -106,7 +110,7 @@ fn lives_with(sessions_max: u64) {
 
     // Also after all were lost: whoever comes first must not keep the others from being well.
     hsm.control("sessions_lost = 1");
-    load.serves(20, PATIENCE);
+    load.serves(20);
     // Longer than the time from one probe to the next.
     std::thread::sleep(PROBE_INTERVAL);
     assert!(server.is_ready());

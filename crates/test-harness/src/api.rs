@@ -97,18 +97,19 @@ pub fn cdiv(aad: &[u8], answer: &Value) -> String {
 }
 
 /// One key store over one connection.
-pub struct Api<'a> {
-    pub server: &'a Server,
+pub struct Api {
+    /// The `Host` of its requests.
+    pub host: String,
     pub wire: Wire,
     pub prefix: &'static str,
     pub credential: crate::Credential,
 }
 
-impl<'a> Api<'a> {
+impl Api {
     /// Key store `/one` with its first credential.
-    pub fn new(installation: &Installation, server: &'a Server) -> Self {
+    pub fn new(installation: &Installation, server: &Server) -> Self {
         Self {
-            server,
+            host: server.host(),
             wire: Wire::connect(installation, server),
             prefix: "/one",
             credential: crate::A,
@@ -117,7 +118,8 @@ impl<'a> Api<'a> {
 
     pub fn request(&self, call: &str, body: &Value) -> Request {
         let path = format!("{}/kms/xks/v1/{call}", self.prefix);
-        Request::new(self.server, &path, body).with(|r| r.credential = self.credential)
+        Request::to(&self.host, &path, body.to_string().into_bytes())
+            .with(|r| r.credential = self.credential)
     }
 
     /// Sends a call, for example `keys/foo/encrypt`. The connection must stay open.

@@ -12,8 +12,9 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 
 use crate::config::{A, B, C, Config, FOO, OTHER};
+use crate::hsm_sim::SimulatedHsm;
 use crate::pki::{Ca, Leaf, write};
-use crate::{Server, wire};
+use crate::{Server, softhsm, wire};
 
 /// The directory.
 pub struct Installation {
@@ -86,6 +87,19 @@ impl Installation {
     pub fn client(&self) -> Arc<ClientConfig> {
         let builder = wire::client_builder().with_root_certificates(self.roots());
         Arc::new(builder.with_no_client_auth())
+    }
+
+    /// A simulated HSM with SoftHSM behind it; `config` is added to its configuration.
+    pub fn hsm(&self, name: &str, config: &str) -> SimulatedHsm {
+        if self.softhsm_configuration().is_none() {
+            softhsm::configure(self.path());
+        }
+        SimulatedHsm::new(self.path(), name, config)
+    }
+
+    /// What SOFTHSM2_CONF must name for its server, if it has an HSM.
+    pub fn softhsm_configuration(&self) -> Option<PathBuf> {
+        Some(self.path().join("softhsm2.conf")).filter(|path| path.exists())
     }
 
     /// Starts the server and waits until it is ready.

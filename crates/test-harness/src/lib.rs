@@ -31,11 +31,17 @@ pub use wire::{Response, Wire};
 /// Only so that a broken test ends: nothing is measured by it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until something is so.
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+/// Waits until something is so; gives how long that took.
+pub fn eventually(what: &str, so: impl FnMut() -> bool) -> Duration {
+    eventually_within(PATIENCE, what, so)
+}
+
+/// As [`eventually`], for what may take longer than [`PATIENCE`].
+pub fn eventually_within(patience: Duration, what: &str, mut so: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !so() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+    start.elapsed()
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 const DIRECTORY: &str = "XKSD_TEST_DIRECTORY";
 
 /// Runs `test` in its own process, with an empty directory and SoftHSM's configuration in it.
-/// `name` is the test's path with the name of its crate, as [`crate::own_process!`] gives it.
+/// `name` is the test's path with the name of its crate, as [`crate::test_path!`] gives it.
 pub fn in_own_process(name: &str, test: impl FnOnce(&Path)) {
     in_own_process_with(name, |_, _| (), test);
 }
@@ -40,6 +40,14 @@ pub fn in_own_process_with(
     assert!(out.contains("1 passed"), "{name} is not the name of one test:\n{out}");
 }
 
+/// A test's path, for [`in_own_process`].
+#[macro_export]
+macro_rules! test_path {
+    ($name:expr) => {
+        concat!(module_path!(), "::", $name)
+    };
+}
+
 /// A test that [`in_own_process`] runs.
 #[macro_export]
 macro_rules! own_process {
@@ -48,7 +56,7 @@ macro_rules! own_process {
         #[test]
         fn $name() {
             $crate::own_process::in_own_process(
-                concat!(module_path!(), "::", stringify!($name)),
+                $crate::test_path!(stringify!($name)),
                 |$directory| $body,
             );
         }

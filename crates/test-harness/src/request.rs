@@ -70,12 +70,17 @@ impl Request {
     }
 
     pub fn of_bytes(server: &Server, path: &str, body: Vec<u8>) -> Self {
+        Self::to(&server.host(), path, body)
+    }
+
+    /// The same to any host.
+    pub fn to(host: &str, path: &str, body: Vec<u8>) -> Self {
         Self {
             method: "POST",
             target: path.to_owned(),
             path: path.to_owned(),
             version: "HTTP/1.1",
-            host: server.host(),
+            host: host.to_owned(),
             body,
             body_sent: None,
             delivery: Delivery::Length,

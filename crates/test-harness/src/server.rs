@@ -45,7 +45,7 @@ impl Server {
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let server = Self::spawn(installation, wrapper, change);
-        eventually("ready", || server.get("/readyz").0 == 200);
+        server.wait_until_ready();
         server
     }
 
@@ -62,6 +62,9 @@ impl Server {
         let words = [wrapper, &serve].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
+        if let Some(configuration) = installation.softhsm_configuration() {
+            command.env("SOFTHSM2_CONF", configuration);
+        }
         change(&mut command);
         Self::run(&mut command)
     }
@@ -201,6 +204,49 @@ impl Server {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    pub fn is_ready(&self) -> bool {
+        self.get("/readyz").0 == 200
+    }
+
+    pub fn wait_until_ready(&self) -> Duration {
+        eventually("ready", || self.is_ready())
+    }
+
+    /// What `/status` says of a key manager.
+    pub fn key_manager(&self, name: &str) -> Value {
+        let status = self.status();
+        let all = status["key_managers"].as_array().expect("an array");
+        all.iter().find(|one| one["name"] == name).expect("configured").clone()
+    }
+
+    /// Sessions of a key manager: open and hung.
+    pub fn sessions(&self, name: &str) -> (u64, u64) {
+        let sessions = &self.key_manager(name)["sessions"];
+        let count = |state: &str| sessions[state].as_u64().expect("a number");
+        (count("open"), count("hung"))
+    }
+
+    pub fn wait_for_sessions(&self, name: &str, open: u64) -> Duration {
+        eventually(&format!("{open} sessions of {name} open, none hung"), || {
+            self.sessions(name) == (open, 0)
+        })
+    }
+
+    fn json_log(&self) -> impl Iterator<Item = Value> {
+        // What a module writes to standard error is no line of the log.
+        self.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok())
+    }
+
+    /// Messages of the events so far.
+    pub fn messages(&self) -> Vec<String> {
+        self.json_log().filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect()
+    }
+
+    /// Log lines of the requests so far.
+    pub fn requests(&self) -> Vec<Value> {
+        self.json_log().filter(|line| line["event"] == "request").collect()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
         kill_process(pid, signal).expect("it lives");
@@ -234,9 +280,19 @@ impl Server {
         self.child.try_wait().expect("waits").is_none()
     }
 
+    /// SIGKILL, and its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// SIGTERM, and its end: exit code and log.
     pub fn stop(mut self) -> (Option<i32>, Vec<String>) {
-        self.signal(Signal::TERM);
+        self.terminate();
         let code = self.wait().code();
         eventually("the log's end", || self.log.lock().1);
         (code, self.log())
@@ -245,13 +301,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         if std::thread::panicking() {
-            eprintln!(
-                "log of xksd:\n{}",
-                self.log().iter().rev().take(12).rev().cloned().collect::<Vec<_>>().join("\n")
-            );
+            let (requests, events): (Vec<_>, Vec<_>) =
+                self.log().into_iter().partition(|line| line.contains("\"event\":\"request\""));
+            let last = |lines: &[String], n| lines[lines.len().saturating_sub(n)..].join("\n");
+            eprintln!("log of xksd:\n{}", last(&events, 60));
+            eprintln!("its last requests:\n{}", last(&requests, 12));
         }
     }
 }

@@ -1,12 +1,10 @@
 //! The tool against xksd itself, small loads over loopback. No figure is asserted, only that all of
 //! them are there and consistent.
 
-mod common;
-
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Demo, load, told};
+use crate::proxies::{Demo, load, told};
 use serde_json::Value;
 
 fn report(demo: &Demo, name: &str) -> Value {

@@ -1,11 +1,9 @@
 //! What a proxy may ask of its clients: a certificate, the right credential for each key store.
 
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use common::{Demo, load, told};
+use crate::proxies::{Demo, load, told};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
@@ -174,7 +172,7 @@ fn every_key_of_every_key_store_is_asked_with_its_own_credential() {
 
 #[test]
 fn missing_io_uring_is_one_clear_sentence() {
-    let dir = common::demo_files();
+    let dir = crate::proxies::demo_files();
     let config = dir.path().join("xksd.toml");
     let script = test_harness::programs::without_io_uring();
     // EPERM: a seccomp profile, or the sysctl; ENOSYS: an old kernel, or another profile.

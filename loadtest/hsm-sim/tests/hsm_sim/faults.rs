@@ -1,17 +1,16 @@
 //! The HSM in its bad days: each fault switched on and off while calls go on.
 
-mod common;
-
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::hsm::*;
 use cryptoki_sys::*;
 use hsm_sim::real;
+use test_harness::test_path;
 
 #[test]
 fn errors_come_with_their_code_and_end_the_operation() {
-    isolated("errors_come_with_their_code_and_end_the_operation", "", |directory| {
+    isolated(test_path!("errors_come_with_their_code_and_end_the_operation"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         hsm.control(
@@ -34,23 +33,29 @@ fn errors_come_with_their_code_and_end_the_operation() {
 
 #[test]
 fn a_session_whose_handle_is_called_invalid_is_gone() {
-    isolated("a_session_whose_handle_is_called_invalid_is_gone", "sessions_max = 2", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        let other = hsm.open();
-        hsm.control("error = { call = \"C_EncryptInit\", code = \"CKR_SESSION_HANDLE_INVALID\" }");
-        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
-        hsm.control("");
-        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
-        // The other one lives, and there is room again.
-        let _third = hsm.open();
-        assert_eq!(hsm.encrypt_init(&other, key, &mut [1; 12]), "CKR_OK");
-    });
+    isolated(
+        test_path!("a_session_whose_handle_is_called_invalid_is_gone"),
+        "sessions_max = 2",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            let other = hsm.open();
+            hsm.control(
+                "error = { call = \"C_EncryptInit\", code = \"CKR_SESSION_HANDLE_INVALID\" }",
+            );
+            assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
+            hsm.control("");
+            assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
+            // The other one lives, and there is room again.
+            let _third = hsm.open();
+            assert_eq!(hsm.encrypt_init(&other, key, &mut [1; 12]), "CKR_OK");
+        },
+    );
 }
 
 #[test]
 fn an_error_can_leave_the_session_with_its_operation() {
-    isolated("an_error_can_leave_the_session_with_its_operation", "", |directory| {
+    isolated(test_path!("an_error_can_leave_the_session_with_its_operation"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         hsm.control(
@@ -75,7 +80,7 @@ fn failures(hsm: &Hsm) -> Vec<bool> {
 
 #[test]
 fn the_same_seed_deals_the_same_errors() {
-    isolated("the_same_seed_deals_the_same_errors", "seed = 11", |directory| {
+    isolated(test_path!("the_same_seed_deals_the_same_errors"), "seed = 11", |directory| {
         let rule = "error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\", \
             probability = 0.5 }";
         std::fs::write(directory.join("control.toml"), rule).unwrap();
@@ -100,35 +105,43 @@ fn the_same_seed_deals_the_same_errors() {
 
 #[test]
 fn sessions_are_lost_and_the_login_with_them() {
-    isolated("sessions_are_lost_and_the_login_with_them", "sessions_max = 2", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        let other = hsm.open();
-        assert_eq!(hsm.encrypt_init(&other, key, &mut [1; 12]), "CKR_OK");
-        hsm.control("sessions_lost = 1");
-        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
-        assert_eq!(hsm.encrypt(&other, 64).0, "CKR_SESSION_HANDLE_INVALID");
-        // Their places are free, and nobody is logged in.
-        let (first, second) = (hsm.open(), hsm.open());
-        assert_ne!(hsm.encrypt_init(&first, key, &mut [1; 12]), "CKR_OK");
-        assert_eq!(hsm.login(&first), "CKR_OK");
-        let found =
-            second.find_objects(&[cryptoki::object::Attribute::Label(b"key".to_vec())]).unwrap();
-        hsm.encrypted(&second, found[0], &mut [1; 12]);
-        // The same number again, no number, and the same number after none, change nothing.
-        hsm.control("sessions_lost = 1\ncorrupt_ciphertext = 0.0");
-        hsm.control("");
-        hsm.control("sessions_lost = 1");
-        hsm.encrypted(&second, found[0], &mut [1; 12]);
-        hsm.control("sessions_lost = 2");
-        assert_eq!(hsm.encrypt_init(&second, found[0], &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
-        hsm.stats_when(|stats| stats["sessions"]["open"] == 0);
-    });
+    isolated(
+        test_path!("sessions_are_lost_and_the_login_with_them"),
+        "sessions_max = 2",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            let other = hsm.open();
+            assert_eq!(hsm.encrypt_init(&other, key, &mut [1; 12]), "CKR_OK");
+            hsm.control("sessions_lost = 1");
+            assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_SESSION_HANDLE_INVALID");
+            assert_eq!(hsm.encrypt(&other, 64).0, "CKR_SESSION_HANDLE_INVALID");
+            // Their places are free, and nobody is logged in.
+            let (first, second) = (hsm.open(), hsm.open());
+            assert_ne!(hsm.encrypt_init(&first, key, &mut [1; 12]), "CKR_OK");
+            assert_eq!(hsm.login(&first), "CKR_OK");
+            let found = second
+                .find_objects(&[cryptoki::object::Attribute::Label(b"key".to_vec())])
+                .unwrap();
+            hsm.encrypted(&second, found[0], &mut [1; 12]);
+            // The same number again, no number, and the same number after none, change nothing.
+            hsm.control("sessions_lost = 1\ncorrupt_ciphertext = 0.0");
+            hsm.control("");
+            hsm.control("sessions_lost = 1");
+            hsm.encrypted(&second, found[0], &mut [1; 12]);
+            hsm.control("sessions_lost = 2");
+            assert_eq!(
+                hsm.encrypt_init(&second, found[0], &mut [1; 12]),
+                "CKR_SESSION_HANDLE_INVALID"
+            );
+            hsm.stats_when(|stats| stats["sessions"]["open"] == 0);
+        },
+    );
 }
 
 #[test]
 fn the_token_is_removed_and_comes_back() {
-    isolated("the_token_is_removed_and_comes_back", "", |directory| {
+    isolated(test_path!("the_token_is_removed_and_comes_back"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         hsm.control("token_removed = true");
@@ -161,7 +174,7 @@ fn the_token_is_removed_and_comes_back() {
 
 #[test]
 fn a_hanging_call_is_released() {
-    isolated("a_hanging_call_is_released", "", |directory| {
+    isolated(test_path!("a_hanging_call_is_released"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let other = hsm.open();
@@ -202,47 +215,55 @@ fn hsm_encrypt_init(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> String
 
 #[test]
 fn a_call_that_hangs_over_the_end_does_not_reach_the_next_instance() {
-    isolated("a_call_that_hangs_over_the_end_does_not_reach_the_next_instance", "", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        hsm.control("hang = \"C_EncryptInit\"");
-        let (session, key) = (session.handle(), key.handle());
-        let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
-        hsm.stats_when(|stats| stats["hung"] == 1);
-        assert_eq!(raw!(hsm.functions, C_Finalize, ptr::null_mut()), "CKR_OK");
-        assert_eq!(initialize(hsm.functions), "CKR_OK");
-        assert!(!hung.is_finished());
-        std::fs::remove_file(directory.join("control.toml")).unwrap();
-        assert_eq!(hung.join().unwrap(), "CKR_CRYPTOKI_NOT_INITIALIZED");
-        let stats = hsm.stats_when(|stats| stats["hung"] == 0);
-        assert_eq!(stats["finalized_while_busy"], 1);
-    });
+    isolated(
+        test_path!("a_call_that_hangs_over_the_end_does_not_reach_the_next_instance"),
+        "",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            hsm.control("hang = \"C_EncryptInit\"");
+            let (session, key) = (session.handle(), key.handle());
+            let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
+            hsm.stats_when(|stats| stats["hung"] == 1);
+            assert_eq!(raw!(hsm.functions, C_Finalize, ptr::null_mut()), "CKR_OK");
+            assert_eq!(initialize(hsm.functions), "CKR_OK");
+            assert!(!hung.is_finished());
+            std::fs::remove_file(directory.join("control.toml")).unwrap();
+            assert_eq!(hung.join().unwrap(), "CKR_CRYPTOKI_NOT_INITIALIZED");
+            let stats = hsm.stats_when(|stats| stats["hung"] == 0);
+            assert_eq!(stats["finalized_while_busy"], 1);
+        },
+    );
 }
 
 #[test]
 fn a_session_that_is_lost_while_its_call_hangs_is_told_so() {
-    isolated("a_session_that_is_lost_while_its_call_hangs_is_told_so", "", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        hsm.control("hang = \"*\"");
-        let (session, key) = (session.handle(), key.handle());
-        let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
-        hsm.stats_when(|stats| stats["hung"] == 1);
-        hsm.control("sessions_lost = 1");
-        assert_eq!(hung.join().unwrap(), "CKR_SESSION_HANDLE_INVALID");
-        let session = hsm.open();
-        hsm.control("hang = \"*\"");
-        let session = session.handle();
-        let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
-        hsm.stats_when(|stats| stats["hung"] == 1);
-        hsm.control("token_removed = true");
-        assert_eq!(hung.join().unwrap(), "CKR_DEVICE_REMOVED");
-    });
+    isolated(
+        test_path!("a_session_that_is_lost_while_its_call_hangs_is_told_so"),
+        "",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            hsm.control("hang = \"*\"");
+            let (session, key) = (session.handle(), key.handle());
+            let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
+            hsm.stats_when(|stats| stats["hung"] == 1);
+            hsm.control("sessions_lost = 1");
+            assert_eq!(hung.join().unwrap(), "CKR_SESSION_HANDLE_INVALID");
+            let session = hsm.open();
+            hsm.control("hang = \"*\"");
+            let session = session.handle();
+            let hung = std::thread::spawn(move || hsm_encrypt_init(session, key));
+            hsm.stats_when(|stats| stats["hung"] == 1);
+            hsm.control("token_removed = true");
+            assert_eq!(hung.join().unwrap(), "CKR_DEVICE_REMOVED");
+        },
+    );
 }
 
 #[test]
 fn stalls_and_slow_starts_are_waited() {
-    isolated("stalls_and_slow_starts_are_waited", "", |directory| {
+    isolated(test_path!("stalls_and_slow_starts_are_waited"), "", |directory| {
         std::fs::write(
             directory.join("control.toml"),
             "slow_start = { initialize_ms = 30, calls = 2, ms = 20 }",
@@ -268,7 +289,7 @@ fn stalls_and_slow_starts_are_waited() {
 
 #[test]
 fn corrupted_ciphertext_does_not_decrypt() {
-    isolated("corrupted_ciphertext_does_not_decrypt", "", |directory| {
+    isolated(test_path!("corrupted_ciphertext_does_not_decrypt"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let whole = hsm.encrypted(&session, key, &mut [1; 12]);
@@ -293,7 +314,7 @@ fn corrupted_ciphertext_does_not_decrypt() {
 
 #[test]
 fn initialisation_and_login_fail() {
-    isolated("initialisation_and_login_fail", "", |directory| {
+    isolated(test_path!("initialisation_and_login_fail"), "", |directory| {
         let functions = real::load(&module()).unwrap();
         std::fs::write(directory.join("control.toml"), "initialize_fails = \"CKR_DEVICE_ERROR\"")
             .unwrap();
@@ -309,64 +330,75 @@ fn initialisation_and_login_fail() {
 
 #[test]
 fn a_control_file_that_is_not_understood_changes_nothing() {
-    isolated("a_control_file_that_is_not_understood_changes_nothing", "", |directory| {
-        let hsm = Hsm::start(directory);
-        let session = hsm.open();
-        hsm.control("error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\" }");
-        hsm.prepare("error = { call = \"C_GenerateRandom\", code = \"CKR_NO_SUCH_CODE\" }");
-        hsm.stats_when(|stats| stats["control"]["refused"] == 1);
-        assert_eq!(
-            raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8),
-            "CKR_DEVICE_ERROR"
-        );
-    });
+    isolated(
+        test_path!("a_control_file_that_is_not_understood_changes_nothing"),
+        "",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let session = hsm.open();
+            hsm.control("error = { call = \"C_GenerateRandom\", code = \"CKR_DEVICE_ERROR\" }");
+            hsm.prepare("error = { call = \"C_GenerateRandom\", code = \"CKR_NO_SUCH_CODE\" }");
+            hsm.stats_when(|stats| stats["control"]["refused"] == 1);
+            assert_eq!(
+                raw!(hsm.functions, C_GenerateRandom, session.handle(), [0u8; 8].as_mut_ptr(), 8),
+                "CKR_DEVICE_ERROR"
+            );
+        },
+    );
 }
 
 #[test]
 fn many_threads_lose_their_sessions_and_go_on() {
-    isolated("many_threads_lose_their_sessions_and_go_on", "sessions_max = 16", |directory| {
-        let hsm = Hsm::start(directory);
-        let slot = hsm.slot.id();
-        let end = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..16 {
-                scope.spawn(|| {
-                    let functions = real::load(&module()).unwrap();
-                    while !end.load(std::sync::atomic::Ordering::Relaxed) {
-                        let mut session = 0;
-                        let code = raw!(
-                            functions,
-                            C_OpenSession,
-                            slot,
-                            CKF_SERIAL_SESSION,
-                            ptr::null_mut(),
-                            None,
-                            &mut session
-                        );
-                        assert_eq!(code, "CKR_OK");
-                        for _ in 0..100 {
+    isolated(
+        test_path!("many_threads_lose_their_sessions_and_go_on"),
+        "sessions_max = 16",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let slot = hsm.slot.id();
+            let end = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| {
+                        let functions = real::load(&module()).unwrap();
+                        while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                            let mut session = 0;
                             let code = raw!(
                                 functions,
-                                C_GenerateRandom,
-                                session,
-                                [0u8; 16].as_mut_ptr(),
-                                16
+                                C_OpenSession,
+                                slot,
+                                CKF_SERIAL_SESSION,
+                                ptr::null_mut(),
+                                None,
+                                &mut session
                             );
+                            assert_eq!(code, "CKR_OK");
+                            for _ in 0..100 {
+                                let code = raw!(
+                                    functions,
+                                    C_GenerateRandom,
+                                    session,
+                                    [0u8; 16].as_mut_ptr(),
+                                    16
+                                );
+                                assert!(
+                                    code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID",
+                                    "{code}"
+                                );
+                            }
+                            let code = raw!(functions, C_CloseSession, session);
                             assert!(
                                 code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID",
                                 "{code}"
                             );
                         }
-                        let code = raw!(functions, C_CloseSession, session);
-                        assert!(code == "CKR_OK" || code == "CKR_SESSION_HANDLE_INVALID", "{code}");
-                    }
-                });
-            }
-            for number in 1..10 {
-                hsm.control(&format!("sessions_lost = {number}"));
-            }
-            end.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
-        hsm.stats_when(|stats| stats["sessions"]["open"] == 0);
-    });
+                    });
+                }
+                for number in 1..10 {
+                    hsm.control(&format!("sessions_lost = {number}"));
+                }
+                end.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            hsm.stats_when(|stats| stats["sessions"]["open"] == 0);
+        },
+    );
 }

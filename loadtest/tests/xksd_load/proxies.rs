@@ -1,16 +1,16 @@
 //! What there is to be loaded: xksd itself in demo mode, and a proxy that misbehaves on purpose.
-#![allow(dead_code)] // each test file uses its part
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use test_harness::{Server, programs};
 
 /// Runs the tool.
 pub fn load(args: &[&str]) -> Output {
@@ -27,24 +27,9 @@ pub fn told(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), text)
 }
 
-/// The server is another package: its binary stands beside this tool's own.
-fn xksd() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_xksd-load")).with_file_name("xksd");
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --workspace` first, as scripts/test does",
-        path.display()
-    );
-    path
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// `xksd demo`, ended with the value.
 pub struct Demo {
-    child: Child,
+    server: Server,
     dir: tempfile::TempDir,
 }
 
@@ -56,33 +41,19 @@ impl Demo {
 
     /// The same with a configuration that `edit` made of its directory and the demo's own.
     pub fn start_with(edit: impl FnOnce(&Path, String) -> String) -> Demo {
-        let dir = tempfile::tempdir().unwrap();
-        let (listen, admin) = (free_address(), free_address());
-        let made = Command::new(xksd())
-            .args(["demo", "--files-only", "--dir"])
-            .arg(dir.path())
-            .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        let dir = demo_files();
         let config = dir.path().join("xksd.toml");
-        std::fs::write(&config, edit(dir.path(), std::fs::read_to_string(&config).unwrap()))
-            .unwrap();
-        let child = Command::new(xksd())
-            .args(["serve", "--config"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let demo = Demo { child, dir };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        // Ready speaks of the key managers; the XKS listener opens a moment later.
-        while !is_ready(admin) || TcpStream::connect(listen).is_err() {
-            assert!(Instant::now() < deadline, "xksd demo did not become ready");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        demo
+        let text = edit(dir.path(), std::fs::read_to_string(&config).unwrap());
+        std::fs::write(&config, &text).unwrap();
+        let mut command = Command::new(programs::xksd());
+        let server = Server::run(command.args(["serve", "--config"]).arg(&config));
+        // The tool reads there where the listeners are, the admin listener's second.
+        let text = [server.port, server.admin].iter().fold(text, |text, port| {
+            text.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)
+        });
+        std::fs::write(&config, text).unwrap();
+        server.wait_until_ready();
+        Demo { server, dir }
     }
 
     /// Its configuration.
@@ -92,45 +63,26 @@ impl Demo {
 
     /// Where it listens.
     pub fn address(&self) -> String {
-        let config = std::fs::read_to_string(self.config()).unwrap();
-        config.split("listen = \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        format!("127.0.0.1:{}", self.server.port)
     }
 
     /// A path in its directory.
     pub fn file(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
-}
 
-impl Demo {
     /// Ends it at once.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.server.kill();
     }
 }
 
-impl Drop for Demo {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn is_ready(admin: SocketAddr) -> bool {
-    let Ok(mut stream) = TcpStream::connect(admin) else { return false };
-    let mut text = String::new();
-    let _ = stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .and_then(|()| stream.read_to_string(&mut text).map(drop));
-    text.starts_with("HTTP/1.1 200")
-}
-
-/// Files as `xksd demo` makes them, without it serving.
+/// Files as `xksd demo` makes them, without it serving. The listener's port is 0: any that is free.
 pub fn demo_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let listen = free_address().to_string();
-    let done = Command::new(xksd())
-        .args(["demo", "--files-only", "--listen", &listen, "--dir"])
+    let done = Command::new(programs::xksd())
+        .args(["demo", "--files-only", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .arg("--dir")
         .arg(dir.path())
         .output()
         .unwrap();

@@ -1,7 +1,4 @@
-//! Runs each test in a process of its own, with a SoftHSM token and a configuration of its own:
-//! both are named by environment variables, which belong to the process.
-
-#![allow(dead_code)] // Each test file uses its part.
+//! A process, a token and a configuration for each test, and calls of the module.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -18,11 +15,10 @@ use hsm_sim::codes;
 use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
 use hsm_sim::real::{self, Functions};
 use test_harness::hsm_sim::Files;
+use test_harness::own_process::in_own_process_with;
 pub use test_harness::programs::hsm_sim as module;
 pub use test_harness::softhsm::module as softhsm;
-
-const CHILD: &str = "HSM_SIM_TEST_DIRECTORY";
-const PIN: &str = "1234";
+use test_harness::token::PIN;
 
 /// AAD of all tests.
 pub const AAD: &[u8] = b"project=nile";
@@ -30,43 +26,22 @@ pub const AAD: &[u8] = b"project=nile";
 pub const DATA: &[u8] = b"the quick brown fox jumps over..";
 pub const TAG_BYTES: usize = 16;
 
-/// Runs `body` in a child process under `config`, to which module, control and stats are added.
-/// `test` is the test's full name.
+/// Runs `body` in its own process under `config`, to which module, control and stats are added.
+/// `test` is the test's path.
 pub fn isolated(test: &str, config: &str, body: impl FnOnce(&Path)) {
-    if let Some(directory) = std::env::var_os(CHILD) {
-        return body(Path::new(&directory));
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    std::fs::create_dir(path("tokens")).unwrap();
-    let softhsm_config =
-        format!("directories.tokendir = {}\nlog.level = ERROR\n", path("tokens").display());
-    std::fs::write(path("softhsm2.conf"), softhsm_config).unwrap();
-    std::fs::write(
-        path("hsm-sim.toml"),
-        Files::new(directory.path(), "").configuration(&softhsm(), config),
-    )
-    .unwrap();
-    let token = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", "test", "--so-pin", "0000", "--pin", PIN])
-        .env("SOFTHSM2_CONF", path("softhsm2.conf"))
-        .output()
-        .unwrap();
-    assert!(token.status.success(), "{token:?}");
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, directory.path())
-        .env("SOFTHSM2_CONF", path("softhsm2.conf"))
-        .env("HSM_SIM_CONFIG", path("hsm-sim.toml"))
-        .output()
-        .unwrap();
-    let (out, error) =
-        (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(
-        child.status.success() && out.contains("1 passed"),
-        "{test}: {:?}\n{out}\n{error}",
-        child.status
-    );
+    let prepare = |directory: &Path, command: &mut Command| {
+        let path = |name: &str| directory.join(name);
+        let config = Files::new(directory, "").configuration(&softhsm(), config);
+        std::fs::write(path("hsm-sim.toml"), config).unwrap();
+        let token = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", "test", "--so-pin", "0000", "--pin", PIN])
+            .env("SOFTHSM2_CONF", path("softhsm2.conf"))
+            .output()
+            .unwrap();
+        assert!(token.status.success(), "{token:?}");
+        command.env("HSM_SIM_CONFIG", path("hsm-sim.toml"));
+    };
+    in_own_process_with(test, prepare, body);
 }
 
 /// The module, initialised.

@@ -1,7 +1,6 @@
 //! The files of this crate form a way in one direction: none is reached from what it uses.
 
-#[path = "../../tests/modules/mod.rs"]
-mod modules;
+use crate::modules;
 
 #[test]
 fn no_file_is_reached_from_what_it_uses() {

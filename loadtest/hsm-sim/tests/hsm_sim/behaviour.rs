@@ -1,21 +1,21 @@
 //! The HSM in its good days: forwarding, time, limits, IVs, counters, configuration.
 
-mod common;
-
 use std::process::Command;
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::hsm::*;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::Attribute;
 use cryptoki_sys::*;
 use hsm_sim::real;
+use test_harness::test_path;
+use test_harness::token::PIN;
 
 #[test]
 fn plain_use() {
-    isolated("plain_use", "", |directory| {
+    isolated(test_path!("plain_use"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         assert_eq!(session.find_objects(&[Attribute::Label(b"key".to_vec())]).unwrap(), [key]);
@@ -54,7 +54,7 @@ fn only_the_function_list_is_exported() {
 
 #[test]
 fn calls_before_and_after_initialisation_are_refused() {
-    isolated("calls_before_and_after_initialisation_are_refused", "", |directory| {
+    isolated(test_path!("calls_before_and_after_initialisation_are_refused"), "", |directory| {
         let functions = real::load(&module()).unwrap();
         assert_eq!((functions.version.major, functions.version.minor), (2, 40));
         assert_eq!(
@@ -80,7 +80,7 @@ fn calls_before_and_after_initialisation_are_refused() {
 #[test]
 fn wire_and_service_time_are_waited() {
     let config = "[wire]\nfixed_us = 2000\n[device]\nunits = 1\nservice_us = 3000";
-    isolated("wire_and_service_time_are_waited", config, |directory| {
+    isolated(test_path!("wire_and_service_time_are_waited"), config, |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let start = Instant::now();
@@ -120,7 +120,7 @@ fn hsm_functions() -> &'static real::Functions {
 #[test]
 fn the_wire_has_a_tail() {
     isolated(
-        "the_wire_has_a_tail",
+        test_path!("the_wire_has_a_tail"),
         "seed = 1\n[wire]\np50_us = 1000\np99_us = 4000\ncalls = \"C_GenerateRandom\"",
         |directory| {
             let hsm = Hsm::start(directory);
@@ -139,7 +139,7 @@ fn the_wire_has_a_tail() {
 fn a_long_queue_is_throttled() {
     let config = "[device]\nunits = 1\nservice_us = 50000\nthrottle = { wait_us_max = 0, code = \
         \"CKR_FUNCTION_FAILED\" }";
-    isolated("a_long_queue_is_throttled", config, |directory| {
+    isolated(test_path!("a_long_queue_is_throttled"), config, |directory| {
         let hsm = Hsm::start(directory);
         let sessions: Vec<_> = (0..8).map(|_| hsm.open()).collect();
         let codes: Vec<String> = std::thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn a_long_queue_is_throttled() {
 
 #[test]
 fn sessions_are_limited() {
-    isolated("sessions_are_limited", "sessions_max = 3", |directory| {
+    isolated(test_path!("sessions_are_limited"), "sessions_max = 3", |directory| {
         let hsm = Hsm::start(directory);
         let sessions: Vec<_> = (0..3).map(|_| hsm.open()).collect();
         let open = || {
@@ -204,7 +204,7 @@ fn sessions_are_limited() {
 
 #[test]
 fn iv_by_the_caller() {
-    isolated("iv_by_the_caller", "", |directory| {
+    isolated(test_path!("iv_by_the_caller"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let mut iv = [9; 12];
@@ -219,7 +219,7 @@ fn iv_by_the_caller() {
 
 #[test]
 fn iv_filled_in() {
-    isolated("iv_filled_in", "[gcm]\niv = \"fill\"", |directory| {
+    isolated(test_path!("iv_filled_in"), "[gcm]\niv = \"fill\"", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let mut seen = Vec::new();
@@ -241,24 +241,28 @@ fn iv_filled_in() {
 
 #[test]
 fn iv_filled_in_late() {
-    isolated("iv_filled_in_late", "[gcm]\niv = \"fill\"\niv_written = \"encrypt\"", |directory| {
-        let hsm = Hsm::start(directory);
-        let (session, key) = hsm.session_and_key();
-        let mut iv = [0; 12];
-        assert_eq!(hsm.encrypt_init(&session, key, &mut iv), "CKR_OK");
-        assert_eq!(iv, [0; 12]);
-        assert_eq!(hsm.encrypt(&session, 8).0, "CKR_BUFFER_TOO_SMALL");
-        assert_eq!(iv, [0; 12]);
-        let (code, encrypted) = hsm.encrypt(&session, DATA.len() + TAG_BYTES);
-        assert_eq!(code, "CKR_OK");
-        assert_ne!(std::hint::black_box(iv), [0; 12]);
-        assert_eq!(hsm.decrypted(&session, key, &mut iv, &encrypted).1, DATA);
-    });
+    isolated(
+        test_path!("iv_filled_in_late"),
+        "[gcm]\niv = \"fill\"\niv_written = \"encrypt\"",
+        |directory| {
+            let hsm = Hsm::start(directory);
+            let (session, key) = hsm.session_and_key();
+            let mut iv = [0; 12];
+            assert_eq!(hsm.encrypt_init(&session, key, &mut iv), "CKR_OK");
+            assert_eq!(iv, [0; 12]);
+            assert_eq!(hsm.encrypt(&session, 8).0, "CKR_BUFFER_TOO_SMALL");
+            assert_eq!(iv, [0; 12]);
+            let (code, encrypted) = hsm.encrypt(&session, DATA.len() + TAG_BYTES);
+            assert_eq!(code, "CKR_OK");
+            assert_ne!(std::hint::black_box(iv), [0; 12]);
+            assert_eq!(hsm.decrypted(&session, key, &mut iv, &encrypted).1, DATA);
+        },
+    );
 }
 
 #[test]
 fn iv_appended() {
-    isolated("iv_appended", "[gcm]\niv = \"append\"", |directory| {
+    isolated(test_path!("iv_appended"), "[gcm]\niv = \"append\"", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         let full = DATA.len() + TAG_BYTES + 16;
@@ -291,7 +295,7 @@ fn iv_appended() {
 
 #[test]
 fn iv_appended_to_the_final_part() {
-    isolated("iv_appended_to_the_final_part", "[gcm]\niv = \"append\"", |directory| {
+    isolated(test_path!("iv_appended_to_the_final_part"), "[gcm]\niv = \"append\"", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         assert_eq!(hsm.encrypt_init(&session, key, &mut []), "CKR_OK");
@@ -330,7 +334,7 @@ fn iv_appended_to_the_final_part() {
 #[test]
 fn a_bad_tag_is_told_as_configured() {
     isolated(
-        "a_bad_tag_is_told_as_configured",
+        test_path!("a_bad_tag_is_told_as_configured"),
         "[gcm]\nbad_tag = \"CKR_FUNCTION_FAILED\"",
         |directory| {
             let hsm = Hsm::start(directory);
@@ -349,7 +353,7 @@ fn a_bad_tag_is_told_as_configured() {
 
 #[test]
 fn every_call_is_counted_once() {
-    isolated("every_call_is_counted_once", "", |directory| {
+    isolated(test_path!("every_call_is_counted_once"), "", |directory| {
         let hsm = Hsm::start(directory);
         let (session, key) = hsm.session_and_key();
         for _ in 0..7 {
@@ -369,7 +373,7 @@ fn every_call_is_counted_once() {
 
 #[test]
 fn wrong_files_are_told_and_no_panic() {
-    isolated("wrong_files_are_told_and_no_panic", "", |directory| {
+    isolated(test_path!("wrong_files_are_told_and_no_panic"), "", |directory| {
         let functions = real::load(&module()).unwrap();
         let config = directory.join("hsm-sim.toml");
         let good = std::fs::read_to_string(&config).unwrap();
@@ -397,7 +401,7 @@ fn wrong_files_are_told_and_no_panic() {
 
 #[test]
 fn a_copy_has_the_configuration_beside_it() {
-    isolated("a_copy_has_the_configuration_beside_it", "", |directory| {
+    isolated(test_path!("a_copy_has_the_configuration_beside_it"), "", |directory| {
         let copy = directory.join("other.so");
         std::fs::copy(module(), &copy).unwrap();
         std::fs::write(directory.join("other.so.toml"), "nonsense").unwrap();
@@ -408,7 +412,7 @@ fn a_copy_has_the_configuration_beside_it() {
 
 #[test]
 fn two_hsms_live_in_one_process() {
-    isolated("two_hsms_live_in_one_process", "", |directory| {
+    isolated(test_path!("two_hsms_live_in_one_process"), "", |directory| {
         let hsms = ["a", "b"].map(|name| {
             let path = |ending: &str| directory.join(format!("{name}{ending}"));
             std::fs::copy(module(), path(".so")).unwrap();
@@ -444,7 +448,7 @@ fn bare_loop(iv: &str) -> (bool, serde_json::Value, String) {
             "--token",
             "test",
             "--pin",
-            "1234",
+            PIN,
             "--sessions",
             "3",
             "--seconds",
@@ -462,41 +466,50 @@ fn bare_loop(iv: &str) -> (bool, serde_json::Value, String) {
 
 #[test]
 fn the_bare_loop_counts_operations() {
-    isolated("the_bare_loop_counts_operations", "[gcm]\niv = \"append\"", |directory| {
-        let (success, report, complaint) = bare_loop("append");
-        assert!(success && complaint.is_empty(), "{report} {complaint}");
-        assert!(report["operations"].as_u64() > Some(0), "{report}");
-        let stats: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap()).unwrap();
-        assert_eq!(stats["calls"]["C_Decrypt"], report["operations"]);
-        assert_eq!(stats["sessions"]["peak"], 3);
-        // The module insists on its own IVs.
-        let (success, report, complaint) = bare_loop("caller");
-        assert!(!success);
-        assert_eq!(
-            complaint,
-            "hsm-loop: 3 of 3 sessions ended early: C_EncryptInit: CKR_MECHANISM_PARAM_INVALID\n"
-        );
-        assert_eq!(
-            report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3,
-            "{report}"
-        );
-    });
+    isolated(
+        test_path!("the_bare_loop_counts_operations"),
+        "[gcm]\niv = \"append\"",
+        |directory| {
+            let (success, report, complaint) = bare_loop("append");
+            assert!(success && complaint.is_empty(), "{report} {complaint}");
+            assert!(report["operations"].as_u64() > Some(0), "{report}");
+            let stats: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(directory.join("stats.json")).unwrap())
+                    .unwrap();
+            assert_eq!(stats["calls"]["C_Decrypt"], report["operations"]);
+            assert_eq!(stats["sessions"]["peak"], 3);
+            // The module insists on its own IVs.
+            let (success, report, complaint) = bare_loop("caller");
+            assert!(!success);
+            assert_eq!(
+                complaint,
+                "hsm-loop: 3 of 3 sessions ended early: C_EncryptInit: CKR_MECHANISM_PARAM_INVALID\n"
+            );
+            assert_eq!(
+                report["sessions_ended_by_error"]["C_EncryptInit: CKR_MECHANISM_PARAM_INVALID"], 3,
+                "{report}"
+            );
+        },
+    );
 }
 
 #[test]
 fn the_bare_loop_takes_ivs_that_the_module_fills_in() {
-    isolated("the_bare_loop_takes_ivs_that_the_module_fills_in", "[gcm]\niv = \"fill\"", |_| {
-        let (success, report, _) = bare_loop("fill");
-        assert!(success && report["operations"].as_u64() > Some(0), "{report}");
-    });
+    isolated(
+        test_path!("the_bare_loop_takes_ivs_that_the_module_fills_in"),
+        "[gcm]\niv = \"fill\"",
+        |_| {
+            let (success, report, _) = bare_loop("fill");
+            assert!(success && report["operations"].as_u64() > Some(0), "{report}");
+        },
+    );
 }
 
 /// This module takes the zeros for the caller's IV, as SoftHSM does, and everything would be
 /// encrypted under them.
 #[test]
 fn the_bare_loop_refuses_an_iv_of_zeros() {
-    isolated("the_bare_loop_refuses_an_iv_of_zeros", "", |_| {
+    isolated(test_path!("the_bare_loop_refuses_an_iv_of_zeros"), "", |_| {
         let (success, report, _) = bare_loop("fill");
         assert!(!success);
         assert_eq!(

@@ -1,14 +1,12 @@
 //! Proxies that answer wrongly, fail or stall: each must be told as what it is.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::proxies::{Answer, demo_files, fake_proxy, fake_proxy_that_closes_after, load, told};
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine};
-use common::{Answer, demo_files, fake_proxy, fake_proxy_that_closes_after, load, told};
 use ring::digest;
 use serde_json::{Value, json};
 

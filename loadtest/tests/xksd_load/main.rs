@@ -1,0 +1,9 @@
+//! `xksd-load` as a person runs it, against xksd and against proxies that misbehave.
+
+mod modules;
+mod proxies;
+
+mod against_bad_proxies;
+mod against_xksd;
+mod architecture;
+mod ways_in;

@@ -1,0 +1,74 @@
+//! `xksd serve` over simulated HSMs, and clients of it.
+
+use std::ops::{Deref, DerefMut};
+
+use test_harness::config::{A, key, key_store as store};
+use test_harness::hsm_sim::KEY;
+use test_harness::{Config, Installation, Server};
+
+use crate::budget;
+use crate::client::{Client, Load};
+
+/// A `[[keystore]]` with the key that every HSM has.
+pub fn key_store(prefix: &str, key_managers: &[&str]) -> String {
+    store(prefix, &format!("key_manager = {key_managers:?}"), &[&A], &key(KEY, ""))
+}
+
+/// A running server, and the directory it stands in.
+pub struct Proxy {
+    server: Server,
+    installation: Installation,
+}
+
+impl Deref for Proxy {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Proxy {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+impl Proxy {
+    /// With these key managers and key stores.
+    pub fn start(installation: Installation, sections: &[String]) -> Self {
+        Self::start_with(installation, "", sections)
+    }
+
+    /// As [`Proxy::start`]; `server` is added to `[server]`.
+    pub fn start_with(installation: Installation, server: &str, sections: &[String]) -> Self {
+        budget::watch_noise();
+        let config = Config {
+            server: format!(
+                "listen = \"127.0.0.1:0\"\nshards = 2\nregions = [\"us-east-1\"]\nlog = \
+                 \"json\"\nshutdown_delay_ms = 0\n{server}"
+            ),
+            key_managers: sections.concat(),
+            key_stores: String::new(),
+            ..Config::default()
+        };
+        installation.configure(&config);
+        let server = Server::spawn(&installation, &[], |_| ());
+        Self { server, installation }
+    }
+
+    /// A connection to the key store with this prefix.
+    pub fn client(&self, prefix: &'static str) -> Client {
+        Client::connect(&self.installation, self, prefix)
+    }
+
+    /// So many clients at work.
+    pub fn load(&self, prefix: &'static str, clients: usize) -> Load {
+        Load::start((0..clients).map(|_| self.client(prefix)).collect())
+    }
+
+    /// Fails where an answer of it was late. Gives the latest.
+    pub fn kept_the_budget(&self) -> std::time::Duration {
+        budget::kept(self)
+    }
+}
