@@ -48,9 +48,9 @@ impl Demo {
         let mut command = Command::new(programs::xksd());
         let server = Server::run(command.args(["serve", "--config"]).arg(&config));
         // The tool reads there where the listeners are, the admin listener's second.
-        let text = [server.port, server.admin].iter().fold(text, |text, port| {
-            text.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)
-        });
+        let text = [server.port, server.admin]
+            .iter()
+            .fold(text, |text, port| text.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
         std::fs::write(&config, text).unwrap();
         server.wait_until_ready();
         Demo { server, dir }
