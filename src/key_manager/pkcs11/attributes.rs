@@ -1,9 +1,12 @@
 //! What a key's attributes say it is and may do.
 
+use std::fmt;
+
 use cryptoki_sys::*;
 
 use super::errors::CallError;
-use super::ffi::{Functions, Value};
+use super::ffi::Functions;
+use super::ffi::attributes::Value;
 use crate::key_manager::{KeyDescription, KeySpec, KeyUsage, KeyUsages};
 
 /// What is read of a key, with the most bytes each may have.
@@ -46,8 +49,36 @@ pub(super) struct Attributes {
     pub(super) start: Date,
     pub(super) end: Date,
     /// The module failed on one of them.
-    pub(super) unreadable: Option<CallError>,
+    pub(super) unreadable: Option<Unreadable>,
 }
+
+/// An attribute that the module failed on. Displayed as `C_GetAttributeValue: CKR_GENERAL_ERROR, of
+/// CKA_END_DATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    attribute: CK_ATTRIBUTE_TYPE,
+    pub(super) error: CallError,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, of ", self.error)?;
+        match NAMES.iter().find(|(attribute, _)| *attribute == self.attribute) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "CKA {:#x}", self.attribute),
+        }
+    }
+}
+
+macro_rules! names {
+    ($($name:ident)*) => { &[$(($name, stringify!($name))),*] };
+}
+
+/// Of what is wanted.
+const NAMES: &[(CK_ATTRIBUTE_TYPE, &str)] = names! {
+    CKA_LABEL CKA_ID CKA_KEY_TYPE CKA_VALUE_LEN CKA_ENCRYPT CKA_DECRYPT CKA_SIGN CKA_VERIFY CKA_WRAP
+    CKA_UNWRAP CKA_DERIVE CKA_START_DATE CKA_END_DATE
+};
 
 /// A CK_DATE: `YYYYMMDD` in ASCII digits, which as text sorts as days do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +168,10 @@ impl Attributes {
                 .collect(),
             start: date(CKA_START_DATE),
             end: date(CKA_END_DATE),
-            unreadable: values.iter().find_map(|value| value.as_ref().err().copied()),
+            unreadable: WANTED.iter().zip(values).find_map(|((attribute, _), value)| {
+                let error = *value.as_ref().err()?;
+                Some(Unreadable { attribute: *attribute, error })
+            }),
         }
     }
 
@@ -198,6 +232,7 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::errors::Call;
     use super::*;
 
     fn key(set: &[(CK_ATTRIBUTE_TYPE, &[u8])]) -> Attributes {
@@ -257,6 +292,20 @@ mod tests {
             (key.start.text().as_deref(), key.end.text().as_deref()),
             (Some("2026-03-01"), Some("2026-03-31"))
         );
+    }
+
+    #[test]
+    fn an_attribute_that_cannot_be_read_is_named() {
+        assert!(WANTED.iter().all(|(type_, _)| NAMES.iter().any(|(named, _)| named == type_)));
+        let error = CallError { call: Call::GetAttributeValue, code: CKR_GENERAL_ERROR };
+        let value = |type_| if type_ == CKA_END_DATE { Err(error) } else { Ok(None) };
+        let values: Vec<_> = WANTED.iter().map(|(type_, _)| value(*type_)).collect();
+        let read = Attributes::from_values(&values);
+        assert_eq!(
+            read.unreadable.map(|one| one.to_string()).as_deref(),
+            Some("C_GetAttributeValue: CKR_GENERAL_ERROR, of CKA_END_DATE")
+        );
+        assert!(!read.is_enabled(today()), "somebody meant to bound it");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki_sys::CKR_CRYPTOKI_NOT_INITIALIZED;
 
-use super::attributes::today;
+use super::attributes::{Unreadable, today};
 use super::errors::{Call, CallError, Reaction};
 use super::keys::Key;
 use super::module::OpenSession;
@@ -327,7 +327,7 @@ impl Taking<'_> {
 struct Found<'a> {
     label: &'a Arc<str>,
     keys: usize,
-    unreadable: Option<CallError>,
+    unreadable: Option<Unreadable>,
 }
 
 impl Found<'_> {
@@ -335,7 +335,9 @@ impl Found<'_> {
     fn fault(&self) -> Option<Fault> {
         match (self.keys, self.unreadable) {
             (0, _) => Some(Fault::KeyNotFound { detail: no_key(self.label) }),
-            (1, error) => error.map(|error| error.fault()),
+            (1, unreadable) => {
+                unreadable.map(|unreadable| Fault::Device { detail: unreadable.to_string() })
+            }
             (keys, _) => Some(Fault::KeyNotFound { detail: several_keys(self.label, keys) }),
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn of(session: &OpenSession, cache: &KeyCache) -> Result<TokenKeys, F
                 extractable,
                 start_date: key.attributes.start.text(),
                 end_date: key.attributes.end.text(),
-                unreadable: key.attributes.unreadable.map(|error| error.to_string()),
+                unreadable: key.attributes.unreadable.map(|unreadable| unreadable.to_string()),
             }
         })
         .collect();

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::limits::SESSION_COUNT_BACKOFF;
 use errors::LIBRARY_LOST;
-use ffi::TokenInfo;
+use ffi::token::TokenInfo;
 use inventory::Inventory;
 use keep_alive::KeepAlive;
 use login::Login;

@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::attributes::Attributes;
 use super::errors::{Call, CallError};
-use super::ffi::{TRUE, Wanted};
+use super::ffi::objects::{TRUE, Wanted};
 use super::keys::Key;
 use super::module::OpenSession;
 use crate::key_manager::Fault;
@@ -71,7 +71,7 @@ pub(super) fn is_secret_key(
 pub(super) fn read(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Key, CallError> {
     let key = read_what_can_be(session, handle)?;
     // A date that cannot be read is a fault, neither a key without one nor a disabled key.
-    key.attributes.unreadable.map_or(Ok(key), Err)
+    key.attributes.unreadable.map_or(Ok(key), |unreadable| Err(unreadable.error))
 }
 
 /// The key of a known handle, also where the module cannot tell everything of it.

@@ -3,7 +3,8 @@
 use cryptoki_sys::CK_SLOT_ID;
 
 use super::errors::CallError;
-use super::ffi::{Functions, TokenInfo};
+use super::ffi::Functions;
+use super::ffi::token::TokenInfo;
 
 /// Which of a module's tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use super::super::breaker::KeyUse;
 use super::super::errors::{Call, CallError, Reaction};
 use super::HsmSession;
 use super::failure::{Failure, Unverified};
+use super::gcm::TEST_TEXT;
 use super::lookup::permit;
-use super::test_key::TEST_TEXT;
 use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::INTEGRITY_COMPARISONS;
 

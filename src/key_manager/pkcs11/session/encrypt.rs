@@ -10,8 +10,7 @@ use super::super::iv::{AnyIv, Iv, IvSupply};
 use super::super::profile::IvMode;
 use super::HsmSession;
 use super::failure::{Failure, Unverified, in_time};
-use super::gcm::Sealed;
-use super::test_key::TEST_TEXT;
+use super::gcm::{Sealed, TEST_TEXT};
 use crate::key_manager::{Answer, Fault, same_bytes};
 use crate::limits::{
     ECHO_BYTES_MIN, HSM_OUTPUT_SPARE_BYTES, IV_BYTES, IV_BYTES_MAX, REFUSALS_DOUBTED,

@@ -12,12 +12,15 @@ use super::super::messages::{Messages, Way};
 use super::super::profile::IvMode;
 use super::HsmSession;
 use super::failure::Failure;
-use super::test_key::TEST_TEXT;
 use crate::key_manager::Secret;
 use crate::limits::{HSM_OUTPUT_SPARE_BYTES, IV_BYTES, TAG_BYTES};
 
 /// AAD in the trial of the message interface.
 const TEST_AAD: &[u8] = b"xksd";
+
+/// Encrypted in a round trip: as long as a data key of KMS. Not zeros, which is what a module that
+/// writes nothing leaves.
+pub(super) const TEST_TEXT: [u8; 32] = *b"xksd: a round trip under a key. ";
 
 /// What is decrypted, and with what.
 #[derive(Clone, Copy)]

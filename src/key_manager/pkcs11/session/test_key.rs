@@ -5,21 +5,17 @@ use std::time::Instant;
 use cryptoki_sys::*;
 
 use super::super::errors::Call;
-use super::super::ffi::{FALSE, TRUE, Wanted};
+use super::super::ffi::objects::{FALSE, TRUE, Wanted};
 use super::super::quarantine::Epoch;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
-use super::gcm::Sealed;
+use super::gcm::{Sealed, TEST_TEXT};
 use super::lookup::permit;
 use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::WITNESSES_MAX;
 
 /// CKA_LABEL of the session test key.
 const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
-/// Encrypted in a round trip: as long as a data key of KMS. Not zeros, which is what a module that
-/// writes nothing leaves.
-pub(super) const TEST_TEXT: [u8; 32] = *b"xksd: a round trip under a key. ";
-
 impl HsmSession {
     /// Encrypts and decrypts a text under the key. Says nothing of whose fault a failure is.
     pub(super) fn round_trip(
