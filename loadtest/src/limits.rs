@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// What AWS recommends that a proxy sustains, requests a second: "up to 1800 requests per second".
+pub const AWS_RATE: f64 = 1800.0;
+/// When AWS KMS gives up on a request.
+pub const KMS_TIMEOUT: Duration = Duration::from_millis(250);
 /// A run, warm-up included: nobody forgets a load generator for longer.
 pub const RUN_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Offered load, requests a second.
@@ -42,6 +46,14 @@ pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
 pub const ANSWER_HEADERS_MAX: usize = 64;
 /// spec: errorMessage "MUST be less than 512 characters in length".
 pub const ERROR_MESSAGE_CHARS_MAX: usize = 511;
+/// Of each thing that a proxy says of itself in the answer to `health`, characters.
+pub const IDENTITY_CHARS_MAX: usize = 200;
+/// HSMs that a report names. spec: ekmFleetDetails has at most 10.
+pub const HSMS_REPORTED: usize = 10;
+/// What the command line says of the test for its report, each text, characters.
+pub const NOTE_CHARS_MAX: usize = 500;
+/// Such notes of a report.
+pub const NOTES_MAX: usize = 32;
 /// Requests of each call that differ from each other, a worker.
 pub const DISTINCT_REQUESTS: usize = 256;
 /// Ciphertexts a worker makes before the run, so that there is something to decrypt.

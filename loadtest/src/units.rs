@@ -39,6 +39,16 @@ pub fn latency(us: u64) -> String {
     if us == 0 { "–".into() } else { micros(us) }
 }
 
+/// Seconds for a person: `20 s`, `2.5 s`, `10 min`.
+pub fn seconds(seconds: f64) -> String {
+    let tenths = (seconds * 10.0).round() / 10.0;
+    if tenths >= 120.0 && tenths % 60.0 == 0.0 {
+        format!("{} min", tenths / 60.0)
+    } else {
+        format!("{tenths} s")
+    }
+}
+
 /// A whole number with thousands separated: `76,367`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -128,6 +138,10 @@ mod tests {
         assert_eq!(
             [87, 1_240, 24_500, 250_000, 3_100_000].map(micros),
             ["87 µs", "1.24 ms", "24.5 ms", "250 ms", "3.10 s"]
+        );
+        assert_eq!(
+            [20.0, 2.49, 60.0, 600.0, 601.0].map(seconds),
+            ["20 s", "2.5 s", "60 s", "10 min", "601 s"]
         );
         assert_eq!([0, 1].map(latency), ["–", "1 µs"]);
         assert_eq!([1800.2, 12.34, 0.5].map(figure), ["1,800", "12.3", "0.50"]);

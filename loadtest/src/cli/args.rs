@@ -8,6 +8,7 @@ use clap::Args;
 use crate::criteria::Sla;
 use crate::generator::tls::Versions;
 use crate::limits::{AAD_BYTES_MAX, PLAINTEXT_BYTES_MAX};
+use crate::report::subject::{Note, described};
 use crate::target::TargetArgs;
 use crate::units::{self, Sizes};
 use crate::workload::Mix;
@@ -158,16 +159,29 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', help_heading = "This tool")]
     pub(super) cores: Vec<usize>,
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
-    #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "TestResult")]
+    #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Criteria")]
     pub(super) sla: Vec<Sla>,
     /// Errors that are accepted, with `capacity` in each trial [default: 0 where there is a --sla;
-    /// with neither, `run` tells errors, does not judge them, and exits with 0]
-    #[arg(long, value_name = "N", help_heading = "TestResult")]
+    /// with neither, `run` reports errors, does not judge them, and exits with 0]
+    #[arg(long, value_name = "N", help_heading = "Criteria")]
     pub(super) max_errors: Option<u64>,
+    /// What the proxy is, for the report [default: what it says itself]
+    #[arg(long, value_name = "TEXT", value_parser = described, help_heading = "Report")]
+    pub(super) proxy: Option<String>,
+    /// What the HSM is, for the report: model, firmware, how many [default: what the proxy says]
+    #[arg(long, value_name = "TEXT", value_parser = described, help_heading = "Report")]
+    pub(super) hsm: Option<String>,
+    /// Who answers for the report: name and organisation
+    #[arg(long, value_name = "TEXT", value_parser = described, help_heading = "Report")]
+    pub(super) tested_by: Option<String>,
+    /// Whatever else the report should say: network="10 Gbit/s, same rack"; may be given several
+    /// times
+    #[arg(long, value_name = "NAME=TEXT", value_parser = Note::parse, help_heading = "Report")]
+    pub(super) note: Vec<Note>,
     /// Write the results as JSON
-    #[arg(long, value_name = "FILE", help_heading = "TestResult")]
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(super) json: Option<PathBuf>,
     /// Write a page with pictures
-    #[arg(long, value_name = "FILE", help_heading = "TestResult")]
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(super) html: Option<PathBuf>,
 }

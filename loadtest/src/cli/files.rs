@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::args::CommonArgs;
 use crate::generator::transport::Failure;
-use crate::present::html;
+use crate::present::page::{Results, page};
 use crate::report::Report;
 
 impl CommonArgs {
@@ -29,15 +29,28 @@ impl CommonArgs {
     }
 
     pub(super) fn save(&self, report: &Report) -> Result<(), Failure> {
+        let mut results = None;
         if let Some(path) = &self.json {
-            report.save(path).map_err(Failure::Setup)?;
+            let text = report.to_json().map_err(Failure::Setup)?;
+            write(path, &text)?;
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            results = Some(Results { file, sha256: sha256(&text) });
         }
         if let Some(path) = &self.html {
-            fs::write(path, html::page(report))
-                .map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))?;
+            write(path, &page(report, results.as_ref()))?;
         }
         Ok(())
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|e| Failure::Setup(format!("{}: {e}", path.display())))
+}
+
+/// In hexadecimal, as `sha256sum` prints it.
+fn sha256(text: &str) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn try_file(path: &Path) -> io::Result<()> {
@@ -62,6 +75,14 @@ fn try_file(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_what_sha256sum_prints() {
+        assert_eq!(
+            sha256("abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
 
     #[test]
     fn files_are_tried_and_left_as_they_were() {

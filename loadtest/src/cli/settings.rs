@@ -8,9 +8,10 @@ use crate::criteria::Criteria;
 use crate::generator::descriptors;
 use crate::generator::transport::Transport;
 use crate::limits::{
-    CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX,
+    CONNECTIONS_MAX, DEPTH_MAX, IDLE_CONNECTIONS_MAX, NOTES_MAX, RATE_MAX, RUN_TIME_MAX, STEPS_MAX,
     WORKERS_MAX,
 };
+use crate::report::subject::{self, Description};
 use crate::run::settings::Run;
 use crate::target::{Target, TargetArgs};
 use crate::units;
@@ -130,6 +131,30 @@ impl CommonArgs {
             cores: self.cores.clone(),
             criteria: Criteria::new(self.sla.clone(), self.max_errors),
             load,
+            described: self.described()?,
+            command: command(),
+        })
+    }
+}
+
+/// This command, without the way to the program.
+fn command() -> String {
+    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let program = words.next().unwrap_or_default();
+    let name = program.rsplit('/').next().unwrap_or_default().to_owned();
+    subject::command(std::iter::once(name).chain(words))
+}
+
+impl CommonArgs {
+    fn described(&self) -> Result<Description, String> {
+        if self.note.len() > NOTES_MAX {
+            return Err(format!("--note: at most {NOTES_MAX} times"));
+        }
+        Ok(Description {
+            proxy: self.proxy.clone(),
+            hsm: self.hsm.clone(),
+            tested_by: self.tested_by.clone(),
+            notes: self.note.clone(),
         })
     }
 }

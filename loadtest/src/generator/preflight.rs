@@ -13,10 +13,12 @@ use super::dispatcher::Dispatcher;
 use super::transport::Failure;
 use crate::limits::{PRIMED_CIPHERTEXTS, SETUP_TIME_MAX};
 use crate::workload::answer;
+use crate::workload::identity::Identity;
 use crate::workload::request::Call;
 use crate::workload::{Mix, Outcome};
 
-/// Asks every key of every key store, and each call that the mix has.
+/// Asks every key of every key store, and each call that the mix has; and in any case who the proxy
+/// is.
 pub(super) async fn ask_once(
     dispatcher: &Dispatcher,
     connector: &Connector,
@@ -31,29 +33,41 @@ pub(super) async fn ask_once(
         calls.push((Call::Decrypt, routes));
     }
     calls.push((Call::Metadata, if metadata > 0 { routes } else { 0 }));
-    calls.push((Call::Health, usize::from(health > 0)));
     for (call, count) in calls {
         for _ in 0..count {
-            let failed = |why: String| {
-                Err(Failure::Setup(format!(
-                    "{}: the first {}{why}",
-                    connector.address(),
-                    call.name()
-                )))
-            };
-            match exchange(dispatcher, connector, &mut stream, call).await {
-                Ok((Outcome::Right, _)) => {}
-                Ok((Outcome::Wrong(what), _)) => return Err(Failure::Wrong(what)),
-                Ok((Outcome::Error(name), Some(message))) => {
-                    return failed(format!(" was answered {name}: {message}"));
-                }
-                Ok((Outcome::Error(name), None)) => return failed(format!(" was answered {name}")),
-                Err(why) => return failed(format!(": {why}")),
-            }
+            must_succeed(dispatcher, connector, &mut stream, call).await?;
         }
+    }
+    // Last, because a proxy may break the connection over it.
+    let asked = must_succeed(dispatcher, connector, &mut stream, Call::Health).await;
+    match asked {
+        Ok(body) => dispatcher.stats.borrow_mut().identity = Identity::of(&body),
+        Err(failure) if health > 0 => return Err(failure),
+        // Nobody asked for it: the report will not say who answered.
+        Err(_) => {}
     }
     let _ = within(SETUP_TIME_MAX, stream.close()).await;
     Ok(())
+}
+
+/// Gives the body of the right answer.
+async fn must_succeed(
+    dispatcher: &Dispatcher,
+    connector: &Connector,
+    stream: &mut TlsStream<TcpStream>,
+    call: Call,
+) -> Result<Vec<u8>, Failure> {
+    let why = match exchange(dispatcher, connector, stream, call).await {
+        Ok((Outcome::Right, body)) => return Ok(body),
+        Ok((Outcome::Wrong(what), _)) => return Err(Failure::Wrong(what)),
+        Ok((Outcome::Error(name), body)) => {
+            let message = answer::error_message(&body).map(|message| format!(": {message}"));
+            format!(" was answered {name}{}", message.unwrap_or_default())
+        }
+        Err(why) => format!(": {why}"),
+    };
+    let (address, name) = (connector.address(), call.name());
+    Err(Failure::Setup(format!("{address}: the first {name}{why}")))
 }
 
 /// Decrypts all that the worker still knows.
@@ -85,13 +99,13 @@ pub(super) async fn decrypt_what_is_left(dispatcher: &Dispatcher, connector: &Co
     }
 }
 
-/// What the answer came to, and what the proxy says of an error.
+/// What the answer came to, and its body.
 async fn exchange(
     dispatcher: &Dispatcher,
     connector: &Connector,
     stream: &mut TlsStream<TcpStream>,
     call: Call,
-) -> Result<(Outcome, Option<String>), String> {
+) -> Result<(Outcome, Vec<u8>), String> {
     let mut out = Vec::new();
     let sent = dispatcher.workload.borrow_mut().write(call, &mut out);
     let write = async {
@@ -106,10 +120,8 @@ async fn exchange(
             n => received.extend_from_slice(&chunk[..n]),
         }
         if let Some(answer) = answer::first(&received)? {
-            return Ok((
-                dispatcher.workload.borrow_mut().check(&sent, &answer),
-                answer::error_message(&answer.body),
-            ));
+            let outcome = dispatcher.workload.borrow_mut().check(&sent, &answer);
+            return Ok((outcome, answer.body.into_owned()));
         }
     }
 }

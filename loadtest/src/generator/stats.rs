@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 
 use crate::limits::{LATENCY_MAX_US, WRONG_ANSWERS_REPORTED};
+use crate::workload::identity::Identity;
 use crate::workload::request::Call;
 
 /// Microseconds.
@@ -143,6 +144,8 @@ pub struct Stats {
     pub closing_decrypts: u64,
     /// Protocol and cipher suite.
     pub protocol: String,
+    /// Who answered, where the proxy says so.
+    pub identity: Option<Identity>,
 }
 
 impl Stats {
@@ -164,6 +167,7 @@ impl Stats {
             measured_handshakes: 0,
             closing_decrypts: 0,
             protocol: String::new(),
+            identity: None,
         }
     }
 
@@ -223,6 +227,9 @@ impl Stats {
         self.closing_decrypts += other.closing_decrypts;
         if self.protocol.is_empty() {
             self.protocol.clone_from(&other.protocol);
+        }
+        if self.identity.is_none() {
+            self.identity.clone_from(&other.identity);
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Bottleneck {
     HsmUnits,
     /// CPU of the proxy.
     ProxyCpu,
+    /// CPU of the load balancer before it.
+    BalancerCpu,
     /// Proxy and tool share a machine whose cores are full.
     Machine,
     /// This tool: its figures are too low for the proxy.
@@ -61,6 +63,8 @@ impl Bottleneck {
             Bottleneck::Hsm
         } else if seen.proxy.cpu.as_ref().is_some_and(Cpu::is_full) {
             Bottleneck::ProxyCpu
+        } else if seen.balancer.as_ref().is_some_and(Cpu::is_full) {
+            Bottleneck::BalancerCpu
         } else if cores_busy(FULL) {
             Bottleneck::Machine
         } else if seen.own_busiest.is_some_and(|busiest| busiest >= FULL)
@@ -76,7 +80,23 @@ impl Bottleneck {
         }
     }
 
-    /// For a person.
+    /// In a few words, behind "limited by".
+    pub fn name(self) -> &'static str {
+        match self {
+            Bottleneck::OtherProcesses => "other processes on this machine",
+            Bottleneck::Hsm => "the HSM's sessions",
+            Bottleneck::HsmUnits => "the HSM itself",
+            Bottleneck::ProxyCpu => "CPU of the proxy",
+            Bottleneck::BalancerCpu => "CPU of the load balancer",
+            Bottleneck::Machine => "CPU of the machine that proxy and load generator share",
+            Bottleneck::Generator => "the load generator",
+            Bottleneck::Throttling => "throttling by the proxy",
+            Bottleneck::Connections => "the number of connections",
+            Bottleneck::Unknown => "nothing that can be seen from the load generator",
+        }
+    }
+
+    /// The same with its reason, and what to do.
     pub fn text(self) -> &'static str {
         match self {
             Bottleneck::OtherProcesses => {
@@ -93,6 +113,9 @@ impl Bottleneck {
             }
             Bottleneck::ProxyCpu => {
                 "CPU of the proxy: its busiest thread or all its cores are full"
+            }
+            Bottleneck::BalancerCpu => {
+                "CPU of the load balancer: its busiest thread or all its cores are full"
             }
             Bottleneck::Machine => {
                 "CPU of this machine, which proxy and tool share: run the tool elsewhere"
@@ -152,6 +175,11 @@ mod tests {
             "the innermost"
         );
         assert_eq!(judge(seen(0.97, 1.0, 0.5, 0.8), QUIET), Bottleneck::ProxyCpu);
+        let balancer = Some(Cpu { busiest_thread: 0.97, cores_allowed: 4, ..Cpu::default() });
+        assert_eq!(
+            judge(Observation { balancer, ..seen(0.8, 1.0, 0.95, 0.9) }, QUIET),
+            Bottleneck::BalancerCpu
+        );
         assert_eq!(judge(seen(0.8, 1.0, 0.8, 0.9), QUIET), Bottleneck::Machine);
         assert_eq!(judge(seen(0.8, 1.0, 0.8, 0.89), QUIET), Bottleneck::Unknown);
         assert_eq!(judge(seen(0.4, 1.0, 0.95, 0.8), QUIET), Bottleneck::Generator);

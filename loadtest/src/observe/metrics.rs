@@ -37,11 +37,23 @@ impl Metrics {
     }
 }
 
+/// Asks each listener for `/metrics`, and takes the answers together.
+///
+/// # Errors
+/// When there is none, or one does not answer.
+pub fn scrape_all(admin: &[SocketAddr]) -> Result<Metrics, String> {
+    let mut all = Metrics::default();
+    for address in admin {
+        all.0.extend(scrape(*address)?.0);
+    }
+    if admin.is_empty() { Err("no admin listener".into()) } else { Ok(all) }
+}
+
 /// Asks for `/metrics`.
 ///
 /// # Errors
 /// When the listener does not answer with it.
-pub fn scrape(admin: SocketAddr) -> Result<Metrics, String> {
+fn scrape(admin: SocketAddr) -> Result<Metrics, String> {
     let text = get(admin).map_err(|e| format!("http://{admin}/metrics: {e}"))?;
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(Metrics::parse(body)),

@@ -3,6 +3,7 @@
 
 pub mod bottleneck;
 pub mod cpu;
+pub mod host;
 pub mod key_manager;
 pub mod metrics;
 pub mod observer;

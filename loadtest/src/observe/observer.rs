@@ -5,23 +5,25 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::cpu::{Cpu, us_a_request};
+use super::cpu::Cpu;
 use super::key_manager::KeyManager;
 use super::metrics::{self, Metrics};
 use super::process::{self, CpuTimes, Machine, MachineTimes, Process};
 use crate::target::Target;
 
-/// Watches a proxy, this tool and the machine over stretches of time.
+/// Watches a proxy, the load balancer before it, this tool and the machine over stretches of time.
 pub struct Observer {
-    process: Option<Process>,
+    proxy: Option<Process>,
+    balancer: Option<Process>,
     own: Process,
-    admin: Option<SocketAddr>,
-    marks: Vec<Sample>,
+    admin: Vec<SocketAddr>,
+    samples: Vec<Sample>,
 }
 
 struct Sample {
     at: Instant,
-    cpu: Option<CpuTimes>,
+    proxy: Option<CpuTimes>,
+    balancer: Option<CpuTimes>,
     own: Option<CpuTimes>,
     machine: Option<MachineTimes>,
     metrics: Option<Metrics>,
@@ -32,6 +34,8 @@ struct Sample {
 pub struct Observation {
     /// Of the proxy.
     pub proxy: Proxy,
+    /// CPU of the load balancer, where one was named and its process can be seen.
+    pub balancer: Option<Cpu>,
     /// CPU time of this tool, where it can be read.
     pub own_cpu: Option<Duration>,
     /// The share of the time that the busiest thread of this tool ran, where it can be read.
@@ -49,70 +53,85 @@ pub struct Proxy {
     pub key_manager: Option<KeyManager>,
 }
 
-/// How the names of xksd's shard threads begin.
-const SHARD: &str = "xksd-shard";
-
 impl Observer {
     /// Finds what can be watched.
-    pub fn new(target: &Target) -> Observer {
-        let process = Process::find(target.pid, target.address);
-        Observer { process, own: Process::own(), admin: target.admin, marks: Vec::new() }
+    ///
+    /// # Errors
+    /// When a process that was named is not there.
+    pub fn new(target: &Target) -> Result<Observer, String> {
+        let proxy = match target.proxy_pids.as_slice() {
+            [] => target.proxy_listen.and_then(Process::listening_on),
+            pids => Some(Process::of(pids)?),
+        };
+        let balancer = match &target.balancer {
+            None => None,
+            Some(balancer) => match balancer.pid {
+                Some(pid) => Some(Process::of(&[pid])?),
+                None => balancer.listen.and_then(Process::listening_on),
+            },
+        };
+        Ok(Observer {
+            proxy,
+            balancer,
+            own: Process::own(),
+            admin: target.admin.clone(),
+            samples: Vec::new(),
+        })
     }
 
     /// Memory of the proxy's process now, bytes.
     pub fn resident_bytes(&self) -> Option<u64> {
-        self.process.as_ref()?.resident_bytes()
+        self.proxy.as_ref()?.resident_bytes()
     }
 
-    /// A stretch of time ends and another begins.
-    pub fn mark(&mut self) {
-        self.marks.push(Sample {
+    /// Takes a sample: a stretch of time ends and another begins.
+    pub fn sample(&mut self) {
+        self.samples.push(Sample {
             at: Instant::now(),
-            cpu: self.process.as_ref().and_then(Process::times),
+            proxy: self.proxy.as_ref().and_then(Process::times),
+            balancer: self.balancer.as_ref().and_then(Process::times),
             own: self.own.times(),
-            machine: self.process.as_ref().and_then(|_| process::machine_times()),
-            metrics: self.admin.and_then(|admin| metrics::scrape(admin).ok()),
+            machine: self.proxy.as_ref().and_then(|_| process::machine_times()),
+            metrics: metrics::scrape_all(&self.admin).ok(),
         });
     }
 
-    /// What was seen from one mark to another, in the order of [`Observer::mark`]; `came_in` is how
-    /// many right answers came in meanwhile.
+    /// What was seen from one sample to another, in the order in which they were taken; `came_in`
+    /// is how many right answers came in meanwhile.
     pub fn between(&self, from: usize, to: usize, came_in: u64) -> Observation {
-        let (Some(before), Some(after)) = (self.marks.get(from), self.marks.get(to)) else {
+        let (Some(before), Some(after)) = (self.samples.get(from), self.samples.get(to)) else {
             return Observation::default();
         };
         let seconds = after.at.saturating_duration_since(before.at).as_secs_f64().max(1e-9);
-        let proxy = self.process.as_ref().zip(before.cpu.as_ref().zip(after.cpu.as_ref()));
-        let proxy_cpu = proxy.map(|(_, (from, to))| to.total.saturating_sub(from.total));
-        let cpu = proxy.zip(proxy_cpu).map(|((process, (from, to)), used)| {
-            let (name, busiest) = to.busiest_since(from);
-            Cpu {
-                pid: process.pid,
-                us_per_request: us_a_request(used, came_in),
-                cores_used: used.as_secs_f64() / seconds,
-                cores_allowed: to.cores,
-                busiest_thread: busiest.as_secs_f64() / seconds,
-                busiest_thread_name: if name.starts_with(SHARD) { SHARD.into() } else { name },
-            }
-        });
+        let cpu = |process: &Option<Process>, from: &Option<CpuTimes>, to: &Option<CpuTimes>| {
+            let times = from.as_ref().zip(to.as_ref())?;
+            Some(Cpu::between(process.as_ref()?, times, seconds, came_in))
+        };
         let key_manager = before
             .metrics
             .as_ref()
             .zip(after.metrics.as_ref())
             .and_then(|(from, to)| KeyManager::between(from, to, seconds));
         let own = before.own.as_ref().zip(after.own.as_ref());
-        let own_cpu = own.map(|(from, to)| to.total.saturating_sub(from.total));
-        // Without one of the two its time would be taken for that of others.
-        let watched = proxy_cpu.zip(own_cpu).map(|(proxy, own)| proxy + own);
         Observation {
-            proxy: Proxy { cpu, key_manager },
-            own_cpu,
+            proxy: Proxy { cpu: cpu(&self.proxy, &before.proxy, &after.proxy), key_manager },
+            balancer: cpu(&self.balancer, &before.balancer, &after.balancer),
+            own_cpu: own.map(|(from, to)| to.total.saturating_sub(from.total)),
             own_busiest: own.map(|(from, to)| to.busiest_since(from).1.as_secs_f64() / seconds),
-            machine: before
-                .machine
-                .zip(after.machine)
-                .zip(watched)
-                .map(|((from, to), watched)| to.since(from, watched)),
+            machine: self.machine(before, after),
         }
+    }
+
+    /// What the machine's cores did; `None` where proxy or tool cannot be seen: its time would be
+    /// taken for that of others.
+    fn machine(&self, before: &Sample, after: &Sample) -> Option<Machine> {
+        let used = |from: &Option<CpuTimes>, to: &Option<CpuTimes>| {
+            let (from, to) = from.as_ref().zip(to.as_ref())?;
+            Some(to.total.saturating_sub(from.total))
+        };
+        let watched = used(&before.proxy, &after.proxy)?
+            + used(&before.own, &after.own)?
+            + used(&before.balancer, &after.balancer).unwrap_or_default();
+        Some(after.machine?.since(before.machine?, watched))
     }
 }

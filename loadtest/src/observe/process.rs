@@ -5,11 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A process on this machine, with the workers that it shares its listener with where it has some.
+/// One process on this machine or several that are looked at as one: the workers of a server, the
+/// servers behind a load balancer.
 pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    workers: Vec<u32>,
+    /// Their ids, ascending; at least one.
+    pids: Vec<u32>,
 }
 
 /// CPU time used so far.
@@ -37,15 +37,22 @@ impl CpuTimes {
 impl Process {
     /// This one.
     pub fn own() -> Process {
-        Process { pid: std::process::id(), workers: Vec::new() }
+        Process { pids: vec![std::process::id()] }
     }
 
-    /// The given process, or the one that listens on this address. Another user's sockets cannot be
-    /// seen: then there is none.
-    pub fn find(pid: Option<u32>, address: SocketAddr) -> Option<Process> {
-        if pid.is_some() {
-            return pid.map(|pid| Process { pid, workers: Vec::new() });
+    /// The given processes.
+    ///
+    /// # Errors
+    /// When one of them does not exist.
+    pub fn of(pids: &[u32]) -> Result<Process, String> {
+        match pids.iter().find(|pid| cpu_time_of(**pid).is_none()) {
+            Some(pid) => Err(format!("there is no process {pid} on this machine")),
+            None => Ok(Process { pids: pids.to_vec() }),
         }
+    }
+
+    /// Those that listen on this address. Another user's sockets cannot be seen: then there is none.
+    pub fn listening_on(address: SocketAddr) -> Option<Process> {
         if !address.ip().to_canonical().is_loopback() {
             return None;
         }
@@ -65,15 +72,20 @@ impl Process {
             .ok()?
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut holders: Vec<u32> = processes.filter(|pid| holds_one(pid).is_some()).collect();
-        // A parent's id is usually the smallest.
-        holders.sort_unstable();
-        let (pid, workers) = holders.split_first()?;
-        Some(Process { pid: *pid, workers: workers.to_vec() })
+        let mut pids: Vec<u32> = processes.filter(|pid| holds_one(pid).is_some()).collect();
+        pids.sort_unstable();
+        (!pids.is_empty()).then_some(Process { pids })
     }
 
-    fn all(&self) -> impl Iterator<Item = u32> {
-        std::iter::once(self.pid).chain(self.workers.iter().copied())
+    /// Their ids.
+    pub fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+
+    /// Name of the first: a parent's id is usually the smallest.
+    pub fn name(&self) -> String {
+        let name = self.pids.first().and_then(|pid| cpu_time_of(*pid));
+        name.map(|(name, _)| name).unwrap_or_default()
     }
 
     /// Resident memory now, bytes; `None` when the process is gone.
@@ -89,16 +101,16 @@ impl Process {
                 .trim();
             Some(kilobytes.parse::<u64>().ok()? * 1024)
         };
-        self.all().map(resident).sum()
+        self.pids.iter().copied().map(resident).sum()
     }
 
     /// CPU times up to now; `None` when the process is gone.
     pub fn times(&self) -> Option<CpuTimes> {
         let (mut total, mut threads) = (Duration::ZERO, BTreeMap::new());
-        for pid in self.all() {
+        for &pid in &self.pids {
             total += add_threads(pid, &mut threads)?;
         }
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pids.first()?)).ok()?;
         let cores = status
             .lines()
             .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
@@ -110,7 +122,7 @@ impl Process {
 /// Time of all threads of a process, and of each.
 fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Option<Duration> {
     let dir = format!("/proc/{pid}");
-    let (_, total) = cpu_time(&fs::read_to_string(format!("{dir}/stat")).ok()?)?;
+    let (_, total) = cpu_time_of(pid)?;
     for entry in fs::read_dir(format!("{dir}/task")).ok()?.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let times =
@@ -120,6 +132,11 @@ fn add_threads(pid: u32, threads: &mut BTreeMap<u32, (String, Duration)>) -> Opt
         }
     }
     Some(total)
+}
+
+/// Name of a process, and the time of all its threads, also of those that ended.
+fn cpu_time_of(pid: u32) -> Option<(String, Duration)> {
+    cpu_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Time of all cores of this machine, clock ticks.
@@ -242,14 +259,21 @@ mod tests {
     #[test]
     fn a_listener_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let process = Process::find(None, listener.local_addr().unwrap())
+        let process = Process::listening_on(listener.local_addr().unwrap())
             .expect("this process listens there");
-        assert_eq!(process.pid, std::process::id());
+        assert_eq!(process.pids(), [std::process::id()]);
         let times = process.times().unwrap();
-        assert!(times.cores > 0);
+        assert!(times.cores > 0 && !process.name().is_empty());
         assert!(process.resident_bytes().unwrap() > 100 * 1024);
-        let gone = Process { pid: u32::MAX, workers: Vec::new() };
+        let gone = Process { pids: vec![u32::MAX] };
         assert!(gone.times().is_none() && gone.resident_bytes().is_none());
-        assert!(Process::find(None, "192.0.2.1:443".parse().unwrap()).is_none());
+        assert!(Process::listening_on("192.0.2.1:443".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn processes_that_are_named_must_be_there() {
+        let own = std::process::id();
+        assert_eq!(Process::of(&[own]).unwrap().pids(), [own]);
+        assert!(Process::of(&[own, u32::MAX]).err().unwrap().contains("no process 4294967295"));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
-use super::html::{self, BLUE, ORANGE, document, figure_text, load_axis, percentile_chart};
-use super::svg::{Axis, Chart, Scale, Series, escape};
+use super::chart::{Axis, Chart, Scale, Series, escape};
+use super::curves::{figure_text, latency_axis, load_axis, percentiles};
+use super::page::document;
 use crate::criteria::TestResult;
 use crate::report::Report;
-use crate::units::{count, figure, latency};
+use crate::report::step::one_for_each_rate;
+use crate::units::{count, figure, latency, micros};
 
 /// A row: what, A, B, and B as a multiple of A.
 struct Row {
@@ -48,8 +50,8 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         number("proxy CPU, µs a request", a, b, &figure);
     }
     if let (Some(a), Some(b)) = (&a.proxy.key_manager, &b.proxy.key_manager) {
-        number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &html::us);
-        number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &html::us);
+        number("wait for a session, mean", a.queue_mean_us, b.queue_mean_us, &mean);
+        number("key manager, mean", a.hsm_mean_us, b.hsm_mean_us, &mean);
     }
     number("latest answer", time(a.answers.latest_us), time(b.answers.latest_us), &latency_text);
     if a.tls.handshakes_per_second + b.tls.handshakes_per_second > 0.0 {
@@ -62,6 +64,10 @@ fn rows(a: &Report, b: &Report) -> Vec<Row> {
         &latency_text,
     );
     rows
+}
+
+fn mean(us: f64) -> String {
+    micros(us.round() as u64)
 }
 
 fn latency_text(us: f64) -> String {
@@ -168,7 +174,7 @@ pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
         );
     }
     body.push_str("</table>\n");
-    body.push_str(&percentile_chart(&[("A", BLUE, a), ("B", ORANGE, b)], a).draw());
+    body.push_str(&percentiles(&[("A", "blue", a), ("B", "orange", b)], a).draw());
     if a.steps.len() > 1 && b.steps.len() > 1 {
         body.push_str(&over_load(a, b, false).draw());
         body.push_str(&over_load(a, b, true).draw());
@@ -178,17 +184,13 @@ pub fn page(names: [&str; 2], a: &Report, b: &Report) -> String {
 
 fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
     let line = |name: &str, color, report: &Report| {
-        let points = report
-            .steps
-            .iter()
+        let points = one_for_each_rate(&report.steps)
+            .into_iter()
             .map(|s| (s.offered_rate, if latency { s.p99 as f64 } else { s.throughput }));
         Series { name: name.into(), color, dashed: false, points: points.collect() }
     };
     let (title, y) = if latency {
-        (
-            "Latency (p99) over offered load",
-            Axis { label: "latency (logarithmic)", scale: Scale::Log, text: html::us_text },
-        )
+        ("Latency (p99) over offered load", latency_axis())
     } else {
         (
             "Throughput over offered load",
@@ -199,7 +201,7 @@ fn over_load(a: &Report, b: &Report, latency: bool) -> Chart {
         title: title.into(),
         x: load_axis(),
         y,
-        series: vec![line("A", BLUE, a), line("B", ORANGE, b)],
+        series: vec![line("A", "blue", a), line("B", "orange", b)],
         marks: Vec::new(),
     }
 }

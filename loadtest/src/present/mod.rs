@@ -1,9 +1,11 @@
 //! Reports for people: as text on a terminal, as a page with pictures, side by side.
 
+pub mod chart;
 pub mod compare;
-pub mod html;
+pub mod conclusion;
+mod curves;
+pub mod page;
 pub mod progress;
-pub mod svg;
 pub mod text;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::process::{Command, Stdio};
 
-use super::{html, text};
+use super::page::{Results, page};
+use super::text;
 use crate::criteria::{Criteria, Sla, TestResult};
 use crate::generator::stats::{PhaseStats, latency};
 use crate::observe::cpu::Cpu;
@@ -15,7 +16,7 @@ fn reports_are_read_back_as_they_were_written() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("r.json");
     let report = sample();
-    report.save(&file).unwrap();
+    std::fs::write(&file, report.to_json().unwrap()).unwrap();
     let again = Report::load(&file).unwrap();
     assert_eq!(text::summary(&again), text::summary(&report));
     assert_eq!(
@@ -46,7 +47,7 @@ fn a_run_without_criteria_does_not_pass() {
             0,
             TestResult::NoCriteria,
             "NO CRITERIA GIVEN, 1,234 errors",
-            "no criteria given, 1,234 errors",
+            "NOT JUDGED",
         ),
         (
             criteria(&[], None),
@@ -54,7 +55,7 @@ fn a_run_without_criteria_does_not_pass() {
             0,
             TestResult::NoCriteria,
             "NO CRITERIA GIVEN, no errors",
-            "no criteria given, no errors",
+            "NOT JUDGED",
         ),
         (criteria(&[], None), 0, 1, TestResult::Fail, "FAIL", "FAIL"),
         (criteria(&[], Some(1)), 1, 0, TestResult::Pass, "PASS", "PASS"),
@@ -69,8 +70,8 @@ fn a_run_without_criteria_does_not_pass() {
         assert_eq!(report.result(), result, "{:?}", report.checks);
         let text = text::summary(&report);
         assert!(text.lines().last().unwrap().starts_with(told), "{text}");
-        assert!(html::page(&report).contains(&format!("{headline}</span></h1>")), "{headline}");
-        report.save(&file).unwrap();
+        assert!(page(&report, None).contains(&format!(">{headline}</span></h1>")), "{headline}");
+        std::fs::write(&file, report.to_json().unwrap()).unwrap();
         let saved: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(saved["result"], serde_json::to_value(result).unwrap());
@@ -83,7 +84,7 @@ fn without_a_right_answer_there_are_no_percentiles() {
     let phase = PhaseStats { offered: 10, errors: 10, ..PhaseStats::new() };
     let criteria = Criteria::new(vec![Sla::parse("p99=1s").unwrap()], None);
     let report = Report {
-        latency: Percentiles::of(&phase.latency),
+        latency: Percentiles::of(&phase.latency, &criteria.slas),
         calls: Vec::new(),
         steps: vec![Step::of(&phase, 1.0, &criteria), Step::of(&phase, 1.0, &criteria)],
         answers: Answers::default(),
@@ -104,7 +105,7 @@ fn without_a_right_answer_there_are_no_percentiles() {
     assert_eq!(cells("10.0")[..6], ["10.0", "0.00", "–", "–", "–", "10"]);
     assert_eq!(cells("FAIL  p99")[..3], ["FAIL", "p99", "–"]);
     assert!(text.contains("the latest – after") && text.contains("p50 –, p99 –, max –"), "{text}");
-    let page = html::page(&report);
+    let page = page(&report, None);
     assert!(page.contains("<td class=\"n\">–</td>") && !page.contains(">0 µs<"), "{page}");
 }
 
@@ -143,7 +144,7 @@ fn what_was_not_measured_is_not_told_as_zero() {
     );
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("r.json");
-    report.save(&file).unwrap();
+    std::fs::write(&file, report.to_json().unwrap()).unwrap();
     let again = Report::load(&file).unwrap();
     assert_eq!((&again.generator, &again.proxy), (&report.generator, &report.proxy));
     assert!(
@@ -222,7 +223,7 @@ fn answers_that_throughput_leaves_out_are_told() {
             ..sample()
         };
         let line = "1,117/s over 6.0 s, without 1 right answer that came in after its end";
-        (text::throughput(&report), html::page(&report).contains(line))
+        (text::throughput(&report), page(&report, None).contains(line))
     };
     assert_eq!(told(0), ("1,117/s over 6.0 s".into(), false));
     assert_eq!(
@@ -257,14 +258,14 @@ fn the_page_is_well_formed_and_stands_alone() {
             ..sample()
         },
     ] {
-        let page = html::page(&report);
+        let page = page(&report, None);
         assert_well_formed(page.strip_prefix("<!DOCTYPE html>\n").unwrap());
         assert!(!page.contains("<localhost>") && page.contains("&lt;localhost&gt;"));
         for outside in ["<script", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }
     }
-    let page = html::page(&sample());
+    let page = page(&sample(), None);
     assert_eq!(page.matches("<svg").count(), 5);
     assert!(page.contains("knee"));
 }
@@ -272,14 +273,14 @@ fn the_page_is_well_formed_and_stands_alone() {
 #[test]
 fn the_axis_of_a_short_run_has_no_label_twice() {
     let report = Report { timeline: sample().timeline[..3].to_vec(), ..sample() };
-    let page = html::page(&report);
+    let page = page(&report, None);
     let chart = page
         .split("<svg")
         .find(|chart| chart.contains("aria-label=\"Requests each second\""))
         .unwrap();
     let along_x = chart
         .lines()
-        .filter(|line| line.contains("text-anchor=\"middle\" fill=\"#555\""))
+        .filter(|line| line.contains("class=\"tick x\""))
         .map(|line| line.split(['<', '>']).nth(2).unwrap());
     assert_eq!(along_x.collect::<Vec<_>>(), ["0.0", "0.5", "1.0", "1.5", "2.0"]);
 }
@@ -298,4 +299,76 @@ fn the_text_tells_the_result_and_the_reasons() {
     ] {
         assert!(text.contains(part), "no {part} in\n{text}");
     }
+}
+
+/// The chart with this title, of a page.
+fn chart<'a>(page: &'a str, title: &str) -> &'a str {
+    let label = format!("aria-label=\"{title}\"");
+    page.split("<svg").find(|chart| chart.contains(&label)).expect(title)
+}
+
+#[test]
+fn a_limit_is_drawn_in_the_colour_of_the_curve_that_must_stay_below_it() {
+    let mut report = sample();
+    report.slas = ["p99=9ms", "p95=8ms"].map(|sla| Sla::parse(sla).unwrap()).to_vec();
+    report.steps.iter_mut().for_each(|step| step.at_slas = vec![step.p99, step.p99 / 2]);
+    report.timeline.iter_mut().for_each(|point| point.at_slas = vec![point.p99, point.p99 / 2]);
+    let page = page(&report, None);
+    for title in ["Latency over time", "Latency over offered load"] {
+        let chart = chart(&page, title);
+        // p99 has a curve anyway; p95 gets one because it is judged.
+        for (percentile, limit, color) in [("p99", "9.00 ms", "orange"), ("p95", "8.00 ms", "teal")]
+        {
+            let of = |what: &str| format!("style=\"{what}:var(--{color})\"");
+            let curve = chart.lines().filter(|l| l.starts_with("<polyline"));
+            assert_eq!(curve.filter(|l| l.contains(&of("stroke"))).count(), 1, "{title} {color}");
+            let label = format!("{}>{percentile} at most {limit}<", of("fill"));
+            assert!(chart.contains(&label), "{title}: {label}");
+            assert!(chart.contains(&format!(">{percentile}</text>")), "{title}: legend");
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_was_tried_several_times_makes_no_spike() {
+    let mut report = sample();
+    report.steps.extend(report.steps.clone());
+    let page = page(&report, None);
+    for title in ["Throughput over offered load", "Latency over offered load"] {
+        for line in chart(&page, title).lines().filter(|line| line.starts_with("<polyline")) {
+            let points = line.split('"').nth(1).unwrap().split(' ');
+            let x: Vec<&str> = points.map(|point| point.split(',').next().unwrap()).collect();
+            assert_eq!(x.len(), 4, "{title}");
+            assert!(x.windows(2).all(|pair| pair[0] != pair[1]), "{title}: {x:?}");
+        }
+    }
+    assert_eq!(page.matches("<tr class=\"repeated\">").count(), 4, "the table has all");
+}
+
+#[test]
+fn the_page_says_what_was_tested_and_how() {
+    let results = Results { file: "r.json".into(), sha256: "ab12".into() };
+    let page = page(&sample(), Some(&results));
+    for part in [
+        "<h1>xksd 0.1.0 <span",
+        "a: SoftHSM project, SoftHSM v2, token &lt;xks&gt;, library 2.6",
+        "<th>load balancer</th><td>127.0.0.1:8444</td>",
+        "bench-1, 2 virtual cores, Some CPU @ 3 GHz, 8.0 GiB, Debian GNU/Linux 12, Linux 6.18.0",
+        "(proxy and load generator)",
+        "2026-01-31 12:00:00 UTC",
+        "A. Tester, Example &amp; Co",
+        "<th>network</th><td>loopback &lt;only&gt;</td>",
+        "<code>xksd-load run --note &#39;network=loopback &lt;only&gt;&#39;</code>",
+        "r.json <code>SHA-256 ab12</code>",
+        "<th>balancer CPU</th><td>12.0 µs a request",
+        "<span>Signature</span>",
+        "@media print",
+        "prefers-color-scheme: dark",
+    ] {
+        assert!(page.contains(part), "no {part} in\n{page}");
+    }
+    let mut unseen = Report { balancer: None, ..sample() };
+    assert!(super::page::page(&unseen, None).contains("not seen: no process of 127.0.0.1:8444"));
+    unseen.subject.balancer = None;
+    assert!(!super::page::page(&unseen, None).contains("balancer"));
 }

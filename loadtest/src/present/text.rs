@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::criteria::TestResult;
 use crate::generator::idle::IdleReport;
+use crate::observe::cpu::Cpu;
 use crate::report::Report;
 use crate::report::capacity::Capacity;
 use crate::report::step::{failed_below, knee};
@@ -25,6 +26,10 @@ pub fn summary(report: &Report) -> String {
         settings.depth,
         settings.mix
     );
+    for (name, value) in subject_rows(report) {
+        let _ = writeln!(text, "{name:<13} {value}");
+    }
+    text.push('\n');
     let rows = [
         (
             "requests",
@@ -40,7 +45,7 @@ pub fn summary(report: &Report) -> String {
         ("TLS", tls(report)),
     ];
     for (name, value) in rows {
-        let _ = writeln!(text, "{name:<12} {value}");
+        let _ = writeln!(text, "{name:<13} {value}");
     }
     let _ = writeln!(
         text,
@@ -111,6 +116,7 @@ pub fn summary(report: &Report) -> String {
             errors(report)
         ),
     };
+    let _ = writeln!(text, "{}", super::conclusion::conclusion(report));
     let _ = writeln!(text, "{result}{unverified}");
     text.replace("at most at least", "at least")
 }
@@ -237,19 +243,64 @@ fn cpu_a_request(us: Option<f64>) -> String {
     us.map_or("CPU a request not measured".into(), |us| format!("{} µs a request", figure(us)))
 }
 
-/// Figures of the proxy, the HSM and this tool.
+/// What was tested, from where and by whom.
+pub fn subject_rows(report: &Report) -> Vec<(&'static str, String)> {
+    let subject = &report.subject;
+    let host = &subject.host;
+    let mut rows = Vec::new();
+    let proxy = subject.proxy().unwrap_or_else(|| "it does not say what it is".into());
+    rows.push(("proxy", format!("{proxy} at {}", report.settings.target)));
+    rows.extend(subject.hsms().into_iter().map(|hsm| ("HSM", hsm)));
+    if let Some(balancer) = &subject.balancer {
+        rows.push(("load balancer", balancer.clone()));
+    }
+    let memory = host.memory_bytes as f64 / f64::from(1 << 30);
+    let parts = [
+        host.name.clone(),
+        counted(host.cores as u64, if host.is_virtual { "virtual core" } else { "core" }),
+        host.cpu.clone(),
+        format!("{memory:.1} GiB"),
+        host.system.clone(),
+        host.kernel.clone(),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let of = if subject.proxy_on_this_host { "proxy and load generator" } else { "load generator" };
+    rows.push(("host", format!("{} ({of})", parts.join(", "))));
+    let started = report.started.trim_end_matches('Z').replace('T', " ");
+    rows.push(("date", format!("{started} UTC")));
+    rows.push(("tool", format!("xksd-load {}", report.version)));
+    if let Some(tested_by) = &subject.described.tested_by {
+        rows.push(("tested by", tested_by.clone()));
+    }
+    rows
+}
+
+fn cpu(cpu: &Cpu) -> String {
+    let pids: Vec<String> = cpu.pids.iter().map(u32::to_string).collect();
+    format!(
+        "{}; {:.2} of {} cores; busiest thread {} {:.0} % ({}, pid {})",
+        cpu_a_request(cpu.us_per_request),
+        cpu.cores_used,
+        cpu.cores_allowed,
+        cpu.busiest_thread_name,
+        cpu.busiest_thread * 100.0,
+        cpu.name,
+        pids.join(", ")
+    )
+}
+
+/// Figures of the proxy, the load balancer, the HSM and this tool.
 pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
-    if let Some(cpu) = &report.proxy.cpu {
-        let value = format!(
-            "{}; {:.2} of {} cores; busiest thread {} {:.0} %",
-            cpu_a_request(cpu.us_per_request),
-            cpu.cores_used,
-            cpu.cores_allowed,
-            cpu.busiest_thread_name,
-            cpu.busiest_thread * 100.0
-        );
-        rows.push(("proxy CPU", value));
+    if let Some(proxy) = &report.proxy.cpu {
+        rows.push(("proxy CPU", cpu(proxy)));
+    }
+    match (&report.balancer, &report.subject.balancer) {
+        (Some(balancer), _) => rows.push(("balancer CPU", cpu(balancer))),
+        (None, Some(name)) => {
+            rows.push(("balancer CPU", format!("not seen: no process of {name} on this machine")));
+        }
+        (None, None) => {}
     }
     if let Some(hsm) = &report.proxy.key_manager {
         rows.push((
@@ -301,28 +352,35 @@ pub fn machine_rows(report: &Report) -> Vec<(&'static str, String)> {
 
 fn machine(report: &Report, text: &mut String) {
     for (name, value) in machine_rows(report) {
-        let _ = writeln!(text, "{name:<12} {value}");
+        let _ = writeln!(text, "{name:<13} {value}");
     }
 }
 
 /// What a search found, in a few lines.
 pub fn capacity(capacity: &Capacity) -> String {
+    let found = match capacity.rate {
+        Some(rate) => format!("CAPACITY {} requests/s", figure(rate)),
+        None => "NO CAPACITY: not even the lowest rate passed".into(),
+    };
     let mut text = String::new();
-    match capacity.rate {
-        Some(rate) => drop(writeln!(text, "CAPACITY {} requests/s", figure(rate))),
-        None => text.push_str("NO CAPACITY: not even the lowest rate passed\n"),
+    for line in std::iter::once(found).chain(capacity_reasons(capacity)) {
+        let _ = writeln!(text, "{line}");
     }
-    match (capacity.failed_at, capacity.bottleneck) {
-        (Some(_), Some(bottleneck)) => drop(writeln!(text, "limited by {}", bottleneck.text())),
-        _ => text.push_str("no limit found: every rate up to --to passed\n"),
-    }
+    text
+}
+
+/// Why it is no more, and what it needs.
+pub fn capacity_reasons(capacity: &Capacity) -> Vec<String> {
+    let mut reasons = vec![match (capacity.failed_at, capacity.bottleneck) {
+        (Some(_), Some(bottleneck)) => format!("limited by {}", bottleneck.text()),
+        _ => "no limit found: every rate up to --to passed".into(),
+    }];
     if capacity.rate.is_some() && capacity.sessions_needed > 0 {
-        let _ = writeln!(
-            text,
+        reasons.push(format!(
             "needs {}{}, each in use for 70 % of the time",
             if capacity.sessions_full { "at least " } else { "" },
             counted(capacity.sessions_needed, "HSM session")
-        );
+        ));
     }
-    text
+    reasons
 }

@@ -3,6 +3,7 @@
 pub mod capacity;
 pub mod percentiles;
 pub mod step;
+pub mod subject;
 
 use std::path::Path;
 
@@ -11,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use self::capacity::Capacity;
 use self::percentiles::Percentiles;
 use self::step::Step;
+use self::subject::Subject;
 use crate::criteria::{Check, ERRORS, Sla, TestResult};
 use crate::generator::idle::IdleReport;
 use crate::generator::stats::Second;
 use crate::observe::bottleneck::Bottleneck;
+use crate::observe::cpu::Cpu;
 use crate::observe::observer::Proxy;
 use crate::target::read_text;
 
@@ -30,6 +33,8 @@ pub struct Report {
     pub version: String,
     /// When the load began, UTC.
     pub started: String,
+    /// What was tested, from where and how.
+    pub subject: Subject,
     /// What was run.
     pub settings: Settings,
     /// The measured time, seconds.
@@ -69,6 +74,8 @@ pub struct Report {
     pub generator: Generator,
     /// What could be seen of the proxy.
     pub proxy: Proxy,
+    /// And of the load balancer before it.
+    pub balancer: Option<Cpu>,
     /// Connections that did nothing, where some were asked for.
     pub idle: Option<IdleReport>,
     /// What kept it from more, where it was at its limit.
@@ -104,6 +111,8 @@ pub struct Settings {
     pub requests_per_connection: Option<u64>,
     pub resume: bool,
     pub idle: usize,
+    /// Errors that are accepted; `None`: not judged.
+    pub max_errors: Option<u64>,
     /// Answers were not checked.
     pub unverified: bool,
 }
@@ -146,11 +155,13 @@ pub struct Point {
     pub p99: u64,
     pub p999: u64,
     pub max: u64,
+    /// At the percentile of each of the report's `slas`, in their order.
+    pub at_slas: Vec<u64>,
 }
 
 impl Point {
     /// Of a second.
-    pub fn of(second: &Second) -> Point {
+    pub fn of(second: &Second, slas: &[Sla]) -> Point {
         let at = |quantile| second.latency.value_at_quantile(quantile);
         Point {
             second: second.second,
@@ -161,6 +172,7 @@ impl Point {
             p99: at(0.99),
             p999: at(0.999),
             max: second.latency.max(),
+            at_slas: slas.iter().map(|sla| at(sla.quantile)).collect(),
         }
     }
 }
@@ -208,21 +220,21 @@ impl Report {
         }
     }
 
-    /// Writes it as JSON, with its result: what follows from the rest is told, and not read back.
+    /// As JSON, with its result: what follows from the rest is written, and not read back.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), String> {
+    /// When it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<String, String> {
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct WithResult<'a> {
             result: TestResult,
             #[serde(flatten)]
             report: &'a Report,
         }
-        let told = Told { result: self.result(), report: self };
-        let mut text = serde_json::to_string_pretty(&told).map_err(|e| e.to_string())?;
+        let whole = WithResult { result: self.result(), report: self };
+        let mut text = serde_json::to_string_pretty(&whole).map_err(|e| e.to_string())?;
         text.push('\n');
-        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+        Ok(text)
     }
 
     /// Reads it back.

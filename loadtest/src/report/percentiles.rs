@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::criteria::Sla;
 use crate::generator::stats::Latency;
 
 /// Percentiles of latencies, microseconds.
@@ -16,13 +17,15 @@ pub struct Percentiles {
     pub p999: u64,
     pub p9999: u64,
     pub max: u64,
+    /// At the percentile of each of the report's `slas`, in their order.
+    pub at_slas: Vec<u64>,
     /// Quantile (0 to 1) and latency, as far as there are requests for it.
     pub curve: Vec<(f64, u64)>,
 }
 
 impl Percentiles {
-    /// Of a histogram.
-    pub fn of(histogram: &Latency) -> Percentiles {
+    /// Of a histogram, with the percentiles that are judged.
+    pub fn of(histogram: &Latency, slas: &[Sla]) -> Percentiles {
         let at = |quantile| histogram.value_at_quantile(quantile);
         let mut curve = Vec::new();
         // Ten points for each nine, until a single request decides.
@@ -42,6 +45,7 @@ impl Percentiles {
             p999: at(0.999),
             p9999: at(0.9999),
             max: histogram.max(),
+            at_slas: slas.iter().map(|sla| at(sla.quantile)).collect(),
             curve,
         }
     }

@@ -23,6 +23,8 @@ pub struct Step {
     pub p99: u64,
     pub p999: u64,
     pub max: u64,
+    /// At the percentile of each of the report's `slas`, in their order, microseconds.
+    pub at_slas: Vec<u64>,
     /// Mean time in the HSM, microseconds, where it is known and there are sessions.
     pub hsm_mean_us: Option<f64>,
     /// What kept it from more, where it was at its limit.
@@ -60,8 +62,8 @@ impl Step {
     pub fn status(&self) -> &'static str {
         match (self.passed, self.served) {
             (true, _) => "pass",
-            (false, true) => "served in full, but late",
-            (false, false) => "not served in full",
+            (false, true) => "too slow",
+            (false, false) => "not all served",
         }
     }
 
@@ -83,6 +85,7 @@ impl Step {
             p99: at(0.99),
             p999: at(0.999),
             max: phase.latency.max(),
+            at_slas: criteria.slas.iter().map(|sla| at(sla.quantile)).collect(),
             hsm_mean_us: None,
             bottleneck: None,
             served,
@@ -96,6 +99,21 @@ pub fn by_rate(steps: &[Step]) -> Vec<&Step> {
     let mut sorted: Vec<&Step> = steps.iter().collect();
     sorted.sort_by(|a, b| a.offered_rate.total_cmp(&b.offered_rate));
     sorted
+}
+
+/// One step for each rate, by rate: where a rate was tried several times, the trial that counts, which
+/// is the longest; of equally long ones, one that passed before one that failed, and the last.
+pub fn one_for_each_rate(steps: &[Step]) -> Vec<&Step> {
+    let mut kept: Vec<&Step> = Vec::new();
+    let weight = |step: &Step| (step.seconds.round() as u64, step.passed);
+    for step in by_rate(steps) {
+        match kept.last_mut().filter(|last| last.offered_rate == step.offered_rate) {
+            None => kept.push(step),
+            Some(last) if weight(step) >= weight(last) => *last = step,
+            Some(_) => {}
+        }
+    }
+    kept
 }
 
 /// By rate, from where on no step passed. A step that failed below one that passed did so for

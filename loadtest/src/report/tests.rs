@@ -1,9 +1,45 @@
-use super::step::{bottleneck, deciding, knee};
+use super::step::{bottleneck, deciding, knee, one_for_each_rate};
+use super::subject::{Description, Note};
 use super::*;
 use crate::criteria::Criteria;
 use crate::generator::stats::{PhaseStats, latency, record};
 use crate::observe::cpu::Cpu;
+use crate::observe::host::Host;
 use crate::observe::key_manager::KeyManager;
+use crate::workload::identity::{Hsm, Identity};
+
+fn slas() -> Vec<Sla> {
+    vec![Sla::parse("p99.9=250ms").unwrap()]
+}
+
+fn subject() -> Subject {
+    let model = "SoftHSM v2, token <xks>, library 2.6".to_owned();
+    Subject {
+        described: Description {
+            tested_by: Some("A. Tester, Example & Co".into()),
+            notes: vec![Note { name: "network".into(), text: "loopback <only>".into() }],
+            ..Description::default()
+        },
+        identity: Some(Identity {
+            proxy_vendor: "xksd".into(),
+            proxy_model: "xksd 0.1.0".into(),
+            hsm_vendor: "SoftHSM project".into(),
+            hsms: vec![Hsm { id: "a".into(), model, health: "ACTIVE".into() }],
+        }),
+        balancer: Some("127.0.0.1:8444".into()),
+        proxy_on_this_host: true,
+        host: Host {
+            name: "bench-1".into(),
+            system: "Debian GNU/Linux 12".into(),
+            kernel: "Linux 6.18.0 x86_64".into(),
+            cpu: "Some CPU @ 3 GHz".into(),
+            cores: 2,
+            memory_bytes: 8 << 30,
+            is_virtual: true,
+        },
+        command: "xksd-load run --note 'network=loopback <only>'".into(),
+    }
+}
 
 /// A report with something in every part.
 pub(crate) fn sample() -> Report {
@@ -25,6 +61,7 @@ pub(crate) fn sample() -> Report {
         p99,
         p999: p99 * 2,
         max: p99 * 4,
+        at_slas: vec![p99 * 2],
         hsm_mean_us: Some(2000.0),
         bottleneck: Some(Bottleneck::Hsm),
         served: passed,
@@ -39,11 +76,13 @@ pub(crate) fn sample() -> Report {
         p99: 900 + second * 100,
         p999: 2000,
         max: 9000,
+        at_slas: vec![2000],
     };
     Report {
         format: FORMAT,
         version: "0.1.0".into(),
         started: "2026-01-31T12:00:00Z".into(),
+        subject: subject(),
         settings: Settings {
             target: "<localhost> & \"friends\"".into(),
             load: "1,800 requests/s".into(),
@@ -57,11 +96,14 @@ pub(crate) fn sample() -> Report {
         wrong: 1,
         wrong_examples: vec!["decrypt <gave> back another".into()],
         throughput: 1799.0,
-        latency: Percentiles::of(&histogram),
+        latency: Percentiles::of(&histogram, &slas()),
         answers: Answers { latest_us: 1_203_000, none: 3, unsent: 1, after_end: 2 },
         first_error_unix_ms: Some(1_769_860_800_250),
         last_error_unix_ms: Some(1_769_860_812_750),
-        calls: vec![CallReport { call: "encrypt".into(), latency: Percentiles::of(&histogram) }],
+        calls: vec![CallReport {
+            call: "encrypt".into(),
+            latency: Percentiles::of(&histogram, &slas()),
+        }],
         steps: vec![
             step(500.0, 500.0, 600, true),
             step(1000.0, 1000.0, 900, true),
@@ -81,7 +123,8 @@ pub(crate) fn sample() -> Report {
         },
         proxy: Proxy {
             cpu: Some(Cpu {
-                pid: 1,
+                name: "xksd".into(),
+                pids: vec![1],
                 us_per_request: Some(20.0),
                 cores_used: 0.5,
                 cores_allowed: 2,
@@ -96,6 +139,15 @@ pub(crate) fn sample() -> Report {
                 queue_mean_us: 10.0,
             }),
         },
+        balancer: Some(Cpu {
+            name: "haproxy".into(),
+            pids: vec![2],
+            us_per_request: Some(12.0),
+            cores_used: 0.3,
+            cores_allowed: 2,
+            busiest_thread: 0.3,
+            busiest_thread_name: "haproxy".into(),
+        }),
         idle: Some(IdleReport {
             asked: 100,
             opened: 99,
@@ -108,13 +160,8 @@ pub(crate) fn sample() -> Report {
             }),
         }),
         bottleneck: Bottleneck::Hsm,
-        slas: vec![Sla::parse("p99.9=250ms").unwrap()],
-        checks: crate::criteria::judge(
-            &Criteria::new(vec![Sla::parse("p99.9=250ms").unwrap()], Some(0)),
-            &histogram,
-            10,
-            Some(1),
-        ),
+        slas: slas(),
+        checks: crate::criteria::judge(&Criteria::new(slas(), Some(0)), &histogram, 10, Some(1)),
         warnings: vec!["a warning with <angle brackets>".into()],
         capacity: None,
     }
@@ -207,13 +254,41 @@ fn a_load_is_sustained_that_is_answered_right_in_its_time() {
 
 #[test]
 fn the_curve_goes_as_far_as_there_are_requests() {
-    let percentiles = Percentiles::of(&{
-        let mut histogram = latency();
-        (1..=1000).for_each(|us| histogram.record(us).unwrap());
-        histogram
-    });
+    let percentiles = Percentiles::of(
+        &{
+            let mut histogram = latency();
+            (1..=1000).for_each(|us| histogram.record(us).unwrap());
+            histogram
+        },
+        &[],
+    );
     assert!(percentiles.curve.is_sorted());
     let (quantile, us) = *percentiles.curve.last().unwrap();
     assert!((quantile - 0.999).abs() < 1e-9 && us >= 999, "{quantile} {us}");
-    assert!(Percentiles::of(&latency()).curve.is_empty());
+    assert!(Percentiles::of(&latency(), &[]).curve.is_empty());
+}
+
+#[test]
+fn a_rate_that_was_tried_several_times_counts_once() {
+    let step = |offered_rate: f64, seconds: f64, passed, max| Step {
+        offered_rate,
+        seconds,
+        passed,
+        max,
+        ..Step::default()
+    };
+    let steps = [
+        step(100.0, 5.0, true, 1),
+        step(200.0, 5.0, false, 2),
+        step(200.0, 5.0, true, 3),
+        step(400.0, 5.0, false, 4),
+        step(400.0, 5.0, false, 5),
+        step(300.0, 5.0, true, 6),
+        step(300.0, 20.0, false, 7),
+        step(200.0, 20.0, true, 8),
+        step(100.0, 5.0, false, 9),
+    ];
+    let kept: Vec<u64> = one_for_each_rate(&steps).iter().map(|step| step.max).collect();
+    assert_eq!(kept, [1, 8, 7, 5]);
+    assert!(one_for_each_rate(&[]).is_empty());
 }

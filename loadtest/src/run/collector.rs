@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::criteria::Sla;
 use crate::generator::stats::Second;
 use crate::present::progress::Progress;
 use crate::report::Point;
@@ -12,13 +13,20 @@ use crate::report::Point;
 pub(super) struct Collector {
     seconds: Receiver<Second>,
     workers: usize,
+    slas: Vec<Sla>,
     partial: BTreeMap<u64, (usize, Second)>,
     timeline: Vec<Point>,
 }
 
 impl Collector {
-    pub(super) fn new(seconds: Receiver<Second>, workers: usize) -> Collector {
-        Collector { seconds, workers, partial: BTreeMap::new(), timeline: Vec::new() }
+    pub(super) fn new(seconds: Receiver<Second>, workers: usize, slas: &[Sla]) -> Collector {
+        Collector {
+            seconds,
+            workers,
+            slas: slas.to_vec(),
+            partial: BTreeMap::new(),
+            timeline: Vec::new(),
+        }
     }
 
     fn take(&mut self, second: Second, of: f64, progress: &mut Progress) {
@@ -29,9 +37,11 @@ impl Collector {
         if *told == self.workers
             && let Some((_, whole)) = self.partial.remove(&number)
         {
-            let point = Point::of(&whole);
-            // What comes in after the end is no second of the run.
-            if (number as f64) < of {
+            let point = Point::of(&whole, &self.slas);
+            // What comes in after the end is no second of the run; and of a second that the run ends
+            // in, only a part was measured, which would look like a loss.
+            let is_whole = (number + 1) as f64 <= of + 1e-6;
+            if is_whole || (number == 0 && of > 0.0) {
                 progress.second(&point, of);
                 self.timeline.push(point);
             }

@@ -28,7 +28,10 @@ const START_DELAY: Duration = Duration::from_millis(20);
 /// When it could not begin.
 pub fn execute(run: &Run, progress: &mut Progress) -> Result<Report, Failure> {
     let (workers, seconds) = Workers::start(run)?;
-    let mut observer = Observer::new(&run.target);
+    let mut observer = match Observer::new(&run.target) {
+        Ok(observer) => observer,
+        Err(why) => return Err(workers.stop(Failure::Setup(why))),
+    };
     let idle = match open_idle(run, &observer, progress) {
         Ok(idle) => idle,
         Err(why) => return Err(workers.stop(why)),
@@ -36,13 +39,13 @@ pub fn execute(run: &Run, progress: &mut Progress) -> Result<Report, Failure> {
     let start = Instant::now() + START_DELAY;
     let started = OffsetDateTime::now_utc();
     workers.begin(start);
-    let mut collector = Collector::new(seconds, run.workers);
+    let mut collector = Collector::new(seconds, run.workers, &run.criteria.slas);
     let length = run.plan.length().as_secs_f64();
     collector.until(start + run.plan.measured_from(), length, progress);
-    observer.mark();
+    observer.sample();
     for phase in run.plan.phases.iter().filter(|phase| phase.measured) {
         collector.until(start + phase.start + phase.length, length, progress);
-        observer.mark();
+        observer.sample();
     }
     // What is in flight gets its answer or its time-out; then the workers end.
     collector.until_closed(length, progress);

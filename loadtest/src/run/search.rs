@@ -16,6 +16,9 @@ use crate::report::step::{self, Step};
 use crate::units::{count, figure, latency};
 use crate::workload::schedule::{Arrivals, Plan};
 
+/// Rates that differ by less than this share are tried once.
+const SAME_RATE: f64 = 0.01;
+
 /// Where to look.
 pub struct Search {
     /// First rate, requests a second.
@@ -124,7 +127,10 @@ pub fn search<E>(
             .iter()
             .filter(|step| step.passed && step.offered_rate < low)
             .map(|step| step.offered_rate);
-        low = passed.fold(low * (1.0 - search.precision), f64::max);
+        let below = low * (1.0 - search.precision);
+        let passed = passed.fold(0.0, f64::max);
+        // One that is nearly the same is the same: it has been seen to pass.
+        low = if passed >= below * (1.0 - SAME_RATE) { passed } else { below };
     }
     Ok((capacity, last))
 }
@@ -262,7 +268,13 @@ mod tests {
             (confirmed, found.rate, found.failed_at),
             (vec![64_000.0, 80_000.0], Some(64_000.0), Some(80_000.0))
         );
-        // Further away than the precision: nearer ones may hold as well.
+        // As good as there: tried again before one beside it.
+        let near = Search { precision: 0.05, ..limits(1200.0, 1e6) };
+        let found =
+            against(&near, |rate, time| rate <= if time.as_secs() > 1 { 2405.0 } else { 2560.0 });
+        let tried: Vec<f64> = found.trials.iter().map(|step| step.offered_rate).collect();
+        assert!(tried.ends_with(&[2550.0, 2400.0]), "{tried:?}");
+        // Further away than the precision: nearer ones may pass as well.
         let fine = Search { precision: 0.05, ..coarse };
         let found = against(&fine, |rate, time| {
             rate <= if time.as_secs() > 1 { 84_000.0 } else { 90_000.0 }

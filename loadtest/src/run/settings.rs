@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::criteria::Criteria;
 use crate::generator::transport::Transport;
+use crate::report::subject::Description;
 use crate::target::Target;
 use crate::workload::Shape;
 use crate::workload::schedule::Plan;
@@ -29,4 +30,8 @@ pub struct Run {
     pub criteria: Criteria,
     /// The load in words.
     pub load: String,
+    /// What is said of the test for its report.
+    pub described: Description,
+    /// The command.
+    pub command: String,
 }

@@ -10,10 +10,12 @@ use crate::generator::idle::IdleReport;
 use crate::generator::stats::{PhaseStats, Stats, whole_us};
 use crate::observe::bottleneck::{Bottleneck, GeneratorLoad};
 use crate::observe::cpu::us_a_request;
+use crate::observe::host::Host;
 use crate::observe::observer::{Observation, Observer};
 use crate::present::text;
 use crate::report::percentiles::Percentiles;
 use crate::report::step::{self, Step};
+use crate::report::subject::Subject;
 use crate::report::{Answers, CallReport, FORMAT, Generator, Point, Report, Settings, Tls};
 use crate::units::{Sizes, micros};
 use crate::workload::request::Call;
@@ -47,6 +49,7 @@ pub(super) fn report(run: &Run, measured: &Measured) -> Report {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         started: utc(measured.started),
+        subject: subject(run, stats, &seen),
         settings: settings(run),
         seconds,
         offered: all.offered,
@@ -64,12 +67,13 @@ pub(super) fn report(run: &Run, measured: &Measured) -> Report {
         },
         first_error_unix_ms: stats.error_span.map(|span| unix_ms(span.0)),
         last_error_unix_ms: stats.error_span.map(|span| unix_ms(span.1)),
-        latency: Percentiles::of(&all.latency),
-        calls: calls(stats),
+        latency: Percentiles::of(&all.latency, &run.criteria.slas),
+        calls: calls(run, stats),
         bottleneck: step::bottleneck(&steps),
         steps,
         tls: tls(stats, seconds),
         proxy: seen.proxy,
+        balancer: seen.balancer,
         warnings: warnings(run, measured, &generator),
         generator,
         timeline: measured.timeline.clone(),
@@ -146,14 +150,14 @@ fn generator(
     }
 }
 
-fn calls(stats: &Stats) -> Vec<CallReport> {
+fn calls(run: &Run, stats: &Stats) -> Vec<CallReport> {
     Call::ALL
         .iter()
         .zip(&stats.calls)
         .filter(|(_, histogram)| !histogram.is_empty())
         .map(|(call, histogram)| CallReport {
             call: call.name().into(),
-            latency: Percentiles::of(histogram),
+            latency: Percentiles::of(histogram, &run.criteria.slas),
         })
         .collect()
 }
@@ -199,6 +203,17 @@ fn warnings(run: &Run, measured: &Measured, generator: &Generator) -> Vec<String
     warnings
 }
 
+fn subject(run: &Run, stats: &Stats, seen: &Observation) -> Subject {
+    Subject {
+        described: run.described.clone(),
+        identity: stats.identity.clone(),
+        balancer: run.target.balancer.as_ref().map(|balancer| balancer.name.clone()),
+        proxy_on_this_host: seen.proxy.cpu.is_some(),
+        host: Host::own(),
+        command: run.command.clone(),
+    }
+}
+
 fn settings(run: &Run) -> Settings {
     let range = |sizes: Sizes| {
         if sizes.from == sizes.to {
@@ -229,6 +244,7 @@ fn settings(run: &Run) -> Settings {
         requests_per_connection: run.transport.requests_per_connection,
         resume: run.transport.resume,
         idle: run.idle,
+        max_errors: run.criteria.max_errors,
         unverified: !run.shape.verify,
     }
 }

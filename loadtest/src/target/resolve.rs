@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use super::balancer::Balancer;
 use super::key_store::{KeyStore, is_word};
 use super::xksd_toml;
 
@@ -41,13 +42,19 @@ pub struct TargetArgs {
     /// Its private key, PEM
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
-    /// Admin listener of xksd, for what its /metrics tell: http://ADDR:PORT [default: that of
-    /// --config]
+    /// Admin listener of xksd, for what its /metrics tell: http://ADDR:PORT; once for each proxy
+    /// behind a load balancer [default: that of --config]
     #[arg(long, value_name = "URL")]
-    pub admin: Option<String>,
-    /// Process id of the proxy, for its CPU time [default: found where it listens on this machine]
+    pub admin: Vec<String>,
+    /// Process id of the proxy, for its CPU time; once for each proxy behind a load balancer
+    /// [default: what listens on this machine where --config or the target says]
     #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
+    pub pid: Vec<u32>,
+    /// The load balancer that the load goes through: its process id or the address where it listens
+    /// on this machine, for its CPU time; or its name, for the report [default: what listens at
+    /// --connect where --config has another port]
+    #[arg(long, value_name = "PID|ADDR:PORT|NAME", value_parser = Balancer::parse)]
+    pub balancer: Option<Balancer>,
     /// Load a target that is not on this machine. Only do it to a proxy you answer for
     #[arg(long)]
     pub i_own_the_target: bool,
@@ -72,10 +79,14 @@ pub struct Target {
     pub keystores: Vec<KeyStore>,
     /// One or more.
     pub keys: Vec<String>,
-    /// Admin listener.
-    pub admin: Option<SocketAddr>,
-    /// Process of the proxy.
-    pub pid: Option<u32>,
+    /// Admin listeners.
+    pub admin: Vec<SocketAddr>,
+    /// Processes of the proxy, where they were named.
+    pub proxy_pids: Vec<u32>,
+    /// Where the proxy itself listens on this machine, as far as that is known.
+    pub proxy_listen: Option<SocketAddr>,
+    /// What stands before it.
+    pub balancer: Option<Balancer>,
 }
 
 /// What is not said of whom to load. A configuration says all of it, and is the way for who has
@@ -136,11 +147,12 @@ impl Target {
                 "--key {key:?}: an external key id has 1 to 128 of A-Z a-z 0-9 . _ -"
             ));
         }
-        let admin = match (&args.admin, file) {
-            (Some(url), _) => Some(admin_address(url)?),
-            (None, Some(file)) => file.admin,
-            (None, None) => None,
+        let admin = match (args.admin.as_slice(), file) {
+            ([], Some(file)) => file.admin.into_iter().collect(),
+            (urls, _) => urls.iter().map(|url| admin_address(url)).collect::<Result<_, _>>()?,
         };
+        let (proxy_listen, balancer) =
+            proxy_and_balancer(address, file.map(|f| f.listen), args.balancer.clone());
         let host = if port == 443 { name.clone() } else { format!("{}:{port}", bracketed(&name)) };
         Ok(Target {
             host,
@@ -160,14 +172,40 @@ impl Target {
             keystores,
             keys,
             admin,
-            pid: args.pid,
+            proxy_pids: args.pid.clone(),
+            proxy_listen,
+            balancer,
         })
     }
 }
 
+/// Where the proxy listens on this machine, and what stands before it: of the address that is asked,
+/// that where the configuration says that the proxy listens, and the load balancer that was named.
+fn proxy_and_balancer(
+    asked: SocketAddr,
+    configured: Option<SocketAddr>,
+    named: Option<Balancer>,
+) -> (Option<SocketAddr>, Option<Balancer>) {
+    if !is_local(asked) {
+        return (None, named);
+    }
+    match configured {
+        Some(listen) if listen.port() != asked.port() => {
+            (Some(listen), Some(named.unwrap_or_else(|| Balancer::at(asked))))
+        }
+        Some(listen) => (Some(listen), named),
+        None if named.is_some() => (None, named),
+        None => (Some(asked), None),
+    }
+}
+
+fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 /// A load generator in the wrong hands, or with a slip in its address, is an attack.
 fn allow(address: SocketAddr, owned: bool) -> Result<(), String> {
-    if owned || address.ip().to_canonical().is_loopback() {
+    if owned || is_local(address) {
         Ok(())
     } else {
         Err(format!(
@@ -233,6 +271,19 @@ mod tests {
             );
             assert_eq!(allow(other.parse().unwrap(), true), Ok(()));
         }
+    }
+
+    #[test]
+    fn what_is_asked_is_the_proxy_or_what_stands_before_it() {
+        let [asked, proxy, away] =
+            ["127.0.0.1:443", "127.0.0.1:8443", "192.0.2.1:443"].map(|a| a.parse().unwrap());
+        let named = || Balancer::parse("127.0.0.1:443").ok();
+        assert_eq!(proxy_and_balancer(asked, None, None), (Some(asked), None));
+        assert_eq!(proxy_and_balancer(asked, Some(asked), None), (Some(asked), None));
+        assert_eq!(proxy_and_balancer(asked, Some(proxy), None), (Some(proxy), named()));
+        assert_eq!(proxy_and_balancer(asked, Some(asked), named()), (Some(asked), named()));
+        assert_eq!(proxy_and_balancer(asked, None, named()), (None, named()));
+        assert_eq!(proxy_and_balancer(away, Some(proxy), None), (None, None));
     }
 
     #[test]

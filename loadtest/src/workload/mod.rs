@@ -1,6 +1,7 @@
 //! What a worker sends: requests in rings, signed when they are due, and what each answer must be.
 
 pub mod answer;
+pub mod identity;
 pub mod request;
 pub mod schedule;
 pub mod sign;

@@ -20,8 +20,10 @@ fn target() -> Target {
         region: "us-east-1".into(),
         keystores: vec![keystore("/a"), keystore("/b")],
         keys: vec!["k1".into(), "k2".into()],
-        admin: None,
-        pid: None,
+        admin: Vec::new(),
+        proxy_pids: Vec::new(),
+        proxy_listen: None,
+        balancer: None,
     }
 }
 

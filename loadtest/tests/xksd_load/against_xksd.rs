@@ -61,7 +61,12 @@ fn loads_are_run_judged_reported_and_compared() {
     assert_eq!(a["steps"].as_array().unwrap().len(), 2);
     assert!(a["offered"].as_u64().unwrap() > 50, "{}", a["offered"]);
     // What is seen of the server: its process was found, its metrics were read.
-    assert!(a["proxy"]["cpu"]["pid"].as_u64().unwrap() > 0);
+    assert_eq!(a["proxy"]["cpu"]["pids"], serde_json::json!([demo.pid()]));
+    // Who answered, and where the load came from.
+    let subject = &a["subject"];
+    assert_eq!(subject["identity"]["proxy_vendor"], "xksd", "{subject}");
+    assert!(subject["command"].as_str().unwrap().starts_with("xksd-load run --config "));
+    assert!(subject["host"]["cores"].as_u64().unwrap() > 0 && subject["balancer"].is_null());
     let thread = a["proxy"]["cpu"]["busiest_thread_name"].as_str().unwrap();
     assert!(!thread.is_empty() && !thread.starts_with("xksd-shard-"), "{thread}");
     assert!(a["proxy"]["key_manager"]["hsm_mean_us"].as_f64().unwrap() > 0.0);

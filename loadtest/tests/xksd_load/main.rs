@@ -6,4 +6,5 @@ mod proxies;
 mod against_bad_proxies;
 mod against_xksd;
 mod architecture;
+mod through_balancer;
 mod ways_in;

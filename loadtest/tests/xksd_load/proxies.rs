@@ -44,13 +44,35 @@ impl Demo {
         let dir = demo_files();
         let config = dir.path().join("xksd.toml");
         let text = edit(dir.path(), std::fs::read_to_string(&config).unwrap());
-        std::fs::write(&config, &text).unwrap();
+        std::fs::write(&config, text).unwrap();
+        Demo::serve(dir)
+    }
+
+    /// Another one with the same files, at ports of its own: two proxies of one fleet.
+    pub fn beside(&self) -> Demo {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().to_str().unwrap();
+        assert!(Command::new("cp").args(["-r", &self.file("."), to]).status().unwrap().success());
+        let config = dir.path().join("xksd.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let any = |text: String, port: u16| {
+            text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0")
+        };
+        std::fs::write(&config, any(any(text, self.server.port), self.server.admin)).unwrap();
+        Demo::serve(dir)
+    }
+
+    /// Serves what is in a directory, at any free ports.
+    fn serve(dir: tempfile::TempDir) -> Demo {
+        let config = dir.path().join("xksd.toml");
         let mut command = Command::new(programs::xksd());
         let server = Server::run(command.args(["serve", "--config"]).arg(&config));
         // The tool reads there where the listeners are, the admin listener's second.
         let text = [server.port, server.admin]
             .iter()
-            .fold(text, |text, port| text.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
+            .fold(std::fs::read_to_string(&config).unwrap(), |text, port| {
+                text.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)
+            });
         std::fs::write(&config, text).unwrap();
         server.wait_until_ready();
         Demo { server, dir }
@@ -64,6 +86,16 @@ impl Demo {
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.server.port)
+    }
+
+    /// Its admin listener.
+    pub fn admin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.server.admin)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// A path in its directory.
