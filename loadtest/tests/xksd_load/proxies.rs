@@ -55,9 +55,8 @@ impl Demo {
         assert!(Command::new("cp").args(["-r", &self.file("."), to]).status().unwrap().success());
         let config = dir.path().join("xksd.toml");
         let text = std::fs::read_to_string(&config).unwrap();
-        let any = |text: String, port: u16| {
-            text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0")
-        };
+        let any =
+            |text: String, port: u16| text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
         std::fs::write(&config, any(any(text, self.server.port), self.server.admin)).unwrap();
         Demo::serve(dir)
     }
