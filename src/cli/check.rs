@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::{Failure, print, tell};
-use crate::config::{Config, Kind, Pkcs11};
+use crate::config::{Config, Kind, Pkcs11, Problem};
 use crate::sched::sessions_opened;
 
 /// Check a configuration and every file it names, and change nothing
@@ -30,19 +30,19 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::check(&args.config)?;
     for warning in config.warnings.iter().chain(&open_admin(&config)) {
-        tell(&format!("{}: warning: {warning}", args.config.display()));
+        tell(&format!("{} warning: {warning}", warning.place(&args.config)));
     }
     print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
 }
 
 /// Said here and not at each start: load balancers may have to reach it (`docs/installation.md`).
-fn open_admin(config: &Config) -> Option<String> {
+fn open_admin(config: &Config) -> Option<Problem> {
     let admin = config.admin.filter(|admin| !admin.ip().to_canonical().is_loopback())?;
-    Some(format!(
-        "admin.listen: {admin} is not loopback, and the admin listener has no TLS and no \
-         authentication: \
-         let only operators and load balancers reach it"
-    ))
+    let message = format!(
+        "{admin} is not loopback, and the admin listener has no TLS and no authentication: let \
+         only operators and load balancers reach it"
+    );
+    Some(Problem::of_key("admin.listen", message))
 }
 
 /// What the configuration says, in a few lines.

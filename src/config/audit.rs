@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::reader::{Section, Value};
 use super::secret::{SecretString, secret};
+use super::table::{Said, Setting, names};
 use crate::audit::checkpoint::{Verifier, is_origin};
 use crate::audit::trail::{Durability, WhenUnwritable};
 use crate::limits::{AUDIT_INTERVAL_MS, AUDIT_ORIGIN_BYTES_MAX, AUDIT_RETENTION_DAYS};
@@ -31,22 +32,62 @@ pub struct Audit {
     pub retention: Option<Duration>,
 }
 
+/// `[audit]`, which is kept as a whole until the next start.
+pub(super) const KEYS: &[Setting<Option<Audit>>] = &[
+    kept("directory", |a| said_of(a, |audit| Said::value(audit.directory.display()))),
+    kept("signing_key", |a| said_of(a, |audit| Said::Secret(&audit.signing_key))),
+    kept("origin", |a| said_of(a, |audit| Said::text(&audit.origin))),
+    kept("previous_verifier_keys", |a| {
+        said_of(a, |audit| {
+            let keys = audit.previous_verifier_keys.iter().map(ToString::to_string);
+            Said::value(format!("{:?}", keys.collect::<Vec<_>>()))
+        })
+    }),
+    kept("durability", |a| {
+        said_of(a, |audit| match audit.durability {
+            Durability::Answer => Said::text("answer"),
+            Durability::Interval(_) => Said::text("interval"),
+        })
+    }),
+    kept("interval_ms", |a| {
+        said_of(a, |audit| match audit.durability {
+            Durability::Answer => Said::Nothing,
+            Durability::Interval(interval) => Said::value(interval.as_millis()),
+        })
+    }),
+    kept("when_unwritable", |a| {
+        said_of(a, |audit| match audit.when_unwritable {
+            WhenUnwritable::Refuse => Said::text("refuse"),
+            WhenUnwritable::Continue => Said::text("continue"),
+        })
+    }),
+    kept("retention_days", |a| {
+        said_of(a, |audit| {
+            Said::value(audit.retention.map_or(0, |retention| retention.as_secs() / DAY_SECONDS))
+        })
+    }),
+];
+
+const fn kept(
+    name: &'static str,
+    say: for<'a> fn(&'a Option<Audit>) -> Said<'a>,
+) -> Setting<Option<Audit>> {
+    Setting::kept(name, say, |new, running| new.clone_from(running))
+}
+
+fn said_of<'a>(audit: &'a Option<Audit>, say: fn(&'a Audit) -> Said<'a>) -> Said<'a> {
+    audit.as_ref().map_or(Said::Nothing, say)
+}
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
 /// An Ed25519 seed, bytes.
 const SEED_BYTES: usize = 32;
 
 /// `Some(None)` where the section is left out.
 pub(super) fn audit(root: &Section<'_>) -> Option<Option<Audit>> {
     let Some(value) = root.optional("audit") else { return Some(None) };
-    let section = value.section(&[
-        "directory",
-        "signing_key",
-        "origin",
-        "previous_verifier_keys",
-        "durability",
-        "interval_ms",
-        "when_unwritable",
-        "retention_days",
-    ])?;
+    let section = value.section(&names(KEYS))?;
     let directory = section.must("directory", "where the records are written", Value::path);
     let key = section.must(
         "signing_key",
@@ -68,7 +109,7 @@ pub(super) fn audit(root: &Section<'_>) -> Option<Option<Audit>> {
     let when = section.or("when_unwritable", WhenUnwritable::Refuse, when_unwritable);
     let retention = section.or("retention_days", None, |value| {
         let days = value.integer("days", AUDIT_RETENTION_DAYS)?;
-        Some((days > 0).then(|| Duration::from_secs(days * 24 * 60 * 60)))
+        Some((days > 0).then(|| Duration::from_secs(days * DAY_SECONDS)))
     });
     Some(Some(Audit {
         directory: directory?,

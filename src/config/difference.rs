@@ -1,89 +1,207 @@
-//! What is served and to whom, and what a reload changed of it, in words for the log: who may use
-//! which key from now on, and who no longer. Secrets are compared, never told.
+//! What a configuration says, in words for the log: all of it at the start, and at a reload what
+//! changed. Who may use which key, from when on. Secrets are compared and never shown.
+//!
+//! What of each key is said and what waits for a start is in the tables of the sections (`table`).
 
-use super::{Config, Credential, Key, KeyStore, TlsClient};
+use super::table::{self, Setting};
+use super::{Config, Credential, Key, KeyManager, KeyStore, Problem};
+use super::{audit, key_manager, keystore, server, tls};
 use crate::tls::Certificate;
 
-/// A line for each key store, credential and key that is there at the start, and for the
-/// certificates of server and clients.
-pub fn at_start(config: &Config, certificates: &[Certificate]) -> Vec<String> {
-    let mut told = Vec::from_iter(certificate_change(&[], certificates));
-    told.push(
-        config
-            .tls
-            .client
-            .as_ref()
-            .map_or_else(|| "client certificates are not asked for".to_owned(), asked_for),
-    );
-    told.extend(key_stores(None, config));
-    told
+/// So many trust anchors are named; a bundle of public authorities has more.
+const ANCHORS_SAID_MAX: usize = 20;
+
+/// What the files of `[tls]` hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Certificates<'a> {
+    /// The server's own, then those above it.
+    pub server: &'a [Certificate],
+    /// The authorities of clients; none where any client may connect.
+    pub trust_anchors: &'a [Certificate],
 }
 
-/// A line for each change from `old` to `new` in what is served and to whom, in the order of the
-/// configuration.
-pub fn changes(old: &Config, new: &Config) -> Vec<String> {
-    let mut told = Vec::new();
-    if old.server.request_budget != new.server.request_budget {
-        told.push(format!("server.request_budget_ms is {}", new.server.request_budget.as_millis()));
+impl<'a> From<&'a crate::tls::Server> for Certificates<'a> {
+    fn from(tls: &'a crate::tls::Server) -> Self {
+        Self { server: tls.certificates(), trust_anchors: tls.trust_anchors() }
     }
-    if old.server.regions != new.server.regions {
-        told.push(format!("server.regions is {:?}", new.server.regions));
+}
+
+/// A line for each section, certificate, key manager, key store, credential and key.
+pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> {
+    let mut said = Vec::from_iter(certificate_change(&[], certificates.server));
+    said.extend(who_may_connect(config, certificates.trust_anchors));
+    said.extend(section("server", server::KEYS, &config.server));
+    said.extend(section("tls", tls::KEYS, &config.tls));
+    if let Some(client) = &config.tls.client {
+        said.extend(section("tls.client", tls::CLIENT_KEYS, client));
     }
-    match (&old.tls.client, &new.tls.client) {
-        (Some(_), None) => told.push("client certificates are no longer asked for".to_owned()),
-        (before, Some(client)) if before.as_ref() != Some(client) => told.push(asked_for(client)),
-        _ => {}
+    said.extend(section("admin", server::ADMIN_KEYS, &config.admin));
+    said.extend(section("audit", audit::KEYS, &config.audit));
+    for manager in &config.key_managers {
+        let keys = [key_manager::KEYS, key_manager::LOCAL_KEYS, key_manager::PKCS11_KEYS];
+        let words: Vec<String> = keys.iter().flat_map(|keys| all_words(keys, manager)).collect();
+        said.push(format!("key manager {:?}: {}", manager.name, words.join(", ")));
     }
-    told.extend(key_stores(Some(old), new));
-    told
+    said.extend(key_stores(None, config));
+    said
+}
+
+/// A line for each change from `old` to `new`, in the order of the configuration, and who may
+/// connect from now on, changed or not.
+pub fn at_reload(
+    old: (&Config, Certificates<'_>),
+    new: (&Config, Certificates<'_>),
+) -> Vec<String> {
+    let mut said = changes("server", server::KEYS, &old.0.server, &new.0.server);
+    said.extend(changes("tls", tls::KEYS, &old.0.tls, &new.0.tls));
+    if let (Some(old), Some(new)) = (&old.0.tls.client, &new.0.tls.client) {
+        said.extend(changes("tls.client", tls::CLIENT_KEYS, old, new));
+    }
+    said.extend(certificate_change(old.1.server, new.1.server));
+    said.extend(who_may_connect(new.0, new.1.trust_anchors));
+    said.extend(key_stores(Some(old.0), new.0));
+    said
+}
+
+/// Gives the new configuration what runs in place of what waits for a start, so that the one in
+/// force tells the truth and the next reload compares with what runs, too. Gives a line for each.
+/// Key managers are another matter.
+pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
+    let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
+    waiting.extend(keep("admin", server::ADMIN_KEYS, &mut new.admin, &running.admin));
+    waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
+    waiting
+}
+
+/// What the new configuration leaves out and must not, because that would let in whom the running
+/// one keeps out.
+pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    guard("tls", tls::KEYS, &running.tls, &new.tls, &mut problems);
+    for (s, store) in new.keystores.iter().enumerate() {
+        let same = |before: &&KeyStore| before.path_prefix == store.path_prefix;
+        let Some(before) = running.keystores.iter().find(same) else { continue };
+        let path = format!("keystore[{s}]");
+        guard(&path, keystore::KEYS, before, store, &mut problems);
+        for (k, key) in store.keys.iter().enumerate() {
+            let Some(before) = before.keys.iter().find(|before| before.id == key.id) else {
+                continue;
+            };
+            guard(&format!("{path}.key[{k}]"), keystore::KEY_KEYS, before, key, &mut problems);
+        }
+    }
+    problems
+}
+
+fn guard<T>(path: &str, keys: &[Setting<T>], running: &T, new: &T, problems: &mut Vec<Problem>) {
+    let missing = keys.iter().filter_map(|key| Some((key.name, key.must_stay(running, new)?)));
+    problems.extend(missing.map(|(name, why)| Problem::of_key(format!("{path}.{name}"), why)));
+}
+
+/// The keys of a key manager that have another value than in the one that runs.
+pub fn changed_keys(running: &KeyManager, wanted: &KeyManager) -> String {
+    [key_manager::KEYS, key_manager::LOCAL_KEYS, key_manager::PKCS11_KEYS]
+        .iter()
+        .flat_map(|keys| table::different(keys, running, wanted))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The server's certificates where they are not the `old` ones: its own first, then those above it.
-pub fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
-    let told = || new.iter().map(ToString::to_string).collect::<Vec<_>>().join("; above it ");
-    (old != new).then(|| format!("server certificate is {}", told()))
+fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
+    let said = || new.iter().map(ToString::to_string).collect::<Vec<_>>().join("; above it ");
+    (old != new).then(|| format!("server certificate is {}", said()))
 }
 
-fn asked_for(client: &TlsClient) -> String {
-    format!(
-        "client certificates are asked for: subject common names {:?}, trust anchors {}",
-        client.subject_common_names,
-        client.trust_anchors.display()
-    )
+fn who_may_connect(config: &Config, trust_anchors: &[Certificate]) -> Vec<String> {
+    let Some(client) = &config.tls.client else {
+        return vec!["any client may connect: no client certificate is asked for".to_owned()];
+    };
+    let names: Vec<String> =
+        client.subject_common_names.iter().map(|name| format!("{name:?}")).collect();
+    let mut said = vec![format!(
+        "clients may connect with a certificate of the subject CN {} from one of {} authorities",
+        names.join(" or "),
+        trust_anchors.len()
+    )];
+    said.extend(trust_anchors.iter().take(ANCHORS_SAID_MAX).map(|anchor| {
+        format!(
+            "trust anchor of clients: {:?}, SHA-256 {}",
+            anchor.subject_name.shown, anchor.fingerprint
+        )
+    }));
+    if trust_anchors.len() > ANCHORS_SAID_MAX {
+        said.push(format!(
+            "and {} more trust anchors of clients",
+            trust_anchors.len() - ANCHORS_SAID_MAX
+        ));
+    }
+    said
+}
+
+/// The values of a section on one line.
+fn section<T>(path: &str, keys: &[Setting<T>], section: &T) -> Option<String> {
+    let words = all_words(keys, section);
+    (!words.is_empty()).then(|| format!("{path}: {}", words.join(", ")))
+}
+
+fn all_words<T>(keys: &[Setting<T>], section: &T) -> Vec<String> {
+    keys.iter().filter_map(|key| key.words(section)).collect()
+}
+
+/// A line for each key of a section that changed.
+fn changes<T>(path: &str, keys: &[Setting<T>], old: &T, new: &T) -> Vec<String> {
+    let lines = keys.iter().filter_map(|key| key.change(old, new));
+    lines.map(|line| format!("{path}.{line}")).collect()
+}
+
+fn keep<T>(path: &str, keys: &[Setting<T>], new: &mut T, running: &T) -> Vec<String> {
+    let mut waiting = Vec::new();
+    let mut kept = Vec::new();
+    for key in keys {
+        let Some(keep) = key.keep else { continue };
+        if let Some(change) = key.change(running, new) {
+            waiting.push(format!("{path}.{change}: in force from the next start only"));
+            kept.push(keep);
+        }
+    }
+    // Not before all were compared: one may keep more than its own key.
+    kept.into_iter().for_each(|keep| keep(new, running));
+    waiting
 }
 
 fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut said = Vec::new();
+    let before = old.map(|old| &old.keystores[..]);
     compare(
-        old.map_or(&[], |old| &old.keystores),
+        before,
         &new.keystores,
         |store| &store.path_prefix,
         |store, change| {
-            let name = &store.path_prefix;
+            let name = format!("key store {:?}", store.path_prefix);
             let before = match change {
-                Change::Removed => return told.push(format!("key store {name:?} removed")),
-                Change::Stayed(before) => Some(before),
-                Change::Added => None,
-            };
-            let managers = managers(new, store);
-            match before {
-                None => told.push(format!(
-                    "key store {name:?} added, {}, key managers {managers:?}",
-                    switched(store.enabled)
-                )),
-                Some(before) if old.is_some_and(|old| self::managers(old, before) != managers) => {
-                    told.push(format!("key store {name:?}: key managers are {managers:?}"));
+                Change::Removed => return said.push(format!("{name} removed")),
+                Change::New(how) => {
+                    let managers = format!("key_manager is {:?}", managers(new, store));
+                    let words = [vec![managers], all_words(keystore::KEYS, store)].concat();
+                    said.push(format!("{name}{how}: {}", words.join(", ")));
+                    None
                 }
-                Some(_) => {}
+                Change::Stayed(before) => Some(before),
+            };
+            if let (Some(before), Some(old)) = (before, old) {
+                let (was, is) = (managers(old, before), managers(new, store));
+                if was != is {
+                    said.push(format!("{name}: key_manager is {is:?}, was {was:?}"));
+                }
+                let changed = keystore::KEYS.iter().filter_map(|key| key.change(before, store));
+                said.extend(changed.map(|line| format!("{name}: {line}")));
             }
-            told.extend(
-                key_store(before, store)
-                    .into_iter()
-                    .map(|what| format!("key store {name:?}: {what}")),
-            );
+            let inside = elements(before, store, old.is_none());
+            said.extend(inside.into_iter().map(|line| format!("{name}: {line}")));
         },
     );
-    told
+    said
 }
 
 /// Names of a key store's key managers.
@@ -96,217 +214,70 @@ pub fn managers<'a>(config: &'a Config, store: &KeyStore) -> Vec<&'a str> {
         .collect()
 }
 
-/// `old` is `None` for a key store that was not there.
-fn key_store(old: Option<&KeyStore>, new: &KeyStore) -> Vec<String> {
-    let mut told = Vec::new();
-    if old.is_some_and(|old| old.enabled != new.enabled) {
-        told.push(switched(new.enabled).to_owned());
-    }
-    if old.map_or(&[][..], |old| &old.accept_foreign_ciphertext) != new.accept_foreign_ciphertext {
-        told.push(format!("accept_foreign_ciphertext is {:?}", new.accept_foreign_ciphertext));
-    }
+/// Credentials and keys of a key store; `old` is `None` for one that was not there.
+fn elements(old: Option<&KeyStore>, new: &KeyStore, at_start: bool) -> Vec<String> {
+    let mut said = Vec::new();
+    let none = !at_start;
     compare(
-        old.map_or(&[], |old| &old.credentials),
+        old.map(|old| &old.credentials[..]).or(none.then_some(&[])),
         &new.credentials,
-        |credential| &credential.access_key_id,
+        |credential: &Credential| &credential.access_key_id,
         |credential, change| {
-            let what = match change {
-                Change::Added => "added",
-                Change::Removed => "removed",
-                Change::Stayed(Credential { secret_access_key, .. })
-                    if *secret_access_key != credential.secret_access_key =>
-                {
-                    "has another secret"
-                }
-                Change::Stayed(_) => return,
-            };
-            told.push(format!("credential {} {what}", credential.access_key_id));
+            let name = format!("credential {}", credential.access_key_id);
+            said.extend(element(&name, keystore::CREDENTIAL_KEYS, credential, change));
         },
     );
     compare(
-        old.map_or(&[], |old| &old.keys),
+        old.map(|old| &old.keys[..]).or(none.then_some(&[])),
         &new.keys,
-        |key| &key.id,
-        |key, change| match change {
-            Change::Added if key.label == key.id => {
-                told.push(format!("key {:?} added, {}", key.id, switched(key.enabled)))
-            }
-            Change::Added => told.push(format!(
-                "key {:?} added, the HSM's {:?}, {}",
-                key.id,
-                key.label,
-                switched(key.enabled)
-            )),
-            Change::Removed => told.push(format!("key {:?} removed", key.id)),
-            Change::Stayed(Key { label, enabled, .. }) => {
-                if *label != key.label {
-                    told.push(format!(
-                        "key {:?} is the HSM's {:?}, no longer {label:?}",
-                        key.id, key.label
-                    ));
-                }
-                if *enabled != key.enabled {
-                    told.push(format!("key {:?} {}", key.id, switched(key.enabled)));
-                }
-            }
+        |key: &Key| &key.id,
+        |key, change| {
+            let name = format!("key {:?}", key.id);
+            said.extend(element(&name, keystore::KEY_KEYS, key, change));
         },
     );
-    told
+    said
 }
 
-fn switched(enabled: bool) -> &'static str {
-    if enabled { "enabled" } else { "disabled" }
+fn element<T>(name: &str, keys: &[Setting<T>], element: &T, change: Change<'_, T>) -> Vec<String> {
+    match change {
+        Change::Removed => vec![format!("{name} removed")],
+        Change::New(how) => {
+            let words = all_words(keys, element);
+            let colon = if words.is_empty() { "" } else { ": " };
+            vec![format!("{name}{how}{colon}{}", words.join(", "))]
+        }
+        Change::Stayed(before) => {
+            let changes = keys.iter().filter_map(|key| key.change(before, element));
+            changes.map(|line| format!("{name}: {line}")).collect()
+        }
+    }
 }
 
 enum Change<'a, T> {
-    Added,
+    /// ` added`, or nothing at the start.
+    New(&'static str),
     Removed,
     /// As it was before.
     Stayed(&'a T),
 }
 
-/// Calls `tell` for each element of `new` and for those of `old` that are gone, by what names them.
+/// Calls `say` for each element of `new` and for those of `old` that are gone, by what names them.
+/// Without `old` it is the start.
 fn compare<T>(
-    old: &[T],
+    old: Option<&[T]>,
     new: &[T],
     name: impl Fn(&T) -> &String,
-    mut tell: impl FnMut(&T, Change<'_, T>),
+    mut say: impl FnMut(&T, Change<'_, T>),
 ) {
+    let how = if old.is_some() { " added" } else { "" };
+    let old = old.unwrap_or(&[]);
     for element in new {
         let before = old.iter().find(|before| name(before) == name(element));
-        tell(element, before.map_or(Change::Added, Change::Stayed));
+        say(element, before.map_or(Change::New(how), Change::Stayed));
     }
     for gone in old.iter().filter(|before| !new.iter().any(|element| name(element) == name(before)))
     {
-        tell(gone, Change::Removed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::tests::{SMALL, read};
-
-    /// What is told of `SMALL` after each of these replacements.
-    fn told(edits: &[(&str, &str)]) -> Vec<String> {
-        let text = edits.iter().fold(SMALL.to_owned(), |text, (from, to)| {
-            assert!(text.contains(from), "{from:?}");
-            text.replacen(from, to, 1)
-        });
-        changes(&read(SMALL).expect("valid"), &read(&text).expect("valid"))
-    }
-
-    #[test]
-    fn all_is_told_at_the_start() {
-        assert_eq!(
-            at_start(&read(SMALL).expect("valid"), &[certificate("xks.example.com", "0A")]),
-            [
-                "server certificate is \"xks.example.com\", serial 0A, valid until 1970-01-01 \
-                 00:00:00 UTC",
-                "client certificates are not asked for",
-                "key store \"/a\" added, enabled, key managers [\"hsm-a\"]",
-                "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 added",
-                "key store \"/a\": key \"foo\" added, enabled"
-            ]
-        );
-    }
-
-    #[test]
-    fn what_stays_is_not_told() {
-        assert_eq!(told(&[]), [""; 0]);
-    }
-
-    fn certificate(subject: &str, serial: &str) -> Certificate {
-        Certificate {
-            subject: subject.to_owned(),
-            serial: serial.to_owned(),
-            not_after: time::OffsetDateTime::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn another_certificate_is_told() {
-        let before = [certificate("a", "01"), certificate("CA", "02")];
-        assert_eq!(certificate_change(&before, &before), None);
-        let told = |own, above| {
-            certificate_change(&before, &[certificate("a", own), certificate("CA", above)])
-        };
-        let until = "valid until 1970-01-01 00:00:00 UTC";
-        for (own, above) in [("03", "02"), ("01", "03")] {
-            let expected = format!(
-                "server certificate is \"a\", serial {own}, {until}; above it \"CA\", serial \
-                 {above}, {until}"
-            );
-            assert_eq!(told(own, above), Some(expected));
-        }
-    }
-
-    #[test]
-    fn who_is_cut_off_and_who_comes_in_is_told() {
-        let store = "key_manager = [\"hsm-a\"]\n[[keystore.credential]]";
-        let disabled = store.replace('\n', "\nenabled = false\n");
-        assert_eq!(told(&[(store, &disabled)]), ["key store \"/a\": disabled"]);
-        assert_eq!(
-            told(&[("id = \"foo\"", "id = \"foo\"\nenabled = false")]),
-            ["key store \"/a\": key \"foo\" disabled"]
-        );
-        assert_eq!(
-            told(&[("ABCDEFGHIJKLMNOPQR27", "BBCDEFGHIJKLMNOPQR27")]),
-            [
-                "key store \"/a\": credential BBCDEFGHIJKLMNOPQR27 added",
-                "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 removed"
-            ]
-        );
-        assert_eq!(
-            told(&[("id = \"foo\"", "id = \"bar\"")]),
-            [
-                "key store \"/a\": key \"bar\" added, enabled",
-                "key store \"/a\": key \"foo\" removed"
-            ]
-        );
-        assert_eq!(
-            told(&[("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
-            ["key store \"/a\": key \"foo\" is the HSM's \"other\", no longer \"foo\""]
-        );
-        assert_eq!(
-            told(&[("\"/a\"", "\"/b\""), ("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
-            [
-                "key store \"/b\" added, enabled, key managers [\"hsm-a\"]",
-                "key store \"/b\": credential ABCDEFGHIJKLMNOPQR27 added",
-                "key store \"/b\": key \"foo\" added, the HSM's \"other\", enabled",
-                "key store \"/a\" removed"
-            ]
-        );
-        assert_eq!(
-            told(&[("[\"us-east-1\"]", "[\"eu-west-1\"]")]),
-            ["server.regions is [\"eu-west-1\"]"]
-        );
-        let foreign = store.replace('\n', "\naccept_foreign_ciphertext = [\"aws-sample\"]\n");
-        assert_eq!(
-            told(&[(store, &foreign)]),
-            ["key store \"/a\": accept_foreign_ciphertext is [AwsSample]"]
-        );
-    }
-
-    #[test]
-    fn another_secret_is_told_and_not_shown() {
-        let secret = "z".repeat(43);
-        let told = told(&[("{ file = \"secrets/key\" }", &format!("{{ value = \"{secret}\" }}"))]);
-        assert_eq!(told, ["key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 has another secret"]);
-    }
-
-    #[test]
-    fn client_certificates_are_told() {
-        let client = "[tls.client]\ntrust_anchors = \"ca.pem\"\nsubject_common_names = \
-            [\"kms\"]\n[[key_manager]]";
-        let with = read(&SMALL.replacen("[[key_manager]]", client, 1)).expect("valid");
-        let without = read(SMALL).expect("valid");
-        assert_eq!(
-            changes(&without, &with),
-            ["client certificates are asked for: subject common names [\"kms\"], trust anchors \
-                 /etc/xksd/ca.pem"]
-        );
-        assert_eq!(changes(&with, &without), ["client certificates are no longer asked for"]);
-        assert_eq!(changes(&with, &with), [""; 0]);
+        say(gone, Change::Removed);
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::reader::Value;
-use super::{Config, Kind};
 use crate::limits::{
     ENVIRONMENT_NAME_CHARS_MAX, ENVIRONMENT_VALUE_BYTES_MAX, ENVIRONMENT_VARIABLES_MAX,
 };
@@ -70,36 +69,28 @@ pub(crate) fn is_variable_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-impl Config {
-    /// Sets the variables that key managers ask for in the environment of this process. To be
-    /// called on the main thread before it has started another one, and before a module is loaded.
-    ///
-    /// # Errors
-    /// When this process has more than one thread, or its threads cannot be counted.
-    pub fn set_environment(&self) -> Result<(), String> {
-        let mut variables = self
-            .key_managers
-            .iter()
-            .filter_map(|manager| match &manager.kind {
-                Kind::Pkcs11(pkcs11) => Some(&pkcs11.environment),
-                Kind::Local { .. } => None,
-            })
-            .flatten()
-            .peekable();
-        if variables.peek().is_none() {
-            return Ok(());
-        }
-        let threads = fs::read_dir("/proc/self/task")
-            .map_err(|e| format!("cannot count the threads of this process: /proc/self/task: {e}"))?
-            .count();
-        if threads != 1 {
-            return Err(format!("cannot set key_manager.environment: {threads} threads run"));
-        }
-        for (name, value) in variables {
-            // SAFETY: no variable may be set while another thread reads one. There is no other
-            // thread: they were counted above, and this one has started none since.
-            unsafe { std::env::set_var(name, value) };
-        }
-        Ok(())
+/// Sets variables in the environment of this process. To be called on the main thread before it
+/// has started another one, and before a module is loaded.
+///
+/// # Errors
+/// When this process has more than one thread, or its threads cannot be counted.
+pub(super) fn set<'a>(
+    variables: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), String> {
+    let mut variables = variables.into_iter().peekable();
+    if variables.peek().is_none() {
+        return Ok(());
     }
+    let threads = fs::read_dir("/proc/self/task")
+        .map_err(|e| format!("cannot count the threads of this process: /proc/self/task: {e}"))?
+        .count();
+    if threads != 1 {
+        return Err(format!("cannot set key_manager.environment: {threads} threads run"));
+    }
+    for (name, value) in variables {
+        // SAFETY: no variable may be set while another thread reads one. There is no other thread:
+        // they were counted above, and this one has started none since.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
 }

@@ -5,10 +5,10 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use super::environment::{Environment, environment};
-use super::keystore::KeyStore;
 use super::problem::quoted;
-use super::reader::{Reader, Section, Value, all, distinct};
+use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
+use super::table::{InForce, Said, Setting, names};
 use crate::key_manager::Concurrency;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
@@ -34,6 +34,16 @@ pub enum Kind {
     },
     /// An HSM behind a PKCS#11 module.
     Pkcs11(Pkcs11),
+}
+
+impl KeyManager {
+    /// What belongs to `kind = "pkcs11"`.
+    pub fn pkcs11(&self) -> Option<&Pkcs11> {
+        match &self.kind {
+            Kind::Pkcs11(pkcs11) => Some(pkcs11),
+            Kind::Local { .. } => None,
+        }
+    }
 }
 
 impl Kind {
@@ -91,6 +101,54 @@ pub struct Pkcs11 {
     pub verify_encryptions: bool,
 }
 
+/// `[[key_manager]]`: a change of any waits for a start.
+pub(super) const KEYS: &[Setting<KeyManager>] = &[
+    Setting::structure("name", InForce::Start),
+    Setting::waits("kind", |manager| {
+        Said::text(if manager.pkcs11().is_some() { "pkcs11" } else { "local" })
+    }),
+];
+
+/// Of `kind = "local"`.
+pub(super) const LOCAL_KEYS: &[Setting<KeyManager>] = &[Setting::waits("key_file", |manager| {
+    manager.kind.key_file().map_or(Said::Nothing, |file| Said::value(file.display()))
+})];
+
+/// Of `kind = "pkcs11"`.
+pub(super) const PKCS11_KEYS: &[Setting<KeyManager>] = &[
+    Setting::waits("module", |m| said_of(m, |hsm| Said::value(hsm.module.display()))),
+    Setting::waits("token", |m| {
+        said_of(m, |hsm| match &hsm.token {
+            TokenSelector::Label(label) => Said::text(label),
+            _ => Said::Nothing,
+        })
+    }),
+    Setting::waits("serial", |m| {
+        said_of(m, |hsm| match &hsm.token {
+            TokenSelector::Serial(serial) => Said::text(serial),
+            _ => Said::Nothing,
+        })
+    }),
+    Setting::waits("slot", |m| {
+        said_of(m, |hsm| match &hsm.token {
+            TokenSelector::Slot(slot) => Said::value(slot),
+            _ => Said::Nothing,
+        })
+    }),
+    Setting::waits("pin", |m| said_of(m, |hsm| Said::Secret(&hsm.pin))),
+    Setting::waits("profile", |m| said_of(m, |hsm| Said::text(hsm.profile.name()))),
+    Setting::waits("sessions", |m| said_of(m, |hsm| Said::value(hsm.sessions))),
+    Setting::waits("initialize_parameters", |m| {
+        said_of(m, |hsm| hsm.initialize_parameters.as_deref().map_or(Said::Nothing, Said::text))
+    }),
+    Setting::waits("environment", |m| said_of(m, |hsm| Said::Variables(&hsm.environment))),
+    Setting::waits("verify_encryptions", |m| said_of(m, |hsm| Said::value(hsm.verify_encryptions))),
+];
+
+fn said_of<'a>(manager: &'a KeyManager, say: fn(&'a Pkcs11) -> Said<'a>) -> Said<'a> {
+    manager.pkcs11().map_or(Said::Nothing, say)
+}
+
 pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
     let value = root.required("key_manager", "at least one [[key_manager]]")?;
     let elements = value.elements()?;
@@ -109,9 +167,10 @@ fn one_environment(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
     let mut good = true;
     let mut set: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     for (value, manager) in elements.iter().zip(managers) {
-        let Kind::Pkcs11(Pkcs11 { environment, .. }) = &manager.kind else { continue };
+        let Some(Pkcs11 { environment, .. }) = manager.pkcs11() else { continue };
         for (name, text) in environment {
             let key = format!("{}.environment.{name}", value.path);
+            let span = value.span_of("environment");
             match set.entry(name) {
                 Entry::Occupied(first) if first.get().1 != text => {
                     let message = format!(
@@ -119,7 +178,7 @@ fn one_environment(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
                          it too",
                         first.get().0
                     );
-                    value.reader.problem(&key, &value.span_of("environment"), message);
+                    value.reader.problem(&key, &span, message);
                     good = false;
                 }
                 Entry::Occupied(_) => {}
@@ -127,10 +186,9 @@ fn one_environment(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
                     free.insert((&value.path, text));
                     let now = value.reader.sources.variable(name);
                     if now.is_some_and(|now| now != text.as_str()) {
-                        value.reader.warning(format!(
-                            "{key}: takes the place of another value in the environment that xksd \
-                             was started with"
-                        ));
+                        let message = "takes the place of another value in the environment that \
+                            xksd was started with";
+                        value.reader.warning(&key, &span, message);
                     }
                 }
             }
@@ -154,20 +212,12 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
                     "a module is initialised once: it must be the same as of key_manager[{j}], \
                      which has the same module"
                 );
-                value.reader.problem(
-                    &format!("{}.initialize_parameters", value.path),
-                    &value.span_of("initialize_parameters"),
-                    message,
-                );
+                value.problem_of("initialize_parameters", message);
                 good = false;
                 break;
             }
             if this.token == other.token {
-                let message = format!(
-                    "{}: the same token as key_manager[{j}]; it is no replica of it",
-                    value.path
-                );
-                value.reader.warning(message);
+                value.warn(format!("the same token as key_manager[{j}]; it is no replica of it"));
                 break;
             }
         }
@@ -176,42 +226,15 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    const ALL: [&str; 13] = [
-        "name",
-        "kind",
-        "key_file",
-        "module",
-        "token",
-        "serial",
-        "slot",
-        "pin",
-        "profile",
-        "sessions",
-        "initialize_parameters",
-        "environment",
-        "verify_encryptions",
-    ];
     // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of
     // them.
-    let accepted: &[&str] = match value.peek("kind") {
-        Some("local") => &ALL[..3],
-        Some("pkcs11") => &[
-            "name",
-            "kind",
-            "module",
-            "token",
-            "serial",
-            "slot",
-            "pin",
-            "profile",
-            "sessions",
-            "initialize_parameters",
-            "environment",
-            "verify_encryptions",
-        ],
-        _ => &ALL,
+    let (local, pkcs11_keys) = (names(LOCAL_KEYS), names(PKCS11_KEYS));
+    let of_kind = match value.peek("kind") {
+        Some("local") => local,
+        Some("pkcs11") => pkcs11_keys,
+        _ => [local, pkcs11_keys].concat(),
     };
-    let section = value.section(accepted)?;
+    let section = value.section(&[names(KEYS), of_kind].concat())?;
     let name = section.must("name", "a name that key stores refer to", |v| {
         let accepted = format!("a name has 1 to {KEY_MANAGER_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
         v.string_where(&accepted, |t| {
@@ -237,34 +260,6 @@ fn key_file(value: &Value<'_>) -> Option<PathBuf> {
     match value.reader.sources.key_file_labels(&path) {
         Ok(_) => Some(path),
         Err(why) => value.refuse(why),
-    }
-}
-
-/// Warns of configured keys that are not in the file of a local key manager of their key store. No
-/// problem: the server starts, and serves the others.
-pub(super) fn warn_of_missing_keys(
-    reader: &Reader<'_>,
-    managers: &[KeyManager],
-    stores: &[KeyStore],
-) {
-    for (i, manager) in managers.iter().enumerate() {
-        let Some(key_file) = manager.kind.key_file() else { continue };
-        let Ok(Some(labels)) = reader.sources.key_file_labels(key_file) else { continue };
-        for (s, store) in
-            stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i))
-        {
-            for (k, key) in
-                store.keys.iter().enumerate().filter(|(_, key)| !labels.contains(&key.label))
-            {
-                reader.warning(format!(
-                    "keystore[{s}].key[{k}]: there is no key with the label {} in {}, the key file \
-                     of {:?}",
-                    quoted(&key.label),
-                    key_file.display(),
-                    manager.name
-                ));
-            }
-        }
     }
 }
 

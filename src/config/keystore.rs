@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
+use super::table::{InForce, Said, Setting, names};
 use crate::api::route::is_key_id;
 use crate::limits::{
     ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX,
@@ -24,6 +25,8 @@ pub struct KeyStore {
     pub key_managers: Vec<usize>,
     /// False: every key call is answered InvalidStateException.
     pub enabled: bool,
+    /// Whether the file says so, or leaves it out.
+    pub enabled_is_stated: bool,
     /// At least one; ids are unique within the key store.
     pub credentials: Vec<Credential>,
     /// Ids are unique within the key store.
@@ -57,6 +60,8 @@ pub struct Key {
     pub label: String,
     /// False: calls with this key are answered InvalidStateException.
     pub enabled: bool,
+    /// Whether the file says so, or leaves it out.
+    pub enabled_is_stated: bool,
 }
 
 /// A format of ciphertext that is not xksd's own.
@@ -64,6 +69,53 @@ pub struct Key {
 pub enum ForeignCiphertext {
     /// AWS's sample proxy.
     AwsSample,
+}
+
+/// `[[keystore]]`.
+pub(super) const KEYS: &[Setting<KeyStore>] = &[
+    Setting::structure("path_prefix", InForce::Reload),
+    // Said by who knows the key managers' names.
+    Setting::structure("key_manager", InForce::Reload),
+    Setting::reloaded("enabled", |store: &KeyStore| switched(store.enabled)).guarded(
+        |running, new| !running.enabled && new.enabled && !new.enabled_is_stated,
+        "missing, and the key store is disabled now: say enabled = true to enable it",
+    ),
+    Setting::structure("credential", InForce::Reload),
+    Setting::structure("key", InForce::Reload),
+    Setting::reloaded("accept_foreign_ciphertext", |store| {
+        let formats: Vec<&str> = store.accept_foreign_ciphertext.iter().map(|f| f.name()).collect();
+        Said::value(format!("{formats:?}"))
+    }),
+];
+
+/// `[[keystore.credential]]`.
+pub(super) const CREDENTIAL_KEYS: &[Setting<Credential>] = &[
+    Setting::structure("access_key_id", InForce::Reload),
+    Setting::reloaded("secret_access_key", |credential| {
+        Said::Secret(&credential.secret_access_key)
+    }),
+];
+
+/// `[[keystore.key]]`.
+pub(super) const KEY_KEYS: &[Setting<Key>] = &[
+    Setting::structure("id", InForce::Reload),
+    Setting::reloaded("label", |key| Said::text(&key.label)),
+    Setting::reloaded("enabled", |key: &Key| switched(key.enabled)).guarded(
+        |running, new| !running.enabled && new.enabled && !new.enabled_is_stated,
+        "missing, and the key is disabled now: say enabled = true to enable it",
+    ),
+];
+
+fn switched(enabled: bool) -> Said<'static> {
+    Said::Words(if enabled { "enabled" } else { "disabled" })
+}
+
+impl ForeignCiphertext {
+    fn name(self) -> &'static str {
+        match self {
+            Self::AwsSample => "aws-sample",
+        }
+    }
 }
 
 /// `managers`: the name of each key manager, by its index.
@@ -81,14 +133,7 @@ pub(super) fn keystores(
 }
 
 fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeyStore> {
-    let section = value.section(&[
-        "path_prefix",
-        "key_manager",
-        "enabled",
-        "credential",
-        "key",
-        "accept_foreign_ciphertext",
-    ])?;
+    let section = value.section(&names(KEYS))?;
     let prefix = section.must(
         "path_prefix",
         "what stands before /kms/xks/v1 in this key store's paths; \"\" for nothing",
@@ -112,15 +157,13 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         all(v.elements()?.iter().map(foreign_ciphertext))
     });
     if keys.as_ref().is_some_and(Vec::is_empty) {
-        value.reader.warning(format!(
-            "{}: no [[keystore.key]]: every key call will be answered KeyNotFoundException",
-            value.path
-        ));
+        value.warn("no [[keystore.key]]: every key call will be answered KeyNotFoundException");
     }
     Some(KeyStore {
         path_prefix: prefix?.to_owned(),
         key_managers: key_managers?,
         enabled: enabled?,
+        enabled_is_stated: section.has("enabled"),
         credentials: credentials?,
         keys: keys?,
         accept_foreign_ciphertext: foreign?,
@@ -176,7 +219,7 @@ fn references(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<Vec<
 }
 
 fn credential(value: &Value<'_>) -> Option<Credential> {
-    let section = value.section(&["access_key_id", "secret_access_key"])?;
+    let section = value.section(&names(CREDENTIAL_KEYS))?;
     let id = section.must("access_key_id", "make one with: xksd credential new", |v| {
         let accepted = format!(
             "an access key id has {} to {} of A-Z 2-7",
@@ -204,7 +247,7 @@ fn credential(value: &Value<'_>) -> Option<Credential> {
 }
 
 fn key(value: &Value<'_>) -> Option<Key> {
-    let section = value.section(&["id", "label", "enabled"])?;
+    let section = value.section(&names(KEY_KEYS))?;
     let id = section.must("id", "the external key id that KMS uses", |v| {
         let accepted = format!(
             "an external key id has 1 to {EXTERNAL_KEY_ID_CHARS_MAX} of A-Z a-z 0-9 . _ -, and is \
@@ -220,11 +263,18 @@ fn key(value: &Value<'_>) -> Option<Key> {
         })
     });
     let enabled = section.or("enabled", true, Value::boolean);
-    Some(Key { id: id?.to_owned(), label: label?.to_owned(), enabled: enabled? })
+    Some(Key {
+        id: id?.to_owned(),
+        label: label?.to_owned(),
+        enabled: enabled?,
+        enabled_is_stated: section.has("enabled"),
+    })
 }
 
 fn foreign_ciphertext(value: &Value<'_>) -> Option<ForeignCiphertext> {
     value
-        .string_where("\"aws-sample\" is the only foreign format known", |t| t == "aws-sample")
+        .string_where("\"aws-sample\" is the only foreign format known", |t| {
+            t == ForeignCiphertext::AwsSample.name()
+        })
         .map(|_| ForeignCiphertext::AwsSample)
 }

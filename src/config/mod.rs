@@ -7,13 +7,17 @@
 mod audit;
 pub mod difference;
 mod environment;
+mod guess;
 mod key_manager;
+mod keys;
 mod keystore;
 mod problem;
 mod reader;
+mod relations;
 mod secret;
 mod server;
 mod sources;
+mod table;
 mod tls;
 
 #[cfg(test)]
@@ -36,9 +40,10 @@ pub use secret::SecretString;
 pub use server::{LogFormat, Server};
 pub(crate) use sources::shell_word;
 pub use sources::{Exposure, Machine, Sources};
-pub use tls::{Tls, TlsClient};
+pub use tls::{ClientAuthentication, Tls, TlsClient};
 
 use reader::{Reader, Section};
+use table::names;
 
 use crate::file::{self, Content, Kind as FileKind, Refused};
 use crate::limits::CONFIG_BYTES_MAX;
@@ -62,7 +67,7 @@ pub struct Config {
     /// SHA-256 of the file's text, hex: which configuration it was.
     pub sha256: String,
     /// What can be used and is probably not meant, for the operator to read.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -81,6 +86,16 @@ impl Config {
     /// paths begin.
     pub fn parse(text: &str, file: &Path, sources: &dyn Sources) -> Result<Self, Invalid> {
         parse(text, file, 0, sources)
+    }
+
+    /// Sets the variables that key managers ask for in the environment of this process. To be
+    /// called on the main thread before it has started another one, and before a module is loaded.
+    ///
+    /// # Errors
+    /// When this process has more than one thread, or its threads cannot be counted.
+    pub fn set_environment(&self) -> Result<(), String> {
+        let hsms = self.key_managers.iter().filter_map(KeyManager::pkcs11);
+        environment::set(hsms.flat_map(|hsm| &hsm.environment))
     }
 }
 
@@ -114,7 +129,8 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
 /// `mode`: the file's, since who may read the file may read the secrets in it.
 fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Config, Invalid> {
     let base = file.parent().unwrap_or(Path::new(""));
-    let reader = Reader::new(text, base, sources);
+    let all_keys = keys::all().into_iter().map(|(path, _)| path).collect();
+    let reader = Reader::new(text, base, sources, all_keys);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(SYNTAX_ERRORS_TOLD_MAX) {
         reader.syntax(error);
@@ -126,7 +142,8 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     {
         reader.problem(&key, &span, format!("a secret stands in this file, and the file {why}"));
     }
-    let (problems, warnings) = reader.finish();
+    let (problems, mut warnings) = reader.finish();
+    problem::sort(&mut warnings);
     match config {
         Some(config) if problems.is_empty() => {
             Ok(Config { warnings, sha256: sha256_hex(text.as_bytes()), ..config })
@@ -144,11 +161,7 @@ fn sha256_hex(text: &[u8]) -> String {
 const SYNTAX_ERRORS_TOLD_MAX: usize = 10;
 
 fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
-    let root = Section::root(
-        reader,
-        document,
-        &["server", "tls", "admin", "audit", "key_manager", "keystore"],
-    );
+    let root = Section::root(reader, document, &names(keys::SECTIONS));
     let server = server::server(&root);
     let tls = tls::tls(&root);
     let admin = server::admin(&root);
@@ -163,12 +176,8 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
             .refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
     }
     if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
-        key_manager::warn_of_missing_keys(reader, managers, stores);
-        for (i, manager) in managers.iter().enumerate() {
-            if !stores.iter().any(|s| s.key_managers.contains(&i)) {
-                reader.warning(format!("key_manager[{i}]: no key store uses {:?}", manager.name));
-            }
-        }
+        relations::warn_of_missing_keys(&root, managers, stores);
+        relations::warn_of_unused(&root, managers, stores);
     }
     Some(Config {
         server: server?,

@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, in words for the person who wrote it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// One thing that is wrong, and where.
@@ -21,6 +21,15 @@ impl Problem {
     pub fn of_key(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), line: None, column: None, message: message.into() }
     }
+
+    /// `file:line:column:`, as far as it is known, so that editors find it.
+    pub fn place(&self, file: &Path) -> String {
+        let mut place = format!("{}:", file.display());
+        for number in [self.line, self.column].into_iter().flatten() {
+            let _ = write!(place, "{number}:");
+        }
+        place
+    }
 }
 
 /// A configuration that cannot be used: every problem found, in the order of the file.
@@ -32,9 +41,24 @@ pub struct Invalid {
     pub problems: Vec<Problem>,
 }
 
+/// Without file and line, as for the log.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// In the order of the file.
+pub(super) fn sort(problems: &mut [Problem]) {
+    problems.sort_by_key(|p| (p.line, p.column));
+}
+
 impl Invalid {
     pub(super) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|p| (p.line, p.column));
+        sort(&mut problems);
         Self { file: file.to_owned(), problems }
     }
 }
@@ -48,17 +72,7 @@ impl fmt::Display for Invalid {
             if i > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{}:", self.file.display())?;
-            if let Some(line) = problem.line {
-                write!(f, "{line}:")?;
-            }
-            if let Some(column) = problem.column {
-                write!(f, "{column}:")?;
-            }
-            if !problem.key.is_empty() {
-                write!(f, " {}:", problem.key)?;
-            }
-            write!(f, " {}", problem.message)?;
+            write!(f, "{} {problem}", problem.place(&self.file))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::guess::nearest;
 use super::problem::{Problem, quoted};
 use super::sources::{Exposure, Sources};
 
@@ -19,19 +20,27 @@ pub(super) struct Reader<'a> {
     pub(super) sources: &'a dyn Sources,
     /// Key path of the first secret written into the configuration file itself.
     pub(super) inline_secret: RefCell<Option<(String, Range<usize>)>>,
+    /// The paths of all keys, without places, for who has put one into another section.
+    keys: Vec<String>,
     problems: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<String>>,
+    warnings: RefCell<Vec<Problem>>,
     /// Line counting goes on from the place asked for last: (byte, line from 1). Problems come
     /// roughly in the order of the file.
     counted: Cell<(usize, usize)>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(text: &'a str, base: &'a Path, sources: &'a dyn Sources) -> Self {
+    pub(super) fn new(
+        text: &'a str,
+        base: &'a Path,
+        sources: &'a dyn Sources,
+        keys: Vec<String>,
+    ) -> Self {
         Self {
             text,
             base,
             sources,
+            keys,
             inline_secret: RefCell::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
@@ -40,13 +49,19 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
-        let problem = Problem {
-            key: key.to_owned(),
-            line: Some(self.line(span.start)),
-            column: None,
-            message: message.into(),
-        };
+        let problem = self.located(key, span, message);
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// What can be used and is probably not meant.
+    pub(super) fn warning(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
+        let warning = self.located(key, span, message);
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    fn located(&self, key: &str, span: &Range<usize>, message: impl Into<String>) -> Problem {
+        let (line, message) = (Some(self.line(span.start)), message.into());
+        Problem { key: key.to_owned(), line, column: None, message }
     }
 
     pub(super) fn syntax(&self, error: &toml::de::Error) {
@@ -64,12 +79,18 @@ impl<'a> Reader<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
-    pub(super) fn warning(&self, message: String) {
-        self.warnings.borrow_mut().push(message);
+    /// Problems and warnings.
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
+        (self.problems.into_inner(), self.warnings.into_inner())
     }
 
-    pub(super) fn finish(self) -> (Vec<Problem>, Vec<String>) {
-        (self.problems.into_inner(), self.warnings.into_inner())
+    /// The sections in which a key of this name may stand, as they are spelled.
+    fn sections_with(&self, name: &str) -> Vec<String> {
+        let sections = self
+            .keys
+            .iter()
+            .filter_map(|path| path.strip_suffix(name)?.strip_suffix('.').map(spelled));
+        sections.collect()
     }
 
     /// Line of a byte offset, from 1.
@@ -250,17 +271,20 @@ impl<'r> Value<'r> {
         table.get(key).map_or_else(|| self.span.clone(), Spanned::span)
     }
 
+    /// A problem of the value of `key` in this table.
+    pub(super) fn problem_of(&self, key: &str, message: impl Into<String>) {
+        self.reader.problem(&join(&self.path, key), &self.span_of(key), message);
+    }
+
+    /// Warns of this value.
+    pub(super) fn warn(&self, message: impl Into<String>) {
+        self.reader.warning(&self.path, &self.span, message);
+    }
+
     /// A table in which only the keys `accepted` may stand.
-    pub(super) fn section(&self, accepted: &[&str]) -> Option<Section<'r>> {
+    pub(super) fn section(&self, accepted: &[&'static str]) -> Option<Section<'r>> {
         let DeValue::Table(table) = self.value else { return self.wrong_type("a table") };
-        let section = Section {
-            reader: self.reader,
-            path: self.path.clone(),
-            span: self.span.clone(),
-            table,
-        };
-        section.refuse_unknown(accepted);
-        Some(section)
+        Some(Section::new(self.reader, self.path.clone(), self.span.clone(), table, accepted))
     }
 }
 
@@ -270,22 +294,46 @@ pub(super) struct Section<'r> {
     path: String,
     span: Range<usize>,
     table: &'r DeTable<'r>,
+    /// What may stand here.
+    accepted: Vec<&'static str>,
 }
 
 impl<'r> Section<'r> {
-    /// The whole document.
-    pub(super) fn root(reader: &'r Reader<'r>, table: &'r DeTable<'r>, accepted: &[&str]) -> Self {
-        let section = Self { reader, path: String::new(), span: 0..0, table };
-        section.refuse_unknown(accepted);
+    fn new(
+        reader: &'r Reader<'r>,
+        path: String,
+        span: Range<usize>,
+        table: &'r DeTable<'r>,
+        accepted: &[&'static str],
+    ) -> Self {
+        let section = Self { reader, path, span, table, accepted: accepted.to_vec() };
+        for key in table.keys().filter(|key| !accepted.contains(&key.get_ref().as_ref())) {
+            let message = section.unknown(key.get_ref());
+            reader.problem(&section.join(key.get_ref()), &key.span(), message);
+        }
         section
     }
 
-    fn refuse_unknown(&self, accepted: &[&str]) {
-        for key in self.table.keys() {
-            if !accepted.contains(&key.get_ref().as_ref()) {
-                let message = format!("unknown key; accepted here: {}", accepted.join(", "));
-                self.reader.problem(&self.join(key.get_ref()), &key.span(), message);
-            }
+    /// The whole document.
+    pub(super) fn root(
+        reader: &'r Reader<'r>,
+        table: &'r DeTable<'r>,
+        accepted: &[&'static str],
+    ) -> Self {
+        Self::new(reader, String::new(), 0..0, table, accepted)
+    }
+
+    fn unknown(&self, key: &str) -> String {
+        let accepted = self.accepted.join(", ");
+        let known = self.reader.sections_with(key);
+        if known.contains(&spelled(&without_places(&self.path))) {
+            format!("unknown key with this kind; accepted here: {accepted}")
+        } else if !known.is_empty() {
+            format!("unknown key; it belongs to {}. Accepted here: {accepted}", known.join(" or "))
+        } else if let Some(meant) = nearest(key, self.accepted.iter().copied()) {
+            format!("unknown key; did you mean {meant:?}? Accepted here: {accepted}")
+        } else {
+            format!("unknown key; accepted here: {accepted}")
         }
     }
 
@@ -299,6 +347,7 @@ impl<'r> Section<'r> {
 
     /// The value of `key`, if it is there.
     pub(super) fn optional(&self, key: &str) -> Option<Value<'r>> {
+        debug_assert!(self.accepted.contains(&key), "{key} of {:?} is in no table", self.path);
         self.table.get(key).map(|value| Value::new(self.reader, self.join(key), value))
     }
 
@@ -340,16 +389,31 @@ impl<'r> Section<'r> {
 
     /// A problem of a key inside this section, given by its whole path.
     pub(super) fn problem_at(&self, key: &str, message: &str) {
+        self.reader.problem(key, &self.span_at(key), message);
+    }
+
+    /// Warns of a key inside this section, given by its whole path.
+    pub(super) fn warn_at(&self, key: &str, message: &str) {
+        self.reader.warning(key, &self.span_at(key), message);
+    }
+
+    /// Where the value of a key inside this section stands, or else what is around it.
+    fn span_at(&self, key: &str) -> Range<usize> {
         let inside = key.strip_prefix(self.path.as_str()).unwrap_or_default();
-        let (mut table, mut span) = (self.table, self.span.clone());
+        let (mut table, mut span) = (Some(self.table), self.span.clone());
         for part in inside.split('.').filter(|part| !part.is_empty()) {
-            let Some(value) = table.get(part) else { break };
-            span = value.span();
-            if let DeValue::Table(inner) = value.get_ref() {
-                table = inner;
+            let (name, place) = part.split_once('[').unwrap_or((part, ""));
+            let Some(mut value) = table.and_then(|table| table.get(name)) else { break };
+            if let Ok(place) = place.trim_end_matches(']').parse::<usize>() {
+                let Some(element) = value.get_ref().as_array().and_then(|a| a.get(place)) else {
+                    break;
+                };
+                value = element;
             }
+            span = value.span();
+            table = value.get_ref().as_table();
         }
-        self.reader.problem(key, &span, message);
+        span
     }
 }
 
@@ -366,8 +430,7 @@ pub(super) fn distinct(tables: &[Value<'_>], key: &str) -> bool {
     for table in tables {
         let Some(text) = table.peek(key) else { continue };
         if let Some(first) = seen.get(text) {
-            let message = format!("{} is taken: {first} has it too", quoted(text));
-            table.reader.problem(&format!("{}.{key}", table.path), &table.span_of(key), message);
+            table.problem_of(key, format!("{} is taken: {first} has it too", quoted(text)));
             distinct = false;
         } else {
             seen.insert(text, &table.path);
@@ -382,6 +445,17 @@ fn join(path: &str, key: &str) -> String {
         !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
     if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// `keystore.key` of `keystore[0].key[1]`.
+fn without_places(path: &str) -> String {
+    let parts = path.split('.').map(|part| part.split_once('[').map_or(part, |(name, _)| name));
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// The path of a section as its heading is written.
+fn spelled(section: &str) -> String {
+    if section.starts_with("key") { format!("[[{section}]]") } else { format!("[{section}]") }
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::{Section, Value};
+use super::table::{Said, Setting, names};
 use crate::limits::{REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS, SHUTDOWN_MS};
 
 /// `[server]`: the XKS API's listener and what holds for all key stores.
@@ -36,18 +37,40 @@ pub enum LogFormat {
     Text,
 }
 
+/// `[server]`.
+pub(super) const KEYS: &[Setting<Server>] = &[
+    Setting::kept("listen", |s| Said::value(s.listen), |new, running| new.listen = running.listen),
+    Setting::kept("shards", |s| Said::value(s.shards), |new, running| new.shards = running.shards),
+    Setting::reloaded("request_budget_ms", |s| Said::value(s.request_budget.as_millis())),
+    Setting::reloaded("regions", |s| Said::value(format!("{:?}", s.regions))),
+    Setting::reloaded("shutdown_delay_ms", |s| Said::value(s.shutdown_delay.as_millis())),
+    Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
+    Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
+];
+
+/// `[admin]`, read into the address that it listens on.
+pub(super) const ADMIN_KEYS: &[Setting<Option<SocketAddr>>] = &[Setting::kept(
+    "listen",
+    |admin| admin.map_or(Said::Nothing, Said::value),
+    |new, running| *new = *running,
+)];
+
+impl LogFormat {
+    const ALL: [Self; 3] = [Self::Auto, Self::Json, Self::Text];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
 pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let section = root
         .required("server", "a section [server] with at least listen and regions")?
-        .section(&[
-        "listen",
-        "shards",
-        "request_budget_ms",
-        "regions",
-        "shutdown_delay_ms",
-        "shutdown_ms",
-        "log",
-    ])?;
+        .section(&names(KEYS))?;
     let listen = section.must(
         "listen",
         "address and port to listen on, for example \"0.0.0.0:443\"",
@@ -79,7 +102,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
 /// `Some(None)` where the section is left out.
 pub(super) fn admin(root: &Section<'_>) -> Option<Option<SocketAddr>> {
     let Some(value) = root.optional("admin") else { return Some(None) };
-    let section = value.section(&["listen"])?;
+    let section = value.section(&names(ADMIN_KEYS))?;
     section
         .must(
             "listen",
@@ -127,11 +150,6 @@ fn is_region(text: &str) -> bool {
 }
 
 fn log_format(value: &Value<'_>) -> Option<LogFormat> {
-    match value
-        .string_where("\"auto\", \"json\" or \"text\"", |t| ["auto", "json", "text"].contains(&t))?
-    {
-        "json" => Some(LogFormat::Json),
-        "text" => Some(LogFormat::Text),
-        _ => Some(LogFormat::Auto),
-    }
+    let of_name = |name: &str| LogFormat::ALL.into_iter().find(|format| format.name() == name);
+    of_name(value.string_where("\"auto\", \"json\" or \"text\"", |t| of_name(t).is_some())?)
 }

@@ -11,6 +11,8 @@ use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use super::*;
 
 mod bounds;
+mod difference;
+mod documented;
 mod properties;
 
 /// Files and variables in a map.
@@ -102,6 +104,20 @@ fn edited(from: &str, to: &str) -> String {
     SMALL.replacen(from, to, 1)
 }
 
+/// As the log tells them.
+fn warnings(config: &Config) -> Vec<String> {
+    config.warnings.iter().map(ToString::to_string).collect()
+}
+
+fn key(id: &str, label: &str, enabled: Option<bool>) -> Key {
+    Key {
+        id: id.to_owned(),
+        label: label.to_owned(),
+        enabled: enabled.unwrap_or(true),
+        enabled_is_stated: enabled.is_some(),
+    }
+}
+
 fn problems(text: &str) -> Vec<Problem> {
     match read(text) {
         Ok(_) => Vec::new(),
@@ -140,9 +156,9 @@ fn defaults() {
     assert_eq!(store.uri_path(), "/a/kms/xks/v1");
     assert_eq!((store.enabled, store.key_managers.as_slice()), (true, &[0][..]));
     assert_eq!(store.credentials[0].secret_access_key.expose(), SECRET);
-    assert_eq!(store.keys, [Key { id: "foo".to_owned(), label: "foo".to_owned(), enabled: true }]);
+    assert_eq!(store.keys, [key("foo", "foo", None)]);
     assert_eq!(store.accept_foreign_ciphertext, []);
-    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(warnings(&config), [""; 0]);
 }
 
 #[test]
@@ -157,9 +173,8 @@ fn sessions_where_none_are_given_are_the_profile_s() {
     assert_eq!(sessions("profile = \"nshield\""), (Profile::NShield, 32));
 }
 
-#[test]
-fn everything_given() {
-    let text = r#"
+/// A valid document with everything in it.
+const FULL: &str = r#"
 [server]
 listen = "[::]:8443"
 shards = 4
@@ -171,12 +186,21 @@ log = "json"
 [tls]
 certificate_chain = "c"
 private_key = "k"
+client_authentication = "required"
 [tls.client]
 trust_anchors = "t"
 subject_common_names = ["cks.kms.us-east-1.amazonaws.com"]
 require_client_auth_eku = false
 [admin]
 listen = "127.0.0.1:9180"
+[audit]
+directory = "audit"
+signing_key = { value = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
+origin = "a.example/b"
+durability = "interval"
+interval_ms = 100
+when_unwritable = "continue"
+retention_days = 7
 [[key_manager]]
 name = "local"
 kind = "local"
@@ -190,6 +214,7 @@ pin = { value = "p" }
 profile = "nss"
 sessions = 3
 initialize_parameters = "configdir='sql:/x'"
+environment = { A = "b" }
 [[keystore]]
 path_prefix = ""
 key_manager = ["nss", "local"]
@@ -203,13 +228,17 @@ id = "foo"
 label = "a label"
 enabled = false
 "#;
-    let config = read(text).unwrap();
+
+#[test]
+fn everything_given() {
+    let config = read(FULL).unwrap();
     assert_eq!((config.server.shards, config.server.log), (4, LogFormat::Json));
     assert_eq!(
         (config.server.request_budget.as_millis(), config.server.shutdown_time.as_millis()),
         (150, 5000)
     );
     assert_eq!(config.server.shutdown_delay, Duration::ZERO);
+    assert_eq!(config.tls.client_authentication, ClientAuthentication::Required);
     let client = config.tls.client.unwrap();
     assert_eq!(client.trust_anchors, Path::new("/etc/xksd/t"));
     assert!(!client.require_client_auth_eku);
@@ -224,10 +253,7 @@ enabled = false
         ("/kms/xks/v1", false, &[1, 0][..])
     );
     assert_eq!(store.accept_foreign_ciphertext, [ForeignCiphertext::AwsSample]);
-    assert_eq!(
-        store.keys,
-        [Key { id: "foo".to_owned(), label: "a label".to_owned(), enabled: false }]
-    );
+    assert_eq!(store.keys, [key("foo", "a label", Some(false))]);
 }
 
 #[test]
@@ -320,10 +346,10 @@ fn one_module_is_initialised_with_one_set_of_parameters() {
             .replace("[\"hsm-a\"]", "[\"hsm-a\", \"hsm-b\"]")
     };
     let good = read(&second("token = \"other\"")).unwrap();
-    assert_eq!(good.warnings, Vec::<String>::new());
+    assert_eq!(warnings(&good), [""; 0]);
     let same = read(&second("token = \"xks\"")).unwrap();
     assert_eq!(
-        same.warnings,
+        warnings(&same),
         ["key_manager[1]: the same token as key_manager[0]; it is no replica of it"]
     );
     let found = problems(&second("token = \"other\"\ninitialize_parameters = \"x\""));
@@ -338,12 +364,12 @@ fn warnings_tell_what_is_probably_not_meant() {
         read(&edited("[[keystore]]", spare).replace("[[keystore.key]]\nid = \"foo\"", "")).unwrap();
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(
-        config.warnings.iter().any(|w| w.contains("keystore[0]: no [[keystore.key]]")),
+        warnings(&config).iter().any(|w| w.contains("keystore[0]: no [[keystore.key]]")),
         "{:?}",
         config.warnings
     );
     assert!(
-        config.warnings.iter().any(|w| w == "key_manager[1]: no key store uses \"spare\""),
+        warnings(&config).iter().any(|w| w == "key_manager[1]: no key store uses \"spare\""),
         "{:?}",
         config.warnings
     );
@@ -421,7 +447,7 @@ fn a_process_has_one_environment() {
         "{ A = \"/etc/xksd/a.conf\" }",
     ))
     .unwrap();
-    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(warnings(&config), [""; 0]);
     let environment = |place: usize| match &config.key_managers[place].kind {
         Kind::Pkcs11(hsm) => hsm.environment.clone().into_iter().collect::<Vec<_>>(),
         Kind::Local { .. } => panic!("not pkcs11"),
@@ -441,7 +467,7 @@ fn a_process_has_one_environment() {
         read(&with_environments("{ KEY = \"x\", EMPTY = \"\" }", "{ KEY = \"x\" }")).unwrap();
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     assert!(
-        config.warnings[0].starts_with("key_manager[1].environment.KEY: takes the place of"),
+        warnings(&config)[0].starts_with("key_manager[1].environment.KEY: takes the place of"),
         "{:?}",
         config.warnings
     );

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::{Section, Value};
+use super::table::{InForce, Said, Setting, names};
 use crate::limits::COMMON_NAME_CHARS_MAX;
 use crate::tls;
 
@@ -13,8 +14,32 @@ pub struct Tls {
     pub certificate_chain: PathBuf,
     /// PEM: PKCS#8, PKCS#1 or SEC1.
     pub private_key: PathBuf,
+    /// What the file says of client certificates besides having a section for them.
+    pub client_authentication: ClientAuthentication,
     /// Mutual TLS; without it any client may connect (and must still sign its requests).
     pub client: Option<TlsClient>,
+}
+
+/// `tls.client_authentication`: a file that was cut short has no section for it and does not say
+/// that it should have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// Left out: it depends on whether there is a section.
+    Unstated,
+    /// Without a section the file is refused.
+    Required,
+    /// With a section the file is refused.
+    None,
+}
+
+impl ClientAuthentication {
+    fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "required" => Some(Self::Required),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
 }
 
 /// `[tls.client]`: the clients that may connect.
@@ -29,10 +54,41 @@ pub struct TlsClient {
     pub require_client_auth_eku: bool,
 }
 
+/// `[tls]`.
+pub(super) const KEYS: &[Setting<Tls>] = &[
+    Setting::reloaded("certificate_chain", |tls| Said::value(tls.certificate_chain.display())),
+    Setting::reloaded("private_key", |tls| Said::value(tls.private_key.display())),
+    Setting::reloaded("client_authentication", |tls| match tls.client_authentication {
+        ClientAuthentication::Unstated => Said::Nothing,
+        ClientAuthentication::Required => Said::text("required"),
+        ClientAuthentication::None => Said::text("none"),
+    }),
+    Setting::structure("client", InForce::Reload).guarded(
+        |running, new| {
+            running.client.is_some()
+                && new.client.is_none()
+                && new.client_authentication != ClientAuthentication::None
+        },
+        "missing, and clients must show a certificate now: say client_authentication = \"none\" \
+         in [tls] to give that up",
+    ),
+];
+
+/// `[tls.client]`.
+pub(super) const CLIENT_KEYS: &[Setting<TlsClient>] = &[
+    Setting::reloaded("trust_anchors", |client| Said::value(client.trust_anchors.display())),
+    Setting::reloaded("subject_common_names", |client| {
+        Said::value(format!("{:?}", client.subject_common_names))
+    }),
+    Setting::reloaded("require_client_auth_eku", |client| {
+        Said::value(client.require_client_auth_eku)
+    }),
+];
+
 pub(super) fn tls(root: &Section<'_>) -> Option<Tls> {
     let section = root
         .required("tls", "a section [tls] with certificate_chain and private_key")?
-        .section(&["certificate_chain", "private_key", "client"])?;
+        .section(&names(KEYS))?;
     let chain = section.must(
         "certificate_chain",
         "the PEM file with the server's certificate and the intermediate ones",
@@ -43,11 +99,32 @@ pub(super) fn tls(root: &Section<'_>) -> Option<Tls> {
         "the PEM file with the server's private key",
         Value::private_file,
     );
-    let client = section.optional("client").map_or(Some(None), |v| client(&v).map(Some));
-    let tls = Tls { certificate_chain: chain?, private_key: key?, client: client? };
+    let stated = section.or("client_authentication", ClientAuthentication::Unstated, |v| {
+        let accepted = "\"required\" or \"none\"";
+        ClientAuthentication::of_name(
+            v.string_where(accepted, |t| ClientAuthentication::of_name(t).is_some())?,
+        )
+    });
+    let given = section.optional("client");
+    let contradiction = match (stated, &given) {
+        (Some(ClientAuthentication::Required), None) => section
+            .refuse("client_authentication is \"required\", and there is no section [tls.client]"),
+        (Some(ClientAuthentication::None), Some(client)) => {
+            client.refuse("this section is here, and client_authentication is \"none\"")
+        }
+        _ => Some(()),
+    };
+    let client = given.map_or(Some(None), |v| client(&v).map(Some));
+    let (client_authentication, ()) = (stated?, contradiction?);
+    let tls = Tls {
+        certificate_chain: chain?,
+        private_key: key?,
+        client_authentication,
+        client: client?,
+    };
     let found = section.reader.sources.check_tls(&tls.settings());
     for warning in &found.warnings {
-        section.reader.warning(warning.to_string());
+        section.warn_at(warning.key, &warning.message);
     }
     for problem in &found.problems {
         section.problem_at(problem.key, &problem.message);
@@ -71,8 +148,7 @@ impl Tls {
 }
 
 fn client(value: &Value<'_>) -> Option<TlsClient> {
-    let section =
-        value.section(&["trust_anchors", "subject_common_names", "require_client_auth_eku"])?;
+    let section = value.section(&names(CLIENT_KEYS))?;
     let anchors = section.must(
         "trust_anchors",
         "the PEM file with the certificate authorities of the clients",

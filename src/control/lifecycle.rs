@@ -121,7 +121,7 @@ fn start_shards(
         ),
     );
     // From here on, and with the lines of reloads, the log says who could use which key when.
-    let reported = difference::at_start(&state.config.load(), state.tls.load().certificates());
+    let reported = difference::at_start(&state.config.load(), (&**state.tls.load()).into());
     reported.into_iter().for_each(|line| state.log.event(Level::Info, format!("start: {line}")));
     Ok(shards)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::build::key_stores;
 use super::state::{LastReload, State};
 use crate::audit::record::Record;
-use crate::config::difference::{certificate_change, changes, managers};
+use crate::config::difference::{self, managers};
 use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
 use crate::keystore::KeyManager;
@@ -66,37 +66,28 @@ fn try_reload(state: &State) -> Result<Reloaded, String> {
     let tls_config = tls::server(&config.tls.settings())
         .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
     let old = state.config.load();
-    let mut warnings = std::mem::take(&mut config.warnings);
+    let omissions = difference::omissions(&old, &config);
+    if !omissions.is_empty() {
+        let file = state.config_file.clone();
+        return Err(Invalid { file, problems: omissions }.to_string());
+    }
+    let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(tls_config.warnings().iter().map(ToString::to_string));
     let mut waiting = Vec::new();
     look_at_key_files(&config.key_managers, &state.managers, &mut waiting);
     let not_served = keep_running_managers(&mut config, &old, &mut waiting);
-    keep_running_threads(&mut config, &old, &mut waiting);
+    waiting.extend(difference::keep_running(&mut config, &old));
     let stores = key_stores(&config, &state.managers)?;
-    let mut changes = changes(&old, &config);
-    changes.extend(certificate_change(state.tls.load().certificates(), tls_config.certificates()));
+    let changes = difference::at_reload(
+        (&old, (&**state.tls.load()).into()),
+        (&config, (&tls_config).into()),
+    );
     state.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be
     // resumed past a changed client check.
     state.tls.store(Arc::new(tls_config));
     state.config.store(Arc::new(config));
     Ok(Reloaded { changes, warnings, waiting, not_served })
-}
-
-/// Listeners, shards and the log are made at the start only: the new configuration gets what runs,
-/// so that the one in force is true, and the next reload compares with what runs too.
-fn keep_running_threads(config: &mut Config, running: &Config, waiting: &mut Vec<String>) {
-    let mut keep = |name: &str, changed: bool| {
-        if changed {
-            waiting.push(format!("{name} changed: that is in force from the next start only"));
-        }
-    };
-    let (wanted, kept) = (&mut config.server, &running.server);
-    keep("server.listen", std::mem::replace(&mut wanted.listen, kept.listen) != kept.listen);
-    keep("server.shards", std::mem::replace(&mut wanted.shards, kept.shards) != kept.shards);
-    keep("server.log", std::mem::replace(&mut wanted.log, kept.log) != kept.log);
-    keep("audit", std::mem::replace(&mut config.audit, running.audit.clone()) != running.audit);
-    keep("admin.listen", std::mem::replace(&mut config.admin, running.admin) != running.admin);
 }
 
 /// Key managers are opened at the start only: the key stores get those that run, by name. Gives a
@@ -112,9 +103,12 @@ fn keep_running_managers(
     let wanted = std::mem::replace(&mut config.key_managers, running.key_managers.clone());
     let runs = |name: &str| running.key_managers.iter().position(|running| running.name == name);
     for manager in wanted.iter().filter(|wanted| !running.key_managers.contains(wanted)) {
-        let what = if runs(&manager.name).is_some() { "changed" } else { "is new" };
+        let runs = running.key_managers.iter().find(|running| running.name == manager.name);
+        let what = runs.map_or("is new".to_owned(), |runs| {
+            format!("changed ({})", difference::changed_keys(runs, manager))
+        });
         waiting.push(format!(
-            "key manager {:?} {what}: that is in force from the next start only",
+            "key manager {:?} {what}: in force from the next start only",
             manager.name
         ));
     }
@@ -244,35 +238,6 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_restart_is_told_at_each_reload_until_it_is_taken_back() {
-        let (running, admin) =
-            (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
-        // As each reload does, over what the one before has left in force.
-        let mut in_force = running.clone();
-        let mut reported = |text: &str| {
-            let (mut new, mut notes) = (read(text).expect("valid"), Vec::new());
-            keep_running_threads(&mut new, &in_force, &mut notes);
-            assert_eq!((&new.server, new.admin), (&running.server, running.admin));
-            in_force = new;
-            notes
-                .iter()
-                .map(|note| note.split(' ').next().unwrap_or_default().to_owned())
-                .collect::<Vec<_>>()
-        };
-        let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nlog = \"text\"";
-        let changed =
-            SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
-        for _ in 0..2 {
-            assert_eq!(
-                reported(&changed),
-                ["server.listen", "server.shards", "server.log", "admin.listen"]
-            );
-        }
-        assert_eq!(reported(&SMALL.replace("[[keystore]]", admin)), ["admin.listen"]);
-        assert!(reported(SMALL).is_empty());
-    }
-
-    #[test]
     fn labels_are_told_up_to_a_bound() {
         let some = |labels: &[&str]| some_of(&labels.iter().map(|&l| l.into()).collect::<Vec<_>>());
         assert_eq!(some(&["a\n"]), r#""a\n""#);
@@ -326,10 +291,7 @@ mod tests {
                 );
                 assert_eq!(
                     notes,
-                    [
-                        "key manager \"c\" is new: that is in force from the next start only",
-                        &reported
-                    ]
+                    ["key manager \"c\" is new: in force from the next start only", &reported]
                 );
                 in_force = new;
             }

@@ -85,7 +85,7 @@ fn start_log(config: &Config, tls: &tls::Server) -> Result<Log, Failure> {
     let (log, _writer) = Log::start(format, std::io::stderr())
         .map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
     let of_tls = tls.warnings().iter().map(ToString::to_string);
-    for warning in config.warnings.iter().cloned().chain(of_tls) {
+    for warning in config.warnings.iter().map(ToString::to_string).chain(of_tls) {
         log.event(Level::Warn, warning);
     }
     warn_of_key_files(config, &log);

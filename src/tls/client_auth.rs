@@ -23,6 +23,7 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::certificate::Certificate;
 use super::name_constraints::DnsConstraints;
 use super::settings::{ClientSettings, Report, SUBJECT_COMMON_NAMES, TRUST_ANCHORS};
 use super::signature_budget::SignatureBudget;
@@ -119,7 +120,11 @@ pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc
     };
     let mut roots = RootCertStore::empty();
     let mut anchor_constraints = Vec::new();
+    let mut trust_anchors = Vec::new();
     for (i, anchor) in anchors.into_iter().enumerate() {
+        if let Ok((_, parsed)) = X509Certificate::from_der(&anchor) {
+            trust_anchors.push(Certificate::of(&parsed, &anchor));
+        }
         let constraints = DnsConstraints::of(&anchor).map_err(|error| error.to_string());
         let added = roots.add(anchor).map_err(|error| error.to_string());
         match added.and(constraints) {
@@ -134,6 +139,7 @@ pub(super) fn load(settings: &ClientSettings, report: &mut Report) -> Option<Arc
         root_hint_subjects: roots.subjects(),
         roots,
         anchor_constraints,
+        trust_anchors,
         subject_common_names: settings.subject_common_names.clone(),
         purpose: if settings.require_client_auth_eku {
             Purpose::Client
@@ -151,6 +157,8 @@ pub(super) struct ClientVerifier {
     roots: RootCertStore,
     /// Of `roots`, one for each.
     anchor_constraints: Vec<DnsConstraints>,
+    /// To be told.
+    pub(super) trust_anchors: Vec<Certificate>,
     root_hint_subjects: Vec<DistinguishedName>,
     subject_common_names: Vec<String>,
     purpose: Purpose,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ring::signature::RsaKeyPair;
 use rustls::SignatureAlgorithm;
 use rustls::crypto::ring::sign::{any_ecdsa_type, any_supported_type};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
@@ -42,7 +42,7 @@ pub(super) fn load(
         Ok(parsed) => {
             chain::check(&parsed, &settings.certificate_chain, now, report);
             check_match(key.as_deref()?, &parsed, settings, report);
-            parsed.iter().map(Certificate::of).collect()
+            described(&parsed, &certificates)
         }
         Err(message) => {
             report.problem(
@@ -56,6 +56,19 @@ pub(super) fn load(
         certified_key: Arc::new(CertifiedKey::new(certificates, key?)),
         certificates: told,
     })
+}
+
+/// The certificates of a chain's file, to be told; none where they cannot be read.
+pub fn chain_of(file: &Path) -> Vec<Certificate> {
+    let certificates = pem_file::certificates(file).unwrap_or_default();
+    chain::parse(&certificates).map_or_else(|_| Vec::new(), |p| described(&p, &certificates))
+}
+
+fn described(
+    parsed: &[X509Certificate<'_>],
+    certificates: &[CertificateDer<'_>],
+) -> Vec<Certificate> {
+    parsed.iter().zip(certificates).map(|(parsed, der)| Certificate::of(parsed, der)).collect()
 }
 
 /// The key's public half must be the one in the first certificate.

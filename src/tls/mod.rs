@@ -31,10 +31,11 @@ mod signature_budget;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::Certificate;
+pub use certificate::{Certificate, Name};
 pub use client_auth::SubjectRefused;
 pub use failure::{handshake_failure_label, tls_failure_label};
 pub use handshake_failure::HandshakeFailure;
 pub use hello::{Hello, ReadAhead};
+pub use identity::chain_of;
 pub use server::{Server, check, server};
 pub use settings::{ClientSettings, Problem, Report, Settings};

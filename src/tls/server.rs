@@ -76,6 +76,11 @@ impl Server {
         &self.certificates
     }
 
+    /// The authorities that clients' certificates must come from; none where any client may connect.
+    pub fn trust_anchors(&self) -> &[Certificate] {
+        self.client.as_ref().map_or(&[], |client| &client.trust_anchors)
+    }
+
     /// What a connection is accepted with.
     pub fn config(&self) -> &Arc<ServerConfig> {
         &self.config

@@ -114,7 +114,7 @@ fn check_of_a_good_configuration_exits_with_0() {
     assert_eq!(code(&output), 0);
     assert_eq!(
         stderr(&output),
-        "demo/xksd.toml: warning: key_manager[1]: no key store uses \"spare\"\n"
+        "demo/xksd.toml:30: warning: key_manager[1]: no key store uses \"spare\"\n"
     );
 
     fs::remove_file(dir.path().join("demo/keys.json")).unwrap();

@@ -93,7 +93,7 @@ fn relative_paths_begin_at_the_file() {
     let config = site.check().unwrap();
     assert_eq!(config.tls.certificate_chain, site.path("chain.pem"));
     assert!(
-        !config.warnings.iter().any(|warning| warning.contains("label")),
+        !config.warnings.iter().any(|warning| warning.message.contains("label")),
         "{:?}",
         config.warnings
     );
@@ -259,7 +259,7 @@ fn the_manual_is_complete() {
     let text = example.replace("{ env = \"XKSD_NSS_PIN\" }", "{ file = \"secrets/pin\" }");
     site.write("xksd.toml", text.as_bytes(), 0o600);
     let config = site.load().unwrap();
-    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(config.warnings, []);
 
     // A wrong key in each table draws the list of the right ones.
     let wrong = example
@@ -301,7 +301,12 @@ fn the_sample_needs_only_its_files() {
         "#[tls.client]\n#trust_anchors = \"tls/amazon-trust.pem\"\n#subject_common_names = [";
     assert!(sample.contains(MODULE) && sample.contains(client));
     // With mutual TLS taken in as well.
-    for text in [sample.to_owned(), sample.replace(client, &client.replace('#', ""))] {
+    let stated = "client_authentication = \"none\"";
+    assert!(sample.contains(stated));
+    let mutual = sample
+        .replace(client, &client.replace('#', ""))
+        .replace(stated, "client_authentication = \"required\"");
+    for text in [sample.to_owned(), mutual] {
         let site = Site(tempfile::tempdir().unwrap());
         let text = text.replace(MODULE, "module.so");
         site.write("xksd.toml", text.as_bytes(), 0o640);

@@ -139,7 +139,7 @@ fn a_key_manager_that_does_not_serve_tells_why_and_since_when_and_which_token_it
 fn a_reload_tells_what_waits_for_a_restart_and_no_more_when_it_is_taken_back() {
     let installation = Installation::default();
     let server = installation.start();
-    let admin = "admin.listen changed: that is in force from the next start only";
+    let admin = "admin.listen is left out now: in force from the next start only";
     for config in [Config { admin: String::new(), ..Config::default() }, Config::default()] {
         installation.configure(&config);
         for _ in 0..2 {

@@ -7,8 +7,8 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name, still_serves};
 use test_harness::config::{key, key_store};
-use test_harness::pki::SERVER_NAME;
-use test_harness::{A, Api, B, Config, Installation, Server};
+use test_harness::pki::{Ca, KMS_NAME, SERVER_NAME};
+use test_harness::{A, Api, B, Config, Installation, Server, Wire, eventually};
 
 /// The default configuration with a second key manager over the same keys, and the key stores on
 /// these.
@@ -23,15 +23,14 @@ fn local(name: &str) -> String {
     format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"keys.json\"\n")
 }
 
-fn disabled(config: &Config) -> Config {
-    Config {
-        key_stores: config.key_stores.replacen(
-            "\n[[keystore.credential]]",
-            "\nenabled = false\n[[keystore.credential]]",
-            1,
-        ),
-        ..config.clone()
-    }
+/// With `enabled` of the first key store.
+fn enabled(config: &Config, enabled: bool) -> Config {
+    let key_stores = config.key_stores.replacen(
+        "\n[[keystore.credential]]",
+        &format!("\nenabled = {enabled}\n[[keystore.credential]]"),
+        1,
+    );
+    Config { key_stores, ..config.clone() }
 }
 
 fn status_of_encrypt(api: &mut Api) -> (u16, String) {
@@ -61,7 +60,7 @@ fn key_managers_that_wait_for_a_restart_do_not_hold_up_who_is_to_be_cut_off() {
         let mut api = Api::new(&installation, &server);
         let before = api.encrypt("foo", b"text", &json!({}));
         let wanted = on(key_managers, uses);
-        installation.configure(&disabled(&wanted));
+        installation.configure(&enabled(&wanted, false));
         assert!(server.reload().ends_with("reloaded"), "{uses}");
         assert_eq!(status_of_encrypt(&mut api), name(400, "InvalidStateException"), "{uses}");
         server.wait_event(&["reload: key store \"/one\": disabled"]);
@@ -73,7 +72,7 @@ fn key_managers_that_wait_for_a_restart_do_not_hold_up_who_is_to_be_cut_off() {
         assert_eq!(server.status()["key_stores"][0]["key_managers"], json!(["local"]));
 
         // And let in again, by the key manager that runs.
-        installation.configure(&wanted);
+        installation.configure(&enabled(&wanted, true));
         assert!(server.reload().ends_with("reloaded"), "{uses}");
         assert_eq!(api.decrypt("foo", &before, &json!({})), b"text");
         assert_eq!(server.stop().0, Some(0));
@@ -199,7 +198,7 @@ fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
     installation.configure(&changed);
     assert!(server.reload().ends_with("reloaded"));
     let told = json!([
-        "key manager \"renamed\" is new: that is in force from the next start only",
+        "key manager \"renamed\" is new: in force from the next start only",
         "key manager \"local\" is no longer there: it is closed at the next start only",
         "key store \"/one\" has the key managers [\"local\"] until the next start, and \
          [\"renamed\"] from then on",
@@ -207,7 +206,7 @@ fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
          [\"renamed\"] from then on",
         "key store \"/off\" has the key managers [\"local\"] until the next start, and \
          [\"renamed\"] from then on",
-        "admin.listen changed: that is in force from the next start only",
+        "admin.listen is left out now: in force from the next start only",
     ]);
     assert_eq!(waiting(), told);
     for line in told.as_array().expect("lines") {
@@ -232,7 +231,7 @@ fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
         "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
     assert_eq!(
         waiting(),
-        json!([first, "key manager \"b\" is new: that is in force from the next start only"])
+        json!([first, "key manager \"b\" is new: in force from the next start only"])
     );
 
     installation.configure(&Config::default());
@@ -316,4 +315,56 @@ fn the_certificate_that_is_served_is_told_at_the_start_and_when_a_reload_brings_
         ),
         "{refused}"
     );
+}
+
+#[test]
+fn what_is_left_out_lets_nobody_in() {
+    let (ca, other) = (Ca::root("Client Root"), Ca::root("Other Root"));
+    let installation = Installation::default();
+    installation.write("anchors.pem", &ca.pem());
+    let client = format!(
+        "\n[tls.client]\ntrust_anchors = \"anchors.pem\"\nsubject_common_names = [\"{KMS_NAME}\"]"
+    );
+    let open = Config::default();
+    let mut closed = enabled(&open, false);
+    closed.tls += &client;
+    installation.configure(&closed);
+    let server = installation.start();
+    let said = |words: &str| server.log().iter().filter(|line| line.contains(words)).count();
+    eventually("said at the start", || said("subject CN") == 1);
+    eventually("said at the start", || said("trust anchor of clients") == 1);
+
+    for (config, missing) in [
+        (&open, "tls.client: missing, and clients must show a certificate now: "),
+        (&enabled(&open, true), "tls.client: missing"),
+        (&Config { tls: closed.tls.clone(), ..open.clone() }, "keystore[0].enabled: missing"),
+    ] {
+        installation.configure(config);
+        assert!(server.reload().contains("not reloaded"));
+        let refused = server.status()["config_last_reload"]["refused"].clone();
+        assert!(refused.as_str().is_some_and(|refused| refused.contains(missing)), "{refused}");
+    }
+    // Everything is as it was.
+    let stranger = Wire::connect_with(&installation.client(), &server).and_then(|mut wire| {
+        wire.try_send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        wire.try_response().map(|response| response.status)
+    });
+    assert!(stranger.is_err(), "{stranger:?}");
+
+    // Another file of anchors is said, and so is one that is the same.
+    installation.write("anchors.pem", &[ca.pem(), other.pem()].concat());
+    installation.configure(&closed);
+    assert!(server.reload().ends_with("reloaded"));
+    server.wait_event(&["reload: clients may connect", "one of 2 authorities"]);
+    server.wait_event(&["reload: trust anchor of clients: \"CN=Other Root\", SHA-256 "]);
+    assert!(server.reload().ends_with("reloaded"));
+    eventually("said again", || said("CN=Other Root") == 2);
+
+    let mut stated = enabled(&open, true);
+    stated.tls += "\nclient_authentication = \"none\"";
+    installation.configure(&stated);
+    assert!(server.reload().ends_with("reloaded"));
+    server.wait_event(&["reload: any client may connect"]);
+    server.wait_event(&["reload: key store \"/one\": enabled"]);
+    Api::new(&installation, &server).round_trip("foo");
 }

@@ -141,6 +141,12 @@ fn resumption_does_not_get_past_a_client_check_that_was_changed() {
     eventually("counted", || failures(&server, "unknown_issuer") == 1.0);
 }
 
+/// Any client may connect, and that is said.
+fn stated_as_open() -> Config {
+    let config = Config::default();
+    Config { tls: format!("{}\nclient_authentication = \"none\"", config.tls), ..config }
+}
+
 /// What became of a request over an open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
@@ -208,7 +214,7 @@ fn an_open_connection_ends_at_its_next_request_when_a_reload_no_longer_admits_it
     // Nobody is asked for a certificate.
     installation.write("anchors.pem", &ca.pem());
     server.reload();
-    after_reload(open_two(), &Config::default(), Next::Answered);
+    after_reload(open_two(), &stated_as_open(), Next::Answered);
     // And asked again: who came without one is not admitted.
     let anonymous = installation.client();
     let open_before = [open(&anonymous), open(&anonymous)];
@@ -230,8 +236,12 @@ fn mutual_tls_can_be_switched_on_and_off() {
     server.reload();
     assert_eq!(served(&server, &anonymous), None);
     assert_eq!(served(&server, &client(&installation, &ca, &Leaf::client(KMS_NAME))), Some(false));
+    // Only if that is said.
     installation.configure(&Config::default());
-    server.reload();
+    assert!(server.reload().contains("not reloaded"));
+    assert_eq!(served(&server, &anonymous), None);
+    installation.configure(&stated_as_open());
+    assert!(server.reload().ends_with("reloaded"));
     assert_eq!(served(&server, &anonymous), Some(false));
 }
 

@@ -6,10 +6,17 @@ use super::*;
 /// each.
 #[rustfmt::skip]
 const REFUSED: &[(&str, &str, &str, &str)] = &[
-    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, \
+    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, audit, \
         key_manager, keystore"),
     ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, \
         shards"),
+    ("[server]", "[server]\nlissten = \"0.0.0.0:443\"", "server.lissten", "unknown key; did you mean \"listen\"? Accepted here: listen"),
+    ("[server]", "[sever]\n[server]", "sever", "unknown key; did you mean \"server\"? Accepted here: server, tls"),
+    ("[tls]", "[[key_store]]\n[tls]", "key_store", "unknown key; did you mean \"keystore\"?"),
+    ("[tls]", "[tls]\nregions = []", "tls.regions", "unknown key; it belongs to [server]. Accepted here: certificate_chain"),
+    ("[tls]", "[client]\n[tls]", "client", "unknown key; it belongs to [tls]. Accepted here"),
+    ("[tls]", "[tls]\nlisten = 1", "tls.listen", "it belongs to [server] or [admin]"),
+    ("[tls]", "[tls]\nlabel = 1", "tls.label", "it belongs to [[keystore.key]]. Accepted"),
     ("[server]", "[server]\n\"a b\" = 443", "server.\"a b\"", "unknown key"),
     ("\"0.0.0.0:443\"", "\"localhost:443\"", "server.listen", "\"localhost:443\" is not accepted: \
         an IP address"),
@@ -58,7 +65,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("\"chain.pem\"", "\"a\\u0000b\"", "tls.certificate_chain", "no NUL"),
     ("kind = \"pkcs11\"", "kind = \"kmip\"", "key_manager[0].kind", "\"pkcs11\" or \"local\""),
     ("kind = \"pkcs11\"", "", "key_manager[0].kind", "missing: \"pkcs11\" or \"local\""),
-    ("kind = \"pkcs11\"", "kind = \"pkcs11\"\nkey_file = \"k\"", "key_manager[0].key_file", "unknown key; accepted here: name, kind, module"),
+    ("kind = \"pkcs11\"", "kind = \"pkcs11\"\nkey_file = \"k\"", "key_manager[0].key_file", "unknown key with this kind; accepted here: name, kind, module"),
     ("module = \"/usr/lib/p11.so\"", "", "key_manager[0].module", "missing"),
     ("token = \"xks\"", "", "key_manager[0]", "none of token, serial and slot"),
     ("token = \"xks\"", "token = \"xks\"\nslot = 0", "key_manager[0]", "several of token, serial \
@@ -84,7 +91,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("{ file = \"secrets/pin\" }", "\"1234\"", "key_manager[0].pin", "a secret is one of"),
     ("{ file = \"secrets/pin\" }", "{}", "key_manager[0].pin", "none of them are given"),
     ("{ file = \"secrets/pin\" }", "{ value = \"a\", env = \"KEY\" }", "key_manager[0].pin", "several of them are given"),
-    ("{ file = \"secrets/pin\" }", "{ flie = \"a\", value = \"1\" }", "key_manager[0].pin.flie", "unknown key; accepted here: file, env, value"),
+    ("{ file = \"secrets/pin\" }", "{ flie = \"a\", value = \"1\" }", "key_manager[0].pin.flie", "unknown key; did you mean \"file\"? Accepted here: file, env, value"),
     ("{ file = \"secrets/pin\" }", "{ file = \"none\" }", "key_manager[0].pin.file", "/etc/xksd/none does not exist"),
     ("{ file = \"secrets/pin\" }", "{ file = \"secrets/empty\" }", "key_manager[0].pin", "secrets/empty is empty"),
     ("{ file = \"secrets/pin\" }", "{ file = \"secrets/newline\" }", "key_manager[0].pin", "secrets/newline is empty"),
@@ -122,7 +129,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("id = \"foo\"", "id = \"..\"", "keystore[0].key[0].id", "\"..\" is not accepted"),
     ("id = \"foo\"", "label = \"foo\"", "keystore[0].key[0].id", "missing"),
     ("id = \"foo\"", "id = \"foo\"\nlabel = \"\"", "keystore[0].key[0].label", "1 to 255 bytes"),
-    ("id = \"foo\"", "id = \"foo\"\nlable = \"x\"", "keystore[0].key[0].lable", "unknown key"),
+    ("id = \"foo\"", "id = \"foo\"\nlable = \"x\"", "keystore[0].key[0].lable", "unknown key; did you mean \"label\"?"),
     ("id = \"foo\"", "id = \"foo\"\n[[keystore.key]]\nid = \"foo\"", "keystore[0].key[1].id", "\"foo\" is taken: keystore[0].key[0] has it too"),
 ];
 

@@ -161,6 +161,11 @@ impl Profile {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
     }
 
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
     /// Sessions of a key manager for which none are configured.
     pub fn default_sessions(self) -> usize {
         self.row().sessions

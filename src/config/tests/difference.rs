@@ -1,0 +1,379 @@
+//! What is said at the start and by a reload, what waits for a start, and what must not be left
+//! out.
+
+use super::*;
+use crate::config::difference::{Certificates, at_reload, at_start, changed_keys};
+use crate::config::difference::{keep_running, omissions};
+use crate::config::keys;
+use crate::config::table::InForce;
+use crate::tls::{Certificate, Name};
+
+const NO_CERTIFICATES: Certificates<'_> = Certificates { server: &[], trust_anchors: &[] };
+
+fn certificate(subject: &str, serial: &str) -> Certificate {
+    let name = Name { shown: format!("CN={subject}"), parts: vec![subject.to_owned()] };
+    Certificate {
+        subject: subject.to_owned(),
+        serial: serial.to_owned(),
+        not_after: time::OffsetDateTime::UNIX_EPOCH,
+        subject_name: name.clone(),
+        issuer_name: name,
+        common_names: vec![subject.to_owned()],
+        dns_names: Vec::new(),
+        fingerprint: format!("{serial}:FF"),
+    }
+}
+
+/// `text` after these replacements, of which each must find its place.
+fn replaced(text: &str, edits: &[(&str, &str)]) -> String {
+    edits.iter().fold(text.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from:?}");
+        text.replacen(from, to, 1)
+    })
+}
+
+/// What a reload says of a change, besides who may connect.
+fn told_of(old: &str, new: &str) -> Vec<String> {
+    let (old, new) = (read(old).expect("valid"), read(new).expect("valid"));
+    let mut told = at_reload((&old, NO_CERTIFICATES), (&new, NO_CERTIFICATES));
+    told.retain(|line| !line.contains("may connect"));
+    told
+}
+
+/// What a reload says of `SMALL` after these replacements.
+fn told(edits: &[(&str, &str)]) -> Vec<String> {
+    told_of(SMALL, &replaced(SMALL, edits))
+}
+
+#[test]
+fn all_is_said_at_the_start() {
+    let certificates = [certificate("xks.example.com", "0A")];
+    let certificates = Certificates { server: &certificates, trust_anchors: &[] };
+    assert_eq!(
+        at_start(&read(SMALL).expect("valid"), certificates),
+        [
+            "server certificate is \"xks.example.com\", serial 0A, valid until 1970-01-01 \
+             00:00:00 UTC",
+            "any client may connect: no client certificate is asked for",
+            "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
+             [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, log is \"auto\"",
+            "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
+            "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
+             \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true",
+            "key store \"/a\": key_manager is [\"hsm-a\"], enabled, accept_foreign_ciphertext is \
+             []",
+            "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27",
+            "key store \"/a\": key \"foo\": label is \"foo\", enabled",
+        ]
+    );
+    let said = at_start(&read(FULL).expect("valid"), NO_CERTIFICATES).join("\n");
+    for words in ["admin: listen is 127.0.0.1:9180", "environment sets A", "disabled", "slot is 2"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains(SECRET) && !said.contains("\"p\""), "{said}");
+}
+
+#[test]
+fn what_stays_is_not_said_but_for_who_may_connect() {
+    assert_eq!(told(&[]), [""; 0]);
+    let (small, full) = (read(SMALL).expect("valid"), read(FULL).expect("valid"));
+    let same = |config| at_reload((config, NO_CERTIFICATES), (config, NO_CERTIFICATES));
+    assert_eq!(same(&small), ["any client may connect: no client certificate is asked for"]);
+    assert_eq!(same(&full).len(), 1);
+}
+
+#[test]
+fn another_certificate_is_said() {
+    let config = read(SMALL).expect("valid");
+    let before = [certificate("a", "01"), certificate("CA", "02")];
+    let said = |own, above| {
+        let now = [certificate("a", own), certificate("CA", above)];
+        let of = |server| Certificates { server, trust_anchors: &[] };
+        let mut said = at_reload((&config, of(&before)), (&config, of(&now)));
+        said.pop();
+        said
+    };
+    assert_eq!(said("01", "02"), [""; 0]);
+    let until = "valid until 1970-01-01 00:00:00 UTC";
+    for (own, above) in [("03", "02"), ("01", "03")] {
+        let expected = format!(
+            "server certificate is \"a\", serial {own}, {until}; above it \"CA\", serial {above}, \
+             {until}"
+        );
+        assert_eq!(said(own, above), [expected]);
+    }
+}
+
+#[test]
+fn who_may_connect_is_said_each_time_with_the_authorities() {
+    let config = read(FULL).expect("valid");
+    let said = |anchors: &[Certificate]| {
+        let now = Certificates { server: &[], trust_anchors: anchors };
+        at_reload((&config, now), (&config, now))
+    };
+    let anchors = [certificate("Root 1", "01"), certificate("Root \u{1b}2", "02")];
+    let expected = [
+        "clients may connect with a certificate of the subject CN \
+         \"cks.kms.us-east-1.amazonaws.com\" from one of 2 authorities",
+        "trust anchor of clients: \"CN=Root 1\", SHA-256 01:FF",
+        "trust anchor of clients: \"CN=Root \\u{1b}2\", SHA-256 02:FF",
+    ];
+    assert_eq!(said(&anchors), expected);
+    let many: Vec<Certificate> = (0..21).map(|i| certificate("R", &format!("{i:02X}"))).collect();
+    assert_eq!(said(&many[..20]).len(), 21);
+    assert_eq!(said(&many).len(), 22);
+    assert_eq!(said(&many)[21], "and 1 more trust anchors of clients");
+}
+
+#[test]
+fn who_is_cut_off_and_who_comes_in_is_said() {
+    let store = "key_manager = [\"hsm-a\"]\n[[keystore.credential]]";
+    let disabled = store.replace('\n', "\nenabled = false\n");
+    assert_eq!(told(&[(store, &disabled)]), ["key store \"/a\": disabled"]);
+    assert_eq!(
+        told(&[("id = \"foo\"", "id = \"foo\"\nenabled = false")]),
+        ["key store \"/a\": key \"foo\": disabled"]
+    );
+    assert_eq!(
+        told(&[("ABCDEFGHIJKLMNOPQR27", "BBCDEFGHIJKLMNOPQR27")]),
+        [
+            "key store \"/a\": credential BBCDEFGHIJKLMNOPQR27 added",
+            "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27 removed"
+        ]
+    );
+    assert_eq!(
+        told(&[("id = \"foo\"", "id = \"bar\"")]),
+        [
+            "key store \"/a\": key \"bar\" added: label is \"bar\", enabled",
+            "key store \"/a\": key \"foo\" removed"
+        ]
+    );
+    assert_eq!(
+        told(&[("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
+        ["key store \"/a\": key \"foo\": label is \"other\", was \"foo\""]
+    );
+    assert_eq!(
+        told(&[("\"/a\"", "\"/b\""), ("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
+        [
+            "key store \"/b\" added: key_manager is [\"hsm-a\"], enabled, \
+             accept_foreign_ciphertext is []",
+            "key store \"/b\": credential ABCDEFGHIJKLMNOPQR27 added",
+            "key store \"/b\": key \"foo\" added: label is \"other\", enabled",
+            "key store \"/a\" removed"
+        ]
+    );
+    let foreign = store.replace('\n', "\naccept_foreign_ciphertext = [\"aws-sample\"]\n");
+    assert_eq!(
+        told(&[(store, &foreign)]),
+        ["key store \"/a\": accept_foreign_ciphertext is [\"aws-sample\"], was []"]
+    );
+}
+
+#[test]
+fn another_secret_is_said_and_not_shown() {
+    let secret = "z".repeat(43);
+    let told = told(&[("{ file = \"secrets/key\" }", &format!("{{ value = \"{secret}\" }}"))]);
+    assert_eq!(
+        told,
+        ["key store \"/a\": credential ABCDEFGHIJKLMNOPQR27: secret_access_key changed"]
+    );
+}
+
+/// (key, replaced in `FULL`, by what): the key has another value.
+#[rustfmt::skip]
+const EDITS: &[(&str, &str, &str)] = &[
+    ("server", "shutdown_delay_ms = 0\n", ""),
+    ("server.listen", "[::]:8443", "[::]:443"),
+    ("server.shards", "shards = 4", "shards = 5"),
+    ("server.request_budget_ms", "request_budget_ms = 150", "request_budget_ms = 151"),
+    ("server.regions", "\"us-gov-west-1\", ", ""),
+    ("server.shutdown_delay_ms", "shutdown_delay_ms = 0", "shutdown_delay_ms = 1"),
+    ("server.shutdown_ms", "shutdown_ms = 5000", "shutdown_ms = 5001"),
+    ("server.log", "log = \"json\"", "log = \"text\""),
+    ("tls", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
+    ("tls.certificate_chain", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
+    ("tls.private_key", "private_key = \"k\"", "private_key = \"l\""),
+    ("tls.client_authentication", "client_authentication = \"required\"\n", ""),
+    ("tls.client", "client_authentication = \"required\"\n[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"cks.kms.us-east-1.amazonaws.com\"]\nrequire_client_auth_eku = false\n", ""),
+    ("tls.client.trust_anchors", "trust_anchors = \"t\"", "trust_anchors = \"u\""),
+    ("tls.client.subject_common_names", "[\"cks.kms.us-east-1.amazonaws.com\"]", "[\"a\", \"b\"]"),
+    ("tls.client.require_client_auth_eku", "require_client_auth_eku = false", "require_client_auth_eku = true"),
+    ("admin", "[admin]\nlisten = \"127.0.0.1:9180\"\n", ""),
+    ("admin.listen", "127.0.0.1:9180", "127.0.0.1:9181"),
+    ("audit", "[audit]\ndirectory = \"audit\"\nsigning_key = { value = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\norigin = \"a.example/b\"\ndurability = \"interval\"\ninterval_ms = 100\nwhen_unwritable = \"continue\"\nretention_days = 7\n", ""),
+    ("audit.directory", "directory = \"audit\"", "directory = \"other\""),
+    ("audit.signing_key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    ("audit.origin", "a.example/b", "a.example/c"),
+    ("audit.previous_verifier_keys", "origin =", "previous_verifier_keys = [\"a.example/b+2e10d46c+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]\norigin ="),
+    ("audit.durability", "durability = \"interval\"\ninterval_ms = 100\n", ""),
+    ("audit.interval_ms", "interval_ms = 100", "interval_ms = 101"),
+    ("audit.when_unwritable", "when_unwritable = \"continue\"", "when_unwritable = \"refuse\""),
+    ("audit.retention_days", "retention_days = 7", "retention_days = 8"),
+    ("key_manager", "sessions = 3", "sessions = 4"),
+    ("key_manager.name", "name = \"local\"", "name = \"other\""),
+    ("key_manager.kind", "kind = \"local\"\nkey_file = \"keys.json\"", "kind = \"pkcs11\"\nmodule = \"m2\"\nslot = 1\npin = { value = \"p\" }"),
+    ("key_manager.key_file", "keys.json", "other.json"),
+    ("key_manager.module", "module = \"m\"", "module = \"n\""),
+    ("key_manager.token", "slot = 2", "token = \"2\""),
+    ("key_manager.serial", "slot = 2", "serial = \"2\""),
+    ("key_manager.slot", "slot = 2", "slot = 3"),
+    ("key_manager.pin", "{ value = \"p\" }", "{ value = \"q\" }"),
+    ("key_manager.profile", "profile = \"nss\"", "profile = \"generic\""),
+    ("key_manager.sessions", "sessions = 3", "sessions = 4"),
+    ("key_manager.initialize_parameters", "sql:/x", "sql:/y"),
+    ("key_manager.environment", "{ A = \"b\" }", "{ A = \"c\" }"),
+    ("key_manager.verify_encryptions", "sessions = 3", "sessions = 3\nverify_encryptions = false"),
+    ("keystore", "path_prefix = \"\"", "path_prefix = \"/b\""),
+    ("keystore.path_prefix", "path_prefix = \"\"", "path_prefix = \"/b\""),
+    ("keystore.key_manager", "[\"nss\", \"local\"]", "[\"nss\"]"),
+    ("keystore.enabled", "enabled = false\naccept", "enabled = true\naccept"),
+    ("keystore.credential", "QR27", "QR26"),
+    ("keystore.key", "id = \"foo\"", "id = \"bar\""),
+    ("keystore.accept_foreign_ciphertext", "accept_foreign_ciphertext = [\"aws-sample\"]\n", ""),
+    ("keystore.credential.access_key_id", "QR27", "QR26"),
+    ("keystore.credential.secret_access_key", "{ env = \"KEY\" }", "{ value = \"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz\" }"),
+    ("keystore.key.id", "id = \"foo\"", "id = \"bar\""),
+    ("keystore.key.label", "label = \"a label\"", "label = \"another\""),
+    ("keystore.key.enabled", "label = \"a label\"\nenabled = false", "label = \"a label\"\nenabled = true"),
+];
+
+#[test]
+fn no_key_is_forgotten_by_a_reload() {
+    let mut named: Vec<&str> = EDITS.iter().map(|(key, ..)| *key).collect();
+    let all = keys::all();
+    let mut expected: Vec<&str> = all.iter().map(|(path, _)| path.as_str()).collect();
+    named.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(named, expected, "each key of the tables, with a change of it");
+
+    let old = read(FULL).expect("valid");
+    let always = at_reload((&old, NO_CERTIFICATES), (&old, NO_CERTIFICATES));
+    for (key, from, to) in EDITS {
+        let mut text = replaced(FULL, &[(from, to)]);
+        if *key == "key_manager.name" {
+            text = replaced(&text, &[("\"nss\", \"local\"", "\"nss\", \"other\"")]);
+        }
+        let mut new = read(&text).unwrap_or_else(|problems| panic!("{key}: {problems}"));
+        let in_force = all.iter().find(|(path, _)| path == key).expect("there").1;
+        // What a reload does with the key managers is `control`'s.
+        let changed = new.key_managers.iter().flat_map(|wanted| {
+            match old.key_managers.iter().find(|running| running.name == wanted.name) {
+                Some(running) => changed_keys(running, wanted),
+                None => wanted.name.clone(),
+            }
+            .chars()
+            .collect::<Vec<_>>()
+        });
+        let mut waiting = changed.collect::<String>();
+        waiting += &keep_running(&mut new, &old).concat();
+        let mut said: Vec<String> = omissions(&old, &new).iter().map(ToString::to_string).collect();
+        said.extend(at_reload((&old, NO_CERTIFICATES), (&new, NO_CERTIFICATES)));
+        said.retain(|line| !always.contains(line));
+        let name = key.rsplit('.').next().unwrap_or_default();
+        match in_force {
+            InForce::Start => assert!(!waiting.is_empty(), "{key}"),
+            InForce::Reload => assert!(!said.is_empty(), "{key}"),
+        }
+        let told = format!("{waiting}{}", said.concat());
+        let by_its_name =
+            all.iter().filter(|(path, _)| path.starts_with(&format!("{key}."))).count() == 0;
+        let in_words = ["enabled", "id", "access_key_id", "path_prefix", "name"].contains(&name);
+        assert!(!by_its_name || in_words || told.contains(name), "{key}: {told}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
+    let (running, admin) =
+        (read(SMALL).expect("valid"), "[admin]\nlisten = \"127.0.0.1:9180\"\n[[keystore]]");
+    // As each reload does, over what the one before has left in force.
+    let mut in_force = running.clone();
+    let mut told = |text: &str| {
+        let mut new = read(text).expect("valid");
+        let waiting = keep_running(&mut new, &in_force);
+        assert_eq!((&new.server, new.admin), (&running.server, running.admin));
+        in_force = new;
+        waiting
+    };
+    let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nlog = \"text\"";
+    let changed = SMALL.replace("listen = \"0.0.0.0:443\"", other).replace("[[keystore]]", admin);
+    for _ in 0..2 {
+        assert_eq!(
+            told(&changed),
+            [
+                "server.listen is 0.0.0.0:8443, was 0.0.0.0:443: in force from the next start only",
+                "server.shards is 3, was 0: in force from the next start only",
+                "server.log is \"text\", was \"auto\": in force from the next start only",
+                "admin.listen is 127.0.0.1:9180: in force from the next start only",
+            ]
+        );
+    }
+    assert_eq!(told(&SMALL.replace("[[keystore]]", admin)).len(), 1);
+    assert!(told(SMALL).is_empty());
+}
+
+#[test]
+fn nobody_is_let_in_by_what_is_left_out() {
+    let client = "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"kms\"]\n\
+        [[key_manager]]";
+    let guarded = replaced(
+        SMALL,
+        &[
+            ("[[key_manager]]", client),
+            ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\nenabled = false"),
+            ("id = \"foo\"", "id = \"foo\"\nenabled = false"),
+        ],
+    );
+    let missing = |text: &str| {
+        let problems = omissions(&read(&guarded).expect("valid"), &read(text).expect("valid"));
+        problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&guarded), [""; 0]);
+    assert_eq!(missing(SMALL), ["tls.client", "keystore[0].enabled", "keystore[0].key[0].enabled"]);
+    // Said, and not left out.
+    let said = replaced(
+        SMALL,
+        &[
+            ("[tls]", "[tls]\nclient_authentication = \"none\""),
+            ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\nenabled = true"),
+            ("id = \"foo\"", "id = \"foo\"\nenabled = true"),
+        ],
+    );
+    assert_eq!(missing(&said), [""; 0]);
+    // Gone, or another one: nobody comes in by that.
+    let other = replaced(&said, &[("id = \"foo\"\nenabled = true", "id = \"bar\"")]);
+    assert_eq!(missing(&other), [""; 0]);
+    let other = replaced(&other, &[("\"/a\"", "\"/b\""), ("\nenabled = true", "")]);
+    assert_eq!(missing(&other), [""; 0]);
+    // Cut short, at any byte that leaves something valid.
+    for end in (0..guarded.len()).filter(|&end| guarded.is_char_boundary(end)) {
+        let (Ok(running), Ok(cut)) = (read(&guarded), read(&guarded[..end])) else { continue };
+        let open = |config: &Config| {
+            config.tls.client.is_none()
+                || config.keystores.iter().any(|s| s.enabled || s.keys.iter().any(|k| k.enabled))
+        };
+        assert!(!open(&cut) || !omissions(&running, &cut).is_empty(), "cut at {end}");
+    }
+}
+
+#[test]
+fn what_is_stated_of_client_certificates_must_be_so() {
+    let client = "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = [\"kms\"]\n\
+        [[key_manager]]";
+    let stated = |word: &str, client: &str| {
+        let tls = format!("[tls]\nclient_authentication = \"{word}\"");
+        problems(&replaced(SMALL, &[("[tls]", &tls), ("[[key_manager]]", client)]))
+    };
+    for (word, client, key) in [
+        ("required", client, None),
+        ("required", "[[key_manager]]", Some("tls")),
+        ("none", "[[key_manager]]", None),
+        ("none", client, Some("tls.client")),
+        ("optional", client, Some("tls.client_authentication")),
+    ] {
+        let found = stated(word, client);
+        let keys: Vec<&str> = found.iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(keys, Vec::from_iter(key), "{word}");
+    }
+}
