@@ -76,7 +76,7 @@ impl Layout {
         self.directory.join("lock")
     }
 
-    /// The files of records in order. Other files in their directory are left alone.
+    /// The files of records in order. Other files in their directory are ignored.
     ///
     /// # Errors
     /// When the directory cannot be read, or holds one file twice, compressed and not.

@@ -27,7 +27,7 @@ pub enum Record<'a> {
         /// Why, in a word.
         reason: &'a str,
     },
-    /// Requests refused for this reason that have no record of their own.
+    /// Requests refused for this reason that have no own record.
     UnauthenticatedMore {
         /// As in the records.
         reason: &'a str,

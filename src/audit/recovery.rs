@@ -15,7 +15,7 @@ use super::store::{Store, create, open_or_create, sync_directory};
 use super::tree::{Frontier, HASH_BYTES, Hash, leaf_hash};
 use crate::limits::AUDIT_CHECKPOINT_BYTES_MAX;
 
-/// What opening found and mended.
+/// What opening found and repaired.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Of a record that was not written whole; nobody had been answered for it.
@@ -39,7 +39,7 @@ pub fn open(
     let lock = open_or_create(&layout.lock()).map_err(at)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         format!(
-            "audit: another process writes to {}: each instance needs a directory of its own",
+            "audit: another process writes to {}: each instance needs its own directory",
             layout.directory().display()
         )
     })?;

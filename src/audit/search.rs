@@ -180,7 +180,7 @@ impl Comparison {
             self.in_both.insert(record.kms_request_id.clone());
             return;
         }
-        // Metadata and health are asked for by KMS itself, and CloudTrail tells only whole seconds.
+        // Metadata and health are asked for by KMS itself, and CloudTrail has only whole seconds.
         let second = time::Duration::SECOND;
         let covered = self.span.zip(OffsetDateTime::parse(&record.time, &Rfc3339).ok());
         if matches!(&*record.operation, "encrypt" | "decrypt")

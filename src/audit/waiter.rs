@@ -61,7 +61,7 @@ impl Waiter {
         woken.into_iter().for_each(|waiting| waiting.waker.wake());
     }
 
-    /// A task for the shard to run for ever: hands on what the writer tells. One a shard.
+    /// A task for the shard to run for ever: hands on what the writer reports. One a shard.
     pub fn deliver(self: &Rc<Self>) -> Deliver {
         Deliver { waiter: self.clone() }
     }

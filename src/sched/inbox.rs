@@ -137,7 +137,7 @@ impl Inbox {
     /// Answers every pending job whose deadline has passed with `Fault::Timeout`, also while its HSM
     /// call hangs. To be called every [`DEADLINE_TICK`](crate::limits::DEADLINE_TICK) while
     /// something is pending. What has been posted goes out first: an outcome that is there is not
-    /// told as a timeout.
+    /// reported as a timeout.
     pub fn expire(&self, now: Instant) {
         self.collect();
         if self.earliest.get().is_none_or(|earliest| earliest > now) {

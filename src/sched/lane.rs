@@ -78,7 +78,7 @@ impl Runner<'_> {
     /// Dropping a session closes it, which may panic or hang like any call.
     fn close(&mut self) {
         let session = self.session.take();
-        // A panic has been told by the panic hook; there is nothing left to save of this session.
+        // The panic hook has logged a panic; there is nothing left to save of this session.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
     }
 
@@ -191,8 +191,8 @@ impl Runner<'_> {
     }
 }
 
-/// HSM work done to its end: its time tells what a job costs. The other faults are mostly told
-/// without the work.
+/// HSM work done to its end: its time shows what a job costs. The other faults mostly come without
+/// the work.
 fn is_service(outcome: &Outcome) -> bool {
     matches!(outcome, Ok(_) | Err(Fault::BadCiphertext))
 }

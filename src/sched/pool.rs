@@ -256,8 +256,8 @@ impl Pool {
         let handles = if all { std::mem::take(&mut threads.handles) } else { Vec::new() };
         drop(threads);
         for handle in handles {
-            // They have told their end; what remains is the thread's own exit. A panic was told by
-            // the hook.
+            // They have reported their end; what remains is the thread's own exit. The hook has
+            // logged a panic.
             let _ = handle.join();
         }
         all

@@ -25,7 +25,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct Threads {
-    /// Those that have not told their end.
+    /// Those that have not reported their end.
     pub(super) running: usize,
     pub(super) handles: Vec<JoinHandle<()>>,
 }

@@ -335,7 +335,7 @@ fn a_busy_shard_finds_outcomes_before_its_executor_looks_for_wake_ups() {
         count.0.load(Ordering::SeqCst) == 1
     });
     let Poll::Ready(delivered) = pending_job.as_mut().poll(&mut cx) else {
-        panic!("woken for nothing")
+        panic!("woken without a reason")
     };
     assert_eq!(number(&delivered), Some(7));
 }

@@ -113,10 +113,10 @@ extern "C" fn __wrap_syscall(
         },
         // Before each sleep the executor says "I sleep" and looks once more for wakes, with a
         // barrier between that interrupts every core on which a thread of this process runs, so all
-        // other shards. It spares those who wake a barrier of their own; but they have one: a wake
-        // is queued, then told by a compare-exchange, on x86-64 a locked instruction that nothing
-        // passes. So a fence of the sleeper's own is enough. Other architectures promise less:
-        // there it stays.
+        // other shards. It spares those who wake their own barrier; but they have one: a wake
+        // is queued, then announced by a compare-exchange, on x86-64 a locked instruction that nothing
+        // passes. So the sleeper's own fence is enough. Other architectures promise less: there
+        // it stays.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_membarrier if call.number_at(0) == MEMBARRIER_CMD_PRIVATE_EXPEDITED => {
             fence(Ordering::SeqCst);
@@ -155,7 +155,7 @@ fn set_up(call: &Call) -> c_long {
 /// A sleep with a time limit.
 ///
 /// glommio-ng 0.12.0 goes to sleep with tasks ready to run when its preemption timer fires before
-/// the first of them is run: it takes "preempted" for "nothing to do" (glommio/glommio#53, mended
+/// the first of them is run: it takes "preempted" for "nothing to do" (glommio/glommio#53, fixed
 /// after that release). Nothing ends that sleep, for the executor's timers have fired already. A
 /// machine with other work to do is enough for it to happen.
 fn sleep(mut call: Call) -> c_long {
@@ -180,7 +180,7 @@ fn sleep(mut call: Call) -> c_long {
 
 /// Tries again a submission that the kernel had no memory for at that moment, or that was
 /// interrupted: nothing of it was taken. The executor takes that as "none submitted" in most
-/// places, and for a defect of its own in some, where it ends with all of the shard.
+/// places, and for its own defect in some, where it ends with all of the shard.
 fn submit(call: &Call) -> c_long {
     let mut entered = call.make();
     for _ in 0..SUBMISSION_TRIES {

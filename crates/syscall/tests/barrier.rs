@@ -1,4 +1,4 @@
-//! In a process of its own: the kernel's barrier must be registered for once in each process, and
+//! In its own process: the kernel's barrier must be registered for once in each process, and
 //! nothing here does, so that an answer shows who gave it.
 #![cfg(target_arch = "x86_64")]
 

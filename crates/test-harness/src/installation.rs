@@ -83,7 +83,7 @@ impl Installation {
         roots
     }
 
-    /// A client without a certificate of its own.
+    /// A client without a certificate.
     pub fn client(&self) -> Arc<ClientConfig> {
         let builder = wire::client_builder().with_root_certificates(self.roots());
         Arc::new(builder.with_no_client_auth())

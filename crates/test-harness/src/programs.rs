@@ -8,7 +8,7 @@ fn deps() -> PathBuf {
     test.parent().expect("a directory").to_owned()
 }
 
-/// `xksd`. Cargo builds it for the tests of its own package; for others,
+/// `xksd`. Cargo builds it for the tests of its package; for others,
 /// `cargo build --workspace` does.
 pub fn xksd() -> PathBuf {
     let path = deps().with_file_name("xksd");

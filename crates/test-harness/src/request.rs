@@ -33,7 +33,7 @@ pub struct Request {
     pub version: &'static str,
     pub host: String,
     pub body: Vec<u8>,
-    /// Sent in place of `body`, which is signed.
+    /// Sent instead of `body`, which is signed.
     pub body_sent: Option<Vec<u8>>,
     pub delivery: Delivery,
     pub credential: Credential,

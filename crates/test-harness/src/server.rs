@@ -137,7 +137,7 @@ impl Server {
             seen = lines.0.len();
             assert!(
                 !lines.1 && start.elapsed() < PATIENCE,
-                "no line tells {what}:\n{}",
+                "no line says {what}:\n{}",
                 lines.0.join("\n")
             );
             lines =
@@ -252,7 +252,7 @@ impl Server {
         kill_process(pid, signal).expect("it lives");
     }
 
-    /// SIGHUP, and the event that tells what became of it.
+    /// SIGHUP, and the event that says what became of it.
     pub fn reload(&self) -> String {
         let told = |lines: &[String]| lines.iter().filter(|line| line.contains("reloaded")).count();
         let before = told(&self.log());

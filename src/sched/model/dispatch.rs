@@ -13,7 +13,7 @@ use super::state::{Entry, LaneId, Next, Report, Scheduler, State, Step};
 /// always above it.
 pub const WAKE_WAIT: Duration = Duration::from_micros(100);
 /// So often in a row a lane serves its home queue while others wait; the next take is theirs. A
-/// flooded shard keeps three quarters of its home lanes, and a shard without lanes of its own is
+/// flooded shard keeps three quarters of its home lanes, and a shard without own lanes is
 /// never starved.
 pub const HOME_RUN_MAX: u32 = 3;
 

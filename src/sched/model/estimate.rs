@@ -16,7 +16,7 @@ const SAMPLES: u32 = 16;
 /// does not turn jobs away.
 const OUTLIER: f64 = 8.0;
 /// What was measured before a silence of this length counts no more: a key manager that gets no
-/// jobs because it was slow is measured by its probes alone, every ten seconds, and the first that
+/// jobs because it was slow is measured only by its probes, every ten seconds, and the first that
 /// is fast again must do.
 pub const STALE_AFTER: Duration = Duration::from_secs(5);
 

@@ -9,8 +9,8 @@ use super::state::{Entry, LaneId, Scheduler, State, Step};
 /// which a random part of up to half is taken off so that lanes do not come back in step. The first
 /// is about as long as opening a session takes: where sessions are lost now and then, some are lost
 /// again before they have served, and a lane that waits serves nobody. An HSM that is down is tried
-/// some twelve times by each lane in the first five seconds; logins and C_Initialize have intervals
-/// of their own.
+/// some twelve times by each lane in the first five seconds; logins and C_Initialize have their
+/// own intervals.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(5));
 /// A lane at work for longer than this, and eight times what its jobs should take, is held for
 /// stalled: it no longer counts as serving and the jobs it has not begun go back to the queue. Well

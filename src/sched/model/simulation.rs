@@ -1,6 +1,6 @@
 //! The scheduler under key managers that are slow, fast, dead, flapping, failing and hanging, with
 //! bursts on unequal shards, in virtual time. Everything follows from the seed, which a failure
-//! prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` one alone.
+//! prints. `XKSD_SIM_SEEDS=20000` runs more of them, `XKSD_SIM_SEED=n` only one.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};

@@ -59,7 +59,7 @@ pub struct Entry<J> {
 pub enum Step {
     /// Serve the jobs handed out, answer the late ones, then ask again.
     Work,
-    /// Open a session and tell how it went.
+    /// Open a session and report how it went.
     Open,
     /// Sleep until woken, or for so long.
     Park(Option<Duration>),

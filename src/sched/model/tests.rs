@@ -409,7 +409,7 @@ fn a_stalled_lane_serves_no_more_until_it_is_back() {
     assert!(rig.tick().stalled.is_empty());
     rig.now += us(1);
     assert_eq!(rig.tick().stalled, [lane]);
-    assert!(rig.tick().stalled.is_empty(), "told once");
+    assert!(rig.tick().stalled.is_empty(), "reported once");
     assert_eq!((rig.scheduler.counts().stalled, rig.scheduler.counts().serving()), (1, 0));
     rig.now += SHORT_OUTAGE;
     assert!(matches!(rig.submit(0, 1), Err(Refused::Hung)));
