@@ -30,6 +30,8 @@ pub struct Config {
     pub stats: Option<PathBuf>,
     /// Sessions open at once over all slots.
     pub sessions_max: Option<u64>,
+    /// Calls that fail with CKR_SESSION_READ_ONLY in a read-only session.
+    pub read_write_calls: Calls,
     /// The network.
     pub wire: Option<Wire>,
     /// The units that compute.
@@ -93,6 +95,9 @@ pub struct Throttle {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gcm {
+    /// The device does not have it.
+    #[serde(default)]
+    pub absent: bool,
     /// Who makes the IV of an encryption.
     #[serde(default)]
     pub iv: IvMode,
@@ -142,6 +147,8 @@ struct RawConfig {
     control: Option<PathBuf>,
     stats: Option<PathBuf>,
     sessions_max: Option<u64>,
+    #[serde(default)]
+    read_write_calls: Calls,
     wire: Option<RawWire>,
     device: Option<Device>,
     #[serde(default)]
@@ -229,6 +236,7 @@ impl Config {
             control: raw.control.map(|path| directory.join(path)),
             stats: raw.stats.map(|path| directory.join(path)),
             sessions_max: raw.sessions_max,
+            read_write_calls: raw.read_write_calls,
             wire,
             device: raw.device,
             gcm: raw.gcm,
@@ -268,6 +276,7 @@ mod tests {
             control = "control.toml"
             stats = "/run/stats.json"
             sessions_max = 32
+            read_write_calls = "C_GenerateKey"
             [wire]
             p50_us = 800
             p99_us = 4000.5
@@ -286,6 +295,7 @@ mod tests {
         assert_eq!(config.module, Path::new("softhsm.so"));
         assert_eq!(config.control.as_deref(), Some(Path::new("/etc/hsm/control.toml")));
         assert_eq!(config.stats.as_deref(), Some(Path::new("/run/stats.json")));
+        assert_eq!(config.read_write_calls, Calls::which(|call| call == Call::C_GenerateKey));
         let wire = config.wire.unwrap();
         assert_eq!(wire.time, WireTime::Lognormal { p50_us: 800.0, p99_us: 4000.5 });
         assert!(wire.calls.contains(Call::C_Decrypt) && !wire.calls.contains(Call::C_EncryptInit));

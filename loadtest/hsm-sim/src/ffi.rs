@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 
 use crate::boundary::boundary;
 use crate::calls::Call;
+use crate::config::Config;
 use crate::gcm::{self, Buffers};
 use crate::instance::{Instance, result_of};
 use crate::lifecycle::{self, current};
@@ -29,13 +30,13 @@ fn session_call(
 }
 
 /// A call about a token that the real module does as it is.
-fn token_call(call: Call, forward: impl FnOnce(&Functions) -> CK_RV) -> CK_RV {
+fn token_call(call: Call, forward: impl FnOnce(&Functions, &Config) -> CK_RV) -> CK_RV {
     boundary(call, || {
         let instance = current()?;
         instance.simulate(call, None)?;
         instance.token_is_present()?;
         let inside = instance.enter()?;
-        result_of(forward(inside.functions))
+        result_of(forward(inside.functions, &instance.config))
     })
 }
 
@@ -67,15 +68,13 @@ macro_rules! token_functions {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[allow(non_snake_case)]
         unsafe extern "C" fn $name(slot: CK_SLOT_ID $(, $argument: $type)*) -> CK_RV {
-            token_call(Call::$name, |functions| real!(functions, $name, slot $(, $argument)*))
+            token_call(Call::$name, |functions, _| real!(functions, $name, slot $(, $argument)*))
         }
     )*};
 }
 
 token_functions! {
     C_GetTokenInfo(a: *mut CK_TOKEN_INFO);
-    C_GetMechanismList(a: *mut CK_MECHANISM_TYPE, b: *mut CK_ULONG);
-    C_GetMechanismInfo(a: CK_MECHANISM_TYPE, b: *mut CK_MECHANISM_INFO);
     C_InitToken(a: *mut CK_UTF8CHAR, b: CK_ULONG, c: *mut CK_UTF8CHAR);
 }
 
@@ -298,7 +297,8 @@ unsafe extern "C" fn C_OpenSession(
         instance.token_is_present()?;
         // SAFETY: null, or where the caller wants the handle.
         let session = unsafe { session.as_mut() }.ok_or(CKR_ARGUMENTS_BAD)?;
-        *session = instance.open_session(slot, |functions, real| {
+        let read_write = flags & CKF_RW_SESSION != 0;
+        *session = instance.open_session(slot, read_write, |functions, real| {
             real!(functions, C_OpenSession, slot, flags, ptr::null_mut(), None, real)
         })?;
         Ok(())
@@ -345,6 +345,36 @@ unsafe extern "C" fn C_Login(
 }
 
 #[allow(non_snake_case)]
+unsafe extern "C" fn C_GetMechanismList(
+    slot: CK_SLOT_ID,
+    mechanisms: *mut CK_MECHANISM_TYPE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    token_call(Call::C_GetMechanismList, |functions, config| {
+        let code = real!(functions, C_GetMechanismList, slot, mechanisms, count);
+        if code == CKR_OK && config.gcm.absent {
+            // SAFETY: the caller's list, which the real module has just written.
+            unsafe { gcm::strike_out(mechanisms, count) };
+        }
+        code
+    })
+}
+
+#[allow(non_snake_case)]
+unsafe extern "C" fn C_GetMechanismInfo(
+    slot: CK_SLOT_ID,
+    mechanism: CK_MECHANISM_TYPE,
+    info: *mut CK_MECHANISM_INFO,
+) -> CK_RV {
+    token_call(Call::C_GetMechanismInfo, |functions, config| {
+        if mechanism == CKM_AES_GCM && config.gcm.absent {
+            return CKR_MECHANISM_INVALID;
+        }
+        real!(functions, C_GetMechanismInfo, slot, mechanism, info)
+    })
+}
+
+#[allow(non_snake_case)]
 unsafe extern "C" fn C_EncryptInit(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -368,9 +398,15 @@ unsafe extern "C" fn C_DecryptInit(
     mechanism: *mut CK_MECHANISM,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    session_call(Call::C_DecryptInit, session, |functions, session| {
+    boundary(Call::C_DecryptInit, || {
+        let instance = current()?;
+        let session = instance.session(session)?;
+        instance.simulate(Call::C_DecryptInit, Some(&session))?;
+        let inside = instance.enter_with(&session)?;
         // SAFETY: the caller's arguments, passed on.
-        unsafe { gcm::decrypt_init(functions, session, mechanism, key) }
+        result_of(unsafe {
+            gcm::decrypt_init(inside.functions, &session, &instance.config.gcm, mechanism, key)
+        })
     })
 }
 

@@ -34,6 +34,9 @@ pub unsafe fn encrypt_init(
     let Some(encrypt_init) = functions.C_EncryptInit else { return CKR_FUNCTION_NOT_SUPPORTED };
     // SAFETY: the caller says that it points to a mechanism, or it is null.
     let given = unsafe { mechanism.as_ref() };
+    if gcm.absent && given.is_some_and(|given| given.mechanism == CKM_AES_GCM) {
+        return CKR_MECHANISM_INVALID;
+    }
     let Some(given) =
         given.filter(|given| given.mechanism == CKM_AES_GCM && gcm.iv != IvMode::Caller)
     else {
@@ -85,6 +88,21 @@ pub unsafe fn encrypt_init(
     *lock(&session.pending) =
         Some(PendingEncryption { iv, tag_bytes, write_to, append: gcm.iv == IvMode::Append });
     CKR_OK
+}
+
+/// Puts a mechanism that nobody has in the place of AES-GCM.
+///
+/// # Safety
+/// After a C_GetMechanismList that succeeded: `mechanisms` is null, or `count` of them are there.
+pub unsafe fn strike_out(mechanisms: *mut CK_MECHANISM_TYPE, count: *const CK_ULONG) {
+    if mechanisms.is_null() {
+        return;
+    }
+    // SAFETY: the real module, which succeeded, has written both.
+    let mechanisms = unsafe { slice::from_raw_parts_mut(mechanisms, *count as usize) };
+    for mechanism in mechanisms.iter_mut().filter(|mechanism| **mechanism == CKM_AES_GCM) {
+        *mechanism = CKM_VENDOR_DEFINED;
+    }
 }
 
 /// Whether the caller left a place of zeros for the IV.
@@ -291,6 +309,7 @@ pub unsafe fn encrypt_final(
 pub unsafe fn decrypt_init(
     functions: &Functions,
     session: &Session,
+    gcm: &Gcm,
     mechanism: *mut CK_MECHANISM,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
@@ -298,6 +317,9 @@ pub unsafe fn decrypt_init(
     // SAFETY: the caller says that it points to a mechanism, or it is null.
     let is_gcm =
         unsafe { mechanism.as_ref() }.is_some_and(|mechanism| mechanism.mechanism == CKM_AES_GCM);
+    if gcm.absent && is_gcm {
+        return CKR_MECHANISM_INVALID;
+    }
     // SAFETY: the caller's arguments, passed on.
     let code = unsafe { decrypt_init(session.real, mechanism, key) };
     if code == CKR_OK {

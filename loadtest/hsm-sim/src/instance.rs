@@ -173,6 +173,11 @@ impl Instance {
                 }
                 Err(injected)
             }
+            None if session.is_some_and(|session| !session.read_write)
+                && self.config.read_write_calls.contains(call) =>
+            {
+                Err(InjectedError { code: CKR_SESSION_READ_ONLY, leaves_operation: false })
+            }
             None => Ok(()),
         }
     }
@@ -230,6 +235,7 @@ impl Instance {
     pub fn open_session(
         &self,
         slot: CK_SLOT_ID,
+        read_write: bool,
         open: impl FnOnce(&Functions, &mut CK_SESSION_HANDLE) -> CK_RV,
     ) -> Result<CK_SESSION_HANDLE, CK_RV> {
         let max = self.config.sessions_max.unwrap_or(u64::MAX);
@@ -247,7 +253,8 @@ impl Instance {
             let mut real = 0;
             result_of(open(inside.functions, &mut real))?;
             let ordinal = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
-            let session = Session::new(real, slot, Streams::new(self.config.seed, ordinal));
+            let streams = Streams::new(self.config.seed, ordinal);
+            let session = Session::new(real, slot, read_write, streams);
             let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed) as CK_SESSION_HANDLE;
             STATS.sessions_opened.fetch_add(1, Ordering::Relaxed);
             STATS.sessions_peak.fetch_max(

@@ -20,6 +20,8 @@ pub struct Session {
     pub decrypts_gcm: AtomicBool,
     /// The slot that it is open on.
     pub slot: CK_SLOT_ID,
+    /// Opened for reading and writing.
+    pub read_write: bool,
     /// Cleared, behind the gate of the instance, when the session is closed or lost.
     pub alive: AtomicBool,
 }
@@ -40,13 +42,19 @@ pub struct PendingEncryption {
 
 impl Session {
     /// A new one.
-    pub fn new(real: CK_SESSION_HANDLE, slot: CK_SLOT_ID, streams: Streams) -> Session {
+    pub fn new(
+        real: CK_SESSION_HANDLE,
+        slot: CK_SLOT_ID,
+        read_write: bool,
+        streams: Streams,
+    ) -> Session {
         Session {
             real,
             streams,
             pending: Mutex::new(None),
             decrypts_gcm: AtomicBool::new(false),
             slot,
+            read_write,
             alive: AtomicBool::new(true),
         }
     }

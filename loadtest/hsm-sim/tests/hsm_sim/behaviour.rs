@@ -5,8 +5,8 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use crate::hsm::*;
-use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::Attribute;
 use cryptoki_sys::*;
 use hsm_sim::real;
@@ -517,5 +517,35 @@ fn the_bare_loop_refuses_an_iv_of_zeros() {
             "{report}"
         );
         assert_eq!(report["operations"], 0);
+    });
+}
+
+#[test]
+fn calls_that_want_a_read_write_session_are_refused_in_others() {
+    let config = "read_write_calls = \"C_GenerateRandom\"";
+    let path = test_path!("calls_that_want_a_read_write_session_are_refused_in_others");
+    isolated(path, config, |directory| {
+        let hsm = Hsm::start(directory);
+        let random = |session: cryptoki::session::Session| {
+            let mut out = [0; 8];
+            raw!(hsm.functions, C_GenerateRandom, session.handle(), out.as_mut_ptr(), 8)
+        };
+        assert_eq!(random(hsm.open()), "CKR_OK");
+        let read_only = hsm.pkcs11.open_ro_session(hsm.slot).unwrap();
+        assert_eq!(random(read_only), "CKR_SESSION_READ_ONLY");
+    });
+}
+
+#[test]
+fn a_device_without_aes_gcm_neither_shows_nor_does_it() {
+    let path = test_path!("a_device_without_aes_gcm_neither_shows_nor_does_it");
+    isolated(path, "[gcm]\nabsent = true", |directory| {
+        let hsm = Hsm::start(directory);
+        let (session, key) = hsm.session_and_key();
+        let mechanisms = hsm.pkcs11.get_mechanism_list(hsm.slot).unwrap();
+        assert!(!mechanisms.contains(&MechanismType::AES_GCM) && mechanisms.len() > 20);
+        assert!(hsm.pkcs11.get_mechanism_info(hsm.slot, MechanismType::AES_GCM).is_err());
+        assert_eq!(hsm.encrypt_init(&session, key, &mut [1; 12]), "CKR_MECHANISM_INVALID");
+        assert_eq!(hsm.decrypt_init(&session, key, &mut [1; 12]), "CKR_MECHANISM_INVALID");
     });
 }
