@@ -22,7 +22,8 @@ use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
 use xksd::key_manager::{
-    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Outcome, Session, Task,
+    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Outcome, ProbeKey, Session,
+    Task,
 };
 use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
@@ -245,7 +246,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
     };
     manager.probe.store(Some(Arc::new(Probe {
         at: Instant::now(),
-        result: Ok(Duration::from_millis(1)),
+        result: Ok((Duration::from_millis(1), ProbeKey::Own)),
         info,
     })));
     let store = KeyStore {

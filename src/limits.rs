@@ -213,6 +213,8 @@ pub const KEY_ATTRIBUTES_AGE_MAX: Duration = Duration::from_secs(60);
 pub const KEY_REFUSAL_AGE_MAX: Duration = Duration::from_secs(1);
 /// Slots with a token that are looked at for the one that is wanted.
 pub const SLOTS_MAX: usize = 4096;
+/// Mechanisms of a token that are looked through for AES-GCM.
+pub const MECHANISMS_MAX: usize = 4096;
 /// Handles asked for with one C_FindObjects.
 pub const OBJECTS_A_CALL: usize = 256;
 /// Secret keys of one token. A module that gives handles without end takes 8 bytes of memory for

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::api::response::health_status;
 use crate::config::Config;
 use crate::control::state::State;
+use crate::key_manager::ProbeKey;
 use crate::keystore::KeyManager;
 use crate::telemetry::metrics::{Latencies, Totals};
 use crate::tls::Certificate;
@@ -148,7 +149,14 @@ fn key_manager(manager: &KeyManager, config: &Config, now: Instant) -> Value {
         value["library_initializations"] = json!(probe.info.library.initializations);
         value["restart_needed"] = json!(probe.info.library.stuck.as_ref().map(|stuck| &stuck.why));
         match &probe.result {
-            Ok(time) => value["probe_us"] = json!(time.as_micros() as u64),
+            Ok((time, key)) => {
+                value["probe_us"] = json!(time.as_micros() as u64);
+                value["probe_key"] = json!(match key {
+                    ProbeKey::Own => "own",
+                    ProbeKey::InUse => "in use",
+                    ProbeKey::None => "none",
+                });
+            }
             Err(why) => value["probe_error"] = json!(why),
         }
     }

@@ -2,9 +2,13 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::{Failure, print, tell};
-use crate::config::{Config, Kind, Pkcs11, Problem};
+use crate::config::{Config, KeyManager, Kind, Pkcs11, Problem};
+use crate::control::build::{Opened, open};
+use crate::key_manager::{Answer, Job, KeyRef, ProbeKey, Task};
+use crate::limits::HUNG_OPEN_TIME;
 use crate::sched::sessions_opened;
 
 /// Check a configuration and every file it names, and change nothing
@@ -13,10 +17,10 @@ use crate::sched::sessions_opened;
 All problems are told at once on standard error, each with line and key path:
   xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd credential new
 
-A local key file is read as the server reads it; configured keys that are not in it are warned of. The HSM is not touched: whether the
-keys can be used is told by `xksd keys`.
+A local key file is read as the server reads it; configured keys that are not in it are warned of. The HSM is not touched, unless --open
+is given: then each key manager is opened and must encrypt and decrypt a text. Whether the keys can be used is told by `xksd keys`.
 
-Exit codes: 0 the configuration can be used, 2 it cannot.
+Exit codes: 0 the configuration can be used, 1 it can, but a key manager does not serve (with --open), 2 it cannot.
 
 Example:
   runuser -u xksd -- xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd
@@ -25,6 +29,9 @@ pub struct Args {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Open each key manager, too: logs in to its token, so a wrong PIN counts as one try
+    #[arg(long)]
+    open: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -32,7 +39,39 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     for warning in config.warnings.iter().chain(&open_admin(&config)) {
         tell(&format!("{} warning: {warning}", warning.place(&args.config)));
     }
-    print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))
+    print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))?;
+    if args.open { open_all(&config) } else { Ok(()) }
+}
+
+/// Whether each key manager serves.
+fn open_all(config: &Config) -> Result<(), Failure> {
+    config.set_environment().map_err(Failure::Failed)?;
+    let mut failed = Vec::new();
+    for manager in &config.key_managers {
+        let name = &manager.name;
+        match serves(manager) {
+            Ok(how) => print(&format!("  key manager {name} serves{how}\n"))?,
+            Err(why) => failed.push(format!("key manager {name} does not serve: {why}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Failed(failed.join("\n"))) }
+}
+
+/// What there is to be said of a key manager that serves; or why it does not.
+fn serves(manager: &KeyManager) -> Result<&'static str, String> {
+    let (key, task) = (KeyRef::first(""), Task::Probe);
+    let job = Job { key, task, deadline: Instant::now() + HUNG_OPEN_TIME };
+    let outcome = match open(manager)? {
+        Opened::InProcess(keys) => keys.execute(job),
+        Opened::Sessions(engine, _) => {
+            let session = engine.open();
+            session.and_then(|mut session| session.execute(job))
+        }
+    };
+    match outcome.map_err(|fault| fault.to_string())? {
+        Answer::Probed(ProbeKey::Own) => Ok(""),
+        _ => Ok(": its sessions open. It makes no key to be tried with: look at `xksd keys`"),
+    }
 }
 
 /// Said here and not at each start: load balancers may have to reach it (`docs/installation.md`).

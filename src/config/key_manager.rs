@@ -99,6 +99,8 @@ pub struct Pkcs11 {
     pub environment: Environment,
     /// Decrypt and compare what was encrypted also where no integrity value is asked for.
     pub verify_encryptions: bool,
+    /// Open read/write sessions.
+    pub read_write_sessions: bool,
 }
 
 /// `[[key_manager]]`: a change of any waits for a start.
@@ -143,6 +145,9 @@ pub(super) const PKCS11_KEYS: &[Setting<KeyManager>] = &[
     }),
     Setting::waits("environment", |m| said_of(m, |hsm| Said::Variables(&hsm.environment))),
     Setting::waits("verify_encryptions", |m| said_of(m, |hsm| Said::value(hsm.verify_encryptions))),
+    Setting::waits("read_write_sessions", |m| {
+        said_of(m, |hsm| Said::value(hsm.read_write_sessions))
+    }),
 ];
 
 fn said_of<'a>(manager: &'a KeyManager, say: fn(&'a Pkcs11) -> Said<'a>) -> Said<'a> {
@@ -281,6 +286,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
     });
     let environment = section.or("environment", Environment::new(), environment);
     let verify_encryptions = section.or("verify_encryptions", true, Value::boolean);
+    let read_write = section.or("read_write_sessions", None, |v| v.boolean().map(Some));
     Some(Pkcs11 {
         module: module?,
         token: token?,
@@ -291,6 +297,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         initialize_parameters: parameters?,
         environment: environment?,
         verify_encryptions: verify_encryptions?,
+        read_write_sessions: read_write?.unwrap_or(profile?.has_read_write_sessions_only()),
     })
 }
 

@@ -98,6 +98,7 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
                 profile: pkcs11.profile,
                 initialize_parameters: pkcs11.initialize_parameters.clone(),
                 verify_encryptions: pkcs11.verify_encryptions,
+                read_write_sessions: pkcs11.read_write_sessions,
             };
             let engine = Pkcs11Engine::new(settings)
                 .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Answer, Fault, InProcess, Job, KeyDescription, KeyRef, KeySpec, KeyUsage, ManagerInfo, Outcome,
-    Plaintext, Secret, Task, same_bytes,
+    Plaintext, ProbeKey, Secret, Task, same_bytes,
 };
 use crate::limits::{IV_BLOCK, IV_BYTES, TAG_BYTES};
 
@@ -157,7 +157,7 @@ impl InProcess for Local {
                     enabled: true,
                 }))
             }
-            Task::Probe => self.probe().map(|()| Answer::Probed),
+            Task::Probe => self.probe().map(|()| Answer::Probed(ProbeKey::Own)),
             Task::Encrypt { plaintext, aad, integrity } => {
                 self.encrypt(key()?, &plaintext, &aad, integrity)
             }

@@ -57,7 +57,7 @@ pub struct Job {
 pub enum Task {
     /// Read the key's attributes and tell them.
     Describe,
-    /// As [`Session::probe`]; the job's key means nothing.
+    /// As [`Session::probe`], and without a key as far as that goes; the job's key means nothing.
     Probe,
     /// AES-GCM with a fresh 96-bit IV and a 128-bit tag.
     Encrypt {
@@ -108,8 +108,8 @@ pub type Outcome = Result<Answer, Fault>;
 pub enum Answer {
     /// For [`Task::Describe`].
     Described(KeyDescription),
-    /// For [`Task::Probe`]: encrypts and decrypts.
-    Probed,
+    /// For [`Task::Probe`]: encrypts and decrypts under this key.
+    Probed(ProbeKey),
     /// For [`Task::Encrypt`].
     Encrypted {
         /// The IV that was used, 12 bytes (16 where the HSM insists).
@@ -123,6 +123,18 @@ pub enum Answer {
     },
     /// For [`Task::Decrypt`].
     Decrypted(Plaintext),
+}
+
+/// Under which key a probe encrypted and decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKey {
+    /// One that was made for that.
+    Own,
+    /// One that requests use, because the key manager makes none for probes.
+    InUse,
+    /// None: it makes none for probes, and none in use is known. A session answers, and that is
+    /// all that is known.
+    None,
 }
 
 /// Decrypted bytes: zeroed on drop, never shown by `Debug`.
@@ -204,7 +216,7 @@ pub struct ManagerInfo {
 /// How a key manager's library fares in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LibraryState {
-    /// How often it was initialised, or tried to be.
+    /// How often it was initialised.
     pub initializations: u64,
     /// Why it cannot be had back without a restart of the process, and since when that is so.
     pub stuck: Option<Stuck>,

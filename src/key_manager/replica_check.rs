@@ -90,6 +90,7 @@ fn another_question() -> Fault {
 mod tests {
     use super::*;
     use crate::key_manager::Plaintext;
+    use crate::key_manager::ProbeKey;
 
     /// A challenge by a key manager that encrypts nothing, and the text it was given.
     fn challenge() -> (Challenge, Secret) {
@@ -141,8 +142,8 @@ mod tests {
             assert_eq!(Challenge::encrypt(|_| Err(fault.clone())).err(), Some(fault));
         }
         assert!(
-            challenge.is_decrypted(|_| Ok(Answer::Probed)).is_err()
-                && Challenge::encrypt(|_| Ok(Answer::Probed)).is_err()
+            challenge.is_decrypted(|_| Ok(Answer::Probed(ProbeKey::Own))).is_err()
+                && Challenge::encrypt(|_| Ok(Answer::Probed(ProbeKey::Own))).is_err()
         );
     }
 }

@@ -13,8 +13,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::client::BlockingClient;
 use crate::key_manager::{
-    Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagerInfo, Outcome, RefusedKey,
-    replica_check,
+    Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagerInfo, Outcome, ProbeKey,
+    RefusedKey, replica_check,
 };
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Snapshot};
@@ -57,8 +57,8 @@ struct Guest {
 pub struct Probe {
     /// When it ended.
     pub at: Instant,
-    /// How long encrypt and decrypt took together, or why they failed.
-    pub result: Result<Duration, String>,
+    /// How long encrypt and decrypt took together, and under which key; or why they failed.
+    pub result: Result<(Duration, ProbeKey), String>,
     /// What the module says of itself.
     pub info: ManagerInfo,
 }

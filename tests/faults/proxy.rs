@@ -1,6 +1,7 @@
 //! `xksd serve` over simulated HSMs, and clients of it.
 
 use std::ops::{Deref, DerefMut};
+use std::process::{Command, Stdio};
 
 use test_harness::config::{A, key, key_store as store};
 use test_harness::hsm_sim::KEY;
@@ -65,6 +66,19 @@ impl Proxy {
     /// So many clients at work.
     pub fn load(&self, prefix: &'static str, clients: usize) -> Load {
         Load::start((0..clients).map(|_| self.client(prefix)).collect())
+    }
+
+    /// Another xksd with this configuration: exit code, and what it said.
+    pub fn xksd(&self, words: &[&str]) -> (i32, String) {
+        let installation = &self.installation;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xksd"));
+        command.args(words).args(["--config", "xksd.toml"]).current_dir(installation.path());
+        if let Some(configuration) = installation.softhsm_configuration() {
+            command.env("SOFTHSM2_CONF", configuration);
+        }
+        let output = command.stdin(Stdio::null()).output().expect("runs");
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("ended by itself"), String::from_utf8(told).expect("UTF-8"))
     }
 
     /// Fails where an answer of it was late. Gives the latest.

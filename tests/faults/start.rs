@@ -2,8 +2,8 @@
 
 use crate::proxy::{Proxy, key_store};
 use std::time::Duration;
-use test_harness::Installation;
 use test_harness::hsm_sim::SimulatedHsm;
+use test_harness::{Installation, eventually};
 
 use xksd::limits::PROBE_INTERVAL;
 
@@ -116,4 +116,60 @@ fn lives_with(sessions_max: u64) {
     assert!(server.is_ready());
     load.end();
     server.kept_the_budget();
+}
+
+/// Ready, and what is known of it is told.
+#[test]
+fn a_module_that_makes_no_key_for_probes_serves() {
+    std::thread::scope(|scope| {
+        for (config, fault, key) in [
+            ("read_write_calls = \"C_GenerateKey\"", "", "own"),
+            (
+                "",
+                "error = { call = \"C_GenerateKey\", code = \"CKR_FUNCTION_REJECTED\" }",
+                "in use",
+            ),
+        ] {
+            scope.spawn(move || serves_without_test_key(config, fault, key));
+        }
+    });
+}
+
+fn serves_without_test_key(config: &str, fault: &str, probe_key: &str) {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", config);
+    hsm.prepare(fault);
+    let server = Proxy::start(installation, &[hsm.key_manager(4), key_store("/s", &["hsm"])]);
+    server.wait_until_ready();
+    let mut client = server.client("/s");
+    client.round_trip(b"served").unwrap();
+    assert_eq!(client.fleet()["hsm"], "ACTIVE");
+    eventually(probe_key, || server.key_manager("hsm")["probe_key"] == probe_key);
+    server.wait_for_sessions("hsm", 4);
+    server.kept_the_budget();
+}
+
+#[test]
+fn a_token_without_aes_gcm_is_told_by_all_that_tell_of_it() {
+    const WHY: &str = "the token has no AES-GCM";
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "[gcm]\nabsent = true");
+    let server = Proxy::start(installation, &[hsm.key_manager(4), key_store("/s", &["hsm"])]);
+    server.wait_event(&["\"hsm\" does not serve", WHY]);
+    assert_eq!((server.get("/livez").0, server.get("/readyz").0), (200, 503));
+    let status = server.key_manager("hsm");
+    for member in ["health_reason", "probe_error", "last_fault"] {
+        assert!(
+            status[member].as_str().is_some_and(|told| told.contains(WHY)),
+            "{member}: {status}"
+        );
+    }
+    let reply = server.client("/s").encrypt(b"no");
+    assert_eq!((reply.status, reply.json["errorName"].as_str()), (500, Some("InternalException")));
+    let told = reply.json["errorMessage"].as_str();
+    assert_eq!(told, Some("no session with the key manager is open; the proxy's log says why"));
+    for words in [["keys"].as_slice(), &["check", "--open"]] {
+        let (code, told) = server.xksd(words);
+        assert!(code == 1 && told.contains(WHY), "{words:?}: {told}");
+    }
 }

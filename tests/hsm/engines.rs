@@ -18,6 +18,7 @@ pub fn settings() -> Settings {
         profile: Profile::SoftHsm,
         initialize_parameters: None,
         verify_encryptions: true,
+        read_write_sessions: false,
     }
 }
 
@@ -34,6 +35,7 @@ pub fn nss_settings(directory: &Path) -> Settings {
         profile: Profile::Nss,
         initialize_parameters: Some(nss::parameters(directory)),
         verify_encryptions: true,
+        read_write_sessions: false,
     }
 }
 

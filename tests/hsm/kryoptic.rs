@@ -35,6 +35,7 @@ fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Token) {
         profile: Profile::Kryoptic,
         initialize_parameters: Some(directory.join("token.sql").display().to_string()),
         verify_encryptions: true,
+        read_write_sessions: false,
     };
     let engine = Pkcs11Engine::new(settings).expect("made");
     // There is no token yet, but now kryoptic is initialised.

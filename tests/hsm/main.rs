@@ -14,5 +14,6 @@ mod messages;
 mod nss;
 mod recovery;
 mod softhsm;
+mod test_key;
 mod vanished;
 mod vendors;

@@ -59,7 +59,8 @@ fn all_is_said_at_the_start() {
              [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, log is \"auto\"",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
-             \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true",
+             \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true, \
+             read_write_sessions is false",
             "key store \"/a\": key_manager is [\"hsm-a\"], enabled, accept_foreign_ciphertext is \
              []",
             "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27",
@@ -224,6 +225,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("key_manager.initialize_parameters", "sql:/x", "sql:/y"),
     ("key_manager.environment", "{ A = \"b\" }", "{ A = \"c\" }"),
     ("key_manager.verify_encryptions", "sessions = 3", "sessions = 3\nverify_encryptions = false"),
+    ("key_manager.read_write_sessions", "sessions = 3", "sessions = 3\nread_write_sessions = true"),
     ("keystore", "path_prefix = \"\"", "path_prefix = \"/b\""),
     ("keystore.path_prefix", "path_prefix = \"\"", "path_prefix = \"/b\""),
     ("keystore.key_manager", "[\"nss\", \"local\"]", "[\"nss\"]"),

@@ -239,7 +239,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::key_manager::{Answer, KeyDescription, KeySpec, KeyUsage, Plaintext};
+    use crate::key_manager::{Answer, KeyDescription, KeySpec, KeyUsage, Plaintext, ProbeKey};
     use crate::limits::TAG_BYTES;
 
     fn expected(replicated: bool) -> Vec<ExpectedKey> {
@@ -266,7 +266,7 @@ mod tests {
                 Ok(Answer::Decrypted(Plaintext(ciphertext.into())))
             }
             Task::Decrypt { .. } => Err(Fault::BadCiphertext),
-            Task::Probe => Ok(Answer::Probed),
+            Task::Probe => Ok(Answer::Probed(ProbeKey::Own)),
         }
     }
 

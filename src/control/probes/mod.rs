@@ -21,7 +21,7 @@ use super::expected::expected_keys;
 use super::state::State;
 use crate::audit::record::Record;
 use crate::key_manager::replica_check::Challenge;
-use crate::key_manager::{Fault, KeyRef, ManagerInfo, Task};
+use crate::key_manager::{Answer, Fault, KeyRef, ManagerInfo, ProbeKey, Task};
 use crate::keystore::{BlockingClient, KeyManager, KeyStores, Probe};
 use crate::limits::{HUNG_CALL_TIME, PROBE_INTERVAL, PROBE_RETRY_INTERVAL};
 use crate::telemetry::Level;
@@ -130,15 +130,16 @@ impl Prober<'_> {
     fn probe(&mut self) -> bool {
         // A probe is under no key of a key store.
         let (client, none) = (&self.client, KeyRef::first(""));
-        let ask = || client.execute(&none, Task::Probe, HUNG_CALL_TIME).map(|(_, time)| time);
+        let ask = || match client.execute(&none, Task::Probe, HUNG_CALL_TIME)? {
+            (Answer::Probed(key), time) => Ok((time, key)),
+            _ => Err(Fault::Device { detail: "it answered another question".to_owned() }),
+        };
         // Once more: a session that was lost in silence, or one that hangs, says nothing of the
         // others.
         let result = ask().or_else(|_| ask());
         let mut info = if result.is_ok() { self.info.get() } else { self.info.known.clone() };
         let result = result.map_err(|fault| match fault {
-            Fault::Timeout => {
-                format!("it hangs: no answer to a probe within {} s", HUNG_CALL_TIME.as_secs())
-            }
+            Fault::Timeout => self.why_no_answer(),
             fault => fault.to_string(),
         });
         self.tell_change(&result, &info);
@@ -146,6 +147,16 @@ impl Prober<'_> {
         self.look_at_library(serves, &mut info);
         self.manager.probe.store(Some(Arc::new(Probe { at: Instant::now(), result, info })));
         serves
+    }
+
+    /// Of a probe that was not answered in time: a call that hangs is only one of the reasons.
+    fn why_no_answer(&self) -> String {
+        let within = format!("no answer to a probe within {} s", HUNG_CALL_TIME.as_secs());
+        match self.manager.sessions() {
+            Some(stats) if stats.lanes_hung > 0 => format!("it hangs: {within}"),
+            Some(stats) if stats.lanes_open == 0 => format!("no session is open: {within}"),
+            _ => format!("it is too slow, or has too much to do: {within}"),
+        }
     }
 
     fn look_at_library(&mut self, serves: bool, info: &mut ManagerInfo) {
@@ -159,7 +170,7 @@ impl Prober<'_> {
 
     /// A line when a key manager comes or goes, or for another reason than before; not one every
     /// probe.
-    fn tell_change(&mut self, result: &Result<Duration, String>, info: &ManagerInfo) {
+    fn tell_change(&mut self, result: &Result<(Duration, ProbeKey), String>, info: &ManagerInfo) {
         let why_not = result.as_ref().err();
         if let Some(reported) = &self.reported {
             let same_health = reported.why_not.is_some() == why_not.is_some();
@@ -177,10 +188,10 @@ impl Prober<'_> {
             detail: why_not.map_or("", |why| why),
         });
         match result {
-            Ok(time) => log.event(
+            Ok((time, key)) => log.event(
                 Level::Info,
                 format!(
-                    "key manager {name:?} serves: {} {}{}, probe {} µs",
+                    "key manager {name:?} serves: {} {}{}, probe {} µs{}",
                     info.vendor,
                     info.model,
                     if info.token.is_empty() {
@@ -188,7 +199,14 @@ impl Prober<'_> {
                     } else {
                         format!(" token {:?}", info.token)
                     },
-                    time.as_micros()
+                    time.as_micros(),
+                    match key {
+                        ProbeKey::Own => "",
+                        ProbeKey::InUse => " under keys in use, as it makes none for probes",
+                        ProbeKey::None => {
+                            ", which shows only that it answers: it makes no key for probes"
+                        }
+                    }
                 ),
             ),
             Err(why) => {

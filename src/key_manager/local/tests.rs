@@ -157,7 +157,7 @@ fn describes_unknown_and_late() {
     assert!(matches!(local.execute(job("nope", Task::Describe)), Err(Fault::KeyNotFound { .. })));
     let late = Job { key: KeyRef::first("foo"), task: Task::Describe, deadline: Instant::now() };
     assert_eq!(local.execute(late).map(|_| ()), Err(Fault::Timeout));
-    assert!(matches!(local.execute(job("", Task::Probe)), Ok(Answer::Probed)));
+    assert!(matches!(local.execute(job("", Task::Probe)), Ok(Answer::Probed(ProbeKey::Own))));
     assert_eq!(local.labels(), ["bar", "foo"]);
     let shown = format!("{local:?}");
     assert_eq!(shown, r#"Local { labels: ["bar", "foo"], .. }"#);

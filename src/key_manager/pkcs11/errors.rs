@@ -134,6 +134,24 @@ const KEY_REFUSED: &[CK_RV] = &[
     CKR_ATTRIBUTE_VALUE_INVALID,
 ];
 
+/// Of C_GenerateKey: the module makes no key in such a session, or none at all. Says nothing of how
+/// the HSM does.
+const MAKES_NO_KEY: &[CK_RV] = &[
+    CKR_SESSION_READ_ONLY,
+    CKR_TOKEN_WRITE_PROTECTED,
+    CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_FUNCTION_REJECTED,
+    CKR_ACTION_PROHIBITED,
+    CKR_MECHANISM_INVALID,
+    CKR_MECHANISM_PARAM_INVALID,
+    CKR_KEY_SIZE_RANGE,
+    CKR_TEMPLATE_INCONSISTENT,
+    CKR_TEMPLATE_INCOMPLETE,
+    CKR_ATTRIBUTE_TYPE_INVALID,
+    CKR_ATTRIBUTE_VALUE_INVALID,
+    CKR_ATTRIBUTE_READ_ONLY,
+];
+
 /// Codes after which a PIN must not be tried again: each further try may lock the token.
 pub(super) const PIN_REFUSED: &[CK_RV] =
     &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
@@ -163,6 +181,11 @@ impl CallError {
                 call.is_none_or(|call| call == self.call.classic()) && codes.contains(&self.code)
             })
             .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
+    }
+
+    /// The module makes no key, for reasons of its own.
+    pub(super) fn makes_no_key(&self) -> bool {
+        self.call == Call::GenerateKey && MAKES_NO_KEY.contains(&self.code)
     }
 
     /// Of a call of the message interface.

@@ -26,11 +26,11 @@ mod token;
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use cryptoki_sys::{CK_SLOT_ID, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
+use cryptoki_sys::{CK_SLOT_ID, CKM_AES_GCM, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
 use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
@@ -71,6 +71,8 @@ pub struct Settings {
     pub initialize_parameters: Option<String>,
     /// Decrypt and compare what was encrypted also where no integrity value is asked for.
     pub verify_encryptions: bool,
+    /// Open read/write sessions from the start, also where the module has others.
+    pub read_write_sessions: bool,
 }
 
 impl std::fmt::Debug for Settings {
@@ -82,6 +84,7 @@ impl std::fmt::Debug for Settings {
             .field("profile", &self.profile)
             .field("initialize_parameters", &self.initialize_parameters)
             .field("verify_encryptions", &self.verify_encryptions)
+            .field("read_write_sessions", &self.read_write_sessions)
             .finish_non_exhaustive()
     }
 }
@@ -94,12 +97,18 @@ pub struct Pkcs11Engine {
     login: Login,
     /// The token asks for a login: without one it hides keys.
     needs_login: AtomicBool,
+    /// The [`Module::generation`] in which the token was found to have AES-GCM.
+    has_gcm_in: AtomicU64,
     keep_alive: KeepAlive,
     inventory: Inventory,
     /// When the token last said that it has no session left.
     full_at: Mutex<Option<Instant>>,
     shared: Arc<Shared>,
 }
+
+/// Told of a token that cannot serve AWS KMS.
+const NO_AES_GCM: &str = "the token has no AES-GCM (neither C_GetMechanismInfo nor \
+    C_GetMechanismList knows CKM_AES_GCM): AWS KMS needs it";
 
 /// A step of opening that failed.
 enum NotOpen {
@@ -163,17 +172,22 @@ impl Pkcs11Engine {
                     detail: "the initialize parameters hold a NUL character".to_owned(),
                 },
             )?;
-        let shared = Arc::new(Shared::new(settings.profile, settings.verify_encryptions));
+        let shared = Shared::new(
+            settings.profile,
+            settings.verify_encryptions,
+            settings.read_write_sessions,
+        );
         Ok(Arc::new(Pkcs11Engine {
             settings,
             parameters,
             module: OnceLock::new(),
             login: Login::default(),
             needs_login: AtomicBool::new(false),
+            has_gcm_in: AtomicU64::new(0),
             keep_alive: KeepAlive::default(),
             inventory: Inventory::default(),
             full_at: Mutex::new(None),
-            shared,
+            shared: Arc::new(shared),
         }))
     }
 
@@ -213,7 +227,8 @@ impl Pkcs11Engine {
         self.login.check()?;
         self.check_not_full()?;
         let opened = self.with_token(|visit, slot, info| {
-            let session = OpenSession::open(visit, slot, self.shared.profile.row().read_write)?;
+            self.check_mechanism(visit, slot)?;
+            let session = OpenSession::open(visit, slot, self.shared.read_write())?;
             let needs_login = info.login_required;
             self.needs_login.store(needs_login, Ordering::Relaxed);
             let newly = needs_login
@@ -226,7 +241,7 @@ impl Pkcs11Engine {
             self.keep_alive.renew(newly, || {
                 // Where the token has no session left for it, the login lasts as long as the
                 // sessions do.
-                OpenSession::open(visit, slot, self.shared.profile.row().read_write).ok()
+                OpenSession::open(visit, slot, self.shared.read_write()).ok()
             });
             Ok((session, needs_login))
         });
@@ -279,6 +294,19 @@ impl Pkcs11Engine {
         Ok(())
     }
 
+    /// A token without AES-GCM (a TPM, say) can serve nobody, and its calls say that with codes that
+    /// can mean many things.
+    fn check_mechanism(&self, visit: &Visit, slot: CK_SLOT_ID) -> Result<(), NotOpen> {
+        if self.has_gcm_in.load(Ordering::Relaxed) == visit.generation {
+            return Ok(());
+        }
+        if visit.module.functions.has_mechanism(slot, CKM_AES_GCM) == Some(false) {
+            return Err(NotOpen::Fault(Fault::Device { detail: NO_AES_GCM.to_owned() }));
+        }
+        self.has_gcm_in.store(visit.generation, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// A token without a session left is not asked for one by every lane that would like one.
     fn check_not_full(&self) -> Result<(), Fault> {
         let full_at = *self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -297,7 +325,7 @@ impl Pkcs11Engine {
         if let Some(session) = self.keep_alive.lend() {
             return Ok(Some(session));
         }
-        let read_write = self.shared.profile.row().read_write;
+        let read_write = self.shared.read_write();
         match self.with_token(|visit, slot, _| Ok(OpenSession::open(visit, slot, read_write)?)) {
             Ok(session) => Ok(Some(session)),
             Err(NotOpen::Call(CallError { code: CKR_SESSION_COUNT, .. })) => Ok(None),

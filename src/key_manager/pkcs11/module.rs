@@ -1,6 +1,9 @@
 //! Loaded modules: one C_Initialize for a library in this process, however many key managers use
 //! it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -30,6 +33,8 @@ pub(super) struct Module {
     parameters: Option<CString>,
     state: Mutex<State>,
     changed: Condvar,
+    /// How often C_Initialize succeeded.
+    initializations: AtomicU64,
     /// Counts C_Initialize. Handles of an older generation may by now be another session's or
     /// key's: they are neither used nor closed.
     generation: AtomicU64,
@@ -164,6 +169,7 @@ impl Module {
             parameters: parameters.cloned(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            initializations: AtomicU64::new(0),
             generation: AtomicU64::new(0),
         });
         modules.insert(canonical, module.clone());
@@ -235,7 +241,10 @@ impl Module {
         self.generation.fetch_add(1, Ordering::AcqRel);
         match self.functions.initialize(self.parameters.as_deref()) {
             // Already: by other code in this process, which is as good.
-            Ok(()) | Err(CallError { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => Ok(()),
+            Ok(()) | Err(CallError { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {
+                self.initializations.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -282,7 +291,8 @@ impl Module {
     }
 
     pub(super) fn library(&self, now: Instant) -> LibraryState {
-        LibraryState { initializations: self.generation(), stuck: self.state().stuck(now) }
+        let initializations = self.initializations.load(Ordering::Acquire);
+        LibraryState { initializations, stuck: self.state().stuck(now) }
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -307,6 +317,8 @@ pub(super) struct OpenSession {
     pub(super) module: Arc<Module>,
     pub(super) generation: u64,
     handle: CK_SESSION_HANDLE,
+    slot: CK_SLOT_ID,
+    pub(super) read_write: bool,
     /// The module does not know the handle any more.
     gone: bool,
 }
@@ -318,11 +330,21 @@ impl OpenSession {
         read_write: bool,
     ) -> Result<OpenSession, CallError> {
         let Visit { module, generation } = visit;
-        // Read-only where the module has it: xksd never writes to a token. Session objects (the
-        // test key) may be made in it.
+        // Read-only where the module has it and makes session objects (the test key) in it: xksd
+        // never writes to a token.
         let handle = module.functions.open_session(slot, read_write)?;
         module.state().sessions += 1;
-        Ok(OpenSession { module: module.clone(), generation: *generation, handle, gone: false })
+        let (module, generation, gone) = (module.clone(), *generation, false);
+        Ok(OpenSession { module, generation, handle, slot, read_write, gone })
+    }
+
+    /// Another one on the same token, for reading and writing.
+    pub(super) fn open_read_write_beside(&self) -> Result<OpenSession, CallError> {
+        let (functions, _) = self.set_up(Call::OpenSession)?;
+        let handle = functions.open_session(self.slot, true)?;
+        self.module.state().sessions += 1;
+        let (module, generation, slot) = (self.module.clone(), self.generation, self.slot);
+        Ok(OpenSession { module, generation, handle, slot, read_write: true, gone: false })
     }
 
     pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
@@ -362,86 +384,5 @@ impl Drop for OpenSession {
             self.module.functions.close_session(self.handle);
         }
         self.module.state().sessions -= 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Initialised, and so many openings have failed.
-    fn failing(failures: u32, since: Instant) -> State {
-        State { phase: Phase::Up, failures, failing_since: Some(since), ..State::default() }
-    }
-
-    #[test]
-    fn the_module_is_finalised_when_openings_fail_and_nobody_is_inside() {
-        let now = Instant::now();
-        assert!(matches!(State::default().entry(now), Entry::Change { finalize: false }));
-        assert!(matches!(failing(REINITIALIZE_FAILURES - 1, now).entry(now), Entry::In));
-        assert!(matches!(
-            failing(REINITIALIZE_FAILURES, now).entry(now),
-            Entry::Change { finalize: true }
-        ));
-        // A session that lives keeps it from that, whatever it does.
-        assert!(matches!(State { sessions: 1, ..failing(u32::MAX, now) }.entry(now), Entry::In));
-        // Those that are inside are waited for, but not for ever.
-        let visited = State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) };
-        assert!(matches!(visited.entry(now), Entry::Refused(_)));
-        assert!(matches!(
-            visited.entry(now + HUNG_OPEN_TIME - Duration::from_millis(1)),
-            Entry::Refused(_)
-        ));
-        assert!(matches!(visited.entry(now + HUNG_OPEN_TIME), Entry::In));
-    }
-
-    #[test]
-    fn what_forbids_it_for_long_is_told() {
-        let now = Instant::now();
-        let later = now + HUNG_OPEN_TIME;
-        let hung = State { sessions: 1, ..failing(REINITIALIZE_FAILURES, now) };
-        assert_eq!(hung.stuck(later - Duration::from_millis(1)), None);
-        let stuck = hung.stuck(later).expect("for long");
-        assert!(stuck.why.contains("1 sessions and 0 openings") && stuck.since == now, "{stuck:?}");
-        assert!(State { visits: 1, ..failing(REINITIALIZE_FAILURES, now) }.stuck(later).is_some());
-        // Nothing is due, or nothing forbids it.
-        assert_eq!(
-            State { sessions: 1, ..failing(REINITIALIZE_FAILURES - 1, now) }.stuck(later),
-            None
-        );
-        assert_eq!(failing(REINITIALIZE_FAILURES, now).stuck(later), None);
-        let changing = State { phase: Phase::Changing { since: now }, ..State::default() };
-        assert_eq!(
-            (changing.stuck(later - Duration::from_millis(1)), changing.stuck(later).is_some()),
-            (None, true)
-        );
-    }
-
-    #[test]
-    fn an_initialisation_that_failed_is_not_tried_again_at_once() {
-        let at = Instant::now();
-        let fault = Fault::Device { detail: "C_Initialize: CKR_DEVICE_ERROR".to_owned() };
-        let state = State { phase: Phase::Failed { at, fault: fault.clone() }, ..State::default() };
-        assert!(
-            matches!(state.entry(at + INITIALIZE_INTERVAL - Duration::from_millis(1)), Entry::Refused(told) if told == fault)
-        );
-        assert!(matches!(state.entry(at + INITIALIZE_INTERVAL), Entry::Change { finalize: false }));
-    }
-
-    #[test]
-    fn not_again_at_once() {
-        let now = Instant::now();
-        let lately = State { reinitialized_at: Some(now), ..failing(REINITIALIZE_FAILURES, now) };
-        assert!(matches!(lately.entry(now), Entry::In));
-        assert!(matches!(
-            lately.entry(now + REINITIALIZE_INTERVAL - Duration::from_millis(1)),
-            Entry::In
-        ));
-        assert!(matches!(
-            lately.entry(now + REINITIALIZE_INTERVAL),
-            Entry::Change { finalize: true }
-        ));
     }
 }

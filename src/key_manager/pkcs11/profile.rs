@@ -44,8 +44,8 @@ pub(super) struct Row {
     pub(super) iv: IvMode,
     /// How many sessions at work do any good.
     pub(super) concurrency: Concurrency,
-    /// Opens read/write sessions, because the module has no others.
-    pub(super) read_write: bool,
+    /// The module has no read-only sessions.
+    read_write_only: bool,
     /// Sessions where none are configured.
     sessions: usize,
     /// Rules that go before the common ones.
@@ -63,7 +63,7 @@ const ROWS: &[Row] = &[
         name: "generic",
         iv: IvMode::Caller,
         concurrency: Concurrency::PerSession,
-        read_write: false,
+        read_write_only: false,
         sessions: 16,
         rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
     },
@@ -74,7 +74,7 @@ const ROWS: &[Row] = &[
         // A lock around everything: one thread does 47,000 CDIV encrypts a second, two do 28,000
         // together.
         concurrency: Concurrency::Single,
-        read_write: false,
+        read_write_only: false,
         sessions: 16,
         // CKR_GENERAL_ERROR is its answer to a wrong tag, and to everything that goes wrong in its
         // store.
@@ -85,7 +85,7 @@ const ROWS: &[Row] = &[
         name: "nss",
         iv: IvMode::Caller,
         concurrency: Concurrency::PerCore,
-        read_write: false,
+        read_write_only: false,
         sessions: 16,
         rules: &[],
     },
@@ -94,7 +94,7 @@ const ROWS: &[Row] = &[
         name: "kryoptic",
         iv: IvMode::Caller,
         concurrency: Concurrency::PerCore,
-        read_write: false,
+        read_write_only: false,
         sessions: 16,
         rules: &[],
     },
@@ -105,7 +105,7 @@ const ROWS: &[Row] = &[
         // none is given.
         iv: IvMode::Append,
         concurrency: Concurrency::PerSession,
-        read_write: false,
+        read_write_only: false,
         sessions: 32,
         // Its code for a wrong tag is not published.
         rules: &[Rule(Some(Call::Decrypt), UNCERTAIN, Reaction::Ambiguous)],
@@ -115,7 +115,7 @@ const ROWS: &[Row] = &[
         name: "nshield",
         iv: IvMode::Fill,
         concurrency: Concurrency::PerSession,
-        read_write: false,
+        read_write_only: false,
         sessions: 32,
         // CKR_FUNCTION_FAILED is its answer to a wrong tag, and to most of what the hardserver
         // refuses.
@@ -127,7 +127,7 @@ const ROWS: &[Row] = &[
         iv: IvMode::Fill,
         concurrency: Concurrency::PerSession,
         // "Read Only Session is not supported in SDK 5" (its known issues).
-        read_write: true,
+        read_write_only: true,
         sessions: 32,
         rules: &[
             // Documented for a throttled call; the code for a wrong tag is not documented.
@@ -154,6 +154,11 @@ impl Profile {
     /// How many sessions at work do any good.
     pub fn concurrency(self) -> Concurrency {
         self.row().concurrency
+    }
+
+    /// Whether the module has no read-only sessions.
+    pub fn has_read_write_sessions_only(self) -> bool {
+        self.row().read_write_only
     }
 
     /// The profile of a name in the configuration.

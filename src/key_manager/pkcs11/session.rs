@@ -73,13 +73,13 @@ impl HsmSession {
         match task {
             Task::Describe => Ok(Answer::Described(self.describe(label, deadline)?)),
             Task::Probe => {
-                self.witness("", deadline)?;
+                let key = self.probe_key(deadline)?;
                 // A test key in memory works also where the token's own keys are gone.
                 if self.shared.sight.has_keys() {
                     in_time(deadline)?;
                     self.look_for_any_key()?;
                 }
-                Ok(Answer::Probed)
+                Ok(Answer::Probed(key))
             }
             Task::Encrypt { plaintext, aad, integrity } => {
                 // A key that cannot decrypt cannot be made to prove its ciphertext: KMS's own test

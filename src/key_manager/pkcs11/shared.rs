@@ -1,6 +1,6 @@
 //! What the sessions of an engine have in common.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::breaker::KeyBreakers;
@@ -16,6 +16,12 @@ pub(super) struct Shared {
     pub(super) profile: Profile,
     /// Decrypt what was encrypted without an integrity value, too, and compare.
     verify_encryptions: bool,
+    /// Sessions are opened for reading and writing: by the configuration, or because the module
+    /// makes no key in others.
+    read_write: AtomicBool,
+    /// The [`Module::generation`](super::module::Module::generation) in which it made no key in
+    /// those either; 0 for none.
+    makes_no_key_in: AtomicU64,
     pub(super) keys: KeyCache,
     pub(super) sight: Sight,
     pub(super) breakers: KeyBreakers,
@@ -34,10 +40,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(profile: Profile, verify_encryptions: bool) -> Shared {
+    pub(super) fn new(
+        profile: Profile,
+        verify_encryptions: bool,
+        read_write_sessions: bool,
+    ) -> Shared {
         Shared {
             profile,
             verify_encryptions,
+            read_write: AtomicBool::new(read_write_sessions),
+            makes_no_key_in: AtomicU64::new(0),
             keys: KeyCache::default(),
             sight: Sight::default(),
             breakers: KeyBreakers::default(),
@@ -49,6 +61,26 @@ impl Shared {
             messages_misbehave: AtomicBool::new(false),
             messages_work_in: AtomicU64::new(0),
         }
+    }
+
+    /// Whether sessions are opened for reading and writing.
+    pub(super) fn read_write(&self) -> bool {
+        self.read_write.load(Ordering::Relaxed)
+    }
+
+    /// From now on.
+    pub(super) fn open_read_write(&self) {
+        self.read_write.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another kind of session may make a key that a read-only one did not.
+    pub(super) fn may_make_key_in_read_write(&self, generation: u64) -> bool {
+        self.makes_no_key_in.load(Ordering::Relaxed) != generation
+    }
+
+    /// No kind does: not to be tried again before the next C_Initialize.
+    pub(super) fn makes_no_key(&self, generation: u64) {
+        self.makes_no_key_in.store(generation, Ordering::Relaxed);
     }
 
     /// Whether each encryption is verified. Where it was not wanted it is all the same for a while

@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 
 use super::{Functions, check, input};
 use crate::key_manager::pkcs11::errors::{Call, CallError};
-use crate::limits::SLOTS_MAX;
+use crate::limits::{MECHANISMS_MAX, SLOTS_MAX};
 
 /// CK_TOKEN_INFO, as far as it is needed. Nothing else of it is looked at: there are modules whose
 /// utcTime is no time.
@@ -81,6 +81,31 @@ impl Functions {
         // SAFETY: `info` is writable for the structure that the standard names.
         check(Call::GetTokenInfo, unsafe { function(slot, &mut info) })?;
         Ok(info.into())
+    }
+
+    /// C_GetMechanismInfo and, where that does not know it, C_GetMechanismList: whether the token has
+    /// the mechanism; `None` where the module does not tell.
+    pub(in super::super) fn has_mechanism(
+        &self,
+        slot: CK_SLOT_ID,
+        mechanism: CK_MECHANISM_TYPE,
+    ) -> Option<bool> {
+        let mut info = CK_MECHANISM_INFO::default();
+        // SAFETY: `info` is writable for the structure that the standard names.
+        match unsafe { self.list.C_GetMechanismInfo?(slot, mechanism, &mut info) } {
+            CKR_OK => return Some(true),
+            CKR_MECHANISM_INVALID => {}
+            _ => return None,
+        }
+        let list = self.list.C_GetMechanismList?;
+        let mut count = MECHANISMS_MAX as CK_ULONG;
+        let mut mechanisms = vec![0; MECHANISMS_MAX];
+        // SAFETY: `mechanisms` is writable for `count` of them.
+        if unsafe { list(slot, mechanisms.as_mut_ptr(), &mut count) } != CKR_OK {
+            return None;
+        }
+        mechanisms.truncate(usize::try_from(count).unwrap_or(MECHANISMS_MAX));
+        Some(mechanisms.contains(&mechanism))
     }
 
     /// C_OpenSession, read-only or read/write.

@@ -4,14 +4,16 @@ use std::time::Instant;
 
 use cryptoki_sys::*;
 
-use super::super::errors::Call;
+use super::super::errors::{Call, CallError};
 use super::super::ffi::objects::{FALSE, TRUE, Wanted};
+use super::super::messages::Messages;
+use super::super::module::OpenSession;
 use super::super::quarantine::Epoch;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
 use super::gcm::{Sealed, TEST_TEXT};
 use super::lookup::permit;
-use crate::key_manager::{Fault, KeyUsage};
+use crate::key_manager::{Fault, KeyUsage, ProbeKey};
 use crate::limits::WITNESSES_MAX;
 
 /// CKA_LABEL of the session test key.
@@ -44,6 +46,23 @@ impl HsmSession {
                     return Err(error.into());
                 }
                 Ok(others.into_iter().map(|key| key.handle).collect())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// As [`HsmSession::witness`]; where there is no key for it at all, that the session answers is
+    /// all that can be found out, and what the requests come to shows the rest.
+    pub(super) fn probe_key(&mut self, deadline: Option<Instant>) -> Result<ProbeKey, Failure> {
+        match self.witness("", deadline) {
+            Ok(()) if self.test_key.is_some() => Ok(ProbeKey::Own),
+            Ok(()) => Ok(ProbeKey::InUse),
+            Err(Failure::Call(error)) if error.makes_no_key() && self.usable => {
+                let logged_in = self.session.is_logged_in()?;
+                if self.needs_login && !logged_in {
+                    return Err(error.into());
+                }
+                Ok(ProbeKey::None)
             }
             Err(failure) => Err(failure),
         }
@@ -82,6 +101,15 @@ impl HsmSession {
             return Ok(key);
         }
         in_time(deadline)?;
+        let key = match self.make_test_key(&self.session) {
+            Ok(key) => key,
+            Err(refused) => self.make_test_key_in_read_write(refused)?,
+        };
+        self.test_key = Some(key);
+        Ok(key)
+    }
+
+    fn make_test_key(&self, session: &OpenSession) -> Result<CK_OBJECT_HANDLE, CallError> {
         let attributes: [Wanted; 10] = [
             (CKA_CLASS, &CKO_SECRET_KEY.to_ne_bytes()),
             (CKA_KEY_TYPE, &CKK_AES.to_ne_bytes()),
@@ -94,11 +122,44 @@ impl HsmSession {
             (CKA_DECRYPT, TRUE),
             (CKA_LABEL, TEST_KEY_LABEL),
         ];
-        let key = self
-            .session
-            .set_up(Call::GenerateKey)
-            .and_then(|(functions, session)| functions.generate_aes_key(session, &attributes))?;
-        self.test_key = Some(key);
+        let (functions, handle) = session.set_up(Call::GenerateKey)?;
+        functions.generate_aes_key(handle, &attributes)
+    }
+
+    /// Some modules (wolfPKCS11, Craton HSM) make no key in a read-only session, not even one of the
+    /// session's own. If they do in another, this session is exchanged for it, and all are opened
+    /// so from now on.
+    fn make_test_key_in_read_write(
+        &mut self,
+        refused: CallError,
+    ) -> Result<CK_OBJECT_HANDLE, CallError> {
+        let generation = self.session.generation;
+        if !refused.makes_no_key()
+            || self.session.read_write
+            || self.session.is_stale()
+            || !self.shared.may_make_key_in_read_write(generation)
+        {
+            return Err(refused);
+        }
+        let session = match self.session.open_read_write_beside() {
+            Ok(session) => session,
+            Err(error) => {
+                if error.code == CKR_SESSION_COUNT && refused.code == CKR_SESSION_READ_ONLY {
+                    // There is no room beside this one: it is opened anew.
+                    self.shared.open_read_write();
+                    self.usable = false;
+                }
+                return Err(refused);
+            }
+        };
+        let Ok(key) = self.make_test_key(&session) else {
+            self.shared.makes_no_key(generation);
+            return Err(refused);
+        };
+        self.shared.open_read_write();
+        self.session = session;
+        // They were begun in the other one.
+        self.messages = self.messages.take().map(|_| Messages::default());
         Ok(key)
     }
 
