@@ -126,6 +126,33 @@ fn links_lead_somewhere() {
     assert!(dead.is_empty(), "links to nothing:\n{}", dead.join("\n"));
 }
 
+/// A link to a Rust file whose text is code names a test in it.
+#[test]
+fn tests_that_are_named_exist() {
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for (number, line) in text_lines(&text) {
+            for link in between(line, "[`", ')') {
+                let Some((name, file)) = link.split_once("`](") else { continue };
+                let is_name =
+                    name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit());
+                if !file.ends_with(".rs") || !is_name {
+                    continue;
+                }
+                let target = path.parent().expect("a folder").join(file);
+                let code = fs::read_to_string(target).unwrap_or_default();
+                seen += 1;
+                if !code.contains(&format!("fn {name}(")) {
+                    missing.push(format!("{}:{number}: {name} in {file}", shown(&path)));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "where are the tests that documents name?");
+    assert!(missing.is_empty(), "tests that do not exist:\n{}", missing.join("\n"));
+}
+
 #[test]
 fn paths_of_this_repository_exist() {
     let folders = ["src/", "tests/", "docs/", "scripts/", "deploy/", "crates/", "loom/", "fuzz/"];

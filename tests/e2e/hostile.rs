@@ -2,9 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 use test_harness::api::{encrypt_body, still_serves};
 use test_harness::wire::{End, tcp};
@@ -493,4 +495,19 @@ fn a_client_that_never_reads_is_not_waited_for() {
     eventually("given up on", || open(&server) == 0.0);
     drop(deaf);
     still_serves(&installation, &server);
+}
+
+#[test]
+fn what_it_holds_in_memory_reaches_no_core_file() {
+    // Whoever starts it would have core files.
+    let maximum = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
+    let installation = Installation::default();
+    let mut server = installation.start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("there");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    server.signal(Signal::ABORT);
+    let ended = server.wait();
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(Signal::ABORT.as_raw()), false));
 }
