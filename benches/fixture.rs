@@ -256,6 +256,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         keys: HashMap::from([(KEY_ID.to_owned(), Key::new(KEY_ID, true))]),
         managers: vec![Arc::new(manager)],
         accept_aws_sample: false,
+        quota: None,
     };
     let by_prefix = HashMap::from([(PREFIX.to_owned(), Arc::new(store))]);
     Arc::new(ArcSwap::from_pointee(KeyStores {
@@ -304,6 +305,7 @@ impl Proxy {
         let pipeline = Pipeline::new(
             0,
             key_stores(manager),
+            Arc::default(),
             inbox.clone(),
             Arc::new(ShardMetrics::default()),
             log.clone(),

@@ -316,6 +316,27 @@ pub const EKM_FLEET_MAX: usize = 10;
 
 /// Keys and key stores that can be blocked at the same time.
 pub const BLOCKS_MAX: usize = 10_000;
+/// Why something is blocked, in the operator's words, bytes.
+pub const BLOCK_REASON_BYTES_MAX: usize = 500;
+/// `requests_per_second` of a quota.
+pub const QUOTA_REQUESTS_PER_SECOND: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+/// `burst` of a quota, requests.
+pub const QUOTA_BURST: std::ops::RangeInclusive<u64> = 1..=10_000_000;
+/// `concurrent` of a quota, requests.
+pub const QUOTA_CONCURRENT: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+
+// ---- Control socket and state directory ---------------------------------------------------------
+
+/// A request at the control socket, bytes.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// A request at the control socket is read, and its answer written, within this.
+pub const CONTROL_TIME_MAX: Duration = Duration::from_secs(5);
+/// Requests at the control socket that are served at the same time; further ones are closed.
+pub const CONTROL_CONNECTIONS_MAX: usize = 32;
+/// The block list's file, bytes: [`BLOCKS_MAX`] of the longest.
+pub const BLOCKS_FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A file of the state directory that could not be written is tried again this often.
+pub const STATE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 // ---- Telemetry ----------------------------------------------------------------------------------
 

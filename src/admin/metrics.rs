@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
+use time::OffsetDateTime;
+
 use crate::control::state::State;
 use crate::key_manager::Health;
 use crate::telemetry::metrics::Totals;
@@ -34,6 +36,7 @@ pub fn expose(state: &State) -> String {
     connections(&mut text, state, &totals);
     key_managers(&mut text, state);
     audit(&mut text, state);
+    blocks(&mut text, state);
     text.metric(
         "xksd_log_lines_dropped_total",
         "counter",
@@ -41,6 +44,23 @@ pub fn expose(state: &State) -> String {
     )
     .sample("xksd_log_lines_dropped_total", &[], state.log.dropped());
     text.finish()
+}
+
+fn blocks(text: &mut Exposition, state: &State) {
+    const BLOCKS: &str = "xksd_blocks";
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    text.metric(BLOCKS, "gauge", "Keys and key stores that are blocked.").sample(
+        BLOCKS,
+        &[],
+        state.blocks.active(now).len(),
+    );
+    const UNSAVED: &str = "xksd_blocks_unsaved";
+    text.metric(
+        UNSAVED,
+        "gauge",
+        "1 while the last block is not on disk: a restart would lose it.",
+    )
+    .sample(UNSAVED, &[], u8::from(state.blocks.is_unsaved()));
 }
 
 /// Only where there is an audit trail.
@@ -126,6 +146,11 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     text.metric(UNAUTHENTICATED, "counter", "Requests whose signature was refused, by reason.");
     for (reason, count) in &totals.requests.unauthenticated {
         text.sample(UNAUTHENTICATED, &[("reason", reason)], count);
+    }
+    const QUOTA: &str = "xksd_quota_exceeded_total";
+    text.metric(QUOTA, "counter", "Requests beyond a quota of a key store or of one of its keys.");
+    for (key_store, count) in &totals.requests.quota_exceeded {
+        text.sample(QUOTA, &[("key_store", key_store)], count);
     }
     for (name, help, pick) in [
         ("xksd_request_duration_seconds", "From a request's first byte to its answer.", 0),

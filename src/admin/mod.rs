@@ -2,4 +2,4 @@
 
 pub mod listener;
 mod metrics;
-mod status;
+pub mod status;

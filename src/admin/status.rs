@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use crate::api::response::health_status;
 use crate::config::Config;
+use crate::control::commands;
 use crate::control::state::State;
 use crate::key_manager::ProbeKey;
 use crate::keystore::KeyManager;
@@ -15,6 +17,13 @@ use crate::tls::Certificate;
 
 /// The JSON text, indented.
 pub fn json(state: &State) -> String {
+    let mut text = serde_json::to_string_pretty(&value(state)).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// All that is known of the service.
+pub fn value(state: &State) -> Value {
     let now = Instant::now();
     let totals = Totals::of(&state.metrics);
     let config = state.config.load();
@@ -51,7 +60,7 @@ pub fn json(state: &State) -> String {
             |metrics| json!({"connections_open": metrics.connections_open.load(Ordering::Relaxed)}),
         )
         .collect();
-    let status = json!({
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": state.is_ready(),
         "draining": state.draining.load(Ordering::Acquire),
@@ -71,6 +80,7 @@ pub fn json(state: &State) -> String {
         "requests": requests,
         "latency_us": latencies,
         "authentication_failures": totals.requests.unauthenticated,
+        "quota_exceeded": totals.requests.quota_exceeded,
         "tls": {
             "certificates": state.tls.load().certificates().iter().map(certificate).collect::<Vec<_>>(),
             "client_certificates": config.tls.client.as_ref().map(|client| json!({
@@ -81,11 +91,14 @@ pub fn json(state: &State) -> String {
             "resumed": totals.handshakes_resumed,
             "failures": totals.handshake_failures,
         },
+        "blocks": blocks(state),
         "log_lines_dropped": state.log.dropped(),
-    });
-    let mut text = serde_json::to_string_pretty(&status).unwrap_or_default();
-    text.push('\n');
-    text
+    })
+}
+
+fn blocks(state: &State) -> Vec<Value> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    state.blocks.active(now).iter().map(commands::shown).collect()
 }
 
 fn percentiles(latencies: &Latencies) -> Value {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong configuration or usage (also clap's own for wrong usage).
 
 mod audit;
+mod block;
 mod check;
 mod credential;
 mod demo;
@@ -11,6 +12,7 @@ mod keys;
 mod keystore;
 pub mod probe;
 mod serve;
+mod service;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,6 +37,11 @@ To set it up:
   xksd serve --config xksd.toml
   xksd probe --config xksd.toml
 
+To run it:
+  xksd status --config xksd.toml
+  xksd reload --config xksd.toml
+  xksd block --config xksd.toml --key-store /example --reason \"incident 4711\"
+
 Exit codes: 0 done, 1 failed, 2 wrong configuration or usage.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -54,6 +61,11 @@ enum Command {
     Keystore(keystore::Command),
     #[command(subcommand)]
     Audit(audit::Command),
+    Block(block::BlockArgs),
+    Unblock(block::UnblockArgs),
+    Blocks(block::BlocksArgs),
+    Reload(service::ReloadArgs),
+    Status(service::StatusArgs),
 }
 
 /// A line on standard error is waited for so long.
@@ -70,6 +82,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Credential(command) => finish(credential::run(&command)),
         Command::Keystore(command) => finish(keystore::run(&command)),
         Command::Audit(command) => finish(audit::run(&command)),
+        Command::Block(args) => finish(block::block(&args)),
+        Command::Unblock(args) => finish(block::unblock(&args)),
+        Command::Blocks(args) => finish(block::blocks(&args)),
+        Command::Reload(args) => finish(service::reload(&args)),
+        Command::Status(args) => finish(service::status(&args)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::problem::quoted;
+use super::quota;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
 use super::table::{InForce, Said, Setting, names};
@@ -11,6 +12,7 @@ use crate::limits::{
     ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX,
     SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
+use crate::policy::quota::Bounds;
 
 /// What follows the prefix in every path of the API.
 pub const API_PATH: &str = "/kms/xks/v1";
@@ -33,6 +35,8 @@ pub struct KeyStore {
     pub keys: Vec<Key>,
     /// Ciphertext of other proxies that Decrypt opens.
     pub accept_foreign_ciphertext: Vec<ForeignCiphertext>,
+    /// How many requests it may have.
+    pub quota: Option<Bounds>,
 }
 
 impl KeyStore {
@@ -62,6 +66,8 @@ pub struct Key {
     pub enabled: bool,
     /// Whether the file says so, or leaves it out.
     pub enabled_is_stated: bool,
+    /// How many requests it may have, within those of its key store.
+    pub quota: Option<Bounds>,
 }
 
 /// A format of ciphertext that is not xksd's own.
@@ -86,6 +92,7 @@ pub(super) const KEYS: &[Setting<KeyStore>] = &[
         let formats: Vec<&str> = store.accept_foreign_ciphertext.iter().map(|f| f.name()).collect();
         Said::value(format!("{formats:?}"))
     }),
+    Setting::reloaded("quota", |store| quota::said(store.quota)),
 ];
 
 /// `[[keystore.credential]]`.
@@ -104,6 +111,7 @@ pub(super) const KEY_KEYS: &[Setting<Key>] = &[
         |running, new| !running.enabled && new.enabled && !new.enabled_is_stated,
         "missing, and the key is disabled now: say enabled = true to enable it",
     ),
+    Setting::reloaded("quota", |key| quota::said(key.quota)),
 ];
 
 fn switched(enabled: bool) -> Said<'static> {
@@ -156,6 +164,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
     let foreign = section.or("accept_foreign_ciphertext", Vec::new(), |v| {
         all(v.elements()?.iter().map(foreign_ciphertext))
     });
+    let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
     if keys.as_ref().is_some_and(Vec::is_empty) {
         value.warn("no [[keystore.key]]: every key call will be answered KeyNotFoundException");
     }
@@ -167,6 +176,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         credentials: credentials?,
         keys: keys?,
         accept_foreign_ciphertext: foreign?,
+        quota: quota?,
     })
 }
 
@@ -263,11 +273,13 @@ fn key(value: &Value<'_>) -> Option<Key> {
         })
     });
     let enabled = section.or("enabled", true, Value::boolean);
+    let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
     Some(Key {
         id: id?.to_owned(),
         label: label?.to_owned(),
         enabled: enabled?,
         enabled_is_stated: section.has("enabled"),
+        quota: quota?,
     })
 }
 

@@ -12,6 +12,7 @@ mod key_manager;
 mod keys;
 mod keystore;
 mod problem;
+mod quota;
 mod reader;
 mod relations;
 mod secret;
@@ -25,7 +26,7 @@ pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
@@ -97,6 +98,28 @@ impl Config {
         let hsms = self.key_managers.iter().filter_map(KeyManager::pkcs11);
         environment::set(hsms.flat_map(|hsm| &hsm.environment))
     }
+}
+
+/// The control socket of the process that runs on this file. The file may be wrong otherwise, and
+/// its secrets need not be readable: who must cut AWS off cannot first mend it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn control_socket(file: &Path) -> Result<PathBuf, Invalid> {
+    let content = file::read(file, CONFIG_BYTES_MAX).map_err(|refused| Invalid {
+        file: file.to_owned(),
+        problems: vec![Problem::of_key("", refused.to_string())],
+    })?;
+    let text = String::from_utf8_lossy(&content.bytes);
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let named = |key| document.get_ref().get("server")?.get_ref().get(key)?.get_ref().as_str();
+    let path = match (named("control_socket"), named("state_directory")) {
+        (Some(socket), _) => PathBuf::from(socket),
+        (None, state) => {
+            Path::new(state.unwrap_or(server::STATE_DIRECTORY)).join(server::CONTROL_SOCKET)
+        }
+    };
+    Ok(file.parent().unwrap_or(Path::new("")).join(path))
 }
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {

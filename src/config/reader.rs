@@ -48,6 +48,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A path beside the configuration file.
+    pub(super) fn beside(&self, path: &str) -> PathBuf {
+        self.base.join(path)
+    }
+
     pub(super) fn problem(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
         let problem = self.located(key, span, message);
         self.problems.borrow_mut().push(problem);

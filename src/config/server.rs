@@ -1,6 +1,7 @@
 //! `[server]` and `[admin]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Section, Value};
@@ -24,6 +25,10 @@ pub struct Server {
     pub shutdown_time: Duration,
     /// Form of the log lines.
     pub log: LogFormat,
+    /// What must survive a restart, as the block list. It is made where it does not exist.
+    pub state_directory: PathBuf,
+    /// Where `xksd block`, `reload` and the like reach the running process.
+    pub control_socket: PathBuf,
 }
 
 /// Form of the log lines.
@@ -46,6 +51,16 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     Setting::reloaded("shutdown_delay_ms", |s| Said::value(s.shutdown_delay.as_millis())),
     Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
     Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
+    Setting::kept(
+        "state_directory",
+        |s| Said::value(s.state_directory.display()),
+        |new, running| new.state_directory.clone_from(&running.state_directory),
+    ),
+    Setting::kept(
+        "control_socket",
+        |s| Said::value(s.control_socket.display()),
+        |new, running| new.control_socket.clone_from(&running.control_socket),
+    ),
 ];
 
 /// `[admin]`, read into the address that it listens on.
@@ -88,6 +103,9 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
     let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
     let log = section.or("log", LogFormat::Auto, log_format);
+    let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
+    let socket = section.or("control_socket", None, |v| v.path().map(Some));
+    let state = state?;
     Some(Server {
         listen: listen?,
         shards: usize::try_from(shards?).ok()?,
@@ -96,8 +114,15 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         shutdown_delay: Duration::from_millis(delay?),
         shutdown_time: Duration::from_millis(shutdown?),
         log: log?,
+        control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
+        state_directory: state,
     })
 }
+
+/// `server.state_directory` where it is left out.
+pub(super) const STATE_DIRECTORY: &str = "state";
+/// `server.control_socket` where it is left out: this, in the state directory.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// `Some(None)` where the section is left out.
 pub(super) fn admin(root: &Section<'_>) -> Option<Option<SocketAddr>> {

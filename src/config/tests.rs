@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
+use crate::policy::quota::{Bounds, Rate};
 
 use super::*;
 
@@ -115,6 +116,7 @@ fn key(id: &str, label: &str, enabled: Option<bool>) -> Key {
         label: label.to_owned(),
         enabled: enabled.unwrap_or(true),
         enabled_is_stated: enabled.is_some(),
+        quota: None,
     }
 }
 
@@ -138,6 +140,8 @@ fn defaults() {
             shutdown_delay: Duration::from_secs(5),
             shutdown_time: Duration::from_secs(10),
             log: LogFormat::Auto,
+            state_directory: "/etc/xksd/state".into(),
+            control_socket: "/etc/xksd/state/control.sock".into(),
         }
     );
     assert_eq!(config.tls.certificate_chain, Path::new("/etc/xksd/chain.pem"));
@@ -159,6 +163,38 @@ fn defaults() {
     assert_eq!(store.keys, [key("foo", "foo", None)]);
     assert_eq!(store.accept_foreign_ciphertext, []);
     assert_eq!(warnings(&config), [""; 0]);
+}
+
+#[test]
+fn the_control_socket_is_found_in_a_file_that_is_wrong_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("xksd.toml");
+    let found = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        control_socket(&file).unwrap()
+    };
+    let below = |path: &str| dir.path().join(path);
+    assert_eq!(found("oops"), below("state/control.sock"));
+    assert_eq!(found("[server]\nstate_directory = \"s\"\noops = 1"), below("s/control.sock"));
+    assert_eq!(found("[server]\ncontrol_socket = \"/run/c\"\n[tls]\nx ="), Path::new("/run/c"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(control_socket(&file).is_err());
+}
+
+#[test]
+fn a_quota_bounds_a_key_store_or_a_key() {
+    let quota = |text: &str| {
+        let config = read(&format!("{SMALL}[keystore.quota]\n{text}")).unwrap();
+        config.keystores[0].quota
+    };
+    let rate = |requests_per_second, burst| Some(Rate { requests_per_second, burst });
+    let bounds = |rate, concurrent| Some(Bounds { rate, concurrent });
+    assert_eq!(quota("requests_per_second = 5"), bounds(rate(5, 5), None));
+    assert_eq!(quota("requests_per_second = 5\nburst = 9"), bounds(rate(5, 9), None));
+    assert_eq!(quota("concurrent = 500"), bounds(None, Some(500)));
+    let of_key = read(&format!("{SMALL}[keystore.key.quota]\nconcurrent = 1")).unwrap();
+    assert_eq!(of_key.keystores[0].keys[0].quota, bounds(None, Some(1)));
+    assert_eq!((of_key.keystores[0].quota, read(SMALL).unwrap().keystores[0].quota), (None, None));
 }
 
 #[test]
@@ -220,6 +256,7 @@ path_prefix = ""
 key_manager = ["nss", "local"]
 enabled = false
 accept_foreign_ciphertext = ["aws-sample"]
+quota = { requests_per_second = 1800, burst = 3600, concurrent = 500 }
 [[keystore.credential]]
 access_key_id = "ABCDEFGHIJKLMNOPQR27"
 secret_access_key = { env = "KEY" }
@@ -227,6 +264,7 @@ secret_access_key = { env = "KEY" }
 id = "foo"
 label = "a label"
 enabled = false
+quota = { requests_per_second = 18, burst = 36, concurrent = 5 }
 "#;
 
 #[test]
@@ -253,7 +291,10 @@ fn everything_given() {
         ("/kms/xks/v1", false, &[1, 0][..])
     );
     assert_eq!(store.accept_foreign_ciphertext, [ForeignCiphertext::AwsSample]);
-    assert_eq!(store.keys, [key("foo", "a label", Some(false))]);
+    let rate = |requests_per_second, burst| Some(Rate { requests_per_second, burst });
+    assert_eq!(store.quota, Some(Bounds { rate: rate(1800, 3600), concurrent: Some(500) }));
+    let quota = Some(Bounds { rate: rate(18, 36), concurrent: Some(5) });
+    assert_eq!(store.keys, [Key { quota, ..key("foo", "a label", Some(false)) }]);
 }
 
 #[test]

@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use super::audit::ServiceAudit;
+use super::blocks::Blocks;
 use super::state::{LastReload, State};
+use super::state_dir::StateDir;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::{Engine, InProcess};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores};
+use crate::policy::quota::{Bounds, Quota};
 use crate::sched::Mailbox;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::telemetry::Log;
@@ -40,6 +43,7 @@ pub fn build(
     if !refused.is_empty() {
         return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
+    let blocks = Blocks::load(StateDir::open(&config.server.state_directory)?)?;
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
@@ -53,7 +57,7 @@ pub fn build(
     };
     let opened = opened.into_iter().flatten();
     let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
-    let stores = key_stores(&config, &managers)?;
+    let stores = key_stores(&config, &managers, shards, None)?;
     Ok(State {
         config_file,
         config: ArcSwap::from_pointee(config),
@@ -65,6 +69,8 @@ pub fn build(
         mailboxes,
         log,
         audit,
+        blocks,
+        reloading: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,
         draining: AtomicBool::new(false),
@@ -107,13 +113,20 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
     }
 }
 
-/// The key stores of a configuration over key managers that run.
+/// The key stores of a configuration over key managers that run. A quota whose bounds stay is that
+/// of `running`: what it has counted stays, too.
 ///
 /// # Errors
 /// A sentence for the operator; a validated configuration gives none.
-pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeyStores, String> {
+pub fn key_stores(
+    config: &Config,
+    managers: &[Arc<KeyManager>],
+    shards: usize,
+    running: Option<&KeyStores>,
+) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     for store in &config.keystores {
+        let before = running.and_then(|running| running.by_prefix.get(&store.path_prefix));
         let at =
             |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
         let mut credentials = Vec::new();
@@ -126,7 +139,12 @@ pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeySt
         let keys = store
             .keys
             .iter()
-            .map(|key| (key.id.clone(), Key::new(&key.label, key.enabled)))
+            .map(|key| {
+                let before = before.and_then(|before| before.keys.get(&key.id)?.quota.as_ref());
+                let mut built = Key::new(&key.label, key.enabled);
+                built.quota = quota(key.quota, before, shards);
+                (key.id.clone(), built)
+            })
             .collect();
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),
@@ -141,6 +159,7 @@ pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeySt
             accept_aws_sample: store
                 .accept_foreign_ciphertext
                 .contains(&ForeignCiphertext::AwsSample),
+            quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }
@@ -149,4 +168,14 @@ pub fn key_stores(config: &Config, managers: &[Arc<KeyManager>]) -> Result<KeySt
         regions: config.server.regions.clone(),
         request_budget: config.server.request_budget,
     })
+}
+
+fn quota(
+    bounds: Option<Bounds>,
+    running: Option<&Arc<Quota>>,
+    shards: usize,
+) -> Option<Arc<Quota>> {
+    let bounds = bounds?;
+    let same = running.filter(|running| running.bounds() == bounds);
+    Some(same.cloned().unwrap_or_else(|| Quota::new(bounds, shards)))
 }

@@ -16,7 +16,7 @@ pub use super::start::Failure;
 use super::start::{Prepared, prepare};
 use super::state::State;
 use super::watchdog::Watchdog;
-use super::{probes, reload, system};
+use super::{commands, probes, reload, socket, system};
 use crate::admin::listener as admin;
 use crate::config::difference;
 use crate::limits::HUNG_CALL_TIME;
@@ -47,10 +47,13 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
         .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     system::survive_file_size_limit()
         .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    let Prepared { state, cores, admin } = prepare(config_file)?;
+    let Prepared { state, cores, admin, control } = prepare(config_file)?;
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&state, &probes_stopped)
         .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
+    // Before the first request can come: what is served can be blocked.
+    socket::start(&state, control)
+        .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
     let served = start_shards(&state, &cores, admin).and_then(|shards| {
         serving(&state);
         run(&state, shards, &mut signals)
@@ -135,7 +138,8 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         let now = Instant::now();
         for signal in signals.pending() {
             if signal == SIGHUP {
-                reload::reload(state, "SIGHUP");
+                // What is to be said of it stands in the log.
+                let _ = reload::reload(state, "SIGHUP");
             } else if close_at.is_some() {
                 return Err(SECOND_SIGNAL.into());
             } else {
@@ -147,6 +151,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
             return Ok(shards);
         }
         tick_key_managers(state);
+        commands::tick(state);
         if let Some(why) = watchdog.look(state) {
             return Err(why);
         }

@@ -2,13 +2,17 @@
 //! way.
 
 pub mod audit;
+pub mod blocks;
 pub mod build;
+pub mod commands;
 pub mod expected;
 pub mod lifecycle;
 mod probes;
 mod reload;
 mod shards;
+pub mod socket;
 mod start;
 pub mod state;
+pub mod state_dir;
 pub mod system;
 mod watchdog;

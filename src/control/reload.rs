@@ -2,7 +2,7 @@
 //! what runs on the old ones ends on them.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::build::key_stores;
 use super::state::{LastReload, State};
@@ -14,8 +14,12 @@ use crate::keystore::KeyManager;
 use crate::telemetry::Level;
 use crate::tls;
 
-/// Reads the configuration again. When anything is wrong with it, nothing changes.
-pub fn reload(state: &Arc<State>, who: &str) {
+/// Reads the configuration again, on behalf of `who`, and gives what is to be said of it.
+///
+/// # Errors
+/// What is wrong with it. Then nothing changes.
+pub fn reload(state: &Arc<State>, who: &str) -> Result<Vec<String>, String> {
+    let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
     match try_reload(state) {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
             let config_sha256 = &*state.config.load().sha256;
@@ -27,13 +31,20 @@ pub fn reload(state: &Arc<State>, who: &str) {
                 Level::Info,
                 format!("configuration {} reloaded", state.config_file.display()),
             );
+            let said: Vec<String> = [&changes, &not_served, &warnings, &waiting]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect();
             changes
                 .into_iter()
                 .for_each(|change| state.log.event(Level::Info, format!("reload: {change}")));
             not_served.into_iter().for_each(|note| state.log.event(Level::Error, note));
             warnings.into_iter().chain(waiting).for_each(|note| state.log.event(Level::Warn, note));
+            Ok(said)
         }
-        Err(why) => {
+        Err(problems) => {
+            let why = problems.as_str();
             let refused = why.lines().next().map(ToOwned::to_owned);
             let last = LastReload { refused, ..LastReload::clone(&state.last_reload.load()) };
             state.last_reload.store(Arc::new(last));
@@ -45,6 +56,7 @@ pub fn reload(state: &Arc<State>, who: &str) {
                 Level::Error,
                 format!("configuration not reloaded, the old one stays in force: {why}"),
             );
+            Err(problems)
         }
     }
 }
@@ -77,7 +89,8 @@ fn try_reload(state: &State) -> Result<Reloaded, String> {
     look_at_key_files(&config.key_managers, &state.managers, &mut waiting);
     let not_served = keep_running_managers(&mut config, &old, &mut waiting);
     waiting.extend(difference::keep_running(&mut config, &old));
-    let stores = key_stores(&config, &state.managers)?;
+    let running = state.stores.load();
+    let stores = key_stores(&config, &state.managers, state.metrics.len(), Some(&running))?;
     let changes = difference::at_reload(
         (&old, (&**state.tls.load()).into()),
         (&config, (&tls_config).into()),

@@ -50,6 +50,7 @@ impl Shards {
                 listen,
                 connections_max: state.connections_a_shard,
                 stores: state.stores.clone(),
+                blocks: state.blocks.list(),
                 tls: state.tls.clone(),
                 mailbox: state.mailboxes[index].clone(),
                 metrics: state.metrics[index].clone(),

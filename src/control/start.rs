@@ -2,6 +2,7 @@
 //! the first shard.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::stdio::stderr;
 
 use super::state::State;
-use super::{build, system};
+use super::{build, socket, system};
 use crate::admin::listener as admin;
 use crate::config::{Config, Invalid, LogFormat, Problem};
 use crate::telemetry::{Level, Log, log};
@@ -37,6 +38,8 @@ pub(super) struct Prepared {
     pub(super) cores: Vec<usize>,
     /// Bound, and not yet answered.
     pub(super) admin: Option<TcpListener>,
+    /// The same.
+    pub(super) control: UnixListener,
 }
 
 /// Reads the configuration, looks at what the kernel allows, and opens log, listener and key
@@ -60,7 +63,9 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     let file = config_file.to_path_buf();
     let state = build::build(file, config, tls, cores.len(), connections_max, log)
         .map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?;
-    Ok(Prepared { state: Arc::new(state), cores, admin })
+    let control =
+        socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
+    Ok(Prepared { state: Arc::new(state), cores, admin, control })
 }
 
 fn load(config_file: &Path) -> Result<(Config, tls::Server), Failure> {

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use super::audit::ServiceAudit;
+use super::blocks::Blocks;
 use crate::config::Config;
 use crate::key_manager::Health;
 use crate::keystore::{KeyManager, KeyStores};
@@ -38,6 +39,10 @@ pub struct State {
     pub log: Log,
     /// The record of who used which key.
     pub audit: ServiceAudit,
+    /// What is blocked.
+    pub blocks: Blocks,
+    /// Held by a reload: a signal and the control socket may ask for one at the same time.
+    pub reloading: Mutex<()>,
     /// Where the shards listen, once they all do: the configuration may leave the port open.
     pub listening: OnceLock<SocketAddr>,
     /// Connections that each shard may have open.

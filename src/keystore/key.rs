@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::key_manager::KeyRef;
+use crate::policy::quota::Quota;
 
 /// One key as KMS names it.
 pub struct Key {
@@ -10,12 +11,14 @@ pub struct Key {
     label: Arc<str>,
     /// False: answered InvalidStateException.
     pub enabled: bool,
+    /// How many requests it may have, within those of its key store.
+    pub quota: Option<Arc<Quota>>,
 }
 
 impl Key {
     /// One with a single version, [`KeyRef::first`].
     pub fn new(label: &str, enabled: bool) -> Key {
-        Key { label: label.into(), enabled }
+        Key { label: label.into(), enabled, quota: None }
     }
 
     /// The version to encrypt with.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::quota::Quota;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
@@ -44,4 +45,6 @@ pub struct KeyStore {
     pub managers: Vec<Arc<KeyManager>>,
     /// Decrypt also what AWS's sample proxy encrypted.
     pub accept_aws_sample: bool,
+    /// How many requests it may have.
+    pub quota: Option<Arc<Quota>>,
 }

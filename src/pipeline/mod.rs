@@ -1,9 +1,10 @@
-//! The request's way, on one page: route, authenticate, decode, find its key, permit, execute,
-//! answer. One [`Pipeline`] a shard.
+//! The request's way, on one page: route, authenticate, decode, block list, find its key, quota,
+//! permit, execute, answer. One [`Pipeline`] a shard.
 
 mod audited;
 mod errors;
 mod execute;
+mod gate;
 mod health;
 pub mod record;
 mod target;
@@ -11,7 +12,7 @@ mod target;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -21,11 +22,13 @@ use crate::http1::{Reject, Request};
 use crate::keystore::{KeyStore, KeyStores};
 use crate::limits::{UNAUTHENTICATED_LOG_INTERVAL, UNAUTHENTICATED_LOG_LINES_MAX};
 use crate::policy;
+use crate::policy::blocklist::BlockList;
 use crate::sched::Inbox;
 use crate::sigv4::{self, Authenticated, SigningKeys};
 use crate::telemetry::{Level, Log, LogLimiter, RequestKey, ShardMetrics};
 
 use audited::Audited;
+use gate::Gate;
 pub use record::Arrival;
 use record::{Exchange, Outcome};
 use target::Target;
@@ -36,6 +39,7 @@ pub struct Pipeline {
     stores: Arc<ArcSwap<KeyStores>>,
     inbox: Rc<Inbox>,
     signing_keys: RefCell<SigningKeys>,
+    gate: Gate,
     metrics: Arc<ShardMetrics>,
     log: Log,
     audit: Option<Audited>,
@@ -48,6 +52,7 @@ impl Pipeline {
     pub fn new(
         shard: usize,
         stores: Arc<ArcSwap<KeyStores>>,
+        blocks: Arc<ArcSwap<BlockList>>,
         inbox: Rc<Inbox>,
         metrics: Arc<ShardMetrics>,
         log: Log,
@@ -59,6 +64,7 @@ impl Pipeline {
             stores,
             inbox,
             signing_keys: RefCell::new(SigningKeys::new()),
+            gate: Gate::new(blocks, metrics.clone()),
             metrics,
             log,
             audit: audit.map(Audited::new),
@@ -145,13 +151,22 @@ impl Pipeline {
         };
         exchange.record.metadata = valid.metadata().clone();
 
+        self.gate.refuse_blocked(store, &route, arrival.unix_seconds(), exchange)?;
         let deadline = arrival.first_byte + stores.request_budget;
         let target = Target::find(store, &route, body, deadline)?;
         if let Some(audit) = &self.audit {
             audit.may_serve(route.operation)?;
         }
+        let _admitted = self.gate.admit(&stores, &route, &target, exchange)?;
         let permit = policy::decide(authenticated, valid, target);
-        execute::execute(&self.inbox, permit, exchange, out).await
+        let done = execute::execute(&self.inbox, permit, exchange, out).await;
+        self.gate.refuse_blocked(
+            store,
+            &route,
+            record::unix_seconds(SystemTime::now()),
+            exchange,
+        )?;
+        done
     }
 
     fn route<'s, 'r>(

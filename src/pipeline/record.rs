@@ -22,10 +22,13 @@ pub struct Arrival {
 impl Arrival {
     /// When its head was read, in Unix seconds.
     pub(super) fn unix_seconds(&self) -> i64 {
-        self.head_read
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        unix_seconds(self.head_read)
     }
+}
+
+pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Who used which key, or tried to. Nothing secret: no plaintext, no ciphertext.

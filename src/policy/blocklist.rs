@@ -92,6 +92,11 @@ impl BlockList {
         self.stores.values().flat_map(BTreeMap::values).filter(move |block| !block.is_over(now))
     }
 
+    /// Those that are over at `now`.
+    pub fn ended(&self, now: i64) -> impl Iterator<Item = &Block> {
+        self.stores.values().flat_map(BTreeMap::values).filter(move |block| block.is_over(now))
+    }
+
     fn len(&self) -> usize {
         self.stores.values().map(BTreeMap::len).sum()
     }

@@ -22,6 +22,7 @@ use crate::audit::waiter::Waiter;
 use crate::keystore::KeyStores;
 use crate::limits::{DEADLINE_TICK, IO_MEMORY_BYTES, RING_DEPTH};
 use crate::pipeline::Pipeline;
+use crate::policy::blocklist::BlockList;
 use crate::sched::{Inbox, Mailbox};
 use crate::telemetry::{Level, Log, ShardMetrics};
 use crate::tls;
@@ -47,6 +48,8 @@ pub struct ShardSeed {
     pub connections_max: usize,
     /// What is served.
     pub stores: Arc<ArcSwap<KeyStores>>,
+    /// What is blocked.
+    pub blocks: Arc<ArcSwap<BlockList>>,
     /// TLS configuration for new connections.
     pub tls: Arc<ArcSwap<tls::Server>>,
     /// Where lanes put outcomes for this shard.
@@ -112,6 +115,7 @@ impl ShardSeed {
             pipeline: Pipeline::new(
                 self.index,
                 self.stores,
+                self.blocks,
                 inbox.clone(),
                 self.metrics.clone(),
                 self.log.clone(),

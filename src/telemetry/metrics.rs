@@ -64,6 +64,8 @@ pub struct Requests {
     pub latencies: BTreeMap<&'static str, Latencies>,
     /// Refused authentications by reason.
     pub unauthenticated: BTreeMap<&'static str, u64>,
+    /// Requests beyond a quota, by key store.
+    pub quota_exceeded: BTreeMap<Arc<str>, u64>,
 }
 
 /// One shard's figures.
@@ -121,6 +123,11 @@ impl ShardMetrics {
         *lock(&self.requests).unauthenticated.entry(reason).or_default() += 1;
     }
 
+    /// Counts a request beyond a quota of this key store or of one of its keys.
+    pub fn quota_exceeded(&self, key_store: &Arc<str>) {
+        *lock(&self.requests).quota_exceeded.entry(key_store.clone()).or_default() += 1;
+    }
+
     /// Counts a failed handshake by its reason.
     pub fn handshake_failed(&self, reason: &'static str) {
         *lock(&self.handshake_failures).entry(reason).or_default() += 1;
@@ -172,6 +179,9 @@ impl Totals {
             }
             for (reason, count) in requests.unauthenticated {
                 *totals.requests.unauthenticated.entry(reason).or_default() += count;
+            }
+            for (key_store, count) in requests.quota_exceeded {
+                *totals.requests.quota_exceeded.entry(key_store).or_default() += count;
             }
             for (reason, count) in shard.handshake_failures() {
                 *totals.handshake_failures.entry(reason).or_default() += count;

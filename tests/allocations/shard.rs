@@ -52,6 +52,7 @@ impl Site {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             connections_max: 16,
             stores: fixture::key_stores(fixture::in_process()),
+            blocks: Arc::default(),
             tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
             mailbox: Mailbox::new(),
             metrics: Arc::new(ShardMetrics::default()),

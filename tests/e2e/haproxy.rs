@@ -96,11 +96,19 @@ fn mutual(ca: &Ca) -> Installation {
     installation
 }
 
+/// A second process on the same configuration, but for its state directory: that is one process's.
+fn beside(installation: &Installation) -> Server {
+    let text = std::fs::read_to_string(installation.config_file()).expect("written");
+    let text = text.replacen("[server]\n", "[server]\nstate_directory = \"state-2\"\n", 1);
+    installation.write("xksd.toml", &text);
+    installation.start()
+}
+
 #[test]
 fn a_stopped_server_costs_nobody_an_answer() {
     let ca = Ca::root("Client Root");
     let installation = mutual(&ca);
-    let (mut stopping, staying) = (installation.start(), installation.start());
+    let (mut stopping, staying) = (installation.start(), beside(&installation));
     let proxy = HaProxy::start(&installation, &[&stopping, &staying], "");
     let kms = client(&installation, &ca, KMS_NAME);
     let request = Request::health(&staying, "through HAProxy");

@@ -4,6 +4,7 @@ mod conformance;
 
 mod admin;
 mod audit;
+mod blocks;
 mod calls;
 mod haproxy;
 mod hostile;
@@ -11,6 +12,7 @@ mod http;
 mod keys;
 mod nss;
 mod p11_kit;
+mod quotas;
 mod reload;
 mod requests;
 mod sigv4;

@@ -63,7 +63,7 @@ unsafe extern "C" fn c_encrypt(
                 std::ptr::copy_nonoverlapping(data, out, length as usize);
                 std::ptr::write_bytes(out.add(length as usize), tag, TAG as usize);
             }
-            Module::SpoilsOneOf(n) if number % n == 0 => *out ^= 1,
+            Module::SpoilsOneOf(n) if number.is_multiple_of(n) => *out ^= 1,
             _ => {}
         }
         code

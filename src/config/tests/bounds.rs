@@ -44,6 +44,8 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[server]", "[server]\nshutdown_ms = 99", "server.shutdown_ms", "100 to 300000 milliseconds"),
     ("[server]", "[server]\nshutdown_ms = 300001", "server.shutdown_ms", "100 to 300000 milliseconds"),
     ("[server]", "[server]\nlog = \"xml\"", "server.log", "\"auto\", \"json\" or \"text\""),
+    ("[server]", "[server]\nstate_directory = \"\"", "server.state_directory", "a path is not empty"),
+    ("[server]", "[server]\ncontrol_socket = 1", "server.control_socket", "a string is expected"),
     ("[\"us-east-1\"]", "[]", "server.regions", "at least one"),
     ("[\"us-east-1\"]", "\"us-east-1\"", "server.regions", "an array is expected here, not a \
         string"),
@@ -124,6 +126,15 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("QR27\"", "QR28\"", "keystore[0].credential[0].access_key_id", "20 to 30 of A-Z 2-7"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/pin\" }", "keystore[0].credential[0].secret_access_key", "secrets/pin (4 characters) is not accepted: a secret access key has 43 to 64"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/two-lines\" }", "keystore[0].credential[0].secret_access_key", "(45 characters)"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = {}", "keystore[0].key[0].quota", "nothing is bounded"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { burst = 1, concurrent = 1 }", "keystore[0].key[0].quota.burst", "a part of requests_per_second"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 0 }", "keystore[0].key[0].quota.requests_per_second", "1 to 1000000 requests"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 1000001 }", "keystore[0].key[0].quota.requests_per_second", "1 to 1000000"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 1, burst = 0 }", "keystore[0].key[0].quota.burst", "1 to 10000000"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 1, burst = 10000001 }", "keystore[0].key[0].quota.burst", "1 to 10000000"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { concurrent = 0 }", "keystore[0].key[0].quota.concurrent", "1 to 1000000"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { concurrent = 1000001 }", "keystore[0].key[0].quota.concurrent", "1 to 1000000"),
+    ("path_prefix = \"/a\"", "path_prefix = \"/a\"\nquota = 5", "keystore[0].quota", "a table is expected"),
     ("id = \"foo\"", "id = \"f/o\"", "keystore[0].key[0].id", "1 to 128 of"),
     ("id = \"foo\"", "id = \".\"", "keystore[0].key[0].id", "not . or .. alone"),
     ("id = \"foo\"", "id = \"..\"", "keystore[0].key[0].id", "\"..\" is not accepted"),
@@ -147,6 +158,8 @@ fn each_problem_is_named() {
 /// (replaced in SMALL, by what): valid.
 #[rustfmt::skip]
 const ACCEPTED: &[(&str, &str)] = &[
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 1000000, burst = 10000000, concurrent = 1000000 }"),
+    ("id = \"foo\"", "id = \"foo\"\nquota = { requests_per_second = 1, burst = 1, concurrent = 1 }"),
     ("[server]", "[server]\nshards = 1024"),
     ("[server]", "[server]\nshards = 0x10"),
     ("[server]", "[server]\nrequest_budget_ms = 10"),

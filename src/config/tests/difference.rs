@@ -56,7 +56,9 @@ fn all_is_said_at_the_start() {
              00:00:00 UTC",
             "any client may connect: no client certificate is asked for",
             "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
-             [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, log is \"auto\"",
+             [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, log is \"auto\", \
+             state_directory is /etc/xksd/state, control_socket is \
+             /etc/xksd/state/control.sock",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
              \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true, \
@@ -192,6 +194,8 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.shutdown_delay_ms", "shutdown_delay_ms = 0", "shutdown_delay_ms = 1"),
     ("server.shutdown_ms", "shutdown_ms = 5000", "shutdown_ms = 5001"),
     ("server.log", "log = \"json\"", "log = \"text\""),
+    ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
+    ("server.control_socket", "log = \"json\"", "log = \"json\"\ncontrol_socket = \"/c\""),
     ("tls", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
     ("tls.certificate_chain", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
     ("tls.private_key", "private_key = \"k\"", "private_key = \"l\""),
@@ -238,6 +242,14 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.key.id", "id = \"foo\"", "id = \"bar\""),
     ("keystore.key.label", "label = \"a label\"", "label = \"another\""),
     ("keystore.key.enabled", "label = \"a label\"\nenabled = false", "label = \"a label\"\nenabled = true"),
+    ("keystore.quota", "quota = { requests_per_second = 1800, burst = 3600, concurrent = 500 }\n", ""),
+    ("keystore.quota.requests_per_second", "requests_per_second = 1800", "requests_per_second = 1801"),
+    ("keystore.quota.burst", "burst = 3600", "burst = 3601"),
+    ("keystore.quota.concurrent", "concurrent = 500", "concurrent = 501"),
+    ("keystore.key.quota", "quota = { requests_per_second = 18, burst = 36, concurrent = 5 }\n", ""),
+    ("keystore.key.quota.requests_per_second", "requests_per_second = 18,", "requests_per_second = 19,"),
+    ("keystore.key.quota.burst", "burst = 36,", "burst = 37,"),
+    ("keystore.key.quota.concurrent", "concurrent = 5 }", "concurrent = 6 }"),
 ];
 
 #[test]

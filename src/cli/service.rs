@@ -1,0 +1,161 @@
+//! `xksd reload`, `xksd status`, and the way to the running process that others use, too.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, ErrorKind, Write as _};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{Failure, print};
+use crate::config;
+use crate::control::commands::{Reply, Request};
+use crate::control::socket;
+
+/// Which process is meant, and how its answer is shown.
+#[derive(Debug, clap::Args)]
+pub struct Service {
+    /// Configuration file (TOML) of the running xksd: its control socket is found there
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Control socket of the running xksd, where it is not the one that FILE names
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Have the running xksd read its configuration again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints what changed. If anything is wrong with the configuration, nothing changes and the exit \
+code is 1.
+The same as SIGHUP, with an answer.")]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    service: Service,
+}
+
+/// Show the state of the running xksd
+#[derive(Debug, clap::Args)]
+#[command(after_help = "--json prints all of it, as /status of the admin listener does.")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    service: Service,
+}
+
+pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
+    args.service.ask(&Request::Reload {})
+}
+
+pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let Reply { data, .. } = args.service.reply(&Request::Status {})?;
+    if args.service.json { print_json(&data) } else { print(&summary(&data)) }
+}
+
+impl Service {
+    /// Asks, and prints the answer.
+    pub(super) fn ask(&self, request: &Request) -> Result<(), Failure> {
+        let Reply { ok, message, data } = self.reply(request)?;
+        if !ok {
+            return Err(Failure::Failed(message));
+        }
+        if self.json {
+            return print_json(&data);
+        }
+        print(&format!("{}\n", message.trim_end()))
+    }
+
+    fn reply(&self, request: &Request) -> Result<Reply, Failure> {
+        let path = match &self.control_socket {
+            Some(path) => path.clone(),
+            None => config::control_socket(&self.config)?,
+        };
+        let failed = |error: std::io::Error| {
+            let why = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                    "no xksd runs here".to_owned()
+                }
+                ErrorKind::PermissionDenied => {
+                    "run this as root or as the user that xksd runs as".to_owned()
+                }
+                _ => error.to_string(),
+            };
+            Failure::Failed(format!("control socket {}: {why}", path.display()))
+        };
+        let mut stream = socket::connect(&path).map_err(failed)?;
+        let mut line = serde_json::to_vec(request).map_err(|e| Failure::Failed(e.to_string()))?;
+        line.push(b'\n');
+        // Who is refused may have its answer before all is written.
+        let _ = stream.write_all(&line);
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).map_err(failed)?;
+        serde_json::from_str(&reply).map_err(|_| {
+            let at = path.display();
+            Failure::Failed(format!(
+                "control socket {at}: the process ended without an answer, or is no xksd"
+            ))
+        })
+    }
+}
+
+fn print_json(value: &Value) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    print(&format!("{text}\n"))
+}
+
+/// What a person in a hurry wants to see.
+fn summary(status: &Value) -> String {
+    let mut text = String::new();
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let ready = match (status["ready"].as_bool(), status["draining"].as_bool()) {
+        (_, Some(true)) => "stopping",
+        (Some(true), _) => "ready",
+        _ => "not ready: no key manager serves",
+    };
+    let (version, uptime) = (word(&status["version"]), word(&status["uptime_seconds"]));
+    let _ =
+        writeln!(text, "xksd {version}, {ready}, up {uptime} s, on {}", word(&status["listen"]));
+    if let Some(why) = status["config_last_reload"]["refused"].as_str() {
+        let _ = writeln!(text, "THE LAST RELOAD WAS REFUSED: {why}");
+    }
+    for waiting in elements(&status["config_last_reload"]["waiting_for_restart"]) {
+        let _ = writeln!(text, "waits for a restart: {}", word(waiting));
+    }
+    for manager in elements(&status["key_managers"]) {
+        let (name, health) = (word(&manager["name"]), word(&manager["health"]));
+        let _ = write!(text, "key manager {name}: {health}");
+        if let Some(why) = manager["health_reason"].as_str() {
+            let _ = write!(text, ", {why}");
+        }
+        let sessions = &manager["sessions"];
+        if sessions.is_object() {
+            let (open, of) = (word(&sessions["open"]), word(&sessions["configured"]));
+            let _ = write!(text, ", {open} of {of} sessions open");
+        }
+        text.push('\n');
+    }
+    for store in elements(&status["key_stores"]) {
+        let (prefix, keys) = (word(&store["path_prefix"]), word(&store["keys"]));
+        let enabled = if store["enabled"] == false { ", disabled" } else { "" };
+        let _ = writeln!(text, "key store {prefix:?}: {keys} keys{enabled}");
+    }
+    for block in elements(&status["blocks"]) {
+        let key = block["key"].as_str().map_or(String::new(), |key| format!("key {key:?} of "));
+        let (store, since) = (word(&block["key_store"]), word(&block["since"]));
+        let reason = word(&block["reason"]);
+        let _ = writeln!(text, "BLOCKED: {key}key store {store:?} since {since}: {reason}");
+    }
+    for certificate in elements(&status["tls"]["certificates"]) {
+        let (subject, end) = (word(&certificate["subject"]), word(&certificate["not_after"]));
+        let _ = writeln!(text, "certificate {subject:?} is valid until {end}");
+    }
+    text
+}
+
+fn elements(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,216 @@
+//! The block list of the running service: in force on every shard at once, and kept over restarts.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use super::state_dir::StateDir;
+use crate::limits::{BLOCKS_FILE_BYTES_MAX, STATE_RETRY_INTERVAL};
+use crate::policy::blocklist::{Block, BlockList, Full};
+
+const FILE: &str = "blocks.json";
+/// Of the file's form. Another one is not understood, and xksd does not start.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    version: u32,
+    blocks: Vec<Block>,
+}
+
+/// What is blocked, and the file of it.
+pub struct Blocks {
+    list: Arc<ArcSwap<BlockList>>,
+    dir: StateDir,
+    /// Held while the list changes. When to try again to save what is not on disk.
+    unsaved_until: Mutex<Option<Instant>>,
+}
+
+/// Something was blocked, and what its file says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Saving {
+    /// It is on disk.
+    Saved,
+    /// It is in force and not on disk: why.
+    NotSaved(String),
+}
+
+impl Blocks {
+    /// As they were saved.
+    ///
+    /// # Errors
+    /// A sentence for the operator. A list that cannot be read is never taken for an empty one.
+    pub fn load(dir: StateDir) -> Result<Blocks, String> {
+        let list = match dir.read(FILE, BLOCKS_FILE_BYTES_MAX)? {
+            None => BlockList::default(),
+            Some(bytes) => parse(&bytes).map_err(|why| {
+                format!(
+                    "the block list in {FILE} of the state directory cannot be read: {why}. \
+                     xksd does not start without it: it says what must not be answered"
+                )
+            })?,
+        };
+        let list = Arc::new(ArcSwap::from_pointee(list));
+        Ok(Blocks { list, dir, unsaved_until: Mutex::default() })
+    }
+
+    /// For the shards.
+    pub fn list(&self) -> Arc<ArcSwap<BlockList>> {
+        self.list.clone()
+    }
+
+    /// What is blocked at `now` (seconds since 1970).
+    pub fn active(&self, now: i64) -> Vec<Block> {
+        self.list.load().active(now).cloned().collect()
+    }
+
+    /// Blocks, at once, and saves it. Where it cannot be saved it is in force all the same, and
+    /// [`Blocks::tick`] tries again.
+    ///
+    /// # Errors
+    /// When there is no place for one more.
+    pub fn block(&self, block: Block) -> Result<Saving, Full> {
+        let mut unsaved = self.lock();
+        let now = block.since;
+        let list = self.list.load().with(block, now)?;
+        self.list.store(Arc::new(list));
+        Ok(self.save(&mut unsaved, now))
+    }
+
+    /// Saves the list without a block, and then takes that out of force.
+    ///
+    /// # Errors
+    /// When there is no such block, or it cannot be saved: then it stays in force.
+    pub fn unblock(&self, key_store: &str, key: Option<&str>, now: i64) -> Result<(), String> {
+        let _unsaved = self.lock();
+        let list = self.list.load().without(key_store, key, now);
+        let list = list.ok_or_else(|| "it is not blocked".to_owned())?;
+        let saved = self.dir.write(FILE, &text(list.active(now)));
+        saved.map_err(|why| format!("it stays blocked, because {why}"))?;
+        self.list.store(Arc::new(list));
+        Ok(())
+    }
+
+    /// To be called now and then: gives the blocks that have ended by themselves, and saves again
+    /// what could not be saved.
+    pub fn tick(&self, now: i64) -> Vec<Block> {
+        let list = self.list.load();
+        if list.ended(now).next().is_none() && self.lock().is_none() {
+            return Vec::new();
+        }
+        let mut unsaved = self.lock();
+        let list = self.list.load_full();
+        let ended: Vec<Block> = list.ended(now).cloned().collect();
+        if !ended.is_empty() {
+            self.list.store(Arc::new(BlockList::of(list.active(now).cloned())));
+        }
+        if !ended.is_empty() || unsaved.is_some_and(|at| at <= Instant::now()) {
+            self.save(&mut unsaved, now);
+        }
+        ended
+    }
+
+    /// Whether some change is not on disk yet.
+    pub fn is_unsaved(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    fn save(&self, unsaved: &mut Option<Instant>, now: i64) -> Saving {
+        match self.dir.write(FILE, &text(self.list.load().active(now))) {
+            Ok(()) => {
+                *unsaved = None;
+                Saving::Saved
+            }
+            Err(why) => {
+                *unsaved = Some(Instant::now() + STATE_RETRY_INTERVAL);
+                Saving::NotSaved(why)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.unsaved_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the file's text.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &[u8]) -> Result<BlockList, String> {
+    let saved: Saved = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if saved.version != VERSION {
+        return Err(format!("version {} is not known to this xksd", saved.version));
+    }
+    Ok(BlockList::of(saved.blocks))
+}
+
+fn text<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<u8> {
+    let saved = Saved { version: VERSION, blocks: blocks.cloned().collect() };
+    let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(key: &str, until: Option<i64>) -> Block {
+        let (key_store, key) = ("/a".to_owned(), Some(key.to_owned()));
+        Block { key_store, key, reason: "leak".into(), who: "uid 0".into(), since: 100, until }
+    }
+
+    fn load(parent: &tempfile::TempDir) -> Result<Blocks, String> {
+        Blocks::load(StateDir::open(&parent.path().join("state"))?)
+    }
+
+    #[test]
+    fn blocks_survive_and_end_when_they_say() {
+        let parent = tempfile::tempdir().unwrap();
+        let blocks = load(&parent).unwrap();
+        assert_eq!(blocks.block(block("foo", None)), Ok(Saving::Saved));
+        assert_eq!(blocks.block(block("bar", Some(200))), Ok(Saving::Saved));
+        assert_eq!(blocks.tick(199), []);
+        drop(blocks);
+        let blocks = load(&parent).unwrap();
+        assert_eq!(blocks.active(199), [block("bar", Some(200)), block("foo", None)]);
+        assert_eq!(blocks.tick(200), [block("bar", Some(200))]);
+        assert_eq!(blocks.tick(200), [], "told once");
+        assert_eq!(blocks.unblock("/a", Some("foo"), 200), Ok(()));
+        assert_eq!(blocks.unblock("/a", Some("foo"), 200), Err("it is not blocked".to_owned()));
+        drop(blocks);
+        assert_eq!(load(&parent).unwrap().active(0), []);
+    }
+
+    #[test]
+    fn where_it_cannot_be_saved_a_block_is_in_force_and_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let blocks = load(&parent).unwrap();
+        let in_the_way = parent.path().join("state/blocks.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(matches!(blocks.block(block("foo", None)), Ok(Saving::NotSaved(_))));
+        assert!(blocks.is_unsaved() && blocks.active(100).len() == 1);
+        assert!(blocks.unblock("/a", Some("foo"), 100).is_err());
+        assert_eq!(blocks.active(100).len(), 1, "what is not saved is not unblocked");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        *blocks.lock() = Some(Instant::now());
+        blocks.tick(100);
+        assert!(!blocks.is_unsaved());
+        drop(blocks);
+        assert_eq!(load(&parent).unwrap().active(100).len(), 1);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_an_empty_one() {
+        let parent = tempfile::tempdir().unwrap();
+        drop(load(&parent).unwrap());
+        for wrong in ["", "{", "[]", "{\"version\":2,\"blocks\":[]}", "{\"blocks\":[]}"] {
+            std::fs::write(parent.path().join("state/blocks.json"), wrong).unwrap();
+            assert!(load(&parent).err().unwrap().contains("cannot be read"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What can be asked at the control socket, and what becomes of it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::blocks::Saving;
+use super::reload;
+use super::state::State;
+use crate::admin::status;
+use crate::audit::record::{self, Record};
+use crate::limits::BLOCK_REASON_BYTES_MAX;
+use crate::policy::blocklist::Block;
+use crate::telemetry::Level;
+use crate::telemetry::log::timestamp;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Answer nothing with this key, or with any key of this key store.
+    Block {
+        /// Which.
+        target: Target,
+        /// Why.
+        reason: String,
+        /// For how long, seconds; until it is unblocked where it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u32>,
+    },
+    /// Take a block away.
+    Unblock {
+        /// Which.
+        target: Target,
+        /// Why.
+        reason: String,
+    },
+    /// All that is blocked.
+    Blocks {},
+    /// Read the configuration again.
+    Reload {},
+    /// As `/status`.
+    Status {},
+}
+
+/// A key store, or one key of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Path prefix.
+    pub key_store: String,
+    /// External key id; the whole key store where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// False: exit code 1.
+    pub ok: bool,
+    /// For a person.
+    pub message: String,
+    /// For a program.
+    #[serde(default)]
+    pub data: Value,
+}
+
+impl Reply {
+    /// Nothing was done.
+    pub fn refused(message: String) -> Reply {
+        Reply { ok: false, message, data: Value::Null }
+    }
+
+    fn done(message: String, data: Value) -> Reply {
+        Reply { ok: true, message, data }
+    }
+}
+
+/// Does what `line` asks for, on behalf of `who`.
+pub fn run(state: &Arc<State>, line: &str, who: &str) -> Reply {
+    match serde_json::from_str(line) {
+        Ok(Request::Block { target, reason, for_seconds }) => {
+            block(state, target, reason, for_seconds, who)
+        }
+        Ok(Request::Unblock { target, reason }) => unblock(state, &target, &reason, who),
+        Ok(Request::Blocks {}) => blocks(state),
+        Ok(Request::Reload {}) => reloaded(state, who),
+        Ok(Request::Status {}) => Reply::done(String::new(), status::value(state)),
+        Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
+    }
+}
+
+fn block(
+    state: &State,
+    target: Target,
+    reason: String,
+    for_seconds: Option<u32>,
+    who: &str,
+) -> Reply {
+    if let Err(why) = known(state, &target).and_then(|()| refuse_reason(&reason)) {
+        return Reply::refused(why);
+    }
+    let since = unix_seconds();
+    let Target { key_store, key } = target;
+    let until = for_seconds.map(|seconds| since + i64::from(seconds));
+    let block = Block { key_store, key, reason, who: who.to_owned(), since, until };
+    let Ok(saving) = state.blocks.block(block.clone()) else {
+        return Reply::refused(
+            "the block list is full. Block the key store, or set enabled = false in the \
+             configuration and reload it"
+                .to_owned(),
+        );
+    };
+    let what = format!("{}{}", name(&block.key_store, block.key.as_deref()), end(&block));
+    state.audit.record(&Record::Block(audited(&block, end_of(&block).as_deref())));
+    state.log.event(Level::Warn, format!("{what} is blocked by {who}: {}", block.reason));
+    match saving {
+        Saving::Saved => Reply::done(format!("{what} is blocked"), shown(&block)),
+        Saving::NotSaved(why) => {
+            let message = format!(
+                "{what} is blocked now, but not after a restart: {why}. xksd goes on trying"
+            );
+            state.log.event(Level::Error, message.as_str());
+            Reply { ok: false, message, data: shown(&block) }
+        }
+    }
+}
+
+fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
+    let Target { key_store, key } = target;
+    let what = name(key_store, key.as_deref());
+    let now = unix_seconds();
+    if let Err(why) = refuse_reason(reason) {
+        return Reply::refused(why);
+    }
+    if let Err(why) = state.blocks.unblock(key_store, key.as_deref(), now) {
+        let of = state.blocks.active(now);
+        let of_keys = of.iter().filter(|b| b.key_store == *key_store && b.key != *key).count();
+        let hint = match (of_keys, key) {
+            (0, _) => "",
+            (_, None) => ". Keys of it are, by themselves: see `xksd blocks`",
+            (_, Some(_)) => ". Its key store or other keys of it are: see `xksd blocks`",
+        };
+        return Reply::refused(format!("{what}: {why}{hint}"));
+    }
+    let key = key.as_deref();
+    state.audit.record(&Record::Unblock(record::Block {
+        key_store,
+        key,
+        reason,
+        who,
+        until: None,
+    }));
+    state.log.event(Level::Warn, format!("{what} is no longer blocked, by {who}: {reason}"));
+    Reply::done(format!("{what} is no longer blocked"), Value::Null)
+}
+
+fn blocks(state: &State) -> Reply {
+    let active = state.blocks.active(unix_seconds());
+    let line = |block: &Block| {
+        let Block { key_store, key, reason, who, since, .. } = block;
+        let (what, since) = (name(key_store, key.as_deref()), timestamp_of(*since));
+        format!("{what}, since {since}{}, by {who}: {reason}\n", end(block))
+    };
+    let mut message: String = active.iter().map(line).collect();
+    if active.is_empty() {
+        message.push_str("nothing is blocked\n");
+    }
+    if state.blocks.is_unsaved() {
+        message.push_str("the last change is not on disk yet: a restart would lose it\n");
+    }
+    Reply::done(message, active.iter().map(shown).collect())
+}
+
+fn reloaded(state: &Arc<State>, who: &str) -> Reply {
+    match reload::reload(state, who) {
+        Ok(lines) => {
+            let mut message = "the configuration is reloaded\n".to_owned();
+            lines.iter().for_each(|line| message.push_str(&format!("{line}\n")));
+            Reply::done(message, json!(lines))
+        }
+        Err(why) => Reply::refused(format!("not reloaded, the old one stays in force:\n{why}")),
+    }
+}
+
+/// Called now and then: blocks that have ended by themselves are told.
+pub(super) fn tick(state: &State) {
+    for block in state.blocks.tick(unix_seconds()) {
+        let what = name(&block.key_store, block.key.as_deref());
+        let ended = record::Block { who: "its time is over", ..audited(&block, None) };
+        state.audit.record(&Record::Unblock(ended));
+        state.log.event(Level::Warn, format!("{what} is no longer blocked: its time is over"));
+    }
+}
+
+/// A block for something that is not there would give false comfort.
+fn known(state: &State, target: &Target) -> Result<(), String> {
+    let config = state.config.load();
+    let Some(store) = config.keystores.iter().find(|s| s.path_prefix == target.key_store) else {
+        let all: Vec<String> =
+            config.keystores.iter().map(|s| format!("{:?}", s.path_prefix)).collect();
+        let (wanted, all) = (&target.key_store, all.join(", "));
+        return Err(format!("no key store has the path_prefix {wanted:?}; there is: {all}"));
+    };
+    match &target.key {
+        Some(id) if !store.keys.iter().any(|key| key.id == *id) => {
+            Err(format!("key store {:?} has no key {id:?}", store.path_prefix))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse_reason(reason: &str) -> Result<(), String> {
+    if reason.trim().is_empty() || reason.len() > BLOCK_REASON_BYTES_MAX {
+        return Err(format!("a reason of 1 to {BLOCK_REASON_BYTES_MAX} bytes is needed"));
+    }
+    Ok(())
+}
+
+fn name(key_store: &str, key: Option<&str>) -> String {
+    match key {
+        Some(key) => format!("key {key:?} of key store {key_store:?}"),
+        None => format!("key store {key_store:?}"),
+    }
+}
+
+fn audited<'a>(block: &'a Block, until: Option<&'a str>) -> record::Block<'a> {
+    let Block { key_store, key, reason, who, .. } = block;
+    record::Block { key_store, key: key.as_deref(), reason, who, until }
+}
+
+/// A block as `/status` and `--json` show it.
+pub fn shown(block: &Block) -> Value {
+    let Block { key_store, key, reason, who, since, .. } = block;
+    json!({
+        "key_store": key_store,
+        "key": key,
+        "reason": reason,
+        "who": who,
+        "since": timestamp_of(*since),
+        "until": end_of(block),
+    })
+}
+
+fn end(block: &Block) -> String {
+    end_of(block).map_or_else(String::new, |until| format!(" until {until}"))
+}
+
+fn end_of(block: &Block) -> Option<String> {
+    block.until.map(timestamp_of)
+}
+
+fn timestamp_of(unix_seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix_seconds)
+        .map_or_else(|_| unix_seconds.to_string(), |time| timestamp(SystemTime::from(time)))
+}
+
+fn unix_seconds() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}

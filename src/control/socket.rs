@@ -1,0 +1,197 @@
+//! The control socket: everything that changes the running process comes through here, from root or
+//! the user that the process runs as. One JSON object asks, one answers, a line each.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+
+use super::commands::{self, Reply};
+use super::state::State;
+use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX, CONTROL_TIME_MAX};
+use crate::telemetry::Level;
+
+/// Pause after accept(2) or a thread's start failed: both lack something that will not be there at
+/// once.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Of a Unix socket's address, bytes with the NUL (`unix(7)`).
+const ADDRESS_BYTES: usize = 108;
+
+/// Binds the socket. Requests wait in its backlog until [`start`].
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn bind(path: &Path) -> Result<UnixListener, String> {
+    let at = |why: String| format!("control socket {}: {why}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(at("there is something else of this name".to_owned()));
+        }
+        // A process that was killed leaves its socket behind.
+        Ok(_) if through(path, |path| UnixStream::connect(path)).is_err() => {
+            fs::remove_file(path).map_err(|e| at(format!("cannot be removed: {e}")))?;
+        }
+        Ok(_) => return Err(at("another process listens on it".to_owned())),
+        Err(_) => {}
+    }
+    let listener = through(path, |path| UnixListener::bind(path));
+    let listener = listener.map_err(|error| at(format!("cannot listen: {error}")))?;
+    // Between the two somebody else may connect; whose request is served, the peer's user decides.
+    let closed = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+    closed.map_err(|error| at(format!("cannot be closed to others: {error}")))?;
+    Ok(listener)
+}
+
+/// Connects to the socket of a process that runs.
+///
+/// # Errors
+/// The system's.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = through(path, |path| UnixStream::connect(path))?;
+    stream.set_write_timeout(Some(CONTROL_TIME_MAX))?;
+    Ok(stream)
+}
+
+/// An address has room for 107 bytes: a longer path goes through its directory's descriptor.
+fn through<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return action(path);
+    };
+    if path.as_os_str().len() < ADDRESS_BYTES {
+        return action(path);
+    }
+    let directory = fs::File::open(parent)?;
+    let short: PathBuf = ["/proc/self/fd", &directory.as_raw_fd().to_string()].iter().collect();
+    action(&short.join(name))
+}
+
+/// Serves who asks, until the process ends.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(state: &Arc<State>, listener: UnixListener) -> io::Result<()> {
+    let state = state.clone();
+    let open = Arc::new(AtomicUsize::new(0));
+    let run = move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::sleep(ACCEPT_BACKOFF);
+                continue;
+            };
+            if open.load(Ordering::Relaxed) >= CONTROL_CONNECTIONS_MAX {
+                continue;
+            }
+            open.fetch_add(1, Ordering::Relaxed);
+            let (state, open_here) = (state.clone(), open.clone());
+            let serve = move || {
+                let _ = answer(&state, &stream);
+                open_here.fetch_sub(1, Ordering::Relaxed);
+            };
+            if std::thread::Builder::new().name("xksd-control".into()).spawn(serve).is_err() {
+                open.fetch_sub(1, Ordering::Relaxed);
+                std::thread::sleep(ACCEPT_BACKOFF);
+            }
+        }
+    };
+    std::thread::Builder::new().name("xksd-control".into()).spawn(run).map(drop)
+}
+
+fn answer(state: &Arc<State>, mut stream: &UnixStream) -> io::Result<()> {
+    stream.set_write_timeout(Some(CONTROL_TIME_MAX))?;
+    let peer = socket_peercred(stream)?;
+    let reply = if peer.uid.is_root() || peer.uid == geteuid() {
+        match read_line(stream) {
+            Ok(line) => commands::run(state, &line, &who(peer)),
+            Err(why) => Reply::refused(format!("the request cannot be read: {why}")),
+        }
+    } else {
+        let who = who(peer);
+        state.log.event(Level::Warn, format!("control socket: a request of {who} is refused"));
+        Reply::refused("only root and the user that xksd runs as may do this".to_owned())
+    };
+    let mut line = serde_json::to_vec(&reply)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    // A close with unread bytes is a reset, which would take the answer with it.
+    stream.shutdown(Shutdown::Write)?;
+    let timed = Timed { stream, end: Instant::now() + CONTROL_TIME_MAX };
+    io::copy(&mut timed.take(4 * CONTROL_REQUEST_BYTES_MAX as u64), &mut io::sink()).map(drop)
+}
+
+/// The first line, as a whole within [`CONTROL_TIME_MAX`].
+fn read_line(stream: &UnixStream) -> io::Result<String> {
+    let end = Instant::now() + CONTROL_TIME_MAX;
+    let timed = Timed { stream, end };
+    let mut line = String::new();
+    let mut reader = BufReader::new(timed.take(CONTROL_REQUEST_BYTES_MAX as u64 + 1));
+    reader.read_line(&mut line)?;
+    if line.len() > CONTROL_REQUEST_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {CONTROL_REQUEST_BYTES_MAX} bytes")));
+    }
+    Ok(line)
+}
+
+/// A stream that is read until a point in time.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+/// Who asks: the user of the process, and the one that logged in where sudo or su came between.
+fn who(peer: rustix::net::UCred) -> String {
+    const NOBODY_LOGGED_IN: &str = "4294967295";
+    let uid = peer.uid.as_raw();
+    // The peer waits for its answer, so that its process id is still its own.
+    let login = fs::read_to_string(format!("/proc/{}/loginuid", peer.pid.as_raw_pid()));
+    match login.as_deref().map(str::trim_end) {
+        Ok(login) if login != NOBODY_LOGGED_IN && login != uid.to_string() => {
+            format!("uid {uid} (logged in as uid {login})")
+        }
+        _ => format!("uid {uid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_any_length_is_taken_over_from_who_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("long".repeat(50));
+        fs::create_dir(&deep).unwrap();
+        for path in [dir.path().join("s"), deep.join("s")] {
+            let listener = bind(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert!(connect(&path).is_ok());
+            assert!(bind(&path).unwrap_err().ends_with("another process listens on it"));
+            drop(listener);
+            assert!(connect(&path).is_err());
+            assert!(bind(&path).is_ok());
+        }
+        let file = dir.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        assert!(bind(&file).unwrap_err().contains("something else"));
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
+    }
+}

@@ -1,0 +1,158 @@
+//! The state directory: what must survive a restart. One process has it at a time.
+//!
+//! A file is replaced whole: written beside, synced, renamed, and the directory synced. After a
+//! crash there is the old content or the new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
+
+use crate::file::{self, Refused};
+
+/// The lock of a process that was killed is waited for so long: the kernel closes what io_uring
+/// held some time after the process has gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// From one such try to the next.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+const LOCK_FILE: &str = "lock";
+
+/// The directory, which no other process uses.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the directory, which is made where it does not exist.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn open(path: &Path) -> Result<StateDir, String> {
+        let at = |why: String| format!("state directory {}: {why}", path.display());
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(at(format!("cannot be made: {error}")));
+            }
+            _ => {}
+        }
+        refuse_strangers(path).map_err(at)?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK_FILE))
+            .map_err(|error| at(format!("cannot be written: {error}")))?;
+        let patience = Instant::now() + LOCK_PATIENCE;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() >= patience {
+                return Err(at("another xksd uses it".to_owned()));
+            }
+            std::thread::sleep(LOCK_RETRY);
+        }
+        Ok(StateDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// What a file holds; `None` where there is none.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn read(&self, name: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
+        let path = self.path.join(name);
+        match file::read(&path, bytes_max) {
+            Ok(content) => Ok(Some(content.bytes.to_vec())),
+            Err(Refused::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(format!("{} {why}", path.display())),
+        }
+    }
+
+    /// Replaces a file; when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// A sentence for the operator. The old content is still there then.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), String> {
+        let path = self.path.join(name);
+        self.replace(&path, content)
+            .map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let beside = path.with_extension("new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+/// Whoever else can write here could take a block away.
+fn refuse_strangers(path: &Path) -> Result<(), String> {
+    let metadata = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
+    if !metadata.is_dir() {
+        return Err("is not a directory".to_owned());
+    }
+    let (owner, own) = (metadata.uid(), geteuid().as_raw());
+    if owner != own && owner != 0 {
+        return Err(format!(
+            "belongs to another user (uid {owner}), and this process runs as {own}"
+        ));
+    }
+    match metadata.permissions().mode() & 0o022 {
+        0 => Ok(()),
+        _ => Err("other users can write to it; run: chmod go-w on it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_whole_and_one_process_has_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        let dir = StateDir::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(dir.read("a.json", 10), Ok(None));
+        dir.write("a.json", b"first").unwrap();
+        dir.write("a.json", b"other").unwrap();
+        assert_eq!(dir.read("a.json", 5), Ok(Some(b"other".to_vec())));
+        assert!(dir.read("a.json", 4).unwrap_err().ends_with("is longer than 4 bytes"));
+        assert!(StateDir::open(&path).unwrap_err().ends_with("another xksd uses it"));
+        drop(dir);
+        let dir = StateDir::open(&path).unwrap();
+        assert_eq!(dir.read("a.json", 5), Ok(Some(b"other".to_vec())));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, refused) in [(0o770, true), (0o707, true), (0o755, false)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(StateDir::open(dir.path()).is_err(), refused, "{mode:o}");
+        }
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(StateDir::open(&file).unwrap_err().ends_with("is not a directory"));
+        assert!(StateDir::open(&file.join("below")).unwrap_err().contains("cannot be made"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_old_content() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&parent.path().join("state")).unwrap();
+        dir.write("a.json", b"first").unwrap();
+        fs::create_dir(dir.path.join("a.new")).unwrap();
+        assert!(dir.write("a.json", b"other").is_err());
+        assert_eq!(dir.read("a.json", 9), Ok(Some(b"first".to_vec())));
+    }
+}
