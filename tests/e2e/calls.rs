@@ -108,6 +108,18 @@ fn ciphertext_of_the_aws_sample_opens_where_it_is_allowed_and_nowhere_else() {
             name(400, "InvalidCiphertextException")
         );
     }
+    // The sample proxy can be configured to send metadata that looks like ours.
+    let mut framed = hashed("project=nile");
+    framed.splice(framed.len() - 1.., [3, 1, 0, 0]);
+    let sealed = with(
+        &seal(&FOO, [9; 12], &framed, b"made by another proxy"),
+        &json!({"ciphertextMetadata": b64([1, 0, 0])}),
+    );
+    assert_eq!(foreign.decrypt("foo", &sealed, &aad("project=nile")), b"made by another proxy");
+    for (api, context) in [(&mut foreign, "project=nil"), (&mut api, "project=nile")] {
+        let refused = api.decrypt_error("foo", &sealed, &aad(context));
+        assert_eq!(refused, name(400, "InvalidCiphertextException"));
+    }
     // What it encrypts itself is in its own format.
     let own = foreign.encrypt("foo", b"own", &aad("a"));
     assert_eq!(bytes(&own, "ciphertextMetadata"), [1, 0, 0]);
