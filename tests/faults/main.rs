@@ -14,5 +14,6 @@ mod codes;
 mod hand_over;
 mod hang;
 mod loss;
+mod remote;
 mod replicas;
 mod start;

@@ -23,6 +23,15 @@ pub fn hsm_sim() -> PathBuf {
     module
 }
 
+/// What `scripts/modules p11-kit` has made: p11-kit, its server, and the client module that reaches
+/// it.
+pub fn p11_kit(name: &str) -> PathBuf {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/modules/p11-kit");
+    let path = made.join(name);
+    assert!(path.exists(), "{} is missing: run `scripts/modules p11-kit` first", path.display());
+    path.canonicalize().expect("a path")
+}
+
 /// A script that runs its arguments where the kernel refuses io_uring.
 pub fn without_io_uring() -> &'static str {
     concat!(env!("CARGO_MANIFEST_DIR"), "/without_io_uring.py")
