@@ -314,6 +314,27 @@ pub const EKM_FLEET_MAX: usize = 10;
 
 // ---- Policy -------------------------------------------------------------------------------------
 
+/// A file of policies or of entities, bytes.
+pub const POLICY_FILE_BYTES_MAX: usize = 1024 * 1024;
+/// Files of policies, and of entities, of one key store.
+pub const POLICY_FILES_MAX: usize = 64;
+/// Policies of one key store.
+pub const POLICIES_MAX: usize = 2_000;
+/// The `@id` of a policy, characters.
+pub const POLICY_ID_CHARS_MAX: usize = 64;
+/// Levels of brackets in a policy, and four times as many of `if`, `!` and `-`. Cedar's reader calls
+/// itself for each: with 2 MiB of stack, unoptimised, 100 levels of brackets still pass.
+pub const POLICY_NESTING_MAX: usize = 32;
+/// Operators in a policy, which Cedar's reader strings together; 3,200 still pass.
+pub const POLICY_OPERATORS_MAX: usize = 1_000;
+/// Decisions that a shard keeps for requests that ask the same again, and the bytes of what they
+/// are found by: some 300 each, up to 14 KiB.
+pub const DECISIONS_MAX: usize = 16_384;
+/// See [`DECISIONS_MAX`].
+pub const DECISIONS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Different policies by which denials are counted; those of further ones are counted together.
+pub const DENYING_POLICIES_COUNTED_MAX: usize = 1_000;
+
 /// Keys and key stores that can be blocked at the same time.
 pub const BLOCKS_MAX: usize = 10_000;
 /// Why something is blocked, in the operator's words, bytes.
