@@ -7,11 +7,11 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use xksd::http1::{Header, Request};
+use xksd::limits::ERROR_MESSAGE_CHARS_MAX;
 use xksd::sigv4::{
     AccessKeyId, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck,
 };
-use xksd::http1::{Header, Request};
-use xksd::limits::ERROR_MESSAGE_CHARS_MAX;
 
 /// 2024-02-29T12:00:00Z, as in the seeds.
 const NOW: i64 = 1_709_208_000;
