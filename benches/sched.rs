@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 pub fn benches(c: &mut Criterion) {
     let mut group = c.benchmark_group("sched");
     for lanes in [1, 64] {
-        group.bench_function(format!("core, submit to outcome, {lanes} lanes"), |b| {
+        group.bench_function(format!("model, submit to outcome, {lanes} lanes"), |b| {
             let mut now = Instant::now();
             let (mut core, mut batch, mut late) = (opened(lanes, now), VecDeque::new(), Vec::new());
             b.iter(|| {

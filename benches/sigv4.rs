@@ -13,7 +13,7 @@ use crate::fixture::{REGION, Received, credentials, encrypt_body};
 
 pub fn benches(c: &mut Criterion) {
     let (credentials, regions) = (credentials(), vec![REGION.to_owned()]);
-    let mut group = c.benchmark_group("auth");
+    let mut group = c.benchmark_group("sigv4");
     for (name, aad_bytes) in [("verify, 32 B of AAD", 32), ("verify, 8 KiB of AAD", 8192)] {
         let received = Received::new("encrypt", &encrypt_body(32, aad_bytes));
         let mut room = [Header::EMPTY; HEADERS_MAX];

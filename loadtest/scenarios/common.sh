@@ -80,12 +80,14 @@ table() {
     printf '|%s\n' "$(printf ' --- |%.0s' "$@")"
 }
 row() { printf '|'; printf ' %s |' "$@"; printf '\n'; }
+# A figure that has no aim, or what the table does not say.
+note() { printf -- '- %s\n' "$*"; }
 
 # What had to hold: aim "goodput over capacity" 0.93 '>=' 0.90
 aim() {
     local verdict="NOT HELD"
     if [[ "$2" =~ ^[-0-9.]+$ ]] && awk "BEGIN { exit !($2 $3 $4) }"; then verdict=held; else missed=1; fi
-    printf '%s: %s (aim: %s %s): %s\n' "$1" "$2" "$3" "$4" "$verdict"
+    note "$1: $2 (aim: $3 $4): $verdict"
 }
 
 # "3 ThrottlingException, 1 timeout" of the latest report.

@@ -61,7 +61,8 @@ alone="$(loop "$dir/xks.so" xks "$sessions")"
 seconds="$step"
 rate="$((alone / 2))"
 
-echo "$rate requests/s, half of the bare loop's CDIV encrypts ($alone/s over $sessions sessions); each fault for $seconds s."
+echo "$rate requests/s, half of the bare loop's CDIV encrypts ($alone/s over $sessions sessions);"
+echo "each fault for $seconds s."
 echo "Shares are of what was due from the fault's beginning until it was healed."
 echo
 table "fault" "wrong answers" "without an answer" "latest answer, ms" "errors" "healed after"

@@ -49,8 +49,7 @@ measure() {
 }
 p99() { middle <"$dir/p99.$1"; }
 
-echo "A load of $rate encrypts a second to xksd, and beside it a client that holds $idle idle connections. To nginx: what so many sockets cost this machine"
-echo "(kernel, and whatever watches its processes and memory) whoever has them."
+echo "$rate encrypts a second to xksd, and beside them a client that holds $idle idle connections."
 echo
 table "idle connections to" "answered, a second" "p50 ms" "p90 ms" "p99 ms" "p99.9 ms" "CPU of xksd, µs a request" "errors"
 lost=0 memory=""
@@ -66,9 +65,9 @@ for _ in $(seq "$rounds"); do
     memory="${memory:-$(field .idle.memory.bytes_a_connection "$dir/held.json")}"
 done
 echo
-echo "memory of an idle connection: $(calc %.1f "$memory / 1024") KiB"
+note "memory of an idle connection: $(calc %.1f "$memory / 1024") KiB"
 aim "idle connections that were refused or closed" "$lost" '==' 0
-echo "p99 with idle connections to nginx over p99 without, $(in_rounds): $(calc %.2f "$(p99 nginx) / $(p99 none)")"
-echo "p99 with idle connections to xksd over p99 without: $(calc %.2f "$(p99 xksd) / $(p99 none)")"
+note "p99 with idle connections to nginx over p99 without, $(in_rounds): $(calc %.2f "$(p99 nginx) / $(p99 none)")"
+note "p99 with idle connections to xksd over p99 without: $(calc %.2f "$(p99 xksd) / $(p99 none)")"
 aim "p99 with idle connections to xksd over p99 with those to nginx" "$(calc %.2f "$(p99 xksd) / $(p99 nginx)")" '<=' 1.25
 finish

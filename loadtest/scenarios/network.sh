@@ -24,5 +24,5 @@ row "xksd, $connections connections" "$(field '.throughput | floor')" "$(ms "$(f
     "$(field '.proxy.cpu.us_per_request | floor')"
 echo
 # No aim: client, simulator and proxy share the cores, and how near it gets is a question of how many there are.
-echo "xksd over the bare loop: $(calc %.2f "$(field .throughput) / $alone")"
+note "xksd over the bare loop: $(calc %.2f "$(field .throughput) / $alone")"
 finish

@@ -80,9 +80,7 @@ serve
 body="$(answer_of_xksd)"
 serve_nginx
 
-echo "The same signed encrypts from the same client to both, answers not verified, runs of $seconds s that alternate, $(in_rounds). nginx: a static body of ${#body} bytes,"
-echo "the same certificate (ECDSA P-256). xksd writes a line of audit for each request; the aims are against nginx without its access log, which is the harder."
-echo "SCHED_BATCH: a server that its client has woken does not take the core from it at once, as none does between two machines."
+echo "Runs of $seconds s that alternate, $(in_rounds). nginx: a static body of ${#body} bytes."
 echo
 table "load" "server" "requests a second" "p50 ms" "CPU of the server, µs a request"
 alternate "64 connections" xksd nginx nginx-logging -- --connections 64
@@ -99,8 +97,8 @@ alternate "a full handshake for each request, 64 connections" xksd nginx -- --co
 handshakes="$(calc %.2f "$(median xksd 1) / $(median nginx 1)")"
 echo
 aim "throughput over nginx's, 64 connections" "$throughput" '>=' 0.6
-echo "throughput over nginx's with its access log on, 64 connections: $with_log"
-echo "throughput over nginx's, 64 connections, servers with SCHED_BATCH: $batch"
+note "throughput over nginx's with its access log on, 64 connections: $with_log"
+note "throughput over nginx's, 64 connections, servers with SCHED_BATCH: $batch"
 aim "p50 over nginx's, 1 connection" "$latency" '<=' 2
 aim "full handshakes a second over nginx's" "$handshakes" '>=' 0.8
 finish

@@ -36,7 +36,7 @@ for n in 0 1 2; do
     row "$(of 'offered_rate | floor')" "$(of 'throughput | floor')" "$(ms "$(of p50)")" "$(ms "$(of p99)")" "$(of errors)" "$(calc %.1f "${memories[$n]} / 1024")"
 done
 echo
-echo "bare loop: $alone/s; errors: $(errors_by_name)"
+note "bare loop: $alone/s; errors: $(errors_by_name)"
 # Seconds of the last step that began a second or more after the overload ended, and were whole.
 calm="[.timeline[] | select(.second > $warmup + 2 * $step and .second < $warmup + 3 * $step)]"
 aim "goodput over the bare loop" "$(calc %.3f "$(field '.steps[1].throughput') / $alone")" '>=' 0.90

@@ -25,7 +25,7 @@ field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.
         [ "$count" = 0 ] || row "$call" "$count" "$(ms "$p50")" "$(ms "$p99")" "$(ms "$p999")" "$(ms "$max")"
     done
 echo
-[ -z "$report" ] || echo "report: $report"
+[ -z "$report" ] || say "report: $report"
 aim "p99.9, ms" "$(ms "$(field .latency.p999)")" '<=' 250
 aim "errors and wrong answers" "$(field '.errors + .wrong')" '==' 0
 aim "offered, a second" "$(calc %.0f "$(field '.offered / .seconds')")" '>=' 1750

@@ -123,6 +123,9 @@ pub(super) struct CommonArgs {
     /// CPU
     #[arg(long, help_heading = "Requests")]
     pub(super) fresh: bool,
+    /// Principals that requests name in turn; with several, every request is signed anew
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0x100_0000), help_heading = "Requests")]
+    pub(super) principals: u32,
     /// Count any answer with status 200 as right and leave out the requests before and after the
     /// run, so that a server with a static body can be measured. Says nothing of an XKS proxy
     #[arg(long, help_heading = "Requests")]

@@ -70,6 +70,8 @@ pub struct Shape {
     pub cdiv: f64,
     /// Sign every request anew with an id of its own, in place of once a second.
     pub fresh: bool,
+    /// Principals that requests name in turn, one or more.
+    pub principals: u32,
     /// Check answers; otherwise status 200 is enough.
     pub verify: bool,
 }
@@ -254,7 +256,8 @@ impl Workload {
             Call::Health => (&mut self.health[slot], None),
         };
         if self.shape.fresh || request.signed() != self.date.second {
-            request.sign(&mut self.signers[request.keystore()], &mut self.ids, &self.date);
+            let signer = &mut self.signers[request.keystore()];
+            request.sign(signer, &mut self.ids, &self.date, self.shape.principals);
         }
         out.extend_from_slice(request.bytes());
         Sent { call, slot, number: request.number(), expected }

@@ -89,21 +89,28 @@ impl RequestIds {
 
     /// Writes the next id and gives its number.
     fn write(&mut self, place: &mut [u8]) -> u64 {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         self.next += 1;
-        let mut fields =
-            [(0, 8, u64::from(self.run)), (9, 4, u64::from(self.worker)), (24, 12, self.next)];
-        for (from, length, value) in &mut fields {
-            for digit in place.iter_mut().skip(*from).take(*length).rev() {
-                *digit = DIGITS[(*value & 15) as usize];
-                *value >>= 4;
-            }
-        }
+        write_hex(&mut place[..8], u64::from(self.run));
+        write_hex(&mut place[9..13], u64::from(self.worker));
+        write_hex(&mut place[24..], self.next);
         self.next
     }
 }
 
+/// Fills `place` with the low digits of `value`.
+fn write_hex(place: &mut [u8], mut value: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for digit in place.iter_mut().rev() {
+        *digit = DIGITS[(value & 15) as usize];
+        value >>= 4;
+    }
+}
+
 const NO_REQUEST_ID: &str = "00000000-0000-4000-8000-000000000000";
+
+const PRINCIPAL: &str = r#"{"awsPrincipalArn":"arn:aws:iam::123456789012:role/xksd-load-"#;
+/// Digits of a principal's number.
+const PRINCIPAL_CHARS: usize = 6;
 
 /// A request as it goes over the wire.
 pub struct Request {
@@ -115,6 +122,8 @@ pub struct Request {
     day_at: usize,
     signature_at: usize,
     request_id_at: usize,
+    /// Where the number of its principal stands; none in a health request.
+    principal_at: Option<usize>,
     /// Second of the signature.
     signed: i64,
     /// Number of its request id.
@@ -130,7 +139,8 @@ impl Request {
         let metadata = match call {
             Call::Health => format!(r#"{{"kmsOperation":"{operation}","kmsRequestId":""#),
             _ => format!(
-                r#"{{"awsPrincipalArn":"arn:aws:iam::123456789012:role/xksd-load","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab","kmsOperation":"{operation}","kmsRequestId":""#
+                r#"{PRINCIPAL}{:0PRINCIPAL_CHARS$}","kmsKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab","kmsOperation":"{operation}","kmsRequestId":""#,
+                0
             ),
         };
         let body = format!(r#"{{"requestMetadata":{metadata}{NO_REQUEST_ID}"}}{fields}}}"#);
@@ -152,7 +162,9 @@ impl Request {
         bytes.extend_from_slice(&[b'0'; HEX_CHARS]);
         bytes.extend_from_slice(b"\r\n\r\n");
         let body_at = bytes.len();
-        let request_id_at = body_at + r#"{"requestMetadata":"#.len() + metadata.len();
+        let metadata_at = body_at + r#"{"requestMetadata":"#.len();
+        let request_id_at = metadata_at + metadata.len();
+        let principal_at = (call != Call::Health).then_some(metadata_at + PRINCIPAL.len());
         bytes.extend_from_slice(body.as_bytes());
         Request {
             bytes,
@@ -163,6 +175,7 @@ impl Request {
             day_at,
             signature_at,
             request_id_at,
+            principal_at,
             signed: i64::MIN,
             number: 0,
         }
@@ -183,11 +196,20 @@ impl Request {
         self.signed
     }
 
-    /// Gives it a new request id, date and signature.
-    pub fn sign(&mut self, signer: &mut Signer, ids: &mut RequestIds, date: &Date) {
+    /// Gives it a new request id, date and signature, and the next of so many principals.
+    pub fn sign(
+        &mut self,
+        signer: &mut Signer,
+        ids: &mut RequestIds,
+        date: &Date,
+        principals: u32,
+    ) {
         let (head, body) = self.bytes.split_at_mut(self.body_at);
         let id_at = self.request_id_at - self.body_at;
         self.number = ids.write(&mut body[id_at..id_at + REQUEST_ID_CHARS]);
+        if let Some(at) = self.principal_at.map(|at| at - self.body_at) {
+            write_hex(&mut body[at..at + PRINCIPAL_CHARS], self.number % u64::from(principals));
+        }
         let hash: Hex = sha256_hex(body);
         let signature = signer.sign(&self.route.host, &self.path, &hash, date);
         head[self.date_at..self.date_at + DATE_CHARS].copy_from_slice(date.text());
@@ -268,7 +290,7 @@ mod tests {
         let fields = encrypt_fields(b"plain", b"aad", true);
         let mut request = Request::new(Call::Encrypt, &route(), &signer, &fields);
         let date = Date::at(1_767_225_600).unwrap();
-        request.sign(&mut signer, &mut ids, &date);
+        request.sign(&mut signer, &mut ids, &date, 1);
         let first = request.bytes().to_vec();
         let text = String::from_utf8(first.clone()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -294,9 +316,25 @@ mod tests {
         );
         assert_eq!(json["ciphertextDataIntegrityValueAlgorithm"], "SHA_256");
         // Signed again: another id, and so another signature, of the same length.
-        request.sign(&mut signer, &mut ids, &date);
+        request.sign(&mut signer, &mut ids, &date, 1);
         assert_eq!(request.bytes().len(), first.len());
         assert_ne!(request.bytes(), first);
+    }
+
+    #[test]
+    fn principals_are_named_in_turn() {
+        let mut signer = Signer::new("ID", "secret", "us-east-1");
+        let (mut ids, date) = (RequestIds::new(1, 1), Date::at(1_767_225_600).unwrap());
+        let mut request = Request::new(Call::Metadata, &route(), &signer, "");
+        let named = [3, 3, 3, 3, 1].map(|principals| {
+            request.sign(&mut signer, &mut ids, &date, principals);
+            let body = &request.bytes()[request.body_at..];
+            let json: serde_json::Value = serde_json::from_slice(body).unwrap();
+            json["requestMetadata"]["awsPrincipalArn"].as_str().unwrap().to_owned()
+        });
+        assert_eq!(named[0], "arn:aws:iam::123456789012:role/xksd-load-000001");
+        assert!(named[1].ends_with("-000002") && named[2].ends_with("-000000"), "{named:?}");
+        assert!(named[3] == named[0] && named[4] == named[2], "{named:?}");
     }
 
     #[test]

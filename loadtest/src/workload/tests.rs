@@ -35,6 +35,7 @@ fn workload(mix: &str, cdiv: f64) -> Workload {
         aad: sizes,
         cdiv,
         fresh: false,
+        principals: 1,
         verify: true,
     };
     Workload::new(&target(), &shape, 1, 0).unwrap()
