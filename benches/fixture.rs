@@ -28,6 +28,8 @@ use xksd::key_manager::{
 use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
+use xksd::policy::cedar::{self, Policies, Revision, Source, Sources};
+use xksd::policy::{Mode, Policy};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
 use xksd::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use xksd::telemetry::log::Format;
@@ -237,6 +239,30 @@ fn with_a_lane(mailbox: &Arc<Mailbox>) -> KeyManager {
 }
 
 /// Key stores with one key store, served by `manager`.
+/// Two policies as a bank would have: which services, which accounts.
+pub const POLICIES: &str = r#"
+    @id("services") permit(principal, action, resource)
+    when { context has kmsViaService
+           && (context.kmsViaService like "s3.*" || context.kmsViaService like "ebs.*") };
+    @id("accounts") forbid(principal, action, resource)
+    unless { ["123456789012", "111122223333"].contains(principal.account) };"#;
+
+/// [`POLICIES`] for the one key.
+pub fn policies() -> Policies {
+    let files = [Source { name: "policies".to_owned(), text: POLICIES.to_owned() }];
+    let sources = Sources { policies: &files, entities: &[], key_store: PREFIX, keys: &[KEY_ID] };
+    cedar::load(&sources).expect("valid").0
+}
+
+fn policy() -> Option<Policy> {
+    Some(Policy {
+        policies: policies(),
+        mode: Mode::Enforce,
+        ids_in_errors: false,
+        revision: Revision::next(),
+    })
+}
+
 pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
     let info = ManagerInfo {
         vendor: "xksd".to_owned(),
@@ -257,6 +283,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         managers: vec![Arc::new(manager)],
         accept_aws_sample: false,
         quota: None,
+        policy: policy(),
     };
     let by_prefix = HashMap::from([(PREFIX.to_owned(), Arc::new(store))]);
     Arc::new(ArcSwap::from_pointee(KeyStores {
@@ -321,7 +348,13 @@ impl Proxy {
         let mut room = [Header::EMPTY; HEADERS_MAX];
         let request = received.request(&mut room);
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
-        let arrival = Arrival { first_byte: Instant::now(), head_read: received.at, client };
+        let arrival = Arrival {
+            first_byte: Instant::now(),
+            head_read: received.at,
+            client,
+            common_name: None,
+            vpce: None,
+        };
         let answering =
             self.pipeline.on_request(&request, received.body(), &arrival, &mut self.answered);
         block_on(&self.inbox, &self.waker, answering)

@@ -13,6 +13,9 @@ use xksd::key_manager::Secret;
 /// The content of every file and variable.
 const SECRET: &str = "5ecret5ecret5ecret5ecret5ecret5ecret5ecret5ecret";
 
+/// The content of every file of policies, which is no file of entities.
+const POLICY: &str = "@id(\"all\") permit(principal, action, resource);";
+
 /// Nothing of this machine: the text names files of the fuzzer's choice.
 struct Nowhere;
 
@@ -27,6 +30,10 @@ impl Sources for Nowhere {
         } else {
             Ok(SECRET.as_bytes().to_vec().into())
         }
+    }
+
+    fn policy_file(&self, path: &Path) -> Result<String, String> {
+        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(POLICY.into()) }
     }
 
     fn check_file(&self, path: &Path, _: Exposure) -> Result<(), String> {

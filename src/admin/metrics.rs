@@ -152,6 +152,17 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     for (key_store, count) in &totals.requests.quota_exceeded {
         text.sample(QUOTA, &[("key_store", key_store)], count);
     }
+    const DENIED: &str = "xksd_policy_denials_total";
+    text.metric(
+        DENIED,
+        "counter",
+        "Requests that policies denied, or would have in a dry run; policy is empty where none \
+         permitted.",
+    );
+    for (key, count) in &totals.requests.policy_denied {
+        let labels = [("key_store", &*key.key_store), ("policy", &key.policy), ("mode", key.mode)];
+        text.sample(DENIED, &labels, count);
+    }
     for (name, help, pick) in [
         ("xksd_request_duration_seconds", "From a request's first byte to its answer.", 0),
         ("xksd_queue_duration_seconds", "Waiting for a session of the key manager.", 1),

@@ -124,6 +124,9 @@ pub struct Request<'a> {
     /// The deciding policies' ids.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub policy: &'a str,
+    /// Why policies in a dry run would have denied what they let pass.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub dry_run: &'a str,
 }
 
 /// What was blocked, and by whom.

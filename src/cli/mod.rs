@@ -10,6 +10,7 @@ mod demo;
 mod files;
 mod keys;
 mod keystore;
+mod policy;
 pub mod probe;
 mod serve;
 mod service;
@@ -60,6 +61,8 @@ enum Command {
     #[command(subcommand)]
     Keystore(keystore::Command),
     #[command(subcommand)]
+    Policy(policy::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
     Block(block::BlockArgs),
     Unblock(block::UnblockArgs),
@@ -81,6 +84,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Keys(args) => finish(keys::run(&args)),
         Command::Credential(command) => finish(credential::run(&command)),
         Command::Keystore(command) => finish(keystore::run(&command)),
+        Command::Policy(command) => finish(policy::run(&command)),
         Command::Audit(command) => finish(audit::run(&command)),
         Command::Block(args) => finish(block::block(&args)),
         Command::Unblock(args) => finish(block::unblock(&args)),

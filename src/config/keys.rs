@@ -1,7 +1,7 @@
 //! Every key of the configuration.
 
 use super::table::{InForce, Setting};
-use super::{audit, key_manager, keystore, quota, server, tls};
+use super::{audit, key_manager, keystore, policy, quota, server, tls};
 
 /// The sections.
 pub(super) const SECTIONS: &[Setting<()>] = &[
@@ -28,6 +28,7 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     add("keystore", keystore::KEYS, &mut all);
     add("keystore.credential", keystore::CREDENTIAL_KEYS, &mut all);
     add("keystore.key", keystore::KEY_KEYS, &mut all);
+    add("keystore.policy", policy::KEYS, &mut all);
     add("keystore.quota", quota::KEYS, &mut all);
     add("keystore.key.quota", quota::KEYS, &mut all);
     all

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::policy::{self, Policy};
 use super::problem::quoted;
 use super::quota;
 use super::reader::{Section, Value, all, distinct};
@@ -12,6 +13,7 @@ use crate::limits::{
     ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX,
     SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
+use crate::policy::Mode;
 use crate::policy::quota::Bounds;
 
 /// What follows the prefix in every path of the API.
@@ -37,6 +39,8 @@ pub struct KeyStore {
     pub accept_foreign_ciphertext: Vec<ForeignCiphertext>,
     /// How many requests it may have.
     pub quota: Option<Bounds>,
+    /// Who may do what with its keys.
+    pub policy: Option<Policy>,
 }
 
 impl KeyStore {
@@ -93,6 +97,14 @@ pub(super) const KEYS: &[Setting<KeyStore>] = &[
         Said::value(format!("{formats:?}"))
     }),
     Setting::reloaded("quota", |store| quota::said(store.quota)),
+    Setting::reloaded("policy", |store: &KeyStore| policy::said(store.policy.as_ref())).guarded(
+        |running, new| {
+            let denies = |policy: &Policy| policy.mode == Some(Mode::Enforce);
+            running.policy.as_ref().is_some_and(denies) && new.policy.is_none()
+        },
+        "missing, and policies are in force now: say mode = \"off\" in [keystore.policy] to give \
+         them up",
+    ),
 ];
 
 /// `[[keystore.credential]]`.
@@ -165,6 +177,10 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         all(v.elements()?.iter().map(foreign_ciphertext))
     });
     let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
+    let policy = section.or("policy", None, |v| {
+        let ids = keys.iter().flatten().map(|key| key.id.as_str());
+        policy::policy(v, prefix, &ids.collect::<Vec<_>>()).map(Some)
+    });
     if keys.as_ref().is_some_and(Vec::is_empty) {
         value.warn("no [[keystore.key]]: every key call will be answered KeyNotFoundException");
     }
@@ -177,6 +193,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         keys: keys?,
         accept_foreign_ciphertext: foreign?,
         quota: quota?,
+        policy: policy?,
     })
 }
 

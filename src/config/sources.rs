@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::file;
 use crate::key_manager::InProcess;
 use crate::key_manager::local::Local;
-use crate::limits::SECRET_FILE_BYTES_MAX;
+use crate::limits::{POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
 use crate::tls;
 
 /// What a configuration may refer to besides its own text.
@@ -19,6 +19,8 @@ pub trait Sources {
     /// The whole content of a secret's file, or why it is not acceptable, as the end of a sentence
     /// that begins with the file's name.
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
+    /// The text of a file of policies, or why it is not acceptable, in the same form.
+    fn policy_file(&self, path: &Path) -> Result<String, String>;
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
     /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a
@@ -58,6 +60,13 @@ impl Sources for Machine {
         Ok(content.bytes)
     }
 
+    fn policy_file(&self, path: &Path) -> Result<String, String> {
+        let content =
+            file::read(path, POLICY_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
+        refuse_writable_mode(path, content.mode)?;
+        String::from_utf8(content.bytes.to_vec()).map_err(|_| "is not UTF-8 text".to_owned())
+    }
+
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {
         let named = std::fs::metadata(path);
         if let Ok(named) = &named {
@@ -94,6 +103,18 @@ pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
         0 => Ok(()),
         _ => Err(format!(
             "is open to every user (mode {:04o}); run: chmod o-rwx {}",
+            mode & 0o7777,
+            shell_word(path)
+        )),
+    }
+}
+
+/// Who can write a file of policies can permit anything.
+fn refuse_writable_mode(path: &Path, mode: u32) -> Result<(), String> {
+    match mode & 0o002 {
+        0 => Ok(()),
+        _ => Err(format!(
+            "can be written by every user (mode {:04o}); run: chmod o-w {}",
             mode & 0o7777,
             shell_word(path)
         )),

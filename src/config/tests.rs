@@ -7,6 +7,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
+use crate::policy::Mode;
+use crate::policy::cedar::Source;
 use crate::policy::quota::{Bounds, Rate};
 
 use super::*;
@@ -35,6 +37,11 @@ impl Sources for Fake {
             .ok_or_else(|| "does not exist".to_owned())
     }
 
+    fn policy_file(&self, path: &Path) -> Result<String, String> {
+        let content = self.files.get(path).ok_or("does not exist")?;
+        Ok(String::from_utf8_lossy(content).into_owned())
+    }
+
     fn check_file(&self, _: &Path, _: Exposure) -> Result<(), String> {
         Ok(())
     }
@@ -50,6 +57,8 @@ impl Sources for Fake {
 
 const SECRET: &str = "Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA";
 
+const ALL: &str = "@id(\"all\") permit(principal, action, resource);";
+
 fn fake() -> Fake {
     let file =
         |name: &str, content: &[u8]| (PathBuf::from("/etc/xksd").join(name), content.to_vec());
@@ -62,6 +71,11 @@ fn fake() -> Fake {
             file("secrets/empty", b""),
             file("secrets/newline", b"\n"),
             file("secrets/binary", b"\xff\xfe"),
+            file("all.cedar", ALL.as_bytes()),
+            file("none.cedar", b"@id(\"none\") forbid(principal, action, resource);"),
+            file("wrong.cedar", b"\n@id(\"w\") permit(principal, action, resource == 1);"),
+            file("groups.json", b"[]"),
+            file("groups-2.json", b"[ ]"),
         ]),
         variables: HashMap::from([
             ("KEY".to_owned(), SECRET.into()),
@@ -198,6 +212,38 @@ fn a_quota_bounds_a_key_store_or_a_key() {
 }
 
 #[test]
+fn policies_are_read_and_validated() {
+    let policy = |text: &str| {
+        let config = read(&format!("{SMALL}[keystore.policy]\n{text}")).unwrap();
+        (config.keystores[0].policy.clone().unwrap(), warnings(&config))
+    };
+    let (policy_read, warned) = policy("files = [\"all.cedar\"]");
+    assert_eq!((policy_read.mode, policy_read.ids_in_errors), (Some(Mode::Enforce), false));
+    assert_eq!((policy_read.entities.len(), warned.len()), (0, 0));
+    assert_eq!(policy("files = [\"all.cedar\"]\nmode = \"off\"").0.mode, None);
+    let warned = policy("files = [\"none.cedar\"]").1;
+    assert_eq!(
+        warned,
+        ["keystore[0].policy.files: none.cedar: no policy permits anything: every request is \
+             denied"]
+    );
+    let told = |text: &str| {
+        let found = problems(&format!("{SMALL}[keystore.policy]\n{text}"));
+        found.iter().map(|p| format!("{}: {p}", p.line.unwrap())).collect::<Vec<_>>().join("\n")
+    };
+    assert!(told("").contains("keystore[0].policy.files: missing"));
+    assert!(told("files = []").contains("at least one"));
+    assert!(told("files = [\"no.cedar\"]").ends_with("/etc/xksd/no.cedar does not exist"));
+    assert!(told("files = [\"all.cedar\"]\nmode = \"on\"").contains("\"enforce\", \"dry-run\""));
+    let wrong = told("mode = \"off\"\nfiles = [\"all.cedar\", \"wrong.cedar\"]");
+    assert!(wrong.starts_with("24: keystore[0].policy.files: wrong.cedar:2: "), "{wrong}");
+    let twice = told("files = [\"all.cedar\", \"all.cedar\"]");
+    assert!(twice.contains("policy \"all\": another policy"), "{twice}");
+    let entities = told("files = [\"all.cedar\"]\nentities = [\"all.cedar\"]");
+    assert!(entities.contains("all.cedar:1: "), "{entities}");
+}
+
+#[test]
 fn sessions_where_none_are_given_are_the_profile_s() {
     let sessions = |more: &str| {
         let config = read(&edited("token = \"xks\"", &format!("token = \"xks\"\n{more}"))).unwrap();
@@ -257,6 +303,11 @@ key_manager = ["nss", "local"]
 enabled = false
 accept_foreign_ciphertext = ["aws-sample"]
 quota = { requests_per_second = 1800, burst = 3600, concurrent = 500 }
+[keystore.policy]
+files = ["all.cedar"]
+entities = ["groups.json"]
+mode = "dry-run"
+ids_in_errors = true
 [[keystore.credential]]
 access_key_id = "ABCDEFGHIJKLMNOPQR27"
 secret_access_key = { env = "KEY" }
@@ -293,6 +344,14 @@ fn everything_given() {
     assert_eq!(store.accept_foreign_ciphertext, [ForeignCiphertext::AwsSample]);
     let rate = |requests_per_second, burst| Some(Rate { requests_per_second, burst });
     assert_eq!(store.quota, Some(Bounds { rate: rate(1800, 3600), concurrent: Some(500) }));
+    let source = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
+    let policy = Policy {
+        files: vec![source("all.cedar", ALL)],
+        entities: vec![source("groups.json", "[]")],
+        mode: Some(Mode::DryRun),
+        ids_in_errors: true,
+    };
+    assert_eq!(store.policy, Some(policy));
     let quota = Some(Bounds { rate: rate(18, 36), concurrent: Some(5) });
     assert_eq!(store.keys, [Key { quota, ..key("foo", "a label", Some(false)) }]);
 }

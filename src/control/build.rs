@@ -18,6 +18,8 @@ use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::{Engine, InProcess};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores};
+use crate::policy::Policy;
+use crate::policy::cedar::{self, Revision};
 use crate::policy::quota::{Bounds, Quota};
 use crate::sched::Mailbox;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
@@ -125,6 +127,7 @@ pub fn key_stores(
     running: Option<&KeyStores>,
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
+    let revision = Revision::next();
     for store in &config.keystores {
         let before = running.and_then(|running| running.by_prefix.get(&store.path_prefix));
         let at =
@@ -160,6 +163,7 @@ pub fn key_stores(
                 .accept_foreign_ciphertext
                 .contains(&ForeignCiphertext::AwsSample),
             quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
+            policy: policy(store, revision).map_err(|e| at(&e))?,
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }
@@ -168,6 +172,18 @@ pub fn key_stores(
         regions: config.server.regions.clone(),
         request_budget: config.server.request_budget,
     })
+}
+
+/// The policies of a key store; a validated configuration gives no problem.
+fn policy(store: &config::KeyStore, revision: Revision) -> Result<Option<Policy>, String> {
+    let Some(configured) = &store.policy else { return Ok(None) };
+    let Some(mode) = configured.mode else { return Ok(None) };
+    let keys: Vec<&str> = store.keys.iter().map(|key| key.id.as_str()).collect();
+    let (policies, _) =
+        cedar::load(&configured.sources(&store.path_prefix, &keys)).map_err(|problems| {
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        })?;
+    Ok(Some(Policy { policies, mode, ids_in_errors: configured.ids_in_errors, revision }))
 }
 
 fn quota(

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::Policy;
 use crate::policy::quota::Quota;
 use crate::sigv4::CredentialSet;
 
@@ -47,4 +48,6 @@ pub struct KeyStore {
     pub accept_aws_sample: bool,
     /// How many requests it may have.
     pub quota: Option<Arc<Quota>>,
+    /// Who may do what with its keys; `None`: whoever may sign.
+    pub policy: Option<Policy>,
 }

@@ -101,7 +101,8 @@ fn request<'a>(record: &'a Record<'_>, outcome: Outcome) -> AuditRecord<'a> {
         access_key_id: record.access_key_id.as_deref().unwrap_or_default(),
         client: Some(record.client),
         outcome: outcome.error.map_or("success", ErrorName::as_str),
-        policy: "",
+        policy: record.policy(),
+        dry_run: record.dry_run(),
     };
     match outcome.error {
         Some(ErrorName::AccessDeniedException) => AuditRecord::Denied(request),

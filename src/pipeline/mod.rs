@@ -2,6 +2,7 @@
 //! permit, execute, answer. One [`Pipeline`] a shard.
 
 mod audited;
+mod authorize;
 mod errors;
 mod execute;
 mod gate;
@@ -21,13 +22,13 @@ use crate::audit::waiter::Waiter;
 use crate::http1::{Reject, Request};
 use crate::keystore::{KeyStore, KeyStores};
 use crate::limits::{UNAUTHENTICATED_LOG_INTERVAL, UNAUTHENTICATED_LOG_LINES_MAX};
-use crate::policy;
 use crate::policy::blocklist::BlockList;
 use crate::sched::Inbox;
 use crate::sigv4::{self, Authenticated, SigningKeys};
 use crate::telemetry::{Level, Log, LogLimiter, RequestKey, ShardMetrics};
 
 use audited::Audited;
+use authorize::Authorizer;
 use gate::Gate;
 pub use record::Arrival;
 use record::{Exchange, Outcome};
@@ -40,6 +41,7 @@ pub struct Pipeline {
     inbox: Rc<Inbox>,
     signing_keys: RefCell<SigningKeys>,
     gate: Gate,
+    authorizer: Authorizer,
     metrics: Arc<ShardMetrics>,
     log: Log,
     audit: Option<Audited>,
@@ -65,6 +67,7 @@ impl Pipeline {
             inbox,
             signing_keys: RefCell::new(SigningKeys::new()),
             gate: Gate::new(blocks, metrics.clone()),
+            authorizer: Authorizer::new(metrics.clone()),
             metrics,
             log,
             audit: audit.map(Audited::new),
@@ -158,7 +161,8 @@ impl Pipeline {
             audit.may_serve(route.operation)?;
         }
         let _admitted = self.gate.admit(&stores, &route, &target, exchange)?;
-        let permit = policy::decide(authenticated, valid, target);
+        let authorizer = &self.authorizer;
+        let permit = authorizer.permit(&authenticated, valid, &route, target, arrival, exchange)?;
         let done = execute::execute(&self.inbox, permit, exchange, out).await;
         self.gate.refuse_blocked(
             store,
@@ -186,14 +190,14 @@ impl Pipeline {
         Ok((route, store))
     }
 
-    fn authenticate(
+    fn authenticate<'r>(
         &self,
         stores: &KeyStores,
-        store: &KeyStore,
-        request: &Request<'_>,
+        store: &'r KeyStore,
+        request: &Request<'r>,
         body: &[u8],
         arrival: &Arrival,
-    ) -> Result<Authenticated, ApiError> {
+    ) -> Result<Authenticated<'r>, ApiError> {
         let (credentials, regions) = (&store.credentials, &stores.regions);
         let (now, mut keys) = (arrival.unix_seconds(), self.signing_keys.borrow_mut());
         sigv4::authenticate(request, body, credentials, regions, now, &mut keys).map_err(|error| {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::api::{ApiError, ErrorName, Operation, RequestMetadata, Route};
+use crate::policy::Mode;
+use crate::policy::cedar::Verdict;
 use crate::telemetry::RequestLine;
 
 /// When and from where a request came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Arrival {
     /// Its first byte: the budget counts from here.
     pub first_byte: Instant,
@@ -17,6 +19,10 @@ pub struct Arrival {
     pub head_read: SystemTime,
     /// The peer.
     pub client: SocketAddr,
+    /// Subject CN of its certificate, where it was asked for one.
+    pub common_name: Option<Arc<str>>,
+    /// The VPC endpoint through which it is connected, where that is known.
+    pub vpce: Option<Arc<str>>,
 }
 
 impl Arrival {
@@ -50,6 +56,8 @@ pub struct Record<'a> {
     pub metadata: RequestMetadata<'a>,
     /// The credential that signed; `None` unless authenticated.
     pub access_key_id: Option<Arc<str>>,
+    /// What the policies of the key store said, and in which mode; `None` where they were not asked.
+    pub verdict: Option<(Arc<Verdict>, Mode)>,
     /// How it was answered.
     pub outcome: Outcome,
 }
@@ -84,6 +92,19 @@ impl<'a> Record<'a> {
         self.key_store = key_store.clone();
         self.operation = Some(route.operation);
         self.key = route.key_id;
+    }
+
+    /// The ids of the policies that decided.
+    pub fn policy(&self) -> &str {
+        self.verdict.as_ref().map_or("", |(verdict, _)| &verdict.policies)
+    }
+
+    /// Why policies in a dry run would have denied what they let pass; empty where they would not.
+    pub fn dry_run(&self) -> &'static str {
+        match &self.verdict {
+            Some((verdict, Mode::DryRun)) if !verdict.permits() => verdict.why_denied(),
+            _ => "",
+        }
     }
 
     /// `encrypt`, `decrypt`, `metadata`, `health`, or `none`.
@@ -130,6 +151,7 @@ impl Exchange<'_> {
             operation: None,
             metadata: RequestMetadata::default(),
             access_key_id: None,
+            verdict: None,
             outcome: Outcome { status: 0, error: None },
         };
         Exchange { record, diagnostics: Diagnostics::default() }
@@ -151,6 +173,8 @@ impl Exchange<'_> {
             text.push_str(field.as_deref().unwrap_or_default());
         }
         line.key.push_str(record.key);
+        line.policy.push_str(record.policy());
+        line.dry_run = record.dry_run();
         line.operation = record.operation_name();
         (line.status, line.error) = (record.outcome.status, record.outcome.error_name());
         line.key_store = record.key_store;
@@ -176,7 +200,8 @@ mod tests {
 
     fn arrival() -> Arrival {
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
-        Arrival { first_byte: Instant::now(), head_read: UNIX_EPOCH, client }
+        let (common_name, vpce) = (None, None);
+        Arrival { first_byte: Instant::now(), head_read: UNIX_EPOCH, client, common_name, vpce }
     }
 
     #[test]

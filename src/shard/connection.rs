@@ -33,6 +33,8 @@ pub(super) struct Connection {
     tls: Arc<tls::Server>,
     stream: Stream,
     client: SocketAddr,
+    /// Of its certificate.
+    common_name: Option<Arc<str>>,
     entry: ConnectionEntry,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
     buffer: Vec<u8>,
@@ -84,11 +86,13 @@ impl Connection {
         client: SocketAddr,
         entry: ConnectionEntry,
     ) -> Connection {
+        let common_name = tls::client_common_name(stream.get_ref().1).map(Arc::from);
         Connection {
             shard,
             tls,
             stream,
             client,
+            common_name,
             entry,
             buffer: Vec::new(),
             last_read: Instant::now(),
@@ -125,6 +129,8 @@ impl Connection {
                 first_byte: self.last_read,
                 head_read: SystemTime::UNIX_EPOCH,
                 client: self.client,
+                common_name: self.common_name.clone(),
+                vpce: None,
             };
             let read = match self.read_request(&mut arrival).await {
                 Ok(read) => read,

@@ -34,14 +34,20 @@ const SERVICE: &str = "kms-xks-proxy";
 /// Proof that a request carries a valid signature of a credential of its key store. Only
 /// [`authenticate`] makes one.
 #[derive(Debug)]
-pub struct Authenticated {
+pub struct Authenticated<'a> {
     access_key_id: Arc<str>,
+    region: &'a str,
 }
 
-impl Authenticated {
+impl<'a> Authenticated<'a> {
     /// The access key id under which the request was signed.
     pub fn access_key_id(&self) -> &Arc<str> {
         &self.access_key_id
+    }
+
+    /// The region in the scope of the signature.
+    pub fn region(&self) -> &'a str {
+        self.region
     }
 }
 
@@ -64,14 +70,14 @@ pub fn precheck(
 /// Checks again all that [`precheck`] checks, which is cheap, so that nothing needs to be kept
 /// while the body is read. Give both the same `now`, the time at which the head was read: then a
 /// slow body does not turn into a clock skew.
-pub fn authenticate(
-    request: &Request<'_>,
+pub fn authenticate<'a>(
+    request: &Request<'a>,
     body: &[u8],
-    credentials: &CredentialSet,
+    credentials: &'a CredentialSet,
     regions: &[String],
     now: i64,
     keys: &mut SigningKeys,
-) -> Result<Authenticated, AuthError> {
+) -> Result<Authenticated<'a>, AuthError> {
     present(request, SERVICE, credentials, regions, now)?.verify(request, body, now, keys)
 }
 
@@ -174,14 +180,14 @@ fn declared_payload_hash(
     }
 }
 
-impl Presented<'_> {
+impl<'a> Presented<'a> {
     fn verify(
         self,
         request: &Request<'_>,
         body: &[u8],
         now: i64,
         keys: &mut SigningKeys,
-    ) -> Result<Authenticated, AuthError> {
+    ) -> Result<Authenticated<'a>, AuthError> {
         let payload_hash = bytes_of(digest::digest(&digest::SHA256, body));
         if self.declared_payload_hash.is_some_and(|declared| declared != payload_hash) {
             return Err(AuthError::PayloadHashMismatch);
@@ -202,7 +208,7 @@ impl Presented<'_> {
             signature,
             now,
         ) {
-            true => Ok(Authenticated { access_key_id }),
+            true => Ok(Authenticated { access_key_id, region: self.scope.region }),
             false => Err(AuthError::SignatureMismatch { access_key_id }),
         }
     }

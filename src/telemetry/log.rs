@@ -72,6 +72,12 @@ pub struct RequestLine {
     pub source_vpce: String,
     /// The credential that signed; empty unless authenticated.
     pub access_key_id: Arc<str>,
+    /// The ids of the policies that decided.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub policy: String,
+    /// Why policies in a dry run would have denied what they let pass.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub dry_run: &'static str,
     /// Peer address.
     pub client: Option<SocketAddr>,
     /// HTTP status.
@@ -110,6 +116,7 @@ impl RequestLine {
             kms_via_service: emptied(&mut self.kms_via_service),
             source_vpc: emptied(&mut self.source_vpc),
             source_vpce: emptied(&mut self.source_vpce),
+            policy: emptied(&mut self.policy),
             ..RequestLine::default()
         };
     }
@@ -432,6 +439,8 @@ mod tests {
             source_vpc: "vpc".into(),
             source_vpce: "vpce".into(),
             access_key_id: "ID".into(),
+            policy: "s3-only".into(),
+            dry_run: "a policy forbids it",
             client: Some(([127, 0, 0, 1], 1).into()),
             status: 200,
             error: "none",

@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::limits::DENYING_POLICIES_COUNTED_MAX;
+
 /// Latencies are counted from 1 µs to this, microseconds; longer ones count as this long.
 const LATENCY_MAX_US: u64 = 60_000_000;
 /// Two digits: a figure is at most 1 % off, and a histogram takes 20 KiB.
 const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// No policy has this id.
+const OTHER_POLICIES: &str = "(other)";
 
 /// What requests are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +71,19 @@ pub struct Requests {
     pub unauthenticated: BTreeMap<&'static str, u64>,
     /// Requests beyond a quota, by key store.
     pub quota_exceeded: BTreeMap<Arc<str>, u64>,
+    /// Requests that policies denied, or would have.
+    pub policy_denied: BTreeMap<DenialKey, u64>,
+}
+
+/// What denials of policies are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DenialKey {
+    /// Path prefix of the key store.
+    pub key_store: Arc<str>,
+    /// The ids of the policies that denied; empty where none permitted.
+    pub policy: Arc<str>,
+    /// `enforce` or `dry-run`.
+    pub mode: &'static str,
 }
 
 /// One shard's figures.
@@ -128,6 +146,18 @@ impl ShardMetrics {
         *lock(&self.requests).quota_exceeded.entry(key_store.clone()).or_default() += 1;
     }
 
+    /// Counts a request that these policies denied, or would have. Policies come and go with the
+    /// configuration: those beyond [`DENYING_POLICIES_COUNTED_MAX`] are counted together.
+    pub fn policy_denied(&self, key_store: &Arc<str>, policy: &Arc<str>, mode: &'static str) {
+        let mut requests = lock(&self.requests);
+        let denied = &mut requests.policy_denied;
+        let mut key = DenialKey { key_store: key_store.clone(), policy: policy.clone(), mode };
+        if denied.len() >= DENYING_POLICIES_COUNTED_MAX && !denied.contains_key(&key) {
+            key.policy = OTHER_POLICIES.into();
+        }
+        *denied.entry(key).or_default() += 1;
+    }
+
     /// Counts a failed handshake by its reason.
     pub fn handshake_failed(&self, reason: &'static str) {
         *lock(&self.handshake_failures).entry(reason).or_default() += 1;
@@ -183,6 +213,9 @@ impl Totals {
             for (key_store, count) in requests.quota_exceeded {
                 *totals.requests.quota_exceeded.entry(key_store).or_default() += count;
             }
+            for (key, count) in requests.policy_denied {
+                *totals.requests.policy_denied.entry(key).or_default() += count;
+            }
             for (reason, count) in shard.handshake_failures() {
                 *totals.handshake_failures.entry(reason).or_default() += count;
             }
@@ -222,6 +255,23 @@ mod tests {
         let latencies = &totals.requests.latencies["encrypt"];
         assert_eq!((latencies.total.len(), latencies.queue.len(), latencies.hsm.len()), (3, 1, 1));
         assert_eq!(totals.handshake_failures["timeout"], 1);
+    }
+
+    #[test]
+    fn denials_of_many_policies_are_counted_together() {
+        let metrics = ShardMetrics::default();
+        let key_store = "/a".into();
+        for number in 0..DENYING_POLICIES_COUNTED_MAX + 7 {
+            metrics.policy_denied(&key_store, &number.to_string().into(), "enforce");
+        }
+        metrics.policy_denied(&key_store, &"0".into(), "enforce");
+        let denied = metrics.requests().policy_denied;
+        let count = |policy: &str| {
+            let key =
+                DenialKey { key_store: key_store.clone(), policy: policy.into(), mode: "enforce" };
+            denied[&key]
+        };
+        assert_eq!((count("0"), count("1"), count(OTHER_POLICIES)), (2, 1, 7));
     }
 
     #[test]

@@ -260,6 +260,13 @@ impl ClientVerifier {
     }
 }
 
+/// The common name of the client of a session, which its certificate was admitted by.
+pub fn client_common_name(session: &rustls::ServerConnection) -> Option<String> {
+    let certificate = session.peer_certificates()?.first()?;
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    common_name(&certificate).ok().map(str::to_owned)
+}
+
 /// The one common name of a certificate's subject.
 fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, SubjectRefused> {
     let mut names = certificate.subject().iter_common_name();

@@ -32,7 +32,7 @@ mod signature_budget;
 mod tests;
 
 pub use certificate::{Certificate, Name};
-pub use client_auth::SubjectRefused;
+pub use client_auth::{SubjectRefused, client_common_name};
 pub use failure::{handshake_failure_label, tls_failure_label};
 pub use handshake_failure::HandshakeFailure;
 pub use hello::{Hello, ReadAhead};

@@ -255,11 +255,21 @@ fn the_manual_is_complete() {
     for name in ["pin", "key-store-1", "key-store-2"] {
         site.write(&format!("secrets/{name}"), &[b'a'; 43], 0o600);
     }
+    fs::create_dir(site.path("policies")).unwrap();
+    let policy = b"@id(\"all\") permit(principal, action, resource);";
+    site.write("policies/s3-only.cedar", policy, 0o644);
+    site.write("policies/groups.json", b"[]", 0o644);
     // In a test the environment cannot be changed without harm to other threads.
     let text = example.replace("{ env = \"XKSD_NSS_PIN\" }", "{ file = \"secrets/pin\" }");
     site.write("xksd.toml", text.as_bytes(), 0o600);
     let config = site.load().unwrap();
     assert_eq!(config.warnings, []);
+    // Who can write a policy can permit anything.
+    site.write("policies/groups.json", b"[]", 0o646);
+    let (key, told) = only(site.load());
+    assert_eq!(key, "keystore[0].policy.entities[0]");
+    assert!(told.contains("groups.json can be written by every user (mode 0646)"), "{told}");
+    site.write("policies/groups.json", b"[]", 0o644);
 
     // A wrong key in each table draws the list of the right ones.
     let wrong = example

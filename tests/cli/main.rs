@@ -2,5 +2,6 @@
 
 mod commands;
 mod config_files;
+mod policy;
 mod serving;
 mod tuning;

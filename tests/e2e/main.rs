@@ -12,6 +12,7 @@ mod http;
 mod keys;
 mod nss;
 mod p11_kit;
+mod policy;
 mod quotas;
 mod reload;
 mod requests;

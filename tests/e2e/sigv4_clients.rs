@@ -5,13 +5,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use xksd::http1::{Header, Request};
 use xksd::sigv4::{
-    AccessKeyId, AuthError, Authenticated, Credential, CredentialSet, SecretAccessKey, SigningKeys,
-    authenticate, precheck,
+    AccessKeyId, AuthError, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate,
+    precheck,
 };
 
 const ID: &str = "ABCDEFGHIJKLMNOPQRST";
@@ -34,7 +35,8 @@ struct Received {
 }
 
 impl Received {
-    fn verify(&self, secret: &str) -> Result<Authenticated, AuthError> {
+    /// The access key id.
+    fn verify(&self, secret: &str) -> Result<Arc<str>, AuthError> {
         let id = AccessKeyId::new(ID).expect("valid id");
         let secret = SecretAccessKey::new(secret).expect("valid secret");
         let credentials =
@@ -53,6 +55,7 @@ impl Received {
         };
         precheck(&request, &credentials, &regions, now)?;
         authenticate(&request, &self.body, &credentials, &regions, now, &mut SigningKeys::new())
+            .map(|authenticated| authenticated.access_key_id().clone())
     }
 
     fn is_signed(&self, name: &str) -> bool {
@@ -66,8 +69,8 @@ impl Received {
     /// Authentic under the secret; not under another, nor when the body or the path is another.
     #[track_caller]
     fn must_be_authentic(mut self, case: &str) {
-        let proof = self.verify(SECRET).unwrap_or_else(|error| panic!("{case}: {error}"));
-        assert_eq!(&**proof.access_key_id(), ID, "{case}");
+        let id = self.verify(SECRET).unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(&*id, ID, "{case}");
         assert!(
             matches!(self.verify(OTHER_SECRET), Err(AuthError::SignatureMismatch { .. })),
             "{case}"

@@ -46,6 +46,20 @@ impl Verdict {
         self.reason == Reason::Permitted
     }
 
+    /// The ids of the policies that decided.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.policies.split(',').filter(|id| !id.is_empty())
+    }
+
+    /// Why it is decided so, with Cedar's words where a policy failed.
+    pub fn why(&self) -> String {
+        match &self.reason {
+            Reason::Permitted => "policies permit it, and none forbids it".to_owned(),
+            Reason::Failed(why) => format!("{}: {why}", self.why_denied()),
+            _ => self.why_denied().to_owned(),
+        }
+    }
+
     /// Why it is denied, for log and error. Nothing of the request is in it.
     pub fn why_denied(&self) -> &'static str {
         match &self.reason {

@@ -1,6 +1,6 @@
 //! Why a question is decided as it is, policy by policy.
 
-use cedar_policy::{Decision, Effect, Policy, PolicySet};
+use cedar_policy::{Decision, Policy, PolicyId, PolicySet};
 
 use super::Policies;
 use super::context::Question;
@@ -11,7 +11,7 @@ use super::decide::{Reason, Verdict};
 pub struct Explanation {
     /// The decision.
     pub verdict: Verdict,
-    /// Every policy that can apply to this key and action, in order of ids.
+    /// Every policy, in the order of the files.
     pub considered: Vec<Considered>,
 }
 
@@ -33,6 +33,8 @@ pub enum Outcome {
     Matches,
     /// It does not.
     DoesNotMatch,
+    /// It is for other keys or actions, and was not looked at.
+    Elsewhere,
     /// Its evaluation failed; Cedar's words.
     Fails(String),
 }
@@ -42,16 +44,12 @@ impl Policies {
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let verdict = self.decide(question);
         let slice = self.keys.get(question.key).map(|key| key.slice(question.action));
-        let policies = slice.into_iter().flat_map(|slice| slice.policies.policies());
-        let mut considered: Vec<Considered> = policies
-            .map(|policy| Considered {
-                id: AsRef::<str>::as_ref(policy.id()).to_owned(),
-                forbids: policy.effect() == Effect::Forbid,
-                outcome: self.alone(question, policy),
-            })
-            .collect();
-        considered.sort_by(|a, b| a.id.cmp(&b.id));
-        Explanation { verdict, considered }
+        let considered = self.listed.iter().map(|listed| {
+            let policy = slice.and_then(|slice| slice.policies.policy(&PolicyId::new(&listed.id)));
+            let outcome = policy.map_or(Outcome::Elsewhere, |policy| self.alone(question, policy));
+            Considered { id: listed.id.clone(), forbids: listed.forbids, outcome }
+        });
+        Explanation { verdict, considered: considered.collect() }
     }
 
     /// What one policy says: alone, a `forbid` decides only where it applies.

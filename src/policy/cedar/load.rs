@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Entity, EntityUid, Policy, PolicyId, PolicySet, ResourceConstraint,
+    ActionConstraint, Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, ResourceConstraint,
     ValidationMode, Validator,
 };
 
@@ -13,7 +13,7 @@ use super::nesting;
 use super::problem::{Problem, line_of, place, words};
 use super::schema::{Action, PARSED, types, uid};
 use super::time::depends_on_time;
-use super::{KeyPolicies, Policies, Slice, Source};
+use super::{KeyPolicies, Listed, Policies, Slice, Source};
 use crate::limits::{POLICIES_MAX, POLICY_ID_CHARS_MAX};
 
 /// The files of one key store's policies, and what they are for.
@@ -60,7 +60,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    if !policies.iter().any(|policy| policy.effect() == cedar_policy::Effect::Permit) {
+    if !policies.iter().any(|policy| policy.effect() == Effect::Permit) {
         warnings.push(in_first("no policy permits anything: every request is denied".to_owned()));
     }
     Ok((sorted(sources, &policies, groups), warnings))
@@ -202,8 +202,13 @@ fn sorted(sources: &Sources<'_>, policies: &[Policy], groups: Groups) -> Policie
         let entity = Entity::new_no_attrs(resource, parents);
         keys.insert((*key).to_owned(), KeyPolicies { entity, slices });
     }
+    let listed = policies.iter().map(|policy| Listed {
+        id: AsRef::<str>::as_ref(policy.id()).to_owned(),
+        forbids: policy.effect() == Effect::Forbid,
+    });
+    let listed = listed.collect();
     let key_store = sources.key_store.into();
-    Policies { key_store, keys, principals: groups.principals }
+    Policies { key_store, keys, principals: groups.principals, listed }
 }
 
 fn action_fits(constraint: &ActionConstraint, action: &EntityUid) -> bool {

@@ -51,6 +51,17 @@ pub struct Policies {
     keys: HashMap<String, KeyPolicies>,
     /// Groups of principals, by their ARN.
     principals: HashMap<String, HashSet<EntityUid>>,
+    /// All of them, in the order of the files.
+    listed: Vec<Listed>,
+}
+
+/// A policy by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `@id`.
+    pub id: String,
+    /// Whether it is a `forbid`.
+    pub forbids: bool,
 }
 
 /// What can apply to one key.
@@ -77,6 +88,11 @@ struct Slice {
 }
 
 impl Policies {
+    /// All of them, in the order of the files.
+    pub fn list(&self) -> &[Listed] {
+        &self.listed
+    }
+
     /// Whether the answer may be another one in the next second.
     fn is_by_time(&self, question: &Question<'_>) -> bool {
         self.keys.get(question.key).is_some_and(|key| key.slice(question.action).by_time)
