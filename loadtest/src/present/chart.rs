@@ -185,14 +185,14 @@ struct Label {
 }
 
 impl Chart {
-    /// The `<svg>` element; a line of text where there is nothing to draw.
+    /// The `<svg>` element in a box that scrolls; a line of text where there is nothing to draw.
     pub fn draw(&self) -> String {
         let title = escape(&self.title);
         let Some(plane) = self.plane() else {
             return format!("<p class=\"note\">{title}: nothing to show.</p>\n");
         };
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+            "<div class=\"wide\"><svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
              role=\"img\" aria-label=\"{title}\">\n<text class=\"title\" x=\"{LEFT}\" \
              y=\"18\">{title}</text>\n"
         );
@@ -209,7 +209,7 @@ impl Chart {
                 escape(&text)
             );
         }
-        svg.push_str("</svg>\n");
+        svg.push_str("</svg></div>\n");
         svg
     }
 
@@ -295,8 +295,10 @@ impl Chart {
                 Mark::Gate(at, height, text, color) => {
                     let (x, y) = (plane.x(*at), plane.y(*height));
                     let (from, to) = (x - GATE_HALF, (x + GATE_HALF).min(RIGHT));
-                    let label =
-                        Label { x: to, y: y - 6.0, anchor: "end", color, text: text.clone() };
+                    // Towards the middle: beyond the axis stand the numbers.
+                    let left = x > (LEFT + RIGHT) / 2.0;
+                    let (at, anchor) = if left { (to, "end") } else { (from, "start") };
+                    let label = Label { x: at, y: y - 6.0, anchor, color, text: text.clone() };
                     (format!("M{from:.1} {y:.1}H{to:.1}M{x:.1} {y:.1}V{BOTTOM}"), label)
                 }
                 Mark::Place(at, text) => {

@@ -129,7 +129,7 @@ fn capacity_tile(capacity: &Capacity) -> (&'static str, String, String) {
 fn checks(report: &Report, body: &mut String) {
     body.push_str(
         "<h2>Criteria</h2>\n<table class=\"checks\"><thead><tr><th></th><th>what</th><th class=\"n\">measured</th>\
-         <th class=\"n\">at most</th></tr></thead><tbody>\n",
+         <th class=\"n\">limit</th></tr></thead><tbody>\n",
     );
     for check in &report.checks {
         let (class, word) = if check.passed { ("pass", "pass") } else { ("fail", "FAIL") };
@@ -144,8 +144,8 @@ fn checks(report: &Report, body: &mut String) {
     }
     let _ = writeln!(
         body,
-        "</tbody></table>\n<p>{} requests were due; {} were answered right, {} were not: {}. \
-         Answers: {}.</p>",
+        "</tbody></table>\n<p>{} requests were due; {} were answered right, {} not. \
+         Throughput: {}. Answers: {}.</p>",
         count(report.offered),
         count(report.right),
         count(report.offered.saturating_sub(report.right)),
@@ -179,7 +179,7 @@ fn fact(name: &str, html: &str, body: &mut String) {
 }
 
 fn latencies(report: &Report, body: &mut String) {
-    body.push_str("<h2>Latency</h2>\n<table><thead><tr><th></th>");
+    body.push_str("<h2>Latency</h2>\n<div class=\"wide\"><table><thead><tr><th></th>");
     for name in ["p50", "p90", "p99", "p99.9", "p99.99", "max", "answers"] {
         let _ = write!(body, "<th class=\"n\">{name}</th>");
     }
@@ -193,7 +193,7 @@ fn latencies(report: &Report, body: &mut String) {
         }
         let _ = writeln!(body, "<td class=\"n\">{}</td></tr>", count(p.count));
     }
-    body.push_str("</tbody></table>\n");
+    body.push_str("</tbody></table></div>\n");
     if report.capacity.is_some() {
         body.push_str(
             "<p class=\"note\">Latencies and figures over time are those of the last trial that \
@@ -222,7 +222,7 @@ fn over_load(report: &Report, body: &mut String) {
 }
 
 fn steps_table(steps: &[Step], body: &mut String) {
-    body.push_str("<table><thead><tr>");
+    body.push_str("<div class=\"wide\"><table><thead><tr>");
     for name in ["offered/s", "for", "answered/s", "p50", "p99", "p99.9", "max", "errors"] {
         let _ = write!(body, "<th class=\"n\">{name}</th>");
     }
@@ -244,7 +244,7 @@ fn steps_table(steps: &[Step], body: &mut String) {
         }
         let _ = writeln!(body, "<td class=\"status {class}\">{}</td></tr>", step.status());
     }
-    body.push_str("</tbody></table>\n");
+    body.push_str("</tbody></table></div>\n");
     if drawn.len() < steps.len() {
         body.push_str(
             "<p class=\"note\">Rates that were tried several times: the pictures show the trial \

@@ -186,7 +186,7 @@ fn warnings(run: &Run, measured: &Measured, generator: &Generator) -> Vec<String
     if generator.lag_p99_us > LAG_DOUBTFUL_US {
         warnings.push(format!(
             "this tool was late itself (p99 {}): latencies are too high for the proxy; give it \
-             cores of its own (--workers, --cores)",
+             its own cores (--workers, --cores)",
             micros(generator.lag_p99_us)
         ));
     }
