@@ -4,6 +4,7 @@ mod api;
 mod fixture;
 mod http1;
 mod pipeline;
+mod policy;
 mod sched;
 mod sigv4;
 mod tls;
@@ -28,6 +29,6 @@ fn criterion() -> Criterion {
 criterion_group! {
     name = rooms;
     config = criterion();
-    targets = http1::benches, sigv4::benches, api::benches, pipeline::benches, sched::benches, tls::benches
+    targets = http1::benches, sigv4::benches, api::benches, pipeline::benches, policy::benches, sched::benches, tls::benches
 }
 criterion_main!(rooms);
