@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use xksd::telemetry::names::{self, Metric};
+
 /// Characters of a line, but in tables, code and lines that are one link.
 const LINE_CHARS_MAX: usize = 100;
 /// Words of a paragraph or list item.
@@ -229,4 +231,26 @@ fn words_are_plain() {
         }
     }
     assert!(found.is_empty(), "say it more simply:\n{}", found.join("\n"));
+}
+
+/// Rows of `docs/metrics.md`: name, then type and labels.
+fn documented_metrics() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("docs/metrics.md")).expect("a text");
+    let rows = text.lines().filter(|line| line.starts_with("| `xksd_"));
+    rows.map(|row| {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        let mut cell = || cells.next().expect("a cell").replace('`', "");
+        (cell(), cell())
+    })
+    .collect()
+}
+
+#[test]
+fn each_metric_is_documented() {
+    let shown = |metric: &&Metric| {
+        let kind = metric.kind.as_str();
+        let words = [kind].iter().chain(metric.labels).copied().collect::<Vec<_>>();
+        (metric.name.to_owned(), words.join(" "))
+    };
+    assert_eq!(documented_metrics(), names::ALL.iter().map(shown).collect::<Vec<_>>());
 }

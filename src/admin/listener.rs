@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{metrics, status};
+use super::metrics;
+use super::status::Status;
 use crate::control::state::State;
 use crate::http1::{Header, Progress, RequestHead};
 use crate::limits::{
@@ -169,7 +170,7 @@ fn respond(state: &State, method: &str, path: &str) -> (u16, &'static str, Strin
         "/readyz" if state.draining.load(Ordering::Acquire) => (503, TEXT, "stopping\n".into()),
         "/readyz" => (503, TEXT, "no key manager serves\n".into()),
         "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics::expose(state)),
-        "/status" => (200, "application/json", status::json(state)),
+        "/status" => (200, "application/json", Status::of(state).to_json()),
         _ => (404, TEXT, "there are /livez /readyz /ping /metrics /status\n".into()),
     }
 }

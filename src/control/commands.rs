@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::blocks::Saving;
 use super::reload;
 use super::state::State;
-use crate::admin::status;
+use crate::admin::status::Status;
 use crate::audit::record::{self, Record};
 use crate::limits::BLOCK_REASON_BYTES_MAX;
 use crate::policy::blocklist::Block;
@@ -75,8 +75,8 @@ impl Reply {
         Reply { ok: false, message, data: Value::Null }
     }
 
-    fn done(message: String, data: Value) -> Reply {
-        Reply { ok: true, message, data }
+    fn done(message: String, data: &impl Serialize) -> Reply {
+        Reply { ok: true, message, data: serde_json::to_value(data).unwrap_or_default() }
     }
 }
 
@@ -89,7 +89,7 @@ pub fn run(state: &Arc<State>, line: &str, who: &str) -> Reply {
         Ok(Request::Unblock { target, reason }) => unblock(state, &target, &reason, who),
         Ok(Request::Blocks {}) => blocks(state),
         Ok(Request::Reload {}) => reloaded(state, who),
-        Ok(Request::Status {}) => Reply::done(String::new(), status::value(state)),
+        Ok(Request::Status {}) => Reply::done(String::new(), &Status::of(state)),
         Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
     }
 }
@@ -119,13 +119,13 @@ fn block(
     state.audit.record(&Record::Block(audited(&block, end_of(&block).as_deref())));
     state.log.event(Level::Warn, format!("{what} is blocked by {who}: {}", block.reason));
     match saving {
-        Saving::Saved => Reply::done(format!("{what} is blocked"), shown(&block)),
+        Saving::Saved => Reply::done(format!("{what} is blocked"), &BlockShown::of(&block)),
         Saving::NotSaved(why) => {
             let message = format!(
                 "{what} is blocked now, but not after a restart: {why}. xksd goes on trying"
             );
             state.log.event(Level::Error, message.as_str());
-            Reply { ok: false, message, data: shown(&block) }
+            Reply { ok: false, ..Reply::done(message, &BlockShown::of(&block)) }
         }
     }
 }
@@ -156,7 +156,7 @@ fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
         until: None,
     }));
     state.log.event(Level::Warn, format!("{what} is no longer blocked, by {who}: {reason}"));
-    Reply::done(format!("{what} is no longer blocked"), Value::Null)
+    Reply::done(format!("{what} is no longer blocked"), &Value::Null)
 }
 
 fn blocks(state: &State) -> Reply {
@@ -173,7 +173,7 @@ fn blocks(state: &State) -> Reply {
     if state.blocks.is_unsaved() {
         message.push_str("the last change is not on disk yet: a restart would lose it\n");
     }
-    Reply::done(message, active.iter().map(shown).collect())
+    Reply::done(message, &active.iter().map(BlockShown::of).collect::<Vec<_>>())
 }
 
 fn reloaded(state: &Arc<State>, who: &str) -> Reply {
@@ -181,7 +181,7 @@ fn reloaded(state: &Arc<State>, who: &str) -> Reply {
         Ok(lines) => {
             let mut message = "the configuration is reloaded\n".to_owned();
             lines.iter().for_each(|line| message.push_str(&format!("{line}\n")));
-            Reply::done(message, json!(lines))
+            Reply::done(message, &lines)
         }
         Err(why) => Reply::refused(format!("not reloaded, the old one stays in force:\n{why}")),
     }
@@ -233,17 +233,24 @@ fn audited<'a>(block: &'a Block, until: Option<&'a str>) -> record::Block<'a> {
     record::Block { key_store, key: key.as_deref(), reason, who, until }
 }
 
-/// A block as `/status` and `--json` show it.
-pub fn shown(block: &Block) -> Value {
-    let Block { key_store, key, reason, who, since, .. } = block;
-    json!({
-        "key_store": key_store,
-        "key": key,
-        "reason": reason,
-        "who": who,
-        "since": timestamp_of(*since),
-        "until": end_of(block),
-    })
+/// A block as people and programs see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct BlockShown {
+    key_store: String,
+    key: Option<String>,
+    reason: String,
+    who: String,
+    since: String,
+    until: Option<String>,
+}
+
+impl BlockShown {
+    /// With times that can be read.
+    pub fn of(block: &Block) -> BlockShown {
+        let Block { key_store, key, reason, who, since, .. } = block.clone();
+        let (since, until) = (timestamp_of(since), end_of(block));
+        BlockShown { key_store, key, reason, who, since, until }
+    }
 }
 
 fn end(block: &Block) -> String {

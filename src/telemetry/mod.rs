@@ -7,6 +7,7 @@
 pub mod limiter;
 pub mod log;
 pub mod metrics;
+pub mod names;
 pub mod prometheus;
 
 pub use limiter::LogLimiter;

@@ -1,8 +1,10 @@
 //! The Prometheus text format, version 0.0.4.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
+
+use super::names::Metric;
 
 /// Upper bounds of the buckets, microseconds: fine around the round trips AWS asks for (35 ms) and
 /// KMS's limit (250 ms).
@@ -18,38 +20,39 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Starts a metric: `kind` is `counter`, `gauge` or `histogram`.
-    pub fn metric(&mut self, name: &str, kind: &str, help: &str) -> &mut Exposition {
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        self
+    /// Starts a metric; its samples follow.
+    pub fn metric<'t>(&'t mut self, metric: &'t Metric) -> Samples<'t> {
+        let Metric { name, kind, help, .. } = metric;
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
+        Samples { text: &mut self.text, metric }
     }
 
-    /// One sample.
-    pub fn sample(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        value: impl std::fmt::Display,
-    ) -> &mut Exposition {
-        self.text.push_str(name);
-        self.labels(labels, None);
-        let _ = writeln!(self.text, " {value}");
-        self
+    /// The text.
+    pub fn finish(self) -> String {
+        self.text
+    }
+}
+
+/// The samples of one metric.
+pub struct Samples<'t> {
+    text: &'t mut String,
+    metric: &'t Metric,
+}
+
+impl Samples<'_> {
+    /// One sample; `values` are those of the metric's labels, in their order.
+    pub fn sample(&mut self, values: &[&str], value: impl Display) {
+        self.line("", values, None, value);
     }
 
-    /// One histogram of microseconds, told in seconds as Prometheus wants it.
-    pub fn histogram(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        histogram: &Histogram<u64>,
-    ) -> &mut Exposition {
+    /// One histogram of microseconds, shown in seconds as Prometheus wants it.
+    pub fn histogram(&mut self, values: &[&str], histogram: &Histogram<u64>) {
         let (mut next, mut cumulative, mut sum_us) = (0, 0, 0.0);
         for step in histogram.iter_recorded() {
             // A recorded value stands for its whole equivalent range: it is counted where the range
             // ends.
             while next < BUCKETS_US.len() && BUCKETS_US[next] < step.value_iterated_to() {
-                self.bucket(name, labels, BUCKETS_US[next], cumulative);
+                self.bucket(values, BUCKETS_US[next], cumulative);
                 next += 1;
             }
             cumulative += step.count_since_last_iteration();
@@ -57,36 +60,28 @@ impl Exposition {
                 * step.count_since_last_iteration() as f64;
         }
         for bound in &BUCKETS_US[next..] {
-            self.bucket(name, labels, *bound, cumulative);
+            self.bucket(values, *bound, cumulative);
         }
+        self.line("_bucket", values, Some("+Inf"), cumulative);
+        self.line("_sum", values, None, sum_us / 1e6);
+        self.line("_count", values, None, cumulative);
+    }
+
+    fn bucket(&mut self, values: &[&str], bound_us: u64, cumulative: u64) {
+        let bound = (bound_us as f64 / 1e6).to_string();
+        self.line("_bucket", values, Some(&bound), cumulative);
+    }
+
+    fn line(&mut self, suffix: &str, values: &[&str], le: Option<&str>, value: impl Display) {
+        let Metric { name, labels, .. } = self.metric;
+        debug_assert_eq!(labels.len(), values.len(), "{name}");
         self.text.push_str(name);
-        self.text.push_str("_bucket");
-        self.labels(labels, Some("+Inf"));
-        let _ = writeln!(self.text, " {cumulative}");
-        self.sample(&format!("{name}_sum"), labels, sum_us / 1e6);
-        self.sample(&format!("{name}_count"), labels, cumulative)
-    }
-
-    /// The text.
-    pub fn finish(self) -> String {
-        self.text
-    }
-
-    fn bucket(&mut self, name: &str, labels: &[(&str, &str)], bound_us: u64, cumulative: u64) {
-        self.text.push_str(name);
-        self.text.push_str("_bucket");
-        self.labels(labels, Some(&(bound_us as f64 / 1e6).to_string()));
-        let _ = writeln!(self.text, " {cumulative}");
-    }
-
-    fn labels(&mut self, labels: &[(&str, &str)], le: Option<&str>) {
-        if labels.is_empty() && le.is_none() {
-            return;
-        }
-        let all = labels.iter().copied().chain(le.map(|bound| ("le", bound)));
-        for (n, (name, value)) in all.enumerate() {
-            self.text.push(if n == 0 { '{' } else { ',' });
-            let _ = write!(self.text, "{name}=\"");
+        self.text.push_str(suffix);
+        let labels = labels.iter().copied().zip(values.iter().copied());
+        let mut open = '{';
+        for (label, value) in labels.chain(le.map(|bound| ("le", bound))) {
+            self.text.push(open);
+            let _ = write!(self.text, "{label}=\"");
             for c in value.chars() {
                 match c {
                     '"' => self.text.push_str("\\\""),
@@ -96,13 +91,18 @@ impl Exposition {
                 }
             }
             self.text.push('"');
+            open = ',';
         }
-        self.text.push('}');
+        if open == ',' {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::names;
     use super::*;
 
     #[test]
@@ -112,11 +112,8 @@ mod tests {
             histogram.record(us).unwrap();
         }
         let mut exposition = Exposition::default();
-        exposition.metric("t_seconds", "histogram", "help").histogram(
-            "t_seconds",
-            &[("operation", "encrypt")],
-            &histogram,
-        );
+        let metric = Metric { name: "t_seconds", ..names::HSM_DURATION };
+        exposition.metric(&metric).histogram(&["encrypt"], &histogram);
         let text = exposition.finish();
         for line in [
             "t_seconds_bucket{operation=\"encrypt\",le=\"0.00005\"} 1",
@@ -135,7 +132,9 @@ mod tests {
     #[test]
     fn label_values_are_escaped() {
         let mut exposition = Exposition::default();
-        exposition.sample("m", &[("a", "x\"y\\z\n")], 1);
-        assert_eq!(exposition.finish(), "m{a=\"x\\\"y\\\\z\\n\"} 1\n");
+        let metric = Metric { name: "m", labels: &["a"], help: "h", ..names::READY };
+        exposition.metric(&metric).sample(&["x\"y\\z\n"], 1);
+        let text = exposition.finish();
+        assert_eq!(text, "# HELP m h\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\"} 1\n");
     }
 }

@@ -12,7 +12,7 @@ use test_harness::{
 };
 
 fn requests(server: &Server, key_store: &str, operation: &str, error: &str) -> f64 {
-    server.metric(&format!("xksd_requests_total{{keystore=\"{key_store}\",operation=\"{operation}\",error=\"{error}\"}}"))
+    server.metric(&format!("xksd_requests_total{{key_store=\"{key_store}\",operation=\"{operation}\",error=\"{error}\"}}"))
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn requests_are_counted_by_key_store_operation_and_error() {
             "{key_store} {operation} {error}"
         );
         let all = server.status();
-        let entry = json!({"keystore": key_store, "operation": operation, "error": error, "count": count as u64});
+        let entry = json!({"key_store": key_store, "operation": operation, "error": error, "count": count as u64});
         assert!(all["requests"].as_array().expect("an array").contains(&entry), "{entry}: {all}");
     }
     for (operation, count) in [("encrypt", 4.0), ("decrypt", 4.0), ("health", 2.0)] {

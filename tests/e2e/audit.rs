@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use test_harness::api::{b64, decrypt_body, encrypt_body, name, request_id, with};
 use test_harness::wire::Wire;
 use test_harness::{Api, Config, Installation, Request, Server, programs};
+use xksd::telemetry::names;
 
 const ORIGIN: &str = "xks.bank.example/site-a";
 
@@ -233,4 +234,21 @@ fn where_it_is_wished_answers_go_on_without_a_record_and_that_is_counted() {
     api.round_trip("foo");
     assert_eq!(server.metric("xksd_audit_writable"), 0.0);
     assert!(server.metric("xksd_audit_records") > 0.0);
+}
+
+/// Here, because some metrics are shown only where there is a trail.
+#[test]
+fn the_metrics_are_those_that_are_documented() {
+    let (installation, _) = audited("");
+    let server = installation.start();
+    let (_, text) = server.get("/metrics");
+    let shown = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut shown: Vec<String> = shown.map(str::to_owned).collect();
+    let name_and_kind =
+        |metric: &&names::Metric| format!("{} {}", metric.name, metric.kind.as_str());
+    let mut named: Vec<String> = names::ALL.iter().map(name_and_kind).collect();
+    shown.sort();
+    named.sort();
+    // `tests/documents.rs` compares them with docs/metrics.md.
+    assert_eq!(shown, named);
 }

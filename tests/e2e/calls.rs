@@ -234,7 +234,7 @@ fn requests_on_two_shards_over_many_connections() {
     });
     let samples = ["encrypt", "decrypt"].map(|operation| {
         server.metric(&format!(
-            "xksd_requests_total{{keystore=\"/one\",operation=\"{operation}\",error=\"none\"}}"
+            "xksd_requests_total{{key_store=\"/one\",operation=\"{operation}\",error=\"none\"}}"
         ))
     });
     assert_eq!(samples, [160.0, 160.0]);
