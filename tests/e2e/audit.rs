@@ -226,6 +226,9 @@ fn where_it_is_wished_answers_go_on_without_a_record_and_that_is_counted() {
     let (installation, _) =
         audited("durability = \"interval\"\ninterval_ms = 20\nwhen_unwritable = \"continue\"");
     let server = nearly_full(&installation);
+    // The record of the start is on disk before there are more than the file takes: a batch is
+    // written whole or not at all.
+    server.wait_event(&["audit checkpoint"]);
     let mut api = Api::new(&installation, &server);
     for _ in 0..100 {
         api.encrypt("foo", b"text", &json!({}));
