@@ -223,7 +223,8 @@ pub const TOKEN_KEYS_MAX: usize = 100_000;
 /// Keys of one label that are counted; two are too many already.
 pub const KEYS_OF_A_LABEL_MAX: usize = 16;
 /// Looking after the keys of a token takes one in so many parts of the time of one session, and
-/// waits for the others: the HSM and the module's locks are the requests'.
+/// waits for the others: the HSM and the module's locks are the requests'. The first time it does
+/// not wait.
 pub const INVENTORY_SHARE: u32 = 8;
 /// Waited at once, once so much is due.
 pub const INVENTORY_PAUSE: Duration = Duration::from_millis(5);

@@ -3,6 +3,7 @@
 mod conformance;
 
 mod admin;
+mod any_module;
 mod audit;
 mod blocks;
 mod calls;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engines::settings;
 use crate::jobs::*;
@@ -54,6 +55,24 @@ own_process! {
         let grown = resident_bytes().saturating_sub(before);
         assert!(grown < 16 << 20, "{grown} bytes");
         assert!(session.is_usable());
+    }
+}
+
+own_process! {
+    fn a_login_that_shows_keys_late_is_waited_for_by_all(directory) {
+        let (token, engine) = engine(directory, "late-keys");
+        // The token's own session would keep the login.
+        drop(token);
+        std::thread::scope(|scope| {
+            for delay in [0, 100, 200, 300] {
+                let engine = &engine;
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(delay));
+                    let mut session = engine.open().expect("opens");
+                    assert!(describe(&mut *session, "foo").is_ok(), "{delay}");
+                });
+            }
+        });
     }
 }
 

@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod locks;
 pub mod mechanism;
 pub mod random;
+pub mod raw_calls;
 pub mod real;
 pub mod session;
 pub mod stats;

@@ -33,6 +33,8 @@ pub(super) struct Inventory {
     /// Locked for as long as one is taken.
     listing: Mutex<Option<Listing>>,
     ended: AtomicBool,
+    /// The token was listed once.
+    is_listed: AtomicBool,
 }
 
 /// A listing of the whole token.
@@ -73,11 +75,14 @@ impl Inventory {
             needs_login,
             session: &session,
             ended: &self.ended,
+            // Until the token was listed once, the first request of each key searches for it.
+            share: if self.is_listed.load(Ordering::Relaxed) { INVENTORY_SHARE } else { 1 },
             owed: Duration::ZERO,
             searches: INVENTORY_SEARCHES_MAX,
         };
         match taking.take(&mut listing, labels) {
             Ok(outcomes) => {
+                self.is_listed.store(true, Ordering::Relaxed);
                 give_back(Some(session));
                 Ok(Some(outcomes))
             }
@@ -137,6 +142,8 @@ struct Taking<'a> {
     needs_login: bool,
     session: &'a OpenSession,
     ended: &'a AtomicBool,
+    /// One in so many parts of the time may be spent in calls.
+    share: u32,
     /// To be waited before the next call.
     owed: Duration,
     /// Searches for single keys that may still be made.
@@ -303,7 +310,7 @@ impl Taking<'_> {
         self.check()?;
         let start = Instant::now();
         let result = call(self.session);
-        self.owed += start.elapsed().saturating_mul(INVENTORY_SHARE - 1);
+        self.owed += start.elapsed().saturating_mul(self.share - 1);
         Ok(result)
     }
 

@@ -54,8 +54,11 @@ impl Login {
 
     /// Logs the session's token in unless it is; true when that was needed.
     pub(super) fn log_in(&self, session: &OpenSession, pin: &str) -> Result<bool, Fault> {
-        // Mostly it is, by another session: then nobody has to wait for this question.
-        if session.is_logged_in().map_err(|error| error.fault())? {
+        // Mostly it is, by another session: then nobody has to wait for this question. But while
+        // one is in C_Login a module may call all of them logged in before it shows the keys
+        // (Craton HSM loads them then).
+        let is_busy = self.state().busy_since.is_some();
+        if session.is_logged_in().map_err(|error| error.fault())? && !is_busy {
             return Ok(false);
         }
         self.once_at_a_time(|| attempt(session, pin))

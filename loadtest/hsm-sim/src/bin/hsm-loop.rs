@@ -3,7 +3,6 @@
 //! calls.
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use cryptoki_sys::*;
-use hsm_sim::codes;
+use hsm_sim::call;
 use hsm_sim::mechanism::{aes_gcm, gcm_parameters};
-use hsm_sim::real::{self, Functions};
+use hsm_sim::raw_calls::{attribute, initialize, log_in, open, slot_of};
+use hsm_sim::real::Functions;
 
 /// Encrypts, decrypts and compares 32 bytes with AES-GCM in a loop and prints operations per second
 /// as JSON. One operation is C_EncryptInit, C_Encrypt, C_DecryptInit and C_Decrypt, and 1/256 of a
@@ -76,16 +76,6 @@ const IVS_A_CALL: usize = 256;
 /// After the end, for what is still running.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Calls the function; an error names it.
-macro_rules! call {
-    ($functions:expr, $name:ident $(, $argument:expr)*) => {{
-        let function = $functions.$name.ok_or_else(|| format!("{}: not there", stringify!($name)))?;
-        // SAFETY: pointers among the arguments are to live values of the lengths given with them.
-        let code = unsafe { function($($argument),*) };
-        if code == CKR_OK { Ok(()) } else { Err(format!("{}: {}", stringify!($name), codes::name(code))) }
-    }};
-}
-
 /// What one session did.
 #[derive(Default)]
 struct SessionResult {
@@ -106,25 +96,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool, String> {
-    let functions = real::load(&options.module)?;
-    let mut arguments = CK_C_INITIALIZE_ARGS { flags: CKF_OS_LOCKING_OK, ..Default::default() };
-    // SAFETY: the arguments of the standard.
-    let code = unsafe {
-        real::initialize(
-            functions,
-            (&raw mut arguments).cast(),
-            options.library_parameters.as_deref(),
-        )
-    };
-    if code != CKR_OK {
-        return Err(format!("C_Initialize: {}", codes::name(code)));
-    }
+    let functions = initialize(&options.module, options.library_parameters.as_deref())?;
     let slot = slot_of(functions, &options.token)?;
     let sessions =
         (0..options.sessions).map(|_| open(functions, slot)).collect::<Result<Vec<_>, _>>()?;
     if let Some(pin) = &options.pin {
-        let mut pin = pin.clone().into_bytes();
-        call!(functions, C_Login, sessions[0], CKU_USER, pin.as_mut_ptr(), pin.len() as CK_ULONG)?;
+        log_in(functions, sessions[0], pin)?;
     }
     let keys = sessions
         .iter()
@@ -198,34 +175,6 @@ fn report(
 /// To a tenth: no measurement here is better.
 fn rounded(figure: f64) -> f64 {
     (figure * 10.0).round() / 10.0
-}
-
-fn slot_of(functions: &Functions, token: &str) -> Result<CK_SLOT_ID, String> {
-    let mut count = 0;
-    call!(functions, C_GetSlotList, CK_TRUE, ptr::null_mut(), &mut count)?;
-    let mut slots = vec![0; count as usize];
-    call!(functions, C_GetSlotList, CK_TRUE, slots.as_mut_ptr(), &mut count)?;
-    for slot in slots.into_iter().take(count as usize) {
-        let mut info = CK_TOKEN_INFO::default();
-        call!(functions, C_GetTokenInfo, slot, &mut info)?;
-        if String::from_utf8_lossy(&info.label).trim_end() == token {
-            return Ok(slot);
-        }
-    }
-    Err(format!("no token with label {token:?}"))
-}
-
-fn open(functions: &Functions, slot: CK_SLOT_ID) -> Result<CK_SESSION_HANDLE, String> {
-    let mut session = 0;
-    let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
-    call!(functions, C_OpenSession, slot, flags, ptr::null_mut(), None, &mut session)?;
-    Ok(session)
-}
-
-/// An attribute with the value that is stored here.
-fn attribute<T: ?Sized>(kind: CK_ATTRIBUTE_TYPE, value: &mut T) -> CK_ATTRIBUTE {
-    let length = size_of_val(value) as CK_ULONG;
-    CK_ATTRIBUTE { type_: kind, pValue: ptr::from_mut(value).cast::<c_void>(), ulValueLen: length }
 }
 
 fn key_for(
