@@ -426,6 +426,10 @@ pub const TOKEN_LABEL_BYTES_MAX: usize = 32;
 pub const TOKEN_SERIAL_BYTES_MAX: usize = 16;
 /// CKA_LABEL of a key, bytes.
 pub const KEY_LABEL_BYTES_MAX: usize = 255;
+/// Versions of one key, with those that are destroyed. At one a month, 21 years.
+pub const KEY_VERSIONS_MAX: usize = 256;
+/// The configuration is read again for a key version that is not known at most this often.
+pub const VERSION_REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
 // ---- Relations ----------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     for (reason, count) in &requests.unauthenticated {
         metric.sample(&[reason], count);
     }
+    text.metric(&names::NEWER_KEY_VERSIONS).sample(&[], totals.newer_key_versions);
     let mut metric = text.metric(&names::QUOTA_EXCEEDED);
     for (key_store, count) in &requests.quota_exceeded {
         metric.sample(&[key_store], count);

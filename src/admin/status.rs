@@ -63,6 +63,21 @@ struct KeyStore {
     key_managers: Vec<String>,
     access_key_ids: Vec<String>,
     keys: usize,
+    /// Of the keys whose configuration gives versions.
+    key_versions: Vec<KeyVersions>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeyVersions {
+    key: String,
+    versions: Vec<KeyVersion>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeyVersion {
+    number: u16,
+    label: String,
+    state: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -200,13 +215,26 @@ impl Reload {
 impl KeyStore {
     fn of(store: &config::KeyStore, config: &Config) -> KeyStore {
         let managers = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i));
+        let stated = store.keys.iter().filter(|key| key.versions_are_stated);
         KeyStore {
             path_prefix: store.path_prefix.clone(),
             enabled: store.enabled,
             key_managers: managers.map(|manager| manager.name.clone()).collect(),
             access_key_ids: store.credentials.iter().map(|c| c.access_key_id.clone()).collect(),
             keys: store.keys.len(),
+            key_versions: stated.map(KeyVersions::of).collect(),
         }
+    }
+}
+
+impl KeyVersions {
+    fn of(key: &config::Key) -> KeyVersions {
+        let one = |version: &config::KeyVersion| KeyVersion {
+            number: version.number,
+            label: version.label.clone(),
+            state: version.state.name(),
+        };
+        KeyVersions { key: key.id.clone(), versions: key.versions.iter().map(one).collect() }
     }
 }
 

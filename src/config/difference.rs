@@ -73,6 +73,20 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     waiting
 }
 
+/// Whether nothing but the versions of keys differs.
+pub fn only_key_versions(running: &Config, new: &Config) -> bool {
+    let mut same = new.clone();
+    same.sha256.clone_from(&running.sha256);
+    same.warnings.clone_from(&running.warnings);
+    let before = running.keystores.iter().flat_map(|store| &store.keys);
+    let keys = same.keystores.iter_mut().flat_map(|store| &mut store.keys);
+    for (key, before) in keys.zip(before) {
+        key.versions.clone_from(&before.versions);
+        key.versions_are_stated = before.versions_are_stated;
+    }
+    same == *running && new.keystores != running.keystores
+}
+
 /// What the new configuration leaves out and must not, because that would let in whom the running
 /// one keeps out.
 pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {

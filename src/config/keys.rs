@@ -1,7 +1,7 @@
 //! Every key of the configuration.
 
 use super::table::{InForce, Setting};
-use super::{audit, key_manager, keystore, policy, quota, server, tls};
+use super::{audit, key_manager, key_version, keystore, policy, quota, server, tls};
 
 /// The sections.
 pub(super) const SECTIONS: &[Setting<()>] = &[
@@ -31,6 +31,7 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     add("keystore.policy", policy::KEYS, &mut all);
     add("keystore.quota", quota::KEYS, &mut all);
     add("keystore.key.quota", quota::KEYS, &mut all);
+    add("keystore.key.version", key_version::KEYS, &mut all);
     all
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::key_version::{self, KeyVersion};
 use super::policy::{self, Policy};
 use super::problem::quoted;
 use super::quota;
@@ -43,6 +44,13 @@ pub struct KeyStore {
     pub policy: Option<Policy>,
 }
 
+impl Key {
+    /// The versions that may be used.
+    pub fn usable(&self) -> impl Iterator<Item = &KeyVersion> {
+        self.versions.iter().filter(|version| version.state.decrypts())
+    }
+}
+
 impl KeyStore {
     /// The whole path that AWS calls `XksProxyUriPath`.
     pub fn uri_path(&self) -> String {
@@ -64,8 +72,10 @@ pub struct Credential {
 pub struct Key {
     /// The external key id that KMS uses.
     pub id: String,
-    /// CKA_LABEL in the HSM, or the name in a local key file.
-    pub label: String,
+    /// At least one, of which one is primary; a single one of number 0 where none is given.
+    pub versions: Vec<KeyVersion>,
+    /// Whether the file gives versions.
+    pub versions_are_stated: bool,
     /// False: calls with this key are answered InvalidStateException.
     pub enabled: bool,
     /// Whether the file says so, or leaves it out.
@@ -118,7 +128,14 @@ pub(super) const CREDENTIAL_KEYS: &[Setting<Credential>] = &[
 /// `[[keystore.key]]`.
 pub(super) const KEY_KEYS: &[Setting<Key>] = &[
     Setting::structure("id", InForce::Reload),
-    Setting::reloaded("label", |key| Said::text(&key.label)),
+    Setting::reloaded("label", |key: &Key| match &key.versions[..] {
+        [only] if !key.versions_are_stated => Said::text(&only.label),
+        _ => Said::Nothing,
+    }),
+    Setting::reloaded("version", |key: &Key| match key.versions_are_stated {
+        true => key_version::said(&key.versions),
+        false => Said::Nothing,
+    }),
     Setting::reloaded("enabled", |key: &Key| switched(key.enabled)).guarded(
         |running, new| !running.enabled && new.enabled && !new.enabled_is_stated,
         "missing, and the key is disabled now: say enabled = true to enable it",
@@ -282,21 +299,31 @@ fn key(value: &Value<'_>) -> Option<Key> {
         );
         v.string_where(&accepted, is_key_id)
     });
-    let label = section.or("label", id.unwrap_or_default(), |v| {
-        let accepted =
-            format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
-        v.string_where(&accepted, |t| {
-            (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control)
-        })
-    });
+    let versions = match (section.optional("version"), section.optional("label")) {
+        (Some(versions), None) => key_version::versions(&versions),
+        (Some(_), Some(label)) => label.refuse("each version has a label of its own"),
+        (None, label) => {
+            let label = label.map_or(Some(id.unwrap_or_default()), |v| self::label(&v));
+            label.map(|label| vec![KeyVersion::first(label)])
+        }
+    };
     let enabled = section.or("enabled", true, Value::boolean);
     let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
     Some(Key {
         id: id?.to_owned(),
-        label: label?.to_owned(),
+        versions: versions?,
+        versions_are_stated: section.has("version"),
         enabled: enabled?,
         enabled_is_stated: section.has("enabled"),
         quota: quota?,
+    })
+}
+
+pub(super) fn label<'r>(value: &Value<'r>) -> Option<&'r str> {
+    let accepted =
+        format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
+    value.string_where(&accepted, |t| {
+        (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control)
     })
 }
 

@@ -29,11 +29,12 @@ pub(super) fn warn_of_missing_keys(
         let Ok(Some(labels)) = root.reader.sources.key_file_labels(key_file) else { continue };
         let users = stores.iter().enumerate().filter(|(_, store)| store.key_managers.contains(&i));
         for (s, store) in users {
-            let missing = store.keys.iter().enumerate().filter(|(_, k)| !labels.contains(&k.label));
-            for (k, key) in missing {
+            let used = store.keys.iter().enumerate();
+            let used = used.flat_map(|(k, key)| key.usable().map(move |version| (k, version)));
+            for (k, version) in used.filter(|(_, version)| !labels.contains(&version.label)) {
                 let message = format!(
                     "there is no key with the label {} in {}, the key file of {:?}",
-                    quoted(&key.label),
+                    quoted(&version.label),
                     key_file.display(),
                     manager.name
                 );

@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
+use crate::keystore::VersionState;
 use crate::policy::Mode;
 use crate::policy::cedar::Source;
 use crate::policy::quota::{Bounds, Rate};
@@ -127,7 +128,12 @@ fn warnings(config: &Config) -> Vec<String> {
 fn key(id: &str, label: &str, enabled: Option<bool>) -> Key {
     Key {
         id: id.to_owned(),
-        label: label.to_owned(),
+        versions: vec![KeyVersion {
+            number: 0,
+            label: label.to_owned(),
+            state: VersionState::Primary,
+        }],
+        versions_are_stated: false,
         enabled: enabled.unwrap_or(true),
         enabled_is_stated: enabled.is_some(),
         quota: None,
@@ -241,6 +247,51 @@ fn policies_are_read_and_validated() {
     assert!(twice.contains("policy \"all\": another policy"), "{twice}");
     let entities = told("files = [\"all.cedar\"]\nentities = [\"all.cedar\"]");
     assert!(entities.contains("all.cedar:1: "), "{entities}");
+}
+
+#[test]
+fn versions_of_a_key() {
+    let version = |number: u16, label: &str, state: &str| {
+        let label = if label.is_empty() { String::new() } else { format!("label = \"{label}\"\n") };
+        format!("[[keystore.key.version]]\nnumber = {number}\nstate = \"{state}\"\n{label}")
+    };
+    let text = [
+        SMALL,
+        &version(0, "", "destroyed"),
+        &version(1, "foo-1", "decrypt_only"),
+        &version(3, "foo-3", "staged"),
+        &version(2, "foo-2", "primary"),
+        &version(4, "foo-4", "disabled"),
+    ];
+    let config = read(&text.concat()).unwrap();
+    let key = &config.keystores[0].keys[0];
+    let numbers: Vec<u16> = key.usable().map(|version| version.number).collect();
+    assert_eq!((key.versions.len(), numbers), (5, vec![1, 3, 2]));
+    for (versions, at, words) in [
+        (version(0, "a", "staged"), "version", "no version has the state \"primary\""),
+        (version(0, "a", "primary") + &version(1, "b", "primary"), "version", "2 versions are"),
+        (
+            version(0, "a", "primary") + &version(0, "b", "staged"),
+            "version[1]",
+            "stands here twice",
+        ),
+        (version(0, "a", "primary") + &version(1, "a", "staged"), "version[1].label", "is taken"),
+        (version(0, "a", "retired"), "version[0].state", "\"staged\", \"primary\""),
+        (version(0, "", "primary"), "version[0].label", "missing"),
+        ("label = \"x\"\n".to_owned() + &version(0, "a", "primary"), "label", "each version has"),
+        ("version = []".to_owned(), "version", "0 versions: 1 to 256"),
+    ] {
+        let found = problems(&format!("{SMALL}{versions}"));
+        assert_eq!(found.len(), 1, "{versions}: {found:#?}");
+        assert_eq!(found[0].key, format!("keystore[0].key[0].{at}"));
+        assert!(found[0].message.contains(words), "{}", found[0].message);
+    }
+    let many = |count: u16| {
+        let first = version(0, "first", "primary");
+        let rest = (1..count).map(|number| version(number, &format!("v{number}"), "staged"));
+        problems(&[SMALL.to_owned(), first].into_iter().chain(rest).collect::<String>()).len()
+    };
+    assert_eq!((many(256), many(257)), (0, 1));
 }
 
 #[test]

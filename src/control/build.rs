@@ -16,8 +16,8 @@ use super::state_dir::StateDir;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use crate::key_manager::{Engine, InProcess};
-use crate::keystore::{Key, KeyManager, KeyStore, KeyStores};
+use crate::key_manager::{Engine, InProcess, KeyRef};
+use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::policy::Policy;
 use crate::policy::cedar::{self, Revision};
 use crate::policy::quota::{Bounds, Quota};
@@ -144,11 +144,13 @@ pub fn key_stores(
             .iter()
             .map(|key| {
                 let before = before.and_then(|before| before.keys.get(&key.id)?.quota.as_ref());
-                let mut built = Key::new(&key.label, key.enabled);
+                let versions = key.versions.iter().map(version).collect();
+                let mut built = Key::with_versions(versions, key.enabled)
+                    .ok_or_else(|| at(&format!("key {:?} has no primary version", key.id)))?;
                 built.quota = quota(key.quota, before, shards);
-                (key.id.clone(), built)
+                Ok((key.id.clone(), built))
             })
-            .collect();
+            .collect::<Result<_, String>>()?;
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),
             enabled: store.enabled,
@@ -184,6 +186,11 @@ fn policy(store: &config::KeyStore, revision: Revision) -> Result<Option<Policy>
             problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         })?;
     Ok(Some(Policy { policies, mode, ids_in_errors: configured.ids_in_errors, revision }))
+}
+
+fn version(configured: &config::KeyVersion) -> Version {
+    let config::KeyVersion { number, label, state } = configured;
+    Version { key: KeyRef { label: label.as_str().into(), version: *number }, state: *state }
 }
 
 fn quota(

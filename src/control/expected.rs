@@ -26,10 +26,15 @@ pub fn expected_keys(stores: &KeyStores, manager: &Arc<KeyManager>) -> Vec<Expec
         .filter(|store| store.managers.iter().any(|m| Arc::ptr_eq(m, manager)))
     {
         for (id, key) in &store.keys {
-            let key = key.primary();
-            let what =
-                format!("key {id:?} (label {:?}) of key store {:?}", key.label, store.prefix);
-            keys.push(ExpectedKey { key, what, replicated: store.managers.len() > 1 });
+            let rotated = key.versions().len() > 1;
+            for version in key.versions().iter().filter(|version| version.state.decrypts()) {
+                let KeyRef { label, version: number } = &version.key;
+                let of = if rotated { format!("version {number} of ") } else { String::new() };
+                let what =
+                    format!("{of}key {id:?} (label {label:?}) of key store {:?}", store.prefix);
+                let replicated = store.managers.len() > 1;
+                keys.push(ExpectedKey { key: version.key.clone(), what, replicated });
+            }
         }
     }
     keys.sort();

@@ -11,6 +11,7 @@ use crossbeam::channel::bounded;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::key_versions::KeyVersions;
 use super::shards::Shards;
 pub use super::start::Failure;
 use super::start::{Prepared, prepare};
@@ -132,7 +133,7 @@ fn start_shards(
 /// Until a signal says stop and load balancers have seen it.
 fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<Shards, String> {
     let mut close_at: Option<Instant> = None;
-    let mut watchdog = Watchdog::default();
+    let (mut watchdog, mut key_versions) = (Watchdog::default(), KeyVersions::default());
     loop {
         std::thread::sleep(TICK);
         let now = Instant::now();
@@ -152,6 +153,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         }
         tick_key_managers(state);
         commands::tick(state);
+        key_versions.look(state);
         if let Some(why) = watchdog.look(state) {
             return Err(why);
         }

@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod build;
 pub mod commands;
 pub mod expected;
+mod key_versions;
 pub mod lifecycle;
 mod probes;
 mod reload;

@@ -20,7 +20,40 @@ use crate::tls;
 /// What is wrong with it. Then nothing changes.
 pub fn reload(state: &Arc<State>, who: &str) -> Result<Vec<String>, String> {
     let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-    match try_reload(state) {
+    let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
+    finish(state, who, loaded.and_then(|config| take_over(state, config)))
+}
+
+/// Reads the configuration again because a ciphertext names a newer version of its key than is
+/// known. It is taken over if nothing but versions of keys differs: what else an operator has
+/// changed there is not to come into force without a word of theirs.
+pub(super) fn reread_versions(state: &Arc<State>) {
+    let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+    let told = |what: &str| {
+        let message =
+            format!("a ciphertext names a newer version of its key than is known: {what}");
+        state.log.event(Level::Warn, message);
+    };
+    match Config::load(&state.config_file) {
+        Ok(config) if difference::only_key_versions(&state.config.load(), &config) => {
+            told("the configuration is read again");
+            let _ = finish(state, "a newer key version", take_over(state, config));
+        }
+        Ok(config) if config.sha256 == state.config.load().sha256 => {
+            told("the configuration does not have it");
+        }
+        Ok(_) => told("the configuration has other changes, too: reload it"),
+        Err(invalid) => told(&invalid.to_string().replace('\n', "; ")),
+    }
+}
+
+/// Tells what became of it: the audit trail, `/status`, the log, and who asked.
+fn finish(
+    state: &State,
+    who: &str,
+    result: Result<Reloaded, String>,
+) -> Result<Vec<String>, String> {
+    match result {
         Ok(Reloaded { changes, warnings, waiting, not_served }) => {
             let config_sha256 = &*state.config.load().sha256;
             let record = Record::Reload { who, config_sha256, changes: &changes, refused: None };
@@ -73,8 +106,7 @@ struct Reloaded {
     not_served: Vec<String>,
 }
 
-fn try_reload(state: &State) -> Result<Reloaded, String> {
-    let mut config = Config::load(&state.config_file).map_err(|invalid| invalid.to_string())?;
+fn take_over(state: &State, mut config: Config) -> Result<Reloaded, String> {
     let tls_config = tls::server(&config.tls.settings())
         .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
     let old = state.config.load();

@@ -18,7 +18,7 @@ use crate::policy::quota::Quota;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
-pub use key::Key;
+pub use key::{Key, NoVersion, Version, VersionState};
 pub use manager::{KeyFailures, KeyManager, Probe};
 pub use replicas::missing_sessions;
 

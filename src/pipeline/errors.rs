@@ -6,6 +6,7 @@
 
 use crate::api::{ApiError, ErrorName};
 use crate::key_manager::Fault;
+use crate::keystore::NoVersion;
 use crate::sched::Refused;
 
 /// The error for a key manager's fault; what only the operator may see goes to `detail`, which may
@@ -105,6 +106,25 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
                 "the key manager cannot do more requests in time",
             )
         }
+    }
+}
+
+/// The error of a ciphertext whose version of the key cannot be used.
+pub(super) fn no_version(why: NoVersion) -> ApiError {
+    match why {
+        NoVersion::Disabled => ApiError::new(
+            ErrorName::InvalidStateException,
+            "the version of the key that made this ciphertext is disabled or destroyed",
+        ),
+        // Retried by KMS: it is another instance's, and this one will know it soon.
+        NoVersion::Newer => ApiError::new(
+            ErrorName::InternalException,
+            "ciphertextMetadata names a newer key version than this instance knows",
+        ),
+        NoVersion::Unknown => ApiError::new(
+            ErrorName::InvalidCiphertextException,
+            "ciphertextMetadata names a key version that does not exist",
+        ),
     }
 }
 

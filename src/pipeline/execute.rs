@@ -12,7 +12,7 @@ use crate::api::framing::{self, Format};
 use crate::api::response::{self, Encrypted};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
 use crate::key_manager::{Answer, Job, KeyDescription, KeyRef, Task};
-use crate::keystore::Key;
+use crate::keystore::{Key, NoVersion};
 use crate::policy::Permit;
 use crate::sched::{Delivered, Inbox};
 
@@ -87,16 +87,31 @@ async fn decrypt(
     exchange: &mut Exchange<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
-    let reading = Reading::of(target, call.metadata.as_deref())?;
-    let mut answer = decrypt_as(reading, inbox, target, call, exchange).await;
-    // The sample proxy can be configured to send metadata that looks like ours.
-    if reading == Reading::Own
+    let key = target.key()?;
+    let (mut answer, may_be_foreign) = match ciphertext_key(key, call.metadata.as_deref()) {
+        Ok(version) => {
+            let answer = decrypt_as(Reading::Own, version, inbox, target, call, exchange).await;
+            let is_refused = is_bad_ciphertext(&answer);
+            (answer, is_refused)
+        }
+        Err(why) => {
+            exchange.diagnostics.newer_version = matches!(why, NoKey::Version(NoVersion::Newer));
+            (Err(why.into()), true)
+        }
+    };
+    // The sample proxy can be configured to send metadata of its own, also some that looks like
+    // ours. Whose it is, the tag decides.
+    if may_be_foreign
         && target.store.accept_aws_sample
-        && answer.as_ref().is_err_and(|why| why.name() == ErrorName::InvalidCiphertextException)
         && let Some(Call::Decrypt(call)) = decode_again(target, Operation::Decrypt)
-        && let Ok(opened) = decrypt_as(Reading::AwsSample, inbox, target, call, exchange).await
     {
-        answer = Ok(opened);
+        let foreign = match key.first() {
+            Ok(first) => decrypt_as(Reading::AwsSample, first, inbox, target, call, exchange).await,
+            Err(why) => Err(errors::no_version(why)),
+        };
+        if !is_bad_ciphertext(&foreign) {
+            answer = foreign;
+        }
     }
     match answer? {
         Answer::Decrypted(plaintext) => {
@@ -105,6 +120,10 @@ async fn decrypt(
         }
         _ => Err(errors::wrong_answer()),
     }
+}
+
+fn is_bad_ciphertext(answer: &Result<Answer, ApiError>) -> bool {
+    answer.as_ref().is_err_and(|why| why.name() == ErrorName::InvalidCiphertextException)
 }
 
 /// The call that the request's body held, once more.
@@ -127,64 +146,59 @@ enum Reading {
     AwsSample,
 }
 
-impl Reading {
-    /// What the metadata says; whether it is genuine, the tag decides.
-    fn of(target: &Target<'_>, metadata: Option<&[u8]>) -> Result<Reading, ApiError> {
-        match ciphertext_key(target.key()?, metadata) {
-            Ok(_) => Ok(Reading::Own),
-            // The sample proxy can be configured to send its own metadata.
-            Err(_) if target.store.accept_aws_sample => Ok(Reading::AwsSample),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 async fn decrypt_as(
     reading: Reading,
+    key: KeyRef,
     inbox: &Rc<Inbox>,
     target: &Target<'_>,
     call: Decrypt,
     exchange: &mut Exchange<'_>,
 ) -> Result<Answer, ApiError> {
     let again = || match decode_again(target, Operation::Decrypt)? {
-        Call::Decrypt(call) => decryption(reading, target, call).ok().map(|(_, task)| task),
+        Call::Decrypt(call) => decryption(reading, call).ok(),
         _ => None,
     };
-    let (key, task) = decryption(reading, target, call)?;
+    let task = decryption(reading, call)?;
     run(inbox, target, key, task, again, exchange).await
 }
 
-/// The task of a decrypt, and the version of the key that made the ciphertext.
-fn decryption(
-    reading: Reading,
-    target: &Target<'_>,
-    call: Decrypt,
-) -> Result<(KeyRef, Task), ApiError> {
+/// The task of a decrypt.
+fn decryption(reading: Reading, call: Decrypt) -> Result<Task, ApiError> {
     let Decrypt { ciphertext, iv, tag, aad, metadata } = call;
-    let (key, metadata) = (target.key()?, metadata.as_deref());
-    let (key, aad) = match reading {
-        Reading::Own => (
-            ciphertext_key(key, metadata)?,
-            framing::aad_v1(aad.unwrap_or_default(), metadata.unwrap_or_default())?,
-        ),
-        Reading::AwsSample => {
-            let aad = framing::aad_aws_sample(aad.as_deref(), metadata.unwrap_or_default())?;
-            (key.first(), aad)
-        }
+    let metadata = metadata.as_deref().unwrap_or_default();
+    let aad = match reading {
+        Reading::Own => framing::aad_v1(aad.unwrap_or_default(), metadata)?,
+        Reading::AwsSample => framing::aad_aws_sample(aad.as_deref(), metadata)?,
     };
-    Ok((key, Task::Decrypt { ciphertext, iv, tag, aad }))
+    Ok(Task::Decrypt { ciphertext, iv, tag, aad })
+}
+
+/// Why no version of a key is known that made a ciphertext.
+#[derive(Debug)]
+enum NoKey {
+    /// The metadata is none of ours.
+    Metadata(ApiError),
+    /// It names this version.
+    Version(NoVersion),
+}
+
+impl From<NoKey> for ApiError {
+    fn from(why: NoKey) -> ApiError {
+        match why {
+            NoKey::Metadata(error) => error,
+            NoKey::Version(why) => errors::no_version(why),
+        }
+    }
 }
 
 /// The version of the key that made a ciphertext with this metadata.
-fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, ApiError> {
-    let invalid = |message| ApiError::new(ErrorName::InvalidCiphertextException, message);
-    match framing::parse(metadata)? {
-        Format::V1 { key_version } => key
-            .version(key_version)
-            .ok_or_else(|| invalid("ciphertextMetadata names a key version that does not exist")),
-        Format::Absent => Err(invalid(
+fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, NoKey> {
+    match framing::parse(metadata).map_err(NoKey::Metadata)? {
+        Format::V1 { key_version } => key.version(key_version).map_err(NoKey::Version),
+        Format::Absent => Err(NoKey::Metadata(ApiError::new(
+            ErrorName::InvalidCiphertextException,
             "ciphertextMetadata is missing: this ciphertext was not made by this proxy",
-        )),
+        ))),
     }
 }
 
@@ -255,7 +269,8 @@ mod tests {
     #[test]
     fn a_ciphertext_names_the_version_of_its_key() {
         let key = Key::new("foo", true);
-        let of = |metadata| ciphertext_key(&key, metadata).map_err(|error| error.name());
+        let of =
+            |metadata| ciphertext_key(&key, metadata).map_err(|why| ApiError::from(why).name());
         assert_eq!(of(Some(&[1, 0, 0])), Ok(KeyRef::first("foo")));
         let others: [Option<&[u8]>; 5] =
             [None, Some(&[]), Some(&[1, 0, 1]), Some(&[1, 1, 0]), Some(&[2, 0, 0])];

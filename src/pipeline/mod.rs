@@ -13,6 +13,7 @@ mod target;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -228,6 +229,9 @@ impl Pipeline {
         let operation = record.operation_name();
         let key = RequestKey { key_store: record.key_store.clone(), operation, error };
         self.metrics.request(&key, total, diagnostics.times);
+        if diagnostics.newer_version {
+            self.metrics.newer_key_versions.fetch_add(1, Ordering::Relaxed);
+        }
         // What a credential stands behind is logged in any number.
         if record.access_key_id.is_some() || self.may_log_unauthenticated(error) {
             let mut line = self.log.line();

@@ -122,6 +122,8 @@ pub(super) struct Diagnostics {
     pub(super) key_manager: Arc<str>,
     /// Waiting for a session, and in the key manager, over all tries; `None` where none was asked.
     pub(super) times: Option<(Duration, Duration)>,
+    /// The ciphertext names a newer version of its key than is known here.
+    pub(super) newer_version: bool,
 }
 
 impl Diagnostics {

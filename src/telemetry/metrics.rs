@@ -103,6 +103,8 @@ pub struct ShardMetrics {
     pub handshakes: AtomicU64,
     /// Completed handshakes that resumed an earlier session.
     pub handshakes_resumed: AtomicU64,
+    /// Decrypts of a newer version of a key than is known.
+    pub newer_key_versions: AtomicU64,
     /// accept(2) failures (descriptors exhausted and the like).
     pub accept_errors: AtomicU64,
 }
@@ -192,6 +194,8 @@ pub struct Totals {
     /// See [`ShardMetrics`].
     pub handshakes_resumed: u64,
     /// See [`ShardMetrics`].
+    pub newer_key_versions: u64,
+    /// See [`ShardMetrics`].
     pub accept_errors: u64,
 }
 
@@ -224,6 +228,7 @@ impl Totals {
             totals.connections_withdrawn += shard.connections_withdrawn.load(Ordering::Relaxed);
             totals.handshakes += shard.handshakes.load(Ordering::Relaxed);
             totals.handshakes_resumed += shard.handshakes_resumed.load(Ordering::Relaxed);
+            totals.newer_key_versions += shard.newer_key_versions.load(Ordering::Relaxed);
             totals.accept_errors += shard.accept_errors.load(Ordering::Relaxed);
         }
         totals

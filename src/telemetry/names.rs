@@ -78,6 +78,8 @@ metrics! {
         "Requests answered, by key store, operation and errorName (none: success).";
     AUTHENTICATION_FAILURES: Counter "xksd_authentication_failures_total" ["reason"]
         "Requests whose signature was refused, by reason.";
+    NEWER_KEY_VERSIONS: Counter "xksd_newer_key_versions_total" []
+        "Decrypts that name a newer version of the key than this instance knows.";
     QUOTA_EXCEEDED: Counter "xksd_quota_exceeded_total" ["key_store"]
         "Requests beyond a quota of a key store or of one of its keys.";
     POLICY_DENIALS: Counter "xksd_policy_denials_total" ["key_store", "policy", "mode"]

@@ -10,6 +10,7 @@ mod calls;
 mod haproxy;
 mod hostile;
 mod http;
+mod key_versions;
 mod keys;
 mod nss;
 mod p11_kit;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, print};
 use crate::api::response::key_spec;
-use crate::config::{Config, KeyManager};
+use crate::config::{Config, Key, KeyManager};
 use crate::control::build::{Opened, open};
 use crate::control::expected::why_it_cannot_serve;
 use crate::key_manager::{Job, KeyListing, KeyRef, KeySpec, Outcome, Task};
@@ -48,11 +48,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut tally = Tally::default();
     for store in &config.keystores {
-        for key in &store.keys {
+        for version in store.keys.iter().flat_map(Key::usable) {
             let serving = store
                 .key_managers
                 .iter()
-                .filter(|&&index| holders[index].serves.contains(&key.label))
+                .filter(|&&index| holders[index].serves.contains(&version.label))
                 .count();
             tally.cannot += usize::from(serving == 0);
             tally.cannot_everywhere +=
@@ -175,13 +175,10 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     };
     let mut expected: BTreeSet<(&str, &str, &str, bool)> = BTreeSet::new();
     for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
-        expected.extend(store.keys.iter().map(|key| {
-            (
-                key.label.as_str(),
-                key.id.as_str(),
-                store.path_prefix.as_str(),
-                store.enabled && key.enabled,
-            )
+        expected.extend(store.keys.iter().flat_map(|key| {
+            let enabled = store.enabled && key.enabled;
+            let (id, prefix) = (key.id.as_str(), store.path_prefix.as_str());
+            key.usable().map(move |version| (version.label.as_str(), id, prefix, enabled))
         }));
     }
     // By label: several keys of key stores may be one key here.

@@ -20,17 +20,18 @@ pub(super) fn tell(
             holders[index].name
         ))?;
     }
-    for key in &store.keys {
+    let versions = store.keys.iter().flat_map(|key| key.usable().map(|version| (&key.id, version)));
+    for (id, version) in versions {
         let serving: Vec<usize> = store
             .key_managers
             .iter()
             .copied()
-            .filter(|&index| holders[index].serves.contains(&key.label))
+            .filter(|&index| holders[index].serves.contains(&version.label))
             .collect();
         let told = if serving.len() < 2 {
             vec!["not compared: no two of them can serve it".to_owned()]
         } else {
-            let Compared { same, different, faults } = compare(&key.label, &serving, holders);
+            let Compared { same, different, faults } = compare(&version.label, &serving, holders);
             tally.different += usize::from(!different.is_empty());
             tally.uncompared += usize::from(different.is_empty() && !faults.is_empty());
             let same = (different.is_empty() && faults.is_empty())
@@ -38,7 +39,7 @@ pub(super) fn tell(
             same.into_iter().chain(different).chain(faults).collect()
         };
         for told in told {
-            print(&format!("  -> key {} (label {:?}): {told}\n", key.id, key.label))?;
+            print(&format!("  -> key {} (label {:?}): {told}\n", id, version.label))?;
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[tls]", "[tls]\nregions = []", "tls.regions", "unknown key; it belongs to [server]. Accepted here: certificate_chain"),
     ("[tls]", "[client]\n[tls]", "client", "unknown key; it belongs to [tls]. Accepted here"),
     ("[tls]", "[tls]\nlisten = 1", "tls.listen", "it belongs to [server] or [admin]"),
-    ("[tls]", "[tls]\nlabel = 1", "tls.label", "it belongs to [[keystore.key]]. Accepted"),
+    ("[tls]", "[tls]\nlabel = 1", "tls.label", "it belongs to [[keystore.key]] or [[keystore.key.version]]. Accepted"),
     ("[server]", "[server]\n\"a b\" = 443", "server.\"a b\"", "unknown key"),
     ("\"0.0.0.0:443\"", "\"localhost:443\"", "server.listen", "\"localhost:443\" is not accepted: \
         an IP address"),

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::config::difference::{Certificates, at_reload, at_start, changed_keys};
-use crate::config::difference::{keep_running, omissions};
+use crate::config::difference::{keep_running, omissions, only_key_versions};
 use crate::config::keys;
 use crate::config::table::InForce;
 use crate::tls::{Certificate, Name};
@@ -251,6 +251,10 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.policy.entities", "[\"groups.json\"]", "[\"groups-2.json\"]"),
     ("keystore.policy.mode", "mode = \"dry-run\"", "mode = \"enforce\""),
     ("keystore.policy.ids_in_errors", "ids_in_errors = true", "ids_in_errors = false"),
+    ("keystore.key.version", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
+    ("keystore.key.version.number", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
+    ("keystore.key.version.label", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
+    ("keystore.key.version.state", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
     ("keystore.key.quota", "quota = { requests_per_second = 18, burst = 36, concurrent = 5 }\n", ""),
     ("keystore.key.quota.requests_per_second", "requests_per_second = 18,", "requests_per_second = 19,"),
     ("keystore.key.quota.burst", "burst = 36,", "burst = 37,"),
@@ -395,4 +399,24 @@ fn what_is_stated_of_client_certificates_must_be_so() {
         let keys: Vec<&str> = found.iter().map(|problem| problem.key.as_str()).collect();
         assert_eq!(keys, Vec::from_iter(key), "{word}");
     }
+}
+
+#[test]
+fn a_change_of_versions_only_is_known_as_such() {
+    let versions = |second: &str| {
+        let first = "[[keystore.key.version]]\nnumber = 0\nlabel = \"foo\"\nstate = ";
+        format!(
+            "{SMALL}{first}\"{second}\"\n[[keystore.key.version]]\nnumber = 1\nlabel = \"b\"\nstate = \"primary\"\n"
+        )
+    };
+    let running = read(SMALL).expect("valid");
+    let only = |text: &str| only_key_versions(&running, &read(text).expect("valid"));
+    assert!(only(&versions("decrypt_only")));
+    assert!(!only(SMALL), "nothing differs");
+    assert!(!only(
+        &versions("decrypt_only")
+            .replace("shards = 0", "shards = 1")
+            .replace("regions = [\"us-east-1\"]", "regions = [\"us-east-2\"]")
+    ));
+    assert!(!only(&format!("{}[[keystore.key]]\nid = \"bar\"\n", versions("disabled"))));
 }

@@ -1,0 +1,81 @@
+//! `[[keystore.key.version]]`.
+
+use super::keystore::label;
+use super::reader::{Value, all, distinct};
+use super::table::{InForce, Said, Setting, names};
+use crate::keystore::VersionState;
+use crate::limits::KEY_VERSIONS_MAX;
+
+/// One version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyVersion {
+    /// As it stands in the ciphertext metadata.
+    pub number: u16,
+    /// CKA_LABEL in the HSM, or the name in a local key file; empty where it is destroyed.
+    pub label: String,
+    /// What it may be used for.
+    pub state: VersionState,
+}
+
+impl KeyVersion {
+    /// The only one of a key that was never rotated.
+    pub(super) fn first(label: &str) -> KeyVersion {
+        KeyVersion { number: 0, label: label.to_owned(), state: VersionState::Primary }
+    }
+}
+
+/// A version is said as a whole, by its key.
+pub(super) const KEYS: &[Setting<()>] = &[
+    Setting::structure("number", InForce::Reload),
+    Setting::structure("label", InForce::Reload),
+    Setting::structure("state", InForce::Reload),
+];
+
+/// At least one, of which one is primary.
+pub(super) fn versions(value: &Value<'_>) -> Option<Vec<KeyVersion>> {
+    let elements = value.elements()?;
+    if !(1..=KEY_VERSIONS_MAX).contains(&elements.len()) {
+        let most = KEY_VERSIONS_MAX;
+        return value.refuse(format!("{} versions: 1 to {most} are accepted", elements.len()));
+    }
+    // One label twice would be one key under two numbers: a rotation that is none.
+    let distinct = distinct(&elements, "label");
+    let versions = all(elements.iter().map(version)).filter(|_| distinct)?;
+    for (at, version) in versions.iter().enumerate() {
+        if versions[..at].iter().any(|before| before.number == version.number) {
+            return elements[at].refuse(format!("number {} stands here twice", version.number));
+        }
+    }
+    match versions.iter().filter(|version| version.state == VersionState::Primary).count() {
+        1 => Some(versions),
+        0 => value.refuse("no version has the state \"primary\", to encrypt with"),
+        several => value.refuse(format!("{several} versions are \"primary\": one can be")),
+    }
+}
+
+fn version(value: &Value<'_>) -> Option<KeyVersion> {
+    let section = value.section(&names(KEYS))?;
+    let number = section
+        .must("number", "0 to 65535, never used twice", |v| v.integer("", 0..=u64::from(u16::MAX)));
+    let state = section.must("state", STATES, |v| {
+        let of_name = |name: &str| VersionState::ALL.into_iter().find(|s| s.name() == name);
+        of_name(v.string_where(STATES, |text| of_name(text).is_some())?)
+    });
+    let label = match state {
+        Some(VersionState::Destroyed) => section.or("label", "", label),
+        _ => section.must("label", "the label of the key in the HSM", label),
+    };
+    let number = u16::try_from(number?).ok()?;
+    Some(KeyVersion { number, label: label?.to_owned(), state: state? })
+}
+
+const STATES: &str = "\"staged\", \"primary\", \"decrypt_only\", \"disabled\" or \"destroyed\"";
+
+/// The versions in words.
+pub(super) fn said(versions: &[KeyVersion]) -> Said<'static> {
+    let words = versions.iter().map(|version| {
+        let KeyVersion { number, label, state } = version;
+        format!("number {number} label {label:?} state {}", state.name())
+    });
+    Said::value(format!("({})", words.collect::<Vec<_>>().join(", ")))
+}
