@@ -416,6 +416,8 @@ pub const ENVIRONMENT_VARIABLES_MAX: usize = 32;
 pub const ENVIRONMENT_NAME_CHARS_MAX: usize = 128;
 /// See [`ENVIRONMENT_VARIABLES_MAX`].
 pub const ENVIRONMENT_VALUE_BYTES_MAX: usize = 4096;
+/// Of a name in `admin.hosts` (RFC 1035, 2.3.4).
+pub const HOST_NAME_CHARS_MAX: usize = 253;
 /// Region names, characters.
 pub const REGION_CHARS_MAX: usize = 32;
 /// X.520 `ub-common-name`, characters.

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::host::is_own_host;
 use super::metrics;
 use super::status::Status;
 use crate::control::state::State;
-use crate::http1::{Header, Progress, RequestHead};
+use crate::http1::{Header, Progress, Request, RequestHead};
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, HEADERS_MAX, LINGER_TIME_MAX,
 };
@@ -112,7 +113,10 @@ fn answer(state: &State, mut stream: &TcpStream) -> std::io::Result<()> {
             Ok(Progress::Complete { .. }) => {
                 let mut headers = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut headers);
-                break respond(state, request.method, request.path);
+                break match refuse_host(state, &request) {
+                    Some(refused) => refused,
+                    None => respond(state, request.method, request.path),
+                };
             }
             Ok(Progress::Partial) => match read(stream, &mut chunk, end)? {
                 0 => return Ok(()),
@@ -157,9 +161,24 @@ fn read(mut stream: &TcpStream, chunk: &mut [u8], end: Instant) -> std::io::Resu
     stream.read(chunk)
 }
 
+/// Status, media type and body.
+type Response = (u16, &'static str, String);
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn respond(state: &State, method: &str, path: &str) -> (u16, &'static str, String) {
+/// What a page in somebody's browser must not read through a name of its own that leads here ("DNS
+/// rebinding"): see [`is_own_host`].
+fn refuse_host(state: &State, request: &Request<'_>) -> Option<Response> {
+    let config = state.config.load();
+    let names = config.admin.as_ref().map_or(&[][..], |admin| &admin.hosts);
+    let foreign = request.values("host").any(|host| !is_own_host(host, names));
+    foreign.then(|| {
+        let text = "this Host is neither an IP address, nor localhost, nor one of admin.hosts\n";
+        (421, TEXT, text.into())
+    })
+}
+
+fn respond(state: &State, method: &str, path: &str) -> Response {
     if method != "GET" && method != "HEAD" {
         return (405, TEXT, "only GET and HEAD\n".into());
     }

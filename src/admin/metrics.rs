@@ -36,7 +36,10 @@ fn process(text: &mut Exposition, state: &State) {
     text.metric(&names::RELOAD_SUCCESSFUL).sample(&[], u8::from(last.refused.is_none()));
     let at = last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default();
     text.metric(&names::RELOAD_SUCCEEDED_AT).sample(&[], at.as_secs_f64());
-    text.metric(&names::LOG_LINES_LOST).sample(&[], state.log.dropped());
+    let lost = state.log.lost();
+    let mut metric = text.metric(&names::LOG_LINES_DROPPED);
+    metric.sample(&["behind"], lost.behind());
+    metric.sample(&["unwritable"], lost.unwritable());
 }
 
 fn requests(text: &mut Exposition, totals: &Totals) {

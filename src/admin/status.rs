@@ -14,6 +14,7 @@ use super::key_manager_status::KeyManagerStatus;
 use crate::config::{self, Config};
 use crate::control::commands::BlockShown;
 use crate::control::state::{LastReload, State};
+use crate::telemetry::log::Lost;
 use crate::telemetry::metrics::{Latencies, RequestKey, Totals};
 use crate::tls;
 
@@ -40,7 +41,15 @@ pub struct Status {
     quota_exceeded: BTreeMap<Arc<str>, u64>,
     tls: Tls,
     blocks: Vec<BlockShown>,
-    log_lines_dropped: u64,
+    log: Log,
+}
+
+#[derive(Debug, Serialize)]
+struct Log {
+    lines_behind: u64,
+    lines_unwritable: u64,
+    /// Why the last line was not written; `None` when it was.
+    write_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -184,7 +193,7 @@ impl Status {
                 failures: handshake_failures,
             },
             blocks: blocks.iter().map(BlockShown::of).collect(),
-            log_lines_dropped: state.log.dropped(),
+            log: Log::of(state.log.lost()),
         }
     }
 
@@ -198,6 +207,16 @@ impl Status {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl Log {
+    fn of(lost: &Lost) -> Log {
+        Log {
+            lines_behind: lost.behind(),
+            lines_unwritable: lost.unwritable(),
+            write_error: lost.error(),
+        }
+    }
 }
 
 impl Reload {

@@ -76,7 +76,10 @@ fn serves(manager: &KeyManager) -> Result<&'static str, String> {
 
 /// Said here and not at each start: load balancers may have to reach it (`docs/installation.md`).
 fn open_admin(config: &Config) -> Option<Problem> {
-    let admin = config.admin.filter(|admin| !admin.ip().to_canonical().is_loopback())?;
+    let admin = config.admin.as_ref()?.listen;
+    if admin.ip().to_canonical().is_loopback() {
+        return None;
+    }
     let message = format!(
         "{admin} is not loopback, and the admin listener has no TLS and no authentication: let \
          only operators and load balancers reach it"
@@ -87,8 +90,8 @@ fn open_admin(config: &Config) -> Option<Problem> {
 /// What the configuration says, in a few lines.
 fn summary(config: &Config) -> String {
     let mut text = format!("  listens on {}", config.server.listen);
-    if let Some(admin) = config.admin {
-        let _ = write!(text, ", admin on {admin}");
+    if let Some(admin) = &config.admin {
+        let _ = write!(text, ", admin on {}", admin.listen);
     }
     text.push('\n');
     let _ = match &config.tls.client {

@@ -57,6 +57,7 @@ pub fn at_reload(
     if let (Some(old), Some(new)) = (&old.0.tls.client, &new.0.tls.client) {
         said.extend(changes("tls.client", tls::CLIENT_KEYS, old, new));
     }
+    said.extend(changes("admin", server::ADMIN_KEYS, &old.0.admin, &new.0.admin));
     said.extend(certificate_change(old.1.server, new.1.server));
     said.extend(who_may_connect(new.0, new.1.trust_anchors));
     said.extend(key_stores(Some(old.0), new.0));

@@ -27,7 +27,6 @@ mod tls;
 pub(crate) mod tests;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -42,7 +41,7 @@ pub(crate) use keystore::{PATH_PREFIX_FORM, is_path_prefix};
 pub use policy::Policy;
 pub use problem::{Invalid, Problem};
 pub use secret::SecretString;
-pub use server::{LogFormat, Server};
+pub use server::{Admin, LogFormat, Server};
 pub(crate) use sources::shell_word;
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
@@ -61,8 +60,8 @@ pub struct Config {
     pub server: Server,
     /// `[tls]`
     pub tls: Tls,
-    /// Address of the admin listener; without `[admin]` there is none.
-    pub admin: Option<SocketAddr>,
+    /// The admin listener; without `[admin]` there is none.
+    pub admin: Option<Admin>,
     /// `[audit]`; without it there is no audit trail.
     pub audit: Option<Audit>,
     /// Every `[[key_manager]]`, at least one.
@@ -196,8 +195,8 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     let key_managers = key_manager::key_managers(&root);
     let keystores = keystore::keystores(&root, &key_manager_names(document));
 
-    if let (Some(server), Some(Some(admin))) = (&server, admin)
-        && server::collision(server.listen, admin)
+    if let (Some(server), Some(Some(admin))) = (&server, &admin)
+        && server::collision(server.listen, admin.listen)
     {
         root.optional("admin")?
             .refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));

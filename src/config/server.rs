@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::reader::{Section, Value};
 use super::table::{Said, Setting, names};
-use crate::limits::{REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS, SHUTDOWN_MS};
+use crate::limits::{
+    HOST_NAME_CHARS_MAX, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS,
+    SHUTDOWN_MS,
+};
 
 /// `[server]`: the XKS API's listener and what holds for all key stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +66,30 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     ),
 ];
 
-/// `[admin]`, read into the address that it listens on.
-pub(super) const ADMIN_KEYS: &[Setting<Option<SocketAddr>>] = &[Setting::kept(
-    "listen",
-    |admin| admin.map_or(Said::Nothing, Said::value),
-    |new, running| *new = *running,
-)];
+/// `[admin]`: where the service is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where load balancers, Prometheus and people connect to.
+    pub listen: SocketAddr,
+    /// Names that they may call it by, beside its addresses and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+/// `[admin]`.
+pub(super) const ADMIN_KEYS: &[Setting<Option<Admin>>] = &[
+    Setting::kept(
+        "listen",
+        |admin| admin.as_ref().map_or(Said::Nothing, |admin| Said::value(admin.listen)),
+        |new, running| match (new, running) {
+            (Some(new), Some(running)) => new.listen = running.listen,
+            (new, running) => new.clone_from(running),
+        },
+    ),
+    Setting::reloaded("hosts", |admin| match admin {
+        Some(admin) if !admin.hosts.is_empty() => Said::value(format!("{:?}", admin.hosts)),
+        _ => Said::Nothing,
+    }),
+];
 
 impl LogFormat {
     const ALL: [Self; 3] = [Self::Auto, Self::Json, Self::Text];
@@ -125,16 +146,31 @@ pub(super) const STATE_DIRECTORY: &str = "state";
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// `Some(None)` where the section is left out.
-pub(super) fn admin(root: &Section<'_>) -> Option<Option<SocketAddr>> {
+pub(super) fn admin(root: &Section<'_>) -> Option<Option<Admin>> {
     let Some(value) = root.optional("admin") else { return Some(None) };
     let section = value.section(&names(ADMIN_KEYS))?;
-    section
-        .must(
-            "listen",
-            "address and port of the admin listener, for example \"127.0.0.1:9180\"",
-            socket_address,
-        )
-        .map(Some)
+    let listen = section.must(
+        "listen",
+        "address and port of the admin listener, for example \"127.0.0.1:9180\"",
+        socket_address,
+    );
+    let hosts = section.or("hosts", Vec::new(), |v| v.distinct_strings(host));
+    Some(Some(Admin { listen: listen?, hosts: hosts? }))
+}
+
+fn host<'r>(value: &Value<'r>) -> Option<&'r str> {
+    let accepted = "a host name without a port, as in \"xksd-1.example.com\" (addresses and \
+        \"localhost\" are always accepted)";
+    value.string_where(accepted, |text| text.parse::<IpAddr>().is_err() && is_host_name(text))
+}
+
+/// Words of letters, digits, `-` and `_`, joined by dots.
+fn is_host_name(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    text.len() <= HOST_NAME_CHARS_MAX && text.split('.').all(is_word)
 }
 
 /// Two listeners cannot share a port on addresses that overlap.

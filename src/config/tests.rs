@@ -326,6 +326,7 @@ subject_common_names = ["cks.kms.us-east-1.amazonaws.com"]
 require_client_auth_eku = false
 [admin]
 listen = "127.0.0.1:9180"
+hosts = ["xksd-1.example.com"]
 [audit]
 directory = "audit"
 signing_key = { value = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
@@ -382,7 +383,9 @@ fn everything_given() {
     let client = config.tls.client.unwrap();
     assert_eq!(client.trust_anchors, Path::new("/etc/xksd/t"));
     assert!(!client.require_client_auth_eku);
-    assert_eq!(config.admin, Some("127.0.0.1:9180".parse().unwrap()));
+    let admin = config.admin.unwrap();
+    assert_eq!(admin.listen, "127.0.0.1:9180".parse().unwrap());
+    assert_eq!(admin.hosts, ["xksd-1.example.com"]);
     assert_eq!(config.key_managers[0].kind, Kind::Local { key_file: "/etc/xksd/keys.json".into() });
     let Kind::Pkcs11(nss) = &config.key_managers[1].kind else { panic!("not pkcs11") };
     assert_eq!((nss.profile, nss.sessions, &nss.token), (Profile::Nss, 3, &TokenSelector::Slot(2)));

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::key_versions::KeyVersions;
 use super::shards::Shards;
+use super::signals::Signals;
 pub use super::start::Failure;
 use super::start::{Prepared, prepare};
 use super::state::State;
@@ -44,10 +44,8 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
     system::forbid_core_dumps();
     // Before anything else: a reload that is asked for while this starts must not end it, which is
     // what SIGHUP does where nobody watches for it.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    system::survive_file_size_limit()
-        .map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
+    let mut signals =
+        Signals::watch().map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let Prepared { state, cores, admin, control } = prepare(config_file)?;
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&state, &probes_stopped)
@@ -137,6 +135,10 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
     loop {
         std::thread::sleep(TICK);
         let now = Instant::now();
+        for name in signals.take_back() {
+            let message = format!("a PKCS#11 module has taken {name}: taken back");
+            state.log.event(Level::Warn, message);
+        }
         for signal in signals.pending() {
             if signal == SIGHUP {
                 // What is to be said of it stands in the log.
@@ -250,6 +252,7 @@ fn leave_modules<'a>(
 
 /// An error once another signal to stop has come.
 fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
+    signals.take_back();
     if signals.pending().any(|signal| signal != SIGHUP) {
         Err(SECOND_SIGNAL.into())
     } else {

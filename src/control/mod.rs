@@ -11,6 +11,7 @@ pub mod lifecycle;
 mod probes;
 mod reload;
 mod shards;
+mod signals;
 pub mod socket;
 mod start;
 pub mod state;

@@ -59,7 +59,12 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     // Before any key manager logs in: one that is started again and again on a taken port must not
     // spend the tries of a wrong PIN.
     refuse_taken(config.server.listen).map_err(Failure::Other)?;
-    let admin = config.admin.map(admin::bind).transpose().map_err(Failure::Other)?;
+    let admin = config
+        .admin
+        .as_ref()
+        .map(|admin| admin::bind(admin.listen))
+        .transpose()
+        .map_err(Failure::Other)?;
     let file = config_file.to_path_buf();
     let state = build::build(file, config, tls, cores.len(), connections_max, log)
         .map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?;
@@ -89,6 +94,7 @@ fn start_log(config: &Config, tls: &tls::Server) -> Result<Log, Failure> {
     };
     let (log, _writer) = Log::start(format, std::io::stderr())
         .map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
+    log::log_panics(&log, format);
     let of_tls = tls.warnings().iter().map(ToString::to_string);
     for warning in config.warnings.iter().map(ToString::to_string).chain(of_tls) {
         log.event(Level::Warn, warning);

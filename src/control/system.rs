@@ -1,6 +1,5 @@
 //! What xksd asks of the kernel at start: cores, locked memory, io_uring, no core dumps.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
@@ -8,8 +7,6 @@ use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
-
-use signal_hook::consts::SIGXFSZ;
 
 use crate::limits::{
     CONNECTIONS_A_SHARD_MAX, CONNECTIONS_A_SHARD_MIN, DESCRIPTORS_A_SESSION, DESCRIPTORS_A_SHARD,
@@ -31,15 +28,6 @@ pub fn allowed_cores() -> Result<Vec<usize>, String> {
 pub fn place(shards: usize, kept: usize, cores: &[usize]) -> Vec<usize> {
     let count = if shards == 0 { cores.len().saturating_sub(kept).max(1) } else { shards };
     cores.iter().copied().cycle().take(count).collect()
-}
-
-/// A write beyond RLIMIT_FSIZE (or a file system's largest file) fails, as one on a full disk does,
-/// in place of ending the process by SIGXFSZ.
-///
-/// # Errors
-/// When the signal cannot be taken.
-pub fn survive_file_size_limit() -> std::io::Result<()> {
-    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Keys and plaintext must not reach a core file or a debugger of the same user.

@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod key_versions;
 mod keys;
+mod log;
 mod nss;
 mod p11_kit;
 mod policy;

@@ -27,7 +27,7 @@ fn in_flight(installation: &Installation, server: &Server) -> (Wire, u8) {
 fn stopping(server: &Server) {
     eventually("stopping", || server.get("/readyz") == (503, "stopping\n".to_owned()));
     assert_eq!(
-        server.admin_request("HEAD /readyz HTTP/1.1\r\nHost: admin\r\n\r\n"),
+        server.admin_request("HEAD /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         (503, String::new())
     );
 }

@@ -1,6 +1,7 @@
 //! HSMs that are not well when the server starts.
 
 use crate::proxy::{Proxy, key_store};
+use rustix::process::Signal;
 use std::time::Duration;
 use test_harness::hsm_sim::SimulatedHsm;
 use test_harness::{Installation, eventually};
@@ -172,4 +173,34 @@ fn a_token_without_aes_gcm_is_told_by_all_that_tell_of_it() {
         let (code, told) = server.xksd(words);
         assert!(code == 1 && told.contains(WHY), "{words:?}: {told}");
     }
+}
+
+/// The process is stopped and reloaded by signals, and must not end by one that a failed write
+/// causes.
+#[test]
+fn signals_that_a_module_takes_are_taken_back() {
+    let (_hsm, mut server) = start_with("takes_signals = true");
+    server.wait_until_ready();
+    for signal in ["SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE"] {
+        server.wait_event(&["a PKCS#11 module has taken", signal]);
+    }
+    assert!(server.reload().ends_with("reloaded"));
+    server.client("/s").round_trip(b"served").unwrap();
+    // Also in between: SIGPIPE and SIGXFSZ are blocked in each thread.
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
+    let mut threads = 0;
+    for task in tasks {
+        let status = task.expect("a thread").path().join("status");
+        // One may have ended meanwhile.
+        let Ok(status) = std::fs::read_to_string(status) else { continue };
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+        let blocked = u64::from_str_radix(blocked.trim(), 16).expect("a mask");
+        for signal in [Signal::PIPE, Signal::XFSZ] {
+            assert!(blocked & 1 << (signal.as_raw() - 1) != 0, "{status}");
+        }
+        threads += 1;
+    }
+    assert!(threads > 4, "{threads}");
+    server.terminate();
+    assert!(server.wait().success());
 }

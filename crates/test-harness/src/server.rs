@@ -80,6 +80,17 @@ impl Server {
         (server, output.expect("piped"))
     }
 
+    /// Runs a command that serves on these ports, with the standard error that it was given: nobody
+    /// reads a log.
+    pub fn run_unread(command: &mut Command, port: u16, admin: u16) -> Self {
+        let child = command.stdin(Stdio::null()).spawn().expect("starts");
+        let (log, stall) = (Arc::new(Log::default()), Stall::default());
+        let server = Self { child, log, stall, port, admin };
+        let answers = || TcpStream::connect(("127.0.0.1", admin)).is_ok() && server.is_ready();
+        eventually("ready", answers);
+        server
+    }
+
     fn run_child(command: &mut Command) -> (Self, Option<ChildStdout>) {
         let mut child =
             command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
@@ -168,7 +179,7 @@ impl Server {
 
     /// GET on the admin listener: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        self.admin_request(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n"))
+        self.admin_request(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
     /// Bytes to the admin listener: status and body of the answer.

@@ -47,6 +47,9 @@ pub struct Faults {
     pub slow_start: SlowStart,
     /// C_Initialize returns this.
     pub initialize_fails: Option<Code>,
+    /// C_Initialize sets handlers of the module's own for SIGTERM, SIGINT and SIGHUP, which do
+    /// nothing, and resets SIGPIPE.
+    pub takes_signals: bool,
     /// C_Login returns this.
     pub login_fails: Option<Code>,
 }
@@ -335,6 +338,7 @@ mod tests {
             slow_start = { initialize_ms = 10, calls = 5, ms = 20 }
             initialize_fails = "CKR_DEVICE_ERROR"
             login_fails = "CKR_PIN_LOCKED"
+            takes_signals = true
             "#,
         )
         .unwrap();
@@ -351,6 +355,7 @@ mod tests {
         );
         assert_eq!(faults.hang[1].probability, 0.5);
         assert_eq!(faults.sessions_lost, Some(3));
+        assert!(faults.takes_signals);
         assert_eq!(faults.wrong_plaintext, 1.0);
         assert_eq!(faults.slow_start, SlowStart { initialize_ms: 10, calls: 5, ms: 20 });
     }

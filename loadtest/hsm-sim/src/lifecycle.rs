@@ -53,6 +53,9 @@ pub unsafe fn initialize(arguments: *mut c_void) -> Result<(), CK_RV> {
     if let Some(code) = instance.control.faults().initialize_fails {
         return Err(code.0);
     }
+    if instance.control.faults().takes_signals {
+        take_signals();
+    }
     let mut ticker = lock(&LIFECYCLE);
     if current().is_ok() {
         return Err(CKR_CRYPTOKI_ALREADY_INITIALIZED);
@@ -65,6 +68,17 @@ pub unsafe fn initialize(arguments: *mut c_void) -> Result<(), CK_RV> {
     *ticker = instance.needs_ticks().then(|| Ticker::start(&instance)).flatten();
     *write(&CURRENT) = Some(instance);
     Ok(())
+}
+
+/// As libraries do that were written for programs of their own.
+fn take_signals() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: a handler that does nothing, in a module that stays loaded.
+        unsafe { libc::signal(signal, nothing as *const () as libc::sighandler_t) };
+    }
+    // SAFETY: the default handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 fn prepare() -> Result<Instance, String> {

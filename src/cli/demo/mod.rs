@@ -170,11 +170,12 @@ fn refuse_contradiction(args: &Args, config: &Config, file: &Path) -> Result<(),
     if args.listen.is_some_and(|listen| listen != config.server.listen) {
         return refuse("--listen", "server.listen", config.server.listen.to_string());
     }
-    if args.admin.is_some() && args.admin != config.admin {
+    let admin = config.admin.as_ref().map(|admin| admin.listen);
+    if args.admin.is_some() && args.admin != admin {
         return refuse(
             "--admin",
             "admin.listen",
-            config.admin.map_or("not there".to_owned(), |a| a.to_string()),
+            admin.map_or("not there".to_owned(), |a| a.to_string()),
         );
     }
     if let (Some(module), Some(manager)) = (&args.hsm.module, config.key_managers.first()) {

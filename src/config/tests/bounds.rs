@@ -56,6 +56,10 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[tls]", "[admin]\nlisten = \"127.0.0.1:443\"\n[tls]", "admin", "listens on the port of \
         server.listen"),
     ("[tls]", "[admin]\n[tls]", "admin.listen", "missing"),
+    ("[tls]", "[admin]\nlisten = \"127.0.0.1:444\"\nhosts = [\"a:1\"]\n[tls]", "admin.hosts[0]", "a host name"),
+    ("[tls]", "[admin]\nlisten = \"127.0.0.1:444\"\nhosts = [\"::1\"]\n[tls]", "admin.hosts[0]", "a host name"),
+    ("[tls]", "[admin]\nlisten = \"127.0.0.1:444\"\nhosts = [\"127.0.0.1\"]\n[tls]", "admin.hosts[0]", "a host name"),
+    ("[tls]", "[admin]\nlisten = \"127.0.0.1:444\"\nhosts = [\"*.a\"]\n[tls]", "admin.hosts[0]", "a host name"),
     ("[tls]", "[tls.client]\nsubject_common_names = [\"a\"]\n[tls]", "tls.client.trust_anchors", "missing"),
     ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\n[tls]", "tls.client.subject_common_names", "missing"),
     ("[tls]", "[tls.client]\ntrust_anchors = \"t\"\nsubject_common_names = \

@@ -204,8 +204,9 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("tls.client.trust_anchors", "trust_anchors = \"t\"", "trust_anchors = \"u\""),
     ("tls.client.subject_common_names", "[\"cks.kms.us-east-1.amazonaws.com\"]", "[\"a\", \"b\"]"),
     ("tls.client.require_client_auth_eku", "require_client_auth_eku = false", "require_client_auth_eku = true"),
-    ("admin", "[admin]\nlisten = \"127.0.0.1:9180\"\n", ""),
+    ("admin", "[admin]\nlisten = \"127.0.0.1:9180\"\nhosts = [\"xksd-1.example.com\"]\n", ""),
     ("admin.listen", "127.0.0.1:9180", "127.0.0.1:9181"),
+    ("admin.hosts", "hosts = [\"xksd-1.example.com\"]", "hosts = [\"xksd-2.example.com\"]"),
     ("audit", "[audit]\ndirectory = \"audit\"\nsigning_key = { value = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\norigin = \"a.example/b\"\ndurability = \"interval\"\ninterval_ms = 100\nwhen_unwritable = \"continue\"\nretention_days = 7\n", ""),
     ("audit.directory", "directory = \"audit\"", "directory = \"other\""),
     ("audit.signing_key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
@@ -315,7 +316,7 @@ fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
     let mut told = |text: &str| {
         let mut new = read(text).expect("valid");
         let waiting = keep_running(&mut new, &in_force);
-        assert_eq!((&new.server, new.admin), (&running.server, running.admin));
+        assert_eq!((&new.server, &new.admin), (&running.server, &running.admin));
         in_force = new;
         waiting
     };

@@ -1,0 +1,110 @@
+//! The log of the real server where it cannot be written: nothing stops, and what is lost is counted
+//! and said.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
+use std::process::Command;
+
+use serde_json::Value;
+use test_harness::{Api, Config, Installation, Server, eventually, programs};
+
+/// An installation whose server listens on ports that are known before.
+struct Known {
+    installation: Installation,
+    port: u16,
+    admin: u16,
+}
+
+impl Known {
+    fn new() -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (one, other) = (free(), free());
+        let [port, admin] = [&one, &other].map(|l| l.local_addr().expect("bound").port());
+        let mut config = Config::default();
+        config.server = config.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        config.admin = config.admin.replace("127.0.0.1:0", &format!("127.0.0.1:{admin}"));
+        Self { installation: Installation::new(&config), port, admin }
+    }
+
+    /// `wrapper… xksd serve`, with this standard error.
+    fn serve(&self, wrapper: &[&str], stderr: impl Into<std::process::Stdio>) -> Server {
+        let xksd = programs::xksd();
+        let mut words = wrapper.iter().map(|word| word.to_string());
+        let mut command = match words.next() {
+            Some(program) => Command::new(program),
+            None => Command::new(&xksd),
+        };
+        command.args(words);
+        if !wrapper.is_empty() {
+            command.arg(&xksd);
+        }
+        command.arg("serve").arg("--config").arg(self.installation.config_file());
+        Server::run_unread(command.stderr(stderr), self.port, self.admin)
+    }
+}
+
+const UNWRITABLE: &str = "xksd_log_lines_dropped_total{reason=\"unwritable\"}";
+
+/// Serves, and counts each of these requests' lines.
+fn serves_and_counts(known: &Known, server: &Server, why: &str) {
+    let mut api = Api::new(&known.installation, server);
+    let before = server.metric(UNWRITABLE);
+    // Two calls each.
+    (0..20).for_each(|_| api.round_trip("foo"));
+    eventually("counted", || server.metric(UNWRITABLE) >= before + 40.0);
+    let log = &server.status()["log"];
+    assert!(log["lines_unwritable"].as_u64() >= Some(40), "{log}");
+    assert!(log["write_error"].as_str().is_some_and(|error| error.contains(why)), "{log}");
+    assert!(server.is_ready());
+}
+
+#[test]
+fn a_full_disk_costs_lines_that_are_counted() {
+    let known = Known::new();
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+    let server = known.serve(&[], full);
+    serves_and_counts(&known, &server, "No space left on device");
+}
+
+#[test]
+fn a_reader_that_has_gone_costs_lines_that_are_counted() {
+    let known = Known::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let server = known.serve(&[], writer);
+    drop(reader);
+    serves_and_counts(&known, &server, "Broken pipe");
+}
+
+/// A limit of the file's size stands for the disk: it can be freed.
+#[test]
+fn what_was_lost_is_said_once_lines_can_be_written_again() {
+    const LIMIT_BYTES: u64 = 16 * 1024;
+    let known = Known::new();
+    let path = known.installation.path().join("log");
+    let open = || OpenOptions::new().create(true).append(true).open(&path).expect("a file");
+    let server = known.serve(&["prlimit", &format!("--fsize={LIMIT_BYTES}")], open());
+    let mut api = Api::new(&known.installation, &server);
+    eventually("a full log", || {
+        api.round_trip("foo");
+        server.metric(UNWRITABLE) > 0.0
+    });
+    assert_eq!(fs::metadata(&path).expect("there").len(), LIMIT_BYTES);
+    File::options().write(true).open(&path).expect("a file").set_len(0).expect("freed");
+    // Also while no request comes.
+    let log = || fs::read_to_string(&path).expect("text");
+    eventually("said", || log().contains("lines of this log are lost"));
+    let (lost, log) = (server.metric(UNWRITABLE), log());
+    let messages = log.lines().filter(|line| !line.is_empty()).map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("torn: {line}"));
+        line["message"].as_str().unwrap_or_default().to_owned()
+    });
+    let said: Vec<String> = messages.filter(|message| message.contains("are lost")).collect();
+    assert_eq!(
+        said,
+        [format!(
+            "{lost} lines of this log are lost: they could not be written (File too large (os \
+             error 27))"
+        )]
+    );
+    assert_eq!(server.status()["log"]["write_error"], Value::Null);
+}
