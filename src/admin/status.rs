@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::control::commands::BlockShown;
 use crate::control::state::{LastReload, State};
 use crate::telemetry::log::Lost;
-use crate::telemetry::metrics::{Latencies, RequestKey, Totals};
+use crate::telemetry::metrics::{DenialKey, Latencies, RequestKey, Totals};
 use crate::tls;
 
 /// All that is known of the service.
@@ -39,6 +39,7 @@ pub struct Status {
     authentication_failures: BTreeMap<&'static str, u64>,
     /// By key store.
     quota_exceeded: BTreeMap<Arc<str>, u64>,
+    policy_denials: Vec<Denials>,
     tls: Tls,
     blocks: Vec<BlockShown>,
     log: Log,
@@ -72,6 +73,8 @@ struct KeyStore {
     key_managers: Vec<String>,
     access_key_ids: Vec<String>,
     keys: usize,
+    /// The mode of its policies.
+    policy: Option<&'static str>,
     /// Of the keys whose configuration gives versions.
     key_versions: Vec<KeyVersions>,
 }
@@ -87,6 +90,14 @@ struct KeyVersion {
     number: u16,
     label: String,
     state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Denials {
+    key_store: Arc<str>,
+    policy: Arc<str>,
+    mode: &'static str,
+    count: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -185,6 +196,16 @@ impl Status {
                 .collect(),
             authentication_failures: requests.unauthenticated,
             quota_exceeded: requests.quota_exceeded,
+            policy_denials: requests
+                .policy_denied
+                .into_iter()
+                .map(|(DenialKey { key_store, policy, mode }, count)| Denials {
+                    key_store,
+                    policy,
+                    mode,
+                    count,
+                })
+                .collect(),
             tls: Tls {
                 certificates: state.tls.load().certificates().iter().map(Certificate::of).collect(),
                 client_certificates: config.tls.client.as_ref().map(ClientCertificates::of),
@@ -242,6 +263,7 @@ impl KeyStore {
             access_key_ids: store.credentials.iter().map(|c| c.access_key_id.clone()).collect(),
             keys: store.keys.len(),
             key_versions: stated.map(KeyVersions::of).collect(),
+            policy: store.policy.as_ref().map(config::Policy::mode_name),
         }
     }
 }

@@ -124,11 +124,15 @@ fn summary(config: &Config) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "  key store {}: {}, {}, on {}{}",
+            "  key store {}: {}, {}, on {}{}{}",
             store.uri_path(),
             count(store.keys.len(), "key"),
             count(store.credentials.len(), "credential"),
             managers.join(", "),
+            store
+                .policy
+                .as_ref()
+                .map_or(String::new(), |p| format!(", policies: {}", p.mode_name())),
             if store.enabled { "" } else { " (disabled)" }
         );
     }

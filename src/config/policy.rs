@@ -89,6 +89,11 @@ fn validate(section: &Section<'_>, policy: &Policy, key_store: &str, keys: &[&st
 }
 
 impl Policy {
+    /// `mode` as the configuration spells it.
+    pub fn mode_name(&self) -> &'static str {
+        self.mode.map_or(OFF, Mode::as_str)
+    }
+
     /// What the policies are read from.
     pub fn sources<'a>(&'a self, key_store: &'a str, keys: &'a [&'a str]) -> Sources<'a> {
         Sources { policies: &self.files, entities: &self.entities, key_store, keys }
@@ -97,9 +102,8 @@ impl Policy {
 
 /// The section in words: with what the files hold, since a change of it is one of the policies.
 pub(super) fn said(policy: Option<&Policy>) -> Said<'static> {
-    let Some(Policy { files, entities, mode, ids_in_errors }) = policy else {
-        return Said::Nothing;
-    };
+    let Some(policy) = policy else { return Said::Nothing };
+    let Policy { files, entities, ids_in_errors, .. } = policy;
     let list = |files: &[Source]| {
         let one = |file: &Source| {
             let hash = super::sha256_hex(file.text.as_bytes());
@@ -107,8 +111,7 @@ pub(super) fn said(policy: Option<&Policy>) -> Said<'static> {
         };
         files.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    let mode = mode.map_or(OFF, Mode::as_str);
-    let mut words = vec![format!("mode {mode}"), format!("files {}", list(files))];
+    let mut words = vec![format!("mode {}", policy.mode_name()), format!("files {}", list(files))];
     if !entities.is_empty() {
         words.push(format!("entities {}", list(entities)));
     }

@@ -4,7 +4,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use test_harness::api::{decrypt_body, encrypt_body, envelope, name, request_id};
-use test_harness::{Api, Config, Installation, programs};
+use test_harness::pki::{Ca, KMS_NAME, Leaf};
+use test_harness::{Api, B, Config, Installation, Server, Wire, programs};
+
+use crate::tls::client;
 
 const ROLES: &str = r#"
 @id("roles") permit(principal, action, resource)
@@ -161,8 +164,13 @@ fn a_reload_changes_policies_at_once_and_a_wrong_one_changes_nothing() {
     api.ok("keys/foo/encrypt", &encryption(other).0);
     assert_eq!(api.error("keys/foo/encrypt", &encryption(ADMIN).0).0, 403, "not a kept decision");
 
+    let mode = |server: &Server| server.status()["key_stores"][0]["policy"].clone();
+    assert_eq!(mode(&server), "enforce");
     installation.configure(&config("mode = \"off\""));
     assert!(server.reload().ends_with("reloaded"));
+    assert_eq!(mode(&server), "off");
+    let denials = server.status()["policy_denials"][0].clone();
+    assert_eq!((&denials["policy"], &denials["mode"]), (&json!(""), &json!("enforce")));
     api.ok("keys/foo/encrypt", &encryption(ADMIN).0);
 }
 
@@ -211,4 +219,48 @@ fn the_audit_trail_names_the_deciding_policies() {
         assert_eq!(decrypted["kind"], if is_dry { "request" } else { "denied" });
         assert_eq!(decrypted["dry_run"] == "a policy forbids it", is_dry);
     }
+}
+
+/// What KMS does not state: who signed, under which region, and with which certificate.
+#[test]
+fn policies_see_certificate_credential_and_region() {
+    let installation = installation("");
+    installation.write(
+        "roles.cedar",
+        &format!(
+            "@id(\"seen\") permit(principal, action, resource) when {{
+                context has clientCommonName && context.clientCommonName == \"{KMS_NAME}\"
+                && context.credential == \"{}\" && context.region == \"us-east-1\"
+                && !(context has connectionVpce) }};",
+            test_harness::A.id
+        ),
+    );
+    let ca = Ca::root("Client Root");
+    installation.write("anchors.pem", &ca.pem());
+    let mut config = config("");
+    config.tls += &format!(
+        "\n[tls.client]\ntrust_anchors = \"anchors.pem\"\n\
+         subject_common_names = [\"{KMS_NAME}\", \"another.name\"]"
+    );
+    installation.configure(&config);
+    let server = installation.start();
+    let connect = |tls: &_| Api {
+        host: server.host(),
+        wire: Wire::connect_with(tls, &server).expect("let in"),
+        prefix: "/one",
+        credential: test_harness::A,
+    };
+    let body = encryption(ADMIN).0;
+    let kms = client(&installation, &ca, &Leaf::client(KMS_NAME));
+    let mut first = connect(&kms);
+    first.ok("keys/foo/encrypt", &body);
+    let mut resumed = connect(&kms);
+    resumed.ok("keys/foo/encrypt", &body);
+    assert!(resumed.wire.resumed(), "the certificate is the session's");
+    resumed.credential = B;
+    assert_eq!(resumed.error("keys/foo/encrypt", &body).0, 403);
+    let mut another = connect(&client(&installation, &ca, &Leaf::client("another.name")));
+    assert_eq!(another.error("keys/foo/encrypt", &body).0, 403);
+    let elsewhere = first.request("keys/foo/encrypt", &body).with(|r| r.region = "eu-west-3");
+    assert_eq!(first.wire.call(&elsewhere).status, 403);
 }

@@ -23,7 +23,7 @@ fn mutual(name: &str) -> Config {
 }
 
 /// A client that shows this certificate. It remembers sessions for resumption.
-fn client(installation: &Installation, ca: &Ca, leaf: &Leaf) -> Arc<ClientConfig> {
+pub(super) fn client(installation: &Installation, ca: &Ca, leaf: &Leaf) -> Arc<ClientConfig> {
     let key = KeyPair::generate().expect("a key");
     let chain = vec![
         CertificateDer::from_pem_slice(ca.issue(leaf, &key).pem().as_bytes())

@@ -7,7 +7,6 @@ use serde_json::json;
 use super::{Common, OfKeyStore, Opened};
 use crate::cli::{Failure, print, tell};
 use crate::config::{Config, Invalid};
-use crate::policy::Mode;
 
 /// Read and validate the policies of every key store
 #[derive(Debug, clap::Args)]
@@ -47,14 +46,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "key store {:?}: {count} polic{} valid, mode {}",
             of.store.path_prefix,
             if count == 1 { "y is" } else { "ies are" },
-            mode(of)
+            of.configured.mode_name()
         );
     }
     print(&text)
-}
-
-fn mode(of: &OfKeyStore<'_>) -> &'static str {
-    of.configured.mode.map_or("off", Mode::as_str)
 }
 
 fn as_json(of: &OfKeyStore<'_>) -> serde_json::Value {
@@ -62,7 +57,7 @@ fn as_json(of: &OfKeyStore<'_>) -> serde_json::Value {
     let warnings: Vec<String> = of.warnings.iter().map(ToString::to_string).collect();
     json!({
         "key_store": of.store.path_prefix,
-        "mode": mode(of),
+        "mode": of.configured.mode_name(),
         "policies": ids,
         "warnings": warnings,
     })
