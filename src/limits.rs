@@ -99,7 +99,7 @@ pub const TLS13_TICKETS: usize = 2;
 /// longest chain of Amazon's, with the cross-signed roots, has four.
 pub const CLIENT_CHAIN_CERTIFICATES_MAX: usize = 6;
 /// Signatures checked to find a chain among them. A chain to a known anchor takes one for each
-/// certificate, and one more for each further anchor of the same name; certificates that bear the
+/// certificate, and one more for each further anchor of the same name; certificates of the
 /// same name can be put together in hundreds of ways. One under a P-384 key costs up to 2 ms.
 pub const CLIENT_CHAIN_SIGNATURES_MAX: usize = 8;
 /// What is logged of why a handshake failed, characters; of a client certificate's common name,
@@ -203,8 +203,8 @@ pub const REFUSALS_DOUBTED: u32 = 6;
 /// For so long an HSM is doubted that answered something good with a code that means bad
 /// ciphertext, or can mean it.
 pub const HSM_DOUBT_TIME: Duration = Duration::from_secs(60);
-/// A token that had keys, and shows none to a freshly initialised library, is believed for so long
-/// that they were deleted.
+/// A token that had keys, and shows none to a freshly initialised library, counts as empty for so
+/// long.
 pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);
 /// A PKCS#11 key's attributes are read again (one call) when older, so that changed dates and
 /// usages are noticed.
@@ -305,7 +305,7 @@ pub const PROBE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
 /// As [`HUNG_CALL_TIME`], of opening a session with its login: some HSMs take seconds for a login.
 pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
-/// A probe's result is not told when older. spec: "never older than one minute"; ours is stricter.
+/// A probe's result is not reported when older. spec: "never older than one minute"; ours is stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 /// No key manager has served for so long, and one of them cannot be had back in this process: it
 /// ends, for its supervisor to start it again.

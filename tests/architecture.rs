@@ -79,7 +79,7 @@ fn no_arrow_points_backwards() {
         forbid(pure, &above);
         forbid(pure, &["sched"]);
     }
-    // The API spells what a key manager tells of itself and its keys, and knows no more of it.
+    // The API spells what a key manager says of itself and its keys, and knows no more of it.
     forbid("http1", &["key_manager"]);
     forbid("sigv4", &["key_manager"]);
     forbid("policy", &["key_manager"]);

@@ -19,7 +19,7 @@ echo
 table "requests/s for the bad key" "its answers" "requests for the healthy key" "errors" "p99 ms" "sessions reopened"
 for rate in $rates; do
     say "$rate requests/s for the bad key"
-    # Its first request would fail and end the load: hence --unverified. A new server for each rate: what one has learned of the key is not the next one's.
+    # Its first request fails, which would end the load without --unverified. A new server for each rate: each learns of the key by itself.
     serve
     "$bin/xksd-load" run --config "$config" --key bad --unverified --mix encrypt=1 --tls 1.3 --rate "$rate" --connections 64 --warmup 1s \
         --duration "${seconds}s" --json "$dir/bad.json" >"$dir/bad.txt" 2>&1 &

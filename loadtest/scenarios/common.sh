@@ -145,7 +145,7 @@ free_port() {
     echo "$port"
 }
 
-# Files of a new xksd, with ports of its own; arguments go to `xksd demo`. The certificate stays the same.
+# Files of a new xksd, with its own ports; arguments go to `xksd demo`. The certificate stays the same.
 configure() {
     xks="127.0.0.1:$(free_port)"
     admin="127.0.0.1:$(free_port)"

@@ -5,12 +5,12 @@
 pattern="${1:-}"
 seconds="${SECONDS_A_RUN:-4}"
 sessions=16
-# After a fault is over: xksd tries a lost module anew each 5 s and gives an opening session 10 s.
+# After a fault is over: xksd tries a lost module again every 5 s and gives an opening session 10 s.
 patience="${PATIENCE_SECONDS:-14}"
 
 wrong=0 silent=0 latest=0 sick=0 ended=0 rows=0
 
-# A row: try NAME SIMULATOR MIX FAULT [WHAT STAYS]. A new xksd for each, so that what one fault leaves behind is not told of the next.
+# A row: try NAME SIMULATOR MIX FAULT [WHAT STAYS]. A new xksd for each, so that what one fault leaves behind is not counted for the next.
 try() {
     [[ "$1" == *"$pattern"* ]] || return 0
     say "fault: $1"

@@ -16,7 +16,7 @@ serve
 nginx="127.0.0.1:$(free_port)"
 start_nginx "$nginx" $((idle + 500)) "server { listen $nginx ssl reuseport backlog=16384; access_log off; return 200; }"
 
-# hold ADDRESS ARGUMENTS: idle connections to there by a client of their own, for as long as a load takes.
+# hold ADDRESS ARGUMENTS: a client that holds idle connections to there, for as long as a load takes.
 hold() {
     local tenths
     say "hold: $idle connections to $1"

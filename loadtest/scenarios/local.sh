@@ -15,6 +15,6 @@ for count in "$connections" 1; do
     [ "$count" = 1 ] || cpu="$(field .proxy.cpu.us_per_request)"
 done
 echo
-# Both AES-GCM operations are in it: a key manager of its own has no library whose time could be taken off.
+# Both AES-GCM operations are in it: this key manager has no library whose time could be taken off.
 aim "CPU of xksd, µs a request over $connections connections" "$(calc %.1f "$cpu")" '<=' 25
 finish

@@ -32,7 +32,7 @@ pub const DESCRIPTORS_BESIDES: usize = 64;
 pub const DEPTH_MAX: usize = 64;
 /// Steps of one run.
 pub const STEPS_MAX: usize = 64;
-/// Parts in which a ramp is told.
+/// Parts in which a ramp is reported.
 pub const RAMP_PARTS: usize = 20;
 /// spec: "The proxy MUST support the ability to process up to 4300 bytes of plaintext data".
 pub const PLAINTEXT_BYTES_MAX: usize = 4300;
@@ -76,7 +76,7 @@ pub const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 pub const PACING_GRAIN: Duration = Duration::from_micros(50);
 /// How often a worker looks for answers that are overdue.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(20);
-/// Latencies are told from 1 µs up to this, microseconds; longer ones count as this long.
+/// Latencies are reported from 1 µs up to this, microseconds; longer ones count as this long.
 pub const LATENCY_MAX_US: u64 = 60_000_000;
 /// Memory for registered buffers of an executor, bytes: networking uses none.
 pub const IO_MEMORY_BYTES: usize = 64 * 1024;

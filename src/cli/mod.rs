@@ -132,7 +132,7 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
 fn tell(message: &str) {
     let line = format!("{message}\n");
     let (done, told) = std::sync::mpsc::sync_channel(1);
-    // On a thread of its own: where nobody reads a pipe that is full, also the log's writer may be
+    // On another thread: where nobody reads a pipe that is full, also the log's writer may be
     // waiting in standard error, for ever, and the process must end all the same.
     let write = move || {
         // When standard error is closed, there is nobody to tell that either.

@@ -167,7 +167,7 @@ pub(super) fn key_managers(root: &Section<'_>) -> Option<Vec<KeyManager>> {
 }
 
 /// A process has one environment: a variable that two key managers set must be the same in both.
-/// One that is set already is replaced, which is told.
+/// One that is set already is replaced, with a warning.
 fn one_environment(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
     let mut good = true;
     let mut set: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
@@ -231,7 +231,7 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    // Keys that are misplaced under a kind are told as such; without a kind nothing can be said of
+    // Keys that are misplaced under a kind are reported as such; without a kind nothing can be said of
     // them.
     let (local, pkcs11_keys) = (names(LOCAL_KEYS), names(PKCS11_KEYS));
     let of_kind = match value.peek("kind") {

@@ -227,6 +227,6 @@ fn key_manager_names<'a>(document: &'a DeTable<'_>) -> HashMap<&'a str, usize> {
     let named = managers
         .enumerate()
         .filter_map(|(i, m)| Some((m.get_ref().as_table()?.get("name")?.get_ref().as_str()?, i)));
-    // Of two with the same name, which is a problem of its own, any will do.
+    // Of two with the same name, which is another problem, any will do.
     named.collect()
 }

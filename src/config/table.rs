@@ -72,7 +72,7 @@ pub(super) struct Setting<T: 'static> {
     guard: Option<Guard<T>>,
 }
 
-/// What must not be given up by leaving a key out: who cuts a file short, or writes it anew and
+/// What must not be given up by leaving a key out: who cuts a file short, or writes it again and
 /// forgets a line, does not mean to let anybody in.
 struct Guard<T: 'static> {
     /// Whether the second lets in what the first keeps out, only because the key was left out.

@@ -616,7 +616,7 @@ fn a_process_has_one_environment() {
     assert!(found[0].message.contains("the same as in key_manager[1]"), "{found:?}");
     assert!(!found[0].message.contains("secret-"), "{found:?}");
 
-    // What is set already is replaced, and that is told.
+    // What is set already is replaced, with a warning.
     let config =
         read(&with_environments("{ KEY = \"x\", EMPTY = \"\" }", "{ KEY = \"x\" }")).unwrap();
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);

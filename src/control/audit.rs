@@ -1,4 +1,4 @@
-//! The audit trail of the running service: opened at the start, told of what control does, closed
+//! The audit trail of the running service: opened at the start, given what control does, closed
 //! at the end.
 
 use std::sync::{Mutex, PoisonError};

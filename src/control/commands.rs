@@ -187,7 +187,7 @@ fn reloaded(state: &Arc<State>, who: &str) -> Reply {
     }
 }
 
-/// Called now and then: blocks that have ended by themselves are told.
+/// Called now and then: blocks that have ended are logged.
 pub(super) fn tick(state: &State) {
     for block in state.blocks.tick(unix_seconds()) {
         let what = name(&block.key_store, block.key.as_deref());

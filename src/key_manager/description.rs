@@ -1,4 +1,4 @@
-//! What a key manager tells of its keys. How the API spells it stands in `api::response`.
+//! What a key manager says of its keys. How the API spells it stands in `api::response`.
 
 /// What a key is and may do, as its key manager says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum KeyUsage {
 }
 
 impl KeyUsage {
-    /// All, in the order in which they are told.
+    /// All, in the order in which they are reported.
     pub const ALL: [KeyUsage; 7] = [
         KeyUsage::Encrypt,
         KeyUsage::Decrypt,

@@ -29,7 +29,7 @@ pub type Secret = Zeroizing<Vec<u8>>;
 pub struct KeyRef {
     /// CKA_LABEL of the key (or the name in a local key file).
     pub label: Arc<str>,
-    /// Version of the key. A key manager whose versions have labels of their own goes by the label
+    /// Version of the key. A key manager whose versions have different labels goes by the label
     /// and leaves this aside.
     pub version: u16,
 }
@@ -222,7 +222,7 @@ pub struct LibraryState {
     pub stuck: Option<Stuck>,
 }
 
-/// A library whose threads do not come back, which forbids to initialise it anew.
+/// A library whose threads do not come back, which forbids initialising it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// For the operator.
@@ -294,7 +294,7 @@ pub trait Engine: Send + Sync + 'static {
     fn describe_keys(&self, _keys: &[KeyRef]) -> Result<Option<Vec<Outcome>>, Fault> {
         Ok(None)
     }
-    /// The secret keys that it holds, sorted by label. Opens a session of its own, so a wrong PIN
+    /// The secret keys that it holds, sorted by label. Opens a session for it, so a wrong PIN
     /// counts as one try. Blocks.
     fn list(&self) -> Result<TokenKeys, Fault> {
         Ok(TokenKeys::default())
@@ -323,7 +323,7 @@ pub trait Session {
     fn check(&mut self) -> bool {
         self.is_usable()
     }
-    /// False when the session must be closed (dropped) and opened anew: lost, or left with an
+    /// False when the session must be closed (dropped) and opened again: lost, or left with an
     /// operation unfinished.
     fn is_usable(&self) -> bool;
 }

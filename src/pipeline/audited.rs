@@ -66,7 +66,7 @@ impl Audited {
         self.append(&AuditRecord::Unauthenticated { key_store, client, reason });
     }
 
-    /// Records how many of them have no record of their own.
+    /// Records how many of them have no record.
     pub(super) fn unauthenticated_more(&self, reason: &str, count: u64) {
         self.append(&AuditRecord::UnauthenticatedMore { reason, count });
     }

@@ -116,7 +116,7 @@ impl<'a> Record<'a> {
 /// What the log says of a request besides.
 #[derive(Debug, Default)]
 pub(super) struct Diagnostics {
-    /// Why it failed: more than the client is told.
+    /// Why it failed: more than the client learns.
     pub(super) detail: String,
     /// The key manager that was asked last.
     pub(super) key_manager: Arc<str>,

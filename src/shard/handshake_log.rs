@@ -12,7 +12,7 @@ use crate::limits::{HANDSHAKE_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL};
 use crate::telemetry::{Level, Log, LogLimiter};
 use crate::tls::HandshakeFailure;
 
-/// Has lines of its own in the limiter, beside the reasons of handshakes.
+/// Has its own lines in the limiter, beside the reasons of handshakes.
 const WITHDRAWN: &str = "withdrawn";
 
 /// One shard's.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Each reason has lines of its own.
+/// Each reason has its own lines.
 pub struct LogLimiter {
     lines_max: u32,
     interval: Duration,

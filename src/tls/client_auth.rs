@@ -157,7 +157,7 @@ pub(super) struct ClientVerifier {
     roots: RootCertStore,
     /// Of `roots`, one for each.
     anchor_constraints: Vec<DnsConstraints>,
-    /// To be told.
+    /// For log and status.
     pub(super) trust_anchors: Vec<Certificate>,
     root_hint_subjects: Vec<DistinguishedName>,
     subject_common_names: Vec<String>,

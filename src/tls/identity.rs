@@ -20,7 +20,7 @@ use super::{chain, pem_file};
 /// What the server shows and signs with.
 pub(super) struct Identity {
     pub(super) certified_key: Arc<CertifiedKey>,
-    /// Those of `certified_key`, to be told.
+    /// Those of `certified_key`, for log and status.
     pub(super) certificates: Vec<Certificate>,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn load(
     })
 }
 
-/// The certificates of a chain's file, to be told; none where they cannot be read.
+/// The certificates of a chain's file, for log and status; none where they cannot be read.
 pub fn chain_of(file: &Path) -> Vec<Certificate> {
     let certificates = pem_file::certificates(file).unwrap_or_default();
     chain::parse(&certificates).map_or_else(|_| Vec::new(), |p| described(&p, &certificates))

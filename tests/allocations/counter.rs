@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Counts for the threads that were told to.
+/// Counts for the threads that asked for it.
 pub struct Counter {
     allocations: AtomicU64,
     /// Whether to note where.

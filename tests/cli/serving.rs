@@ -113,7 +113,7 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
             && out.contains("left out: no right one was accepted"),
         "{out}"
     );
-    // What failed has its time as well, and what depends on it is told.
+    // What failed has its time as well, and what depends on it is named.
     let failed: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  FAIL  ")).collect();
     assert_eq!(failed.len(), 3, "{out}");
     for line in failed {

@@ -241,7 +241,7 @@ fn a_reload_tells_of_a_key_file_that_is_not_in_force_and_takes_over_the_rest() {
     assert!(server.reload().ends_with("reloaded"));
     eventually("a warning", || warnings("keys.json is a pipe and not a regular file") == 1);
 
-    // Nothing more is told when it is taken back.
+    // Nothing more is said when it is taken back.
     std::fs::remove_file(&file).expect("there");
     installation.write("keys.json", &good);
     assert!(server.reload().ends_with("reloaded"));
@@ -453,7 +453,7 @@ fn a_request_leaves_one_line_with_everything_about_it() {
     body["plaintext"] = json!(b64([0; 4301]));
     assert_eq!(api.error("keys/foo/encrypt", &body).0, 501);
     assert_eq!(server.request_line("large")["level"], "warn");
-    // Of one that is not signed, nothing is believed.
+    // What an unsigned one says is not logged.
     body["requestMetadata"]["kmsRequestId"] = json!("forged");
     let request = api.request("keys/foo/encrypt", &body).with(|r| r.credential = C);
     assert_eq!(Wire::connect(&installation, &server).call(&request).status, 401);

@@ -165,7 +165,7 @@ fn disabled_keys_and_key_stores_serve_nothing() {
     ] {
         assert_eq!(off.error(call, body), invalid_state, "{call}");
     }
-    // Its state is told to those who may sign for it alone.
+    // Only those who may sign for it learn its state.
     let stranger = off.request("keys/foo/encrypt", &encrypt).with(|r| r.credential = C);
     assert_eq!(
         Wire::connect(&installation, &server).call(&stranger).error(),

@@ -1,5 +1,5 @@
 //! Whether key managers serve the keys that are expected of them, and the same ones: `xksd keys`,
-//! and the server's log. Each test over SoftHSM runs in a process of its own, for SOFTHSM2_CONF.
+//! and the server's log. Each test over SoftHSM runs in its own process, for SOFTHSM2_CONF.
 
 use std::process::{Command, Stdio};
 

@@ -1,4 +1,4 @@
-//! Policies in the real server: who is denied, where it is told, and what a reload does.
+//! Policies in the real server: who is denied, where it is said, and what a reload does.
 
 use std::process::Command;
 
@@ -36,7 +36,7 @@ fn installation(more: &str) -> Installation {
     installation
 }
 
-/// `body` of this principal through this endpoint, with a kmsRequestId of its own.
+/// `body` of this principal through this endpoint, with another kmsRequestId.
 fn of(mut body: Value, principal: &str, vpce: &str) -> (Value, String) {
     let id = request_id();
     let metadata = &mut body["requestMetadata"];

@@ -282,7 +282,7 @@ fn queries() {
     let server = installation.start();
     let mut api = Api::new(&installation, &server);
     let body = encrypt_body(b"text", &json!({}));
-    // Added on the way: the signature is wrong too, and the query is what is told. A probe that
+    // Added on the way: the signature is wrong too, and the query is what is reported. A probe that
     // signs nothing gets the same.
     for query in ["?a=b", "?a", "?=", "?%", "?probe=1&X-Amz-Date=20250101T000000Z"] {
         let added = api.request("keys/foo/encrypt", &body).with(|r| r.target += query);
@@ -301,7 +301,7 @@ fn queries() {
     // The question mark alone says nothing.
     let empty = api.request("keys/foo/encrypt", &body).with(|r| r.target += "?");
     assert_eq!(api.wire.call(&empty).error(), name(200, "none"));
-    // What is wrong besides is told first: the path, the method, a presigned URL.
+    // What is wrong besides is reported first: the path, the method, a presigned URL.
     let request = Request::new(&server, "/nowhere?a=b", &body);
     assert!(!api.wire.call(&request).message().contains("query"));
     let get = api

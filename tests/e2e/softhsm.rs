@@ -1,4 +1,4 @@
-//! The real server over SoftHSM. Each test runs in a process of its own, for SOFTHSM2_CONF.
+//! The real server over SoftHSM. Each test runs in its own process, for SOFTHSM2_CONF.
 
 use crate::conformance;
 use std::process::Command;
@@ -143,7 +143,7 @@ own_process! {
         assert_eq!(output.status.code(), Some(1));
         let out = String::from_utf8(output.stdout).expect("UTF-8");
         assert_eq!((out.matches("CANNOT SERVE").count(), out.matches(": can serve").count()), (8, 3), "{out}");
-        // What a key is not as it should be: it serves, and is told of.
+        // A key that is not as it should be serves, and is named.
         let told = |key: &str| out.lines().find(|line| line.contains(&format!("(label {key:?}): "))).expect("a line").to_owned();
         assert!(told("plain").ends_with(": can serve"), "{out}");
         let open = "can serve, but it can leave the HSM (CKA_EXTRACTABLE); it is not marked secret \

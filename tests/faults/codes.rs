@@ -161,7 +161,7 @@ fn a_wrong_result_never_leaves_with_an_integrity_value() {
         recovered(&server, &mut client, 3);
         server.wait_until_ready();
     }
-    // Caught by an encryption, such an HSM is not believed for a decryption either, of which nobody
+    // Caught by an encryption, such an HSM does not answer a decryption either, of which nobody
     // could tell that it is wrong.
     let kept = client.encrypt(b"kept");
     assert!(kept.is_ok());

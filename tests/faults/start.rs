@@ -119,7 +119,7 @@ fn lives_with(sessions_max: u64) {
     server.kept_the_budget();
 }
 
-/// Ready, and what is known of it is told.
+/// Ready, and what is known of it is shown.
 #[test]
 fn a_module_that_makes_no_key_for_probes_serves() {
     std::thread::scope(|scope| {

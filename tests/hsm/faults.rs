@@ -1,5 +1,5 @@
 //! The PKCS#11 key manager with a module that misbehaves: SoftHSM, with functions of this test in
-//! front of its own.
+//! front of SoftHSM's.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -306,7 +306,7 @@ fn ready(profile: Profile) -> (Arc<Pkcs11Engine>, Box<dyn Session>, Token) {
     (engine, session, token)
 }
 
-/// The fault of a CDIV encryption while `new` is played, on a session of its own; and whether that
+/// The fault of a CDIV encryption while `new` is played, on a new session; and whether that
 /// is usable afterwards.
 fn encrypting_with(engine: &Pkcs11Engine, new: Trick) -> (Fault, bool) {
     play(Trick::None);

@@ -79,7 +79,7 @@ own_process! {
         }
         let (searches, ..) = place.cost(|| ());
         assert_eq!(searches, 0);
-        // A session of its own was lent for it, and is back: nothing leaks.
+        // A session was lent for it, and is back: nothing leaks.
         let open = place.hsm.settled_stats()["sessions"]["open"].as_u64();
         (0..5).for_each(|_| drop(place.describe(&all()).expect("described")));
         assert_eq!(place.hsm.settled_stats()["sessions"]["open"].as_u64(), open);

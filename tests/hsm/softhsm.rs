@@ -53,7 +53,7 @@ own_process! {
         let token = softhsm::new_token(&softhsm::load(), "xks");
         token.make_key("foo", 32, &[]);
         // NSS never says CKR_GENERAL_ERROR for a wrong tag, so with its profile SoftHSM's answer
-        // must not be told as bad ciphertext.
+        // must not be reported as bad ciphertext.
         let engine = Pkcs11Engine::new(Settings { profile: Profile::Nss, ..settings() }).expect("made");
         let mut session = engine.open().expect("opens");
         let mut sealed = encrypt(&mut *session, "foo", b"text", b"").expect("encrypts");
@@ -118,7 +118,7 @@ own_process! {
         let fault = describe(&mut *session, "nope").expect_err("no key");
         assert!(matches!(fault, Fault::KeyNotFound { .. }) && detail(&fault).starts_with("no \
             secret key labelled \"nope\""), "{fault:?}");
-        // The session test key bears this label too, and must not be taken for the customer's.
+        // The session test key has this label too, and must not be taken for the customer's.
         session.probe().expect("healthy");
         good_and_bad_ciphertexts(&mut *session, "xksd-probe");
         assert_eq!(engine.list().expect("lists").len(), 3);

@@ -66,7 +66,7 @@ fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
         assert!(out_of_sight(&mut *sessions[1], "foo").contains("no secret key at all"));
         assert!(out_of_sight(&mut *sessions[1], "bar").contains("no secret key at all"));
         if round == 0 {
-            // A session that lives keeps the library as it is: others are told the same.
+            // A session that lives keeps the library as it is: others get the same answer.
             let fault = engine.open().err().expect("no use");
             assert!(
                 detail(&fault).contains("no secret key at all, where it had some"),

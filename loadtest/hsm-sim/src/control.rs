@@ -210,7 +210,7 @@ pub struct Control {
     refused: AtomicU64,
 }
 
-/// What the file says anew, not in force yet. One at a time.
+/// What the file says now, not in force yet. One at a time.
 pub struct Change<'a> {
     control: &'a Control,
     /// What it says.

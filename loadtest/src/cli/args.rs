@@ -79,7 +79,7 @@ pub(super) struct CapacityArgs {
     /// Measured time of each trial
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, help_heading = "Search")]
     pub(super) trial: Duration,
-    /// Measured time of the last trial, at the rate that is told
+    /// Measured time of the last trial, at the rate that is reported
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration, help_heading = "Search")]
     pub(super) confirm: Duration,
     #[command(flatten)]
@@ -119,11 +119,10 @@ pub(super) struct CommonArgs {
     /// Share of encrypts that ask for a ciphertext data integrity value
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Requests")]
     pub(super) cdiv: f64,
-    /// Sign every request anew with an id of its own, in place of once a second; costs this tool
-    /// CPU
+    /// Sign every request with its own id, instead of once a second; costs this tool CPU
     #[arg(long, help_heading = "Requests")]
     pub(super) fresh: bool,
-    /// Principals that requests name in turn; with several, every request is signed anew
+    /// Principals that requests name in turn; with several, every request is signed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0x100_0000), help_heading = "Requests")]
     pub(super) principals: u32,
     /// Count any answer with status 200 as right and leave out the requests before and after the

@@ -75,7 +75,7 @@ fn run(args: &RunArgs) -> Result<bool, Failure> {
     let report = execute(&run, &mut Progress::new())?;
     tell(&text::summary(&report));
     args.common.save(&report)?;
-    // Without a bound there is nothing to have failed, however much is told.
+    // Without a bound nothing can fail, however much is reported.
     Ok(report.result() != TestResult::Fail)
 }
 
@@ -113,8 +113,8 @@ fn search(args: &CapacityArgs) -> Result<bool, Failure> {
     Ok(found.is_some_and(|c| c.rate.is_some()))
 }
 
-/// Opened anew for each trial they would be a storm of handshakes before it, and use up this
-/// machine's ports; kept over all trials they would outlive what proxies bear of idle connections.
+/// Opened for each trial they would be a storm of handshakes before it, and use up this
+/// machine's ports; kept over all trials proxies would close them for being idle.
 const NO_IDLE_IN_A_SEARCH: &str = "--idle goes with `run` alone, not with `capacity`, whose many \
     trials outlast idle connections: find the rate first, then try it with `run --rate R --idle N`";
 

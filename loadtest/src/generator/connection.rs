@@ -1,5 +1,5 @@
 //! One connection: it takes what is due, sends it, and checks what comes back. When it breaks, it
-//! is made anew.
+//! is opened again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -140,7 +140,7 @@ struct InFlight {
 enum End {
     /// Nothing is left to be done.
     Over,
-    /// To be made anew, and nothing is lost.
+    /// To be opened again; nothing is lost.
     Reconnect,
     /// Everything in flight is lost.
     Broken(&'static str),
@@ -204,7 +204,7 @@ struct Connection<'a> {
     hints: &'a Hints,
     stream: TlsStream<TcpStream>,
     depth: usize,
-    /// Requests it may still send before it is made anew.
+    /// Requests it may still send before it is opened again.
     requests_left: u64,
     in_flight: VecDeque<InFlight>,
     out: Vec<u8>,
@@ -242,7 +242,7 @@ impl Connection<'_> {
             End::Refused(why) if self.in_flight.is_empty() => self.dispatcher.connection_error(why),
             End::Refused(why) => self.lose(why),
             End::Over | End::Reconnect => {
-                // The peer is told; whether it listens does not matter.
+                // Says goodbye; whether the peer listens does not matter.
                 let _ = within(
                     Duration::from_millis(200),
                     futures_util::AsyncWriteExt::close(&mut self.stream),
@@ -262,7 +262,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes no further request, and is made anew when those in flight are answered.
+    /// Takes no further request, and is opened again when those in flight are answered.
     fn is_to_end(&self) -> bool {
         self.state.reconnect.get() || self.requests_left == 0
     }

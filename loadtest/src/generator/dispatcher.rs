@@ -38,7 +38,7 @@ pub(super) struct ConnectionState {
     pub(super) oldest: Cell<Option<Instant>>,
     /// The oldest unanswered request has waited too long.
     pub(super) overdue: Cell<bool>,
-    /// To be closed and opened anew when it has no request in flight.
+    /// To be closed and opened again when it has no request in flight.
     pub(super) reconnect: Cell<bool>,
 }
 
@@ -362,7 +362,7 @@ impl Dispatcher {
         }
     }
 
-    /// Has the next connection in turn made anew.
+    /// Has the next connection in turn opened again.
     pub(super) fn reconnect_one(&self) {
         let connections = self.connections.borrow();
         let at = self.next_reconnected.get();

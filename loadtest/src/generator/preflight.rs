@@ -1,4 +1,4 @@
-//! One request of each kind before the run, so that wrong settings are told at once and there is
+//! One request of each kind before the run, so that wrong settings are reported at once and there is
 //! something to decrypt; and after the run a decrypt of every ciphertext that is left, so that no
 //! run ends with ciphertexts that cannot be opened.
 

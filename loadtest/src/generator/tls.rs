@@ -82,7 +82,7 @@ pub fn client(
     Ok((Arc::new(config), name))
 }
 
-/// What an error of TLS is told with: which option would help, where the error says so.
+/// What is reported with an error of TLS: which option would help, if the error says so.
 pub struct Hints {
     ca: PathBuf,
     has_certificate: bool,

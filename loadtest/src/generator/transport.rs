@@ -15,11 +15,11 @@ pub struct Transport {
     pub timeout: Duration,
     /// TLS versions to offer.
     pub tls: Versions,
-    /// Connections closed and opened anew, a second, over all workers.
+    /// Connections closed and opened again each second, over all workers.
     pub reconnect_rate: f64,
-    /// Requests after which a connection is closed and opened anew; `None`: any number.
+    /// Requests after which a connection is closed and opened again; `None`: any number.
     pub requests_per_connection: Option<u64>,
-    /// Whether connections that are made anew resume their TLS session.
+    /// Whether connections that are opened again resume their TLS session.
     pub resume: bool,
 }
 

@@ -121,7 +121,7 @@ impl Bottleneck {
                 "CPU of this machine, which proxy and tool share: run the tool elsewhere"
             }
             Bottleneck::Generator => {
-                "this tool's own CPU: give it more --workers on cores of their own"
+                "this tool's own CPU: give it more --workers on their own cores"
             }
             Bottleneck::Throttling => {
                 "throttling: the proxy refuses requests before CPU or sessions are used up"

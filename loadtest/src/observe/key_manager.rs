@@ -1,4 +1,4 @@
-//! What xksd tells of its key managers, over a stretch of time.
+//! What xksd says of its key managers, over a stretch of time.
 
 use serde::{Deserialize, Serialize};
 

@@ -70,7 +70,7 @@ const TOP: f64 = 56.0;
 const BOTTOM: f64 = 280.0;
 /// Labels along x closer than this, pixels, would run into each other.
 const LABEL_GAP: f64 = 50.0;
-/// Texts closer than this, one above the other, pixels, would stand upon each other.
+/// Texts closer than this, one above the other, pixels, would overlap.
 const LABEL_HEIGHT: f64 = 15.0;
 /// Half the width of a gate, pixels.
 const GATE_HALF: f64 = 26.0;
@@ -175,7 +175,7 @@ impl Plane<'_> {
     }
 }
 
-/// A text at its place, to be moved where it would stand upon another.
+/// A text at its place, to be moved if it would overlap another.
 struct Label {
     x: f64,
     y: f64,
@@ -364,7 +364,7 @@ fn is_finite((x, y): &(f64, f64)) -> bool {
     x.is_finite() && y.is_finite()
 }
 
-/// Moves labels down that would stand upon one above them.
+/// Moves labels down that would overlap one above them.
 fn apart(mut labels: Vec<Label>) -> Vec<Label> {
     labels.sort_by(|a, b| a.y.total_cmp(&b.y));
     for at in 1..labels.len() {

@@ -34,7 +34,7 @@ pub(super) struct Measured {
     pub(super) idle: Option<IdleReport>,
 }
 
-/// All that is told of a run.
+/// All that is reported of a run.
 pub(super) fn report(run: &Run, measured: &Measured) -> Report {
     let stats = &measured.stats;
     let steps = steps(run, measured);

@@ -68,7 +68,7 @@ pub struct Shape {
     pub aad: Sizes,
     /// Share of encrypts that ask for a CDIV, 0 to 1.
     pub cdiv: f64,
-    /// Sign every request anew with an id of its own, in place of once a second.
+    /// Sign every request with its own id, instead of once a second.
     pub fresh: bool,
     /// Principals that requests name in turn, one or more.
     pub principals: u32,

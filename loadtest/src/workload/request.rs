@@ -1,4 +1,4 @@
-//! Requests, made once and signed anew where they stand: what changes (date, signature, request id)
+//! Requests, made once and signed again in place: what changes (date, signature, request id)
 //! has a fixed length.
 
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Proxies that answer wrongly, fail or stall: each must be told as what it is.
+//! Proxies that answer wrongly, fail or stall: each must be reported as what it is.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -304,7 +304,7 @@ fn idle_connections_that_the_proxy_closes_are_counted() {
 
 /// Coordinated omission: a tool that waits for the answer before it sends the next request would
 /// see one slow request here, and tell a p90 as if nothing had been. Every request that was due
-/// during the stall waited, and must be told to have waited.
+/// during the stall waited, and must be reported so.
 #[test]
 fn a_stall_is_told_by_every_request_that_was_due_in_it() {
     let dir = demo_files();

@@ -78,7 +78,7 @@ fn loads_are_run_judged_reported_and_compared() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("\nFAIL\n"), "{text}");
 
-    // Closed loop, pipelined, two workers, every request signed anew, connections replaced with and
+    // Closed loop, pipelined, two workers, every request signed, connections replaced with and
     // without resumption.
     let b = demo.file("b.json");
     for (tls, resume) in [("1.2", None), ("1.3", Some("--resume"))] {

@@ -48,7 +48,7 @@ impl Demo {
         Demo::serve(dir)
     }
 
-    /// Another one with the same files, at ports of its own: two proxies of one fleet.
+    /// Another one with the same files, at other ports: two proxies of one fleet.
     pub fn beside(&self) -> Demo {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().to_str().unwrap();

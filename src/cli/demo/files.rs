@@ -67,7 +67,7 @@ pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure
         made.push(layout.keys.clone());
     }
     let text = configuration(args, &credential.id)?;
-    // A wrong module or PIN file is told now, and leaves no configuration behind that fails for
+    // A wrong module or PIN file is refused now, and leaves no configuration behind that fails for
     // ever after.
     Config::parse(&text, &layout.config, &Machine { check_files: true })?;
     create(&layout.config, PUBLIC, text.as_bytes())?;

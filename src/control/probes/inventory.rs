@@ -1,4 +1,4 @@
-//! What a key manager says of all keys that are expected of it, asked on a thread of its own: it
+//! What a key manager says of all keys that are expected of it, asked on another thread: it
 //! takes minutes where there are many.
 
 use std::collections::BTreeMap;

@@ -376,7 +376,7 @@ fn another_buffer_gives_an_empty_request() {
 }
 
 fn field() -> impl Strategy<Value = (String, String)> {
-    // `X-` so that none is one of those with a meaning of their own.
+    // `X-` so that none is a header that means something.
     ("X-[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}", "([!-~]([ -~\t\u{80}-\u{7ff}]{0,40}[!-~])?)?")
 }
 

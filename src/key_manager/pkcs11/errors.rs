@@ -60,7 +60,7 @@ pub struct CallError {
 pub enum Reaction {
     /// The tag does not match.
     BadCiphertext,
-    /// The module says this for a tag that does not match and for failures of its own: what is
+    /// The module says this for a tag that does not match and for its own failures: what is
     /// known to be good decides.
     Ambiguous,
     /// The module says this for a tag that does not match and when it has too much to do, which
@@ -157,7 +157,7 @@ pub(super) const PIN_REFUSED: &[CK_RV] =
     &[CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED];
 
 /// Codes of an opening that can mean that the library has lost its HSM for good, until it is
-/// initialised anew.
+/// initialised again.
 pub(super) const LIBRARY_LOST: &[CK_RV] = &[
     CKR_DEVICE_ERROR,
     CKR_DEVICE_REMOVED,
@@ -183,7 +183,7 @@ impl CallError {
             .map_or(Reaction::Device, |Rule(_, _, reaction)| *reaction)
     }
 
-    /// The module makes no key, for reasons of its own.
+    /// The module makes no key, for its own reasons.
     pub(super) fn makes_no_key(&self) -> bool {
         self.call == Call::GenerateKey && MAKES_NO_KEY.contains(&self.code)
     }

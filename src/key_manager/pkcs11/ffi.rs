@@ -59,7 +59,7 @@ pub(super) enum MessageKind {
     Decrypt,
 }
 
-/// The message interface, if the module has one of its own. The dynamic linker also finds a
+/// The message interface, if the module itself has one. The dynamic linker also finds a
 /// C_GetInterface in what the module is linked to: its functions are not the module's, and know
 /// nothing of its sessions. So the module's own C_EncryptInit must be in the list, too.
 fn message_functions(
@@ -156,7 +156,7 @@ impl Functions {
         // standard begins with this structure.
         let list = unsafe { *list };
         let messages = message_functions(&library, &list);
-        // Never unloaded: the module may have threads of its own, and `list` points into it.
+        // Never unloaded: the module may have its own threads, and `list` points into it.
         std::mem::forget(library);
         Ok(Functions { list, messages })
     }

@@ -32,7 +32,7 @@ struct Inner {
     keys: HashMap<Arc<str>, Key>,
     /// Handles that were a key's until a session was lost.
     doubted: HashMap<Arc<str>, CK_OBJECT_HANDLE>,
-    /// Labels without a key: when that was found out, and what the operator is told.
+    /// Labels without a key: when that was found out, and what the operator sees.
     missing: HashMap<Arc<str>, (Instant, String)>,
 }
 
@@ -137,7 +137,7 @@ impl KeyCache {
         }
     }
 
-    /// What the operator is told of a label that was searched for in vain a moment ago.
+    /// What the operator sees of a label that was searched for in vain a moment ago.
     pub(super) fn missing(&self, label: &str, now: Instant) -> Option<String> {
         let inner = self.read();
         let (found, detail) = inner.missing.get(label)?;

@@ -25,7 +25,7 @@ struct State {
     attempt: u64,
     /// The PIN was accepted at some time: a further try cannot lock the token.
     accepted: bool,
-    /// The PIN was refused: what every later attempt is told, without one.
+    /// The PIN was refused: what every later attempt gets, without a login.
     refused: Option<Fault>,
     /// When the last C_Login failed otherwise, if it did.
     failed_at: Option<Instant>,
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(proven.once_at_a_time(|| Ok(true)), Ok(true));
         let (meanwhile, after) = beside_a_hung_one(&proven);
         assert_eq!(meanwhile, Ok(true));
-        // The PIN was changed on the token: that holds, whoever was told.
+        // The PIN was changed on the token: that holds for everybody.
         assert!(after.is_err());
     }
 }

@@ -17,7 +17,7 @@ pub(super) const MISBEHAVES: &[CK_RV] = &[
     CKR_ARGUMENTS_BAD,
 ];
 
-/// Messages in a row under another key, after which the operation begins anew with that. Beginning
+/// Messages in a row under another key, after which the operation begins again with that. Beginning
 /// costs two calls more than a message without.
 const REBIND_AFTER: u32 = 4;
 

@@ -164,7 +164,7 @@ impl From<NoToken> for NotOpen {
 
 impl Pkcs11Engine {
     /// Fails only for settings that can never work; module and HSM are first touched by
-    /// [`Engine::open`], each time anew until it succeeds.
+    /// [`Engine::open`], every time until it succeeds.
     pub fn new(settings: Settings) -> Result<Arc<Pkcs11Engine>, Fault> {
         let parameters =
             settings.initialize_parameters.as_deref().map(CString::new).transpose().map_err(
@@ -252,7 +252,7 @@ impl Pkcs11Engine {
                 *self.full_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
             Err(error) if error.may_need_initialization() => {
-                // While a session is open, the module is not initialised anew.
+                // While a session is open, the module is not initialised again.
                 if self.shared.sight.is_lost() {
                     self.keep_alive.close();
                     module.doubt();

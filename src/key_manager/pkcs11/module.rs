@@ -256,7 +256,7 @@ impl Module {
         if matches!(state.phase, Phase::Up) && state.visits == 0 && state.sessions == 0 {
             state.phase = Phase::Changing { since: Instant::now() };
             drop(state);
-            // Nobody is left to be told.
+            // Nobody is left to hear of it.
             let _ = self.functions.finalize();
             self.state().phase = Phase::Down;
             self.changed.notify_all();
@@ -272,12 +272,12 @@ impl Module {
         }
     }
 
-    /// A session could not be opened, and perhaps never can until the library is initialised anew.
+    /// A session could not be opened, and perhaps never can until the library is initialised again.
     pub(super) fn opening_failed(&self) {
         self.state().failed(1, Instant::now());
     }
 
-    /// The token has no keys any more where it had some: only a library that is initialised anew
+    /// The token has no keys any more where it had some: only a library that is initialised again
     /// can tell whether that is so.
     pub(super) fn doubt(&self) {
         self.state().failed(REINITIALIZE_FAILURES, Instant::now());
@@ -359,7 +359,7 @@ impl OpenSession {
         Ok((&self.module.functions, self.handle))
     }
 
-    /// Whether the module has been initialised anew since this session was opened.
+    /// Whether the module has been initialised again since this session was opened.
     pub(super) fn is_stale(&self) -> bool {
         self.module.generation() != self.generation
     }

@@ -53,7 +53,7 @@ pub(super) struct Row {
 }
 
 /// Codes that some module is known to return for a wrong tag, none of which means it.
-/// CKR_DEVICE_ERROR is not among them: it may pass, and must never be told as bad ciphertext.
+/// CKR_DEVICE_ERROR is not among them: it may pass, and must never be reported as bad ciphertext.
 const UNCERTAIN: &[CK_RV] =
     &[CKR_GENERAL_ERROR, CKR_FUNCTION_FAILED, CKR_DATA_INVALID, CKR_SIGNATURE_INVALID];
 

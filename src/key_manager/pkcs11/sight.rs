@@ -3,7 +3,7 @@
 //!
 //! SoftHSM whose token directory was away for a moment, or a partition that was detached, leaves
 //! sessions valid and shows no object; the session test key, which is in memory, works on. KMS must
-//! not be told then that its keys are gone.
+//! not hear then that its keys are gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -51,7 +51,7 @@ pub struct Principal<'a> {
     pub session: Option<&'a str>,
 }
 
-/// How AWS spells a caller that is one of its own services without a name.
+/// How AWS spells a caller that is one of its services, without a name.
 const AWS_INTERNAL: &str = "AWS Internal";
 
 impl<'a> Principal<'a> {

@@ -67,7 +67,7 @@ fn a_client_sends_so_many_certificates_and_no_more() {
     );
 }
 
-/// Certificates that all bear the anchor's name can be put in any order, and each order is checked
+/// Certificates that all have the anchor's name can be put in any order, and each order is checked
 /// against the anchor's key.
 #[test]
 fn few_signatures_are_checked_for_one_client() {

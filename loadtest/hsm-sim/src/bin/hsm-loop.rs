@@ -35,7 +35,7 @@ struct Options {
     /// Label of an AES key; without it each session makes a session key
     #[arg(long)]
     key: Option<String>,
-    /// Sessions, each on a thread of its own
+    /// Sessions, each on its own thread
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     sessions: u16,
     /// How long, seconds

@@ -88,7 +88,7 @@ fn the_same_seed_deals_the_same_errors() {
         let (first, second) = (failures(&hsm), failures(&hsm));
         assert!(first.contains(&true) && first.contains(&false));
         assert_ne!(first, second);
-        // Ordinals begin anew with each C_Initialize.
+        // Ordinals begin again with each C_Initialize.
         let again = |hsm: &Hsm| {
             assert_eq!(raw!(hsm.functions, C_Finalize, ptr::null_mut()), "CKR_OK");
             assert_eq!(initialize(hsm.functions), "CKR_OK");

@@ -1,4 +1,4 @@
-//! When a library is initialised anew, and what forbids it.
+//! When a library is initialised again, and what forbids it.
 
 use std::time::Duration;
 

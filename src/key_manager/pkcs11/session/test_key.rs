@@ -145,7 +145,7 @@ impl HsmSession {
             Ok(session) => session,
             Err(error) => {
                 if error.code == CKR_SESSION_COUNT && refused.code == CKR_SESSION_READ_ONLY {
-                    // There is no room beside this one: it is opened anew.
+                    // There is no room beside this one: it is opened again.
                     self.shared.open_read_write();
                     self.usable = false;
                 }
