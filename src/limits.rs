@@ -129,6 +129,8 @@ pub const IV_BYTES: usize = 12;
 pub const IV_BYTES_MAX: usize = 16;
 /// spec: "total length of the XksProxyUriPath MUST NOT exceed 128 characters" (with `/kms/xks/v1`).
 pub const URI_PATH_CHARS_MAX: usize = 128;
+/// spec: "the total URI length MUST NOT exceed 256 characters". For `xksd check`: KMS keeps to it.
+pub const URI_CHARS_MAX: usize = 256;
 /// spec: "the length of an externalKeyId MUST NOT exceed 128 characters".
 pub const EXTERNAL_KEY_ID_CHARS_MAX: usize = 128;
 /// spec: errorMessage "MUST be less than 512 characters in length".

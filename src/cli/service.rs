@@ -34,6 +34,10 @@ The same as SIGHUP, with an answer.")]
 pub struct ReloadArgs {
     #[command(flatten)]
     service: Service,
+    /// Reload also a configuration without [tls.client] where clients had to show a certificate:
+    /// from then on any client may connect
+    #[arg(long)]
+    accept_loss_of_client_auth: bool,
 }
 
 /// Show the state of the running xksd
@@ -45,7 +49,8 @@ pub struct StatusArgs {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    args.service.ask(&Request::Reload {})
+    let accept_loss_of_client_auth = args.accept_loss_of_client_auth;
+    args.service.ask(&Request::Reload { accept_loss_of_client_auth })
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {

@@ -88,6 +88,9 @@ pub fn only_key_versions(running: &Config, new: &Config) -> bool {
     same == *running && new.keystores != running.keystores
 }
 
+/// Where [`omissions`] finds that client certificates would no longer be asked for.
+pub const CLIENT_AUTH: &str = "tls.client";
+
 /// What the new configuration leaves out and must not, because that would let in whom the running
 /// one keeps out.
 pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {

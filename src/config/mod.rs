@@ -5,6 +5,7 @@
 //! same to the operator.
 
 mod audit;
+mod aws;
 pub mod difference;
 mod environment;
 mod guess;
@@ -205,6 +206,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         relations::warn_of_missing_keys(&root, managers, stores);
         relations::warn_of_unused(&root, managers, stores);
     }
+    warn_of_what_aws_refuses(&root, server.as_ref(), tls.as_ref(), keystores.as_deref());
     Some(Config {
         server: server?,
         tls: tls?,
@@ -215,6 +217,24 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         sha256: String::new(),
         warnings: Vec::new(),
     })
+}
+
+fn warn_of_what_aws_refuses(
+    root: &Section<'_>,
+    server: Option<&Server>,
+    tls: Option<&Tls>,
+    stores: Option<&[KeyStore]>,
+) {
+    if let (Some(server), Some(tls)) = (server, tls) {
+        aws::warn_of_regions(root, server, tls);
+    }
+    if let Some(stores) = stores {
+        aws::warn_of_key_stores(root, stores);
+    }
+    if let (Some(tls), Some(stores)) = (tls, stores) {
+        let chain = root.reader.sources.certificates(&tls.certificate_chain);
+        aws::warn_of_certificate(root, &chain, stores);
+    }
 }
 
 /// Names of all key managers, also of those that are wrong otherwise: a reference to them is right.

@@ -28,6 +28,8 @@ pub trait Sources {
     fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String>;
     /// What is wrong or unwise with what stands in the TLS files.
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
+    /// The certificates in a chain's file, none where files are not looked into.
+    fn certificates(&self, chain: &Path) -> Vec<tls::Certificate>;
 }
 
 /// Who may read a file.
@@ -92,6 +94,10 @@ impl Sources for Machine {
 
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report {
         if self.check_files { tls::check(settings) } else { tls::Report::default() }
+    }
+
+    fn certificates(&self, chain: &Path) -> Vec<tls::Certificate> {
+        if self.check_files { tls::chain_of(chain) } else { Vec::new() }
     }
 }
 

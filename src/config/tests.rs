@@ -14,6 +14,7 @@ use crate::policy::quota::{Bounds, Rate};
 
 use super::*;
 
+mod aws;
 mod bounds;
 mod difference;
 mod documented;
@@ -24,6 +25,7 @@ mod properties;
 struct Fake {
     files: HashMap<PathBuf, Vec<u8>>,
     variables: HashMap<String, OsString>,
+    certificates: Vec<crate::tls::Certificate>,
 }
 
 impl Sources for Fake {
@@ -54,6 +56,10 @@ impl Sources for Fake {
     fn check_tls(&self, _: &crate::tls::Settings) -> crate::tls::Report {
         crate::tls::Report::default()
     }
+
+    fn certificates(&self, _: &Path) -> Vec<crate::tls::Certificate> {
+        self.certificates.clone()
+    }
 }
 
 const SECRET: &str = "Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA";
@@ -64,6 +70,7 @@ fn fake() -> Fake {
     let file =
         |name: &str, content: &[u8]| (PathBuf::from("/etc/xksd").join(name), content.to_vec());
     Fake {
+        certificates: Vec::new(),
         files: HashMap::from([
             file("secrets/pin", b"1234\n"),
             file("secrets/key", format!("{SECRET}\n").as_bytes()),

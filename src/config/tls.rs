@@ -69,8 +69,9 @@ pub(super) const KEYS: &[Setting<Tls>] = &[
                 && new.client.is_none()
                 && new.client_authentication != ClientAuthentication::None
         },
-        "missing, and clients must show a certificate now: say client_authentication = \"none\" \
-         in [tls] to give that up",
+        "missing, and clients must show a certificate now. If any client may connect from now on, \
+         run: xksd reload --config FILE --accept-loss-of-client-auth, or say \
+         client_authentication = \"none\" in [tls]",
     ),
 ];
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::blocks::Saving;
-use super::reload;
+use super::reload::{self, LossOfClientAuth};
 use super::state::State;
 use crate::admin::status::Status;
 use crate::audit::record::{self, Record};
@@ -41,7 +41,11 @@ pub enum Request {
     /// All that is blocked.
     Blocks {},
     /// Read the configuration again.
-    Reload {},
+    Reload {
+        /// Also if `[tls.client]` is missing and was in force.
+        #[serde(default)]
+        accept_loss_of_client_auth: bool,
+    },
     /// As `/status`.
     Status {},
 }
@@ -88,7 +92,10 @@ pub fn run(state: &Arc<State>, line: &str, who: &str) -> Reply {
         }
         Ok(Request::Unblock { target, reason }) => unblock(state, &target, &reason, who),
         Ok(Request::Blocks {}) => blocks(state),
-        Ok(Request::Reload {}) => reloaded(state, who),
+        Ok(Request::Reload { accept_loss_of_client_auth: true }) => {
+            reloaded(state, who, LossOfClientAuth::Accepted)
+        }
+        Ok(Request::Reload { .. }) => reloaded(state, who, LossOfClientAuth::Refused),
         Ok(Request::Status {}) => Reply::done(String::new(), &Status::of(state)),
         Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
     }
@@ -176,8 +183,8 @@ fn blocks(state: &State) -> Reply {
     Reply::done(message, &active.iter().map(BlockShown::of).collect::<Vec<_>>())
 }
 
-fn reloaded(state: &Arc<State>, who: &str) -> Reply {
-    match reload::reload(state, who) {
+fn reloaded(state: &Arc<State>, who: &str, loss: LossOfClientAuth) -> Reply {
+    match reload::reload(state, who, loss) {
         Ok(lines) => {
             let mut message = "the configuration is reloaded\n".to_owned();
             lines.iter().for_each(|line| message.push_str(&format!("{line}\n")));

@@ -11,6 +11,7 @@ use crossbeam::channel::bounded;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::key_versions::KeyVersions;
+use super::reload::LossOfClientAuth;
 use super::shards::Shards;
 use super::signals::Signals;
 pub use super::start::Failure;
@@ -142,7 +143,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         for signal in signals.pending() {
             if signal == SIGHUP {
                 // What is to be said of it stands in the log.
-                let _ = reload::reload(state, "SIGHUP");
+                let _ = reload::reload(state, "SIGHUP", LossOfClientAuth::Refused);
             } else if close_at.is_some() {
                 return Err(SECOND_SIGNAL.into());
             } else {

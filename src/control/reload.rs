@@ -14,14 +14,27 @@ use crate::keystore::KeyManager;
 use crate::telemetry::Level;
 use crate::tls;
 
+/// Whether a file that leaves `[tls.client]` out may take client authentication away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossOfClientAuth {
+    /// It was cut short, for all that is known.
+    Refused,
+    /// The operator has said that it is meant.
+    Accepted,
+}
+
 /// Reads the configuration again, on behalf of `who`, and gives what is to be said of it.
 ///
 /// # Errors
 /// What is wrong with it. Then nothing changes.
-pub fn reload(state: &Arc<State>, who: &str) -> Result<Vec<String>, String> {
+pub fn reload(
+    state: &Arc<State>,
+    who: &str,
+    loss: LossOfClientAuth,
+) -> Result<Vec<String>, String> {
     let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
-    finish(state, who, loaded.and_then(|config| take_over(state, config)))
+    finish(state, who, loaded.and_then(|config| take_over(state, config, loss)))
 }
 
 /// Reads the configuration again because a ciphertext names a newer version of its key than is
@@ -37,7 +50,8 @@ pub(super) fn reread_versions(state: &Arc<State>) {
     match Config::load(&state.config_file) {
         Ok(config) if difference::only_key_versions(&state.config.load(), &config) => {
             told("the configuration is read again");
-            let _ = finish(state, "a newer key version", take_over(state, config));
+            let taken = take_over(state, config, LossOfClientAuth::Refused);
+            let _ = finish(state, "a newer key version", taken);
         }
         Ok(config) if config.sha256 == state.config.load().sha256 => {
             told("the configuration does not have it");
@@ -106,11 +120,18 @@ struct Reloaded {
     not_served: Vec<String>,
 }
 
-fn take_over(state: &State, mut config: Config) -> Result<Reloaded, String> {
+fn take_over(
+    state: &State,
+    mut config: Config,
+    loss: LossOfClientAuth,
+) -> Result<Reloaded, String> {
     let tls_config = tls::server(&config.tls.settings())
         .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
     let old = state.config.load();
-    let omissions = difference::omissions(&old, &config);
+    let mut omissions = difference::omissions(&old, &config);
+    if loss == LossOfClientAuth::Accepted {
+        omissions.retain(|problem| problem.key != difference::CLIENT_AUTH);
+    }
     if !omissions.is_empty() {
         let file = state.config_file.clone();
         return Err(Invalid { file, problems: omissions }.to_string());

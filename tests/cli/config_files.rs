@@ -252,8 +252,8 @@ fn the_manual_is_complete() {
         manual.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     let site = Site::new();
     fs::create_dir(site.path("secrets")).unwrap();
-    for name in ["pin", "key-store-1", "key-store-2"] {
-        site.write(&format!("secrets/{name}"), &[b'a'; 43], 0o600);
+    for (name, byte) in [("pin", b'a'), ("key-store-1", b'b'), ("key-store-2", b'c')] {
+        site.write(&format!("secrets/{name}"), &[byte; 43], 0o600);
     }
     fs::create_dir(site.path("policies")).unwrap();
     let policy = b"@id(\"all\") permit(principal, action, resource);";

@@ -473,7 +473,7 @@ fn check_names_the_keys_that_are_not_in_a_key_file() {
     assert!(code == 0 && out.contains("can be used"), "{err}");
     let missing = "warning: keystore[0].key[2]: there is no key with the label \"absent\" in \
         keys.json, the key file of \"local\"\n";
-    assert!(err.ends_with(missing) && err.matches("no key with the label").count() == 1, "{err}");
+    assert!(err.contains(missing) && err.matches("no key with the label").count() == 1, "{err}");
     installation.write("keys.json", "{\"keys\":[]}");
     let (code, _, err) = told(&xksd(installation.path(), &["check", "--config", "xksd.toml"]));
     assert_eq!((code, err.matches("no key with the label").count()), (0, 5), "{err}");

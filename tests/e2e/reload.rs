@@ -1,6 +1,7 @@
 //! SIGHUP on the real server: what waits for a restart does not hold up who is to be cut off, and
 //! what became of a reload can be seen.
 
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::KeyPair;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name, still_serves};
 use test_harness::config::{key, key_store};
 use test_harness::pki::{Ca, KMS_NAME, SERVER_NAME};
-use test_harness::{A, Api, B, Config, Installation, Server, Wire, eventually};
+use test_harness::{A, Api, B, Config, Installation, Server, Wire, eventually, programs};
 
 /// The default configuration with a second key manager over the same keys, and the key stores on
 /// these.
@@ -335,7 +336,7 @@ fn what_is_left_out_lets_nobody_in() {
     eventually("said at the start", || said("trust anchor of clients") == 1);
 
     for (config, missing) in [
-        (&open, "tls.client: missing, and clients must show a certificate now: "),
+        (&open, "tls.client: missing, and clients must show a certificate now. "),
         (&enabled(&open, true), "tls.client: missing"),
         (&Config { tls: closed.tls.clone(), ..open.clone() }, "keystore[0].enabled: missing"),
     ] {
@@ -359,6 +360,23 @@ fn what_is_left_out_lets_nobody_in() {
     server.wait_event(&["reload: trust anchor of clients: \"CN=Other Root\", SHA-256 "]);
     assert!(server.reload().ends_with("reloaded"));
     eventually("said again", || said("CN=Other Root") == 2);
+
+    // SIGHUP says which command gives it up; only that does, and nothing else that is missing.
+    installation.configure(&enabled(&open, true));
+    assert!(server.reload().contains("--accept-loss-of-client-auth"));
+    let accept = |config: &Config| {
+        installation.configure(config);
+        let mut command = Command::new(programs::xksd());
+        command.args(["reload", "--accept-loss-of-client-auth", "--config"]);
+        command.arg(installation.config_file()).output().expect("runs")
+    };
+    let refused = accept(&open);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let accepted = accept(&enabled(&open, true));
+    assert!(accepted.status.success(), "{accepted:?}");
+    server.wait_event(&["reload: any client may connect"]);
+    installation.configure(&closed);
+    assert!(server.reload().ends_with("reloaded"));
 
     let mut stated = enabled(&open, true);
     stated.tls += "\nclient_authentication = \"none\"";

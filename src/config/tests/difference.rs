@@ -10,7 +10,7 @@ use crate::tls::{Certificate, Name};
 
 const NO_CERTIFICATES: Certificates<'_> = Certificates { server: &[], trust_anchors: &[] };
 
-fn certificate(subject: &str, serial: &str) -> Certificate {
+pub(super) fn certificate(subject: &str, serial: &str) -> Certificate {
     let name = Name { shown: format!("CN={subject}"), parts: vec![subject.to_owned()] };
     Certificate {
         subject: subject.to_owned(),
@@ -25,7 +25,7 @@ fn certificate(subject: &str, serial: &str) -> Certificate {
 }
 
 /// `text` after these replacements, of which each must find its place.
-fn replaced(text: &str, edits: &[(&str, &str)]) -> String {
+pub(super) fn replaced(text: &str, edits: &[(&str, &str)]) -> String {
     edits.iter().fold(text.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "{from:?}");
         text.replacen(from, to, 1)
