@@ -30,7 +30,7 @@ pub(super) const fn text_len(bytes: usize) -> usize {
 /// Appends the Base64 of `bytes`.
 ///
 /// Moves `out` to a larger allocation when there is no room, which leaves a copy of its earlier
-/// content behind: where that is secret, reserve before.
+/// content behind: if that is secret, reserve before.
 pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + text_len(bytes.len()), b'=');

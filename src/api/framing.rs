@@ -59,7 +59,7 @@ pub const AAD_FRAMING_BYTES_MAX: usize = 2 + 1 + CIPHERTEXT_METADATA_BYTES_MAX;
 /// length, before Base64 encoding, of ciphertextMetadata || ciphertextMetadata", lengths zero where
 /// absent.
 ///
-/// Made in the memory of `aad`, where that has capacity for it.
+/// Made in the memory of `aad`, if that has capacity for it.
 ///
 /// # Errors
 /// UnsupportedOperationException where a length has no room in its field; never for what came out

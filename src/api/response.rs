@@ -21,7 +21,7 @@ pub struct Encrypted<'a> {
     pub iv: &'a [u8],
     /// Authentication tag.
     pub tag: &'a [u8; TAG_BYTES],
-    /// Ciphertext metadata; left out where there is none.
+    /// Ciphertext metadata; left out if there is none.
     pub metadata: Option<&'a [u8]>,
     /// `ciphertextDataIntegrityValue`; there exactly when it was asked for.
     pub integrity: Option<&'a [u8; 32]>,

@@ -70,7 +70,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// `seed`: an Ed25519 private key of RFC 8032, 32 bytes. `None` where it is no such key or the
+    /// `seed`: an Ed25519 private key of RFC 8032, 32 bytes. `None` if it is no such key or the
     /// origin is no origin.
     pub fn new(seed: &[u8], origin: &str) -> Option<Signer> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;

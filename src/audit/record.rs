@@ -20,7 +20,7 @@ pub enum Record<'a> {
     Denied(Request<'a>),
     /// A request whose signature was refused; of many at once the rest is a number.
     Unauthenticated {
-        /// Path prefix, where it is a key store's.
+        /// Path prefix, if it is a key store's.
         key_store: &'a str,
         /// Peer.
         client: Option<SocketAddr>,
@@ -134,7 +134,7 @@ pub struct Request<'a> {
 pub struct Block<'a> {
     /// Path prefix.
     pub key_store: &'a str,
-    /// External key id; the whole key store where it is left out.
+    /// External key id; the whole key store if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<&'a str>,
     /// In the operator's words.

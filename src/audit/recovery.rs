@@ -24,7 +24,7 @@ pub struct Recovered {
     pub not_yet_signed: u64,
 }
 
-/// Opens the trail, and makes it where there is none.
+/// Opens the trail, and makes it if there is none.
 ///
 /// # Errors
 /// A sentence for the operator: what cannot be read or written, or what the trail has lost.
@@ -129,7 +129,7 @@ pub(super) fn open_note(note: &str, verifiers: &[&Verifier]) -> Result<Checkpoin
     Err(why)
 }
 
-/// The last file of records, made where there is none at all.
+/// The last file of records, made if there is none at all.
 fn growing_file(layout: &Layout, has_checkpoint: bool) -> Result<RecordFile, String> {
     let at = |error: io::Error| format!("audit: {}: {error}", layout.records().display());
     let files = layout.record_files().map_err(at)?;

@@ -41,7 +41,7 @@ pub struct Settings {
     pub durability: Durability,
     /// What happens while records cannot be written.
     pub when_unwritable: WhenUnwritable,
-    /// Files of records older than this are deleted; never where it is left out.
+    /// Files of records older than this are deleted; never if it is left out.
     pub retention: Option<Duration>,
     /// Shards that wait for their records.
     pub shards: usize,

@@ -100,7 +100,7 @@ pub trait Leaves {
     fn leaf(&mut self, index: u64) -> Result<Hash, Self::Error>;
 }
 
-/// The root of the tree over the leaves in `range`; of the empty tree where it is empty.
+/// The root of the tree over the leaves in `range`; of the empty tree if it is empty.
 ///
 /// # Errors
 /// As `leaves` fails.

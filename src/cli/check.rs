@@ -14,7 +14,7 @@ use crate::sched::sessions_opened;
 /// Check a configuration and every file it names, and change nothing
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-All problems are told at once on standard error, each with line and key path:
+Reports all problems at once on standard error, each with line and key path:
   xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd credential new
 
 A local key file is read as the server reads it; configured keys that are not in it are warned of. The HSM is not touched, unless --open

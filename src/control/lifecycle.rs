@@ -64,9 +64,10 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
     let patience = drained.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
     let inside = leave_modules(&state, &probes, patience, &mut signals);
     if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {
-        state
-            .log
-            .event(Level::Error, "the audit trail could not be ended: its last records may lack");
+        state.log.event(
+            Level::Error,
+            "the audit trail could not be ended: its last records may be missing",
+        );
     }
     let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
     let ended = drained.and(inside);

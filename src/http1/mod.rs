@@ -85,7 +85,7 @@ pub struct Request<'a> {
     /// Path of the target as sent (still percent-encoded), without query. Starts with `/`, also for
     /// absolute-form targets.
     pub path: &'a str,
-    /// Query without the `?`; empty where there is none.
+    /// Query without the `?`; empty if there is none.
     pub query: &'a str,
     /// All header fields in the order received.
     pub headers: &'a [Header<'a>],

@@ -18,7 +18,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub struct Response<'a> {
     /// Status code, of three digits.
     pub status: u16,
-    /// Version of the request; [`Version::Http11`] where it is not known.
+    /// Version of the request; [`Version::Http11`] if it is not known.
     pub version: Version,
     /// False says that the connection will be closed after this response.
     pub keep_alive: bool,

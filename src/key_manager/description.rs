@@ -7,14 +7,14 @@ pub struct KeyDescription {
     pub spec: KeySpec,
     /// Each that the key's attributes allow.
     pub usage: KeyUsages,
-    /// Within CKA_START_DATE and CKA_END_DATE today (UTC); true where they are not set.
+    /// Within CKA_START_DATE and CKA_END_DATE today (UTC); true if they are not set.
     pub enabled: bool,
 }
 
 /// Kind and size of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeySpec {
-    /// AES, of so many bits; `None` where the key manager does not tell.
+    /// AES, of so many bits; `None` where the key manager does not say.
     Aes(Option<u64>),
     /// A secret for HMAC and the like, of so many bits.
     GenericSecret(Option<u64>),
@@ -28,7 +28,7 @@ pub enum KeySpec {
     Des3,
     /// Another CKA_KEY_TYPE of PKCS#11.
     Other(u64),
-    /// The key manager does not tell.
+    /// The key manager does not say.
     Unknown,
 }
 

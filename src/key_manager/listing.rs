@@ -12,9 +12,9 @@ pub struct KeyListing {
     pub id: String,
     /// What it is and may do.
     pub description: KeyDescription,
-    /// CKA_SENSITIVE; `None` where the module does not tell.
+    /// CKA_SENSITIVE; `None` if the module does not say.
     pub sensitive: Option<bool>,
-    /// CKA_EXTRACTABLE; `None` where the module does not tell.
+    /// CKA_EXTRACTABLE; `None` if the module does not say.
     pub extractable: Option<bool>,
     /// CKA_START_DATE as `2026-03-01`.
     pub start_date: Option<String>,
@@ -71,14 +71,14 @@ impl KeyListing {
             Some(false) => {}
             Some(true) => exposures.push("it can leave the HSM (CKA_EXTRACTABLE)".to_owned()),
             None => exposures.push(
-                "the HSM does not tell whether the key can leave it (CKA_EXTRACTABLE)".to_owned(),
+                "the HSM does not say whether the key can leave it (CKA_EXTRACTABLE)".to_owned(),
             ),
         }
         match self.sensitive {
             Some(true) => {}
             Some(false) => exposures.push("it is not marked secret (not CKA_SENSITIVE)".to_owned()),
             None => exposures.push(
-                "the HSM does not tell whether the key is marked secret (CKA_SENSITIVE)".to_owned(),
+                "the HSM does not say whether the key is marked secret (CKA_SENSITIVE)".to_owned(),
             ),
         }
         if self.description.usage.contains(KeyUsage::Wrap) {

@@ -286,7 +286,7 @@ pub trait Engine: Send + Sync + 'static {
     fn info(&self) -> Result<ManagerInfo, Fault>;
     /// What each of these keys is, in their order, as by [`Task::Describe`]; [`Fault::Timeout`] of
     /// one of which nothing is known now. Asked in a session beside those that serve, with pauses
-    /// for their sake; `None` where there is none left. Blocks for as long as that takes, minutes
+    /// for their sake; `None` if there is none left. Blocks for as long as that takes, minutes
     /// where there are many keys, and may hang as the module hangs; [`Engine::close`] ends it.
     ///
     /// # Errors

@@ -172,7 +172,7 @@ impl KeyManager {
         }
     }
 
-    /// Its sessions and queues at this moment; `None` where it has none.
+    /// Its sessions and queues at this moment; `None` if it has none.
     pub fn sessions(&self) -> Option<PoolStats> {
         match &self.access {
             Access::InProcess(_) => None,
@@ -180,7 +180,7 @@ impl KeyManager {
         }
     }
 
-    /// How its sessions stand, without a lock, and how many it keeps; `None` where it has none.
+    /// How its sessions stand, without a lock, and how many it keeps; `None` if it has none.
     pub(super) fn snapshot(&self, now: Instant) -> Option<(Snapshot, usize)> {
         match &self.access {
             Access::InProcess(_) => None,

@@ -119,7 +119,7 @@ impl KeyStore {
     }
 }
 
-/// The first in order to which none of the later ones is clearly better.
+/// The first, in their order, to which none of the later ones is clearly better.
 fn preferred<T>(replicas: impl Iterator<Item = (T, Prospect)>) -> Option<T> {
     replicas
         .reduce(|best, next| if next.1.is_clearly_better_than(best.1) { next } else { best })

@@ -21,7 +21,7 @@ pub struct Arrival {
     pub client: SocketAddr,
     /// Subject CN of its certificate, where it was asked for one.
     pub common_name: Option<Arc<str>>,
-    /// The VPC endpoint through which it is connected, where that is known.
+    /// The VPC endpoint through which it is connected, if that is known.
     pub vpce: Option<Arc<str>>,
 }
 
@@ -46,7 +46,7 @@ pub struct Record<'a> {
     pub client: SocketAddr,
     /// Path prefix of the key store; empty where the request reached none.
     pub key_store: Arc<str>,
-    /// External key id as in the path; empty where there is none.
+    /// External key id as in the path; empty if there is none.
     pub key: &'a str,
     /// Version of the key that was used.
     pub key_version: Option<u16>,

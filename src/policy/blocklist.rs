@@ -14,7 +14,7 @@ use crate::limits::BLOCKS_MAX;
 pub struct Block {
     /// Path prefix of the key store.
     pub key_store: String,
-    /// External key id; the whole key store where there is none.
+    /// External key id; the whole key store if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Why, in the operator's words.
@@ -23,7 +23,7 @@ pub struct Block {
     pub who: String,
     /// When it was blocked, seconds since 1970.
     pub since: i64,
-    /// When it ends by itself, seconds since 1970; never where there is none.
+    /// When it ends by itself, seconds since 1970; never if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
 }

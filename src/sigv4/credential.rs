@@ -187,7 +187,7 @@ pub struct Credential {
 
 /// SHA-256 over id and secret: tells a replaced secret from the one before under the same id, and
 /// two key stores' equal ids apart, without keeping an old secret alive to compare with. As secret
-/// as the secret where that has less entropy than it must.
+/// as the secret if that has less entropy than it must.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint([u8; 32]);
 

@@ -169,7 +169,7 @@ impl Log {
     }
 
     /// An empty record to be filled and given to [`Log::request`]. In memory that has been used for
-    /// one before, where there is some: a record is half of what a request would allocate, and
+    /// one before, if there is some: a record is half of what a request would allocate, and
     /// would be freed on another thread than it was made on.
     pub fn line(&self) -> Box<RequestLine> {
         self.written.try_recv().unwrap_or_default()

@@ -150,7 +150,7 @@ metrics! {
     JOBS_CANCELLED: Counter "xksd_jobs_cancelled_total" ["key_manager"]
         "Jobs that nobody waited for any more before a session was free.";
 
-    // Audit trail, where there is one
+    // Audit trail, if there is one
     AUDIT_RECORDS: Gauge "xksd_audit_records" []
         "Records of the audit trail that are on disk.";
     AUDIT_RECORDS_MISSED: Counter "xksd_audit_records_missed_total" []

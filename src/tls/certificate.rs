@@ -14,7 +14,7 @@ use super::chain::shown;
 /// A certificate, as far as who operates the server must tell it from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The subject's common name; where it has none, the first DNS name, else the whole subject.
+    /// The subject's common name; if it has none, the first DNS name, else the whole subject.
     pub subject: String,
     /// Serial number in hexadecimal, as `openssl x509 -serial` shows it.
     pub serial: String,

@@ -83,7 +83,7 @@ impl std::fmt::Display for ChainRefused {
                  authorities above it"
             ),
             Self::TooManySignatures => f.write_str(
-                "the client's certificates bear names that are alike, and can be put together in \
+                "the client's certificates have names that are alike, and can be put together in \
                  more ways than are tried",
             ),
         }
@@ -361,7 +361,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// What a certificate's extended key usage, where there is one, must include. Holds for the CAs
+/// What a certificate's extended key usage, if there is one, must include. Holds for the CAs
 /// between leaf and anchor too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {

@@ -79,7 +79,7 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     key_file(&installation, "c.json", &[("foo", OTHER)]);
     let (code, out, err) = keys(&installation);
     let expected_err = "1 configured key is not the same in all of its key managers\n1 configured \
-        key can serve from some of its key managers alone\n";
+        key can serve from only some of its key managers\n";
     assert_eq!((code, err.as_str()), (1, expected_err), "{out}");
     let expected = [
         "key store \"/three\": replicas in a, b, c",
@@ -96,7 +96,7 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     // One that cannot be opened is named, and the others are compared.
     installation.write("c.json", "nothing");
     let (code, out, err) = keys(&installation);
-    let expected_err = "2 configured keys can serve from some of their key managers alone\nkey \
+    let expected_err = "2 configured keys can serve from only some of their key managers\nkey \
         manager c could not be opened\n";
     assert_eq!((code, err.as_str()), (1, expected_err), "{out}");
     assert_eq!(compared(&out)[1], "  c could not be opened, and is left out of what follows");
@@ -108,7 +108,7 @@ fn key_files_of_the_same_labels_are_replicas_only_with_the_same_keys() {
     assert_eq!(code, 1);
     assert!(
         err.starts_with(
-            "3 configured keys can serve from some of their key managers alone\nkey manager b could"
+            "3 configured keys can serve from only some of their key managers\nkey manager b could"
         ),
         "{err}"
     );
@@ -202,7 +202,7 @@ own_process! {
         // A wrong PIN: each key is counted once, and the key manager named.
         installation.write("pin-b", "not the PIN");
         let (code, out, err) = keys(&installation);
-        let expected = "3 configured keys can serve from some of their key managers alone\nkey \
+        let expected = "3 configured keys can serve from only some of their key managers\nkey \
             manager hsm-b could not be opened\n";
         assert_eq!((code, err.as_str()), (1, expected), "{out}");
         assert!(out.contains("CKR_PIN_INCORRECT") && out.contains("hsm-b could not be opened, and \

@@ -194,7 +194,7 @@ own_process! {
                 std::thread::sleep(Duration::from_millis(50));
             }
             let stuck = engine.library().stuck.expect("told");
-            assert!(stuck.why.contains("its library must be initialised anew, which 1 sessions"), "{stuck:?}");
+            assert!(stuck.why.contains("its library must be initialised again, which 1 sessions"), "{stuck:?}");
             assert_eq!((hsm.calls("C_Finalize"), hung.load(SeqCst)), (0, false));
             hsm.control("");
         });

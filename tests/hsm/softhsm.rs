@@ -256,7 +256,7 @@ own_process! {
         // SoftHSM gives the same handles anew: the old session neither works with them nor closes
         // them.
         assert!(!other.is_usable());
-        assert!(detail(&encrypt(&mut *other, "foo", b"text", b"").expect_err("stale")).contains("initialised anew"));
+        assert!(detail(&encrypt(&mut *other, "foo", b"text", b"").expect_err("stale")).contains("initialised again"));
         let mut namesakes: Vec<_> = (0..20).map(|_| engine.open().expect("opens")).collect();
         drop(other);
         drop(session);

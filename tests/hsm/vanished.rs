@@ -74,7 +74,7 @@ fn heals_after(directory: &Path, path: fn(&Path) -> PathBuf) {
             );
         }
         drop(sessions);
-        // By now the library is initialised anew, and does not find the token.
+        // By now the library is initialised again, and does not find the token.
         let deadline = Instant::now() + Duration::from_secs(7);
         while Instant::now() < deadline {
             assert!(matches!(engine.open().err(), Some(Fault::Device { .. })));

@@ -15,7 +15,7 @@ pub const SERVER_NAME: &str = "xks.test";
 /// The name AWS KMS presents in one region.
 pub const KMS_NAME: &str = "cks.kms.us-east-1.amazonaws.com";
 
-/// Runs openssl and gives its standard output; fails the test where it is missing.
+/// Runs openssl and gives its standard output; fails the test if it is missing.
 pub fn openssl(arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("openssl")
         .args(arguments)

@@ -54,7 +54,7 @@ pub unsafe fn encrypt_init(
     let parameters = unsafe { given.pParameter.cast::<CK_GCM_PARAMS>().read_unaligned() };
     let iv_bytes = match gcm.iv {
         IvMode::Append if parameters.ulIvLen == 0 => APPENDED_IV_BYTES,
-        // SAFETY: the caller says that pIv, where it is not null, points to ulIvLen bytes.
+        // SAFETY: the caller says that pIv, if it is not null, points to ulIvLen bytes.
         IvMode::Fill if unsafe { is_fillable(&parameters) } => parameters.ulIvLen as usize,
         _ => return CKR_MECHANISM_PARAM_INVALID,
     };
@@ -108,7 +108,7 @@ pub unsafe fn strike_out(mechanisms: *mut CK_MECHANISM_TYPE, count: *const CK_UL
 /// Whether the caller left a place of zeros for the IV.
 ///
 /// # Safety
-/// `pIv`, where it is not null, points to `ulIvLen` bytes.
+/// `pIv`, if it is not null, points to `ulIvLen` bytes.
 unsafe fn is_fillable(parameters: &CK_GCM_PARAMS) -> bool {
     let length = parameters.ulIvLen as usize;
     if parameters.pIv.is_null() || !FILLED_IV_BYTES.contains(&length) {

@@ -163,7 +163,7 @@ pub(super) struct CommonArgs {
     /// What must hold: p99.9=250ms, p50=5ms, max=1s; may be given several times
     #[arg(long, value_name = "P=TIME", value_parser = Sla::parse, help_heading = "Criteria")]
     pub(super) sla: Vec<Sla>,
-    /// Errors that are accepted, with `capacity` in each trial [default: 0 where there is a --sla;
+    /// Errors that are accepted, with `capacity` in each trial [default: 0 if there is a --sla;
     /// with neither, `run` reports errors, does not judge them, and exits with 0]
     #[arg(long, value_name = "N", help_heading = "Criteria")]
     pub(super) max_errors: Option<u64>,

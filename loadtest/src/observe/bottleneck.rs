@@ -132,7 +132,7 @@ impl Bottleneck {
             }
             Bottleneck::Unknown => {
                 "nothing that can be seen from here: the network, or an HSM whose times the proxy \
-                 does not tell"
+                 does not report"
             }
         }
     }

@@ -28,7 +28,7 @@ pub struct Cpu {
     pub busiest_thread_name: String,
 }
 
-/// CPU time for each right answer, microseconds; `None` where there is none, or less was used than
+/// CPU time for each right answer, microseconds; `None` if there is none, or less was used than
 /// the kernel's clock tick (10 ms) shows.
 pub fn us_a_request(used: Duration, right: u64) -> Option<f64> {
     (right > 0 && !used.is_zero()).then(|| used.as_secs_f64() * 1e6 / right as f64)

@@ -17,7 +17,7 @@ pub struct KeyManager {
     /// Sessions open; 0 for the key manager inside xksd, which has none.
     pub sessions_open: u64,
     /// Sessions this load needs, so that each is in use for 70 % of the time; more than that where
-    /// [`KeyManager::is_full`]. `None` where there are none, and where the load was not carried:
+    /// [`KeyManager::is_full`]. `None` if there are none, and where the load was not carried:
     /// sessions serve what is let through to them, so nobody knows then what it would have taken.
     pub sessions_needed: Option<u64>,
 }

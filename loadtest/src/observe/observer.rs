@@ -49,7 +49,7 @@ pub struct Observation {
 pub struct Proxy {
     /// Its process, where it runs on this machine.
     pub cpu: Option<Cpu>,
-    /// What its metrics tell, where it is xksd.
+    /// What its metrics tell, if it is xksd.
     pub key_manager: Option<KeyManager>,
 }
 

@@ -185,7 +185,7 @@ struct Label {
 }
 
 impl Chart {
-    /// The `<svg>` element in a box that scrolls; a line of text where there is nothing to draw.
+    /// The `<svg>` element in a box that scrolls; a line of text if there is nothing to draw.
     pub fn draw(&self) -> String {
         let title = escape(&self.title);
         let Some(plane) = self.plane() else {
@@ -213,7 +213,7 @@ impl Chart {
         svg
     }
 
-    /// `None` where there is nothing to draw.
+    /// `None` if there is nothing to draw.
     fn plane(&self) -> Option<Plane<'_>> {
         let points: Vec<&(f64, f64)> =
             self.series.iter().flat_map(|s| &s.points).filter(|point| is_finite(point)).collect();

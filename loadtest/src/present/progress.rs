@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use crate::report::Point;
 use crate::units::{count, latency};
 
-/// Writes to the terminal behind standard error, where there is one.
+/// Writes to the terminal behind standard error, if there is one.
 pub struct Progress {
     terminal: bool,
     shown: bool,

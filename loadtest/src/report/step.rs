@@ -25,7 +25,7 @@ pub struct Step {
     pub max: u64,
     /// At the percentile of each of the report's `slas`, in their order, microseconds.
     pub at_slas: Vec<u64>,
-    /// Mean time in the HSM, microseconds, where it is known and there are sessions.
+    /// Mean time in the HSM, microseconds, if it is known and there are sessions.
     pub hsm_mean_us: Option<f64>,
     /// What kept it from more, where it was at its limit.
     pub bottleneck: Option<Bottleneck>,

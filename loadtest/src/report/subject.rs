@@ -1,4 +1,4 @@
-//! What was tested, by whom, from where and how: what a reader needs in order to repeat a test, or
+//! What was tested, by whom, from where and how: what a reader needs to repeat a test, or
 //! to put a name under its report.
 
 use serde::{Deserialize, Serialize};

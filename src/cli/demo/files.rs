@@ -95,7 +95,7 @@ fn make_certificates(
             let message = format!(
                 "missing: {}; these belong together and are made together, and none is \
                  overwritten: \
-                 put it back, or have all made anew after: rm {all}",
+                 put it back, or let all be made again, after: rm {all}",
                 missing.join(", ")
             );
             return Err(Failure::Failed(message));

@@ -122,8 +122,8 @@ impl Tally {
             keys(self.cannot, "cannot serve", "cannot serve"),
             keys(
                 self.cannot_everywhere,
-                "can serve from some of its key managers alone",
-                "can serve from some of their key managers alone",
+                "can serve from only some of its key managers",
+                "can serve from only some of their key managers",
             ),
             keys(
                 self.uncompared,

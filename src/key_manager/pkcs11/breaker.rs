@@ -83,7 +83,7 @@ fn is_old(at: Instant, now: Instant) -> bool {
 }
 
 impl Inner {
-    /// The breaker; `None` where there are too many.
+    /// The breaker; `None` if there are too many.
     fn breaker(&mut self, label: &Arc<str>, key_use: KeyUse, now: Instant) -> Option<&mut Breaker> {
         if !self.keys.contains_key(label) && self.keys.len() >= KEY_BREAKERS_MAX {
             self.forget_old(now);

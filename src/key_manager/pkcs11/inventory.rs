@@ -55,7 +55,7 @@ impl Listing {
 }
 
 impl Inventory {
-    /// What each of the keys is, in their order; `None` where there is no session for it. The
+    /// What each of the keys is, in their order; `None` if there is no session for it. The
     /// session is given back unless it was lost.
     pub(super) fn take(
         &self,
@@ -323,7 +323,7 @@ impl Taking<'_> {
             return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() }.into());
         }
         if self.session.is_stale() {
-            let detail = "the library has been initialised anew meanwhile".to_owned();
+            let detail = "the library has been initialised again meanwhile".to_owned();
             return Err(Fault::Device { detail }.into());
         }
         Ok(())

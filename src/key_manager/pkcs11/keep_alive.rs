@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::module::OpenSession;
 
-/// That session, where there is one.
+/// That session, if there is one.
 #[derive(Default)]
 pub(super) struct KeepAlive(Mutex<State>);
 
@@ -52,7 +52,7 @@ impl KeepAlive {
         }
     }
 
-    /// Gives it away for a while; `None` where it is not there.
+    /// Gives it away for a while; `None` if it is not there.
     pub(super) fn lend(&self) -> Option<OpenSession> {
         let mut state = self.0.try_lock().ok()?;
         match std::mem::take(&mut *state) {

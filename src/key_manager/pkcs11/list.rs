@@ -55,7 +55,7 @@ fn remember(cache: &KeyCache, keys: &[Key], version: u64) {
 }
 
 /// CKA_SENSITIVE and CKA_EXTRACTABLE. Asked for here and not with what serving needs: a module that
-/// does not tell must not lose its keys for it.
+/// does not say must not lose its keys for it.
 fn exposure(session: &OpenSession, key: CK_OBJECT_HANDLE) -> [Option<bool>; 2] {
     let wanted = [(CKA_SENSITIVE, 1), (CKA_EXTRACTABLE, 1)];
     let values = session.module.functions.attributes(session.handle(), key, &wanted);

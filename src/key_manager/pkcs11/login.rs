@@ -75,7 +75,7 @@ impl Login {
             && PIN_REFUSED.contains(&error.code)
         {
             let detail = format!(
-                "{error}; this process does not try the PIN again: mend it, then start xksd anew"
+                "{error}; this process does not try the PIN again: mend it, then restart xksd"
             );
             state.refused = Some(Fault::Device { detail });
         }

@@ -135,7 +135,7 @@ impl State {
                 if self.failures >= REINITIALIZE_FAILURES && self.sessions + self.visits > 0 =>
             {
                 let why = format!(
-                    "its library must be initialised anew, which {} sessions and {} openings \
+                    "its library must be initialised again, which {} sessions and {} openings \
                      inside it forbid: calls that hang, or another \
                      key manager that this library serves",
                     self.sessions, self.visits

@@ -74,7 +74,7 @@ pub(super) fn read(session: &OpenSession, handle: CK_OBJECT_HANDLE) -> Result<Ke
     key.attributes.unreadable.map_or(Ok(key), |unreadable| Err(unreadable.error))
 }
 
-/// The key of a known handle, also where the module cannot tell everything of it.
+/// The key of a known handle, also if the module cannot tell everything of it.
 pub(super) fn read_what_can_be(
     session: &OpenSession,
     handle: CK_OBJECT_HANDLE,

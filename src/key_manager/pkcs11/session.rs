@@ -186,7 +186,7 @@ impl HsmSession {
         let why = match () {
             () if self.shared.sight.is_lost() => NO_KEYS_ANY_MORE,
             () if self.usable => {
-                "the module has been initialised anew since the session was opened"
+                "the module has been initialised again since the session was opened"
             }
             () => "the session was lost",
         };

@@ -15,7 +15,7 @@ use crate::limits::EMPTY_TOKEN_BELIEVED;
 pub(super) const NO_KEYS_ANY_MORE: &str = "C_FindObjects: the token shows no secret key at all, \
     where it had some: its storage or partition \
                                            is away, or all were deleted; the library is \
-                                           initialised anew to find out";
+                                           initialised again to find out";
 
 /// What an engine has seen of its token's keys, over all sessions.
 #[derive(Default)]

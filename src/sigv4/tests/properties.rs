@@ -78,7 +78,7 @@ proptest! {
     fn a_changed_byte_of_method_path_or_query_is_noticed(message in message(), which in 0..3, at: Index, to: u8) {
         let mut signed = message.signed(&signer());
         let text = match which { 0 => &mut signed.method, 1 => &mut signed.path, _ => &mut signed.query };
-        let is_changed = change_text(text, at, to); // not where it is empty or the byte is the same
+        let is_changed = change_text(text, at, to); // not if it is empty or the byte is the same
         prop_assert_eq!(authenticate_at(&signed, NOW).is_err(), is_changed);
     }
 

@@ -150,7 +150,7 @@ fn hellos_are_answered_whose_clients_are_still_there() {
     assert_eq!(done(&[&hello], AT_ONCE, NOTHING), Done::Answered);
     assert_eq!(done(&[&hello], AT_ONCE, |it| it.closed = true), Done::Dropped("closed"));
     assert_eq!(done(&[&hello], AT_ONCE, |it| it.reset = true), Done::Dropped("closed"));
-    // What comes behind the hello does not hide the end, and is not lost where there is none.
+    // What comes behind the hello does not hide the end, and is not lost if there is none.
     let more = |it: &mut Socket| it.received.push(vec![20, 3, 3, 0, 1, 1]);
     assert_eq!(done(&[&hello], AT_ONCE, more), Done::Answered);
     let more_and_end = |it: &mut Socket| {

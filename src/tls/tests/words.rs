@@ -14,7 +14,7 @@ use super::*;
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 type Change<'a> = &'a dyn Fn(&mut CertificateParams);
 
-/// An authority, with `change` made to its usual parameters; below `issuer` where there is one.
+/// An authority, with `change` made to its usual parameters; below `issuer` if there is one.
 fn authority(name: &str, issuer: Option<&Issuer>, change: Change<'_>) -> Issuer {
     let mut params = Leaf::new(&[name]).params();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

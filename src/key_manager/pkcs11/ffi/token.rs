@@ -84,7 +84,7 @@ impl Functions {
     }
 
     /// C_GetMechanismInfo and, where that does not know it, C_GetMechanismList: whether the token has
-    /// the mechanism; `None` where the module does not tell.
+    /// the mechanism; `None` if the module does not say.
     pub(in super::super) fn has_mechanism(
         &self,
         slot: CK_SLOT_ID,

@@ -105,7 +105,7 @@ impl HsmSession {
         Ok(text)
     }
 
-    /// One message by the message interface; `None` where that is not to be used.
+    /// One message by the message interface; `None` if that is not to be used.
     #[allow(clippy::too_many_arguments)]
     fn message(
         &mut self,
@@ -145,7 +145,7 @@ impl HsmSession {
     /// Tries the module's message interface on the session test key, in the first session after
     /// each C_Initialize: what a module can do, it can in all of them, and a lost one must be
     /// replaced soon. False when it must not be used, nor this session any more, which may be left
-    /// with an operation; true also where there is none.
+    /// with an operation; true also if there is none.
     pub(in super::super) fn try_messages(&mut self) -> bool {
         let wanted = self.shared.profile.row().iv == IvMode::Caller
             && !self.shared.messages_misbehave.load(Ordering::Relaxed);

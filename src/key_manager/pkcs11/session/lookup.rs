@@ -94,7 +94,7 @@ impl HsmSession {
         Ok(found.handle)
     }
 
-    /// The key with its attributes as they are now: by its handle (one call) where that is known, or
+    /// The key with its attributes as they are now: by its handle (one call) if that is known, or
     /// by a search.
     pub(super) fn look_at(
         &mut self,

@@ -51,7 +51,7 @@ impl HsmSession {
         }
     }
 
-    /// As [`HsmSession::witness`]; where there is no key for it at all, that the session answers is
+    /// As [`HsmSession::witness`]; if there is no key for it at all, that the session answers is
     /// all that can be found out, and what the requests come to shows the rest.
     pub(super) fn probe_key(&mut self, deadline: Option<Instant>) -> Result<ProbeKey, Failure> {
         match self.witness("", deadline) {
