@@ -323,6 +323,9 @@ pub const POLICY_FILE_BYTES_MAX: usize = 1024 * 1024;
 pub const POLICY_FILES_MAX: usize = 64;
 /// Policies of one key store.
 pub const POLICIES_MAX: usize = 2_000;
+/// `xksd check` warns of more policies than this for one key and action: each takes some
+/// microseconds of a decision that is made, and the shard serves nobody else meanwhile.
+pub const POLICIES_FOR_A_KEY_WARNING: usize = 100;
 /// The `@id` of a policy, characters.
 pub const POLICY_ID_CHARS_MAX: usize = 64;
 /// Levels of brackets in a policy, and four times as many of `if`, `!` and `-`. Cedar's reader calls

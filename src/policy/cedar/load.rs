@@ -14,7 +14,7 @@ use super::problem::{Problem, line_of, place, words};
 use super::schema::{Action, PARSED, types, uid};
 use super::time::depends_on_time;
 use super::{KeyPolicies, Listed, Policies, Slice, Source};
-use crate::limits::{POLICIES_MAX, POLICY_ID_CHARS_MAX};
+use crate::limits::{POLICIES_FOR_A_KEY_WARNING, POLICIES_MAX, POLICY_ID_CHARS_MAX};
 
 /// The files of one key store's policies, and what they are for.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,25 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Problem>> {
     if !policies.iter().any(|policy| policy.effect() == Effect::Permit) {
         warnings.push(in_first("no policy permits anything: every request is denied".to_owned()));
     }
-    Ok((sorted(sources, &policies, groups), warnings))
+    let sorted = sorted(sources, &policies, groups);
+    warnings.extend(many(&sorted).map(in_first));
+    Ok((sorted, warnings))
+}
+
+/// Warns where many policies are asked for one request.
+fn many(policies: &Policies) -> Option<String> {
+    let slices = policies.keys.iter().flat_map(|(key, of_key)| {
+        let sizes = of_key.slices.iter().map(|slice| slice.policies.num_of_policies());
+        sizes.zip(Action::ALL).rev().map(move |(size, action)| (size, key, action))
+    });
+    let (size, key, action) = slices.max_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)))?;
+    (size > POLICIES_FOR_A_KEY_WARNING).then(|| {
+        format!(
+            "{size} policies can apply to {} with key {key:?}: a decision takes long, and others \
+             wait for it. Name resources and actions in their scope, or use patterns and groups",
+            action.as_str()
+        )
+    })
 }
 
 /// The policies of a file under the names that they give themselves.

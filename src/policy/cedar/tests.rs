@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::context::tests::question;
 use super::*;
-use crate::limits::{DECISIONS_MAX, POLICIES_MAX, POLICY_NESTING_MAX, POLICY_OPERATORS_MAX};
+use crate::limits::{
+    DECISIONS_MAX, POLICIES_FOR_A_KEY_WARNING, POLICIES_MAX, POLICY_NESTING_MAX,
+    POLICY_OPERATORS_MAX,
+};
 
 const KEYS: &[&str] = &["foo", "bar"];
 
@@ -229,6 +232,20 @@ fn what_is_probably_not_meant_is_warned_of() {
             Err(problems) => assert!(expected.is_empty(), "{text}: {problems:?}"),
         }
     }
+}
+
+#[test]
+fn many_policies_for_one_key_are_warned_of() {
+    let policies = |count: usize, scope: &str| {
+        let one = |n| format!("@id(\"{n}\") permit(principal, action, {scope});");
+        (0..count).map(one).collect::<String>()
+    };
+    let most = POLICIES_FOR_A_KEY_WARNING;
+    assert_eq!(warnings(&policies(most, "resource")), [""; 0]);
+    let told = warnings(&policies(most + 1, "resource"));
+    assert!(told[0].contains("101 policies can apply to Encrypt with key \"bar\""), "{told:?}");
+    let more = format!("{ALL}{}", policies(most, "resource == XKS::Key::\"foo\""));
+    assert!(warnings(&more)[0].contains("with key \"foo\""));
 }
 
 /// What is too deep would abort the test. A shard's stack has this size, the main thread's more.
