@@ -251,6 +251,50 @@ fn probe_tells_what_is_wrong_with_a_proxy() {
     assert_eq!(probe("absent", &["--key", "foo"]).0, 2);
 }
 
+/// A certificate for the name that KMS uses, and a server that is reached by its address.
+#[test]
+fn probe_takes_the_name_from_the_certificate_and_the_address_from_connect() {
+    let port = free_port();
+    let installation = Installation::new(&with_port(port));
+    let (ca, key) = (Ca::root("Test Root"), KeyPair::generate().expect("a key"));
+    let names = |names: &[&str]| {
+        let dns_names = names.iter().map(|name| (*name).to_owned()).collect();
+        let chain = [ca.issue(&Leaf { dns_names, ..Leaf::server() }, &key).pem(), ca.pem()];
+        installation.write("tls/chain.pem", &chain.concat());
+    };
+    installation.write("tls/key.pem", &key.serialize_pem());
+    installation.write("ca.pem", &ca.pem());
+    names(&["*.example.com", "xks.bank.example"]);
+    let server = installation.start();
+    let probe = |words: &[&str]| {
+        let words = [&["probe", "--config", "xksd.toml"], words].concat();
+        let (code, out, err) = told(&xksd(installation.path(), &words));
+        (code, out + &err)
+    };
+    let (code, told) = probe(&[]);
+    let first = format!("xks.bank.example:{port} at 127.0.0.1:{port}  TLS");
+    assert!(code == 0 && told.starts_with(&first), "{told}");
+    let elsewhere = format!("127.0.0.1:{port}");
+    let endpoint = ["--endpoint", "https://a.example.com", "--connect", &elsewhere];
+    let (code, told) = probe(&endpoint);
+    assert!(code == 0 && told.starts_with("a.example.com:443 at 127.0.0.1:"), "{told}");
+    let (code, told) = probe(&["--server-name", "localhost"]);
+    assert!(
+        code == 1 && told.contains("give the name that clients use as --server-name"),
+        "{told}"
+    );
+    let (code, told) = probe(&["--connect", &format!("127.0.0.1:{}", free_port())]);
+    assert!(code == 1 && told.contains("connecting to 127.0.0.1:"), "{told}");
+    let (code, told) = probe(&["--connect", "127.0.0.1:https"]);
+    assert!(code == 2 && told.contains("--connect 127.0.0.1:https: https is no port"), "{told}");
+
+    // Any name fits a wildcard.
+    names(&["*.example.com"]);
+    assert!(server.reload().ends_with("reloaded"));
+    let (code, told) = probe(&[]);
+    assert!(code == 0 && told.starts_with("xks.example.com:"), "{told}");
+}
+
 #[test]
 fn probe_names_the_option_that_a_failed_handshake_asks_for() {
     let (ca, stranger) = (Ca::root("Client Root"), Ca::root("Another Root"));
@@ -290,7 +334,8 @@ fn probe_names_the_option_that_a_failed_handshake_asks_for() {
     assert!(
         code == 1
             && told.contains("CertificateRequired; ")
-            && told.contains("give --client-certificate and --client-key"),
+            && told.contains(&format!("subject CN [\"{KMS_NAME}\"] only: "))
+            && told.contains("give --client-certificate and --client-key. To probe without"),
         "{told}"
     );
     for (name, alert) in [("stranger", "UnknownCA"), ("misnamed", "CertificateUnknown")] {

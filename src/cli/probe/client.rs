@@ -1,7 +1,7 @@
 //! One HTTPS connection, blocking, with the time of each phase.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,18 +23,24 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 pub struct Target {
     /// Host name or address, as in the certificate and the Host field.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the endpoint.
     pub port: u16,
+    /// Host name or address, and port, to connect to; those of the endpoint where it is left out.
+    pub connect_to: Option<(String, u16)>,
     /// PEM file of the authorities trusted for the server's certificate.
     pub ca: PathBuf,
     /// Client certificate chain and key, for mutual TLS.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// Subject CNs that the proxy accepts of clients, where its configuration is known.
+    pub client_names: Vec<String>,
 }
 
 /// An open connection.
 pub struct Client {
     stream: StreamOwned<ClientConnection, TcpStream>,
     host: String,
+    /// What it is connected to.
+    pub address: SocketAddr,
     /// Name look-up and TCP connection.
     pub connect: Duration,
     hints: Hints,
@@ -63,19 +69,28 @@ impl Client {
     /// # Errors
     /// A sentence naming the step that failed.
     pub fn connect(target: &Target, config: ClientConfig) -> Result<Client, String> {
-        let hints = Hints { ca: target.ca.clone(), has_certificate: target.client.is_some() };
+        let hints = Hints {
+            ca: target.ca.clone(),
+            host: target.host.clone(),
+            has_certificate: target.client.is_some(),
+            client_names: target.client_names.clone(),
+        };
         let name = ServerName::try_from(target.host.clone())
             .map_err(|e| format!("{}: {e}", target.host))?;
         let start = Instant::now();
-        let mut addresses = (target.host.as_str(), target.port)
+        let (host, port) = match &target.connect_to {
+            Some((host, port)) => (host, *port),
+            None => (&target.host, target.port),
+        };
+        let mut addresses = (host.as_str(), port)
             .to_socket_addrs()
-            .map_err(|e| format!("looking up {}: {e}", target.host))?;
+            .map_err(|e| format!("looking up {host}: {e}"))?;
         // KMS connects over IPv4 only.
         let address = addresses
             .clone()
             .find(|a| a.is_ipv4())
             .or_else(|| addresses.next())
-            .ok_or(format!("{} has no address", target.host))?;
+            .ok_or(format!("{host} has no address"))?;
         let mut socket = TcpStream::connect_timeout(&address, PATIENCE)
             .map_err(|e| format!("connecting to {address}: {e}"))?;
         socket
@@ -101,6 +116,7 @@ impl Client {
         Ok(Client {
             stream: StreamOwned::new(tls, socket),
             host,
+            address,
             connect,
             hints,
             lost: false,
@@ -258,7 +274,9 @@ fn is_tls(error: &io::Error) -> bool {
 /// Which option would help, where a TLS failure says so.
 struct Hints {
     ca: PathBuf,
+    host: String,
     has_certificate: bool,
+    client_names: Vec<String>,
 }
 
 impl Hints {
@@ -272,6 +290,20 @@ impl Hints {
             Some(hint) => format!("{error}; {hint}"),
             None => error.to_string(),
         }
+    }
+
+    /// With mutual TLS for KMS only, nobody else has a certificate that is let in.
+    fn how_to_show_a_certificate(&self) -> String {
+        let give = "give --client-certificate and --client-key";
+        if self.client_names.is_empty() {
+            return format!("does the proxy want a client certificate? {give}");
+        }
+        format!(
+            "the proxy lets in clients with the subject CN {:?} only: {give}. To probe without \
+             KMS's certificate, make one of an authority of yours, add the authority to \
+             tls.client.trust_anchors and its CN to subject_common_names, and reload",
+            self.client_names
+        )
     }
 
     fn hint(&self, error: &rustls::Error) -> Option<String> {
@@ -289,16 +321,18 @@ impl Hints {
                  the proxy send its intermediate certificates",
                 self.ca.display()
             )),
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => Some(format!(
+                "the certificate is not for {:?}: give the name that clients use as --server-name",
+                self.host
+            )),
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
                 Some("no TLS there: is this the port of the XKS API?".to_owned())
             }
             rustls::Error::AlertReceived(
                 CertificateRequired | BadCertificate | UnknownCA | HandshakeFailure,
-            ) if !self.has_certificate => Some(
-                "does the proxy want a client certificate? give --client-certificate and \
-                    --client-key"
-                    .to_owned(),
-            ),
+            ) if !self.has_certificate => Some(self.how_to_show_a_certificate()),
             rustls::Error::AlertReceived(
                 BadCertificate
                 | UnknownCA

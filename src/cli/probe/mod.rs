@@ -15,6 +15,7 @@ use self::client::{Client, Target};
 use self::sign::Signer;
 use super::{Failure, print};
 use crate::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
+use crate::tls::{self, Certificate};
 
 /// Debian's bundle of public authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -32,6 +33,7 @@ const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or 
        xksd probe --endpoint <URL> --key <ID> --access-key-id <ID> [OPTIONS]")]
 #[command(after_help = "Examples:
   xksd probe --config demo/xksd.toml
+  xksd probe --config /etc/xksd/xksd.toml --connect 10.0.0.5:443
   xksd probe --endpoint https://xks.example.com --prefix /example --key my-key \\
              --access-key-id BETWEEN2TENAND3TENCHARACTERS --secret-file secret
 
@@ -45,6 +47,14 @@ pub struct Args {
     /// Endpoint, https://host or https://host:port
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
+    /// Name that the proxy's certificate must be for, also sent as SNI and Host [default: the
+    /// endpoint's host, or with --config the one in the configuration's certificate]
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Host and port to connect to, in place of the endpoint's [default with --config: where the
+    /// configuration listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    connect: Option<String>,
     /// Path prefix of the key store: the part before /kms/xks/v1, for example /demo [default: none,
     /// or the configuration's first]
     #[arg(long, value_name = "PREFIX")]
@@ -97,7 +107,8 @@ fn probe(plan: Plan) -> Result<(), Failure> {
     let mut client = Client::connect(&target, tls)
         .map_err(|why| Failure::Failed(format!("xksd probe: {why}")))?;
     let mut report = Report { failed: 0 };
-    print(&format!("{}:{}  {}\n", target.host, target.port, client.protocol))?;
+    let (host, port) = (&target.host, target.port);
+    print(&format!("{host}:{port} at {}  {}\n", client.address, client.protocol))?;
     report.line("TCP connection", client.connect, Ok(String::new()))?;
     report.line("TLS handshake", client.handshake, Ok(String::new()))?;
     Checks::new(&mut client, signer, prefix, key).run(&mut report)?;
@@ -147,11 +158,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         return Err(format!("--prefix {prefix:?}: {PATH_PREFIX_FORM}"));
     }
     let store = config.as_ref().map(|config| store(config, args.prefix.as_deref())).transpose()?;
-    let (host, port) = match (&args.endpoint, &config) {
-        (Some(endpoint), _) => endpoint_parts(endpoint)?,
-        (None, Some(config)) => (host_of(config.server.listen.ip()), config.server.listen.port()),
-        (None, None) => return Err(NEEDED.into()),
-    };
+    let Reached { host, port, connect_to } = reached(args, config.as_ref())?;
     let key = match (&args.key, store) {
         (Some(key), _) => key.clone(),
         (None, Some(store)) => store
@@ -180,8 +187,13 @@ fn plan(args: &Args) -> Result<Plan, String> {
         target: Target {
             host,
             port,
+            connect_to,
             ca,
             client: args.client_certificate.clone().zip(args.client_key.clone()),
+            client_names: config
+                .as_ref()
+                .and_then(|config| config.tls.client.as_ref())
+                .map_or_else(Vec::new, |client| client.subject_common_names.clone()),
         },
         signer: Signer { access_key_id, secret_access_key, region },
         prefix: args
@@ -208,6 +220,49 @@ fn store<'a>(config: &'a Config, prefix: Option<&str>) -> Result<&'a KeyStore, S
                 format!("no key store has the prefix {prefix:?}; there is: {}", known.join(", "))
             })
         }
+    }
+}
+
+/// Which name the proxy has, and where it is.
+struct Reached {
+    host: String,
+    port: u16,
+    connect_to: Option<(String, u16)>,
+}
+
+fn reached(args: &Args, config: Option<&Config>) -> Result<Reached, String> {
+    let mut reached = match (&args.endpoint, config) {
+        (Some(endpoint), _) => {
+            let (host, port) = endpoint_parts(endpoint)?;
+            Reached { host, port, connect_to: None }
+        }
+        (None, Some(config)) => {
+            let (address, port) = (host_of(config.server.listen.ip()), config.server.listen.port());
+            let host = name_of(&tls::chain_of(&config.tls.certificate_chain), &address);
+            Reached { host, port, connect_to: Some((address, port)) }
+        }
+        (None, None) => return Err(NEEDED.into()),
+    };
+    if let Some(name) = &args.server_name {
+        reached.host.clone_from(name);
+    }
+    if let Some(connect) = &args.connect {
+        let parts = host_and_port(connect, reached.port);
+        reached.connect_to = Some(parts.map_err(|why| format!("--connect {connect}: {why}"))?);
+    }
+    Ok(reached)
+}
+
+/// The name that clients use for a server with this certificate: its CN where that is among the
+/// names they look at, else the first of these. `address` where there is none.
+fn name_of(chain: &[Certificate], address: &str) -> String {
+    let Some(own) = chain.first() else { return address.to_owned() };
+    let common = own.common_names.iter().filter(|name| own.dns_names.contains(name));
+    let names: Vec<&String> = common.chain(&own.dns_names).collect();
+    match names.iter().find(|name| !name.contains('*')).or_else(|| names.first()) {
+        // Any name is right that has one label in place of the star.
+        Some(name) => name.replace('*', "xks"),
+        None => address.to_owned(),
     }
 }
 
@@ -276,15 +331,20 @@ fn endpoint_parts(endpoint: &str) -> Result<(String, u16), String> {
              /kms/xks/v1 of /{path} as --prefix"
         ));
     }
-    let (host, port) = match authority.rsplit_once(':') {
+    host_and_port(authority, 443).map_err(|why| format!("{endpoint}: {why}"))
+}
+
+/// `host`, `host:port` or `[address]:port`.
+fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String> {
+    let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
-            (host, port.parse().map_err(|_| format!("{endpoint}: {port} is no port"))?)
+            (host, port.parse().map_err(|_| format!("{port} is no port"))?)
         }
-        _ => (authority, 443),
+        _ => (text, default_port),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() || host.contains(['/', ' ']) {
-        return Err(format!("{endpoint}: an endpoint is https://host or https://host:port"));
+        return Err("a host, or host:port, is meant".to_owned());
     }
     Ok((host.to_string(), port))
 }
