@@ -52,7 +52,10 @@ remote_start() {
 }
 
 # To the server and the process that it has for each client.
-remote_signal() { kill "-$1" -- "-$remote"; }
+remote_signal() {
+    kill "-$1" -- "-$remote"
+    [ "$1" != KILL ] || wait "$remote" 2>/dev/null || true
+}
 
 prepare_kryoptic() {
     module="$here/target/modules/kryoptic/libkryoptic_pkcs11.so" profile=kryoptic version=1.5.4
@@ -125,7 +128,7 @@ for name in $wanted; do
 done
 cargo test --quiet --locked --no-run --test e2e 2>/dev/null
 
-table module version "four calls" "load of $rate/s: errors, p99 ms" "fault for $seconds s under it" "errors" "wrong, silent" "serves again after"
+table "module" "version" "four calls" "load of $rate/s: errors, p99 ms" "fault for $seconds s under it" "errors" "wrong, silent" "serves again after"
 for name in $wanted; do
     say "module: $name"
     place="$dir/$name" token=xks pin=us-4711-Pin so_pin=so-4711-Pin profile=generic
