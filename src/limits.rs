@@ -35,8 +35,8 @@ pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
 /// TLS handshake, from accept to established.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
-/// A ClientHello that has waited longer than this for its turn is not answered: its client has given
-/// up (AWS KMS after 250 ms), and while it is answered others wait.
+/// A ClientHello that has waited longer than this for its turn is not answered: its client has
+/// given up (AWS KMS after 250 ms), and while it is answered others wait.
 pub const CLIENT_HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// A ClientHello, bytes. Usual ones have 200 to 2,000; a resumed session's ticket with a client's
 /// certificate chain in it can make it several thousand.
@@ -105,8 +105,8 @@ pub const CLIENT_CHAIN_SIGNATURES_MAX: usize = 8;
 /// What is logged of why a handshake failed, characters; of a client certificate's common name,
 /// [`COMMON_NAME_CHARS_MAX`].
 pub const HANDSHAKE_DETAIL_CHARS_MAX: usize = 256;
-/// Failed handshakes that a shard logs of one reason within [`UNAUTHENTICATED_LOG_INTERVAL`]; of the
-/// others their number.
+/// Failed handshakes that a shard logs of one reason within [`UNAUTHENTICATED_LOG_INTERVAL`]; of
+/// the others their number.
 pub const HANDSHAKE_LOG_LINES_MAX: u32 = 5;
 /// The same of refused requests without a valid signature, by errorName.
 pub const UNAUTHENTICATED_LOG_LINES_MAX: u32 = 20;
@@ -198,8 +198,8 @@ pub const REFUSALS_UNAMBIGUOUS: u32 = 2;
 /// fault hits the share p of C_Decrypt, good ciphertext is called bad with probability p³(1 − p):
 /// at 1% once in a million times. Bad ciphertext costs ten calls.
 pub const REFUSALS_AMBIGUOUS: u32 = 3;
-/// The same of an HSM that was caught at it less than [`HSM_DOUBT_TIME`] ago, or whose code means too
-/// much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At 20% once in
+/// The same of an HSM that was caught at it less than [`HSM_DOUBT_TIME`] ago, or whose code means
+/// too much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At 20% once in
 /// 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
 pub const REFUSALS_DOUBTED: u32 = 6;
 /// For so long an HSM is doubted that answered something good with a code that means bad
@@ -251,8 +251,8 @@ pub const INITIALIZE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long an opening session waits for another thread's C_Initialize, from its beginning.
 pub const INITIALIZE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Round trips of an HSM that gave a wrong result, all of them right and over all sessions, before
-/// its results are used again: its self-test. One that is wrong in a tenth of its decryptions passes
-/// once in 29 times, in a third once in 430,000.
+/// its results are used again: its self-test. One that is wrong in a tenth of its decryptions
+/// passes once in 29 times, in a third once in 430,000.
 pub const SELF_TEST_ROUND_TRIPS: usize = 32;
 /// From the beginning of one such self-test to that of the next.
 pub const SELF_TEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -307,7 +307,8 @@ pub const PROBE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub const HUNG_CALL_TIME: Duration = Duration::from_secs(2);
 /// As [`HUNG_CALL_TIME`], of opening a session with its login: some HSMs take seconds for a login.
 pub const HUNG_OPEN_TIME: Duration = Duration::from_secs(10);
-/// A probe's result is not reported when older. spec: "never older than one minute"; ours is stricter.
+/// A probe's result is not reported when older. spec: "never older than one minute"; ours is
+/// stricter.
 pub const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 /// No key manager has served for so long, and one of them cannot be had back in this process: it
 /// ends, for its supervisor to start it again.
@@ -328,8 +329,8 @@ pub const POLICIES_MAX: usize = 2_000;
 pub const POLICIES_FOR_A_KEY_WARNING: usize = 100;
 /// The `@id` of a policy, characters.
 pub const POLICY_ID_CHARS_MAX: usize = 64;
-/// Levels of brackets in a policy, and four times as many of `if`, `!` and `-`. Cedar's reader calls
-/// itself for each: with 2 MiB of stack, unoptimised, 100 levels of brackets still pass.
+/// Levels of brackets in a policy, and four times as many of `if`, `!` and `-`. Cedar's reader
+/// calls itself for each: with 2 MiB of stack, unoptimised, 100 levels of brackets still pass.
 pub const POLICY_NESTING_MAX: usize = 32;
 /// Operators in a policy, which Cedar's reader strings together; 3,200 still pass.
 pub const POLICY_OPERATORS_MAX: usize = 1_000;
@@ -379,8 +380,8 @@ pub const LOG_RECORDS_KEPT_MAX: usize = 512;
 /// One record, bytes: the six fields of a request's metadata, each of which JSON may escape to six
 /// times its length, and what xksd adds.
 pub const AUDIT_RECORD_BYTES_MAX: usize = 96 * 1024;
-/// Records that wait to be written, bytes together: 100,000 of them. What does not fit is refused or
-/// counted, as the configuration says.
+/// Records that wait to be written, bytes together: 100,000 of them. What does not fit is refused
+/// or counted, as the configuration says.
 pub const AUDIT_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A file of records is sealed, and the next one begun, at this size, bytes.
 pub const AUDIT_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;

@@ -1,5 +1,5 @@
-//! The documents: links that lead somewhere, paths that exist, lines and paragraphs of a length that
-//! can be read, and none of the phrases that make a sentence hard to understand.
+//! The documents: links that lead somewhere, paths that exist, lines and paragraphs of a length
+//! that can be read, and none of the phrases that make a sentence hard to understand.
 
 use std::collections::HashSet;
 use std::fs;

@@ -97,8 +97,9 @@ pub struct Check {
     pub passed: bool,
 }
 
-/// Checks every criterion, and what nobody needs to ask for: that no answer is wrong, and that there
-/// are answers. `wrong` is `None` where answers were not looked at: then nothing is said of it.
+/// Checks every criterion, and what nobody needs to ask for: that no answer is wrong, and that
+/// there are answers. `wrong` is `None` where answers were not looked at: then nothing is said of
+/// it.
 pub fn judge(
     criteria: &Criteria,
     latency: &Latency,

@@ -1,9 +1,9 @@
 //! The audit trail: who used which key, provably. A record is a line of JSON and a leaf of a Merkle
 //! tree, whose root is signed.
 //!
-//! [`record`] is what a line says, [`tree`] and [`checkpoint`] are pure, [`layout`] names the files.
-//! [`recovery`] opens a trail, [`store`] writes it; [`reader`] goes over its records. [`trail`] is the way
-//! of a record from a shard to the disk.
+//! [`record`] is what a line says, [`tree`] and [`checkpoint`] are pure, [`layout`] names the
+//! files. [`recovery`] opens a trail, [`store`] writes it; [`reader`] goes over its records.
+//! [`trail`] is the way of a record from a shard to the disk.
 
 pub mod checkpoint;
 pub mod layout;

@@ -1,7 +1,7 @@
 //! The way of a record to disk: any thread appends, one writer writes many at once.
 //!
-//! Nothing is dropped in silence: what finds no place is refused, or counted and recorded as soon as
-//! there is place again.
+//! Nothing is dropped in silence: what finds no place is refused, or counted and recorded as soon
+//! as there is place again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -231,8 +231,8 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 }
 
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
-    // Keys that are misplaced under a kind are reported as such; without a kind nothing can be said of
-    // them.
+    // Keys that are misplaced under a kind are reported as such; without a kind nothing can be said
+    // of them.
     let (local, pkcs11_keys) = (names(LOCAL_KEYS), names(PKCS11_KEYS));
     let of_kind = match value.peek("kind") {
         Some("local") => local,

@@ -224,8 +224,8 @@ fn keep_running_managers(
 }
 
 /// Key files are read at the start only, and here looked at as the next start will: who has edited
-/// one must hear that it is not in force, and what is wrong with it. It is logged and not refused, as
-/// every change of a key manager.
+/// one must hear that it is not in force, and what is wrong with it. It is logged and not refused,
+/// as every change of a key manager.
 fn look_at_key_files(
     wanted: &[config::KeyManager],
     running: &[Arc<KeyManager>],

@@ -62,7 +62,8 @@ const LINE_TOO_LONG: Reject = Reject::bad_request("chunk-size line too long");
 const TOO_MUCH_FRAMING: Reject = Reject::bad_request("too much framing in a chunked body");
 
 /// ```text
-/// chunked-body = *( chunk-size [ chunk-ext ] CRLF chunk-data CRLF ) 1*"0" [ chunk-ext ] CRLF *( field-line CRLF ) CRLF
+/// chunked-body = *( chunk-size [ chunk-ext ] CRLF chunk-data CRLF ) 1*"0" [ chunk-ext ] CRLF *(
+/// field-line CRLF ) CRLF
 /// ```
 #[derive(Debug, Default)]
 struct Chunked {

@@ -29,7 +29,8 @@ impl<'a> BlockingClient<'a> {
         BlockingClient(Access::Lanes(pool, inbox))
     }
 
-    /// Waits for the outcome, no longer than `patience`; also returns how long the key manager took.
+    /// Waits for the outcome, no longer than `patience`; also returns how long the key manager
+    /// took.
     ///
     /// # Errors
     /// As the key manager says, [`Fault::Timeout`], or why no session could do it.

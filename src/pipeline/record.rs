@@ -56,7 +56,8 @@ pub struct Record<'a> {
     pub metadata: RequestMetadata<'a>,
     /// The credential that signed; `None` unless authenticated.
     pub access_key_id: Option<Arc<str>>,
-    /// What the policies of the key store said, and in which mode; `None` where they were not asked.
+    /// What the policies of the key store said, and in which mode; `None` where they were not
+    /// asked.
     pub verdict: Option<(Arc<Verdict>, Mode)>,
     /// How it was answered.
     pub outcome: Outcome,

@@ -1,9 +1,10 @@
-//! Quotas: how many requests a second, at once in a burst, and at the same time a key store or a key
-//! may have.
+//! Quotas: how many requests a second, at once in a burst, and at the same time a key store or a
+//! key may have.
 //!
-//! Pure: time is passed in, as nanoseconds since a start of the caller's. Shards share two atomics a
-//! quota, and touch them only for a lease of many requests. What shards have leased and not used is
-//! the error of this division, and it is bounded: a quarter of a burst, and a quarter of the places.
+//! Pure: time is passed in, as nanoseconds since a start of the caller's. Shards share two atomics
+//! a quota, and touch them only for a lease of many requests. What shards have leased and not used
+//! is the error of this division, and it is bounded: a quarter of a burst, and a quarter of the
+//! places.
 
 use std::cell::Cell;
 use std::rc::Rc;

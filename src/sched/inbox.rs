@@ -2,9 +2,9 @@
 //! executor.
 //!
 //! Lanes post outcomes to the shard's [`Mailbox`] and wake it once a batch. [`Deliver`], a task of
-//! the shard, hands them to the jobs that wait. Each pending job owns a slot; the slot's generation goes with
-//! the job and changes when the slot is answered or its pending job dropped, so that a late outcome
-//! finds nobody, and a lane can see that nobody waits any more.
+//! the shard, hands them to the jobs that wait. Each pending job owns a slot; the slot's generation
+//! goes with the job and changes when the slot is answered or its pending job dropped, so that a
+//! late outcome finds nobody, and a lane can see that nobody waits any more.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -134,8 +134,8 @@ impl Inbox {
         Deliver { inbox: self.clone() }
     }
 
-    /// Answers every pending job whose deadline has passed with `Fault::Timeout`, also while its HSM
-    /// call hangs. To be called every [`DEADLINE_TICK`](crate::limits::DEADLINE_TICK) while
+    /// Answers every pending job whose deadline has passed with `Fault::Timeout`, also while its
+    /// HSM call hangs. To be called every [`DEADLINE_TICK`](crate::limits::DEADLINE_TICK) while
     /// something is pending. What has been posted goes out first: an outcome that is there is not
     /// reported as a timeout.
     pub fn expire(&self, now: Instant) {

@@ -1,5 +1,5 @@
-//! Where lanes leave outcomes for one shard: both ends of the hand-over back. A lane posts and wakes
-//! once a batch; the shard's inbox takes.
+//! Where lanes leave outcomes for one shard: both ends of the hand-over back. A lane posts and
+//! wakes once a batch; the shard's inbox takes.
 
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;

@@ -1,9 +1,9 @@
 //! Time limits and draining of connections.
 //!
-//! A connection says until when it may stay as it is ([`ConnectionEntry::set_deadline`]), which costs
-//! it a store. The shard's clock sweeps over the connections, a part at a time, each at least every
-//! 100 ms, and wakes those whose deadline has passed. That is one timer a shard instead of one a
-//! read, and it is how draining reaches idle connections.
+//! A connection says until when it may stay as it is ([`ConnectionEntry::set_deadline`]), which
+//! costs it a store. The shard's clock sweeps over the connections, a part at a time, each at least
+//! every 100 ms, and wakes those whose deadline has passed. That is one timer a shard instead of
+//! one a read, and it is how draining reaches idle connections.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -1,7 +1,7 @@
 //! A connection until its handshake is done.
 //!
-//! In two parts, in two queues. The hello is read as soon as it comes; it is answered, which costs a
-//! signature, when those before it have been. Its time counts from accept, and from when it came:
+//! In two parts, in two queues. The hello is read as soon as it comes; it is answered, which costs
+//! a signature, when those before it have been. Its time counts from accept, and from when it came:
 //! after a burst of thousands nothing is done for clients that have given up.
 
 use std::net::SocketAddr;

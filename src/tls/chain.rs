@@ -68,8 +68,8 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
     let this = name(chain, i, file);
     let Some(next) = chain.get(i + 1) else {
         // Nothing shows whether the issuer of the last one is a root, which may be left out, but
-        // for a leaf by itself it is unlikely: public CAs issue from intermediates. A private root that
-        // issued it directly is legitimate.
+        // for a leaf by itself it is unlikely: public CAs issue from intermediates. A private root
+        // that issued it directly is legitimate.
         if i == 0 && is_self_issued(certificate) {
             report.warning(
                 CERTIFICATE_CHAIN,

@@ -6,10 +6,10 @@
 //! generation, never changes one.
 //!
 //! Resumption: a resumed handshake does not run the client verifier, so two fences stand around it.
-//! Each generation has its own ticketer: a ticket given under another CA or another list of
-//! names opens to nothing and the handshake is a full one. Within a generation, [`Server::confirm`]
-//! verifies the certificate that came out of a ticket again, so that one which has expired meanwhile
-//! is refused as it would be in a full handshake.
+//! Each generation has its own ticketer: a ticket given under another CA or another list of names
+//! opens to nothing and the handshake is a full one. Within a generation, [`Server::confirm`]
+//! verifies the certificate that came out of a ticket again, so that one which has expired
+//! meanwhile is refused as it would be in a full handshake.
 //!
 //! Open connections: one that an earlier generation accepted is held against the new one before its
 //! next request is answered ([`Server::readmit`]).

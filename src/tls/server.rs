@@ -76,7 +76,8 @@ impl Server {
         &self.certificates
     }
 
-    /// The authorities that clients' certificates must come from; none where any client may connect.
+    /// The authorities that clients' certificates must come from; none where any client may
+    /// connect.
     pub fn trust_anchors(&self) -> &[Certificate] {
         self.client.as_ref().map_or(&[], |client| &client.trust_anchors)
     }

@@ -1,6 +1,6 @@
 //! The real server over whatever module there is: run by `loadtest/scenarios/modules.sh`, with
-//! XKSD_TEST_KEY_MANAGER naming a file with the lines of a `[[key_manager]]` whose token has the key
-//! foo.
+//! XKSD_TEST_KEY_MANAGER naming a file with the lines of a `[[key_manager]]` whose token has the
+//! key foo.
 
 use test_harness::{Api, Config, Installation, aad};
 

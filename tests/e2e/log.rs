@@ -1,5 +1,5 @@
-//! The log of the real server where it cannot be written: nothing stops, and what is lost is counted
-//! and said.
+//! The log of the real server where it cannot be written: nothing stops, and what is lost is
+//! counted and said.
 
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;

@@ -149,8 +149,8 @@ fn some_sessions_hang_and_the_others_serve() {
     server.kept_the_budget();
 }
 
-/// A probe that hangs blinds nobody: it is reported, what it leaves behind is bounded, and the next one
-/// is made.
+/// A probe that hangs blinds nobody: it is reported, what it leaves behind is bounded, and the next
+/// one is made.
 #[test]
 fn a_probe_that_hangs_is_reported_and_repeated() {
     let installation = Installation::default();

@@ -113,10 +113,10 @@ extern "C" fn __wrap_syscall(
         },
         // Before each sleep the executor says "I sleep" and looks once more for wakes, with a
         // barrier between that interrupts every core on which a thread of this process runs, so all
-        // other shards. It spares those who wake their own barrier; but they have one: a wake
-        // is queued, then announced by a compare-exchange, on x86-64 a locked instruction that nothing
-        // passes. So the sleeper's own fence is enough. Other architectures promise less: there
-        // it stays.
+        // other shards. It spares those who wake their own barrier; but they have one: a wake is
+        // queued, then announced by a compare-exchange, on x86-64 a locked instruction that nothing
+        // passes. So the sleeper's own fence is enough. Other architectures promise less: there it
+        // stays.
         #[cfg(target_arch = "x86_64")]
         libc::SYS_membarrier if call.number_at(0) == MEMBARRIER_CMD_PRIVATE_EXPEDITED => {
             fence(Ordering::SeqCst);

@@ -26,8 +26,8 @@ pub fn functions(module: &Path) -> CK_FUNCTION_LIST {
 /// own.
 pub fn intercept(module: &Path, change: impl FnOnce(&mut CK_FUNCTION_LIST)) -> CK_FUNCTION_LIST {
     let list = function_list(module);
-    // SAFETY: as in `functions`; SoftHSM keeps its list in writable memory, and nobody else reads it
-    // yet.
+    // SAFETY: as in `functions`; SoftHSM keeps its list in writable memory, and nobody else reads
+    // it yet.
     unsafe {
         let own = *list;
         change(&mut *list);

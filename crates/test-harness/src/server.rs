@@ -38,7 +38,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `wrapper… xksd serve` on the installation's configuration and waits until it is ready.
+    /// Starts `wrapper… xksd serve` on the installation's configuration and waits until it is
+    /// ready.
     pub fn start(
         installation: &Installation,
         wrapper: &[&str],

@@ -1,6 +1,6 @@
-//! One request of each kind before the run, so that wrong settings are reported at once and there is
-//! something to decrypt; and after the run a decrypt of every ciphertext that is left, so that no
-//! run ends with ciphertexts that cannot be opened.
+//! One request of each kind before the run, so that wrong settings are reported at once and there
+//! is something to decrypt; and after the run a decrypt of every ciphertext that is left, so that
+//! no run ends with ciphertexts that cannot be opened.
 
 use std::time::Instant;
 

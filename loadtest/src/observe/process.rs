@@ -51,7 +51,8 @@ impl Process {
         }
     }
 
-    /// Those that listen on this address. Another user's sockets cannot be seen: then there is none.
+    /// Those that listen on this address. Another user's sockets cannot be seen: then there is
+    /// none.
     pub fn listening_on(address: SocketAddr) -> Option<Process> {
         if !address.ip().to_canonical().is_loopback() {
             return None;

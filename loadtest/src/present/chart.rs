@@ -1,5 +1,5 @@
-//! Line charts as inline SVG: no script, no file beside it. Their colours are variables of the page's
-//! style, which differ between light, dark and paper.
+//! Line charts as inline SVG: no script, no file beside it. Their colours are variables of the
+//! page's style, which differ between light, dark and paper.
 
 use std::fmt::Write;
 

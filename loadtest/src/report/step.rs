@@ -101,8 +101,9 @@ pub fn by_rate(steps: &[Step]) -> Vec<&Step> {
     sorted
 }
 
-/// One step for each rate, by rate: where a rate was tried several times, the trial that counts, which
-/// is the longest; of equally long ones, one that passed before one that failed, and the last.
+/// One step for each rate, by rate: where a rate was tried several times, the trial that counts,
+/// which is the longest; of equally long ones, one that passed before one that failed, and the
+/// last.
 pub fn one_for_each_rate(steps: &[Step]) -> Vec<&Step> {
     let mut kept: Vec<&Step> = Vec::new();
     let weight = |step: &Step| (step.seconds.round() as u64, step.passed);

@@ -38,8 +38,8 @@ impl Collector {
             && let Some((_, whole)) = self.partial.remove(&number)
         {
             let point = Point::of(&whole, &self.slas);
-            // What comes in after the end is no second of the run; and of a second that the run ends
-            // in, only a part was measured, which would look like a loss.
+            // What comes in after the end is no second of the run; and of a second that the run
+            // ends in, only a part was measured, which would look like a loss.
             let is_whole = (number + 1) as f64 <= of + 1e-6;
             if is_whole || (number == 0 && of > 0.0) {
                 progress.second(&point, of);

@@ -179,8 +179,9 @@ impl Target {
     }
 }
 
-/// Where the proxy listens on this machine, and what stands before it: of the address that is asked,
-/// that where the configuration says that the proxy listens, and the load balancer that was named.
+/// Where the proxy listens on this machine, and what stands before it: of the address that is
+/// asked, that where the configuration says that the proxy listens, and the load balancer that was
+/// named.
 fn proxy_and_balancer(
     asked: SocketAddr,
     configured: Option<SocketAddr>,

@@ -56,8 +56,8 @@ struct HsmArgs {
     /// generic]
     #[arg(long, value_name = "NAME", requires = "module")]
     profile: Option<String>,
-    /// Environment variable that the module reads, for example SOFTHSM2_CONF=/etc/softhsm2.conf; may
-    /// be given several times
+    /// Environment variable that the module reads, for example SOFTHSM2_CONF=/etc/softhsm2.conf;
+    /// may be given several times
     #[arg(long, value_name = "NAME=VALUE", requires = "module", value_parser = variable)]
     env: Vec<(String, String)>,
 }

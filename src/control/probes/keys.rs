@@ -1,5 +1,5 @@
-//! What the log says of the configured keys: that one cannot serve from a key manager, and that replicas
-//! hold different keys under one label.
+//! What the log says of the configured keys: that one cannot serve from a key manager, and that
+//! replicas hold different keys under one label.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -64,8 +64,8 @@ type ChallengesOfKey = Vec<(Arc<str>, Arc<Challenge>)>;
 pub struct Challenges(Mutex<HashMap<String, ChallengesOfKey>>);
 
 impl Challenges {
-    /// Takes the place of the challenge that this key manager had; gives those of the others. Of two
-    /// that come at once, one finds the other's.
+    /// Takes the place of the challenge that this key manager had; gives those of the others. Of
+    /// two that come at once, one finds the other's.
     fn exchange(&self, key: &str, name: &Arc<str>, challenge: Challenge) -> ChallengesOfKey {
         let mut challenges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_key = challenges.entry(key.to_owned()).or_default();

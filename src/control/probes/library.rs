@@ -1,5 +1,5 @@
-//! What the log says of a key manager's library: that it was initialised again, or that only a restart of
-//! the process can bring it back.
+//! What the log says of a key manager's library: that it was initialised again, or that only a
+//! restart of the process can bring it back.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What the log says of keys that their key manager refuses, or that fail where others work: requests
-//! find them out, and xksd tries them again also where no request comes.
+//! What the log says of keys that their key manager refuses, or that fail where others work:
+//! requests find them out, and xksd tries them again also where no request comes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

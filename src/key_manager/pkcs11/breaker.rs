@@ -76,8 +76,8 @@ struct Losses {
     lost_at: Instant,
 }
 
-/// A failure that long ago, after which the key was not asked for or has done neither well nor badly,
-/// is no part of a row.
+/// A failure that long ago, after which the key was not asked for or has done neither well nor
+/// badly, is no part of a row.
 fn is_old(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) >= KEY_FAILURE_AGE_MAX
 }

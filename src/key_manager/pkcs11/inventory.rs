@@ -2,9 +2,9 @@
 //! and by their handles afterwards.
 //!
 //! A search has many a module look at every object it has, so that one for each key would be work
-//! that grows with the square of their number. And it cannot be interrupted: a session that searches
-//! serves nobody meanwhile. So this has a session beside those that serve, and waits for most of the
-//! time, since the HSM and the module's locks are the same for all.
+//! that grows with the square of their number. And it cannot be interrupted: a session that
+//! searches serves nobody meanwhile. So this has a session beside those that serve, and waits for
+//! most of the time, since the HSM and the module's locks are the same for all.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

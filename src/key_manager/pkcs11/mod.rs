@@ -1,7 +1,7 @@
 //! HSMs behind a PKCS#11 module.
 //!
-//! The module's functions are called directly (`ffi`), for a request one call for each step. Nothing
-//! here needs the HSM to be up until a session is opened.
+//! The module's functions are called directly (`ffi`), for a request one call for each step.
+//! Nothing here needs the HSM to be up until a session is opened.
 
 mod attributes;
 mod breaker;
@@ -294,8 +294,8 @@ impl Pkcs11Engine {
         Ok(())
     }
 
-    /// A token without AES-GCM (a TPM, say) can serve nobody, and its calls say that with codes that
-    /// can mean many things.
+    /// A token without AES-GCM (a TPM, say) can serve nobody, and its calls say that with codes
+    /// that can mean many things.
     fn check_mechanism(&self, visit: &Visit, slot: CK_SLOT_ID) -> Result<(), NotOpen> {
         if self.has_gcm_in.load(Ordering::Relaxed) == visit.generation {
             return Ok(());

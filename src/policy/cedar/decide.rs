@@ -1,7 +1,7 @@
 //! A question put to the policies.
 //!
-//! Cedar leaves out a policy whose evaluation fails: a `forbid` that fails would let through what it
-//! forbids. Here any failure denies.
+//! Cedar leaves out a policy whose evaluation fails: a `forbid` that fails would let through what
+//! it forbids. Here any failure denies.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

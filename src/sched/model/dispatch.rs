@@ -1,4 +1,5 @@
-//! What a lane does next: which queue it serves, how much it takes at once, and when another lane is worth waking.
+//! What a lane does next: which queue it serves, how much it takes at once, and when another lane
+//! is worth waking.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -59,8 +60,8 @@ impl<J> Scheduler<J> {
         }
     }
 
-    /// `lane` did what it was handed; to be followed by [`Scheduler::step`] or [`Scheduler::lost`]. Ignored
-    /// from an abandoned lane.
+    /// `lane` did what it was handed; to be followed by [`Scheduler::step`] or [`Scheduler::lost`].
+    /// Ignored from an abandoned lane.
     pub fn finished(&mut self, lane: LaneId, report: Report, now: Instant) {
         let Some(slot) = self.current(lane) else { return };
         self.service.record(report.served, report.served_time, now);

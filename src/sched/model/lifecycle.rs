@@ -83,8 +83,8 @@ impl<J> Scheduler<J> {
     }
 
     /// `lane` lost its session: opened again at once if it had served, else after a while. To be
-    /// followed by [`Scheduler::wake_all_needed`], when what the lane held is requeued: others may have
-    /// been left asleep because this lane was expected back.
+    /// followed by [`Scheduler::wake_all_needed`], when what the lane held is requeued: others may
+    /// have been left asleep because this lane was expected back.
     pub fn lost(&mut self, lane: LaneId, fault: Arc<str>, now: Instant) {
         self.last_fault = Some((fault, now));
         let Some(slot) = self.current(lane) else { return };

@@ -1,5 +1,5 @@
-//! What the scheduler of one key manager keeps: its queues, lanes and counts, and the words in which
-//! callers speak with it.
+//! What the scheduler of one key manager keeps: its queues, lanes and counts, and the words in
+//! which callers speak with it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

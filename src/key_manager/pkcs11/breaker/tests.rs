@@ -178,7 +178,8 @@ impl Random {
 }
 
 /// Keys that behave well, badly and in turns, asked for at random: none that behaves well and did
-/// so for a while is refused, whatever the others do, and a bad one costs a bounded number of calls.
+/// so for a while is refused, whatever the others do, and a bad one costs a bounded number of
+/// calls.
 #[test]
 fn no_sequence_of_requests_for_one_key_takes_anything_from_another() {
     for seed in 1..=200 {

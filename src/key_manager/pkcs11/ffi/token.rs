@@ -83,8 +83,8 @@ impl Functions {
         Ok(info.into())
     }
 
-    /// C_GetMechanismInfo and, where that does not know it, C_GetMechanismList: whether the token has
-    /// the mechanism; `None` if the module does not say.
+    /// C_GetMechanismInfo and, where that does not know it, C_GetMechanismList: whether the token
+    /// has the mechanism; `None` if the module does not say.
     pub(in super::super) fn has_mechanism(
         &self,
         slot: CK_SLOT_ID,

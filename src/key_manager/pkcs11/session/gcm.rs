@@ -1,4 +1,5 @@
-//! AES-GCM of one text: by which calls of the module, and whether its message interface may be used.
+//! AES-GCM of one text: by which calls of the module, and whether its message interface may be
+//! used.
 
 use std::sync::atomic::Ordering;
 

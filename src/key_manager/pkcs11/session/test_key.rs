@@ -30,8 +30,8 @@ impl HsmSession {
         self.verify(sealed, &TEST_TEXT, deadline)
     }
 
-    /// Keys that are known to be good: the session test key or, where the module makes none, some of
-    /// the token's that are in use, but not `except`.
+    /// Keys that are known to be good: the session test key or, where the module makes none, some
+    /// of the token's that are in use, but not `except`.
     pub(super) fn known_good_keys(
         &mut self,
         except: &str,
@@ -126,9 +126,9 @@ impl HsmSession {
         functions.generate_aes_key(handle, &attributes)
     }
 
-    /// Some modules (wolfPKCS11, Craton HSM) make no key in a read-only session, not even one of the
-    /// session's own. If they do in another, this session is exchanged for it, and all are opened
-    /// so from now on.
+    /// Some modules (wolfPKCS11, Craton HSM) make no key in a read-only session, not even one of
+    /// the session's own. If they do in another, this session is exchanged for it, and all are
+    /// opened so from now on.
     fn make_test_key_in_read_write(
         &mut self,
         refused: CallError,
