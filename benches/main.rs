@@ -29,6 +29,7 @@ fn criterion() -> Criterion {
 criterion_group! {
     name = rooms;
     config = criterion();
-    targets = http1::benches, sigv4::benches, api::benches, pipeline::benches, policy::benches, sched::benches, tls::benches
+    targets = http1::benches, sigv4::benches, api::benches, pipeline::benches,
+        policy::benches, sched::benches, tls::benches
 }
 criterion_main!(rooms);

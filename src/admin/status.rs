@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::key_manager_status::KeyManagerStatus;
 use crate::config::{self, Config};
-use crate::control::commands::BlockShown;
+use crate::control::block_shown::BlockShown;
 use crate::control::state::{LastReload, State};
 use crate::telemetry::log::Lost;
 use crate::telemetry::metrics::{DenialKey, Latencies, RequestKey, Totals};

@@ -13,7 +13,7 @@ The block survives restarts, and holds until `xksd unblock`, or for the time giv
 
 Examples:
   xksd block --config xksd.toml --key-store /example --reason \"incident 4711\"
-  xksd block --config xksd.toml --key-store /example --key foo --reason \"incident 4711\" --for 2h")]
+  xksd block --config xksd.toml --key-store /example --key foo --for 2h --reason \"a test\"")]
 pub struct BlockArgs {
     #[command(flatten)]
     target: TargetArgs,

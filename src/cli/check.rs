@@ -15,12 +15,15 @@ use crate::sched::sessions_opened;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reports all problems at once on standard error, each with line and key path:
-  xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd credential new
+  xksd.toml:12: keystore[0].credential[1].secret_access_key: missing: make one with: xksd \
+    credential new
 
-A local key file is read as the server reads it; configured keys that are not in it are warned of. The HSM is not touched, unless --open
-is given: then each key manager is opened and must encrypt and decrypt a text. Whether the keys can be used is told by `xksd keys`.
+A local key file is read as the server reads it; configured keys that are not in it are warned of.
+The HSM is not touched, unless --open is given: then each key manager is opened and must encrypt and
+decrypt a text. `xksd keys` shows whether the keys can be used.
 
-Exit codes: 0 the configuration can be used, 1 it can, but a key manager does not serve (with --open), 2 it cannot.
+Exit codes: 0 the configuration can be used, 1 it can, but a key manager does not serve (with
+--open), 2 it cannot.
 
 Example:
   runuser -u xksd -- xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd

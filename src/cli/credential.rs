@@ -21,7 +21,8 @@ pub enum Command {
 #[command(after_help = "\
 Put what is printed below a [[keystore]]. A key store may have several credentials, so that one \
 can be
-exchanged without a gap: add the new one, give it to AWS KMS (`xksd keystore export`), take the old one away.
+exchanged without a gap: add the new one, give it to AWS KMS (`xksd keystore export`), take the old
+one away.
 
 Examples:
   xksd credential new --write-secret /etc/xksd/secrets/key-store-1 >> /etc/xksd/xksd.toml

@@ -10,11 +10,11 @@ use crate::control::state::State;
 /// Serve AWS KMS
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM stops: readiness off, serving on for server.shutdown_delay_ms until load balancers have \
-seen it, then listeners closed, requests
-in flight answered, sessions closed. SIGINT (Ctrl-C) is the same without the delay. A second signal ends at once,
-with exit code 1.
-SIGHUP reads the configuration anew: key stores, credentials, keys, regions, budget and TLS change without a restart.
+SIGTERM stops: readiness off, serving on for server.shutdown_delay_ms until load balancers have
+seen it, then listeners closed, requests in flight answered, sessions closed. SIGINT (Ctrl-C) is the
+same without the delay. A second signal ends at once, with exit code 1.
+SIGHUP reads the configuration again: key stores, credentials, keys, regions, budget and TLS change
+without a restart.
 
 The log goes to standard error: JSON, or text on a terminal.
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration.")]

@@ -1,10 +1,9 @@
 //! `[[keystore.key.version]]`.
 
-use super::keystore::label;
 use super::reader::{Value, all, distinct};
 use super::table::{InForce, Said, Setting, names};
 use crate::keystore::VersionState;
-use crate::limits::KEY_VERSIONS_MAX;
+use crate::limits::{KEY_LABEL_BYTES_MAX, KEY_VERSIONS_MAX};
 
 /// One version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,4 +77,13 @@ pub(super) fn said(versions: &[KeyVersion]) -> Said<'static> {
         format!("number {number} label {label:?} state {}", state.name())
     });
     Said::value(format!("({})", words.collect::<Vec<_>>().join(", ")))
+}
+
+/// The label of a key in the HSM.
+pub(super) fn label<'r>(value: &Value<'r>) -> Option<&'r str> {
+    let accepted =
+        format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
+    value.string_where(&accepted, |t| {
+        (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control)
+    })
 }

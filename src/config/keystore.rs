@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::key_version::{self, KeyVersion};
+use super::key_version::{self, KeyVersion, label};
 use super::policy::{self, Policy};
 use super::problem::quoted;
 use super::quota;
@@ -11,8 +11,8 @@ use super::secret::{SecretString, secret};
 use super::table::{InForce, Said, Setting, names};
 use crate::api::route::is_key_id;
 use crate::limits::{
-    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_LABEL_BYTES_MAX,
-    SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
+    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, SECRET_ACCESS_KEY_CHARS,
+    URI_PATH_CHARS_MAX,
 };
 use crate::policy::Mode;
 use crate::policy::quota::Bounds;
@@ -316,14 +316,6 @@ fn key(value: &Value<'_>) -> Option<Key> {
         enabled: enabled?,
         enabled_is_stated: section.has("enabled"),
         quota: quota?,
-    })
-}
-
-pub(super) fn label<'r>(value: &Value<'r>) -> Option<&'r str> {
-    let accepted =
-        format!("a label has 1 to {KEY_LABEL_BYTES_MAX} bytes and no control characters");
-    value.string_where(&accepted, |t| {
-        (1..=KEY_LABEL_BYTES_MAX).contains(&t.len()) && !t.chars().any(char::is_control)
     })
 }
 

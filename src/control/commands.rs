@@ -1,12 +1,12 @@
 //! What can be asked at the control socket, and what becomes of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::Saving;
 use super::reload::{self, LossOfClientAuth};
 use super::state::State;
@@ -15,7 +15,6 @@ use crate::audit::record::{self, Record};
 use crate::limits::BLOCK_REASON_BYTES_MAX;
 use crate::policy::blocklist::Block;
 use crate::telemetry::Level;
-use crate::telemetry::log::timestamp;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,37 +239,8 @@ fn audited<'a>(block: &'a Block, until: Option<&'a str>) -> record::Block<'a> {
     record::Block { key_store, key: key.as_deref(), reason, who, until }
 }
 
-/// A block as people and programs see it.
-#[derive(Clone, Debug, Serialize)]
-pub struct BlockShown {
-    key_store: String,
-    key: Option<String>,
-    reason: String,
-    who: String,
-    since: String,
-    until: Option<String>,
-}
-
-impl BlockShown {
-    /// With times that can be read.
-    pub fn of(block: &Block) -> BlockShown {
-        let Block { key_store, key, reason, who, since, .. } = block.clone();
-        let (since, until) = (timestamp_of(since), end_of(block));
-        BlockShown { key_store, key, reason, who, since, until }
-    }
-}
-
 fn end(block: &Block) -> String {
     end_of(block).map_or_else(String::new, |until| format!(" until {until}"))
-}
-
-fn end_of(block: &Block) -> Option<String> {
-    block.until.map(timestamp_of)
-}
-
-fn timestamp_of(unix_seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(unix_seconds)
-        .map_or_else(|_| unix_seconds.to_string(), |time| timestamp(SystemTime::from(time)))
 }
 
 fn unix_seconds() -> i64 {

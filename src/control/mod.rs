@@ -2,6 +2,7 @@
 //! way.
 
 pub mod audit;
+pub mod block_shown;
 pub mod blocks;
 pub mod build;
 pub mod commands;

@@ -309,7 +309,8 @@ mod tests {
                         Ok(place) => held.push(place),
                         Err(exceeded) => {
                             prop_assert_eq!(exceeded, Exceeded::Concurrency);
-                            prop_assert!(held.len() as u64 + concurrent / LEASED_PART >= concurrent);
+                            let taken = held.len() as u64 + concurrent / LEASED_PART;
+                            prop_assert!(taken >= concurrent);
                         }
                     }
                 } else if !held.is_empty() {

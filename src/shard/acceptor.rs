@@ -58,9 +58,10 @@ impl Acceptor {
         }
         if connections.len() >= self.connections_max {
             if shard.metrics.connections_refused.fetch_add(1, Ordering::Relaxed) == 0 {
-                let message = "a shard has as many connections as it may: it closes those that have \
-                            not authenticated for newer ones, and where there are none, the newer \
-                            ones (further ones are counted in xksd_connections_refused_total)";
+                let message = "a shard has as many connections as it may: it closes those that \
+                            have not authenticated for newer ones, and where there are none, the \
+                            newer ones (further ones are counted in \
+                            xksd_connections_refused_total)";
                 self.log.event(Level::Error, message);
             }
             // Who holds connections without ever signing a request keeps nobody out. If all have

@@ -142,7 +142,7 @@ impl<'a> SignedHeaders<'a> {
 
 /// RFC 9110 section 5.6.2 `tchar`, without upper-case letters.
 fn is_lower_token(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// 32 bytes out of exactly 64 lower-case hexadecimal digits.

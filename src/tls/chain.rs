@@ -79,9 +79,9 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
             report.warning(
                 CERTIFICATE_CHAIN,
                 format!(
-                    "{this} is the only one: unless its issuer ({}) is a root that the clients trust, \
-                     the chain is incomplete; \
-                     append the intermediate certificates, for AWS KMS demands all of them",
+                    "{this} is the only one: unless its issuer ({}) is a root that the clients \
+                     trust, the chain is incomplete; append the intermediate certificates, for AWS \
+                     KMS demands all of them",
                     certificate.issuer()
                 ),
             );

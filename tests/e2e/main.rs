@@ -3,6 +3,7 @@
 mod conformance;
 
 mod admin;
+mod admin_host;
 mod any_module;
 mod audit;
 mod blocks;

@@ -154,7 +154,8 @@ impl Api {
     }
 
     pub fn health(&mut self) -> Value {
-        let body = json!({"requestMetadata": {"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"}});
+        let of_kms = json!({"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"});
+        let body = json!({"requestMetadata": of_kms});
         self.ok("health", &body)
     }
 

@@ -97,7 +97,8 @@ impl Request {
 
     /// A health call of key store `/one` with this kmsRequestId.
     pub fn health(server: &Server, id: &str) -> Self {
-        let body = serde_json::json!({"requestMetadata": {"kmsRequestId": id, "kmsOperation": "KmsHealthCheck"}});
+        let of_kms = serde_json::json!({"kmsRequestId": id, "kmsOperation": "KmsHealthCheck"});
+        let body = serde_json::json!({"requestMetadata": of_kms});
         Self::new(server, "/one/kms/xks/v1/health", &body)
     }
 

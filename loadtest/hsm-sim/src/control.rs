@@ -327,7 +327,7 @@ mod tests {
             r#"
             error = [
                 { call = "C_Encrypt", code = "CKR_DEVICE_ERROR", probability = 0.1 },
-                { call = ["C_Decrypt", "C_Sign"], code = "CKR_FUNCTION_FAILED", leaves_operation = true },
+                { call = ["C_Decrypt", "C_Sign"], code = 6, leaves_operation = true },
             ]
             stall = { call = "*", ms = 300, probability = 0.01 }
             hang = ["C_EncryptInit", { call = "C_Decrypt", probability = 0.5 }]

@@ -58,7 +58,9 @@ macro_rules! session_functions {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[allow(non_snake_case)]
         unsafe extern "C" fn $name(session: CK_SESSION_HANDLE $(, $argument: $type)*) -> CK_RV {
-            session_call(Call::$name, session, |functions, session| real!(functions, $name, session.real $(, $argument)*))
+            session_call(Call::$name, session, |functions, session| {
+                real!(functions, $name, session.real $(, $argument)*)
+            })
         }
     )*};
 }
@@ -117,11 +119,25 @@ session_functions! {
     C_DecryptDigestUpdate(a: *mut CK_BYTE, b: CK_ULONG, c: *mut CK_BYTE, d: *mut CK_ULONG);
     C_SignEncryptUpdate(a: *mut CK_BYTE, b: CK_ULONG, c: *mut CK_BYTE, d: *mut CK_ULONG);
     C_DecryptVerifyUpdate(a: *mut CK_BYTE, b: CK_ULONG, c: *mut CK_BYTE, d: *mut CK_ULONG);
-    C_GenerateKey(a: *mut CK_MECHANISM, b: *mut CK_ATTRIBUTE, c: CK_ULONG, d: *mut CK_OBJECT_HANDLE);
-    C_GenerateKeyPair(a: *mut CK_MECHANISM, b: *mut CK_ATTRIBUTE, c: CK_ULONG, d: *mut CK_ATTRIBUTE, e: CK_ULONG, f: *mut CK_OBJECT_HANDLE, g: *mut CK_OBJECT_HANDLE);
-    C_WrapKey(a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: CK_OBJECT_HANDLE, d: *mut CK_BYTE, e: *mut CK_ULONG);
-    C_UnwrapKey(a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: *mut CK_BYTE, d: CK_ULONG, e: *mut CK_ATTRIBUTE, f: CK_ULONG, g: *mut CK_OBJECT_HANDLE);
-    C_DeriveKey(a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: *mut CK_ATTRIBUTE, d: CK_ULONG, e: *mut CK_OBJECT_HANDLE);
+    C_GenerateKey(
+        a: *mut CK_MECHANISM, b: *mut CK_ATTRIBUTE, c: CK_ULONG, d: *mut CK_OBJECT_HANDLE
+    );
+    C_GenerateKeyPair(
+        a: *mut CK_MECHANISM, b: *mut CK_ATTRIBUTE, c: CK_ULONG, d: *mut CK_ATTRIBUTE, e: CK_ULONG,
+        f: *mut CK_OBJECT_HANDLE, g: *mut CK_OBJECT_HANDLE
+    );
+    C_WrapKey(
+        a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: CK_OBJECT_HANDLE, d: *mut CK_BYTE,
+        e: *mut CK_ULONG
+    );
+    C_UnwrapKey(
+        a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: *mut CK_BYTE, d: CK_ULONG,
+        e: *mut CK_ATTRIBUTE, f: CK_ULONG, g: *mut CK_OBJECT_HANDLE
+    );
+    C_DeriveKey(
+        a: *mut CK_MECHANISM, b: CK_OBJECT_HANDLE, c: *mut CK_ATTRIBUTE, d: CK_ULONG,
+        e: *mut CK_OBJECT_HANDLE
+    );
     C_SeedRandom(a: *mut CK_BYTE, b: CK_ULONG);
     C_GenerateRandom(a: *mut CK_BYTE, b: CK_ULONG);
     C_GetFunctionStatus();

@@ -19,7 +19,11 @@ macro_rules! call {
         let function = $functions.$name.ok_or_else(|| format!("{}: not there", stringify!($name)))?;
         // SAFETY: pointers among the arguments are to live values of the lengths given with them.
         let code = unsafe { function($($argument),*) };
-        if code == cryptoki_sys::CKR_OK { Ok(()) } else { Err(format!("{}: {}", stringify!($name), $crate::codes::name(code))) }
+        if code == cryptoki_sys::CKR_OK {
+            Ok(())
+        } else {
+            Err(format!("{}: {}", stringify!($name), $crate::codes::name(code)))
+        }
     }};
 }
 

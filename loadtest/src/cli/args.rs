@@ -22,7 +22,8 @@ Examples:
   xksd-load run --config demo/xksd.toml --steps 1000,2000,4000,8000 --html steps.html
   xksd-load run --config demo/xksd.toml --ramp 100..20000 --duration 60s
   xksd-load run --config demo/xksd.toml --closed --duration 10s
-  xksd-load run --target xks.example.com --keystore /prefix:ACCESSKEYID:secret.txt --key my-key --rate 100 --i-own-the-target")]
+  xksd-load run --target xks.example.com --keystore /prefix:ACCESSKEYID:secret.txt --key my-key \
+    --rate 100 --i-own-the-target")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
@@ -39,7 +40,13 @@ pub(super) struct RunArgs {
     )]
     pub(super) steps: Vec<f64>,
     /// How long each of the steps takes
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = units::duration,
+        help_heading = "Load"
+    )]
     pub(super) step_time: Duration,
     /// A rate that changes evenly over the duration
     #[arg(long, value_name = "FROM..TO", group = "load", help_heading = "Load")]
@@ -49,7 +56,13 @@ pub(super) struct RunArgs {
     #[arg(long, group = "load", help_heading = "Load")]
     pub(super) closed: bool,
     /// Measured time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = units::duration,
+        help_heading = "Load"
+    )]
     pub(super) duration: Duration,
     #[command(flatten)]
     pub(super) common: CommonArgs,
@@ -60,7 +73,8 @@ pub(super) struct RunArgs {
 #[command(after_help = "\
 A rate holds when 98 % of what is due is answered right while the trial lasts, without more errors \
 than --max-errors
-[default: 0], and within every --sla; without --sla, within p99.9=250ms, since KMS gives up a request after 250 ms.
+[default: 0], and within every --sla; without --sla, within p99.9=250ms, since KMS gives up a
+request after 250 ms.
 
 Example:
   xksd-load capacity --config demo/xksd.toml --sla p99.9=35ms --html capacity.html")]
@@ -77,10 +91,22 @@ pub(super) struct CapacityArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, help_heading = "Search")]
     pub(super) precision: f64,
     /// Measured time of each trial
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration, help_heading = "Search")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = units::duration,
+        help_heading = "Search"
+    )]
     pub(super) trial: Duration,
     /// Measured time of the last trial, at the rate that is reported
-    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = units::duration, help_heading = "Search")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "20s",
+        value_parser = units::duration,
+        help_heading = "Search"
+    )]
     pub(super) confirm: Duration,
     #[command(flatten)]
     pub(super) common: CommonArgs,
@@ -102,19 +128,43 @@ pub(super) struct CompareArgs {
 #[derive(Args, Debug)]
 pub(super) struct CommonArgs {
     /// Time before it is measured
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::duration, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "2s",
+        value_parser = units::duration,
+        help_heading = "Load"
+    )]
     pub(super) warmup: Duration,
     /// How requests follow each other
     #[arg(long, value_enum, default_value = "poisson", help_heading = "Load")]
     pub(super) arrivals: Arrivals,
     /// Shares of the calls
-    #[arg(long, value_name = "MIX", default_value = "encrypt=50,decrypt=50", value_parser = Mix::parse, help_heading = "Requests")]
+    #[arg(
+        long,
+        value_name = "MIX",
+        default_value = "encrypt=50,decrypt=50",
+        value_parser = Mix::parse,
+        help_heading = "Requests"
+    )]
     pub(super) mix: Mix,
     /// Plaintexts, bytes, or a range; KMS data keys have 32
-    #[arg(long, value_name = "N|N..M", default_value = "32", value_parser = |text: &str| units::sizes(text, PLAINTEXT_BYTES_MAX), help_heading = "Requests")]
+    #[arg(
+        long,
+        value_name = "N|N..M",
+        default_value = "32",
+        value_parser = |text: &str| units::sizes(text, PLAINTEXT_BYTES_MAX),
+        help_heading = "Requests"
+    )]
     pub(super) plaintext_bytes: Sizes,
     /// Additional authenticated data (the encryption context), bytes, or a range
-    #[arg(long, value_name = "N|N..M", default_value = "64", value_parser = |text: &str| units::sizes(text, AAD_BYTES_MAX), help_heading = "Requests")]
+    #[arg(
+        long,
+        value_name = "N|N..M",
+        default_value = "64",
+        value_parser = |text: &str| units::sizes(text, AAD_BYTES_MAX),
+        help_heading = "Requests"
+    )]
     pub(super) aad_bytes: Sizes,
     /// Share of encrypts that ask for a ciphertext data integrity value
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, help_heading = "Requests")]
@@ -123,7 +173,13 @@ pub(super) struct CommonArgs {
     #[arg(long, help_heading = "Requests")]
     pub(super) fresh: bool,
     /// Principals that requests name in turn; with several, every request is signed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0x100_0000), help_heading = "Requests")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=0x100_0000),
+        help_heading = "Requests"
+    )]
     pub(super) principals: u32,
     /// Count any answer with status 200 as right and leave out the requests before and after the
     /// run, so that a server with a static body can be measured. Says nothing of an XKS proxy
@@ -136,7 +192,13 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Connections")]
     pub(super) depth: usize,
     /// A request without an answer for this long is an error; KMS gives up after 250ms
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::duration, help_heading = "Connections")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1s",
+        value_parser = units::duration,
+        help_heading = "Connections"
+    )]
     pub(super) timeout: Duration,
     /// TLS versions to offer
     #[arg(long, value_enum, default_value = "any", help_heading = "Connections")]
@@ -145,7 +207,12 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "R", default_value_t = 0.0, help_heading = "Connections")]
     pub(super) reconnect_rate: f64,
     /// Close and reopen a connection after this many requests; 1: a handshake for each request
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Connections")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Connections"
+    )]
     pub(super) requests_per_connection: Option<u64>,
     /// Further connections, opened before the load, that do nothing until its end. Not with
     /// `capacity`

@@ -31,7 +31,8 @@ use crate::workload::schedule::Plan;
     after_help = "\
 Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no \
 right answer at all), 2 could not be judged
-(usage, connection, credentials). Without --sla and --max-errors no bound is given to `run`: errors are told, and the exit code is 0."
+(usage, connection, credentials). Without --sla and --max-errors no bound is given to `run`: errors
+are shown, and the exit code is 0."
 )]
 pub struct Cli {
     #[command(subcommand)]

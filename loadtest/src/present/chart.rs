@@ -192,8 +192,9 @@ impl Chart {
             return format!("<p class=\"note\">{title}: nothing to show.</p>\n");
         };
         let mut svg = format!(
-            "<div class=\"wide\"><svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-             role=\"img\" aria-label=\"{title}\">\n<text class=\"title\" x=\"{LEFT}\" \
+            "<div class=\"wide\"><svg xmlns=\"http://www.w3.org/2000/svg\" \
+             viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+             aria-label=\"{title}\">\n<text class=\"title\" x=\"{LEFT}\" \
              y=\"18\">{title}</text>\n"
         );
         self.grid(&plane, &mut svg);

@@ -128,8 +128,8 @@ fn capacity_tile(capacity: &Capacity) -> (&'static str, String, String) {
 
 fn checks(report: &Report, body: &mut String) {
     body.push_str(
-        "<h2>Criteria</h2>\n<table class=\"checks\"><thead><tr><th></th><th>what</th><th class=\"n\">measured</th>\
-         <th class=\"n\">limit</th></tr></thead><tbody>\n",
+        "<h2>Criteria</h2>\n<table class=\"checks\"><thead><tr><th></th><th>what</th>\
+         <th class=\"n\">measured</th><th class=\"n\">limit</th></tr></thead><tbody>\n",
     );
     for check in &report.checks {
         let (class, word) = if check.passed { ("pass", "pass") } else { ("fail", "FAIL") };

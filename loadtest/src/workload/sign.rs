@@ -179,8 +179,10 @@ for line in sys.stdin:
         botocore.auth.get_current_datetime = lambda remove_tzinfo=True: now
     class Module: datetime = Frozen
     botocore.auth.datetime = Module
-    auth = botocore.auth.SigV4Auth(botocore.credentials.Credentials(c["id"], c["secret"]), "kms-xks-proxy", c["region"])
-    request = botocore.awsrequest.AWSRequest("POST", "https://" + c["host"] + c["path"], headers={"Host": c["host"]}, data=c["body"].encode())
+    credentials = botocore.credentials.Credentials(c["id"], c["secret"])
+    auth = botocore.auth.SigV4Auth(credentials, "kms-xks-proxy", c["region"])
+    url, headers = "https://" + c["host"] + c["path"], {"Host": c["host"]}
+    request = botocore.awsrequest.AWSRequest("POST", url, headers=headers, data=c["body"].encode())
     auth.add_auth(request)
     print(request.headers["Authorization"])
 "#;
@@ -193,7 +195,10 @@ for line in sys.stdin:
         let cases = [(1_767_225_599, "{}"), (1_767_225_600, "{\"a\":1}"), (1_767_225_601, "")];
         let mut lines = String::new();
         for (at, body) in cases {
-            let case = serde_json::json!({"at": at, "id": "ABCDEFGHIJKLMNOPQR27", "secret": "c2VjcmV0IGFjY2VzcyBrZXkgb2YgNDMgY2hhcmFjdGVycw+/",
+            let case = serde_json::json!({
+                "at": at,
+                "id": "ABCDEFGHIJKLMNOPQR27",
+                "secret": "c2VjcmV0IGFjY2VzcyBrZXkgb2YgNDMgY2hhcmFjdGVycw+/",
                 "region": "eu-central-1", "host": host, "path": path, "body": body});
             lines.push_str(&format!("{case}\n"));
         }

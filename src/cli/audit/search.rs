@@ -20,7 +20,7 @@ Records are printed as they stand, a JSON object a line.
 
 Examples:
   xksd audit search --config xksd.toml --kms-request-id 4a5f…
-  xksd audit search --config xksd.toml --key foo --principal role/payments --from 2026-11-01T00:00:00Z
+  xksd audit search --config xksd.toml --key foo --from 2026-11-01T00:00:00Z
   xksd audit search --config xksd.toml --cloudtrail export.json    # in one and not in the other
 
 Exit codes: 0 done; 1 nothing was found, or the export and the trail differ; 2 wrong usage.")]

@@ -39,10 +39,12 @@ pub(super) fn guide(layout: &Layout, made: &[PathBuf], config: &Config) -> Strin
             "\nTry all calls:\n  {program} probe --config {config_file}\n\n\
              Or one with curl (7.75 or later; the secret goes through a pipe, since every user can \
              read a command line):\n  \
-             printf 'user = \"{id}:%s\"' \"$(cat {secret})\" | curl --config - --cacert {ca} \\\n    \
+             printf 'user = \"{id}:%s\"' \"$(cat {secret})\" | \
+             curl --config - --cacert {ca} \\\n    \
              --aws-sigv4 \"aws:amz:{region}:kms-xks-proxy\" --header 'Content-Type: \
              application/json' \\\n    \
-             --data '{{\"requestMetadata\":{{\"kmsRequestId\":\"try-1\",\"kmsOperation\":\"KmsHealthCheck\"}}}}' \\\n    \
+             --data '{{\"requestMetadata\":{{\"kmsRequestId\":\"try-1\",\
+             \"kmsOperation\":\"KmsHealthCheck\"}}}}' \\\n    \
              https://{host}{path}/health\n",
             program = program(),
             config_file = shell_word(&layout.config),

@@ -20,7 +20,8 @@ What is in the directory already is used as it is: the second run serves the sam
 Examples:
   xksd demo                                     # no HSM: the keys stand in a file
   xksd demo --dir /tmp/xks --listen 127.0.0.1:9443
-  xksd demo --dir hsm --module /usr/lib/softhsm/libsofthsm2.so --profile softhsm --token xks --pin-file pin
+  xksd demo --dir hsm --module /usr/lib/softhsm/libsofthsm2.so \
+    --profile softhsm --token xks --pin-file pin
 
 With --module the token must hold an AES-256 key with the label \"demo\".")]
 pub struct Args {

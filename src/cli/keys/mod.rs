@@ -23,16 +23,16 @@ const JOB_TIME: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Logs in to each token, so a wrong PIN counts as one try.
 
-Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it \
-    (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to
-carry other keys out and in (CKA_WRAP, CKA_UNWRAP). It is told, and does not change the exit code.
+Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it
+(CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to carry other keys out and in (CKA_WRAP, CKA_UNWRAP).
+It is shown, and does not change the exit code.
 
-Of a key store with several key managers, each encrypts random bytes under each key, and each other one decrypts them: the same label
-does not make it the same key. \"DIFFERENT KEYS\" means that what AWS has encrypted through one of \
-    them is lost to the other.
+Of a key store with several key managers, each encrypts random bytes under each key, and each other
+one decrypts them: the same label does not make it the same key. \"DIFFERENT KEYS\" means that what
+AWS has encrypted through one of them is lost to the other.
 
-Exit codes: 0 every configured key can serve, and is the same in all of its key managers; 1 some cannot, differ, or could not be
-compared; 2 wrong configuration.")]
+Exit codes: 0 every configured key can serve, and is the same in all of its key managers; 1 some
+cannot, differ, or could not be compared; 2 wrong configuration.")]
 pub struct Args {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]

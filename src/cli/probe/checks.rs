@@ -144,7 +144,8 @@ impl<'a> Checks<'a> {
     }
 
     fn health(&mut self) -> Checked {
-        let body = json!({"requestMetadata": {"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"}});
+        let of_kms = json!({"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"});
+        let body = json!({"requestMetadata": of_kms});
         let answer = self.post("health", &body, false)?;
         self.no_such_path = answer.status == 404;
         let json = success(&answer)?;
@@ -282,7 +283,8 @@ impl<'a> Checks<'a> {
     }
 
     fn wrong_signature(&mut self) -> Checked {
-        let body = json!({"requestMetadata": {"kmsRequestId": request_id(), "kmsOperation": "KmsHealthStatus"}});
+        let of_kms = json!({"kmsRequestId": request_id(), "kmsOperation": "KmsHealthStatus"});
+        let body = json!({"requestMetadata": of_kms});
         let answer = self.post("health", &body, true)?;
         refusal(&answer, 401, "AuthenticationFailedException")
     }

@@ -37,7 +37,8 @@ const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or 
   xksd probe --endpoint https://xks.example.com --prefix /example --key my-key \\
              --access-key-id BETWEEN2TENAND3TENCHARACTERS --secret-file secret
 
-The secret is that of --secret-file, else the configuration's, else the environment variable XKS_SECRET_ACCESS_KEY.
+The secret is that of --secret-file, else the configuration's, else the environment variable
+XKS_SECRET_ACCESS_KEY.
 Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage.")]
 pub struct Args {
     /// Take address, prefix, credential and key from this xksd configuration; other options

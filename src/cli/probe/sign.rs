@@ -41,7 +41,8 @@ impl Signer {
             .expect("a UTC time has all parts");
         let day = &date[..8];
         let canonical = format!(
-            "POST\n{path}\n\ncontent-type:application/json\nhost:{host}\nx-amz-date:{date}\n\ncontent-type;host;x-amz-date\n{}",
+            "POST\n{path}\n\ncontent-type:application/json\nhost:{host}\nx-amz-date:{date}\n\n\
+             content-type;host;x-amz-date\n{}",
             hex(digest::digest(&digest::SHA256, body).as_ref())
         );
         let scope = format!("{day}/{}/kms-xks-proxy/aws4_request", self.region);

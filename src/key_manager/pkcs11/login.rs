@@ -169,7 +169,10 @@ mod tests {
                             tries.fetch_add(1, Ordering::Relaxed);
                             fails_with(*code)()
                         });
-                        assert!(matches!(result, Err(Fault::Device { detail }) if detail.contains("does not try the PIN again")));
+                        let said = "does not try the PIN again";
+                        assert!(
+                            matches!(result, Err(Fault::Device { detail }) if detail.contains(said))
+                        );
                     });
                 }
             });

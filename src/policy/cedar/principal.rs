@@ -197,13 +197,16 @@ mod tests {
         }
     }
 
+    const NEARLY_AN_ARN: &str =
+        "arn:aws:(iam|sts):[a-z]{0,2}:[0-9]{11,13}:(role|user|root|assumed-role)[a-z/]{0,12}";
+
     proptest! {
         /// Never a panic; and what is read can be put together again to what was given.
         #[test]
         fn what_is_read_is_all_that_was_given(
             text in prop_oneof![
                 ".{0,60}",
-                "arn:aws:(iam|sts):[a-z]{0,2}:[0-9]{11,13}:(role|user|root|assumed-role)[a-z/]{0,12}",
+                NEARLY_AN_ARN,
             ],
         ) {
             let Some(principal) = Principal::parse(&text) else { return Ok(()) };

@@ -5,8 +5,8 @@
 //!
 //! 1. a round trip of a short text under the same key. If it succeeds, key and session are well:
 //!    the fault is the request's, or has passed;
-//! 2. a round trip under the session test key. If it succeeds, the session and the HSM are well: the
-//!    fault is the key's. Its breaker counts it, and the session stays open for the other keys;
+//! 2. a round trip under the session test key. If it succeeds, the session and the HSM are well:
+//!    the fault is the key's. Its breaker counts it, and the session stays open for the other keys;
 //! 3. otherwise it is the session's or the HSM's: the session is closed.
 //!
 //! Only where the code says that the session is gone nothing more is tried in it: its handle may be
