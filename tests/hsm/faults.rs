@@ -327,7 +327,7 @@ own_process! {
             (Trick::Plaintext, "decrypts to something else"),
             (Trick::Short, "decrypts to something else"),
             (Trick::Appended, "C_Encrypt: 36 bytes instead of 20"),
-            (Trick::OwnIv, "C_Encrypt: the module put in an IV of its own"),
+            (Trick::OwnIv, "C_Encrypt: the module put in its own IV"),
             (Trick::Code("Decrypt", CKR_ENCRYPTED_DATA_INVALID), "does not decrypt: C_Decrypt: \
                 CKR_ENCRYPTED_DATA_INVALID"),
             (Trick::Code("Decrypt", CKR_DEVICE_ERROR), "C_Decrypt: CKR_DEVICE_ERROR"),
@@ -755,7 +755,7 @@ own_process! {
         intercept();
         let _token = softhsm::new_token(&softhsm::load(), "xks");
         for (profile, read_write) in [(Profile::Generic, false), (Profile::Luna, false), (Profile::NShield, false), (Profile::CloudHsm, true)] {
-            let engine = Pkcs11Engine::new(Settings { profile, ..settings() }).expect("made");
+            let engine = Pkcs11Engine::new(Settings { profile, read_write_sessions: profile.has_read_write_sessions_only(), ..settings() }).expect("made");
             let before = (OPENED.load(SeqCst), OPENED_READ_WRITE.load(SeqCst));
             engine.open().expect("opens");
             let opened = OPENED.load(SeqCst) - before.0;

@@ -124,7 +124,7 @@ impl HsmSession {
         // Would mean that the module makes its own IVs, and that nothing could decrypt what is
         // answered with ours.
         if mode == IvMode::Caller && after != given {
-            return Err("C_Encrypt: the module put in an IV of its own: wrong profile".to_owned());
+            return Err("C_Encrypt: the module put in its own IV: wrong profile".to_owned());
         }
         let expected = text_bytes + TAG_BYTES;
         let iv = match mode {
