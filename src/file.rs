@@ -4,6 +4,8 @@
 //! end (`/dev/zero`), and give nothing a second time, when a reload reads it again. Symbolic links
 //! are followed.
 
+mod trusted;
+
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -11,6 +13,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
+
+pub use trusted::refuse_changeable;
 
 /// What a file holds, zeroed when dropped: it may be a secret.
 pub struct Content {
@@ -122,6 +126,16 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Content, Refused> {
         return Err(Refused::TooLong(bytes_max));
     }
     Ok(Content { bytes, mode: metadata.mode() & 0o7777 })
+}
+
+/// A path as one word for a POSIX shell.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&b)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub(crate) use crate::file::shell_word;
 pub use audit::Audit;
 pub use environment::Environment;
 pub(crate) use environment::is_variable_name;
@@ -43,7 +44,6 @@ pub use policy::Policy;
 pub use problem::{Invalid, Problem};
 pub use secret::SecretString;
 pub use server::{Admin, LogFormat, Server};
-pub(crate) use sources::shell_word;
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
 
@@ -144,6 +144,9 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
         }
         Err(refused) => return refuse(refused.to_string()),
     };
+    if let Err(why) = file::refuse_changeable(path) {
+        return refuse(why);
+    }
     match std::str::from_utf8(&text) {
         Ok(text) => parse(text, path, mode, sources),
         Err(error) => {

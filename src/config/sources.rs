@@ -6,7 +6,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::file;
+use crate::file::{self, shell_word};
 use crate::key_manager::InProcess;
 use crate::key_manager::local::Local;
 use crate::limits::{POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
@@ -59,13 +59,14 @@ impl Sources for Machine {
         let content =
             file::read(path, SECRET_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
         refuse_open_mode(path, content.mode)?;
+        file::refuse_changeable(path)?;
         Ok(content.bytes)
     }
 
     fn policy_file(&self, path: &Path) -> Result<String, String> {
         let content =
             file::read(path, POLICY_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
-        refuse_writable_mode(path, content.mode)?;
+        file::refuse_changeable(path)?;
         String::from_utf8(content.bytes.to_vec()).map_err(|_| "is not UTF-8 text".to_owned())
     }
 
@@ -76,6 +77,7 @@ impl Sources for Machine {
             if exposure == Exposure::Private {
                 refuse_open_mode(path, named.mode())?;
             }
+            file::refuse_changeable(path)?;
         }
         if self.check_files {
             file::open(path).map_err(|refused| refused.to_string())?;
@@ -112,27 +114,5 @@ pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
             mode & 0o7777,
             shell_word(path)
         )),
-    }
-}
-
-/// Who can write a file of policies can permit anything.
-fn refuse_writable_mode(path: &Path, mode: u32) -> Result<(), String> {
-    match mode & 0o002 {
-        0 => Ok(()),
-        _ => Err(format!(
-            "can be written by every user (mode {:04o}); run: chmod o-w {}",
-            mode & 0o7777,
-            shell_word(path)
-        )),
-    }
-}
-
-/// A path as one word for a POSIX shell.
-pub(crate) fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&b)) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }

@@ -1,7 +1,7 @@
 //! The commands as a person runs them: what they print, where, and their exit codes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -166,6 +166,56 @@ fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
         .unwrap();
     let told = "token \"none\" not found; the module shows slot 0 (not initialised)\n";
     assert!(code(&output) == 1 && stdout(&output).contains(told), "{}", stdout(&output));
+}
+
+/// Whoever can change a file, or the folder that it is in, could make another key store of it.
+#[test]
+fn what_every_user_can_change_is_refused() {
+    let dir = demo();
+    let open = |path: &str, mode| {
+        fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (path, closed, refused) in [
+        ("demo", 0o755, "demo/xksd.toml: could be changed by another user: "),
+        ("demo/xksd.toml", 0o644, "demo/xksd.toml: can be written by every user"),
+        ("demo/tls", 0o755, "tls.certificate_chain: demo/tls/chain.pem could be changed by"),
+        ("demo/tls/chain.pem", 0o644, "demo/tls/chain.pem can be written by every user"),
+        (
+            "demo/secrets",
+            0o700,
+            "secret_access_key.file: demo/secrets/key-store-1 could be changed",
+        ),
+    ] {
+        open(path, 0o777);
+        for command in ["check", "serve"] {
+            let output = xksd(dir.path(), &[command, "--config", "demo/xksd.toml"]);
+            assert_eq!(code(&output), 2, "{command} {path}");
+            let told = stderr(&output);
+            assert!(told.contains(refused) && told.contains("run: chmod o-w "), "{told}");
+        }
+        open(path, closed);
+    }
+    assert_eq!(code(&xksd(dir.path(), &["check", "--config", "demo/xksd.toml"])), 0);
+}
+
+/// Its module would run as the user who starts the demo.
+#[test]
+fn demo_refuses_a_folder_that_others_can_write_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("demo");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let output = xksd(dir.path(), &["demo", "--files-only"]);
+    let told = stderr(&output);
+    assert!(code(&output) == 1 && told.contains("demo can be written by every user"), "{told}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    // Needs root: nobody else can give a folder away.
+    if chown(&folder, Some(65_534), None).is_ok() {
+        let output = xksd(dir.path(), &["demo", "--files-only"]);
+        assert!(code(&output) == 1 && stderr(&output).contains("belongs to another user"));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
 }
 
 #[test]

@@ -44,6 +44,9 @@ impl Layout {
 /// Makes what is missing and gives the list of it. The configuration comes last: where it is, all
 /// it names is.
 pub(super) fn make(args: &Args, layout: &Layout) -> Result<Vec<PathBuf>, Failure> {
+    // Who made it first could put his module into it, or take the keys out.
+    crate::file::refuse_changeable(&layout.dir)
+        .map_err(|why| Failure::Failed(format!("{} {why}", layout.dir.display())))?;
     // A directory that is set up, perhaps with other file names by now, is left alone.
     if exists(&layout.config)? {
         return Ok(Vec::new());

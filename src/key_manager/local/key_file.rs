@@ -49,6 +49,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
             content.mode
         )));
     }
+    file::refuse_changeable(path).map_err(|why| format!("key file {} {why}", path.display()))?;
     parse(&content.bytes).map_err(|why| failed(&why))
 }
 
