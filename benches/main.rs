@@ -27,9 +27,9 @@ fn criterion() -> Criterion {
 }
 
 criterion_group! {
-    name = rooms;
+    name = parts;
     config = criterion();
     targets = http1::benches, sigv4::benches, api::benches, pipeline::benches,
         policy::benches, sched::benches, tls::benches
 }
-criterion_main!(rooms);
+criterion_main!(parts);

@@ -198,13 +198,13 @@ pub const REFUSALS_UNAMBIGUOUS: u32 = 2;
 /// fault hits the share p of C_Decrypt, good ciphertext is called bad with probability p³(1 − p):
 /// at 1% once in a million times. Bad ciphertext costs ten calls.
 pub const REFUSALS_AMBIGUOUS: u32 = 3;
-/// The same of an HSM that was caught at it less than [`HSM_DOUBT_TIME`] ago, or whose code means
-/// too much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At 20% once in
-/// 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
+/// The same of an HSM that was caught at it less than [`HSM_FAULT_REMEMBERED_TIME`] ago, or whose
+/// code means too much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At
+/// 20% once in 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
 pub const REFUSALS_DOUBTED: u32 = 6;
 /// For so long an HSM is doubted that answered something good with a code that means bad
 /// ciphertext, or can mean it.
-pub const HSM_DOUBT_TIME: Duration = Duration::from_secs(60);
+pub const HSM_FAULT_REMEMBERED_TIME: Duration = Duration::from_secs(60);
 /// A token that had keys, and shows none to a freshly initialised library, counts as empty for so
 /// long.
 pub const EMPTY_TOKEN_BELIEVED: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ criterion="${CARGO_TARGET_DIR:-target}/criterion"
 # What earlier benches of other names left.
 rm -rf "$criterion"
 say "cargo bench, some two minutes"
-cargo bench --locked --quiet --bench rooms >&2
+cargo bench --locked --quiet --bench parts >&2
 
 table "part" "µs"
 find "$criterion" -path '*/new/benchmark.json' | sort | while read -r bench; do

@@ -45,18 +45,18 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
 /// Everything on the way may be plaintext, and is wiped: the result, and the text where it had
 /// escapes (some encoders write `/` as `\/`).
 pub(super) fn decode(json: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    decode_with_room(json, max, 0)
+    decode_with_capacity(json, max, 0)
 }
 
 /// As [`decode`], with capacity for so many `more` bytes.
-pub(super) fn decode_with_room(
+pub(super) fn decode_with_capacity(
     json: &str,
     max: usize,
     more: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     of_text(json, max, |text| {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(room(text.len()) + more));
-        bytes.resize(room(text.len()), 0);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(decoded_max(text.len()) + more));
+        bytes.resize(decoded_max(text.len()), 0);
         let len = decode_into(text, max, &mut bytes)?;
         bytes.truncate(len);
         Ok(bytes)
@@ -66,7 +66,7 @@ pub(super) fn decode_with_room(
 /// A few bytes that are no secret, without an allocation: a tag, ciphertext metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
-    bytes: [u8; room(text_len(SHORT_BYTES_MAX))],
+    bytes: [u8; decoded_max(text_len(SHORT_BYTES_MAX))],
     len: usize,
 }
 
@@ -85,19 +85,19 @@ impl Deref for Short {
 pub(super) fn decode_short(json: &str, max: usize) -> Result<Short, Failure> {
     of_text(json, max, |text| {
         let mut bytes = [0; _];
-        let room = bytes.get_mut(..room(text.len())).ok_or(Failure::TooLong)?;
-        let len = decode_into(text, max, room)?;
+        let buffer = bytes.get_mut(..decoded_max(text.len())).ok_or(Failure::TooLong)?;
+        let len = decode_into(text, max, buffer)?;
         Ok(Short { bytes, len })
     })
 }
 
 /// Bytes that are written at the most for so many characters.
-const fn room(chars: usize) -> usize {
+const fn decoded_max(chars: usize) -> usize {
     chars.div_ceil(4) * 3
 }
 
-fn decode_into(text: &[u8], max: usize, room: &mut [u8]) -> Result<usize, Failure> {
-    let len = STANDARD.decode_slice(text, room).map_err(|_| Failure::NotBase64)?;
+fn decode_into(text: &[u8], max: usize, buffer: &mut [u8]) -> Result<usize, Failure> {
+    let len = STANDARD.decode_slice(text, buffer).map_err(|_| Failure::NotBase64)?;
     // The last group of the text may stand for one to three bytes.
     if len > max { Err(Failure::TooLong) } else { Ok(len) }
 }

@@ -134,7 +134,7 @@ impl<'a> Field<'a> {
         too_long: ErrorName,
         more: usize,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
-        self.decode(max, too_long, |inside, max| base64::decode_with_room(inside, max, more))
+        self.decode(max, too_long, |inside, max| base64::decode_with_capacity(inside, max, more))
     }
 
     /// As [`Field::bytes`], of a few bytes that are no secret.

@@ -134,7 +134,7 @@ pub(super) fn tls(root: &Section<'_>) -> Option<Tls> {
 }
 
 impl Tls {
-    /// The same for the TLS room, which does not know of configurations.
+    /// The same for `tls`, which does not know of configurations.
     pub fn settings(&self) -> tls::Settings {
         tls::Settings {
             certificate_chain: self.certificate_chain.clone(),

@@ -121,7 +121,7 @@ fn warn_of_key_files(config: &Config, log: &Log) {
 }
 
 /// A configuration that cannot be started with, with all that `xksd check` says of it: that looks
-/// into each file that is named, while the start goes on until the first room refuses what is its
+/// into each file that is named, while the start goes on until the first module refuses what is its
 /// own.
 ///
 /// Only then: a start that nothing forbids is not stopped by, say, the missing module of one

@@ -158,8 +158,8 @@ impl RequestHead {
         buf: &'b [u8],
         headers: &'h mut [Header<'b>; HEADERS_MAX],
     ) -> Request<'h> {
-        for (room, (name, value)) in headers.iter_mut().zip(&self.headers) {
-            *room = Header { name: name.text(buf), value: value.bytes(buf) };
+        for (header, (name, value)) in headers.iter_mut().zip(&self.headers) {
+            *header = Header { name: name.text(buf), value: value.bytes(buf) };
         }
         let path = match self.path.text(buf) {
             "" => "/",

@@ -10,7 +10,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A response with a JSON body. Nothing in its head comes from a request, so none can be injected.
 ///
-/// It has no `Date`: RFC 9110, 6.6.1 asks for it of servers with a clock, and this room has none;
+/// It has no `Date`: RFC 9110, 6.6.1 asks for it of servers with a clock, and this module has none;
 /// the field is for caches, and the answer to a POST is not stored. It has no `Server`: that would
 /// only tell an attacker what to look up. A 401 has no `WWW-Authenticate`: there is no registered
 /// challenge for SigV4, and the XKS specification names none.

@@ -1,5 +1,5 @@
 //! What is seen from outside: counters and latency histograms of each shard, and the log. Knows
-//! nothing of the other rooms.
+//! nothing of the other modules.
 //!
 //! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while
 //! someone reads them.

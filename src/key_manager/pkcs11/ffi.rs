@@ -374,9 +374,9 @@ fn check(call: Call, code: CK_RV) -> Result<(), CallError> {
 
 /// A module that claims to have written more than there was room for has not ended its operation,
 /// whatever it says.
-fn within(call: Call, length: CK_ULONG, room: usize) -> Result<usize, CallError> {
+fn within(call: Call, length: CK_ULONG, capacity: usize) -> Result<usize, CallError> {
     usize::try_from(length)
         .ok()
-        .filter(|length| *length <= room)
+        .filter(|length| *length <= capacity)
         .ok_or(CallError { call, code: CKR_BUFFER_TOO_SMALL })
 }

@@ -19,7 +19,7 @@ use super::keys::Key;
 use super::module::OpenSession;
 use super::search::{self, NoKey};
 use super::shared::Shared;
-use super::sight::NO_KEYS_ANY_MORE;
+use super::token_keys::NO_KEYS_ANY_MORE;
 use crate::key_manager::listing::{no_key, several_keys};
 use crate::key_manager::{Answer, Fault, Outcome};
 use crate::limits::{
@@ -181,7 +181,7 @@ impl Taking<'_> {
     fn list(&mut self, labels: &[Arc<str>]) -> Result<Listing, Stop> {
         let at = Instant::now();
         let handles = self.call(search::all)??;
-        if handles.is_empty() && self.shared.sight.had_keys() {
+        if handles.is_empty() && self.shared.token_keys.had_keys() {
             // The next probe finds out what that means.
             return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() }.into());
         }
@@ -214,7 +214,7 @@ impl Taking<'_> {
             self.expect_login()?;
         }
         if without.len() < labels.len() {
-            self.shared.sight.shows_keys();
+            self.shared.token_keys.shows_keys();
         }
         Ok(Listing { at, keys: handles.len(), without })
     }
@@ -319,7 +319,7 @@ impl Taking<'_> {
         if self.ended.load(Ordering::Relaxed) {
             return Err(Stop::Ended);
         }
-        if self.shared.sight.is_lost() {
+        if self.shared.token_keys.is_lost() {
             return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() }.into());
         }
         if self.session.is_stale() {

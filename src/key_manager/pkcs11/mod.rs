@@ -5,7 +5,6 @@
 
 mod attributes;
 mod breaker;
-mod doubt;
 mod errors;
 mod ffi;
 mod inventory;
@@ -18,11 +17,12 @@ mod messages;
 mod module;
 mod profile;
 mod quarantine;
+mod recent_fault;
 mod search;
 mod session;
 mod shared;
-mod sight;
 mod token;
+mod token_keys;
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -50,8 +50,8 @@ use login::Login;
 use module::{Module, OpenSession, Visit};
 use session::HsmSession;
 use shared::Shared;
-use sight::NO_KEYS_ANY_MORE;
 use token::NoToken;
+use token_keys::NO_KEYS_ANY_MORE;
 
 /// A key manager of kind `pkcs11`.
 #[derive(Clone)]
@@ -115,7 +115,7 @@ enum NotOpen {
     Call(CallError),
     /// For the operator: the token cannot be told from what the module shows.
     NoToken(String),
-    /// The token is there, and its keys are out of sight.
+    /// The token is there, and its keys are not shown.
     NoKeys,
     Fault(Fault),
 }
@@ -253,7 +253,7 @@ impl Pkcs11Engine {
             }
             Err(error) if error.may_need_initialization() => {
                 // While a session is open, the module is not initialised again.
-                if self.shared.sight.is_lost() {
+                if self.shared.token_keys.is_lost() {
                     self.keep_alive.close();
                     module.doubt();
                 } else {
@@ -267,7 +267,7 @@ impl Pkcs11Engine {
             // What began it: the library says by now that there is no token, or something less
             // telling.
             Fault::Device { detail }
-                if self.shared.sight.is_lost() && detail != NO_KEYS_ANY_MORE =>
+                if self.shared.token_keys.is_lost() && detail != NO_KEYS_ANY_MORE =>
             {
                 Fault::Device {
                     detail: format!(
@@ -279,16 +279,16 @@ impl Pkcs11Engine {
         })
     }
 
-    /// Where keys are out of sight, a session is of use only if it shows them, or that they were
+    /// Where keys are not shown, a session is of use only if it shows them, or that they were
     /// deleted.
     fn look_for_lost_keys(&self, session: &OpenSession) -> Result<(), NotOpen> {
-        let sight = &self.shared.sight;
-        if !sight.is_lost() {
+        let token_keys = &self.shared.token_keys;
+        if !token_keys.is_lost() {
             return Ok(());
         }
         if search::any(session)? {
-            sight.shows_keys();
-        } else if sight.shows_none(session.generation, Instant::now()) {
+            token_keys.shows_keys();
+        } else if token_keys.shows_none(session.generation, Instant::now()) {
             return Err(NotOpen::NoKeys);
         }
         Ok(())

@@ -22,7 +22,7 @@ use super::keys::KnownKeys;
 use super::messages::{MISBEHAVES, Messages};
 use super::module::OpenSession;
 use super::shared::Shared;
-use super::sight::NO_KEYS_ANY_MORE;
+use super::token_keys::NO_KEYS_ANY_MORE;
 use crate::key_manager::{
     Answer, Fault, Job, KeyDescription, KeyRef, KeyUsage, Outcome, Session, Task,
 };
@@ -75,7 +75,7 @@ impl HsmSession {
             Task::Probe => {
                 let key = self.probe_key(deadline)?;
                 // A test key in memory works also where the token's own keys are gone.
-                if self.shared.sight.has_keys() {
+                if self.shared.token_keys.has_keys() {
                     in_time(deadline)?;
                     self.look_for_any_key()?;
                 }
@@ -184,7 +184,7 @@ impl HsmSession {
             return Ok(());
         }
         let why = match () {
-            () if self.shared.sight.is_lost() => NO_KEYS_ANY_MORE,
+            () if self.shared.token_keys.is_lost() => NO_KEYS_ANY_MORE,
             () if self.usable => {
                 "the module has been initialised again since the session was opened"
             }
@@ -244,6 +244,6 @@ impl Session for HsmSession {
     }
 
     fn is_usable(&self) -> bool {
-        self.usable && !self.session.is_stale() && !self.shared.sight.is_lost()
+        self.usable && !self.session.is_stale() && !self.shared.token_keys.is_lost()
     }
 }

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::breaker::KeyBreakers;
-use super::doubt::Doubt;
 use super::iv::{IvWatch, MadeIvWatch};
 use super::keys::KeyCache;
 use super::profile::Profile;
 use super::quarantine::Quarantine;
-use super::sight::Sight;
+use super::recent_fault::RecentFault;
+use super::token_keys::TokenKeys;
 
 /// One for each engine.
 pub(super) struct Shared {
@@ -23,13 +23,13 @@ pub(super) struct Shared {
     /// those either; 0 for none.
     makes_no_key_in: AtomicU64,
     pub(super) keys: KeyCache,
-    pub(super) sight: Sight,
+    pub(super) token_keys: TokenKeys,
     pub(super) breakers: KeyBreakers,
     pub(super) quarantine: Quarantine,
     /// The HSM was caught computing something wrong.
-    pub(super) computed_wrongly: Doubt,
+    pub(super) computed_wrongly: RecentFault,
     /// A code that can mean bad ciphertext came for something good.
-    pub(super) refused_good: Doubt,
+    pub(super) refused_good: RecentFault,
     pub(super) iv_watch: IvWatch,
     pub(super) made_iv_watch: MadeIvWatch,
     /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
@@ -51,11 +51,11 @@ impl Shared {
             read_write: AtomicBool::new(read_write_sessions),
             makes_no_key_in: AtomicU64::new(0),
             keys: KeyCache::default(),
-            sight: Sight::default(),
+            token_keys: TokenKeys::default(),
             breakers: KeyBreakers::default(),
             quarantine: Quarantine::default(),
-            computed_wrongly: Doubt::default(),
-            refused_good: Doubt::default(),
+            computed_wrongly: RecentFault::default(),
+            refused_good: RecentFault::default(),
             iv_watch: IvWatch::default(),
             made_iv_watch: MadeIvWatch::default(),
             messages_misbehave: AtomicBool::new(false),

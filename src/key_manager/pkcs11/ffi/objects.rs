@@ -49,18 +49,19 @@ impl Functions {
         })?;
         let mut found = Vec::new();
         let result = loop {
-            let room = OBJECTS_A_CALL.min(at_most - found.len());
-            if room == 0 {
+            let capacity = OBJECTS_A_CALL.min(at_most - found.len());
+            if capacity == 0 {
                 break Ok(());
             }
             let (mut handles, mut count) = ([0; OBJECTS_A_CALL], 0);
-            // SAFETY: `handles` is writable for `room` handles, `count` for their number.
-            let code = unsafe { find(session, handles.as_mut_ptr(), room as CK_ULONG, &mut count) };
+            // SAFETY: `handles` is writable for `capacity` handles, `count` for their number.
+            let code =
+                unsafe { find(session, handles.as_mut_ptr(), capacity as CK_ULONG, &mut count) };
             if let Err(error) = check(Call::FindObjects, code) {
                 break Err(error);
             }
             // More than there was room for were not written.
-            let count = usize::try_from(count).unwrap_or(room).min(room);
+            let count = usize::try_from(count).unwrap_or(capacity).min(capacity);
             if count == 0 {
                 break Ok(());
             }

@@ -64,12 +64,12 @@ impl Functions {
         // SAFETY: a null list is allowed, `count` is writable.
         check(Call::GetSlotList, unsafe { function(CK_TRUE, ptr::null_mut(), &mut count) })?;
         // Room for tokens that come in between the calls.
-        let room = usize::try_from(count).unwrap_or(SLOTS_MAX).saturating_add(8).min(SLOTS_MAX);
-        let mut slots = vec![0; room];
-        count = room as CK_ULONG;
+        let capacity = usize::try_from(count).unwrap_or(SLOTS_MAX).saturating_add(8).min(SLOTS_MAX);
+        let mut slots = vec![0; capacity];
+        count = capacity as CK_ULONG;
         // SAFETY: `slots` is writable for `count` ids.
         check(Call::GetSlotList, unsafe { function(CK_TRUE, slots.as_mut_ptr(), &mut count) })?;
-        slots.truncate(usize::try_from(count).unwrap_or(room));
+        slots.truncate(usize::try_from(count).unwrap_or(capacity));
         Ok(slots)
     }
 

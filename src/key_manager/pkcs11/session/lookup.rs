@@ -9,7 +9,7 @@ use super::super::attributes::today;
 use super::super::errors::Reaction;
 use super::super::keys::Key;
 use super::super::search::{self, NoKey};
-use super::super::sight::NO_KEYS_ANY_MORE;
+use super::super::token_keys::NO_KEYS_ANY_MORE;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
 use crate::key_manager::{Fault, KeyUsage};
@@ -130,7 +130,7 @@ impl HsmSession {
         match search::find(&self.session, label) {
             Ok(key) => {
                 self.shared.keys.insert(label, &key, version);
-                self.shared.sight.shows_keys();
+                self.shared.token_keys.shows_keys();
                 Ok(key)
             }
             Err(NoKey::Call(error)) => Err(error.into()),
@@ -150,11 +150,11 @@ impl HsmSession {
         Fault::KeyNotFound { detail }.into()
     }
 
-    /// Fails when the token shows no key although it should: the login is lost, or all keys are out
-    /// of sight.
+    /// Fails when the token shows no key although it should: the login is lost, or its keys
+    /// are away.
     pub(super) fn look_for_any_key(&mut self) -> Result<(), Fault> {
-        if self.shared.sight.had_keys() && (self.shows_known_key()? || self.shows_any_key()?) {
-            self.shared.sight.shows_keys();
+        if self.shared.token_keys.had_keys() && (self.shows_known_key()? || self.shows_any_key()?) {
+            self.shared.token_keys.shows_keys();
             return Ok(());
         }
         // A token that lost its login shows no private objects and calls that success.
@@ -166,7 +166,7 @@ impl HsmSession {
                 detail: "C_FindObjects: the session is no longer logged in".to_owned(),
             });
         }
-        if self.shared.sight.shows_none(self.session.generation, Instant::now()) {
+        if self.shared.token_keys.shows_none(self.session.generation, Instant::now()) {
             self.lose();
             self.session.module.doubt();
             return Err(Fault::Device { detail: NO_KEYS_ANY_MORE.to_owned() });

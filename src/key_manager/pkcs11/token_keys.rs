@@ -19,7 +19,7 @@ pub(super) const NO_KEYS_ANY_MORE: &str = "C_FindObjects: the token shows no sec
 
 /// What an engine has seen of its token's keys, over all sessions.
 #[derive(Default)]
-pub(super) struct Sight {
+pub(super) struct TokenKeys {
     seen: Mutex<Seen>,
     /// As `seen` says; looked at after every job, so without the lock.
     lost: AtomicBool,
@@ -38,22 +38,22 @@ enum Seen {
     Gone { since: Instant },
 }
 
-impl Sight {
+impl TokenKeys {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keys are out of sight, and nobody knows yet what that means: no session is of use.
+    /// Keys are not shown any more, and nobody knows yet what that means: no session is of use.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether keys were in sight the last time, so that a probe should find some.
+    /// Whether keys were shown the last time, so that a probe should find some.
     pub(super) fn has_keys(&self) -> bool {
         matches!(*self.seen(), Seen::Keys)
     }
 
-    /// Whether keys were ever in sight.
+    /// Whether keys were ever shown.
     pub(super) fn had_keys(&self) -> bool {
         !matches!(*self.seen(), Seen::Nothing)
     }
@@ -98,31 +98,33 @@ mod tests {
 
     #[test]
     fn a_token_that_never_had_keys_is_believed_to_be_empty() {
-        let (sight, now) = (Sight::default(), Instant::now());
-        assert!(!sight.shows_none(1, now) && !sight.is_lost() && !sight.had_keys());
+        let (token_keys, now) = (TokenKeys::default(), Instant::now());
+        assert!(!token_keys.shows_none(1, now) && !token_keys.is_lost() && !token_keys.had_keys());
     }
 
     #[test]
     fn a_token_that_had_keys_is_believed_once_the_library_was_initialised_anew() {
-        let (sight, now) = (Sight::default(), Instant::now());
-        sight.shows_keys();
-        assert!(sight.has_keys());
+        let (token_keys, now) = (TokenKeys::default(), Instant::now());
+        token_keys.shows_keys();
+        assert!(token_keys.has_keys());
         for _ in 0..3 {
-            assert!(sight.shows_none(1, now) && sight.is_lost() && !sight.has_keys());
+            assert!(
+                token_keys.shows_none(1, now) && token_keys.is_lost() && !token_keys.has_keys()
+            );
         }
-        assert!(!sight.shows_none(2, now) && !sight.is_lost() && sight.had_keys());
+        assert!(!token_keys.shows_none(2, now) && !token_keys.is_lost() && token_keys.had_keys());
         // And doubted again after a while.
-        assert!(!sight.shows_none(2, now + EMPTY_TOKEN_BELIEVED - Duration::from_nanos(1)));
-        assert!(sight.shows_none(2, now + EMPTY_TOKEN_BELIEVED) && sight.is_lost());
-        assert!(!sight.shows_none(3, now + EMPTY_TOKEN_BELIEVED));
+        assert!(!token_keys.shows_none(2, now + EMPTY_TOKEN_BELIEVED - Duration::from_nanos(1)));
+        assert!(token_keys.shows_none(2, now + EMPTY_TOKEN_BELIEVED) && token_keys.is_lost());
+        assert!(!token_keys.shows_none(3, now + EMPTY_TOKEN_BELIEVED));
     }
 
     #[test]
     fn keys_that_are_back_end_it() {
-        let (sight, now) = (Sight::default(), Instant::now());
-        sight.shows_keys();
-        assert!(sight.shows_none(1, now));
-        sight.shows_keys();
-        assert!(sight.has_keys() && !sight.is_lost());
+        let (token_keys, now) = (TokenKeys::default(), Instant::now());
+        token_keys.shows_keys();
+        assert!(token_keys.shows_none(1, now));
+        token_keys.shows_keys();
+        assert!(token_keys.has_keys() && !token_keys.is_lost());
     }
 }
