@@ -1,6 +1,9 @@
 //! Heap allocations that a request costs its shard once everything has its size. Those that stay
 //! are explained in `docs/performance.md`, section "Allocations"; where another number is found,
 //! the test tells where each one is made.
+//!
+//! The fixture's key store has policies: a decision that the shard has made before allocates
+//! nothing.
 
 #[path = "allocations/counter.rs"]
 mod counter;
