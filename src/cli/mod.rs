@@ -23,9 +23,12 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Invalid;
 
+/// Version, and the commit it is built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM"), ")");
+
 /// AWS KMS External Key Store (XKS) proxy: answers AWS KMS from your own HSM
 #[derive(Debug, Parser)]
-#[command(name = "xksd", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "xksd", version = VERSION, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "\
 To try it without an HSM:
   xksd demo

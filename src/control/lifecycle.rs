@@ -116,9 +116,10 @@ fn start_shards(
     state.log.event(
         Level::Info,
         format!(
-            "xksd {} serves on {listen} with {} shard{} on cores {cores:?}, up to {} connections \
-             each",
+            "xksd {} ({}) serves on {listen} with {} shard{} on cores {cores:?}, up to {} \
+             connections each",
             env!("CARGO_PKG_VERSION"),
+            env!("BUILT_FROM"),
             cores.len(),
             if cores.len() == 1 { "" } else { "s" },
             state.connections_a_shard

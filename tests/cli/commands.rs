@@ -168,6 +168,19 @@ fn the_sessions_that_will_be_opened_and_a_token_that_is_not_there_are_told() {
     assert!(code(&output) == 1 && stdout(&output).contains(told), "{}", stdout(&output));
 }
 
+#[test]
+fn the_version_says_what_it_is_built_from() {
+    let here = tempfile::tempdir().unwrap();
+    let output = xksd(here.path(), &["--version"]);
+    let version = concat!("xksd ", env!("CARGO_PKG_VERSION"), " (");
+    let built_from = stdout(&output).trim_end().strip_prefix(version).unwrap();
+    assert!(
+        built_from == "debug build)"
+            || built_from.starts_with("commit ") && built_from.ends_with(')'),
+        "{built_from}"
+    );
+}
+
 /// Whoever can change a file, or the folder that it is in, could make another key store of it.
 #[test]
 fn what_every_user_can_change_is_refused() {

@@ -27,7 +27,7 @@ use crate::workload::schedule::Plan;
 #[derive(Parser, Debug)]
 #[command(
     name = "xksd-load",
-    version,
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM"), ")"),
     after_help = "\
 Exit codes: 0 every bound that was given held, 1 something did not (a bound, a wrong answer, no \
 right answer at all), 2 could not be judged
