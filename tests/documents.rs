@@ -246,3 +246,22 @@ fn each_metric_is_documented() {
     };
     assert_eq!(documented_metrics(), names::ALL.iter().map(shown).collect::<Vec<_>>());
 }
+
+#[test]
+fn every_scenario_has_its_place_for_figures() {
+    let document = fs::read_to_string(root().join("docs/performance.md")).expect("a text");
+    let mut scenarios = 0;
+    for entry in fs::read_dir(root().join("loadtest/scenarios")).expect("a folder") {
+        let file = entry.expect("an entry").file_name().into_string().expect("a name");
+        let name = file.strip_suffix(".sh").expect("scripts only");
+        if name == "common" {
+            continue;
+        }
+        scenarios += 1;
+        let mark = format!("\n<!-- scripts/performance {name} -->\n");
+        let place = document.split_once(&mark).map(|(_, rest)| rest);
+        assert!(place.is_some_and(|rest| rest.contains("\n<!-- end -->\n")), "no place: {name}");
+        assert!(document.contains(&format!("| [`{name}")), "not in the list of scenarios: {name}");
+    }
+    assert!(scenarios > 10, "where are the scenarios?");
+}

@@ -13,11 +13,14 @@ fixed_us = 2000
 T
 configure_simulator xks "$sessions"
 serve
-html="${report:-$dir/report.html}"
 say "load: all four calls, 1,800/s for $seconds s"
-start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration "${seconds}s" --warmup 1s --sla p99.9=250ms --max-errors 0 --html "$html"
+start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration "${seconds}s" --warmup 1s --sla p99.9=250ms --max-errors 0 --html "$dir/report.html"
 await_load
-[ -z "$report" ] || cp "$dir/report.json" "${report%.html}.json"
+# Made elsewhere: the command stands in the report, and a path of this machine with it.
+if [ -n "$report" ]; then
+    cp "$dir/report.html" "$report"
+    cp "$dir/report.json" "${report%.html}.json"
+fi
 
 table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
 field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.p50, .latency.p99, .latency.p999, .latency.max] | @tsv' |
