@@ -7,6 +7,7 @@ use crate::jobs::*;
 use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, KeyType};
 use cryptoki::types::Date;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use test_harness::token::PIN;
 use test_harness::{Token, own_process, raw, softhsm};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
@@ -36,6 +37,47 @@ own_process! {
         let ivs: std::collections::HashSet<_> = (0..600).map(|_| encrypt(&mut *session, "foo", b"x", b"y").expect("encrypts").iv).collect();
         assert_eq!(ivs.len(), 600);
         assert!(!ivs.contains(&vec![0; 12]));
+    }
+}
+
+/// The words of the command in docs/hsm-vendors.md, for this file and label.
+fn documented_import(file: &std::path::Path, label: &str) -> Vec<String> {
+    let manual = include_str!("../../docs/hsm-vendors.md");
+    let line = manual
+        .lines()
+        .find(|line| line.starts_with("pkcs11-tool") && line.contains("--write-object"));
+    let said = |word: &str| match word {
+        "MODULE" => softhsm::module().display().to_string(),
+        "TOKEN" => "xks".to_owned(),
+        "FILE" => file.display().to_string(),
+        "foo" => label.to_owned(),
+        word => word.to_owned(),
+    };
+    line.expect("there").split_whitespace().skip(1).map(said).collect()
+}
+
+own_process! {
+    fn the_documented_import_takes_keys_of_any_bytes(directory) {
+        let _token = softhsm::new_token(&softhsm::load(), "xks");
+        let mut keys = [[0; 32], [b'\n'; 32], [7; 32], std::array::from_fn(|i| i as u8)];
+        (keys[2][1], keys[2][31]) = (b'\n', 0);
+        for (n, key) in keys.iter().enumerate() {
+            let file = directory.join("key");
+            std::fs::write(&file, key).expect("written");
+            let mut tool = std::process::Command::new("pkcs11-tool");
+            tool.args(documented_import(&file, &format!("key-{n}"))).args(["--pin", PIN]);
+            let output = tool.output().expect("pkcs11-tool");
+            assert!(output.status.success(), "{output:?}");
+        }
+        let mut session = engine().open().expect("opens");
+        for (n, key) in keys.iter().enumerate() {
+            let sealed = encrypt(&mut *session, &format!("key-{n}"), b"text", b"aad").expect("encrypts");
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes"));
+            let iv = Nonce::try_assume_unique_for_key(&sealed.iv).expect("12 bytes");
+            let mut text = [sealed.ciphertext, sealed.tag.to_vec()].concat();
+            let opened = key.open_in_place(iv, Aad::from(b"aad"), &mut text);
+            assert_eq!(opened.map(|text| &*text), Ok(&b"text"[..]), "key {n}");
+        }
     }
 }
 

@@ -10,9 +10,9 @@ const VARIABLE: &str = "XKSD_COMMIT";
 /// As `git rev-parse --short` is asked for.
 const DIGITS: &str = "12";
 
-/// Sets `BUILT_FROM` for the package's code: `commit 0123456789ab`, with `, changed` where files are
-/// not those of the commit; `commit unknown`; or `debug build`, which would have to be compiled again
-/// for each commit.
+/// Sets `BUILT_FROM` for the package's code: `commit 0123456789ab`, and `, changed` where files are
+/// not those of the commit; `commit unknown`; or `debug build`, which would otherwise have to be
+/// compiled again for each commit.
 pub fn tell_cargo() {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
