@@ -42,50 +42,8 @@ impl Delivery {
         Delivery { framing: Framing::None, keep_alive: false, expect_continue: false };
 
     pub(super) fn read(version: Version, headers: &[Header<'_>]) -> Result<Delivery, Reject> {
-        let mut content_length = None;
-        let mut codings = Codings::default();
-        let mut hosts = 0_usize;
-        let mut close = false;
-        let mut keep_alive = false;
-        let mut expect_continue = false;
-
-        for Header { name, value } in headers {
-            // By length first: of the dozen fields of a request, few reach the comparison.
-            match name.len() {
-                4 if name.eq_ignore_ascii_case("host") => {
-                    hosts += 1;
-                    if !is_host(value) {
-                        return Err(Reject::bad_request("invalid Host"));
-                    }
-                }
-                6 if name.eq_ignore_ascii_case("expect") => {
-                    if !members(value).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
-                        return Err(Reject {
-                            status: 417,
-                            reason: "only 100-continue can be expected",
-                        });
-                    }
-                    expect_continue = true;
-                }
-                10 if name.eq_ignore_ascii_case("connection") => {
-                    for option in members(value) {
-                        close |= option.eq_ignore_ascii_case(b"close");
-                        keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    }
-                }
-                14 if name.eq_ignore_ascii_case("content-length") => {
-                    // RFC 9112, 6.3 would let a server accept equal values; a second one shows that
-                    // somebody on the way has added it.
-                    let length = parse_length(value)?;
-                    if content_length.replace(length).is_some() {
-                        return Err(Reject::bad_request("more than one Content-Length"));
-                    }
-                }
-                17 if name.eq_ignore_ascii_case("transfer-encoding") => codings.add(value)?,
-                _ => {}
-            }
-        }
-
+        let Fields { content_length, codings, hosts, close, keep_alive, expect_continue } =
+            Fields::read(headers)?;
         // RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
         // HTTP/1.1 request message that lacks a Host header field and to any request message that
         // contains more than one Host header field line".
@@ -119,6 +77,63 @@ impl Delivery {
                 && version == Version::Http11
                 && !matches!(framing, Framing::None | Framing::Length(0)),
         })
+    }
+}
+
+/// What the fields that decide on it say.
+#[derive(Default)]
+struct Fields {
+    content_length: Option<usize>,
+    codings: Codings,
+    hosts: usize,
+    close: bool,
+    keep_alive: bool,
+    expect_continue: bool,
+}
+
+impl Fields {
+    #[inline]
+    fn read(headers: &[Header<'_>]) -> Result<Fields, Reject> {
+        let mut fields = Fields::default();
+        for Header { name, value } in headers {
+            // By length first: of the dozen fields of a request, few reach the comparison.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    fields.hosts += 1;
+                    if !is_host(value) {
+                        return Err(Reject::bad_request("invalid Host"));
+                    }
+                }
+                6 if name.eq_ignore_ascii_case("expect") => {
+                    if !members(value).all(|member| member.eq_ignore_ascii_case(b"100-continue")) {
+                        return Err(Reject {
+                            status: 417,
+                            reason: "only 100-continue can be expected",
+                        });
+                    }
+                    fields.expect_continue = true;
+                }
+                10 if name.eq_ignore_ascii_case("connection") => {
+                    for option in members(value) {
+                        fields.close |= option.eq_ignore_ascii_case(b"close");
+                        fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    // RFC 9112, 6.3 would let a server accept equal values; a second one shows that
+                    // somebody on the way has added it.
+                    let length = parse_length(value)?;
+                    if fields.content_length.replace(length).is_some() {
+                        return Err(Reject::bad_request("more than one Content-Length"));
+                    }
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    fields.codings.add(value)?
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
     }
 }
 

@@ -153,19 +153,7 @@ impl ShardSeed {
             requests,
             handshakes,
         };
-        while let Some(accepted) = listener::accept(&listener, &self.stop).await {
-            // Nothing is waited for while connections stand in the backlog: without this those that
-            // are open would wait for all of them.
-            glommio::yield_if_needed().await;
-            match accepted {
-                Ok(stream) => acceptor.admit(stream).await,
-                Err(error) => {
-                    acceptor.failed(&error);
-                    sleep(ACCEPT_BACKOFF).await;
-                }
-            }
-        }
-        drop(listener);
+        accept_all(&acceptor, listener, &self.stop).await;
         connections.drain();
         while !connections.is_empty() {
             sleep(DEADLINE_TICK).await;
@@ -174,6 +162,22 @@ impl ShardSeed {
         // What is pending when an executor ends would leak.
         delivering.cancel().await;
         keeping_time.cancel().await;
+    }
+}
+
+/// Admits connections until the shard is to stop, then closes the listener.
+async fn accept_all(acceptor: &Acceptor, listener: glommio::net::TcpListener, stop: &Stop) {
+    while let Some(accepted) = listener::accept(&listener, stop).await {
+        // Nothing is waited for while connections stand in the backlog: without this those that are
+        // open would wait for all of them.
+        glommio::yield_if_needed().await;
+        match accepted {
+            Ok(stream) => acceptor.admit(stream).await,
+            Err(error) => {
+                acceptor.failed(&error);
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
     }
 }
 

@@ -67,51 +67,10 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
     let certificate = &chain[i];
     let this = name(chain, i, file);
     let Some(next) = chain.get(i + 1) else {
-        // Nothing shows whether the issuer of the last one is a root, which may be left out, but
-        // for a leaf by itself it is unlikely: public CAs issue from intermediates. A private root
-        // that issued it directly is legitimate.
-        if i == 0 && is_self_issued(certificate) {
-            report.warning(
-                CERTIFICATE_CHAIN,
-                format!("{this} is self-signed: AWS KMS accepts certificates of public CAs only"),
-            );
-        } else if i == 0 {
-            report.warning(
-                CERTIFICATE_CHAIN,
-                format!(
-                    "{this} is the only one: unless its issuer ({}) is a root that the clients \
-                     trust, the chain is incomplete; append the intermediate certificates, for AWS \
-                     KMS demands all of them",
-                    certificate.issuer()
-                ),
-            );
-        }
-        return;
+        return check_last(certificate, i, &this, report);
     };
     if certificate.issuer().as_raw() != next.subject().as_raw() {
-        let issuer = chain
-            .iter()
-            .position(|other| other.subject().as_raw() == certificate.issuer().as_raw());
-        let message = match issuer {
-            Some(own) if own == i => {
-                format!("out of order: {this} is self-signed, so it must stand last or be left out")
-            }
-            Some(issuer) => {
-                format!(
-                    "out of order: {this} was issued by certificate {}, which must stand directly \
-                     after it",
-                    issuer + 1
-                )
-            }
-            None => format!(
-                "incomplete: {this} was issued by {}, whose certificate is missing; {} follows \
-                 instead",
-                certificate.issuer(),
-                next.subject()
-            ),
-        };
-        report.problem(CERTIFICATE_CHAIN, message);
-        return;
+        return report.problem(CERTIFICATE_CHAIN, misplaced(chain, i, &this, next));
     }
     if !next.is_ca() {
         report.problem(
@@ -121,15 +80,10 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
     }
     match certificate.verify_signature(Some(next.public_key())) {
         Ok(()) => {}
-        Err(X509Error::SignatureUnsupportedAlgorithm) => {
-            report.warning(
-                CERTIFICATE_CHAIN,
-                format!(
-                    "the signature of {this} is of a kind that \
-                xksd cannot verify"
-                ),
-            );
-        }
+        Err(X509Error::SignatureUnsupportedAlgorithm) => report.warning(
+            CERTIFICATE_CHAIN,
+            format!("the signature of {this} is of a kind that xksd cannot verify"),
+        ),
         Err(_) => report.problem(
             CERTIFICATE_CHAIN,
             format!(
@@ -137,6 +91,59 @@ fn check_link(chain: &[X509Certificate<'_>], i: usize, file: &Path, report: &mut
                  name: another generation of the CA?",
                 i + 2
             ),
+        ),
+    }
+}
+
+/// None follows it.
+fn check_last(certificate: &X509Certificate<'_>, i: usize, this: &str, report: &mut Report) {
+    // Nothing shows whether the issuer of the last one is a root, which may be left out, but
+    // for a leaf by itself it is unlikely: public CAs issue from intermediates. A private root
+    // that issued it directly is legitimate.
+    if i == 0 && is_self_issued(certificate) {
+        report.warning(
+            CERTIFICATE_CHAIN,
+            format!("{this} is self-signed: AWS KMS accepts certificates of public CAs only"),
+        );
+    } else if i == 0 {
+        report.warning(
+            CERTIFICATE_CHAIN,
+            format!(
+                "{this} is the only one: unless its issuer ({}) is a root that the clients \
+                 trust, the chain is incomplete; append the intermediate certificates, for AWS \
+                 KMS demands all of them",
+                certificate.issuer()
+            ),
+        );
+    }
+}
+
+/// Why `next` is not what must follow it.
+fn misplaced(
+    chain: &[X509Certificate<'_>],
+    i: usize,
+    this: &str,
+    next: &X509Certificate<'_>,
+) -> String {
+    let certificate = &chain[i];
+    let issuer =
+        chain.iter().position(|other| other.subject().as_raw() == certificate.issuer().as_raw());
+    match issuer {
+        Some(own) if own == i => {
+            format!("out of order: {this} is self-signed, so it must stand last or be left out")
+        }
+        Some(issuer) => {
+            format!(
+                "out of order: {this} was issued by certificate {}, which must stand directly \
+                 after it",
+                issuer + 1
+            )
+        }
+        None => format!(
+            "incomplete: {this} was issued by {}, whose certificate is missing; {} follows \
+             instead",
+            certificate.issuer(),
+            next.subject()
         ),
     }
 }

@@ -10,18 +10,10 @@ use super::rust_files;
 
 /// Lines of a function, its head included.
 const FUNCTION_LINES_MAX: usize = 70;
-/// Longer ones that are left, each with the reason.
+/// Longer ones, each with the reason.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     // A list: one arm for each reason, and nothing that could be taken out.
     ("src/sigv4/error.rs", "fmt"),
-    // A text from top to bottom.
-    ("loadtest/src/present/text.rs", "summary"),
-    // To be divided.
-    ("src/cli/keys/mod.rs", "tell_manager"),
-    ("src/http1/framing.rs", "read"),
-    ("src/shard/thread.rs", "run"),
-    ("src/tls/chain.rs", "check_link"),
-    ("loadtest/src/generator/connection.rs", "step"),
 ];
 /// Lines of a file. Fewer are better.
 const FILE_LINES_MAX: usize = 600;
@@ -50,13 +42,17 @@ fn is_test(file: &str) -> bool {
 struct Functions {
     file: String,
     long: Vec<String>,
+    /// Of [`LONG_FUNCTIONS`], those that are.
+    known: usize,
 }
 
 impl Functions {
     fn measure(&mut self, name: &syn::Ident, whole: Span) {
         let lines = whole.end().line + 1 - name.span().start().line;
         let is_known = LONG_FUNCTIONS.contains(&(&*self.file, &*name.to_string()));
-        if lines > FUNCTION_LINES_MAX && !is_known {
+        if lines > FUNCTION_LINES_MAX && is_known {
+            self.known += 1;
+        } else if lines > FUNCTION_LINES_MAX {
             let at = name.span().start().line;
             self.long.push(format!("{}:{at}: {name} has {lines} lines", self.file));
         }
@@ -77,12 +73,13 @@ impl<'ast> Visit<'ast> for Functions {
 
 #[test]
 fn functions_fit_a_screen() {
-    let mut functions = Functions { file: String::new(), long: Vec::new() };
+    let mut functions = Functions { file: String::new(), long: Vec::new(), known: 0 };
     for (file, text) in files().filter(|(file, _)| !is_test(file)) {
         let syntax = syn::parse_file(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
         functions.file = file;
         functions.visit_file(&syntax);
     }
+    assert_eq!(functions.known, LONG_FUNCTIONS.len(), "one is short: take it off LONG_FUNCTIONS");
     let long = functions.long;
     assert!(long.is_empty(), "above {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
 }

@@ -287,39 +287,44 @@ impl Connection<'_> {
         }
     }
 
+    /// Writes what is to be written.
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.written == self.out.len() {
+            return Ok(());
+        }
+        poll_fn(|cx| {
+            while self.written < self.out.len() {
+                if self.state.overdue.get() {
+                    return Poll::Ready(Err(End::Broken("timeout")));
+                }
+                match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
+                    Poll::Ready(Ok(n)) if n > 0 => self.written += n,
+                    Poll::Ready(_) => {
+                        return Poll::Ready(Err(End::Broken("connection broken while sending")));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => {
+                    Poll::Ready(Err(End::Broken("connection broken while sending")))
+                }
+                Poll::Pending if self.state.overdue.get() => {
+                    Poll::Ready(Err(End::Broken("timeout")))
+                }
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await?;
+        self.out.clear();
+        self.written = 0;
+        Ok(())
+    }
+
     /// Writes what is to be written, then waits for an answer, for work, or for the end.
     async fn step(&mut self) -> Result<(), End> {
-        if self.written < self.out.len() {
-            poll_fn(|cx| {
-                while self.written < self.out.len() {
-                    if self.state.overdue.get() {
-                        return Poll::Ready(Err(End::Broken("timeout")));
-                    }
-                    match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
-                        Poll::Ready(Ok(n)) if n > 0 => self.written += n,
-                        Poll::Ready(_) => {
-                            return Poll::Ready(Err(End::Broken(
-                                "connection broken while sending",
-                            )));
-                        }
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-                match Pin::new(&mut self.stream).poll_flush(cx) {
-                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                    Poll::Ready(Err(_)) => {
-                        Poll::Ready(Err(End::Broken("connection broken while sending")))
-                    }
-                    Poll::Pending if self.state.overdue.get() => {
-                        Poll::Ready(Err(End::Broken("timeout")))
-                    }
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await?;
-            self.out.clear();
-            self.written = 0;
-        }
+        self.flush().await?;
         let has_capacity = self.has_capacity();
         if has_capacity && !self.dispatcher.is_over() {
             self.dispatcher.wait(self.state);

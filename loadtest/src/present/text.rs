@@ -30,57 +30,10 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(text, "{name:<13} {value}");
     }
     text.push('\n');
-    let rows = [
-        (
-            "requests",
-            format!(
-                "{} offered, {} answered right, {} not",
-                count(report.offered),
-                count(report.right),
-                count(report.offered.saturating_sub(report.right))
-            ),
-        ),
-        ("answers", answers(report)),
-        ("throughput", throughput(report)),
-        ("TLS", tls(report)),
-    ];
-    for (name, value) in rows {
-        let _ = writeln!(text, "{name:<13} {value}");
-    }
-    let _ = writeln!(
-        text,
-        "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-        "latency", "p50", "p90", "p99", "p99.9", "max", "count"
-    );
-    let all = std::iter::once(("all", &report.latency))
-        .chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
-    for (name, p) in all {
-        let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(latency);
-        let _ = write!(text, "{name:<12}");
-        for time in &times {
-            let _ = write!(text, " {time:>10}");
-        }
-        let _ = writeln!(text, " {:>10}", count(p.count));
-    }
+    totals(report, &mut text);
+    latencies(report, &mut text);
     if report.steps.len() > 1 {
-        let _ = writeln!(
-            text,
-            "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}",
-            "offered/s", "answered/s", "p50", "p99", "p99.9", "errors"
-        );
-        for step in &report.steps {
-            let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(latency);
-            let mark = if step.passed { String::new() } else { format!("  {}", step.status()) };
-            let (offered, throughput, errors) =
-                (figure(step.offered_rate), figure(step.throughput), count(step.errors));
-            let _ = writeln!(
-                text,
-                "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}"
-            );
-        }
-        if report.capacity.is_none() {
-            let _ = writeln!(text, "{}", knee_text(report));
-        }
+        steps(report, &mut text);
     }
     if !report.errors_by_name.is_empty() {
         let _ = writeln!(text, "\nerrors{}", error_span(report));
@@ -119,6 +72,68 @@ pub fn summary(report: &Report) -> String {
     let _ = writeln!(text, "{}", super::conclusion::conclusion(report));
     let _ = writeln!(text, "{result}{unverified}");
     text.replace("at most at least", "at least")
+}
+
+/// What was asked and answered in all.
+fn totals(report: &Report, text: &mut String) {
+    let rows = [
+        (
+            "requests",
+            format!(
+                "{} offered, {} answered right, {} not",
+                count(report.offered),
+                count(report.right),
+                count(report.offered.saturating_sub(report.right))
+            ),
+        ),
+        ("answers", answers(report)),
+        ("throughput", throughput(report)),
+        ("TLS", tls(report)),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<13} {value}");
+    }
+}
+
+/// A line for each call, and one for all.
+fn latencies(report: &Report, text: &mut String) {
+    let _ = writeln!(
+        text,
+        "\n{:<12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "latency", "p50", "p90", "p99", "p99.9", "max", "count"
+    );
+    let all = std::iter::once(("all", &report.latency))
+        .chain(report.calls.iter().map(|c| (c.call.as_str(), &c.latency)));
+    for (name, p) in all {
+        let times = [p.p50, p.p90, p.p99, p.p999, p.max].map(latency);
+        let _ = write!(text, "{name:<12}");
+        for time in &times {
+            let _ = write!(text, " {time:>10}");
+        }
+        let _ = writeln!(text, " {:>10}", count(p.count));
+    }
+}
+
+/// A line for each rate.
+fn steps(report: &Report, text: &mut String) {
+    let _ = writeln!(
+        text,
+        "\n{:<12} {:>12} {:>10} {:>10} {:>10} {:>10}",
+        "offered/s", "answered/s", "p50", "p99", "p99.9", "errors"
+    );
+    for step in &report.steps {
+        let [p50, p99, p999] = [step.p50, step.p99, step.p999].map(latency);
+        let mark = if step.passed { String::new() } else { format!("  {}", step.status()) };
+        let (offered, throughput, errors) =
+            (figure(step.offered_rate), figure(step.throughput), count(step.errors));
+        let _ = writeln!(
+            text,
+            "{offered:<12} {throughput:>12} {p50:>10} {p99:>10} {p999:>10} {errors:>10}{mark}"
+        );
+    }
+    if report.capacity.is_none() {
+        let _ = writeln!(text, "{}", knee_text(report));
+    }
 }
 
 /// In a line.

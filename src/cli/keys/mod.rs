@@ -139,6 +139,19 @@ impl Tally {
     }
 }
 
+/// Label, id and key store of each key that a key manager is to serve, and whether it is enabled.
+fn expected(config: &Config, index: usize) -> BTreeSet<(&str, &str, &str, bool)> {
+    let mut expected = BTreeSet::new();
+    for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
+        expected.extend(store.keys.iter().flat_map(|key| {
+            let enabled = store.enabled && key.enabled;
+            let (id, prefix) = (key.id.as_str(), store.path_prefix.as_str());
+            key.usable().map(move |version| (version.label.as_str(), id, prefix, enabled))
+        }));
+    }
+    expected
+}
+
 /// Prints what one key manager holds, and which of the keys expected there can serve.
 fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<Holder, Failure> {
     print(&format!("key manager {}\n", manager.name))?;
@@ -173,17 +186,9 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
             Box::new(move |job| session.execute(job))
         }
     };
-    let mut expected: BTreeSet<(&str, &str, &str, bool)> = BTreeSet::new();
-    for store in config.keystores.iter().filter(|store| store.key_managers.contains(&index)) {
-        expected.extend(store.keys.iter().flat_map(|key| {
-            let enabled = store.enabled && key.enabled;
-            let (id, prefix) = (key.id.as_str(), store.path_prefix.as_str());
-            key.usable().map(move |version| (version.label.as_str(), id, prefix, enabled))
-        }));
-    }
     // By label: several keys of key stores may be one key here.
     let mut verdicts: BTreeMap<&str, Option<String>> = BTreeMap::new();
-    for (label, id, prefix, enabled) in expected {
+    for (label, id, prefix, enabled) in expected(config, index) {
         let verdict = match verdicts.entry(label).or_insert_with(|| {
             why_it_cannot_serve(match &listed {
                 Some(listed) => listed.describe(label),
