@@ -30,7 +30,7 @@ use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
 use xksd::policy::cedar::{self, Policies, Revision, Source, Sources};
 use xksd::policy::{Mode, Policy};
-use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
+use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings, Share};
 use xksd::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use xksd::telemetry::log::Format;
 use xksd::telemetry::{Log, ShardMetrics};
@@ -281,6 +281,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         credentials: credentials(),
         keys: HashMap::from([(KEY_ID.to_owned(), Key::new(KEY_ID, true))]),
         managers: vec![Arc::new(manager)],
+        share: Share::of_key_store(0, 1),
         accept_aws_sample: false,
         quota: None,
         policy: policy(),

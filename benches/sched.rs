@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use xksd::key_manager::{Job, KeyRef, Task};
 use xksd::limits::{QUEUE_JOBS_A_SHARD_MAX, SESSION_OPENINGS_MAX};
 use xksd::sched::model::{LaneId, Report, Scheduler, Settings, Step};
-use xksd::sched::{Inbox, Mailbox, Pool};
+use xksd::sched::{Inbox, Mailbox, Pool, Share};
 
 use crate::fixture::{KEY_ID, block_on, pool, waker};
 
@@ -26,7 +26,7 @@ pub fn benches(c: &mut Criterion) {
             b.iter(|| {
                 now += SERVICE;
                 let lane = core
-                    .submit(0, (), now + LONG, now, &mut late)
+                    .submit(0, Share::OWN, (), now + LONG, now, &mut late)
                     .expect("admitted")
                     .expect("a lane is idle");
                 assert!(matches!(core.step(lane, now, &mut batch, &mut late).step, Step::Work));
@@ -55,7 +55,7 @@ pub fn benches(c: &mut Criterion) {
 async fn describe(inbox: &Rc<Inbox>, pool: &Pool) {
     let job =
         Job { key: KeyRef::first(KEY_ID), task: Task::Describe, deadline: Instant::now() + LONG };
-    let Ok(ticket) = inbox.submit(pool, job) else { panic!("refused") };
+    let Ok(ticket) = inbox.submit(pool, Share::OWN, job) else { panic!("refused") };
     ticket.await.outcome.expect("described");
 }
 

@@ -405,6 +405,8 @@ pub const AUDIT_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A file that holds one secret, bytes.
 pub const SECRET_FILE_BYTES_MAX: usize = 4 * 1024;
+/// `keystore.weight`.
+pub const KEY_STORE_WEIGHT: std::ops::RangeInclusive<u64> = 1..=100;
 /// `server.shards`; 0 asks for one a core.
 pub const SHARDS: std::ops::RangeInclusive<u64> = 0..=1024;
 /// `server.request_budget_ms`. KMS gives up after 250 ms; 10 ms stay for the way back.

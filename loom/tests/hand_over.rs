@@ -12,7 +12,7 @@ use std::time::Duration;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use xksd_loom::key_manager::{Engine, Fault, Job, Outcome, Session};
-use xksd_loom::sched::{Delivered, Inbox, Mailbox, PendingJob, Pool, PoolSettings, Refused};
+use xksd_loom::sched::{Delivered, Inbox, Mailbox, PendingJob, Pool, PoolSettings, Refused, Share};
 use xksd_loom::sync::{advance, now};
 
 const HANG_AFTER: Duration = Duration::from_secs(2);
@@ -119,7 +119,7 @@ impl Hsm {
 
     fn submit(&self, inbox: &Rc<Inbox>, pool: &Pool, number: u32) -> Result<PendingJob, Refused> {
         let job = Job { number, deadline: now() + DEADLINE, alive: self.jobs.clone() };
-        inbox.submit(pool, job).map_err(|returned| returned.0)
+        inbox.submit(pool, Share::OWN, job).map_err(|returned| returned.0)
     }
 
     /// All ends, and nothing is left.

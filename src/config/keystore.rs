@@ -11,8 +11,8 @@ use super::secret::{SecretString, secret};
 use super::table::{InForce, Said, Setting, names};
 use crate::api::route::is_key_id;
 use crate::limits::{
-    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, SECRET_ACCESS_KEY_CHARS,
-    URI_PATH_CHARS_MAX,
+    ACCESS_KEY_ID_CHARS, EKM_FLEET_MAX, EXTERNAL_KEY_ID_CHARS_MAX, KEY_STORE_WEIGHT,
+    SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
 use crate::policy::Mode;
 use crate::policy::quota::Bounds;
@@ -38,6 +38,9 @@ pub struct KeyStore {
     pub keys: Vec<Key>,
     /// Ciphertext of other proxies that Decrypt opens.
     pub accept_foreign_ciphertext: Vec<ForeignCiphertext>,
+    /// Its part of a key manager's time while other key stores wait for it too: in proportion to
+    /// their weights.
+    pub weight: u32,
     /// How many requests it may have.
     pub quota: Option<Bounds>,
     /// Who may do what with its keys.
@@ -115,6 +118,7 @@ pub(super) const KEYS: &[Setting<KeyStore>] = &[
         "missing, and policies are in force now: say mode = \"off\" in [keystore.policy] to give \
          them up",
     ),
+    Setting::reloaded("weight", |store| Said::value(store.weight)),
 ];
 
 /// `[[keystore.credential]]`.
@@ -198,6 +202,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         let ids = keys.iter().flatten().map(|key| key.id.as_str());
         policy::policy(v, prefix, &ids.collect::<Vec<_>>()).map(Some)
     });
+    let weight = section.or("weight", 1, |v| v.integer("", KEY_STORE_WEIGHT).map(|n| n as u32));
     if keys.as_ref().is_some_and(Vec::is_empty) {
         value.warn("no [[keystore.key]]: every key call will be answered KeyNotFoundException");
     }
@@ -211,6 +216,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         accept_foreign_ciphertext: foreign?,
         quota: quota?,
         policy: policy?,
+        weight: weight?,
     })
 }
 

@@ -21,7 +21,7 @@ use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::policy::Policy;
 use crate::policy::cedar::{self, Revision};
 use crate::policy::quota::{Bounds, Quota};
-use crate::sched::Mailbox;
+use crate::sched::{Mailbox, Share};
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::telemetry::Log;
 use crate::tls;
@@ -128,7 +128,7 @@ pub fn key_stores(
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     let revision = Revision::next();
-    for store in &config.keystores {
+    for (index, store) in config.keystores.iter().enumerate() {
         let before = running.and_then(|running| running.by_prefix.get(&store.path_prefix));
         let at =
             |error: &dyn std::fmt::Display| format!("key store {:?}: {error}", store.path_prefix);
@@ -161,6 +161,7 @@ pub fn key_stores(
                 .iter()
                 .filter_map(|&index| managers.get(index).cloned())
                 .collect(),
+            share: Share::of_key_store(index, store.weight),
             accept_aws_sample: store
                 .accept_foreign_ciphertext
                 .contains(&ForeignCiphertext::AwsSample),

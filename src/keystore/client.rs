@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::key_manager::{Answer, Fault, InProcess, Job, KeyRef, Task};
-use crate::sched::{Delivered, Inbox, Pool, Refused};
+use crate::sched::{Delivered, Inbox, Pool, Refused, Share};
 
 /// How often the answer is looked for: no request waits for it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -57,7 +57,7 @@ impl<'a> BlockingClient<'a> {
 fn wait(pool: &Pool, inbox: &Rc<Inbox>, mut job: Job) -> Result<Delivered, Fault> {
     let deadline = job.deadline;
     let ticket = loop {
-        match inbox.submit(pool, job).map_err(|refused| *refused) {
+        match inbox.submit(pool, Share::OWN, job).map_err(|refused| *refused) {
             Ok(ticket) => break ticket,
             // The first sessions are still being opened.
             Err((Refused::NoSession(None), returned)) if Instant::now() < deadline => {

@@ -17,7 +17,9 @@ use crate::key_manager::{
     RefusedKey, replica_check,
 };
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
-use crate::sched::{Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Snapshot};
+use crate::sched::{
+    Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Share, Snapshot,
+};
 
 /// A key manager and what is known of its health.
 pub struct KeyManager {
@@ -113,11 +115,12 @@ impl KeyManager {
     pub async fn execute(
         &self,
         inbox: &Rc<Inbox>,
+        share: Share,
         job: Job,
     ) -> Result<Delivered, Box<(Refused, Job)>> {
         match &self.access {
             Access::InProcess(keys) => Ok(at_once(&**keys, job)),
-            Access::Sessions(sessions) => Ok(inbox.submit(&sessions.pool, job)?.await),
+            Access::Sessions(sessions) => Ok(inbox.submit(&sessions.pool, share, job)?.await),
         }
     }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::policy::Policy;
 use crate::policy::quota::Quota;
+use crate::sched::Share;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
@@ -44,6 +45,8 @@ pub struct KeyStore {
     pub keys: HashMap<String, Key>,
     /// Replicas of the same keys.
     pub managers: Vec<Arc<KeyManager>>,
+    /// Its part of a key manager that others use too.
+    pub share: Share,
     /// Decrypt also what AWS's sample proxy encrypted.
     pub accept_aws_sample: bool,
     /// How many requests it may have.

@@ -231,7 +231,7 @@ async fn run(
         let Some(task_now) = task.take().or_else(&again) else { break };
         let job = Job { key: key.clone(), task: task_now, deadline };
         diagnostics.key_manager = manager.name.clone();
-        match manager.execute(inbox, job).await {
+        match manager.execute(inbox, target.store.share, job).await {
             Ok(Delivered { outcome, queue_wait, hsm_time }) => {
                 diagnostics.spent(queue_wait, hsm_time);
                 let fault = match outcome {

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::mailbox::{Delivered, JobId, Mailbox};
-use super::model::Refused;
+use super::model::{Refused, Share};
 use super::pool::Pool;
 use super::sync;
 use crate::key_manager::Job;
@@ -89,6 +89,7 @@ impl Inbox {
     pub fn submit(
         self: &Rc<Self>,
         pool: &Pool,
+        share: Share,
         job: Job,
     ) -> Result<PendingJob, Box<(Refused, Job)>> {
         let (now, deadline) = (sync::now(), job.deadline);
@@ -97,7 +98,7 @@ impl Inbox {
         };
         // Dropped on refusal, which frees the slot.
         let pending = PendingJob { inbox: self.clone(), index: id.index, taken: false };
-        pool.submit(self.shard, id, job, now)?;
+        pool.submit(self.shard, id, share, job, now)?;
         if self.earliest.get().is_none_or(|earliest| deadline < earliest) {
             self.earliest.set(Some(deadline));
         }

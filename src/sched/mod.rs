@@ -26,6 +26,6 @@ mod tests;
 
 pub use self::inbox::{Deliver, Inbox, PendingJob};
 pub use self::mailbox::{Delivered, JobId, Mailbox};
-pub use self::model::Refused;
+pub use self::model::{Refused, Share};
 pub use self::pool::{Pool, PoolSettings, PoolStats, sessions_opened};
 pub use self::snapshot::Snapshot;

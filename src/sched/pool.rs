@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::lane;
 use super::lane_slot::{LaneSlot, Work};
 use super::mailbox::{JobId, Mailbox};
-use super::model::{Counts, Entry, LaneId, Refused, Scheduler, Settings, Tick, Totals};
+use super::model::{Counts, Entry, LaneId, Refused, Scheduler, Settings, Share, Tick, Totals};
 use super::shared::Shared;
 use super::snapshot::{Snapshot, SnapshotCell};
 use super::sync::{self, Builder, Condvar, Mutex};
@@ -160,13 +160,14 @@ impl Pool {
         &self,
         shard: usize,
         id: JobId,
+        share: Share,
         job: Job,
         now: Instant,
     ) -> Result<(), Box<(Refused, Job)>> {
         let deadline = job.deadline;
         let mut scheduler = self.shared.scheduler();
         let mut late = Vec::new();
-        let submitted = scheduler.submit(shard, Work { job, id }, deadline, now, &mut late);
+        let submitted = scheduler.submit(shard, share, Work { job, id }, deadline, now, &mut late);
         drop(scheduler);
         self.shared.answer_late(&mut late);
         let wake = submitted.map_err(|(refused, work)| Box::new((refused, work.job)))?;

@@ -82,7 +82,7 @@ impl Shared {
             return;
         }
         let now = sync::now();
-        for Entry { job: Work { job, id }, shard, submitted, deadline } in late.drain(..) {
+        for Entry { job: Work { job, id }, shard, submitted, deadline, .. } in late.drain(..) {
             drop(job);
             self.mailboxes[shard].post(id, Delivered::not_begun(submitted, deadline, now));
             self.mailboxes[shard].wake();

@@ -165,7 +165,7 @@ impl Rig {
     }
 
     fn run(&self, job: Job) -> Delivered {
-        block_on(&self.inbox, self.inbox.submit(&self.pool, job).unwrap())
+        block_on(&self.inbox, self.inbox.submit(&self.pool, Share::OWN, job).unwrap())
     }
 
     fn serves(&self) -> bool {
@@ -214,7 +214,8 @@ fn ten_thousand_jobs_of_two_shards_are_each_answered_once() {
             thread::spawn(move || {
                 let inbox = Inbox::new(shard, mailbox);
                 for round in 0..50 {
-                    let submit = |n| (n, inbox.submit(&pool, job("k", n, LONG)).unwrap());
+                    let submit =
+                        |n| (n, inbox.submit(&pool, Share::OWN, job("k", n, LONG)).unwrap());
                     let pending_jobs: Vec<_> =
                         (round * 100..round * 100 + 100).map(submit).collect();
                     block_on(&inbox, async {
@@ -266,7 +267,7 @@ fn a_late_outcome_never_reaches_the_next_pending_job_of_its_slot() {
     assert_eq!(rig.behaviour.hanging.load(Ordering::SeqCst), 1);
     // Not abandoned: the same lane answers late, and serves the next job, which has the first one's
     // slot.
-    let next = rig.inbox.submit(&rig.pool, job("k", 2, LONG)).unwrap();
+    let next = rig.inbox.submit(&rig.pool, Share::OWN, job("k", 2, LONG)).unwrap();
     release.send(()).unwrap();
     assert_eq!(number(&block_on(&rig.inbox, next)), Some(2));
     rig.stop();
@@ -276,13 +277,15 @@ fn a_late_outcome_never_reaches_the_next_pending_job_of_its_slot() {
 fn what_nobody_waits_for_is_not_begun() {
     let (release, hang) = mpsc::channel();
     let rig = Rig::start(1, Behaviour { release: Mutex::new(Some(hang)), ..Behaviour::default() });
-    let first = rig.inbox.submit(&rig.pool, job("hang", 1, LONG)).unwrap();
+    let first = rig.inbox.submit(&rig.pool, Share::OWN, job("hang", 1, LONG)).unwrap();
     rig.until("the lane is busy", |rig| rig.behaviour.hanging.load(Ordering::SeqCst) == 1);
-    let cancelled: Vec<_> =
-        (10..20).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
+    let cancelled: Vec<_> = (10..20)
+        .map(|n| rig.inbox.submit(&rig.pool, Share::OWN, job("k", n, LONG)).unwrap())
+        .collect();
     drop(cancelled);
-    let late = rig.inbox.submit(&rig.pool, job("k", 30, Duration::from_millis(5))).unwrap();
-    let last = rig.inbox.submit(&rig.pool, job("k", 2, LONG)).unwrap();
+    let late =
+        rig.inbox.submit(&rig.pool, Share::OWN, job("k", 30, Duration::from_millis(5))).unwrap();
+    let last = rig.inbox.submit(&rig.pool, Share::OWN, job("k", 2, LONG)).unwrap();
     assert_eq!(rig.inbox.pending(), 3);
     let late = block_on(&rig.inbox, late);
     assert_eq!(late.hsm_time, Duration::ZERO, "no session had it: {late:?}");
@@ -325,7 +328,8 @@ fn a_shard_is_woken_once_until_it_has_looked_and_not_after_it_is_gone() {
 #[test]
 fn a_busy_shard_finds_outcomes_before_its_executor_looks_for_wake_ups() {
     let rig = Rig::start(1, Behaviour::default());
-    let mut pending_job = pin!(rig.inbox.submit(&rig.pool, job("key", 7, LONG)).unwrap());
+    let mut pending_job =
+        pin!(rig.inbox.submit(&rig.pool, Share::OWN, job("key", 7, LONG)).unwrap());
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(count.clone());
     let mut cx = Context::from_waker(&waker);
@@ -365,7 +369,7 @@ fn all_sessions_lost_and_back() {
     rig.until("both open", |rig| rig.pool.stats().lanes_open == 2);
     rig.behaviour.down.store(true, Ordering::SeqCst);
     rig.until("refused at once, with the fault", |rig| {
-        match refused(rig.inbox.submit(&rig.pool, job("k", 2, LONG))) {
+        match refused(rig.inbox.submit(&rig.pool, Share::OWN, job("k", 2, LONG))) {
             Some(Refused::NoSession(fault)) => fault.is_some_and(|fault| fault.contains("CKR_")),
             _ => false,
         }
@@ -435,11 +439,12 @@ fn in_process_engines_get_no_more_lanes_than_do_any_good() {
 fn stop_serves_what_is_queued_and_admits_nothing() {
     let rig = Rig::start(2, Behaviour::default());
     rig.served("k", 0);
-    let pending_jobs: Vec<_> =
-        (1..50).map(|n| (n, rig.inbox.submit(&rig.pool, job("slow", n, LONG)).unwrap())).collect();
+    let pending_jobs: Vec<_> = (1..50)
+        .map(|n| (n, rig.inbox.submit(&rig.pool, Share::OWN, job("slow", n, LONG)).unwrap()))
+        .collect();
     assert!(rig.pool.stop(Instant::now() + LONG));
     assert!(matches!(
-        refused(rig.inbox.submit(&rig.pool, job("k", 99, LONG))),
+        refused(rig.inbox.submit(&rig.pool, Share::OWN, job("k", 99, LONG))),
         Some(Refused::NoSession(_))
     ));
     block_on(&rig.inbox, async {
@@ -453,7 +458,10 @@ fn stop_serves_what_is_queued_and_admits_nothing() {
 #[test]
 fn a_pool_that_is_dropped_ends_its_lanes() {
     let Rig { behaviour, pool, inbox } = Rig::start(2, Behaviour::default());
-    assert_eq!(number(&block_on(&inbox, inbox.submit(&pool, job("k", 1, LONG)).unwrap())), Some(1));
+    assert_eq!(
+        number(&block_on(&inbox, inbox.submit(&pool, Share::OWN, job("k", 1, LONG)).unwrap())),
+        Some(1)
+    );
     drop(pool);
     let end = Instant::now() + LONG;
     while behaviour.opened.load(Ordering::SeqCst) != behaviour.closed.load(Ordering::SeqCst) {
@@ -467,25 +475,29 @@ fn the_inbox_is_bounded_and_frees_what_was_refused() {
     let rig = Rig::start(1, Behaviour { down: AtomicBool::new(true), ..Behaviour::default() });
     rig.until("no lanes", |rig| {
         matches!(
-            refused(rig.inbox.submit(&rig.pool, job("k", 1, LONG))),
+            refused(rig.inbox.submit(&rig.pool, Share::OWN, job("k", 1, LONG))),
             Some(Refused::NoSession(_))
         )
     });
     assert_eq!(rig.inbox.pending(), 0);
-    let past = rig.inbox.submit(&rig.pool, job("k", 1, Duration::ZERO));
+    let past = rig.inbox.submit(&rig.pool, Share::OWN, job("k", 1, Duration::ZERO));
     assert!(past.is_err());
     rig.behaviour.down.store(false, Ordering::SeqCst);
     rig.until("open", Rig::serves);
     let (release, hang) = mpsc::channel();
     *rig.behaviour.release.lock().unwrap() = Some(hang);
-    let hung = rig.inbox.submit(&rig.pool, job("hang", 0, LONG)).unwrap();
+    let hung = rig.inbox.submit(&rig.pool, Share::OWN, job("hang", 0, LONG)).unwrap();
     while rig.behaviour.hanging.load(Ordering::SeqCst) == 0 {
         thread::sleep(Duration::from_millis(1));
     }
     let max = crate::limits::QUEUE_JOBS_A_SHARD_MAX as u32;
-    let pending_jobs: Vec<_> =
-        (0..max).map(|n| rig.inbox.submit(&rig.pool, job("k", n, LONG)).unwrap()).collect();
-    assert_eq!(refused(rig.inbox.submit(&rig.pool, job("k", 0, LONG))), Some(Refused::QueueFull));
+    let pending_jobs: Vec<_> = (0..max)
+        .map(|n| rig.inbox.submit(&rig.pool, Share::OWN, job("k", n, LONG)).unwrap())
+        .collect();
+    assert_eq!(
+        refused(rig.inbox.submit(&rig.pool, Share::OWN, job("k", 0, LONG))),
+        Some(Refused::QueueFull)
+    );
     assert_eq!(rig.inbox.pending(), pending_jobs.len() + 1);
     drop(pending_jobs);
     release.send(()).unwrap();

@@ -9,7 +9,7 @@ use xksd::key_manager::{
     Answer, Concurrency, Engine, Fault, Job, KeyRef, ManagerInfo, Outcome, Session, Task,
 };
 use xksd::limits::DEADLINE_TICK;
-use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings};
+use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings, Share};
 
 struct TestEngine;
 struct TestSession;
@@ -102,8 +102,10 @@ async fn run_shard(inbox: std::rc::Rc<Inbox>, pool: Arc<Pool>) {
         let (inbox, pool) = (inbox.clone(), pool.clone());
         let serve = async move {
             for n in connection * 100..connection * 100 + 100 {
-                let delivered =
-                    inbox.submit(&pool, job("k", n, Duration::from_secs(60))).unwrap().await;
+                let delivered = inbox
+                    .submit(&pool, Share::OWN, job("k", n, Duration::from_secs(60)))
+                    .unwrap()
+                    .await;
                 let Ok(Answer::Encrypted { ciphertext, .. }) = delivered.outcome else {
                     panic!("must be encrypted")
                 };
@@ -115,7 +117,8 @@ async fn run_shard(inbox: std::rc::Rc<Inbox>, pool: Arc<Pool>) {
     for connection in connections {
         connection.await;
     }
-    let hung = inbox.submit(&pool, job("hang", 0, Duration::from_millis(20))).unwrap().await;
+    let hung =
+        inbox.submit(&pool, Share::OWN, job("hang", 0, Duration::from_millis(20))).unwrap().await;
     assert_eq!(hung.outcome.unwrap_err(), Fault::Timeout);
     assert_eq!(inbox.pending(), 0);
     expire.cancel().await;

@@ -127,6 +127,8 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("key_manager = [\"hsm-a\"]", "", "keystore[0].key_manager", "missing"),
     ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\nenabled = \"no\"", "keystore[0].enabled", "true or false"),
     ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\naccept_foreign_ciphertext = [\"x\"]", "keystore[0].accept_foreign_ciphertext[0]", "aws-sample"),
+    ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\nweight = 0", "keystore[0].weight", "1 to 100"),
+    ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\nweight = 101", "keystore[0].weight", "1 to 100"),
     ("QR27\"", "QR28\"", "keystore[0].credential[0].access_key_id", "20 to 30 of A-Z 2-7"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/pin\" }", "keystore[0].credential[0].secret_access_key", "secrets/pin (4 characters) is not accepted: a secret access key has 43 to 64"),
     ("{ file = \"secrets/key\" }", "{ file = \"secrets/two-lines\" }", "keystore[0].credential[0].secret_access_key", "(45 characters)"),

@@ -64,7 +64,7 @@ fn all_is_said_at_the_start() {
              \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true, \
              read_write_sessions is false",
             "key store \"/a\": key_manager is [\"hsm-a\"], enabled, accept_foreign_ciphertext is \
-             []",
+             [], weight is 1",
             "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27",
             "key store \"/a\": key \"foo\": label is \"foo\", enabled",
         ]
@@ -160,7 +160,7 @@ fn who_is_cut_off_and_who_comes_in_is_said() {
         told(&[("\"/a\"", "\"/b\""), ("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
         [
             "key store \"/b\" added: key_manager is [\"hsm-a\"], enabled, \
-             accept_foreign_ciphertext is []",
+             accept_foreign_ciphertext is [], weight is 1",
             "key store \"/b\": credential ABCDEFGHIJKLMNOPQR27 added",
             "key store \"/b\": key \"foo\" added: label is \"other\", enabled",
             "key store \"/a\" removed"
@@ -238,6 +238,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.credential", "QR27", "QR26"),
     ("keystore.key", "id = \"foo\"", "id = \"bar\""),
     ("keystore.accept_foreign_ciphertext", "accept_foreign_ciphertext = [\"aws-sample\"]\n", ""),
+    ("keystore.weight", "enabled = false\naccept", "enabled = false\nweight = 7\naccept"),
     ("keystore.credential.access_key_id", "QR27", "QR26"),
     ("keystore.credential.secret_access_key", "{ env = \"KEY\" }", "{ value = \"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz\" }"),
     ("keystore.key.id", "id = \"foo\"", "id = \"bar\""),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::queues::Share;
 use super::state::{Entry, LaneId, Refused, SHORT_OUTAGE, Scheduler};
 
 /// What a wait may be longer than by the estimate: it is judged by averages, and the slots of a
@@ -18,18 +19,19 @@ impl<J> Scheduler<J> {
     pub fn submit(
         &mut self,
         shard: usize,
+        share: Share,
         job: J,
         deadline: Instant,
         now: Instant,
         late: &mut Vec<Entry<J>>,
     ) -> Result<Option<LaneId>, (Refused, J)> {
-        let mut refusal = self.refusal(shard, deadline, now);
+        let mut refusal = self.refusal(shard, share, deadline, now);
         if matches!(refusal, Some(Refused::QueueFull | Refused::DeadlineUnreachable)) {
             // For the sake of jobs that nobody waits for, maybe: they stay until a lane or a tick
             // comes.
             self.reap(now, late);
             if !late.is_empty() {
-                refusal = self.refusal(shard, deadline, now);
+                refusal = self.refusal(shard, share, deadline, now);
             }
         }
         if let Some(refused) = refusal {
@@ -41,15 +43,20 @@ impl<J> Scheduler<J> {
             return Err((refused, job));
         }
         self.totals.jobs += 1;
-        self.queues[shard].push_back(Entry { job, shard, deadline, submitted: now });
-        self.queued += 1;
+        self.queues.push_back(Entry { job, shard, share, deadline, submitted: now });
         Ok(self.wake_if_needed(shard, now))
     }
 
-    fn refusal(&self, shard: usize, deadline: Instant, now: Instant) -> Option<Refused> {
-        let Some(queue) = self.queues.get(shard) else {
+    fn refusal(
+        &self,
+        shard: usize,
+        share: Share,
+        deadline: Instant,
+        now: Instant,
+    ) -> Option<Refused> {
+        if shard >= self.queues.shards() {
             return Some(Refused::NoSession(Some(Arc::from("no such shard"))));
-        };
+        }
         if self.stopping {
             return Some(Refused::NoSession(Some(Arc::from("stopping"))));
         }
@@ -62,11 +69,15 @@ impl<J> Scheduler<J> {
             });
         }
         if deadline <= now
-            || now.checked_add(self.likely_time(shard)).is_none_or(|done| done > deadline)
+            || now.checked_add(self.likely_time(shard, share)).is_none_or(|done| done > deadline)
         {
             return Some(Refused::DeadlineUnreachable);
         }
-        (queue.len() >= self.settings.queue_max).then_some(Refused::QueueFull)
+        (!self.has_room(shard, share)).then_some(Refused::QueueFull)
+    }
+
+    fn has_room(&self, shard: usize, share: Share) -> bool {
+        self.queues.len_of(shard, share) < self.queues.room(share, self.settings.queue_max)
     }
 
     /// Whether no lane has served for so long that jobs are refused.
@@ -75,21 +86,19 @@ impl<J> Scheduler<J> {
     }
 
     /// The time by which a job submitted now would hardly not be done.
-    fn likely_time(&self, shard: usize) -> Duration {
+    fn likely_time(&self, shard: usize, share: Share) -> Duration {
         let serving = self.counts.serving();
         let (Some(service), true) = (self.service.mean(), self.counts.idle == 0 && serving > 0)
         else {
             return Duration::ZERO;
         };
-        let own = self.queues[shard].len();
-        let waiting_shards = self.queues.iter().filter(|queue| !queue.is_empty()).count();
-        // Behind everybody's jobs at the worst; but queues are served in turn, and home lanes serve
-        // their own shard's first.
-        let mut ahead = self.queued.min(own * waiting_shards) as f64 / serving as f64;
+        let (by_all, at_home) = self.queues.ahead(shard, share);
+        let mut wait = by_all / serving as f64;
         if self.home_serving[shard] > 0 {
-            ahead = ahead.min(own as f64 / self.home_serving[shard] as f64);
+            // Home lanes serve their own shard's first.
+            wait = wait.min(at_home / self.home_serving[shard] as f64);
         }
-        service.mul_f64(ahead * WAIT_MARGIN) + self.service.likely_most()
+        service.mul_f64(wait * WAIT_MARGIN) + self.service.likely_most()
     }
 
     /// When a job submitted now may be expected to be done, for choosing between key managers; none
@@ -101,8 +110,11 @@ impl<J> Scheduler<J> {
             return None;
         }
         let service = self.service.mean().unwrap_or_default();
-        let ahead =
-            if self.counts.idle > 0 { 0.0 } else { (self.queued + 1) as f64 / serving as f64 };
+        let ahead = if self.counts.idle > 0 {
+            0.0
+        } else {
+            (self.queues.len() + 1) as f64 / serving as f64
+        };
         Some(service.mul_f64(ahead + 1.0))
     }
 
@@ -114,29 +126,30 @@ impl<J> Scheduler<J> {
     /// Puts a job back that a lane was handed and has not begun, at the head of its queue. Gives it
     /// back when there is no room.
     pub fn requeue(&mut self, entry: Entry<J>) -> Result<(), Entry<J>> {
-        match self.queues.get_mut(entry.shard) {
-            Some(queue) if queue.len() < self.settings.queue_max => {
-                queue.push_front(entry);
-                self.queued += 1;
-                Ok(())
-            }
-            _ => Err(entry),
+        if entry.shard >= self.queues.shards() || !self.has_room(entry.shard, entry.share) {
+            return Err(entry);
         }
+        self.queues.push_front(entry);
+        Ok(())
     }
 
     /// Moves jobs that are past their deadline or cancelled from the heads of the queues to `late`,
     /// some at once.
     pub fn reap(&mut self, now: Instant, late: &mut Vec<Entry<J>>) {
-        for shard in 0..self.queues.len() {
-            while late.len() < LATE_AT_ONCE_MAX
-                && self.queues[shard]
-                    .front()
-                    .is_some_and(|entry| entry.deadline <= now || (self.is_cancelled)(entry))
-                && let Some(entry) = self.queues[shard].pop_front()
-            {
-                self.queued -= 1;
-                self.count_dropped(&entry, now);
-                late.push(entry);
+        for shard in 0..self.queues.shards() {
+            // From the back: what takes the place of an emptied one has been looked at.
+            for place in (0..self.queues.flows_in(shard).len()).rev() {
+                let flow = self.queues.flows_in(shard)[place];
+                while late.len() < LATE_AT_ONCE_MAX
+                    && self
+                        .queues
+                        .head(shard, flow)
+                        .is_some_and(|entry| entry.deadline <= now || (self.is_cancelled)(entry))
+                    && let Some(entry) = self.queues.pop(shard, flow)
+                {
+                    self.count_dropped(&entry, now);
+                    late.push(entry);
+                }
             }
         }
     }

@@ -83,18 +83,25 @@ impl<J> Scheduler<J> {
         while capacity > 0
             && out.is_empty()
             && late.len() < LATE_AT_ONCE_MAX
-            && let Some(shard) = self.queue_for(slot)
+            && let Some((shard, flow)) = self.queue_for(slot)
         {
+            self.queues.begin(flow);
+            // What is left of the batch is filled from the same queue: its outcomes are one wake.
+            let mut next = Some(flow);
             while capacity > 0
                 && late.len() < LATE_AT_ONCE_MAX
-                && let Some(entry) = self.queues[shard].pop_front()
+                && let Some(flow) = next
             {
-                self.queued -= 1;
+                let Some(entry) = self.queues.pop(shard, flow) else {
+                    next = self.queues.flows_in(shard).last().copied();
+                    continue;
+                };
                 if self.is_pointless(&entry, now) {
                     self.count_dropped(&entry, now);
                     late.push(entry);
                 } else {
                     capacity -= 1;
+                    self.queues.charge(entry.share);
                     out.push_back(entry);
                 }
             }
@@ -105,8 +112,11 @@ impl<J> Scheduler<J> {
     /// while another job could be done instead. The last one in the queue is always tried, so that
     /// an estimate that is too high meets the truth.
     pub(super) fn is_pointless(&self, entry: &Entry<J>, now: Instant) -> bool {
-        let done =
-            if self.queued > 0 { now.checked_add(self.service.likely_most()) } else { Some(now) };
+        let done = if self.queues.len() > 0 {
+            now.checked_add(self.service.likely_most())
+        } else {
+            Some(now)
+        };
         done.is_none_or(|done| entry.deadline <= done) || (self.is_cancelled)(entry)
     }
 
@@ -116,37 +126,40 @@ impl<J> Scheduler<J> {
         let batch = self.service.batch();
         match self.service.mean() {
             Some(service) if batch > 1 => {
-                let wanted =
-                    (service.mul_f64(self.queued as f64).as_nanos().div_ceil(WAKE_WAIT.as_nanos()))
-                        as usize;
+                let wanted = (service
+                    .mul_f64(self.queues.len() as f64)
+                    .as_nanos()
+                    .div_ceil(WAKE_WAIT.as_nanos())) as usize;
                 // The asking lane is among the awake ones.
                 let sharing = wanted.min(self.counts.idle + self.counts.awake).max(1);
-                batch.min(self.queued.div_ceil(sharing))
+                batch.min(self.queues.len().div_ceil(sharing))
             }
             _ => batch,
         }
     }
 
-    fn queue_for(&mut self, slot: usize) -> Option<usize> {
+    /// Which shard's queue `slot` serves, and whose jobs first.
+    fn queue_for(&mut self, slot: usize) -> Option<(usize, u32)> {
+        let flow = self.queues.next_flow()?;
         let lane = &mut self.lanes[slot];
-        let others_wait = self.queued > self.queues[lane.home].len();
-        if !self.queues[lane.home].is_empty() && (!others_wait || lane.home_run < HOME_RUN_MAX) {
+        let others_wait = !self.queues.holds_all(lane.home, flow);
+        if self.queues.holds(lane.home, flow) && (!others_wait || lane.home_run < HOME_RUN_MAX) {
             lane.home_run = if others_wait { lane.home_run + 1 } else { 0 };
-            return Some(lane.home);
+            return Some((lane.home, flow));
         }
         lane.home_run = 0;
-        let (home, shards) = (lane.home, self.queues.len());
+        let (home, shards) = (lane.home, self.queues.shards());
         let found = (0..shards)
             .map(|i| (self.steal_from + i) % shards)
-            .find(|&s| s != home && !self.queues[s].is_empty())?;
+            .find(|&s| s != home && self.queues.holds(s, flow))?;
         self.steal_from = (found + 1) % shards;
-        Some(found)
+        Some((found, flow))
     }
 
     /// Wakes one more lane if what is queued needs it: a home lane of `shard` first, else one of
     /// the shard with most idle lanes.
     pub(super) fn wake_if_needed(&mut self, shard: usize, now: Instant) -> Option<LaneId> {
-        if self.queued == 0 || self.counts.idle == 0 || !self.another_is_worth_it(now) {
+        if self.queues.len() == 0 || self.counts.idle == 0 || !self.another_is_worth_it(now) {
             return None;
         }
         let fullest = |idle: &[Vec<u32>]| (0..idle.len()).max_by_key(|&s| idle[s].len());
@@ -160,11 +173,11 @@ impl<J> Scheduler<J> {
         let service = match self.service.mean() {
             Some(service) if service < WAKE_WAIT => service,
             // Slow or unknown: a lane for every job that none is coming for.
-            _ => return self.queued > self.counts.awake,
+            _ => return self.queues.len() > self.counts.awake,
         };
         // Fast: few lanes are awake, so looking at each is cheap.
         let mut awake = self.counts.awake as u32;
-        let mut work = service.mul_f64(self.queued as f64);
+        let mut work = service.mul_f64(self.queues.len() as f64);
         if self.counts.busy > 0 {
             for lane in &self.lanes {
                 let State::Busy { since, jobs, stalled: false } = lane.state else { continue };

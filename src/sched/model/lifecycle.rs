@@ -157,7 +157,7 @@ impl<J> Scheduler<J> {
 
     /// Wakes as many lanes as the queues need; after [`Scheduler::requeue`].
     pub fn wake_all_needed(&mut self, now: Instant, wake: &mut Vec<LaneId>) {
-        while let Some(shard) = self.queues.iter().position(|queue| !queue.is_empty())
+        while let Some(shard) = self.queues.any_shard()
             && let Some(lane) = self.wake_if_needed(shard, now)
         {
             wake.push(lane);

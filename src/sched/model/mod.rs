@@ -1,8 +1,9 @@
 //! The scheduler's decisions for one key manager, pure: no thread, no lock, no clock. Callers pass
 //! `now`; the payload is opaque.
 //!
-//! * **Queues**: one bounded FIFO a shard. A batch comes out of one queue, so that its outcomes are
-//!   one wake of one shard.
+//! * **Queues**: one a shard, and in it a bounded FIFO for each key store. A batch comes out of one
+//!   shard's queue, so that its outcomes are one wake of one shard. Whose jobs are next is a matter
+//!   of fair shares, over all shards.
 //! * **Lanes**: each has a home shard. It serves its home queue first; every [`HOME_RUN_MAX`]
 //!   takes, and whenever its home is empty, it serves the other queues in turn. In turn and not the
 //!   longest first: the longest is the one that floods, and a shard without home lanes (more shards
@@ -17,15 +18,18 @@
 //!   serves for up to [`SHORT_OUTAGE`]; then they are refused at once with the last fault, and
 //!   those in the queue end at their deadlines.
 //!
-//! `admission` lets jobs in, `dispatch` says which lane to wake and which queue to serve,
+//! `queues` keeps who is next, `admission` lets jobs in, `dispatch` says which lane to wake and which queue to serve,
 //! `lifecycle` what happens to lanes that lose their sessions or hang; all of them work on `state`.
 
 mod admission;
 mod dispatch;
 mod estimate;
 mod lifecycle;
+mod queues;
 mod state;
 
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -35,6 +39,7 @@ pub use admission::LATE_AT_ONCE_MAX;
 pub use dispatch::{HOME_RUN_MAX, WAKE_WAIT};
 pub use estimate::{BATCH_TIME, STALE_AFTER, ServiceTime};
 pub use lifecycle::{BACKOFF, STALL_AFTER_MIN, Tick};
+pub use queues::Share;
 pub use state::{
     Counts, Entry, IsCancelled, LaneId, Next, Refused, Report, SHORT_OUTAGE, Scheduler, Settings,
     Step, Totals,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::estimate::ServiceTime;
+use super::queues::{Queues, Share};
 
 /// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget:
 /// one immediate attempt to reopen and one after the first backoff fit in, and a job let in at its
@@ -48,6 +49,8 @@ pub struct Entry<J> {
     pub job: J,
     /// Whose queue it was in.
     pub shard: usize,
+    /// On whose account.
+    pub share: Share,
     /// By when it must be done.
     pub deadline: Instant,
     /// When it came.
@@ -194,8 +197,7 @@ pub type IsCancelled<J> = Box<dyn Fn(&Entry<J>) -> bool + Send>;
 pub struct Scheduler<J> {
     pub(super) settings: Settings,
     pub(super) is_cancelled: IsCancelled<J>,
-    pub(super) queues: Vec<VecDeque<Entry<J>>>,
-    pub(super) queued: usize,
+    pub(super) queues: Queues<J>,
     /// Shard at which the next steal starts looking.
     pub(super) steal_from: usize,
     pub(super) lanes: Vec<Lane>,
@@ -226,8 +228,7 @@ impl<J> Scheduler<J> {
             home_run: 0,
         };
         Scheduler {
-            queues: (0..shards).map(|_| VecDeque::new()).collect(),
-            queued: 0,
+            queues: Queues::new(shards),
             steal_from: 0,
             lanes: (0..settings.lanes).map(lane).collect(),
             idle: vec![Vec::new(); shards],
@@ -247,10 +248,10 @@ impl<J> Scheduler<J> {
 
     /// One more queue, which is no lane's home: for a submitter of a few jobs. Its index.
     pub fn add_guest(&mut self) -> usize {
-        self.queues.push(VecDeque::new());
+        self.queues.add_shard();
         self.idle.push(Vec::new());
         self.home_serving.push(0);
-        self.queues.len() - 1
+        self.idle.len() - 1
     }
 
     /// The lanes as they are now.
@@ -270,7 +271,7 @@ impl<J> Scheduler<J> {
 
     /// Jobs waiting, by shard.
     pub fn queued(&self) -> impl Iterator<Item = usize> + '_ {
-        self.queues.iter().map(VecDeque::len)
+        self.queues.lens()
     }
 
     /// Measured time of one job on one session.

@@ -77,7 +77,14 @@ impl Rig {
 
     fn submit(&mut self, shard: usize, job: u32) -> Result<Option<LaneId>, Refused> {
         self.scheduler
-            .submit(shard, job, self.now + ms(200), self.now, &mut self.late)
+            .submit(
+                shard,
+                Share::of_key_store(0, 1),
+                job,
+                self.now + ms(200),
+                self.now,
+                &mut self.late,
+            )
             .map_err(|(refused, _)| refused)
     }
 
@@ -198,7 +205,7 @@ fn what_cannot_make_it_is_refused_once_something_is_known_and_no_lane_idle() {
         "an idle lane is tried: else nothing would ever be measured again"
     );
     let now = rig.now;
-    let past = rig.scheduler.submit(0, 1, now, now, &mut rig.late);
+    let past = rig.scheduler.submit(0, Share::OWN, 1, now, now, &mut rig.late);
     assert_eq!(past, Err((Refused::DeadlineUnreachable, 1)));
 }
 
