@@ -166,7 +166,7 @@ type Response = (u16, &'static str, String);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a page in somebody's browser must not read through a name of its own that leads here ("DNS
+/// What a page in somebody's browser must not read through its own name that leads here ("DNS
 /// rebinding"): see [`is_own_host`].
 fn refuse_host(state: &State, request: &Request<'_>) -> Option<Response> {
     let config = state.config.load();

@@ -1,6 +1,6 @@
 //! The signals that this process lives by, kept from PKCS#11 modules, which run in it.
 //!
-//! A library may set handlers of its own, for all of the process: with SIGTERM gone xksd could not
+//! A library may set its own handlers, for all of the process: with SIGTERM gone xksd could not
 //! be stopped in order, and a reset SIGPIPE ends it at the next connection that a client closes.
 
 use std::ffi::c_int;

@@ -13,8 +13,8 @@ use rustls::{
     InvalidMessage, RootCertStore, StreamOwned,
 };
 
-/// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is told
-/// with its time.
+/// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is
+/// reported with its time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer of the API is a few KiB; more is not one.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;

@@ -37,7 +37,7 @@ proptest! {
     }
 
     /// One byte changed in a valid document: it is valid or has a problem with a place, and no
-    /// secret is told.
+    /// secret is shown.
     #[test]
     fn a_changed_byte_is_survived(at in 0..SMALL.len(), byte in 0u8..128) {
         let mut text = SMALL.as_bytes().to_vec();
