@@ -146,7 +146,8 @@ fn summary(status: &Value) -> String {
     for store in elements(&status["key_stores"]) {
         let (prefix, keys) = (word(&store["path_prefix"]), word(&store["keys"]));
         let enabled = if store["enabled"] == false { ", disabled" } else { "" };
-        let _ = writeln!(text, "key store {prefix:?}: {keys} keys{enabled}");
+        let s = if store["keys"] == 1 { "" } else { "s" };
+        let _ = writeln!(text, "key store {prefix:?}: {keys} key{s}{enabled}");
     }
     for block in elements(&status["blocks"]) {
         let key = block["key"].as_str().map_or(String::new(), |key| format!("key {key:?} of "));
