@@ -181,7 +181,8 @@ fn pools(text: &mut Exposition, state: &State) {
             metric.sample(&[name], time.as_secs_f64());
         }
     }
-    let counters: [(&Metric, fn(&PoolStats) -> u64); 5] = [
+    type Count = fn(&PoolStats) -> u64;
+    let counters: [(&Metric, Count); 5] = [
         (&names::JOBS, |stats| stats.jobs_total),
         (&names::JOBS_LATE, |stats| stats.late_total),
         (&names::JOBS_CANCELLED, |stats| stats.cancelled_total),
