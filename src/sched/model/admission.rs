@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::queues::Entry;
 use super::queues::Share;
-use super::state::{Entry, LaneId, Refused, SHORT_OUTAGE, Scheduler};
+use super::state::{LaneId, Refused, SHORT_OUTAGE, Scheduler};
 
 /// What a wait may be longer than by the estimate: it is judged by averages, and the slots of a
 /// queue are not exactly even.

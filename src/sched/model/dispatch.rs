@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::admission::LATE_AT_ONCE_MAX;
-use super::state::{Entry, LaneId, Next, Report, Scheduler, State, Step};
+use super::queues::Entry;
+use super::state::{LaneId, Next, Report, Scheduler, State, Step};
 
 /// Another lane is woken when the jobs in the queue would wait longer than this for the lanes
 /// already awake. Waking a thread costs some 5 µs of CPU and 50 µs until it runs, and two sessions

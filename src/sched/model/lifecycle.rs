@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::state::{Entry, LaneId, Scheduler, State, Step};
+use super::queues::Entry;
+use super::state::{LaneId, Scheduler, State, Step};
 
 /// Wait before a session is opened again: the first, doubled with each failure up to the second, of
 /// which a random part of up to half is taken off so that lanes do not come back in step. The first

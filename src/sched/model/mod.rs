@@ -18,8 +18,9 @@
 //!   serves for up to [`SHORT_OUTAGE`]; then they are refused at once with the last fault, and
 //!   those in the queue end at their deadlines.
 //!
-//! `queues` keeps who is next, `admission` lets jobs in, `dispatch` says which lane to wake and which queue to serve,
-//! `lifecycle` what happens to lanes that lose their sessions or hang; all of them work on `state`.
+//! `queues` keeps who is next, `admission` lets jobs in, `dispatch` says which lane to wake and
+//! which queue to serve, `lifecycle` what happens to lanes that lose their sessions or hang; all of
+//! them work on `state`.
 
 mod admission;
 mod dispatch;
@@ -39,8 +40,8 @@ pub use admission::LATE_AT_ONCE_MAX;
 pub use dispatch::{HOME_RUN_MAX, WAKE_WAIT};
 pub use estimate::{BATCH_TIME, STALE_AFTER, ServiceTime};
 pub use lifecycle::{BACKOFF, STALL_AFTER_MIN, Tick};
-pub use queues::Share;
+pub use queues::{Entry, Share};
 pub use state::{
-    Counts, Entry, IsCancelled, LaneId, Next, Refused, Report, SHORT_OUTAGE, Scheduler, Settings,
-    Step, Totals,
+    Counts, IsCancelled, LaneId, Next, Refused, Report, SHORT_OUTAGE, Scheduler, Settings, Step,
+    Totals,
 };

@@ -13,8 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
-
-use super::state::Entry;
+use std::time::Instant;
 
 /// By how much the tag of a key store of weight 1 grows a job. At 10⁵ jobs/s a `u64` lasts 90
 /// years; up to a weight of 100 the rounding is below 0.2 %.
@@ -41,6 +40,21 @@ impl Share {
     fn counted(self) -> u64 {
         if self.flow == Share::OWN.flow { 0 } else { u64::from(self.weight) }
     }
+}
+
+/// A queued job.
+#[derive(Debug)]
+pub struct Entry<J> {
+    /// What the submitter gave.
+    pub job: J,
+    /// Whose queue it was in.
+    pub shard: usize,
+    /// On whose account.
+    pub share: Share,
+    /// By when it must be done.
+    pub deadline: Instant,
+    /// When it came.
+    pub submitted: Instant,
 }
 
 /// A key store, over all shards.

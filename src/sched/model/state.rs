@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::estimate::ServiceTime;
-use super::queues::{Queues, Share};
+use super::queues::{Entry, Queues};
 
 /// Without a serving lane for longer than this, jobs are refused at once. Half of the usual budget:
 /// one immediate attempt to reopen and one after the first backoff fit in, and a job let in at its
@@ -40,21 +40,6 @@ pub enum Refused {
     NoSession(Option<Arc<str>>),
     /// The same, and calls into the key manager do not return.
     Hung,
-}
-
-/// A queued job.
-#[derive(Debug)]
-pub struct Entry<J> {
-    /// What the submitter gave.
-    pub job: J,
-    /// Whose queue it was in.
-    pub shard: usize,
-    /// On whose account.
-    pub share: Share,
-    /// By when it must be done.
-    pub deadline: Instant,
-    /// When it came.
-    pub submitted: Instant,
 }
 
 /// What a lane is to do next.
