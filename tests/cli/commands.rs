@@ -64,10 +64,8 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         let output = xksd(here.path(), args);
         assert_eq!((code(&output), stderr(&output)), (0, ""), "{args:?}");
     }
-    assert_eq!(
-        stdout(&xksd(here.path(), &["-V"])),
-        concat!("xksd ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    let version = xksd(here.path(), &["-V"]);
+    assert!(stdout(&version).starts_with(concat!("xksd ", env!("CARGO_PKG_VERSION"), " (")));
     assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
