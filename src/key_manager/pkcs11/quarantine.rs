@@ -134,6 +134,8 @@ impl Quarantine {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
