@@ -16,4 +16,5 @@ mod recovery;
 mod softhsm;
 mod test_key;
 mod vanished;
+mod vectors;
 mod vendors;
