@@ -358,7 +358,7 @@ pub const QUOTA_CONCURRENT: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// A request at the control socket, bytes.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// A request at the control socket is read, and its answer written, within this.
-pub const CONTROL_TIME_MAX: Duration = Duration::from_secs(5);
+pub const CONTROL_TIME_MAX: Duration = Duration::from_secs(2);
 /// Requests at the control socket that are served at the same time; further ones are closed.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 /// The block list's file, bytes: [`BLOCKS_MAX`] of the longest.

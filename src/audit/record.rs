@@ -68,6 +68,22 @@ pub enum Record<'a> {
         /// Why.
         detail: &'a str,
     },
+    /// The records before this index are going to be deleted, because they are old. What is missing
+    /// without such a record was taken away.
+    Retired {
+        /// Index of the first record that stays.
+        before: u64,
+        /// `audit.retention_days`, in seconds.
+        older_than_seconds: u64,
+    },
+    /// The answer to a request that has a record did not leave: KMS got an error in its place.
+    Withheld {
+        /// As in the request's record.
+        #[serde(rename = "kmsRequestId")]
+        kms_request_id: &'a str,
+        /// errorName of what KMS got.
+        outcome: &'a str,
+    },
     /// Records could not be written for a while, and what they would have said is lost.
     Missed {
         /// How many.

@@ -126,20 +126,32 @@ impl Store {
         Ok(note)
     }
 
-    /// Deletes sealed files of records whose last record is older than `age`; their hashes stay.
-    /// Gives how many.
+    /// The first record that is not in a sealed file older than `age`; `None` where nothing is to
+    /// be deleted.
     ///
     /// # Errors
     /// As the file system fails.
-    pub fn delete_older(&self, age: Duration, now: SystemTime) -> io::Result<usize> {
-        let mut deleted = 0;
-        for file in self.layout.record_files()? {
+    pub fn retired(&self, age: Duration, now: SystemTime) -> io::Result<Option<u64>> {
+        let files = self.layout.record_files()?;
+        for (at, file) in files.iter().enumerate() {
             let written = fs::metadata(&file.path)?.modified()?;
             let old = now.duration_since(written).is_ok_and(|passed| passed > age);
             if file.first == self.records_first || !old {
                 // Only from the front: what is left must follow on.
-                break;
+                return Ok((at > 0).then_some(file.first));
             }
+        }
+        Ok(None)
+    }
+
+    /// Deletes the files whose records all stand before this index; their hashes stay. Gives how
+    /// many.
+    ///
+    /// # Errors
+    /// As the file system fails.
+    pub fn delete_before(&self, first_kept: u64) -> io::Result<usize> {
+        let mut deleted = 0;
+        for file in self.layout.record_files()?.iter().take_while(|file| file.first < first_kept) {
             fs::remove_file(&file.path)?;
             deleted += 1;
         }

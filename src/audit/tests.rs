@@ -221,14 +221,26 @@ fn old_files_go_and_their_hashes_stay() {
     store.records_bytes = crate::limits::AUDIT_FILE_BYTES_MAX;
     store.append(&lines(10..12)).unwrap();
     let now = SystemTime::now() + Duration::from_secs(100);
-    assert_eq!(store.delete_older(Duration::from_secs(1000), now).unwrap(), 0);
-    assert_eq!(store.delete_older(Duration::from_secs(10), now).unwrap(), 1);
-    assert_eq!(store.delete_older(Duration::from_secs(10), now).unwrap(), 0, "it grows");
+    assert_eq!(store.retired(Duration::from_secs(1000), now).unwrap(), None);
+    assert_eq!(store.retired(Duration::from_secs(10), now).unwrap(), Some(10));
+    assert_eq!(store.delete_before(10).unwrap(), 1);
+    assert_eq!(store.retired(Duration::from_secs(10), now).unwrap(), None, "it grows");
+    store.checkpoint().unwrap();
+    // Nothing says that they were old, or nothing that is signed.
+    let missing = |found: &Report| {
+        assert_eq!(found.problems.len(), 1, "{:?}", found.problems);
+        assert!(found.problems[0].contains("the first 10 records are missing"), "{found:?}");
+    };
+    missing(&look(directory.path(), None));
+    let mut line = Vec::new();
+    write_line(&Record::Retired { before: 10, older_than_seconds: 10 }, now, &mut line);
+    store.append(&line).unwrap();
+    missing(&look(directory.path(), None));
     store.close().unwrap();
     drop(store);
     let found = look(directory.path(), None);
-    assert_eq!((found.records, found.deleted, found.problems), (12, 10, vec![]));
-    assert_eq!(reopened(directory.path()).unwrap().0.size(), 12);
+    assert_eq!((found.records, found.deleted, found.problems), (13, 10, vec![]));
+    assert_eq!(reopened(directory.path()).unwrap().0.size(), 13);
 }
 
 #[test]

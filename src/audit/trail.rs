@@ -139,7 +139,8 @@ impl Trail {
             missed_total: AtomicU64::new(0),
             wakers: (0..settings.shards).map(|_| AtomicWaker::new()).collect(),
         });
-        let writer = Writer { shared: shared.clone(), store, tell, checkpoint_at: Instant::now() };
+        let checkpoint_at = Instant::now();
+        let writer = Writer { shared: shared.clone(), store, tell, checkpoint_at, retiring: None };
         let thread =
             std::thread::Builder::new().name("xksd-audit".into()).spawn(move || writer.run())?;
         Ok((Trail { shared }, thread))
@@ -245,6 +246,8 @@ struct Writer<F> {
     tell: F,
     /// Not before then.
     checkpoint_at: Instant,
+    /// The first record that is to stay, and where the record stands that says so.
+    retiring: Option<(u64, Index)>,
 }
 
 impl<F: FnMut(News)> Writer<F> {
@@ -327,11 +330,30 @@ impl<F: FnMut(News)> Writer<F> {
         self.checkpoint_at = Instant::now() + AUDIT_CHECKPOINT_INTERVAL;
         let signed = self.store.checkpoint();
         self.checkpointed(signed, false);
-        if let Some(age) = self.shared.settings.retention
-            && let Ok(deleted @ 1..) = self.store.delete_older(age, SystemTime::now())
-        {
-            (self.tell)(News::Deleted(deleted));
+        if let Some(age) = self.shared.settings.retention {
+            self.retire(age);
         }
+    }
+
+    /// Deletes old records once a signed record says so: without one, whoever reads the trail
+    /// cannot know that they were not taken away.
+    fn retire(&mut self, age: Duration) {
+        if let Some((before, told)) = self.retiring {
+            if told.is_below(self.store.signed())
+                && let Ok(deleted) = self.store.delete_before(before)
+            {
+                self.retiring = None;
+                (self.tell)(News::Deleted(deleted));
+            }
+            return;
+        }
+        let now = SystemTime::now();
+        let Ok(Some(before)) = self.store.retired(age, now) else { return };
+        let record = Record::Retired { before, older_than_seconds: age.as_secs() };
+        let mut waiting = self.shared.waiting();
+        write_line(&record, now, &mut waiting.lines);
+        self.retiring = Some((before, Index(waiting.end)));
+        waiting.end += 1;
     }
 
     fn checkpointed(&mut self, signed: std::io::Result<Option<String>>, last: bool) {

@@ -3,12 +3,13 @@
 //! What it cannot find: older files brought back together with their older checkpoint. Only a
 //! checkpoint that was kept elsewhere shows that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 
 use super::checkpoint::{Checkpoint, Verifier, notes};
 use super::layout::Layout;
@@ -24,7 +25,7 @@ const PROBLEMS_MAX: usize = 100;
 pub struct Report {
     /// Records in the tree.
     pub records: u64,
-    /// Of them, those that were deleted when they were old; their hashes are there.
+    /// Of them, those that are not there any more; their hashes are.
     pub deleted: u64,
     /// Checkpoints that were looked at.
     pub checkpoints: usize,
@@ -56,10 +57,15 @@ pub fn verify(
     let mut report = Report::default();
     // Before the records: those that come meanwhile are more than it says, not fewer.
     let signed = checkpoints(layout, verifiers, against, &mut report)?;
-    let mut leaves = LeavesOf { tree: Frontier::default(), signed: &signed, report: &mut report };
+    let mut leaves = LeavesOf {
+        tree: Frontier::default(),
+        signed: &signed,
+        report: &mut report,
+        retired: Vec::new(),
+    };
     leaves.look();
     read(layout, &mut leaves)?;
-    let size = leaves.tree.size();
+    let (size, retired) = (leaves.tree.size(), leaves.retired);
     report.records = size;
     for (&beyond, stated) in signed.range(size + 1..) {
         for (_, whence) in stated {
@@ -69,6 +75,15 @@ pub fn verify(
         }
     }
     report.signed = signed.range(..=size).next_back().map_or(0, |(size, _)| *size);
+    // Of records that are not signed anybody can have written the last ones.
+    let told = retired.into_iter().filter(|(index, _)| *index < report.signed);
+    if told.map(|(_, before)| before).max().unwrap_or_default() < report.deleted {
+        report.problem(format!(
+            "the first {} records are missing, and no signed record says that they were deleted \
+             when they were old",
+            report.deleted
+        ));
+    }
     Ok(report)
 }
 
@@ -130,6 +145,8 @@ struct LeavesOf<'a> {
     tree: Frontier,
     signed: &'a Signed,
     report: &'a mut Report,
+    /// Records that say what is deleted: their index, and up to where.
+    retired: Vec<(u64, u64)>,
 }
 
 impl LeavesOf<'_> {
@@ -177,8 +194,12 @@ fn read(layout: &Layout, leaves: &mut LeavesOf<'_>) -> io::Result<()> {
             Ok(_) => {}
             Err(error) => failed = Some(error),
         }
-        if line.first() != Some(&b'{') || serde_json::from_slice::<IgnoredAny>(line).is_err() {
-            leaves.report.problem(format!("record {index} is not a JSON object"));
+        match serde_json::from_slice::<Seen>(line) {
+            Ok(Seen { kind, before: Some(before) }) if kind == "retired" => {
+                leaves.retired.push((index, before));
+            }
+            Ok(_) if line.first() == Some(&b'{') => {}
+            _ => leaves.report.problem(format!("record {index} is not a JSON object")),
         }
         leaves.append(leaf);
         if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -196,6 +217,15 @@ fn read(layout: &Layout, leaves: &mut LeavesOf<'_>) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// What matters of a record.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(default, borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default)]
+    before: Option<u64>,
 }
 
 /// The next of the kept hashes; they may end before the records do, since they are written later.

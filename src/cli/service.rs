@@ -2,12 +2,15 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+
+use rustix::process::geteuid;
 
 use serde_json::Value;
 
 use super::{Failure, print};
-use crate::config;
+use crate::config::{self, Reachable};
 use crate::control::commands::{Reply, Request};
 use crate::control::socket;
 
@@ -72,14 +75,14 @@ impl Service {
     }
 
     fn reply(&self, request: &Request) -> Result<Reply, Failure> {
-        let path = match &self.control_socket {
-            Some(path) => path.clone(),
-            None => config::control_socket(&self.config)?,
-        };
+        let Reachable { control_socket, state_directory } = config::reachable(&self.config)?;
+        let path = self.control_socket.clone().unwrap_or(control_socket);
         let failed = |error: std::io::Error| {
             let why = match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                    "no xksd runs here".to_owned()
+                    "nobody listens here. If an xksd runs all the same, only stopping it cuts AWS \
+                     off"
+                    .to_owned()
                 }
                 ErrorKind::PermissionDenied => {
                     "run this as root or as the user that xksd runs as".to_owned()
@@ -88,7 +91,17 @@ impl Service {
             };
             Failure::Failed(format!("control socket {}: {why}", path.display()))
         };
-        let mut stream = socket::connect(&path).map_err(failed)?;
+        let (mut stream, user) = socket::connect(&path).map_err(failed)?;
+        // Else anybody who can put a socket there could say that a key is blocked.
+        let owner = std::fs::metadata(&state_directory).map(|state| state.uid()).ok();
+        if user != 0 && user != geteuid().as_raw() && Some(user) != owner {
+            return Err(Failure::Failed(format!(
+                "control socket {}: uid {user} listens here, which is neither root nor the owner \
+                 of {}: this is not the xksd that is meant",
+                path.display(),
+                state_directory.display()
+            )));
+        }
         let mut line = serde_json::to_vec(request).map_err(|e| Failure::Failed(e.to_string()))?;
         line.push(b'\n');
         // Who is refused may have its answer before all is written.
@@ -153,7 +166,7 @@ fn summary(status: &Value) -> String {
         let key = block["key"].as_str().map_or(String::new(), |key| format!("key {key:?} of "));
         let (store, since) = (word(&block["key_store"]), word(&block["since"]));
         let reason = word(&block["reason"]);
-        let _ = writeln!(text, "BLOCKED: {key}key store {store:?} since {since}: {reason}");
+        let _ = writeln!(text, "BLOCKED: {key}key store {store:?} since {since}: {reason:?}");
     }
     for certificate in elements(&status["tls"]["certificates"]) {
         let (subject, end) = (word(&certificate["subject"]), word(&certificate["not_after"]));

@@ -104,12 +104,21 @@ impl Config {
     }
 }
 
-/// The control socket of the process that runs on this file. The file may be wrong otherwise, and
+/// Where the process that runs on a file can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reachable {
+    /// `server.control_socket`
+    pub control_socket: PathBuf,
+    /// `server.state_directory`
+    pub state_directory: PathBuf,
+}
+
+/// Where the process that runs on this file can be reached. The file may be wrong otherwise, and
 /// its secrets need not be readable: who must cut AWS off cannot first mend it.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn control_socket(file: &Path) -> Result<PathBuf, Invalid> {
+pub fn reachable(file: &Path) -> Result<Reachable, Invalid> {
     let content = file::read(file, CONFIG_BYTES_MAX).map_err(|refused| Invalid {
         file: file.to_owned(),
         problems: vec![Problem::of_key("", refused.to_string())],
@@ -117,13 +126,13 @@ pub fn control_socket(file: &Path) -> Result<PathBuf, Invalid> {
     let text = String::from_utf8_lossy(&content.bytes);
     let (document, _) = DeTable::parse_recoverable(&text);
     let named = |key| document.get_ref().get("server")?.get_ref().get(key)?.get_ref().as_str();
-    let path = match (named("control_socket"), named("state_directory")) {
-        (Some(socket), _) => PathBuf::from(socket),
-        (None, state) => {
-            Path::new(state.unwrap_or(server::STATE_DIRECTORY)).join(server::CONTROL_SOCKET)
-        }
+    let beside = file.parent().unwrap_or(Path::new(""));
+    let state_directory = beside.join(named("state_directory").unwrap_or(server::STATE_DIRECTORY));
+    let control_socket = match named("control_socket") {
+        Some(socket) => beside.join(socket),
+        None => state_directory.join(server::CONTROL_SOCKET),
     };
-    Ok(file.parent().unwrap_or(Path::new("")).join(path))
+    Ok(Reachable { control_socket, state_directory })
 }
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {

@@ -198,14 +198,14 @@ fn the_control_socket_is_found_in_a_file_that_is_wrong_otherwise() {
     let file = dir.path().join("xksd.toml");
     let found = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        control_socket(&file).unwrap()
+        reachable(&file).unwrap().control_socket
     };
     let below = |path: &str| dir.path().join(path);
     assert_eq!(found("oops"), below("state/control.sock"));
     assert_eq!(found("[server]\nstate_directory = \"s\"\noops = 1"), below("s/control.sock"));
     assert_eq!(found("[server]\ncontrol_socket = \"/run/c\"\n[tls]\nx ="), Path::new("/run/c"));
     std::fs::remove_file(&file).unwrap();
-    assert!(control_socket(&file).is_err());
+    assert!(reachable(&file).is_err());
 }
 
 #[test]

@@ -136,6 +136,14 @@ impl Blocks {
     }
 }
 
+/// What is blocked, for a person.
+pub(super) fn name(key_store: &str, key: Option<&str>) -> String {
+    match key {
+        Some(key) => format!("key {key:?} of key store {key_store:?}"),
+        None => format!("key store {key_store:?}"),
+    }
+}
+
 /// Reads the file's text.
 ///
 /// # Errors
@@ -145,7 +153,12 @@ pub fn parse(text: &[u8]) -> Result<BlockList, String> {
     if saved.version != VERSION {
         return Err(format!("version {} is not known to this xksd", saved.version));
     }
-    Ok(BlockList::of(saved.blocks))
+    let count = saved.blocks.len();
+    let list = BlockList::of(saved.blocks);
+    if list.count() < count {
+        return Err("the same key or key store stands in it twice".to_owned());
+    }
+    Ok(list)
 }
 
 fn text<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<u8> {
@@ -208,7 +221,9 @@ mod tests {
     fn a_list_that_cannot_be_read_is_not_an_empty_one() {
         let parent = tempfile::tempdir().unwrap();
         drop(load(&parent).unwrap());
-        for wrong in ["", "{", "[]", "{\"version\":2,\"blocks\":[]}", "{\"blocks\":[]}"] {
+        let one = serde_json::to_string(&block("foo", None)).unwrap();
+        let twice = format!("{{\"version\":1,\"blocks\":[{one},{one}]}}");
+        for wrong in ["", "{", "[]", "{\"version\":2,\"blocks\":[]}", "{\"blocks\":[]}", &twice] {
             std::fs::write(parent.path().join("state/blocks.json"), wrong).unwrap();
             assert!(load(&parent).err().unwrap().contains("cannot be read"), "{wrong}");
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::block_shown::{BlockShown, end_of, timestamp_of};
-use super::blocks::Saving;
+use super::blocks::{Saving, name};
 use super::reload::{self, LossOfClientAuth};
 use super::state::State;
 use crate::admin::status::Status;
@@ -110,6 +110,9 @@ fn block(
     if let Err(why) = known(state, &target).and_then(|()| refuse_reason(&reason)) {
         return Reply::refused(why);
     }
+    if for_seconds == Some(0) {
+        return Reply::refused("a block for no time is none".to_owned());
+    }
     let since = unix_seconds();
     let Target { key_store, key } = target;
     let until = for_seconds.map(|seconds| since + i64::from(seconds));
@@ -123,7 +126,7 @@ fn block(
     };
     let what = format!("{}{}", name(&block.key_store, block.key.as_deref()), end(&block));
     state.audit.record(&Record::Block(audited(&block, end_of(&block).as_deref())));
-    state.log.event(Level::Warn, format!("{what} is blocked by {who}: {}", block.reason));
+    state.log.event(Level::Warn, format!("{what} is blocked by {who}: {:?}", block.reason));
     match saving {
         Saving::Saved => Reply::done(format!("{what} is blocked"), &BlockShown::of(&block)),
         Saving::NotSaved(why) => {
@@ -161,7 +164,7 @@ fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
         who,
         until: None,
     }));
-    state.log.event(Level::Warn, format!("{what} is no longer blocked, by {who}: {reason}"));
+    state.log.event(Level::Warn, format!("{what} is no longer blocked, by {who}: {reason:?}"));
     Reply::done(format!("{what} is no longer blocked"), &Value::Null)
 }
 
@@ -170,7 +173,7 @@ fn blocks(state: &State) -> Reply {
     let line = |block: &Block| {
         let Block { key_store, key, reason, who, since, .. } = block;
         let (what, since) = (name(key_store, key.as_deref()), timestamp_of(*since));
-        format!("{what}, since {since}{}, by {who}: {reason}\n", end(block))
+        format!("{what}, since {since}{}, by {who}: {reason:?}\n", end(block))
     };
     let mut message: String = active.iter().map(line).collect();
     if active.is_empty() {
@@ -225,13 +228,6 @@ fn refuse_reason(reason: &str) -> Result<(), String> {
         return Err(format!("a reason of 1 to {BLOCK_REASON_BYTES_MAX} bytes is needed"));
     }
     Ok(())
-}
-
-fn name(key_store: &str, key: Option<&str>) -> String {
-    match key {
-        Some(key) => format!("key {key:?} of key store {key_store:?}"),
-        None => format!("key store {key_store:?}"),
-    }
 }
 
 fn audited<'a>(block: &'a Block, until: Option<&'a str>) -> record::Block<'a> {

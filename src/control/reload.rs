@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+use time::OffsetDateTime;
+
+use super::blocks;
 use super::build::key_stores;
 use super::state::{LastReload, State};
 use crate::audit::record::Record;
@@ -11,6 +14,7 @@ use crate::config::difference::{self, managers};
 use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
 use crate::keystore::KeyManager;
+use crate::policy::blocklist::Block;
 use crate::telemetry::Level;
 use crate::tls;
 
@@ -34,7 +38,12 @@ pub fn reload(
 ) -> Result<Vec<String>, String> {
     let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
-    finish(state, who, loaded.and_then(|config| take_over(state, config, loss)))
+    let taken = loaded.and_then(|config| {
+        let tls = tls::server(&config.tls.settings())
+            .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
+        take_over(state, config, Some(tls), loss)
+    });
+    finish(state, who, taken)
 }
 
 /// Reads the configuration again because a ciphertext names a newer version of its key than is
@@ -50,7 +59,7 @@ pub(super) fn reread_versions(state: &Arc<State>) {
     match Config::load(&state.config_file) {
         Ok(config) if difference::only_key_versions(&state.config.load(), &config) => {
             told("the configuration is read again");
-            let taken = take_over(state, config, LossOfClientAuth::Refused);
+            let taken = take_over(state, config, None, LossOfClientAuth::Refused);
             let _ = finish(state, "a newer key version", taken);
         }
         Ok(config) if config.sha256 == state.config.load().sha256 => {
@@ -120,13 +129,15 @@ struct Reloaded {
     not_served: Vec<String>,
 }
 
+/// Without `tls`, certificates and trust anchors stay those that run.
 fn take_over(
     state: &State,
     mut config: Config,
+    tls: Option<tls::Server>,
     loss: LossOfClientAuth,
 ) -> Result<Reloaded, String> {
-    let tls_config = tls::server(&config.tls.settings())
-        .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
+    let running_tls = state.tls.load();
+    let tls_in_force = tls.as_ref().unwrap_or(&running_tls);
     let old = state.config.load();
     let mut omissions = difference::omissions(&old, &config);
     if loss == LossOfClientAuth::Accepted {
@@ -137,23 +148,43 @@ fn take_over(
         return Err(Invalid { file, problems: omissions }.to_string());
     }
     let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-    warnings.extend(tls_config.warnings().iter().map(ToString::to_string));
+    warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
+    warnings.extend(blocks_of_nothing(state, &config));
     let mut waiting = Vec::new();
     look_at_key_files(&config.key_managers, &state.managers, &mut waiting);
     let not_served = keep_running_managers(&mut config, &old, &mut waiting);
     waiting.extend(difference::keep_running(&mut config, &old));
     let running = state.stores.load();
     let stores = key_stores(&config, &state.managers, state.metrics.len(), Some(&running))?;
-    let changes = difference::at_reload(
-        (&old, (&**state.tls.load()).into()),
-        (&config, (&tls_config).into()),
-    );
+    let changes =
+        difference::at_reload((&old, (&**running_tls).into()), (&config, tls_in_force.into()));
     state.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be
     // resumed past a changed client check.
-    state.tls.store(Arc::new(tls_config));
+    if let Some(tls) = tls {
+        state.tls.store(Arc::new(tls));
+    }
     state.config.store(Arc::new(config));
     Ok(Reloaded { changes, warnings, waiting, not_served })
+}
+
+/// Blocks that hold for nothing any more: a key store or key that was renamed is not blocked.
+fn blocks_of_nothing(state: &State, config: &Config) -> Vec<String> {
+    let is_there = |block: &&Block| {
+        let mut stores = config.keystores.iter();
+        stores.find(|store| store.path_prefix == block.key_store).is_some_and(|store| {
+            block.key.as_ref().is_none_or(|id| store.keys.iter().any(|key| key.id == *id))
+        })
+    };
+    let active = state.blocks.active(OffsetDateTime::now_utc().unix_timestamp());
+    let gone = active.iter().filter(|block| !is_there(block)).map(|block| {
+        format!(
+            "{} is blocked and is not in this configuration: where it has another name now, block \
+             that",
+            blocks::name(&block.key_store, block.key.as_deref())
+        )
+    });
+    gone.collect()
 }
 
 /// Key managers are opened at the start only: the key stores get those that run, by name. Gives a

@@ -17,6 +17,7 @@ use rustix::process::geteuid;
 
 use super::commands::{self, Reply};
 use super::state::State;
+use crate::file;
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_BYTES_MAX, CONTROL_TIME_MAX};
 use crate::telemetry::Level;
 
@@ -32,6 +33,10 @@ const ADDRESS_BYTES: usize = 108;
 /// A sentence for the operator.
 pub fn bind(path: &Path) -> Result<UnixListener, String> {
     let at = |why: String| format!("control socket {}: {why}", path.display());
+    // Who could put another socket in its place would tell the operator that AWS is cut off.
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        file::refuse_changeable(parent).map_err(|why| at(format!("its directory {why}")))?;
+    }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(at("there is something else of this name".to_owned()));
@@ -51,14 +56,15 @@ pub fn bind(path: &Path) -> Result<UnixListener, String> {
     Ok(listener)
 }
 
-/// Connects to the socket of a process that runs.
+/// Connects to the socket of a process that runs, and gives the user that it runs as.
 ///
 /// # Errors
 /// The system's.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
+pub fn connect(path: &Path) -> io::Result<(UnixStream, u32)> {
     let stream = through(path, |path| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(CONTROL_TIME_MAX))?;
-    Ok(stream)
+    let user = socket_peercred(&stream)?.uid.as_raw();
+    Ok((stream, user))
 }
 
 /// An address has room for 107 bytes: a longer path goes through its directory's descriptor.
@@ -88,6 +94,7 @@ pub fn start(state: &Arc<State>, listener: UnixListener) -> io::Result<()> {
                 continue;
             };
             if open.load(Ordering::Relaxed) >= CONTROL_CONNECTIONS_MAX {
+                let _ = refuse_busy(&stream);
                 continue;
             }
             open.fetch_add(1, Ordering::Relaxed);
@@ -103,6 +110,13 @@ pub fn start(state: &Arc<State>, listener: UnixListener) -> io::Result<()> {
         }
     };
     std::thread::Builder::new().name("xksd-control".into()).spawn(run).map(drop)
+}
+
+/// Never waits: the next one may be who cuts AWS off.
+fn refuse_busy(mut stream: &UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let reply = Reply::refused("xksd is busy with other commands: try again".to_owned());
+    stream.write_all(&[&serde_json::to_vec(&reply)?[..], b"\n"].concat())
 }
 
 fn answer(state: &Arc<State>, mut stream: &UnixStream) -> io::Result<()> {

@@ -43,6 +43,7 @@ impl StateDir {
             _ => {}
         }
         refuse_strangers(path).map_err(at)?;
+        file::refuse_changeable(path).map_err(at)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -68,7 +69,12 @@ impl StateDir {
         let path = self.path.join(name);
         match file::read(&path, bytes_max) {
             Ok(content) => Ok(Some(content.bytes.to_vec())),
-            Err(Refused::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+            // A link that leads nowhere is not a file that was never written.
+            Err(Refused::Io(error))
+                if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
+            {
+                Ok(None)
+            }
             Err(why) => Err(format!("{} {why}", path.display())),
         }
     }
@@ -123,6 +129,8 @@ mod tests {
         let dir = StateDir::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(dir.read("a.json", 10), Ok(None));
+        std::os::unix::fs::symlink("nowhere", path.join("link")).unwrap();
+        assert!(dir.read("link", 10).unwrap_err().ends_with("does not exist"));
         dir.write("a.json", b"first").unwrap();
         dir.write("a.json", b"other").unwrap();
         assert_eq!(dir.read("a.json", 5), Ok(Some(b"other".to_vec())));

@@ -60,6 +60,13 @@ impl Audited {
         if recorded || trail.may_go_unrecorded() { result } else { Err(unwritable()) }
     }
 
+    /// Records that the answer of a request did not leave, after its record said that it was done.
+    pub(super) fn withheld(&self, record: &Record<'_>, why: &ApiError) {
+        let kms_request_id = record.metadata.kms_request_id.as_deref().unwrap_or_default();
+        let outcome = why.name().as_str();
+        self.append(&AuditRecord::Withheld { kms_request_id, outcome });
+    }
+
     /// Records a request whose signature was refused. Nobody waits for it.
     pub(super) fn unauthenticated(&self, record: &Record<'_>, reason: &str) {
         let (key_store, client) = (&*record.key_store, Some(record.client));

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use super::record::Exchange;
 use super::target::Target;
 use crate::api::{ApiError, ErrorName, Operation, Route};
-use crate::keystore::{KeyStore, KeyStores};
+use crate::keystore::KeyStores;
 use crate::policy::blocklist::BlockList;
 use crate::policy::quota::{Admission, Exceeded, Quota, ShardQuota};
 use crate::telemetry::ShardMetrics;
@@ -49,16 +49,15 @@ impl Gate {
     /// key, and is answered.
     pub(super) fn refuse_blocked(
         &self,
-        store: &KeyStore,
-        route: &Route<'_>,
         now: i64,
         exchange: &mut Exchange<'_>,
     ) -> Result<(), ApiError> {
-        if route.operation == Operation::Health {
+        let record = &exchange.record;
+        if record.operation.is_none_or(|operation| operation == Operation::Health) {
             return Ok(());
         }
         let blocks = self.blocks.load();
-        let Some(block) = blocks.find(&store.prefix, route.key_id, now) else { return Ok(()) };
+        let Some(block) = blocks.find(&record.key_store, record.key, now) else { return Ok(()) };
         let detail = &mut exchange.diagnostics.detail;
         detail.clear();
         detail.push_str("blocked: ");
@@ -83,11 +82,20 @@ impl Gate {
         }
         let mut quotas = self.quotas.borrow_mut();
         let now_ns = self.start.elapsed().as_nanos() as u64;
-        let of_store = quotas.admit(stores, target.store.quota.as_ref(), now_ns);
-        let of_store = of_store.map_err(|why| self.exceeded("key store", why, target, exchange))?;
-        let of_key = quotas.admit(stores, target.key()?.quota.as_ref(), now_ns);
-        let of_key = of_key.map_err(|why| self.exceeded("key", why, target, exchange))?;
-        Ok(Admitted { _of: [of_store, of_key] })
+        // The key's before the key store's: what is beyond its own takes nothing from other keys.
+        let of_key = quotas.part(stores, target.key()?.quota.as_ref());
+        let admitted = of_key.as_ref().map(|part| part.admit(now_ns)).transpose();
+        let admitted = admitted.map_err(|why| self.exceeded("key", why, target, exchange))?;
+        let of_store = quotas.part(stores, target.store.quota.as_ref());
+        match of_store.map(|part| part.admit(now_ns)).transpose() {
+            Ok(of_store) => Ok(Admitted { _of: [admitted, of_store] }),
+            Err(why) => {
+                if let (Some(part), Some(admission)) = (of_key, admitted) {
+                    part.take_back(admission);
+                }
+                Err(self.exceeded("key store", why, target, exchange))
+            }
+        }
     }
 
     fn exceeded(
@@ -108,18 +116,18 @@ impl Gate {
 }
 
 impl Quotas {
-    fn admit(
+    /// This shard's part of a quota.
+    fn part(
         &mut self,
         stores: &Arc<KeyStores>,
         quota: Option<&Arc<Quota>>,
-        now_ns: u64,
-    ) -> Result<Option<Admission>, Exceeded> {
-        let Some(quota) = quota else { return Ok(None) };
+    ) -> Option<Rc<ShardQuota>> {
+        let quota = quota?;
         if !self.stores.as_ref().is_some_and(|known| Arc::ptr_eq(known, stores)) {
             // What this shard had leased of those before goes back.
             *self = Quotas { stores: Some(stores.clone()), parts: HashMap::new() };
         }
         let part = self.parts.entry(Arc::as_ptr(quota));
-        part.or_insert_with(|| ShardQuota::new(quota.clone())).admit(now_ns).map(Some)
+        Some(part.or_insert_with(|| ShardQuota::new(quota.clone())).clone())
     }
 }

@@ -99,7 +99,17 @@ impl Pipeline {
         let mut exchange = Exchange::new(arrival);
         let result = self.serve(request, body, arrival, &mut exchange, out).await;
         let result = match &self.audit {
-            Some(audit) => audit.recorded(result, &mut exchange, self.deadline(arrival)).await,
+            Some(audit) => {
+                let done = result.is_ok();
+                let recorded = audit.recorded(result, &mut exchange, self.deadline(arrival)).await;
+                // A block may have come while the record was on its way to the disk.
+                let now = record::unix_seconds(SystemTime::now());
+                let result = recorded.and_then(|()| self.gate.refuse_blocked(now, &mut exchange));
+                if let (true, Err(why)) = (done, &result) {
+                    audit.withheld(&exchange.record, why);
+                }
+                result
+            }
             None => result,
         };
         self.look();
@@ -155,7 +165,7 @@ impl Pipeline {
         };
         exchange.record.metadata = valid.metadata().clone();
 
-        self.gate.refuse_blocked(store, &route, arrival.unix_seconds(), exchange)?;
+        self.gate.refuse_blocked(arrival.unix_seconds(), exchange)?;
         let deadline = arrival.first_byte + stores.request_budget;
         let target = Target::find(store, &route, body, deadline)?;
         if let Some(audit) = &self.audit {
@@ -165,12 +175,7 @@ impl Pipeline {
         let authorizer = &self.authorizer;
         let permit = authorizer.permit(&authenticated, valid, &route, target, arrival, exchange)?;
         let done = execute::execute(&self.inbox, permit, exchange, out).await;
-        self.gate.refuse_blocked(
-            store,
-            &route,
-            record::unix_seconds(SystemTime::now()),
-            exchange,
-        )?;
+        self.gate.refuse_blocked(record::unix_seconds(SystemTime::now()), exchange)?;
         done
     }
 

@@ -76,7 +76,7 @@ impl BlockList {
     pub fn with(&self, block: Block, now: i64) -> Result<BlockList, Full> {
         let mut list = BlockList::of(self.active(now).cloned());
         list.insert(block);
-        if list.len() > BLOCKS_MAX { Err(Full) } else { Ok(list) }
+        if list.count() > BLOCKS_MAX { Err(Full) } else { Ok(list) }
     }
 
     /// Without the block of this key, or of this whole key store; `None` when there is none. A
@@ -97,7 +97,8 @@ impl BlockList {
         self.stores.values().flat_map(BTreeMap::values).filter(move |block| block.is_over(now))
     }
 
-    fn len(&self) -> usize {
+    /// How many there are, also those that are over.
+    pub fn count(&self) -> usize {
         self.stores.values().map(BTreeMap::len).sum()
     }
 }

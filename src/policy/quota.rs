@@ -90,8 +90,9 @@ impl Quota {
         self.bounds
     }
 
-    /// Pays for a lease; gives how many requests there are, none where the rate is exceeded.
-    fn pay(&self, rate: Rate, now_ns: u64) -> u64 {
+    /// Pays for a lease; gives how many requests there are, none where the rate is exceeded, and
+    /// until when they are paid.
+    fn pay(&self, rate: Rate, now_ns: u64) -> (u64, u64) {
         let interval_ns = rate.interval_ns();
         let end = now_ns.saturating_add(interval_ns.saturating_mul(rate.burst));
         let mut until = self.paid_until_ns.load(Ordering::Relaxed);
@@ -99,12 +100,12 @@ impl Quota {
             let from = until.max(now_ns);
             let count = self.requests_a_lease.min(end.saturating_sub(from) / interval_ns);
             if count == 0 {
-                return 0;
+                return (0, 0);
             }
             let paid = from + count * interval_ns;
             let order = (Ordering::Relaxed, Ordering::Relaxed);
             match self.paid_until_ns.compare_exchange_weak(until, paid, order.0, order.1) {
-                Ok(_) => return count,
+                Ok(_) => return (count, paid),
                 Err(other) => until = other,
             }
         }
@@ -127,9 +128,11 @@ impl Quota {
 #[derive(Debug)]
 pub struct ShardQuota {
     quota: Arc<Quota>,
-    /// Requests that are paid for and not made yet, and until when they count.
+    /// Requests that are paid for and not made yet, until when they count, and until when they are
+    /// paid.
     paid: Cell<u64>,
     paid_end_ns: Cell<u64>,
+    paid_until_ns: Cell<u64>,
     /// Places that are leased and free.
     free_places: Cell<usize>,
 }
@@ -148,8 +151,8 @@ impl Drop for Admission {
 impl ShardQuota {
     /// Of this quota.
     pub fn new(quota: Arc<Quota>) -> Rc<ShardQuota> {
-        let (paid, paid_end_ns, free_places) = Default::default();
-        Rc::new(ShardQuota { quota, paid, paid_end_ns, free_places })
+        let (paid, paid_end_ns, paid_until_ns, free_places) = Default::default();
+        Rc::new(ShardQuota { quota, paid, paid_end_ns, paid_until_ns, free_places })
     }
 
     /// The quota.
@@ -172,16 +175,28 @@ impl ShardQuota {
     fn take_paid(&self, now_ns: u64) -> bool {
         let Some(rate) = self.quota.bounds.rate else { return true };
         if self.paid.get() > 0 && now_ns >= self.paid_end_ns.get() {
-            // Where the time they were paid for has passed, this gives nothing back.
             let left_ns = self.paid.take() * rate.interval_ns();
-            self.quota.paid_until_ns.fetch_sub(left_ns, Ordering::Relaxed);
+            // What was paid for a time that has passed is gone: as much would be paid now.
+            if self.paid_until_ns.get() > now_ns {
+                self.quota.paid_until_ns.fetch_sub(left_ns, Ordering::Relaxed);
+            }
         }
         if self.paid.get() == 0 {
-            self.paid.set(self.quota.pay(rate, now_ns));
+            let (count, until_ns) = self.quota.pay(rate, now_ns);
+            self.paid.set(count);
+            self.paid_until_ns.set(until_ns);
             self.paid_end_ns.set(now_ns.saturating_add(LEASE_TIME.as_nanos() as u64));
         }
         let left = self.paid.get().checked_sub(1);
         left.inspect(|&left| self.paid.set(left)).is_some()
+    }
+
+    /// Takes back that a request was admitted, which another quota then refused.
+    pub fn take_back(self: &Rc<Self>, admission: Admission) {
+        if self.quota.bounds.rate.is_some() {
+            self.paid.set(self.paid.get() + 1);
+        }
+        drop(admission);
     }
 
     fn take_place(&self) -> bool {
@@ -259,6 +274,33 @@ mod tests {
         drop(shard.admit(0).unwrap());
         assert_eq!(shard.admit(0).unwrap_err(), Exceeded::Rate);
         assert!(shard.admit(2000 * MS).is_ok());
+    }
+
+    #[test]
+    fn after_a_silence_no_more_than_a_burst() {
+        for (per_second, burst, count) in [(1800, 3600, 8), (1000, 80, 2), (20_000, 2000, 64)] {
+            let all = shards(rate(per_second, burst), count);
+            let leases = all.iter().filter(|shard| shard.admit(MS).is_ok()).count();
+            assert!(leases > 0);
+            let later = 3600 * SECOND_NS;
+            let first = (0..2 * burst).filter(|_| all[0].admit(later).is_ok()).count();
+            let of_others = all[1..]
+                .iter()
+                .map(|shard| (0..2 * burst).filter(|_| shard.admit(later).is_ok()).count());
+            let admitted = first + of_others.sum::<usize>();
+            assert!(admitted <= burst as usize, "{admitted} of {burst}");
+        }
+    }
+
+    #[test]
+    fn what_another_quota_refuses_is_taken_back() {
+        let shard = &shards(rate(1, 2), 1)[0];
+        for _ in 0..10 {
+            let admission = shard.admit(0).unwrap();
+            shard.take_back(admission);
+        }
+        assert!(shard.admit(0).is_ok() && shard.admit(0).is_ok());
+        assert_eq!(shard.admit(0).unwrap_err(), Exceeded::Rate);
     }
 
     proptest! {

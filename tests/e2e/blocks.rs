@@ -125,7 +125,7 @@ fn what_is_not_there_cannot_be_blocked() {
     let longest = "x".repeat(500);
     done(&installation, &["block", "--key-store", "/one", "--reason", &longest]);
     drop(server);
-    assert!(refused(&installation, &["blocks"]).contains("no xksd runs here"));
+    assert!(refused(&installation, &["blocks"]).contains("nobody listens here"));
 }
 
 #[test]
@@ -154,9 +154,26 @@ fn two_processes_do_not_share_a_state_directory() {
     Api::new(&installation, &server).round_trip("foo");
 }
 
+/// The default configuration with an audit trail, whose disk each answer waits for.
+fn audited() -> Config {
+    let config = Config::default();
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let admin = format!(
+        "{}\n[audit]\ndirectory = \"audit\"\norigin = \"a/b\"\nsigning_key = {{ value = \"{key}\" }}",
+        config.admin
+    );
+    Config { admin, ..config }
+}
+
 #[test]
 fn under_load_nothing_is_answered_after_the_block() {
-    let installation = Installation::default();
+    for config in [Config::default(), audited()] {
+        nothing_is_answered_after_the_block(&config);
+    }
+}
+
+fn nothing_is_answered_after_the_block(config: &Config) {
+    let installation = Installation::new(config);
     let server = installation.start();
     let (ended, block_done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -240,13 +257,7 @@ fn reload_and_status_answer() {
 /// What is blocked is in the audit trail with who did it.
 #[test]
 fn blocks_are_audited() {
-    let config = Config::default();
-    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-    let admin = format!(
-        "{}\n[audit]\ndirectory = \"audit\"\norigin = \"a/b\"\nsigning_key = {{ value = \"{key}\" }}",
-        config.admin
-    );
-    let installation = Installation::new(&Config { admin, ..config });
+    let installation = Installation::new(&audited());
     let server = installation.start();
     block(&installation, &["--key", "foo", "--for", "1h"]);
     let mut api = Api::new(&installation, &server);

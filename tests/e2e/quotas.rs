@@ -76,3 +76,14 @@ fn a_reload_keeps_what_was_counted_unless_the_quota_changes() {
     server.reload();
     assert_eq!(answered(&mut api, "foo", 60), 60);
 }
+
+#[test]
+fn what_a_key_s_quota_refuses_takes_nothing_from_its_key_store() {
+    let of_store = "quota = { requests_per_second = 1, burst = 60 }";
+    let of_key = "quota = { requests_per_second = 1, burst = 4 }";
+    let installation = Installation::new(&configuration(of_store, of_key));
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    assert!(answered(&mut api, "foo", 200) < 20);
+    assert!(answered(&mut api, "other", 40) >= 30);
+}

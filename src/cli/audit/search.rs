@@ -110,6 +110,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     {
         return Err(Failure::Failed(broken.to_string()));
     }
+    let files = opened.layout.record_files().map_err(|e| Failure::Failed(e.to_string()))?;
+    if let Some(first @ 1..) = files.first().map(|file| file.first) {
+        super::super::tell(&format!("the first {first} records are not there any more"));
+    }
     match comparison {
         Some(comparison) => tell(&comparison, args.json),
         None if found == 0 => Err(Failure::Failed("no record fits".to_owned())),

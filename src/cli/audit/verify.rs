@@ -66,7 +66,7 @@ fn as_text(report: &Report) -> String {
     text.push_str(&format!("{records} records, {checkpoints} checkpoints\n"));
     if *deleted > 0 {
         text.push_str(&format!(
-            "The first {deleted} records were deleted when they were old; their hashes are right.\n"
+            "The first {deleted} records are not there any more; their hashes are right.\n"
         ));
     }
     if signed < records {

@@ -233,7 +233,6 @@ fn a_flood_does_not_delay_another_key_store() {
             };
             let ratio = calm.p99() as f64 / alone as f64;
             let what = format!("seed {seed}, {} lanes of {} µs", hsm.lanes, hsm.service_us);
-            println!("{what}: p99 {} µs, alone {alone} µs: {ratio:.2}", calm.p99());
             assert_eq!(calm.refused, 0, "{what}");
             // Where jobs are shorter than a batch, whoever comes waits for a batch to end, and his
             // own outcome for the rest of his.
