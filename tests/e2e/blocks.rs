@@ -236,6 +236,32 @@ fn wrong_requests_and_silent_clients_do_not_stop_the_control_socket() {
     assert_eq!(server.status()["blocks"].as_array().map(Vec::len), Some(1));
 }
 
+/// By the user of the process that asks, whatever the modes of the files say.
+#[test]
+fn another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let installation = Installation::default();
+    let server = installation.start();
+    let socket = installation.path().join("state/control.sock");
+    for (path, mode) in [
+        (installation.path().to_owned(), 0o755),
+        (installation.path().join("state"), 0o755),
+        (socket.clone(), 0o666),
+    ] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root's");
+    }
+    const ASK: &str = "import socket, sys; s = socket.socket(socket.AF_UNIX); \
+        s.connect(sys.argv[1]); s.sendall(b'{\"command\":\"blocks\"}\\n'); print(s.recv(999))";
+    let nobody =
+        ["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", ASK];
+    let asked = Command::new("setpriv").args(nobody).arg(&socket).output().expect("runs");
+    let answer = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(answer.contains("only root and the user that xksd runs as"), "{asked:?}");
+    server.wait_event(&["control socket: a request of uid 65534", "is refused"]);
+}
+
 #[test]
 fn reload_and_status_answer() {
     let installation = Installation::default();
