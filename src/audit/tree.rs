@@ -113,7 +113,7 @@ pub fn root<L: Leaves>(leaves: &mut L, range: Range<u64>) -> Result<Hash, L::Err
 }
 
 /// The inclusion proof of leaf `index` in the tree over the first `size` leaves, from the leaf's
-/// sibling to the root's child: "PATH(m, D[n])", RFC 6962, 2.1.1. `None` when there is no such
+/// sibling to the root's child: `PATH(m, D[n])`, RFC 6962, 2.1.1. `None` when there is no such
 /// leaf.
 ///
 /// # Errors

@@ -42,10 +42,10 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// All that [`check`] has to say.
+/// All that [`check`](super::check) has to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// With any of these [`server`] fails.
+    /// With any of these [`server`](super::server) fails.
     pub problems: Vec<Problem>,
     /// With these it serves, but perhaps not KMS, or not for long.
     pub warnings: Vec<Problem>,
