@@ -55,7 +55,7 @@ median() { awk -v column="$2" '{ print $column }' "$dir/$1.figures" | middle; }
 # The client signs each request of many principals, so that one has another none to stand beside.
 against_none() {
     local none=none
-    [[ "$1" != *-principals ]] || none=none-principals
+    [[ "$1" != *-principals ]] || none="none-principals"
     calc %.2f "$(median "$1" 1) / $(median "$none" 1)"
 }
 
