@@ -15,6 +15,7 @@ pub type Outcome = Result<u32, Fault>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     KeyNotFound { detail: String },
+    KeyRefused { detail: String },
     BadCiphertext,
     Device { detail: String },
     Busy,
