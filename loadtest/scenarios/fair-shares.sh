@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two key stores over one slow HSM (4 ms a call, 8 sessions): one at ten times its capacity, the other at a tenth; p99 of the other against alone
+# Two key stores over one slow HSM (4 ms a call, 8 sessions): one at ten times its capacity, the other at a tenth; p99 of the other against by itself
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
 seconds="${SECONDS_A_RUN:-20}"
@@ -63,11 +63,11 @@ alone="$(middle <"$dir/alone.p99")"
 beside="$(middle <"$dir/beside.p99")"
 ratio="$(calc %.2f "$beside / $alone")"
 table "key store" "offered, of the capacity" "answered a second" "p99 ms ($(in_rounds))"
-row "calm, alone" "0.1" "$calm_rate" "$(ms "$alone")"
+row "calm, by itself" "0.1" "$calm_rate" "$(ms "$alone")"
 row "calm, beside the flood" "0.1" "$(field '.throughput | floor')" "$(ms "$beside")"
 row "flood" "10" "$(calc %d "$(middle <"$dir/flood.throughput")")" ""
 echo
 note "bare loop: $capacity/s"
-aim "p99 beside the flood over alone" "$ratio" '<=' 1.5
+aim "p99 beside the flood over by itself" "$ratio" '<=' 1.5
 aim "errors of the calm key store" "$(awk '{ sum += $1 } END { print sum }' "$dir/beside.errors")" '==' 0
 finish

@@ -78,7 +78,8 @@ for _ in $(seq "$rounds"); do
     done
 done
 
-echo "64 connections, runs of $seconds s that alternate, $(in_rounds). With \`-principals\`, 1,000 of them in turn."
+echo "64 connections, runs of $seconds s that alternate, $(in_rounds)."
+echo "With \`-principals\`, 1,000 of them in turn."
 echo
 table "with" "32-byte CDIV encrypts a second" "of none" "p50 ms" "p99 ms" "CPU of xksd, µs a request"
 for variant in "${variants[@]}"; do
