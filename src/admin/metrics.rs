@@ -4,8 +4,6 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
-use time::OffsetDateTime;
-
 use crate::control::state::State;
 use crate::key_manager::Health;
 use crate::sched::PoolStats;
@@ -76,8 +74,7 @@ fn requests(text: &mut Exposition, totals: &Totals) {
 }
 
 fn blocks(text: &mut Exposition, state: &State) {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    text.metric(&names::BLOCKS).sample(&[], state.blocks.active(now).len());
+    text.metric(&names::BLOCKS).sample(&[], state.blocks.in_force().len());
     text.metric(&names::BLOCKS_UNSAVED).sample(&[], u8::from(state.blocks.is_unsaved()));
 }
 

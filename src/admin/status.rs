@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
 use serde::Serialize;
-use time::OffsetDateTime;
 
 use super::key_manager_status::KeyManagerStatus;
 use crate::config::{self, Config};
@@ -156,7 +155,7 @@ impl Status {
         let config = state.config.load();
         let Totals { requests, handshake_failures, handshakes, handshakes_resumed, .. } =
             Totals::of(&state.metrics);
-        let blocks = state.blocks.active(OffsetDateTime::now_utc().unix_timestamp());
+        let blocks = state.blocks.in_force();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             ready: state.is_ready(),

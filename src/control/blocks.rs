@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::state_dir::StateDir;
 use crate::limits::{BLOCKS_FILE_BYTES_MAX, STATE_RETRY_INTERVAL};
@@ -65,6 +66,11 @@ impl Blocks {
     /// What is blocked at `now` (seconds since 1970).
     pub fn active(&self, now: i64) -> Vec<Block> {
         self.list.load().active(now).cloned().collect()
+    }
+
+    /// What is blocked now.
+    pub fn in_force(&self) -> Vec<Block> {
+        self.active(unix_seconds())
     }
 
     /// Blocks, at once, and saves it. Where it cannot be saved it is in force all the same, and
@@ -134,6 +140,10 @@ impl Blocks {
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
         self.unsaved_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+pub(super) fn unix_seconds() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
 }
 
 /// What is blocked, for a person.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use time::OffsetDateTime;
 
 use super::block_shown::{BlockShown, end_of, timestamp_of};
-use super::blocks::{Saving, name};
+use super::blocks::{Saving, name, unix_seconds};
 use super::reload::{self, LossOfClientAuth};
 use super::state::State;
 use crate::admin::status::Status;
@@ -169,7 +168,7 @@ fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
 }
 
 fn blocks(state: &State) -> Reply {
-    let active = state.blocks.active(unix_seconds());
+    let active = state.blocks.in_force();
     let line = |block: &Block| {
         let Block { key_store, key, reason, who, since, .. } = block;
         let (what, since) = (name(key_store, key.as_deref()), timestamp_of(*since));
@@ -237,8 +236,4 @@ fn audited<'a>(block: &'a Block, until: Option<&'a str>) -> record::Block<'a> {
 
 fn end(block: &Block) -> String {
     end_of(block).map_or_else(String::new, |until| format!(" until {until}"))
-}
-
-fn unix_seconds() -> i64 {
-    OffsetDateTime::now_utc().unix_timestamp()
 }

@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use time::OffsetDateTime;
-
 use super::blocks;
 use super::build::key_stores;
 use super::state::{LastReload, State};
@@ -176,7 +174,7 @@ fn blocks_of_nothing(state: &State, config: &Config) -> Vec<String> {
             block.key.as_ref().is_none_or(|id| store.keys.iter().any(|key| key.id == *id))
         })
     };
-    let active = state.blocks.active(OffsetDateTime::now_utc().unix_timestamp());
+    let active = state.blocks.in_force();
     let gone = active.iter().filter(|block| !is_there(block)).map(|block| {
         format!(
             "{} is blocked and is not in this configuration: where it has another name now, block \

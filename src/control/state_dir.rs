@@ -5,12 +5,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 
 use crate::file::{self, Refused};
 
@@ -43,7 +42,6 @@ impl StateDir {
             _ => {}
         }
         refuse_strangers(path).map_err(at)?;
-        file::refuse_changeable(path).map_err(at)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -106,20 +104,17 @@ fn refuse_strangers(path: &Path) -> Result<(), String> {
     if !metadata.is_dir() {
         return Err("is not a directory".to_owned());
     }
-    let (owner, own) = (metadata.uid(), geteuid().as_raw());
-    if owner != own && owner != 0 {
-        return Err(format!(
-            "belongs to another user (uid {owner}), and this process runs as {own}"
-        ));
+    if metadata.permissions().mode() & 0o022 != 0 {
+        return Err("other users can write to it; run: chmod go-w on it".to_owned());
     }
-    match metadata.permissions().mode() & 0o022 {
-        0 => Ok(()),
-        _ => Err("other users can write to it; run: chmod go-w on it".to_owned()),
-    }
+    // Its owner, and what is above it.
+    file::refuse_changeable(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
