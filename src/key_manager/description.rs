@@ -11,6 +11,17 @@ pub struct KeyDescription {
     pub enabled: bool,
 }
 
+impl KeyDescription {
+    /// Of a key that xksd computes with itself.
+    pub(super) fn of_software_key() -> KeyDescription {
+        KeyDescription {
+            spec: KeySpec::AES_256,
+            usage: [KeyUsage::Encrypt, KeyUsage::Decrypt].into_iter().collect(),
+            enabled: true,
+        }
+    }
+}
+
 /// Kind and size of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeySpec {

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod aes_gcm;
 mod description;
 mod listing;
 pub mod local;

@@ -3,10 +3,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use ring::digest;
 
 use super::*;
 use crate::key_manager::replica_check::differences;
-use crate::limits::{AAD_BYTES_MAX, KEY_FILE_BYTES_MAX, PLAINTEXT_BYTES_MAX};
+use crate::key_manager::{KeySpec, KeyUsage};
+use crate::limits::{
+    AAD_BYTES_MAX, IV_BLOCK, IV_BYTES, KEY_FILE_BYTES_MAX, PLAINTEXT_BYTES_MAX, TAG_BYTES,
+};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -294,6 +298,6 @@ proptest! {
 fn each_iv_is_given_once_also_from_one_block_to_the_next() {
     let local = foo();
     let given: std::collections::HashSet<_> =
-        (0..=2 * IV_BLOCK).map(|_| local.fresh_iv().expect("random")).collect();
+        (0..=2 * IV_BLOCK).map(|_| local.ivs.fresh().expect("random")).collect();
     assert_eq!(given.len(), 2 * IV_BLOCK + 1);
 }
