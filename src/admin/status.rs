@@ -74,7 +74,7 @@ struct KeyStore {
     keys: usize,
     /// The mode of its policies.
     policy: Option<&'static str>,
-    /// Of the keys whose configuration gives versions.
+    /// Of every key; a key without versions in the configuration has the version 0.
     key_versions: Vec<KeyVersions>,
 }
 
@@ -254,14 +254,13 @@ impl Reload {
 impl KeyStore {
     fn of(store: &config::KeyStore, config: &Config) -> KeyStore {
         let managers = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i));
-        let stated = store.keys.iter().filter(|key| key.versions_are_stated);
         KeyStore {
             path_prefix: store.path_prefix.clone(),
             enabled: store.enabled,
             key_managers: managers.map(|manager| manager.name.clone()).collect(),
             access_key_ids: store.credentials.iter().map(|c| c.access_key_id.clone()).collect(),
             keys: store.keys.len(),
-            key_versions: stated.map(KeyVersions::of).collect(),
+            key_versions: store.keys.iter().map(KeyVersions::of).collect(),
             policy: store.policy.as_ref().map(config::Policy::mode_name),
         }
     }
