@@ -68,6 +68,12 @@ impl State {
         self.managers.iter().any(|manager| manager.health(now) != Health::Unavailable)
     }
 
+    /// Has all key managers look for lanes that hang and jobs that are late. To be called often.
+    pub fn tick_key_managers(&self) {
+        let now = Instant::now();
+        self.managers.iter().for_each(|manager| manager.tick(now));
+    }
+
     /// Closes the sessions of all key managers, together by `deadline`. Gives those where a thread
     /// is still inside the module: to be called again.
     pub fn stop_key_managers(&self, deadline: Instant) -> Vec<&str> {

@@ -17,8 +17,8 @@ use super::context::ShardContext;
 use super::yielding::{Fair, give_way};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
-    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, IDLE_TIME_MAX,
-    LINGER_BYTES_MAX, LINGER_TIME_MAX, READ_BYTES, UNAUTHENTICATED_IDLE_TIME_MAX, WRITE_TIME_MAX,
+    BODY_TIME_MAX, BUFFER_KEPT_BYTES_MAX, HEAD_TIME_MAX, HEADERS_MAX, LINGER_BYTES_MAX,
+    LINGER_TIME_MAX, READ_BYTES, WRITE_TIME_MAX,
 };
 use crate::pipeline::Arrival;
 use crate::tls::{self, ReadAhead};
@@ -111,14 +111,7 @@ impl Connection {
     async fn run(&mut self) -> Result<(), End> {
         loop {
             if self.buffer.is_empty() {
-                self.entry.set_idle(
-                    Instant::now()
-                        + if self.entry.is_authenticated() {
-                            IDLE_TIME_MAX
-                        } else {
-                            UNAUTHENTICATED_IDLE_TIME_MAX
-                        },
-                );
+                self.entry.await_request(Instant::now());
                 match self.read().await {
                     Ok(()) => {}
                     Err(End::Drained | End::TimedOut) => return self.close().await,

@@ -1,24 +1,14 @@
-//! Time limits and draining of connections.
-//!
-//! A connection says until when it may stay as it is ([`ConnectionEntry::set_deadline`]), which
-//! costs it a store. The shard's clock sweeps over the connections, a part at a time, each at least
-//! every 100 ms, and wakes those whose deadline has passed. That is one timer a shard instead of
-//! one a read, and it is how draining reaches idle connections.
+//! The connections of a shard: their places, who gives way where it is full, and how draining
+//! reaches those that are idle. How long each may stay as it is: `timeouts`.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::Instant;
 
 use slab::Slab;
 
 use crate::limits::EVICTION_PROBES_MAX;
-
-/// Sweeps that make one round over all connections: with thousands of idle ones a whole round at
-/// once would hold up a request.
-const SWEEPS_A_ROUND: usize = 5;
 
 /// Why a wait was broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,25 +22,26 @@ pub enum Interrupt {
     Evicted,
 }
 
+/// What is known of one connection.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// A signed request or a client certificate has shown whose it is.
     authenticated: Cell<bool>,
-    deadline: Cell<Option<Instant>>,
+    pub(super) deadline: Cell<Option<Instant>>,
     /// Nothing of a request has been read: may be closed when the shard drains.
-    idle: Cell<bool>,
-    interrupt: Cell<Option<Interrupt>>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) idle: Cell<bool>,
+    pub(super) interrupt: Cell<Option<Interrupt>>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 /// All connections of a shard.
 #[derive(Default)]
 pub struct ConnectionTable {
-    states: RefCell<Slab<Rc<State>>>,
+    pub(super) states: RefCell<Slab<Rc<State>>>,
     /// Where [`ConnectionTable::evict`] looks next.
     hand: Cell<usize>,
     /// Where [`ConnectionTable::sweep`] goes on.
-    swept: Cell<usize>,
+    pub(super) swept: Cell<usize>,
     draining: Cell<bool>,
 }
 
@@ -70,20 +61,6 @@ impl ConnectionTable {
         let state = Rc::new(State::default());
         let slot = self.states.borrow_mut().insert(state.clone());
         ConnectionEntry { connections: self.clone(), state, slot }
-    }
-
-    /// Goes on with the round over all connections, and wakes those whose limit has passed.
-    pub fn sweep(&self, now: Instant) {
-        let states = self.states.borrow();
-        let slots = states.capacity();
-        let begin = if self.swept.get() < slots { self.swept.get() } else { 0 };
-        let end = slots.min(begin + slots.div_ceil(SWEEPS_A_ROUND));
-        self.swept.set(end);
-        for state in (begin..end).filter_map(|slot| states.get(slot)) {
-            if state.deadline.get().is_some_and(|deadline| deadline <= now) {
-                state.end(Interrupt::Deadline);
-            }
-        }
     }
 
     /// Ends a connection that has not authenticated and is being waited for, so that another may
@@ -123,7 +100,7 @@ impl ConnectionTable {
 }
 
 impl State {
-    fn end(&self, why: Interrupt) {
+    pub(super) fn end(&self, why: Interrupt) {
         if self.interrupt.get().is_none() {
             self.interrupt.set(Some(why));
             if let Some(waker) = self.waker.borrow_mut().take() {
@@ -136,35 +113,11 @@ impl State {
 /// One connection's place in the table; ends with it.
 pub struct ConnectionEntry {
     connections: Rc<ConnectionTable>,
-    state: Rc<State>,
+    pub(super) state: Rc<State>,
     slot: usize,
 }
 
 impl ConnectionEntry {
-    /// What is waited for through [`ConnectionEntry::wait`] from now on must be done by
-    /// `deadline`.
-    pub fn set_deadline(&self, deadline: Instant) {
-        self.state.idle.set(false);
-        self.state.deadline.set(Some(deadline));
-        self.state.interrupt.set(None);
-    }
-
-    /// As [`ConnectionEntry::set_deadline`], and draining ends it at once.
-    pub fn set_idle(&self, deadline: Instant) {
-        self.set_deadline(deadline);
-        self.state.idle.set(true);
-        if self.connections.is_draining() {
-            self.state.interrupt.set(Some(Interrupt::Draining));
-        }
-    }
-
-    /// Takes the deadline off, for as long as a request is worked on: its budget is kept elsewhere.
-    pub fn clear_deadline(&self) {
-        self.state.idle.set(false);
-        self.state.deadline.set(None);
-        self.state.interrupt.set(None);
-    }
-
     /// To be called once it has been shown whose connection this is.
     pub fn set_authenticated(&self) {
         self.state.authenticated.set(true);
@@ -179,47 +132,6 @@ impl ConnectionEntry {
     pub fn is_draining(&self) -> bool {
         self.connections.is_draining()
     }
-
-    /// Waits for `future`, but not beyond the deadline.
-    ///
-    /// # Errors
-    /// Why the wait ended first. The future is dropped: glommio's sockets are readiness-based, so a
-    /// dropped read loses nothing.
-    pub async fn wait<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            if let Some(interrupt) = self.state.interrupt.get() {
-                return Poll::Ready(Err(interrupt));
-            }
-            let mut waker = self.state.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// As [`ConnectionEntry::wait`], for work that costs much: none of it is done beyond the
-    /// deadline, though it could be.
-    ///
-    /// # Errors
-    /// As [`ConnectionEntry::wait`].
-    pub async fn wait_in_time<F: Future>(&self, future: F) -> Result<F::Output, Interrupt> {
-        let mut future = pin!(future);
-        let in_time = poll_fn(|cx| {
-            let is_over = || self.state.deadline.get().is_some_and(|at| at <= Instant::now());
-            match self.state.interrupt.get() {
-                Some(interrupt) => Poll::Ready(Err(interrupt)),
-                None if is_over() => Poll::Ready(Err(Interrupt::Deadline)),
-                None => future.as_mut().poll(cx).map(Ok),
-            }
-        });
-        self.wait(in_time).await?
-    }
 }
 
 impl Drop for ConnectionEntry {
@@ -232,70 +144,12 @@ impl Drop for ConnectionEntry {
 mod tests {
     use super::*;
     use std::future::pending;
-    use std::task::Context;
+    use std::pin::pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    fn round(connections: &ConnectionTable, now: Instant) {
-        (0..SWEEPS_A_ROUND).for_each(|_| connections.sweep(now));
-    }
-
-    #[test]
-    fn a_wait_ends_at_its_deadline_and_not_before() {
-        let connections = Rc::new(ConnectionTable::default());
-        let connection = connections.add();
-        let start = Instant::now();
-        connection.set_deadline(start + Duration::from_secs(5));
-        round(&connections, start + Duration::from_millis(4999));
-        assert_eq!(poll_once(connection.wait(pending::<()>())), Poll::Pending);
-        round(&connections, start + Duration::from_secs(5));
-        assert_eq!(
-            poll_once(connection.wait(pending::<()>())),
-            Poll::Ready(Err(Interrupt::Deadline))
-        );
-    }
-
-    #[test]
-    fn work_that_costs_much_is_not_done_beyond_the_deadline() {
-        let connections = Rc::new(ConnectionTable::default());
-        let connection = connections.add();
-        let done = Cell::new(0);
-        let work = || connection.wait_in_time(async { done.set(done.get() + 1) });
-        connection.set_deadline(Instant::now() + Duration::from_secs(1000));
-        assert_eq!(poll_once(work()), Poll::Ready(Ok(())));
-        connection.set_deadline(Instant::now());
-        assert_eq!(poll_once(work()), Poll::Ready(Err(Interrupt::Deadline)));
-        connection.set_idle(Instant::now() + Duration::from_secs(1000));
-        assert!(connections.evict());
-        assert_eq!(poll_once(work()), Poll::Ready(Err(Interrupt::Evicted)));
-        assert_eq!(done.get(), 1);
-    }
-
-    #[test]
-    fn a_round_reaches_each_and_no_sweep_all() {
-        let connections = Rc::new(ConnectionTable::default());
-        let now = Instant::now();
-        let all: Vec<ConnectionEntry> = (0..1000).map(|_| connections.add()).collect();
-        all.iter().for_each(|connection| connection.set_deadline(now));
-        let interrupted =
-            || all.iter().filter(|connection| connection.state.interrupt.get().is_some()).count();
-        connections.sweep(now);
-        assert!((1..=1000 / 4).contains(&interrupted()), "{}", interrupted());
-        round(&connections, now);
-        assert_eq!(interrupted(), 1000);
-    }
-
-    #[test]
-    fn what_is_ready_wins_over_a_deadline_that_passed() {
-        let connections = Rc::new(ConnectionTable::default());
-        let connection = connections.add();
-        let now = Instant::now();
-        connection.set_deadline(now);
-        round(&connections, now);
-        assert_eq!(poll_once(connection.wait(std::future::ready(7))), Poll::Ready(Ok(7)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod handshake_log;
 mod listener;
 mod stop;
 mod thread;
+mod timeouts;
 mod yielding;
 
 pub use stop::Stop;

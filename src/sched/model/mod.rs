@@ -19,14 +19,14 @@
 //!   those in the queue end at their deadlines.
 //!
 //! `queues` keeps who is next, `admission` lets jobs in, `dispatch` says which lane to wake and
-//! which queue to serve, `lifecycle` what happens to lanes that lose their sessions or hang; all of
+//! which queue to serve, `reopening` what happens to lanes that lose their sessions or hang; all of
 //! them work on `state`.
 
 mod admission;
 mod dispatch;
 mod estimate;
-mod lifecycle;
 mod queues;
+mod reopening;
 mod state;
 
 #[cfg(test)]
@@ -39,8 +39,8 @@ mod tests;
 pub use admission::LATE_AT_ONCE_MAX;
 pub use dispatch::{HOME_RUN_MAX, WAKE_WAIT};
 pub use estimate::{BATCH_TIME, STALE_AFTER, ServiceTime};
-pub use lifecycle::{BACKOFF, STALL_AFTER_MIN, Tick};
 pub use queues::{Entry, Share};
+pub use reopening::{BACKOFF, STALL_AFTER_MIN, Tick};
 pub use state::{
     Counts, IsCancelled, LaneId, Next, Refused, Report, SHORT_OUTAGE, Scheduler, Settings, Step,
     Totals,

@@ -1,4 +1,4 @@
-//! Lanes that get a session, lose it, or hang in a call.
+//! Reopening of sessions: lanes that get a session, lose it, or hang in a call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Instances that were told of a new version of a key later than others: the configuration is read
-//! again when a ciphertext of it comes.
+//! Rereading the configuration for a key's new version: an instance that was told of it later than
+//! others does so when a ciphertext of it comes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,12 +11,12 @@ use crate::limits::VERSION_REREAD_INTERVAL;
 
 /// What was seen of newer versions.
 #[derive(Default)]
-pub(super) struct KeyVersions {
+pub(super) struct VersionReread {
     seen: u64,
     reread_at: Option<Instant>,
 }
 
-impl KeyVersions {
+impl VersionReread {
     /// To be called often.
     pub(super) fn look(&mut self, state: &Arc<State>) {
         let of_shard = state.metrics.iter().map(|m| m.newer_key_versions.load(Ordering::Relaxed));
