@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod hsm_sim;
 pub mod installation;
+pub mod memory_scan;
 pub mod nss;
 pub mod own_process;
 pub mod pki;
