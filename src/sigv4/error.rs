@@ -154,113 +154,103 @@ impl AuthError {
 
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MissingAuthorization => f.write_str(
-                "the request is not signed: it has no \
-                Authorization header",
-            ),
-            Self::DuplicateAuthorization => f.write_str(
-                "the request has more than one \
-                Authorization header",
-            ),
-            Self::PresignedQuery => f.write_str(
-                "the request is signed in its query string; sign \
-                it in the Authorization header",
-            ),
-            Self::UnsupportedAlgorithm => f.write_str(
-                "the Authorization header does not start \
-                with AWS4-HMAC-SHA256",
-            ),
-            Self::MalformedAuthorization { problem } => write!(
-                f,
-                "the Authorization header is \
-                malformed: {problem}"
-            ),
-            Self::MalformedCredential { problem } => write!(
-                f,
-                "Credential in the Authorization \
-                header is malformed: {problem}"
-            ),
-            Self::MalformedSignedHeaders { problem } => write!(
-                f,
-                "SignedHeaders in the \
-                Authorization header is malformed: {problem}"
-            ),
-            Self::MalformedSignature => f.write_str(
-                "Signature in the Authorization header is not \
-                64 lower-case hexadecimal digits",
-            ),
-            Self::HeaderNotSigned { name } => write!(
-                f,
-                "the header {name} must be signed, and is \
-                not in SignedHeaders"
-            ),
-            Self::SignedHeaderMissing { name } => write!(
-                f,
-                "the header '{name}' is in SignedHeaders but not in the request: the signer did \
-                 not send it, or something in between took it away"
-            ),
-            Self::DuplicateDate => f.write_str("the request has more than one x-amz-date header"),
-            Self::MalformedDate => f.write_str(
-                "x-amz-date is not a date and time of the form \
-                YYYYMMDDTHHMMSSZ",
-            ),
-            Self::ScopeDateMismatch => f.write_str(
-                "the date in Credential is not the day of \
-                x-amz-date",
-            ),
-            Self::WrongService { service } => write!(
-                f,
-                "signed for the service '{service}' \
-                instead of kms-xks-proxy"
-            ),
-            Self::WrongRegion { region } => {
-                write!(
-                    f,
-                    "signed for the region '{region}', which is not one of the regions that \
-                    this proxy is configured to accept"
-                )
+        f.write_str(match self {
+            Self::MissingAuthorization => {
+                "the request is not signed: it has no Authorization header"
             }
-            Self::MalformedAccessKeyId => f.write_str(
-                "the access key id in Credential is not 20 to 30 characters out of A-Z \
-                    and 2-7: is it the secret access key?",
-            ),
-            Self::UnknownAccessKeyId { access_key_id } => write!(
-                f,
-                "the access key id {access_key_id} is not one of this key store: compare the \
-                 credential that AWS KMS has with the one configured here"
-            ),
-            Self::ClockSkew { seconds } => {
-                let direction = if *seconds < 0 { "behind" } else { "ahead of" };
-                write!(
-                    f,
-                    "x-amz-date is {} s {direction} this proxy's clock; up to \
-                     {CLOCK_SKEW_SECONDS_MAX} s are accepted: check the time synchronisation of \
-                     this host",
-                    seconds.unsigned_abs()
-                )
+            Self::DuplicateAuthorization => "the request has more than one Authorization header",
+            Self::PresignedQuery => {
+                "the request is signed in its query string; sign it in the Authorization header"
             }
-            Self::AmbiguousRequest { problem } => write!(
-                f,
-                "the request cannot be verified \
-                without ambiguity: {problem}"
-            ),
-            Self::UnsignedPayload => f.write_str(
-                "x-amz-content-sha256 is not a SHA-256 hash; the \
-                body must be signed",
-            ),
-            Self::PayloadHashMismatch => f.write_str(
-                "x-amz-content-sha256 is not the hash of the \
-                body: the body was changed on its way",
-            ),
-            Self::SignatureMismatch { access_key_id } => write!(
-                f,
-                "the signature does not match for access key id {access_key_id}: the signer has \
-                 another secret access key than the one configured here, or the request was \
-                 changed on its way"
-            ),
-        }
+            Self::UnsupportedAlgorithm => {
+                "the Authorization header does not start with AWS4-HMAC-SHA256"
+            }
+            Self::MalformedAuthorization { problem } => {
+                return write!(f, "the Authorization header is malformed: {problem}");
+            }
+            Self::MalformedCredential { problem } => {
+                return write!(f, "Credential in the Authorization header is malformed: {problem}");
+            }
+            Self::MalformedSignedHeaders { problem } => {
+                return write!(
+                    f,
+                    "SignedHeaders in the Authorization header is malformed: {problem}"
+                );
+            }
+            Self::MalformedSignature => {
+                "Signature in the Authorization header is not 64 lower-case hexadecimal digits"
+            }
+            Self::HeaderNotSigned { name } => {
+                return write!(f, "the header {name} must be signed, and is not in SignedHeaders");
+            }
+            Self::SignedHeaderMissing { name } => return write_missing_header(name, f),
+            Self::DuplicateDate => "the request has more than one x-amz-date header",
+            Self::MalformedDate => "x-amz-date is not a date and time of the form YYYYMMDDTHHMMSSZ",
+            Self::ScopeDateMismatch => "the date in Credential is not the day of x-amz-date",
+            Self::WrongService { service } => {
+                return write!(f, "signed for the service '{service}' instead of kms-xks-proxy");
+            }
+            Self::WrongRegion { region } => return write_wrong_region(region, f),
+            Self::MalformedAccessKeyId => MALFORMED_ACCESS_KEY_ID,
+            Self::UnknownAccessKeyId { access_key_id } => return write_unknown(access_key_id, f),
+            Self::ClockSkew { seconds } => return write_clock_skew(*seconds, f),
+            Self::AmbiguousRequest { problem } => {
+                return write!(f, "the request cannot be verified without ambiguity: {problem}");
+            }
+            Self::UnsignedPayload => {
+                "x-amz-content-sha256 is not a SHA-256 hash; the body must be signed"
+            }
+            Self::PayloadHashMismatch => {
+                "x-amz-content-sha256 is not the hash of the body: the body was changed on its way"
+            }
+            Self::SignatureMismatch { access_key_id } => return write_mismatch(access_key_id, f),
+        })
     }
+}
+
+const MALFORMED_ACCESS_KEY_ID: &str = "the access key id in Credential is not 20 to 30 characters \
+    out of A-Z and 2-7: is it the secret access key?";
+
+fn write_missing_header(name: &Excerpt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the header '{name}' is in SignedHeaders but not in the request: the signer did not send \
+         it, or something in between took it away"
+    )
+}
+
+fn write_wrong_region(region: &Excerpt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "signed for the region '{region}', which is not one of the regions that this proxy is \
+         configured to accept"
+    )
+}
+
+fn write_unknown(access_key_id: &Excerpt, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the access key id {access_key_id} is not one of this key store: compare the credential \
+         that AWS KMS has with the one configured here"
+    )
+}
+
+fn write_clock_skew(seconds: i64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let direction = if seconds < 0 { "behind" } else { "ahead of" };
+    write!(
+        f,
+        "x-amz-date is {} s {direction} this proxy's clock; up to {CLOCK_SKEW_SECONDS_MAX} s are \
+         accepted: check the time synchronisation of this host",
+        seconds.unsigned_abs()
+    )
+}
+
+fn write_mismatch(access_key_id: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the signature does not match for access key id {access_key_id}: the signer has another \
+         secret access key than the one configured here, or the request was changed on its way"
+    )
 }
 
 impl std::error::Error for AuthError {}
