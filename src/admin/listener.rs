@@ -23,14 +23,6 @@ use crate::limits::{
 /// once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Binds the listener. Connections wait in its backlog until [`start`].
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn bind(listen: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))
-}
-
 /// Answers who connects, until the process ends; gives the address.
 ///
 /// # Errors

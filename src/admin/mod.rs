@@ -2,6 +2,14 @@
 
 mod host;
 mod key_manager_status;
-pub mod listener;
+mod listener;
 mod metrics;
-pub mod status;
+mod status;
+
+use crate::control::admin_hooks::AdminHooks;
+
+/// For `control`, which starts the listener and answers `xksd status`.
+pub const HOOKS: AdminHooks = AdminHooks {
+    serve: listener::start,
+    status: |state| serde_json::to_value(status::Status::of(state)).unwrap_or_default(),
+};

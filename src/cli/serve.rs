@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Failure;
+use crate::admin;
 use crate::control::lifecycle::{self, Failure as ServeFailure};
 use crate::control::state::State;
 
@@ -31,7 +32,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// Serves until a signal says stop. `serving` is called once, when requests are answered; a key
 /// manager may still be opening.
 pub(super) fn serve(config: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<(), Failure> {
-    lifecycle::serve(config, serving).map_err(|failure| match failure {
+    lifecycle::serve(config, admin::HOOKS, serving).map_err(|failure| match failure {
         ServeFailure::Configuration(invalid) => invalid.into(),
         ServeFailure::Other(why) => Failure::Failed(format!("xksd: {why}")),
     })

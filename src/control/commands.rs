@@ -5,11 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::admin_hooks::AdminHooks;
 use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::{Saving, name, unix_seconds};
 use super::reload::{self, LossOfClientAuth};
 use super::state::State;
-use crate::admin::status::Status;
 use crate::audit::record::{self, Record};
 use crate::limits::BLOCK_REASON_BYTES_MAX;
 use crate::policy::blocklist::Block;
@@ -83,7 +83,7 @@ impl Reply {
 }
 
 /// Does what `line` asks for, on behalf of `who`.
-pub fn run(state: &Arc<State>, line: &str, who: &str) -> Reply {
+pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Reply {
     match serde_json::from_str(line) {
         Ok(Request::Block { target, reason, for_seconds }) => {
             block(state, target, reason, for_seconds, who)
@@ -94,7 +94,7 @@ pub fn run(state: &Arc<State>, line: &str, who: &str) -> Reply {
             reloaded(state, who, LossOfClientAuth::Accepted)
         }
         Ok(Request::Reload { .. }) => reloaded(state, who, LossOfClientAuth::Refused),
-        Ok(Request::Status {}) => Reply::done(String::new(), &Status::of(state)),
+        Ok(Request::Status {}) => Reply::done(String::new(), &(admin.status)(state)),
         Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::bounded;
 use signal_hook::consts::SIGHUP;
 
+use super::admin_hooks::AdminHooks;
 use super::reload::LossOfClientAuth;
 use super::shards::Shards;
 use super::signals::Signals;
@@ -17,7 +18,6 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::{commands, drain, probes, reload, socket, system};
-use crate::admin::listener as admin;
 use crate::config::difference;
 use crate::telemetry::Level;
 
@@ -29,7 +29,11 @@ const TICK: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it could not start, or a shard died.
-pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<(), Failure> {
+pub fn serve(
+    config_file: &Path,
+    hooks: AdminHooks,
+    serving: impl FnOnce(&Arc<State>),
+) -> Result<(), Failure> {
     system::forbid_core_dumps();
     // Before anything else: a reload that is asked for while this starts must not end it, which is
     // what SIGHUP does where nobody watches for it.
@@ -40,12 +44,13 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
     let probes = probes::start(&state, &probes_stopped)
         .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     // Before the first request can come: what is served can be blocked.
-    socket::start(&state, control)
+    socket::start(&state, hooks, control)
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
-    let served = start_shards(&state, &cores, admin).and_then(|shards| {
-        serving(&state);
-        run(&state, shards, &mut signals)
-    });
+    let served =
+        start_shards(&state, &cores, admin.map(|listener| (hooks, listener))).and_then(|shards| {
+            serving(&state);
+            run(&state, shards, &mut signals)
+        });
     drain::end(&state, served, stop_probes, &probes, &mut signals).map_err(Failure::Other)
 }
 
@@ -53,10 +58,10 @@ pub fn serve(config_file: &Path, serving: impl FnOnce(&Arc<State>)) -> Result<()
 fn start_shards(
     state: &Arc<State>,
     cores: &[usize],
-    admin: Option<TcpListener>,
+    admin: Option<(AdminHooks, TcpListener)>,
 ) -> Result<Shards, String> {
-    if let Some(listener) = admin {
-        let address = admin::start(state, listener)?;
+    if let Some((hooks, listener)) = admin {
+        let address = (hooks.serve)(state, listener)?;
         state.log.event(
             Level::Info,
             format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"),

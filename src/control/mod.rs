@@ -1,6 +1,7 @@
 //! The control plane, on the main thread and its helpers: everything that is not on a request's
 //! way.
 
+pub mod admin_hooks;
 pub mod audit;
 pub mod block_shown;
 pub mod blocks;

@@ -15,6 +15,7 @@ use std::{fs, io};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
+use super::admin_hooks::AdminHooks;
 use super::commands::{self, Reply};
 use super::state::State;
 use crate::file;
@@ -84,7 +85,7 @@ fn through<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> io::R
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(state: &Arc<State>, listener: UnixListener) -> io::Result<()> {
+pub fn start(state: &Arc<State>, admin: AdminHooks, listener: UnixListener) -> io::Result<()> {
     let state = state.clone();
     let open = Arc::new(AtomicUsize::new(0));
     let run = move || {
@@ -100,7 +101,7 @@ pub fn start(state: &Arc<State>, listener: UnixListener) -> io::Result<()> {
             open.fetch_add(1, Ordering::Relaxed);
             let (state, open_here) = (state.clone(), open.clone());
             let serve = move || {
-                let _ = answer(&state, &stream);
+                let _ = answer(&state, admin, &stream);
                 open_here.fetch_sub(1, Ordering::Relaxed);
             };
             if std::thread::Builder::new().name("xksd-control".into()).spawn(serve).is_err() {
@@ -119,12 +120,12 @@ fn refuse_busy(mut stream: &UnixStream) -> io::Result<()> {
     stream.write_all(&[&serde_json::to_vec(&reply)?[..], b"\n"].concat())
 }
 
-fn answer(state: &Arc<State>, mut stream: &UnixStream) -> io::Result<()> {
+fn answer(state: &Arc<State>, admin: AdminHooks, mut stream: &UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(CONTROL_TIME_MAX))?;
     let peer = socket_peercred(stream)?;
     let reply = if peer.uid.is_root() || peer.uid == geteuid() {
         match read_line(stream) {
-            Ok(line) => commands::run(state, &line, &who(peer)),
+            Ok(line) => commands::run(state, admin, &line, &who(peer)),
             Err(why) => Reply::refused(format!("the request cannot be read: {why}")),
         }
     } else {

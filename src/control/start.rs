@@ -11,7 +11,6 @@ use rustix::stdio::stderr;
 
 use super::state::State;
 use super::{build, socket, system};
-use crate::admin::listener as admin;
 use crate::config::{Config, Invalid, LogFormat, Problem};
 use crate::telemetry::{Level, Log, log};
 use crate::tls;
@@ -62,7 +61,7 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     let admin = config
         .admin
         .as_ref()
-        .map(|admin| admin::bind(admin.listen))
+        .map(|admin| bind_admin(admin.listen))
         .transpose()
         .map_err(Failure::Other)?;
     let file = config_file.to_path_buf();
@@ -71,6 +70,11 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     let control =
         socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
     Ok(Prepared { state: Arc::new(state), cores, admin, control })
+}
+
+/// Connections wait in the backlog until they are answered.
+fn bind_admin(listen: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))
 }
 
 fn load(config_file: &Path) -> Result<(Config, tls::Server), Failure> {
