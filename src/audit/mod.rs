@@ -11,6 +11,7 @@ pub mod proof;
 pub mod reader;
 pub mod record;
 pub mod recovery;
+mod retired;
 pub mod search;
 pub mod store;
 pub mod trail;

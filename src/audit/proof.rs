@@ -30,6 +30,10 @@ impl HashFile {
     pub fn open(layout: &Layout) -> io::Result<HashFile> {
         File::open(layout.hashes()).map(HashFile)
     }
+
+    pub(super) fn of(file: File) -> HashFile {
+        HashFile(file)
+    }
 }
 
 impl Leaves for HashFile {

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::checkpoint::{Checkpoint, Signer, Verifier, notes};
 use super::layout::{Layout, RecordFile};
 use super::reader::{Broken, read_file};
+use super::retired::refuse_taken_away;
 use super::store::{Store, create, open_or_create, sync_directory};
 use super::tree::{Frontier, HASH_BYTES, Hash, leaf_hash};
 use crate::limits::AUDIT_CHECKPOINT_BYTES_MAX;
@@ -52,6 +53,8 @@ pub fn open(
     let mut tree = Tree::begin(&layout, &hashes, newest.as_ref()).map_err(at)?;
     let (size, removed_bytes) = tree.read_records(&layout)?;
     let frontier = tree.end(&layout, newest.as_ref(), size)?;
+    let signed = newest.as_ref().map(|checkpoint| checkpoint.size);
+    refuse_taken_away(&layout, &hashes, signed.unwrap_or_default())?;
 
     let records = open_or_create(&growing.path).map_err(at)?;
     let whole = records.metadata().map_err(at)?.len() - removed_bytes;
@@ -59,7 +62,6 @@ pub fn open(
     checkpoints.set_len(checkpoints_bytes).map_err(at)?;
     hashes.set_len(size * HASH_BYTES as u64).map_err(at)?;
     sync_directory(&layout.records()).map_err(at)?;
-    let signed = newest.as_ref().map(|checkpoint| checkpoint.size);
     let recovered = Recovered { removed_bytes, not_yet_signed: size - signed.unwrap_or_default() };
     let store = Store {
         layout,

@@ -243,6 +243,47 @@ fn old_files_go_and_their_hashes_stay() {
     assert_eq!(reopened(directory.path()).unwrap().0.size(), 13);
 }
 
+/// A signed trail of two files: ten records, and `second`.
+fn two_files(directory: &Path, second: &[u8]) {
+    trail(directory);
+    let (mut store, _) = reopened(directory).unwrap();
+    store.records_bytes = crate::limits::AUDIT_FILE_BYTES_MAX;
+    store.append(second).unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn a_beginning_that_was_taken_away_is_not_gone_on_with() {
+    let retired = |before: u64| {
+        let mut line = Vec::new();
+        let record = Record::Retired { before, older_than_seconds: 10 };
+        write_line(&record, SystemTime::UNIX_EPOCH, &mut line);
+        line
+    };
+    for (second, accepted) in [
+        (lines(10..12), false),
+        (retired(9), false),
+        (retired(10), true),
+        ([retired(10), retired(3)].concat(), true),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        two_files(directory.path(), &second);
+        fs::remove_file(directory.path().join(RECORDS)).unwrap();
+        let opened = reopened(directory.path()).err();
+        assert_eq!(opened.is_none(), accepted, "{opened:?}");
+        assert!(opened.is_none_or(|why| why.contains("first 10 records")));
+        assert_eq!(look(directory.path(), None).problems.is_empty(), accepted);
+    }
+    // One that is not signed, and one put in the place of another that is.
+    for forged in [[lines(10..12), retired(10)].concat(), [retired(10), lines(11..12)].concat()] {
+        let directory = tempfile::tempdir().unwrap();
+        two_files(directory.path(), &lines(10..12));
+        fs::remove_file(directory.path().join(RECORDS)).unwrap();
+        fs::write(directory.path().join("records/0000000010.jsonl"), forged).unwrap();
+        assert!(reopened(directory.path()).err().unwrap().contains("first 10 records"));
+    }
+}
+
 #[test]
 fn a_record_is_proved_by_what_another_program_can_read() {
     use super::proof::{HashFile, export_tiles, prove};

@@ -3,18 +3,16 @@
 //! What it cannot find: older files brought back together with their older checkpoint. Only a
 //! checkpoint that was kept elsewhere shows that.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
-use serde::Deserialize;
-
 use super::checkpoint::{Checkpoint, Verifier, notes};
 use super::layout::Layout;
 use super::reader::{Broken, read_all};
 use super::recovery::open_note;
+use super::retired::Seen;
 use super::tree::{Frontier, HASH_BYTES, Hash, leaf_hash};
 
 /// More of them help nobody: the first says where to look.
@@ -195,10 +193,9 @@ fn read(layout: &Layout, leaves: &mut LeavesOf<'_>) -> io::Result<()> {
             Err(error) => failed = Some(error),
         }
         match serde_json::from_slice::<Seen>(line) {
-            Ok(Seen { kind, before: Some(before) }) if kind == "retired" => {
-                leaves.retired.push((index, before));
+            Ok(seen) if line.first() == Some(&b'{') => {
+                leaves.retired.extend(seen.retired_before().map(|before| (index, before)));
             }
-            Ok(_) if line.first() == Some(&b'{') => {}
             _ => leaves.report.problem(format!("record {index} is not a JSON object")),
         }
         leaves.append(leaf);
@@ -217,15 +214,6 @@ fn read(layout: &Layout, leaves: &mut LeavesOf<'_>) -> io::Result<()> {
             Ok(())
         }
     }
-}
-
-/// What matters of a record.
-#[derive(Deserialize)]
-struct Seen<'a> {
-    #[serde(default, borrow)]
-    kind: Cow<'a, str>,
-    #[serde(default)]
-    before: Option<u64>,
 }
 
 /// The next of the kept hashes; they may end before the records do, since they are written later.
