@@ -17,3 +17,4 @@ mod loss;
 mod remote;
 mod replicas;
 mod start;
+mod weights;

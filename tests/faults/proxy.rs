@@ -15,6 +15,18 @@ pub fn key_store(prefix: &str, key_managers: &[&str]) -> String {
     store(prefix, &format!("key_manager = {key_managers:?}"), &[&A], &key(KEY, ""))
 }
 
+fn configure(installation: &Installation, server: &str, sections: &[String]) {
+    installation.configure(&Config {
+        server: format!(
+            "listen = \"127.0.0.1:0\"\nshards = 2\nregions = [\"us-east-1\"]\nlog = \"json\"\n\
+             shutdown_delay_ms = 0\n{server}"
+        ),
+        key_managers: sections.concat(),
+        key_stores: String::new(),
+        ..Config::default()
+    });
+}
+
 /// A running server, and the directory it stands in.
 pub struct Proxy {
     server: Server,
@@ -44,18 +56,14 @@ impl Proxy {
     /// As [`Proxy::start`]; `server` is added to `[server]`.
     pub fn start_with(installation: Installation, server: &str, sections: &[String]) -> Self {
         budget::watch_noise();
-        let config = Config {
-            server: format!(
-                "listen = \"127.0.0.1:0\"\nshards = 2\nregions = [\"us-east-1\"]\nlog = \
-                 \"json\"\nshutdown_delay_ms = 0\n{server}"
-            ),
-            key_managers: sections.concat(),
-            key_stores: String::new(),
-            ..Config::default()
-        };
-        installation.configure(&config);
+        configure(&installation, server, sections);
         let server = Server::spawn(&installation, &[], |_| ());
         Self { server, installation }
+    }
+
+    /// Another configuration, for a reload.
+    pub fn reconfigure(&self, sections: &[String]) {
+        configure(&self.installation, "", sections);
     }
 
     /// A connection to the key store with this prefix.
