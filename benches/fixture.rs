@@ -256,7 +256,7 @@ pub fn policies() -> Policies {
 
 fn policy() -> Option<Policy> {
     Some(Policy {
-        policies: policies(),
+        policies: policies().into(),
         mode: Mode::Enforce,
         ids_in_errors: false,
         revision: Revision::next(),

@@ -1,10 +1,13 @@
 //! `[keystore.policy]`: who may do what with the keys of a key store.
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::reader::{Section, Value};
 use super::table::{InForce, Said, Setting, names};
 use crate::limits::POLICY_FILES_MAX;
 use crate::policy::Mode;
-use crate::policy::cedar::{self, Source, Sources};
+use crate::policy::cedar::{self, Policies, Source, Sources};
 
 /// `[keystore.policy]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,26 @@ pub struct Policy {
     pub mode: Option<Mode>,
     /// Whether an error tells the client which policy denied.
     pub ids_in_errors: bool,
+    /// Made of the files, once.
+    pub compiled: Compiled,
+}
+
+/// Policies that are ready to decide. What they are made of is compared, not they.
+#[derive(Clone)]
+pub struct Compiled(pub Arc<Policies>);
+
+impl PartialEq for Compiled {
+    fn eq(&self, _: &Compiled) -> bool {
+        true
+    }
+}
+
+impl Eq for Compiled {}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Compiled")
+    }
 }
 
 /// The section is said as a whole, by the key store.
@@ -39,8 +62,10 @@ pub(super) fn policy(value: &Value<'_>, key_store: Option<&str>, keys: &[&str]) 
         section.or("entities", Vec::new(), |v| v.one_or_more(source).filter(|files| few(v, files)));
     let mode = section.or("mode", Some(Mode::Enforce), mode);
     let ids = section.or("ids_in_errors", false, Value::boolean);
-    let policy = Policy { files: files?, entities: entities?, mode: mode?, ids_in_errors: ids? };
-    validate(&section, &policy, key_store?, keys).then_some(policy)
+    let (files, entities, mode, ids_in_errors) = (files?, entities?, mode?, ids?);
+    let sources = Sources { policies: &files, entities: &entities, key_store: key_store?, keys };
+    let compiled = compile(&section, &sources)?;
+    Some(Policy { files, entities, mode, ids_in_errors, compiled })
 }
 
 fn few(value: &Value<'_>, files: &[Source]) -> bool {
@@ -67,23 +92,23 @@ fn mode(value: &Value<'_>) -> Option<Option<Mode>> {
 }
 
 /// Tells what is wrong with the policies at the key that names their file.
-fn validate(section: &Section<'_>, policy: &Policy, key_store: &str, keys: &[&str]) -> bool {
+fn compile(section: &Section<'_>, sources: &Sources<'_>) -> Option<Compiled> {
     let value_of = |problem: &cedar::Problem| {
-        let is_policies = policy.files.iter().any(|file| file.name == problem.file);
+        let is_policies = sources.policies.iter().any(|file| file.name == problem.file);
         section.optional(if is_policies { "files" } else { "entities" })
     };
-    match cedar::load(&policy.sources(key_store, keys)) {
-        Ok((_, warnings)) => {
+    match cedar::load(sources) {
+        Ok((policies, warnings)) => {
             for warning in warnings {
                 value_of(&warning).inspect(|value| value.warn(warning.to_string()));
             }
-            true
+            Some(Compiled(Arc::new(policies)))
         }
         Err(problems) => {
             for problem in problems {
                 value_of(&problem).and_then(|value| value.refuse::<()>(problem.to_string()));
             }
-            false
+            None
         }
     }
 }

@@ -406,13 +406,16 @@ fn everything_given() {
     let rate = |requests_per_second, burst| Some(Rate { requests_per_second, burst });
     assert_eq!(store.quota, Some(Bounds { rate: rate(1800, 3600), concurrent: Some(500) }));
     let source = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
+    let found = store.policy.as_ref().expect("one");
+    assert_eq!(found.compiled.0.list().len(), 1);
     let policy = Policy {
         files: vec![source("all.cedar", ALL)],
         entities: vec![source("groups.json", "[]")],
         mode: Some(Mode::DryRun),
         ids_in_errors: true,
+        compiled: found.compiled.clone(),
     };
-    assert_eq!(store.policy, Some(policy));
+    assert_eq!(found, &policy);
     let quota = Some(Bounds { rate: rate(18, 36), concurrent: Some(5) });
     assert_eq!(store.keys, [Key { quota, ..key("foo", "a label", Some(false)) }]);
 }

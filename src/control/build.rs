@@ -19,7 +19,7 @@ use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::{Engine, InProcess, KeyRef};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::policy::Policy;
-use crate::policy::cedar::{self, Revision};
+use crate::policy::cedar::Revision;
 use crate::policy::quota::{Bounds, Quota};
 use crate::sched::{Mailbox, Share};
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
@@ -166,7 +166,7 @@ pub fn key_stores(
                 .accept_foreign_ciphertext
                 .contains(&ForeignCiphertext::AwsSample),
             quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
-            policy: policy(store, revision).map_err(|e| at(&e))?,
+            policy: policy(store, revision),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }
@@ -177,16 +177,11 @@ pub fn key_stores(
     })
 }
 
-/// The policies of a key store; a validated configuration gives no problem.
-fn policy(store: &config::KeyStore, revision: Revision) -> Result<Option<Policy>, String> {
-    let Some(configured) = &store.policy else { return Ok(None) };
-    let Some(mode) = configured.mode else { return Ok(None) };
-    let keys: Vec<&str> = store.keys.iter().map(|key| key.id.as_str()).collect();
-    let (policies, _) =
-        cedar::load(&configured.sources(&store.path_prefix, &keys)).map_err(|problems| {
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        })?;
-    Ok(Some(Policy { policies, mode, ids_in_errors: configured.ids_in_errors, revision }))
+/// The policies of a key store; none where they are off.
+fn policy(store: &config::KeyStore, revision: Revision) -> Option<Policy> {
+    let config::Policy { mode, ids_in_errors, compiled, .. } = store.policy.as_ref()?;
+    let (mode, ids_in_errors) = ((*mode)?, *ids_in_errors);
+    Some(Policy { policies: compiled.0.clone(), mode, ids_in_errors, revision })
 }
 
 fn version(configured: &config::KeyVersion) -> Version {

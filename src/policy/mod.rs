@@ -41,7 +41,7 @@ impl Mode {
 #[derive(Debug)]
 pub struct Policy {
     /// Who may do what.
-    pub policies: Policies,
+    pub policies: Arc<Policies>,
     /// What becomes of the others.
     pub mode: Mode,
     /// Whether an error tells the client which policy denied.
