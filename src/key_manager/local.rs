@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use ring::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
+use secret_memory::{Arena, Protection, Slot, Wanted};
 use zeroize::Zeroizing;
 
 use super::aes_gcm::{self, NO_RANDOM, Nonces};
@@ -23,12 +24,15 @@ use super::{
 /// Bytes of an AES-256 key.
 const KEY_BYTES: usize = 32;
 
+type RawKey = Zeroizing<[u8; KEY_BYTES]>;
+
 /// A key manager of kind `local`.
 pub struct Local {
-    /// ring keeps the expanded keys; the file's text and the raw keys are zeroed once they are
-    /// read.
-    keys: HashMap<String, LessSafeKey>,
-    test_key: LessSafeKey,
+    /// One copy of each key: made in its slot, after which the stack is overwritten. The file's
+    /// text is zeroed.
+    keys: HashMap<String, Slot<LessSafeKey>>,
+    test_key: Slot<LessSafeKey>,
+    protection: Protection,
     ivs: Nonces,
 }
 
@@ -36,14 +40,14 @@ impl Local {
     /// Reads a key file: `{"keys":[{"label":"foo","key":"<32 bytes in base64>"}]}`, closed to other
     /// users. The error is for the operator.
     pub fn load(path: &Path) -> Result<Local, String> {
-        let random = SystemRandom::new();
-        let mut keys = HashMap::new();
-        for (label, key) in key_file::read(path)? {
-            keys.insert(label, cipher(&key)?);
-        }
-        let mut test_key = Zeroizing::new([0; KEY_BYTES]);
-        random.fill(&mut *test_key).map_err(|_| NO_RANDOM.to_owned())?;
-        Ok(Local { keys, test_key: cipher(&test_key)?, ivs: Nonces::default() })
+        let arena = Arena::new(Wanted::Prefer)?;
+        let keys = key_file::read(path, &arena)?;
+        let test_key = arena.place(|| {
+            let mut key: RawKey = Zeroizing::default();
+            SystemRandom::new().fill(&mut *key).map_err(|_| NO_RANDOM.to_owned())?;
+            cipher(&key)
+        })?;
+        Ok(Local { keys, test_key, protection: arena.protection(), ivs: Nonces::default() })
     }
 
     /// Makes a key file with a random key for each label. Never overwrites a file.
@@ -84,7 +88,11 @@ impl InProcess for Local {
         ManagerInfo {
             vendor: "xksd".to_owned(),
             model: "local key file".to_owned(),
-            versions: format!("xksd {}", env!("CARGO_PKG_VERSION")),
+            versions: format!(
+                "xksd {}, keys in memory of {}",
+                env!("CARGO_PKG_VERSION"),
+                self.protection
+            ),
             ..ManagerInfo::default()
         }
     }
@@ -102,8 +110,8 @@ impl std::fmt::Debug for Local {
     }
 }
 
-fn cipher(key: &[u8; KEY_BYTES]) -> Result<LessSafeKey, String> {
-    UnboundKey::new(&AES_256_GCM, key)
+fn cipher(key: &RawKey) -> Result<LessSafeKey, String> {
+    UnboundKey::new(&AES_256_GCM, &**key)
         .map(LessSafeKey::new)
         .map_err(|_| "not an AES-256 key".to_owned())
 }

@@ -14,6 +14,7 @@ mod http;
 mod key_versions;
 mod keys;
 mod log;
+mod memory;
 mod nss;
 mod p11_kit;
 mod policy;

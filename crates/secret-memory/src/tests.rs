@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
-use test_harness::memory_scan::{Needle, Scan, scan};
+use test_harness::memory_scan::{Needle, Scan, forbid_secret_memory, scan};
 use test_harness::own_process::in_own_process;
 use test_harness::test_path;
 
@@ -276,30 +276,13 @@ fn nothing_shows_a_value() {
     assert_eq!(format!("{slot:?}"), "Slot(…)");
 }
 
-/// Makes memfd_secret fail with `errno` in this thread from now on.
-fn forbid_secret_memory(errno: i32) {
-    let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let program = [
-        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the call's number
-        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_memfd_secret as u32),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: 4, filter: program.as_ptr().cast_mut() };
-    // SAFETY: a filter of four instructions, which the kernel copies.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
-    }
-}
-
 #[test]
 fn without_memfd_secret_memory_is_locked_or_the_operator_hears_why_not() {
     for (errno, advice) in
         [(libc::EPERM, "SystemCallFilter="), (libc::ENOSYS, "secretmem.enable=1")]
     {
         let in_thread = move || {
-            forbid_secret_memory(errno);
+            forbid_secret_memory(errno).expect("a filter");
             let preferred = Arena::new(Wanted::Prefer).expect("mlock is allowed");
             assert_eq!(preferred.protection(), Protection::Locked);
             let error = Arena::new(Wanted::Require).expect_err("is refused").to_string();

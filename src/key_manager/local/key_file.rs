@@ -1,5 +1,6 @@
 //! The local key manager's file.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,11 +8,13 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::aead::LessSafeKey;
 use ring::rand::SecureRandom;
+use secret_memory::{Arena, Slot};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{KEY_BYTES, NO_RANDOM};
+use super::{KEY_BYTES, NO_RANDOM, RawKey, cipher};
 use crate::file;
 use crate::limits::KEY_FILE_BYTES_MAX;
 
@@ -19,6 +22,8 @@ use crate::limits::KEY_FILE_BYTES_MAX;
 const MODE: u32 = 0o600;
 /// Refused as with every other secret's file; the group may have access.
 const OTHERS: u32 = 0o007;
+
+type Keys = HashMap<String, Slot<LessSafeKey>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,11 +40,9 @@ struct Entry<'a> {
     key: &'a str,
 }
 
-type RawKey = Zeroizing<[u8; KEY_BYTES]>;
-
-/// Labels and keys, in the file's order. An error names the file and never shows what is in it
-/// besides labels.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
+/// By label, made in the arena. An error names the file and never shows what is in it besides
+/// labels.
+pub(super) fn read(path: &Path, arena: &Arena) -> Result<Keys, String> {
     let failed = |why: &dyn std::fmt::Display| format!("key file {}: {why}", path.display());
     let content = file::read(path, KEY_FILE_BYTES_MAX)
         .map_err(|refused| format!("key file {} {refused}", path.display()))?;
@@ -50,10 +53,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, RawKey)>, String> {
         )));
     }
     file::refuse_changeable(path).map_err(|why| format!("key file {} {why}", path.display()))?;
-    parse(&content.bytes).map_err(|why| failed(&why))
+    parse(&content.bytes, arena).map_err(|why| failed(&why))
 }
 
-fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {
+fn parse(text: &[u8], arena: &Arena) -> Result<Keys, String> {
     // serde_json's own message may quote a value, which may be a key.
     let document: Document = serde_json::from_slice(text).map_err(|error| {
         let what = if error.is_data() { "not of the form" } else { "not JSON of the form" };
@@ -63,19 +66,20 @@ fn parse(text: &[u8]) -> Result<Vec<(String, RawKey)>, String> {
             error.column()
         )
     })?;
-    let mut keys: Vec<(String, RawKey)> = Vec::with_capacity(document.keys.len());
+    let mut keys = Keys::with_capacity(document.keys.len());
     for Entry { label, key } in document.keys {
         if label.is_empty() {
             return Err("a key without a label".to_owned());
         }
-        if keys.iter().any(|(other, _)| *other == label) {
+        if keys.contains_key(&label) {
             return Err(format!("key \"{label}\" is there twice"));
         }
-        keys.push((
-            label.clone(),
-            decode(key)
-                .ok_or_else(|| format!("key \"{label}\" is not {KEY_BYTES} bytes in base64"))?,
-        ));
+        let made = arena.place(|| {
+            let key = decode(key)
+                .ok_or_else(|| format!("key \"{label}\" is not {KEY_BYTES} bytes in base64"))?;
+            cipher(&key)
+        })?;
+        keys.insert(label, made);
     }
     Ok(keys)
 }
@@ -84,7 +88,7 @@ fn decode(text: &str) -> Option<RawKey> {
     // A little more room than a key needs, so that a longer one is seen to be longer.
     let mut bytes = Zeroizing::new([0; KEY_BYTES + 2]);
     let length = STANDARD.decode_slice(text, &mut *bytes).ok()?;
-    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    let mut key = RawKey::default();
     (length == KEY_BYTES).then(|| key.copy_from_slice(&bytes[..KEY_BYTES]))?;
     Some(key)
 }
