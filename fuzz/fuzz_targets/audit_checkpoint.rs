@@ -5,7 +5,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use xksd::audit::checkpoint::{Signer, Verifier, notes};
+use xksd::audit::checkpoint::{Signer, Verifier};
+use xksd::audit::note::notes;
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let signer = Signer::new(&[7; 32], "a.example/b").expect("a seed and an origin");

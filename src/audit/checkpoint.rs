@@ -7,26 +7,14 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA256, digest};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 
+pub use super::note::is_origin;
+use super::note::{self, NotAccepted};
 use super::tree::Hash;
-use crate::limits::{AUDIT_CHECKPOINT_BYTES_MAX, AUDIT_ORIGIN_BYTES_MAX};
 
 /// Signature type of a note: "Ed25519 signatures as specified by this document", signed-note.
 const ED25519_TYPE: u8 = 0x01;
-const PUBLIC_KEY_BYTES: usize = 32;
-const SIGNATURE_BYTES: usize = 64;
-/// What a signature line begins with: em dash and space.
-const SIGNATURE_MARK: &str = "\u{2014} ";
-
-/// Whether a text can be a log's origin and its key's name: "Key names MUST be non-empty and MUST
-/// NOT contain any Unicode spaces or plus (U+002B) characters", signed-note; no control characters.
-pub fn is_origin(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= AUDIT_ORIGIN_BYTES_MAX
-        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+')
-}
 
 /// Size and root of a tree, with the name of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +29,11 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// What is signed: three lines.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
     }
 
-    fn parse_text(text: &str) -> Option<Checkpoint> {
+    pub(super) fn parse_text(text: &str) -> Option<Checkpoint> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
         let root = STANDARD.decode(root).ok()?.try_into().ok()?;
@@ -86,80 +74,36 @@ impl Signer {
 
     /// The note that states this tree.
     pub fn sign(&self, size: u64, root: Hash) -> String {
-        let text = Checkpoint { origin: self.verifier.name.clone(), size, root }.text();
-        let mut signature = self.verifier.id.to_vec();
-        signature.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        let name = &self.verifier.name;
-        format!("{text}\n{SIGNATURE_MARK}{name} {}\n", STANDARD.encode(signature))
+        let text = Checkpoint { origin: self.verifier.name().to_owned(), size, root }.text();
+        let line = self.verifier.0.line(self.pair.sign(text.as_bytes()).as_ref());
+        format!("{text}\n{line}")
     }
 }
 
 /// A verifier key: name and public key. Shown and read in the form of signed notes,
 /// `name+id+key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verifier {
-    name: String,
-    id: [u8; 4],
-    public: [u8; PUBLIC_KEY_BYTES],
-}
+pub struct Verifier(note::Key);
 
 impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = u32::from_be_bytes(self.id);
-        let mut key = vec![ED25519_TYPE];
-        key.extend_from_slice(&self.public);
-        write!(f, "{}+{id:08x}+{}", self.name, STANDARD.encode(key))
-    }
-}
-
-/// Why a checkpoint is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAccepted {
-    /// It is no signed note with a checkpoint in it.
-    Malformed,
-    /// It has no signature of the key.
-    NotSigned,
-    /// It has one, which is wrong: text, signature or key was changed.
-    WrongSignature,
-    /// It is of another log.
-    OtherOrigin,
-}
-
-impl fmt::Display for NotAccepted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            NotAccepted::Malformed => "it is not a signed checkpoint",
-            NotAccepted::NotSigned => "it has no signature of this verifier key",
-            NotAccepted::WrongSignature => "its signature is wrong",
-            NotAccepted::OtherOrigin => "it is a checkpoint of another log",
-        })
+        self.0.fmt(f)
     }
 }
 
 impl Verifier {
-    fn new(name: &str, public: [u8; PUBLIC_KEY_BYTES]) -> Option<Verifier> {
-        // "key ID = SHA-256(key name || 0x0A || signature type || public key)[:4]", signed-note.
-        let mut hashed = name.as_bytes().to_vec();
-        hashed.extend_from_slice(&[b'\n', ED25519_TYPE]);
-        hashed.extend_from_slice(&public);
-        let id = *digest(&SHA256, &hashed).as_ref().first_chunk()?;
-        is_origin(name).then(|| Verifier { name: name.to_owned(), id, public })
+    fn new(name: &str, public: [u8; note::PUBLIC_KEY_BYTES]) -> Option<Verifier> {
+        note::Key::new(ED25519_TYPE, name, public).map(Verifier)
     }
 
     /// The log's origin.
     pub fn name(&self) -> &str {
-        &self.name
+        self.0.name()
     }
 
     /// Reads `name+id+key`.
     pub fn parse(text: &str) -> Option<Verifier> {
-        let mut parts = text.split('+');
-        let (name, id) = (parts.next()?, parts.next()?);
-        // Base64 may hold a plus.
-        let key = STANDARD.decode(parts.collect::<Vec<_>>().join("+")).ok()?;
-        let public = key.strip_prefix(&[ED25519_TYPE])?.try_into().ok()?;
-        let verifier = Verifier::new(name, public)?;
-        (format!("{:08x}", u32::from_be_bytes(verifier.id)) == id).then_some(verifier)
+        note::Key::parse(ED25519_TYPE, text).map(Verifier)
     }
 
     /// Reads a note and checks its signature and origin.
@@ -167,76 +111,27 @@ impl Verifier {
     /// # Errors
     /// Why it is not accepted.
     pub fn open(&self, note: &str) -> Result<Checkpoint, NotAccepted> {
-        let no_control = |c: char| c == '\n' || !c.is_ascii_control();
-        if note.len() > AUDIT_CHECKPOINT_BYTES_MAX || !note.chars().all(no_control) {
-            return Err(NotAccepted::Malformed);
-        }
-        let (text, signatures) = split(note).ok_or(NotAccepted::Malformed)?;
+        let (text, signatures) = self.0.signatures(note)?;
         let checkpoint = Checkpoint::parse_text(text).ok_or(NotAccepted::Malformed)?;
-        let mut signed = false;
-        for line in signatures.lines() {
-            let (name, signature) = parse_signature(line).ok_or(NotAccepted::Malformed)?;
-            let Some((id, signature)) = signature.split_first_chunk::<4>() else {
-                return Err(NotAccepted::Malformed);
-            };
-            if name != self.name || *id != self.id {
-                // A witness's, or of a key before or after this one.
-                continue;
-            }
-            if signature.len() != SIGNATURE_BYTES
-                || UnparsedPublicKey::new(&ED25519, &self.public)
-                    .verify(text.as_bytes(), signature)
-                    .is_err()
-            {
-                return Err(NotAccepted::WrongSignature);
-            }
-            signed = true;
+        for signature in &signatures {
+            self.0.verify(text.as_bytes(), signature)?;
         }
-        if !signed {
+        if signatures.is_empty() {
             return Err(NotAccepted::NotSigned);
         }
-        if checkpoint.origin != self.name {
+        if checkpoint.origin != self.name() {
             return Err(NotAccepted::OtherOrigin);
         }
         Ok(checkpoint)
     }
 }
 
-/// Text with its last newline, and signature lines: "the text is separated from the signatures by
-/// the last empty line in the note".
-fn split(note: &str) -> Option<(&str, &str)> {
-    let at = note.rfind("\n\n")?;
-    let (text, signatures) = (&note[..=at], &note[at + 2..]);
-    (signatures.ends_with('\n') && signatures.len() > 1).then_some((text, signatures))
-}
-
-fn parse_signature(line: &str) -> Option<(&str, Vec<u8>)> {
-    let (name, signature) = line.strip_prefix(SIGNATURE_MARK)?.split_once(' ')?;
-    Some((name, STANDARD.decode(signature).ok()?))
-}
-
-/// The notes of a file of checkpoints: one after the other, each followed by an empty line.
-pub fn notes(log: &str) -> impl Iterator<Item = &str> {
-    // A note has one empty line between text and signatures, and a checkpoint's text has none.
-    let mut rest = log;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let signatures = rest.find("\n\n").map(|at| at + 2);
-        let end = signatures
-            .and_then(|from| Some(from + rest.get(from..)?.find("\n\n")?))
-            .map_or(rest.len(), |at| at + 1);
-        let (note, after) = rest.split_at(end);
-        rest = after.strip_prefix('\n').unwrap_or(after);
-        Some(note)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::note::notes;
     use super::*;
     use crate::audit::tree::HASH_BYTES;
+    use crate::limits::AUDIT_ORIGIN_BYTES_MAX;
 
     const ORIGIN: &str = "xks.bank.example/site-a";
 
@@ -279,9 +174,8 @@ mod tests {
     fn numbers_are_canonical_and_control_characters_refused() {
         let signer = signer();
         let signed = |text: &str| {
-            let mut signature = signer.verifier.id.to_vec();
-            signature.extend_from_slice(signer.pair.sign(text.as_bytes()).as_ref());
-            format!("{text}\n{SIGNATURE_MARK}{ORIGIN} {}\n", STANDARD.encode(signature))
+            let signature = signer.pair.sign(text.as_bytes());
+            format!("{text}\n{}", signer.verifier.0.line(signature.as_ref()))
         };
         let root = STANDARD.encode([0; HASH_BYTES]);
         let open = |text: String| signer.verifier().open(&signed(&text)).map(|found| found.size);

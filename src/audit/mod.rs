@@ -6,7 +6,10 @@
 //! [`trail`] is the way of a record from a shard to the disk.
 
 pub mod checkpoint;
+pub mod consistency;
+pub mod cosignature;
 pub mod layout;
+pub mod note;
 pub mod proof;
 pub mod reader;
 pub mod record;
@@ -18,6 +21,7 @@ pub mod trail;
 pub mod tree;
 pub mod verify;
 pub mod waiter;
+pub mod witness;
 
 #[cfg(test)]
 mod tests;

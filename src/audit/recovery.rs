@@ -8,8 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::checkpoint::{Checkpoint, Signer, Verifier, notes};
+use super::checkpoint::{Checkpoint, Signer, Verifier};
 use super::layout::{Layout, RecordFile};
+use super::note::notes;
 use super::reader::{Broken, read_file};
 use super::retired::refuse_taken_away;
 use super::store::{Store, create, open_or_create, sync_directory};

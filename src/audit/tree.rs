@@ -21,7 +21,7 @@ pub fn leaf_hash(record: &[u8]) -> Hash {
 }
 
 /// "MTH(D[n]) = SHA-256(0x01 || MTH(D[0:k]) || MTH(D[k:n]))", RFC 6962, 2.1.
-fn node_hash(left: &Hash, right: &Hash) -> Hash {
+pub(super) fn node_hash(left: &Hash, right: &Hash) -> Hash {
     sha256(&[&[0x01], left, right])
 }
 
@@ -34,7 +34,7 @@ fn sha256(parts: &[&[u8]]) -> Hash {
 }
 
 /// The hash of an empty tree: of no bytes at all.
-fn empty_root() -> Hash {
+pub(super) fn empty_root() -> Hash {
     let mut hash = [0; HASH_BYTES];
     hash.copy_from_slice(digest(&SHA256, b"").as_ref());
     hash
@@ -64,6 +64,17 @@ impl Frontier {
         }
         self.subtrees.push(hash);
         self.size += 1;
+    }
+
+    /// The root of the complete subtree that begins with this leaf, if one does.
+    pub(super) fn subtree_at(&self, start: u64) -> Option<Hash> {
+        let mut at = 0;
+        // The largest first: its size is the highest bit that is left.
+        self.subtrees.iter().copied().find(|_| {
+            let found = at == start;
+            at += 1 << (u64::BITS - 1 - (self.size - at).leading_zeros());
+            found
+        })
     }
 
     /// As lines of text: the size, then each subtree's root in base64.
@@ -143,7 +154,7 @@ pub fn inclusion_proof<L: Leaves>(
 }
 
 /// "the largest power of two smaller than n", RFC 6962, 2.1; `size` is above 1.
-fn split(size: u64) -> u64 {
+pub(super) fn split(size: u64) -> u64 {
     1 << (u64::BITS - 1 - (size - 1).leading_zeros())
 }
 

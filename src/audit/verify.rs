@@ -8,8 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
-use super::checkpoint::{Checkpoint, Verifier, notes};
+use super::checkpoint::{Checkpoint, Verifier};
 use super::layout::Layout;
+use super::note::notes;
 use super::reader::{Broken, read_all};
 use super::recovery::open_note;
 use super::retired::Seen;
