@@ -399,6 +399,19 @@ pub const AUDIT_RETENTION_DAYS: std::ops::RangeInclusive<u64> = 0..=36_500;
 /// `audit.interval_ms`.
 pub const AUDIT_INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 
+/// Witnesses of one audit trail: each adds a line to a checkpoint.
+pub const AUDIT_WITNESSES_MAX: usize = 16;
+/// A checkpoint is sent to the witnesses this often at most.
+pub const WITNESS_INTERVAL: Duration = Duration::from_secs(10);
+/// To connect to a witness, and to read its answer.
+pub const WITNESS_TIME_MAX: Duration = Duration::from_secs(3);
+/// A witness's answer with its head, bytes.
+pub const WITNESS_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Trails that one witness cosigns.
+pub const WITNESS_TRAILS_MAX: usize = 64;
+/// What a witness has seen, bytes: a checkpoint of each trail.
+pub const WITNESS_FILE_BYTES_MAX: usize = 2 * WITNESS_TRAILS_MAX * BODY_BYTES_MAX;
+
 // ---- Configuration ------------------------------------------------------------------------------
 
 /// The configuration file, bytes: some ten thousand keys.

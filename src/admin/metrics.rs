@@ -200,4 +200,8 @@ fn audit(text: &mut Exposition, state: &State) {
     text.metric(&names::AUDIT_RECORDS).sample(&[], trail.size());
     text.metric(&names::AUDIT_RECORDS_MISSED).sample(&[], trail.missed());
     text.metric(&names::AUDIT_WRITABLE).sample(&[], u8::from(trail.is_writable()));
+    let mut metric = text.metric(&names::AUDIT_CHECKPOINT_SENT);
+    for (to, sent) in state.audit.sent() {
+        metric.sample(&[to], u8::from(sent));
+    }
 }

@@ -24,7 +24,7 @@ pub fn consistency_proof<L: Leaves>(
     }
     let mut proof = Vec::new();
     let mut tree = 0..size;
-    // From the root to the last leaf of the old tree; "PROOF(0, D[n])" is empty, as of tlog-witness.
+    // From the root to the last leaf of the old tree; of an empty one there is nothing to prove.
     while old_size > 0 && tree.end != old_size {
         let middle = tree.start + split(tree.end - tree.start);
         if old_size <= middle {

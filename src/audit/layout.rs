@@ -5,6 +5,7 @@
 //! hashes                     the leaf hash of each record, 32 bytes: kept when old records go
 //! checkpoint                 the newest signed checkpoint
 //! checkpoints.log            all of them, each followed by an empty line
+//! witness-0a1b2c3d           where the next proof for this witness begins; can be made again
 //! frontier                   where to begin to hash at the start; can be made from the hashes
 //! lock                       held by the process that writes
 //! ```
@@ -69,6 +70,11 @@ impl Layout {
     /// Where hashing begins at the start.
     pub fn frontier(&self) -> PathBuf {
         self.directory.join("frontier")
+    }
+
+    /// The tree that the witness with this key id has cosigned last.
+    pub fn witness(&self, key_id: &str) -> PathBuf {
+        self.directory.join(format!("witness-{key_id}"))
     }
 
     /// Held by the writer.

@@ -22,6 +22,7 @@ pub mod tree;
 pub mod verify;
 pub mod waiter;
 pub mod witness;
+pub mod witnessed;
 
 #[cfg(test)]
 mod tests;

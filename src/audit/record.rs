@@ -68,6 +68,15 @@ pub enum Record<'a> {
         /// Why.
         detail: &'a str,
     },
+    /// A witness cosigns the checkpoints from now on, or does not any more.
+    Witness {
+        /// Of its key.
+        name: &'a str,
+        /// `cosigns` or `does not cosign`.
+        state: &'a str,
+        /// Why.
+        detail: &'a str,
+    },
     /// The records before this index are going to be deleted, because they are old. What is missing
     /// without such a record was taken away.
     Retired {

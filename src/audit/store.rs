@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::checkpoint::Signer;
+use super::checkpoint::{Signer, Verifier};
 use super::layout::Layout;
 use super::tree::{Frontier, leaf_hash};
 use crate::limits::AUDIT_FILE_BYTES_MAX;
@@ -39,6 +39,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// Verifies its checkpoints.
+    pub fn verifier(&self) -> &Verifier {
+        self.signer.verifier()
+    }
+
     /// Number of records on disk.
     pub fn size(&self) -> u64 {
         self.frontier.size()
@@ -97,13 +102,31 @@ impl Store {
         self.write_hashes()?;
         self.hashes.sync_data()?;
         let note = self.signer.sign(self.size(), self.frontier.root());
+        self.log_checkpoint(&note)?;
+        replace(&self.layout.checkpoint(), note.as_bytes())?;
+        self.checkpointed = Some(self.size());
+        Ok(Some(note))
+    }
+
+    /// Keeps what witnesses have added to the checkpoint of this size: behind all others, and as
+    /// the newest one if it is.
+    ///
+    /// # Errors
+    /// As the file system fails.
+    pub fn keep_cosigned(&mut self, size: u64, note: &str) -> io::Result<()> {
+        self.log_checkpoint(note)?;
+        if self.checkpointed == Some(size) {
+            replace(&self.layout.checkpoint(), note.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn log_checkpoint(&mut self, note: &str) -> io::Result<()> {
         let logged = format!("{note}\n");
         self.checkpoints.write_all_at(logged.as_bytes(), self.checkpoints_bytes)?;
         self.checkpoints.sync_data()?;
-        replace(&self.layout.checkpoint(), note.as_bytes())?;
         self.checkpoints_bytes += logged.len() as u64;
-        self.checkpointed = Some(self.size());
-        Ok(Some(note))
+        Ok(())
     }
 
     /// Seals the file that grows and begins the next one.

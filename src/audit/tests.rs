@@ -42,7 +42,7 @@ fn trail(directory: &Path) {
 }
 
 fn look(directory: &Path, against: Option<&str>) -> Report {
-    verify(&Layout::new(directory), &[signer(1).verifier()], against).unwrap()
+    verify(&Layout::new(directory), &[signer(1).verifier()], &[], against).unwrap()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -144,7 +144,7 @@ fn every_byte_that_is_changed_is_found() {
             let mut changed = content.clone();
             changed[at] ^= 0x02;
             fs::write(&path, &changed).unwrap();
-            let found = verify(&Layout::new(directory.path()), &[signer(1).verifier()], None);
+            let found = verify(&Layout::new(directory.path()), &[signer(1).verifier()], &[], None);
             // A checkpoint that is no text any more cannot be read at all.
             let seen = found.map_or(true, |found| !found.problems.is_empty());
             assert!(seen, "byte {at} of {file}");
@@ -207,7 +207,7 @@ fn another_key_goes_on_where_the_one_before_is_named() {
     let (mut store, _) = open(layout(), signer(2), std::slice::from_ref(&previous)).unwrap();
     store.append(&lines(10..11)).unwrap();
     store.close().unwrap();
-    let problems = |keys: &[&Verifier]| verify(&layout(), keys, None).unwrap().problems;
+    let problems = |keys: &[&Verifier]| verify(&layout(), keys, &[], None).unwrap().problems;
     let new = signer(2);
     assert_eq!(problems(&[new.verifier(), &previous]), Vec::<String>::new());
     assert_eq!(problems(&[new.verifier()]).len(), 2, "the two that the first key signed");

@@ -110,6 +110,8 @@ struct Waiting {
     end: u64,
     /// Records that found no place since the last one that did.
     missed: u64,
+    /// A checkpoint with the lines of witnesses, and its size.
+    cosigned: Option<(u64, String)>,
     stopping: bool,
 }
 
@@ -233,6 +235,12 @@ impl Trail {
         drop(self.shared.wakers.get(shard).and_then(AtomicWaker::take));
     }
 
+    /// Has the writer keep what witnesses have added to the checkpoint of this size.
+    pub fn keep_cosigned(&self, size: u64, note: String) {
+        self.shared.waiting().cosigned = Some((size, note));
+        self.shared.arrived.notify_one();
+    }
+
     /// Has the writer write what there is, sign, and end.
     pub fn stop(&self) {
         self.shared.waiting().stopping = true;
@@ -264,6 +272,7 @@ impl<F: FnMut(News)> Writer<F> {
                 return self.checkpointed(closed, true);
             }
             self.sign();
+            self.keep_cosigned();
         }
     }
 
@@ -282,7 +291,7 @@ impl<F: FnMut(News)> Writer<F> {
                 return waiting.stopping;
             }
             let owed = self.store.size() > self.store.signed();
-            if owed && Instant::now() >= self.checkpoint_at {
+            if owed && Instant::now() >= self.checkpoint_at || waiting.cosigned.is_some() {
                 return false;
             }
             let patience = interval.unwrap_or(AUDIT_CHECKPOINT_INTERVAL);
@@ -332,6 +341,15 @@ impl<F: FnMut(News)> Writer<F> {
         self.checkpointed(signed, false);
         if let Some(age) = self.shared.settings.retention {
             self.retire(age);
+        }
+    }
+
+    fn keep_cosigned(&mut self) {
+        let cosigned = self.shared.waiting().cosigned.take();
+        if let Some((size, note)) = cosigned
+            && let Err(error) = self.store.keep_cosigned(size, &note)
+        {
+            (self.tell)(News::Unwritable(format!("no cosigned checkpoint: {error}")));
         }
     }
 

@@ -9,8 +9,9 @@ use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
 use super::checkpoint::{Checkpoint, Verifier};
+use super::cosignature::CosignerKey;
 use super::layout::Layout;
-use super::note::notes;
+use super::note::{NotAccepted, notes};
 use super::reader::{Broken, read_all};
 use super::recovery::open_note;
 use super::retired::Seen;
@@ -30,10 +31,23 @@ pub struct Report {
     pub checkpoints: usize,
     /// Records that the newest checkpoint covers.
     pub signed: u64,
+    /// How far each witness that was asked for has cosigned.
+    pub cosigned: Vec<Cosigned>,
     /// A record that is being written, or was when the machine went down, bytes.
     pub unfinished_bytes: u64,
     /// A sentence each; none when all is well.
     pub problems: Vec<String>,
+}
+
+/// The largest checkpoint that a witness has cosigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cosigned {
+    /// The witness.
+    pub name: String,
+    /// Records that it covers; none where there is no such checkpoint.
+    pub records: Option<u64>,
+    /// When the witness saw them, seconds since 1970.
+    pub at: u64,
 }
 
 impl Report {
@@ -44,18 +58,24 @@ impl Report {
     }
 }
 
-/// Reads the whole trail. `against`: a checkpoint that was kept elsewhere.
+/// Reads the whole trail. `witnesses` must have cosigned; `against`: a checkpoint that was kept
+/// elsewhere.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn verify(
     layout: &Layout,
     verifiers: &[&Verifier],
+    witnesses: &[CosignerKey],
     against: Option<&str>,
 ) -> io::Result<Report> {
-    let mut report = Report::default();
+    let of_none =
+        |key: &CosignerKey| Cosigned { name: key.name().to_owned(), records: None, at: 0 };
+    let cosigned = witnesses.iter().map(of_none).collect();
+    let mut report = Report { cosigned, ..Report::default() };
     // Before the records: those that come meanwhile are more than it says, not fewer.
-    let signed = checkpoints(layout, verifiers, against, &mut report)?;
+    let keys = Keys { verifiers, witnesses };
+    let signed = checkpoints(layout, keys, against, &mut report)?;
     let mut leaves = LeavesOf {
         tree: Frontier::default(),
         signed: &signed,
@@ -86,12 +106,19 @@ pub fn verify(
     Ok(report)
 }
 
+/// What verifies the checkpoints.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    verifiers: &'a [&'a Verifier],
+    witnesses: &'a [CosignerKey],
+}
+
 /// Roots that were signed, with where that stands, by size.
 type Signed = BTreeMap<u64, Vec<(Hash, String)>>;
 
 fn checkpoints(
     layout: &Layout,
-    verifiers: &[&Verifier],
+    keys: Keys<'_>,
     against: Option<&str>,
     report: &mut Report,
 ) -> io::Result<Signed> {
@@ -104,11 +131,13 @@ fn checkpoints(
     let mut last = 0;
     for (number, note) in (1..).zip(notes(&log)) {
         let whence = format!("checkpoint {number} of checkpoints.log");
-        if let Some(Checkpoint { size, root, .. }) = accept(note, &whence, verifiers, report) {
-            if size < last {
+        if let Some(Checkpoint { size, root, .. }) = accept(note, &whence, keys, report) {
+            // Of one that was cosigned later, the same stands before it.
+            let stated = signed.get(&size).is_some_and(|all| all.iter().any(|(r, _)| *r == root));
+            if size < last && !stated {
                 report.problem(format!("{whence} is smaller than the one before it"));
             }
-            last = size;
+            last = last.max(size);
             signed.entry(size).or_default().push((root, whence));
         }
     }
@@ -120,23 +149,37 @@ fn checkpoints(
         (against, "the checkpoint that was kept elsewhere"),
     ] {
         let Some(note) = note else { continue };
-        if let Some(Checkpoint { size, root, .. }) = accept(note, whence, verifiers, report) {
+        if let Some(Checkpoint { size, root, .. }) = accept(note, whence, keys, report) {
             signed.entry(size).or_default().push((root, whence.to_owned()));
         }
     }
     report.checkpoints = signed.values().map(Vec::len).sum();
+    for lacking in report.cosigned.clone().iter().filter(|found| found.records.is_none()) {
+        report.problem(format!("no checkpoint is cosigned by the witness {}", lacking.name));
+    }
     Ok(signed)
 }
 
-fn accept(
-    note: &str,
-    whence: &str,
-    verifiers: &[&Verifier],
-    report: &mut Report,
-) -> Option<Checkpoint> {
-    open_note(note, verifiers)
+fn accept(note: &str, whence: &str, keys: Keys<'_>, report: &mut Report) -> Option<Checkpoint> {
+    let checkpoint = open_note(note, keys.verifiers)
         .map_err(|why| report.problem(format!("{whence} is not accepted: {why}")))
-        .ok()
+        .ok()?;
+    for (at, key) in keys.witnesses.iter().enumerate() {
+        match key.cosigned_at(note) {
+            Ok(time) => {
+                let found = &mut report.cosigned[at];
+                if found.records.is_none_or(|records| records <= checkpoint.size) {
+                    (found.records, found.at) = (Some(checkpoint.size), time);
+                }
+            }
+            Err(NotAccepted::NotSigned) => {}
+            Err(why) => {
+                let name = key.name();
+                report.problem(format!("{whence} is not cosigned rightly by {name}: {why}"));
+            }
+        }
+    }
+    Some(checkpoint)
 }
 
 /// Leaves in order, compared with each signed root that they come by.

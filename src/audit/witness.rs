@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Verifier};
 use super::consistency::{PROOF_HASHES_MAX, is_consistent};
-use super::cosignature::Cosigner;
+use super::cosignature::{Cosigner, CosignerKey};
 use super::note::{NotAccepted, split};
 use super::tree::{Hash, empty_root};
 
@@ -73,6 +73,11 @@ impl Witness {
     ) -> Result<Witness, String> {
         let latest = saved.map_or(Ok(Latest::new()), parse_saved)?;
         Ok(Witness { cosigner, logs, latest: Mutex::new(latest), save })
+    }
+
+    /// What verifies the cosignatures.
+    pub fn key(&self) -> &CosignerKey {
+        self.cosigner.key()
     }
 
     /// `add-checkpoint` with this body, at `time` (seconds since 1970).

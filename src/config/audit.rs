@@ -1,17 +1,22 @@
 //! `[audit]`: the provable record of who used which key.
 
+use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::reader::{Section, Value};
+use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
-use super::table::{Said, Setting, names};
+use super::table::{InForce, Said, Setting, names};
 use crate::audit::checkpoint::{Verifier, is_origin};
+use crate::audit::cosignature::CosignerKey;
 use crate::audit::trail::{Durability, WhenUnwritable};
-use crate::limits::{AUDIT_INTERVAL_MS, AUDIT_ORIGIN_BYTES_MAX, AUDIT_RETENTION_DAYS};
+use crate::limits::{
+    AUDIT_INTERVAL_MS, AUDIT_ORIGIN_BYTES_MAX, AUDIT_RETENTION_DAYS, AUDIT_WITNESSES_MAX,
+};
 
 /// `[audit]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,30 @@ pub struct Audit {
     pub when_unwritable: WhenUnwritable,
     /// Files of records older than this are deleted; never where it is left out.
     pub retention: Option<Duration>,
+    /// The socket of the syslog daemon that gets checkpoints.
+    pub syslog: Option<PathBuf>,
+    /// Who cosigns the checkpoints.
+    pub witnesses: Vec<AuditWitness>,
+}
+
+/// `[[audit.witness]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditWitness {
+    /// Where it is asked.
+    pub url: WitnessUrl,
+    /// Verifies its cosignatures.
+    pub verifier_key: CosignerKey,
+}
+
+/// `http://HOST[:PORT][/PREFIX]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitnessUrl {
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Empty, or with `/` in front and none at the end.
+    pub prefix: String,
 }
 
 /// `[audit]`, which is kept as a whole until the next start.
@@ -66,6 +95,24 @@ pub(super) const KEYS: &[Setting<Option<Audit>>] = &[
             Said::value(audit.retention.map_or(0, |retention| retention.as_secs() / DAY_SECONDS))
         })
     }),
+    kept("syslog", |a| {
+        said_of(a, |audit| {
+            audit.syslog.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
+        })
+    }),
+    kept("witness", |a| {
+        said_of(a, |audit| {
+            let one = |w: &AuditWitness| format!("url {} verifier_key {}", w.url, w.verifier_key);
+            let all: Vec<String> = audit.witnesses.iter().map(one).collect();
+            if all.is_empty() { Said::Nothing } else { Said::value(format!("{all:?}")) }
+        })
+    }),
+];
+
+/// `[[audit.witness]]`; said as a whole, by `audit`.
+pub(super) const WITNESS_KEYS: &[Setting<()>] = &[
+    Setting::structure("url", InForce::Start),
+    Setting::structure("verifier_key", InForce::Start),
 ];
 
 const fn kept(
@@ -92,17 +139,12 @@ pub(super) fn audit(root: &Section<'_>) -> Option<Option<Audit>> {
     let key = section.must(
         "signing_key",
         "the key that signs the checkpoints; `xksd audit key new` makes one",
-        |value| secret(value, "the base64 of 32 bytes, as `xksd audit key new` makes it", is_seed),
+        signing_key,
     );
     let origin = section.must(
         "origin",
         "the name of this trail, for example \"xks.bank.example/site-a\"",
-        |v| {
-            v.string_where(
-                &format!("1 to {AUDIT_ORIGIN_BYTES_MAX} bytes without spaces and + are"),
-                is_origin,
-            )
-        },
+        origin_name,
     );
     let previous = section.or("previous_verifier_keys", Vec::new(), verifier_keys);
     let durability = durability(&section);
@@ -111,6 +153,8 @@ pub(super) fn audit(root: &Section<'_>) -> Option<Option<Audit>> {
         let days = value.integer("days", AUDIT_RETENTION_DAYS)?;
         Some((days > 0).then(|| Duration::from_secs(days * DAY_SECONDS)))
     });
+    let syslog = section.or("syslog", None, |v| v.path().map(Some));
+    let witnesses = section.or("witness", Vec::new(), witnesses);
     Some(Some(Audit {
         directory: directory?,
         signing_key: key?,
@@ -119,14 +163,84 @@ pub(super) fn audit(root: &Section<'_>) -> Option<Option<Audit>> {
         durability: durability?,
         when_unwritable: when?,
         retention: retention?,
+        syslog: syslog?,
+        witnesses: witnesses?,
     }))
+}
+
+/// An Ed25519 seed.
+pub(super) fn signing_key(value: &Value<'_>) -> Option<SecretString> {
+    secret(value, "the base64 of 32 bytes, as `xksd audit key new` makes it", is_seed)
+}
+
+/// The name of a verifier key.
+pub(super) fn origin_name<'r>(value: &Value<'r>) -> Option<&'r str> {
+    let accepted = format!("1 to {AUDIT_ORIGIN_BYTES_MAX} bytes without spaces and + are");
+    value.string_where(&accepted, is_origin)
+}
+
+fn witnesses(value: &Value<'_>) -> Option<Vec<AuditWitness>> {
+    let elements = value.elements()?;
+    if elements.len() > AUDIT_WITNESSES_MAX {
+        return value.refuse(format!("{AUDIT_WITNESSES_MAX} witnesses at most"));
+    }
+    let distinct = distinct(&elements, "verifier_key");
+    all(elements.iter().map(witness)).filter(|_| distinct)
+}
+
+fn witness(value: &Value<'_>) -> Option<AuditWitness> {
+    let section = value.section(&names(WITNESS_KEYS))?;
+    let url = section.must("url", "where the witness is asked", |value| {
+        let accepted = "http://, a host, a port where it is not 80, and a path where there is one, \
+                        as in \"http://10.0.0.2:9182\"";
+        WitnessUrl::parse(value.string_where(accepted, |text| WitnessUrl::parse(text).is_some())?)
+    });
+    let key = section.must("verifier_key", "the key that verifies its cosignatures", |value| {
+        let accepted = "a witness's verifier key is meant, as `xksd audit key new --witness` \
+                        prints it: name+id+key";
+        let text = value.string_where(accepted, |text| CosignerKey::parse(text).is_some())?;
+        CosignerKey::parse(text)
+    });
+    Some(AuditWitness { url: url?, verifier_key: key? })
+}
+
+impl WitnessUrl {
+    fn parse(text: &str) -> Option<WitnessUrl> {
+        let rest = text.strip_prefix("http://")?;
+        let is_plain =
+            |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b));
+        let (authority, prefix) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            _ => (authority, 80),
+        };
+        let host = match host.strip_prefix('[') {
+            Some(address) => address.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.to_string(),
+            None => Some(host).filter(|host| !host.contains(':'))?.to_owned(),
+        };
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        let is_url = !host.is_empty() && port != 0 && is_plain(rest);
+        is_url.then_some(WitnessUrl { host, port, prefix })
+    }
+
+    /// Host and port, as in the field `Host`.
+    pub fn authority(&self) -> String {
+        let WitnessUrl { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for WitnessUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority(), self.prefix)
+    }
 }
 
 fn is_seed(text: &str) -> bool {
     STANDARD.decode(text).is_ok_and(|seed| seed.len() == SEED_BYTES)
 }
 
-fn verifier_keys(value: &Value<'_>) -> Option<Vec<Verifier>> {
+pub(super) fn verifier_keys(value: &Value<'_>) -> Option<Vec<Verifier>> {
     value.one_or_more(|key| {
         let text = key.string_where(
             "a verifier key is meant, as `xksd audit key new` prints it: name+id+key",

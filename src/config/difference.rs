@@ -5,7 +5,7 @@
 
 use super::table::{self, Setting};
 use super::{Config, Credential, Key, KeyManager, KeyStore, Problem};
-use super::{audit, key_manager, keystore, server, tls};
+use super::{audit, key_manager, keystore, server, tls, witness};
 use crate::tls::Certificate;
 
 /// So many trust anchors are named; a bundle of public authorities has more.
@@ -37,6 +37,7 @@ pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> 
     }
     said.extend(section("admin", server::ADMIN_KEYS, &config.admin));
     said.extend(section("audit", audit::KEYS, &config.audit));
+    said.extend(section("witness", witness::KEYS, &config.witness));
     for manager in &config.key_managers {
         let keys = [key_manager::KEYS, key_manager::LOCAL_KEYS, key_manager::PKCS11_KEYS];
         let words: Vec<String> = keys.iter().flat_map(|keys| all_words(keys, manager)).collect();
@@ -71,6 +72,7 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
     waiting.extend(keep("admin", server::ADMIN_KEYS, &mut new.admin, &running.admin));
     waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
+    waiting.extend(keep("witness", witness::KEYS, &mut new.witness, &running.witness));
     waiting
 }
 

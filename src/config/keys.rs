@@ -1,7 +1,7 @@
 //! Every key of the configuration.
 
 use super::table::{InForce, Setting};
-use super::{audit, key_manager, key_version, keystore, policy, quota, server, tls};
+use super::{audit, key_manager, key_version, keystore, policy, quota, server, tls, witness};
 
 /// The sections.
 pub(super) const SECTIONS: &[Setting<()>] = &[
@@ -9,6 +9,7 @@ pub(super) const SECTIONS: &[Setting<()>] = &[
     Setting::structure("tls", InForce::Reload),
     Setting::structure("admin", InForce::Start),
     Setting::structure("audit", InForce::Start),
+    Setting::structure("witness", InForce::Start),
     Setting::structure("key_manager", InForce::Start),
     Setting::structure("keystore", InForce::Reload),
 ];
@@ -22,6 +23,8 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     add("tls.client", tls::CLIENT_KEYS, &mut all);
     add("admin", server::ADMIN_KEYS, &mut all);
     add("audit", audit::KEYS, &mut all);
+    add("audit.witness", audit::WITNESS_KEYS, &mut all);
+    add("witness", witness::KEYS, &mut all);
     add("key_manager", key_manager::KEYS, &mut all);
     add("key_manager", key_manager::LOCAL_KEYS, &mut all);
     add("key_manager", key_manager::PKCS11_KEYS, &mut all);

@@ -23,6 +23,7 @@ mod server;
 mod sources;
 mod table;
 mod tls;
+mod witness;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub(crate) use crate::file::shell_word;
-pub use audit::Audit;
+pub use audit::{Audit, AuditWitness, WitnessUrl};
 pub use environment::Environment;
 pub(crate) use environment::is_variable_name;
 pub use key_manager::{KeyManager, Kind, Pkcs11};
@@ -46,6 +47,7 @@ pub use secret::SecretString;
 pub use server::{Admin, LogFormat, Server};
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
+pub use witness::Witness;
 
 use reader::{Reader, Section};
 use table::names;
@@ -65,6 +67,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// `[audit]`; without it there is no audit trail.
     pub audit: Option<Audit>,
+    /// `[witness]`; without it no other trail is cosigned.
+    pub witness: Option<Witness>,
     /// Every `[[key_manager]]`, at least one.
     pub key_managers: Vec<KeyManager>,
     /// Every `[[keystore]]`, at least one.
@@ -205,15 +209,16 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     let tls = tls::tls(&root);
     let admin = server::admin(&root);
     let audit = audit::audit(&root);
+    let witness = witness::witness(&root);
     let key_managers = key_manager::key_managers(&root);
     let keystores = keystore::keystores(&root, &key_manager_names(document));
 
-    if let (Some(server), Some(Some(admin))) = (&server, &admin)
-        && server::collision(server.listen, admin.listen)
-    {
-        root.optional("admin")?
-            .refuse::<()>(format!("listens on the port of server.listen, {}", server.listen));
-    }
+    let listeners = [
+        ("server", server.as_ref().map(|server| server.listen)),
+        ("admin", admin.iter().flatten().map(|admin| admin.listen).next()),
+        ("witness", witness.iter().flatten().map(|witness| witness.listen).next()),
+    ];
+    relations::refuse_collisions(&root, &listeners);
     if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
         relations::warn_of_missing_keys(&root, managers, stores);
         relations::warn_of_unused(&root, managers, stores);
@@ -224,6 +229,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         tls: tls?,
         admin: admin?,
         audit: audit?,
+        witness: witness?,
         key_managers: key_managers?,
         keystores: keystores?,
         sha256: String::new(),

@@ -460,7 +460,11 @@ fn without_places(path: &str) -> String {
 
 /// The path of a section as its heading is written.
 fn spelled(section: &str) -> String {
-    if section.starts_with("key") { format!("[[{section}]]") } else { format!("[{section}]") }
+    if section.starts_with("key") || section == "audit.witness" {
+        format!("[[{section}]]")
+    } else {
+        format!("[{section}]")
+    }
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

@@ -1,9 +1,26 @@
 //! What must or should hold between sections.
 
+use std::net::SocketAddr;
+
 use super::key_manager::KeyManager;
 use super::keystore::KeyStore;
 use super::problem::quoted;
 use super::reader::Section;
+use super::server::collision;
+
+/// Refuses listeners on the port of one before them.
+pub(super) fn refuse_collisions(root: &Section<'_>, listeners: &[(&str, Option<SocketAddr>)]) {
+    for (at, (name, listen)) in listeners.iter().enumerate() {
+        let Some(listen) = listen else { continue };
+        let before = listeners[..at].iter().filter_map(|(name, other)| Some((name, (*other)?)));
+        for (other, address) in before.filter(|(_, address)| collision(*address, *listen)) {
+            if let Some(section) = root.optional(name) {
+                let message = format!("listens on the port of {other}.listen, {address}");
+                section.refuse::<()>(message);
+            }
+        }
+    }
+}
 
 /// Warns of key managers that no key store uses.
 pub(super) fn warn_of_unused(root: &Section<'_>, managers: &[KeyManager], stores: &[KeyStore]) {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::environment::is_variable_name;
@@ -16,6 +18,11 @@ impl SecretString {
     /// The secret itself.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The bytes that it is the base64 of.
+    pub fn base64(&self) -> Option<Zeroizing<Vec<u8>>> {
+        STANDARD.decode(self.expose()).map(Zeroizing::new).ok()
     }
 }
 

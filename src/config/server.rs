@@ -180,7 +180,7 @@ pub(super) fn collision(server: SocketAddr, admin: SocketAddr) -> bool {
     server.port() != 0 && server.port() == admin.port() && overlap
 }
 
-fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
+pub(super) fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
     let accepted = "an IP address (not a name, nor multicast or broadcast) and a port, as in \
         \"0.0.0.0:443\" or \"[::]:443\"";
     value

@@ -342,6 +342,14 @@ durability = "interval"
 interval_ms = 100
 when_unwritable = "continue"
 retention_days = 7
+[[audit.witness]]
+url = "http://10.0.0.2:9182"
+verifier_key = "w.example/a+52ea87ed+BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+[witness]
+listen = "127.0.0.1:9182"
+name = "w.example/b"
+signing_key = { value = "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
+verifier_keys = ["a.example/b+2e10d46c+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
 [[key_manager]]
 name = "local"
 kind = "local"

@@ -25,7 +25,7 @@ struct Saved {
 /// What is blocked, and the file of it.
 pub struct Blocks {
     list: Arc<ArcSwap<BlockList>>,
-    dir: StateDir,
+    dir: Arc<StateDir>,
     /// Held while the list changes. When to try again to save what is not on disk.
     unsaved_until: Mutex<Option<Instant>>,
 }
@@ -44,7 +44,7 @@ impl Blocks {
     ///
     /// # Errors
     /// A sentence for the operator. A list that cannot be read is never taken for an empty one.
-    pub fn load(dir: StateDir) -> Result<Blocks, String> {
+    pub fn load(dir: Arc<StateDir>) -> Result<Blocks, String> {
         let list = match dir.read(FILE, BLOCKS_FILE_BYTES_MAX)? {
             None => BlockList::default(),
             Some(bytes) => parse(&bytes).map_err(|why| {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn load(parent: &tempfile::TempDir) -> Result<Blocks, String> {
-        Blocks::load(StateDir::open(&parent.path().join("state"))?)
+        Blocks::load(Arc::new(StateDir::open(&parent.path().join("state"))?))
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
+use super::witness;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
@@ -45,7 +46,10 @@ pub fn build(
     if !refused.is_empty() {
         return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
-    let blocks = Blocks::load(StateDir::open(&config.server.state_directory)?)?;
+    let dir = Arc::new(StateDir::open(&config.server.state_directory)?);
+    let blocks = Blocks::load(dir.clone())?;
+    let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
+    let witness = witness.transpose()?.map(Arc::new);
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
@@ -72,6 +76,7 @@ pub fn build(
         log,
         audit,
         blocks,
+        witness,
         reloading: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,

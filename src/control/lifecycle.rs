@@ -17,6 +17,7 @@ use super::start::{Prepared, prepare};
 use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
+use super::witness::listener as witness;
 use super::{commands, drain, probes, reload, socket, system};
 use crate::config::difference;
 use crate::telemetry::Level;
@@ -39,19 +40,30 @@ pub fn serve(
     // what SIGHUP does where nobody watches for it.
     let mut signals =
         Signals::watch().map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    let Prepared { state, cores, admin, control } = prepare(config_file)?;
+    let Prepared { state, cores, admin, witness, control } = prepare(config_file)?;
     let (stop_probes, probes_stopped) = bounded(0);
     let probes = probes::start(&state, &probes_stopped)
         .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     // Before the first request can come: what is served can be blocked.
     socket::start(&state, hooks, control)
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
+    start_witness(&state, witness).map_err(Failure::Other)?;
     let served =
         start_shards(&state, &cores, admin.map(|listener| (hooks, listener))).and_then(|shards| {
             serving(&state);
             run(&state, shards, &mut signals)
         });
     drain::end(&state, served, stop_probes, &probes, &mut signals).map_err(Failure::Other)
+}
+
+/// Cosigns for others, where the configuration asks for it.
+fn start_witness(state: &State, listener: Option<TcpListener>) -> Result<(), String> {
+    if let (Some(listener), Some(own)) = (listener, &state.witness) {
+        let address = witness::start(own.clone(), state.log.clone(), listener)?;
+        let message = format!("witness {} on http://{address}: /add-checkpoint", own.key());
+        state.log.event(Level::Info, message);
+    }
+    Ok(())
 }
 
 /// Answers on the admin listener, then on the shards' port.

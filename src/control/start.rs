@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::stdio::stderr;
 
 use super::state::State;
+use super::witness::listener as witness;
 use super::{build, socket, system};
 use crate::config::{Config, Invalid, LogFormat, Problem};
 use crate::telemetry::{Level, Log, log};
@@ -38,6 +39,8 @@ pub(super) struct Prepared {
     /// Bound, and not yet answered.
     pub(super) admin: Option<TcpListener>,
     /// The same.
+    pub(super) witness: Option<TcpListener>,
+    /// The same.
     pub(super) control: UnixListener,
 }
 
@@ -64,12 +67,14 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
         .map(|admin| bind_admin(admin.listen))
         .transpose()
         .map_err(Failure::Other)?;
+    let witness = config.witness.as_ref().map(|witness| witness::bind(witness.listen));
+    let witness = witness.transpose().map_err(Failure::Other)?;
     let file = config_file.to_path_buf();
     let state = build::build(file, config, tls, cores.len(), connections_max, log)
         .map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?;
     let control =
         socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
-    Ok(Prepared { state: Arc::new(state), cores, admin, control })
+    Ok(Prepared { state: Arc::new(state), cores, admin, witness, control })
 }
 
 /// Connections wait in the backlog until they are answered.

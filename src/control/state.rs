@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
+use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::key_manager::Health;
 use crate::keystore::{KeyManager, KeyStores};
@@ -25,6 +26,8 @@ pub struct State {
     pub config: ArcSwap<Config>,
     /// What became of the last attempt to take over another.
     pub last_reload: ArcSwap<LastReload>,
+    /// Where the configuration asks for one: cosigns the checkpoints of other trails.
+    pub witness: Option<Arc<Witness>>,
     /// In the configuration's order.
     pub managers: Vec<Arc<KeyManager>>,
     /// What shards serve.

@@ -34,6 +34,11 @@ impl Body {
         Self { start, kind }
     }
 
+    /// Where it begins in the buffer.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// Takes what was appended to `buf` since the last call. When complete, the body is
     /// `buf[start..end]`, and what the client has sent behind it starts at `end`.
     ///

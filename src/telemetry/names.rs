@@ -157,6 +157,8 @@ metrics! {
         "Records that found no place in the audit trail, since the start.";
     AUDIT_WRITABLE: Gauge "xksd_audit_writable" []
         "0 while the audit trail cannot be written.";
+    AUDIT_CHECKPOINT_SENT: Gauge "xksd_audit_checkpoint_sent" ["to"]
+        "1 where the last checkpoint got to: syslog, and each witness by name.";
 }
 
 #[cfg(test)]

@@ -26,4 +26,5 @@ mod sigv4_clients;
 mod softhsm;
 mod stop;
 mod tls;
+mod witness;
 mod xks_test_client;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::audit::checkpoint::{Checkpoint, Verifier};
+use crate::audit::cosignature::CosignerKey;
 use crate::audit::layout::Layout;
 use crate::config::Config;
 use crate::control::audit::signer;
@@ -53,6 +54,8 @@ struct Source {
 struct Opened {
     layout: Layout,
     verifiers: Vec<Verifier>,
+    /// Of the configuration.
+    witnesses: Vec<CosignerKey>,
 }
 
 impl Source {
@@ -63,7 +66,8 @@ impl Source {
                 Verifier::parse(text).ok_or_else(wrong)
             });
             let verifiers = verifiers.collect::<Result<_, _>>()?;
-            return Ok(Opened { layout: Layout::new(directory), verifiers });
+            let witnesses = Vec::new();
+            return Ok(Opened { layout: Layout::new(directory), verifiers, witnesses });
         }
         let Some(file) = &self.config else {
             return Err(Failure::Usage("give --config, or --directory and --verifier".to_owned()));
@@ -75,7 +79,9 @@ impl Source {
         };
         let own = signer(audit).map_err(Failure::Usage)?.verifier().clone();
         let verifiers = [own].into_iter().chain(audit.previous_verifier_keys.clone()).collect();
-        Ok(Opened { layout: Layout::new(&audit.directory), verifiers })
+        let witnesses = audit.witnesses.iter().map(|witness| witness.verifier_key.clone());
+        let (layout, witnesses) = (Layout::new(&audit.directory), witnesses.collect());
+        Ok(Opened { layout, verifiers, witnesses })
     }
 }
 

@@ -1,12 +1,15 @@
 //! `xksd audit verify`
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use super::Source;
-use crate::audit::verify::{Report, verify};
+use crate::audit::cosignature::CosignerKey;
+use crate::audit::verify::{Cosigned, Report, verify};
 use crate::cli::{Failure, print};
+use crate::telemetry::log::timestamp;
 
 /// Look through the whole trail for anything changed, missing, added or out of order
 #[derive(Debug, clap::Args)]
@@ -22,6 +25,10 @@ pub struct Args {
     /// A checkpoint that was kept elsewhere: the trail must contain all that it covers
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Key of a witness that must have cosigned, as `xksd audit key new --witness` printed it; may
+    /// be given several times. With --config, those of audit.witness are meant, too
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<String>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -36,8 +43,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         ),
         None => None,
     };
+    let mut witnesses = opened.witnesses.clone();
+    for text in &args.witness {
+        let wrong = || Failure::Usage(format!("{text} is not a witness's key: name+id+key"));
+        witnesses.push(CosignerKey::parse(text).ok_or_else(wrong)?);
+    }
     let directory = opened.layout.directory().display();
-    let report = verify(&opened.layout, &opened.verifiers(), against.as_deref())
+    let report = verify(&opened.layout, &opened.verifiers(), &witnesses, against.as_deref())
         .map_err(|error| Failure::Failed(format!("cannot read {directory}: {error}")))?;
     print(&if args.json { as_json(&report) } else { as_text(&report) })?;
     match report.problems.len() {
@@ -48,22 +60,40 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn as_json(report: &Report) -> String {
+    let one = |Cosigned { name, records, at }: &Cosigned| {
+        let at = records.map(|_| time(*at));
+        json!({ "witness": name, "records": records, "time": at })
+    };
+    let cosigned: Vec<_> = report.cosigned.iter().map(one).collect();
     let value = json!({
         "ok": report.problems.is_empty(),
         "records": report.records,
         "records_deleted": report.deleted,
         "records_signed": report.signed,
         "checkpoints": report.checkpoints,
+        "cosigned": cosigned,
         "unfinished_bytes": report.unfinished_bytes,
         "problems": report.problems,
     });
     format!("{value}\n")
 }
 
+/// Seconds since 1970, for a person.
+fn time(at: u64) -> String {
+    timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(at.min(u64::from(u32::MAX))))
+}
+
 fn as_text(report: &Report) -> String {
-    let Report { records, deleted, checkpoints, signed, unfinished_bytes, problems } = report;
+    let Report { records, deleted, checkpoints, signed, cosigned, unfinished_bytes, problems } =
+        report;
     let mut text: String = problems.iter().map(|problem| format!("WRONG: {problem}\n")).collect();
     text.push_str(&format!("{records} records, {checkpoints} checkpoints\n"));
+    for Cosigned { name, records, at } in cosigned {
+        if let Some(records) = records {
+            let at = time(*at);
+            text.push_str(&format!("The witness {name} saw the first {records} at {at}.\n"));
+        }
+    }
     if *deleted > 0 {
         text.push_str(&format!(
             "The first {deleted} records are not there any more; their hashes are right.\n"

@@ -7,7 +7,7 @@ use super::*;
 #[rustfmt::skip]
 const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, audit, \
-        key_manager, keystore"),
+        witness, key_manager, keystore"),
     ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, \
         shards"),
     ("[server]", "[server]\nlissten = \"0.0.0.0:443\"", "server.lissten", "unknown key; did you mean \"listen\"? Accepted here: listen"),
