@@ -22,8 +22,8 @@ use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
 use xksd::key_manager::{
-    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Outcome, ProbeKey, Session,
-    Task,
+    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Nonces, Outcome, ProbeKey,
+    Session, Task,
 };
 use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
@@ -225,13 +225,14 @@ pub fn pool(mailbox: &Arc<Mailbox>) -> Arc<Pool> {
 
 /// The key manager of the fixture, in this process.
 pub fn in_process() -> KeyManager {
-    KeyManager::in_process(KEY_MANAGER, Box::new(local()))
+    KeyManager::in_process(KEY_MANAGER, Arc::new(local()))
 }
 
 /// The same behind one lane, whose session is open.
 fn with_a_lane(mailbox: &Arc<Mailbox>) -> KeyManager {
     let engine = Arc::new(LocalEngine(Arc::new(local())));
-    let manager = KeyManager::with_sessions(KEY_MANAGER, engine, 1, std::slice::from_ref(mailbox));
+    let manager =
+        KeyManager::with_sessions(KEY_MANAGER, engine, 1, std::slice::from_ref(mailbox), 1);
     while manager.sessions().expect("it has sessions").lanes_open == 0 {
         thread::sleep(Duration::from_millis(1));
     }
@@ -276,6 +277,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         info,
     })));
     let store = KeyStore {
+        messages: Nonces::default(),
         prefix: PREFIX.into(),
         enabled: true,
         credentials: credentials(),

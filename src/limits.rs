@@ -169,6 +169,28 @@ pub const MEMLOCK_BYTES_A_SHARD: u64 = 1280 * 1024;
 
 // ---- HSM ----------------------------------------------------------------------------------------
 
+/// Files of a wrapped key manager's folder.
+pub const KEY_FILES_MAX: usize = 20_000;
+/// One of them: with as many versions and masters as it may have it takes less.
+pub const WRAPPED_KEY_FILE_BYTES_MAX: usize = 256 * 1024;
+/// Label of one of them, bytes: it is the file's name, too.
+pub const KEY_FILE_LABEL_BYTES_MAX: usize = 64;
+/// Keys of HSMs under which one of them is wrapped.
+pub const KEY_FILE_MASTERS_MAX: usize = 4;
+/// `recheck_s` of a wrapped key manager.
+pub const RECHECK_SECONDS: std::ops::RangeInclusive<u64> = 1..=3600;
+/// `hsm_absent_max_s`: a week.
+pub const HSM_ABSENT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+/// An HSM that has not opened the key files yet is asked again after so long.
+pub const UNSEAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the folder of key files is looked at.
+pub const KEY_FOLDER_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an HSM may take for one step of opening key files.
+pub const UNSEAL_CALL_TIME: Duration = Duration::from_secs(5);
+/// What the state directory says of key files, bytes: [`KEY_FILES_MAX`] of them, in several
+/// folders.
+pub const EPOCHS_FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Jobs waiting for one key manager, over all lanes, from one shard.
 pub const QUEUE_JOBS_A_SHARD_MAX: usize = 4096;
 /// Jobs a lane takes at once when the key manager is fast.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::api::response::health_status;
 use crate::config::Config;
+use crate::control::state::State;
 use crate::key_manager::{ProbeKey, RefusedKey};
 use crate::keystore::{self, KeyManager};
 use crate::sched::PoolStats;
@@ -88,7 +89,11 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
 }
 
 impl KeyManagerStatus {
-    pub(super) fn of(manager: &KeyManager, config: &Config, now: Instant) -> Self {
+    pub(super) fn of_all(state: &State, config: &Config, now: Instant) -> Vec<Self> {
+        state.managers.iter().map(|manager| Self::of(manager, config, now)).collect()
+    }
+
+    fn of(manager: &KeyManager, config: &Config, now: Instant) -> Self {
         let mut configured = config.key_managers.iter();
         let configured = configured.find(|configured| configured.name == *manager.name);
         let refused = manager.refused_keys();

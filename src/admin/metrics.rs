@@ -21,6 +21,7 @@ pub fn expose(state: &State) -> String {
     connections(&mut text, state, &totals);
     certificates(&mut text, state);
     key_managers(&mut text, state);
+    wrapped_keys(&mut text, state);
     pools(&mut text, state);
     audit(&mut text, state);
     text.finish()
@@ -134,6 +135,33 @@ fn key_managers(text: &mut Exposition, state: &State) {
         {
             metric.sample(&[&manager.name, why], count.load(Ordering::Relaxed));
         }
+    }
+}
+
+/// Of key managers whose keys an HSM opens.
+fn wrapped_keys(text: &mut Exposition, state: &State) {
+    let now = Instant::now();
+    let mut metric = text.metric(&names::KEYS_OPEN);
+    for unsealing in &state.unsealing {
+        metric.sample(&[&unsealing.name], u8::from(unsealing.closed().is_none()));
+    }
+    let mut metric = text.metric(&names::HSM_ABSENT);
+    for unsealing in &state.unsealing {
+        let absent = unsealing.absence(now).map_or(0.0, |(time, _)| time.as_secs_f64());
+        metric.sample(&[&unsealing.name], absent);
+    }
+    let mut metric = text.metric(&names::KEY_FILES);
+    for unsealing in &state.unsealing {
+        let table = unsealing.keys.table();
+        metric.sample(&[&unsealing.name, "open"], table.keys().count());
+        metric.sample(&[&unsealing.name, "refused"], table.refused().count());
+    }
+    let mut metric = text.metric(&names::KEY_FILE_EPOCHS);
+    for unsealing in &state.unsealing {
+        let table = unsealing.keys.table();
+        let epochs = table.keys().map(|(_, key)| key.epoch.number);
+        let epochs = epochs.fold(0, u64::saturating_add);
+        metric.sample(&[&unsealing.name], epochs);
     }
 }
 

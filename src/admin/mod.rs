@@ -5,6 +5,7 @@ mod key_manager_status;
 mod listener;
 mod metrics;
 mod status;
+mod unsealing_status;
 
 use crate::control::admin_hooks::AdminHooks;
 

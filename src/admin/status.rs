@@ -10,9 +10,11 @@ use std::time::{Instant, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::key_manager_status::KeyManagerStatus;
+use super::unsealing_status::UnsealingStatus;
 use crate::config::{self, Config};
 use crate::control::block_shown::BlockShown;
 use crate::control::state::{LastReload, State};
+use crate::keystore::{Key, KeyStores, Version};
 use crate::telemetry::log::Lost;
 use crate::telemetry::metrics::{DenialKey, Latencies, RequestKey, Totals};
 use crate::tls;
@@ -30,6 +32,8 @@ pub struct Status {
     connections_a_shard_max: usize,
     shards: Vec<Shard>,
     key_managers: Vec<KeyManagerStatus>,
+    /// Of kind `wrapped`.
+    wrapped_key_managers: Vec<UnsealingStatus>,
     key_stores: Vec<KeyStore>,
     requests: Vec<Requests>,
     /// By operation.
@@ -172,12 +176,9 @@ impl Status {
                     connections_open: shard.connections_open.load(Ordering::Relaxed),
                 })
                 .collect(),
-            key_managers: state
-                .managers
-                .iter()
-                .map(|manager| KeyManagerStatus::of(manager, &config, now))
-                .collect(),
-            key_stores: config.keystores.iter().map(|one| KeyStore::of(one, &config)).collect(),
+            key_managers: KeyManagerStatus::of_all(state, &config, now),
+            wrapped_key_managers: UnsealingStatus::of_all(state, now),
+            key_stores: KeyStore::of_all(state, &config),
             requests: requests
                 .answered
                 .into_iter()
@@ -252,7 +253,13 @@ impl Reload {
 }
 
 impl KeyStore {
-    fn of(store: &config::KeyStore, config: &Config) -> KeyStore {
+    fn of_all(state: &State, config: &Config) -> Vec<KeyStore> {
+        let served = state.stores.load();
+        config.keystores.iter().map(|store| KeyStore::of(store, config, &served)).collect()
+    }
+
+    fn of(store: &config::KeyStore, config: &Config, served: &KeyStores) -> KeyStore {
+        let served = served.by_prefix.get(&store.path_prefix);
         let managers = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i));
         KeyStore {
             path_prefix: store.path_prefix.clone(),
@@ -260,20 +267,24 @@ impl KeyStore {
             key_managers: managers.map(|manager| manager.name.clone()).collect(),
             access_key_ids: store.credentials.iter().map(|c| c.access_key_id.clone()).collect(),
             keys: store.keys.len(),
-            key_versions: store.keys.iter().map(KeyVersions::of).collect(),
+            key_versions: store
+                .keys
+                .iter()
+                .filter_map(|key| Some(KeyVersions::of(&key.id, served?.keys.get(&key.id)?)))
+                .collect(),
             policy: store.policy.as_ref().map(config::Policy::mode_name),
         }
     }
 }
 
 impl KeyVersions {
-    fn of(key: &config::Key) -> KeyVersions {
-        let one = |version: &config::KeyVersion| KeyVersion {
-            number: version.number,
-            label: version.label.clone(),
+    fn of(id: &str, key: &Key) -> KeyVersions {
+        let one = |version: &Version| KeyVersion {
+            number: version.key.version,
+            label: version.key.label.to_string(),
             state: version.state.name(),
         };
-        KeyVersions { key: key.id.clone(), versions: key.versions.iter().map(one).collect() }
+        KeyVersions { key: id.to_owned(), versions: key.versions().iter().map(one).collect() }
     }
 }
 

@@ -10,11 +10,41 @@ use crate::limits::CIPHERTEXT_METADATA_BYTES_MAX;
 #[cfg(test)]
 mod tests;
 
-/// First byte of xksd's ciphertext metadata.
+/// First byte of xksd's ciphertext metadata: encrypted with the key itself.
 const FORMAT_V1: u8 = 0x01;
+/// The same: encrypted with a key derived from it for this message.
+const FORMAT_V2: u8 = 0x02;
 
-/// Bytes of xksd's ciphertext metadata: format ‖ u16be key version.
-pub const METADATA_BYTES: usize = 3;
+/// Bytes of xksd's ciphertext metadata, format 1: format ‖ u16be key version.
+const V1_BYTES: usize = 3;
+/// Bytes behind them in format 2: which of the derived keys.
+const SUBKEY_BYTES: usize = 12;
+const METADATA_BYTES_MAX: usize = V1_BYTES + SUBKEY_BYTES;
+
+/// The `ciphertextMetadata` of a new ciphertext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    bytes: [u8; METADATA_BYTES_MAX],
+    len: usize,
+}
+
+impl Metadata {
+    /// For what is encrypted with a version of a key itself, or with the key that `subkey` makes of
+    /// it.
+    pub fn new(key_version: u16, subkey: Option<[u8; SUBKEY_BYTES]>) -> Metadata {
+        let mut bytes = [0; METADATA_BYTES_MAX];
+        bytes[0] = if subkey.is_some() { FORMAT_V2 } else { FORMAT_V1 };
+        bytes[1..V1_BYTES].copy_from_slice(&key_version.to_be_bytes());
+        let Some(subkey) = subkey else { return Metadata { bytes, len: V1_BYTES } };
+        bytes[V1_BYTES..].copy_from_slice(&subkey);
+        Metadata { bytes, len: METADATA_BYTES_MAX }
+    }
+
+    /// As it stands in the answer.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
 
 /// How a ciphertext was made, as its metadata says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +54,15 @@ pub enum Format {
         /// Version of the key; there need be none of this number.
         key_version: u16,
     },
+    /// By xksd, with a key of the message's own: the AAD is that of format 1.
+    V2 {
+        /// Version of the key.
+        key_version: u16,
+        /// Which of the keys that are derived from it.
+        subkey: [u8; SUBKEY_BYTES],
+    },
     /// No metadata: another proxy's. Whether to open it, and how, is the key store's setting.
     Absent,
-}
-
-/// The `ciphertextMetadata` of a new ciphertext.
-pub const fn encode_metadata(key_version: u16) -> [u8; METADATA_BYTES] {
-    let [high, low] = key_version.to_be_bytes();
-    [FORMAT_V1, high, low]
 }
 
 /// Reads the `ciphertextMetadata` of a decrypt request. Empty is absent: both give the same AAD.
@@ -44,11 +75,20 @@ pub fn parse(metadata: Option<&[u8]>) -> Result<Format, ApiError> {
         Some(&[FORMAT_V1, high, low]) => {
             Ok(Format::V1 { key_version: u16::from_be_bytes([high, low]) })
         }
-        Some(_) => Err(ApiError::new(
-            ErrorName::InvalidCiphertextException,
-            "ciphertextMetadata is of an unknown format",
-        )),
+        Some(&[FORMAT_V2, high, low, ref subkey @ ..]) if subkey.len() == SUBKEY_BYTES => {
+            let key_version = u16::from_be_bytes([high, low]);
+            Ok(Format::V2 { key_version, subkey: std::array::from_fn(|n| subkey[n]) })
+        }
+        Some(_) => Err(unknown_format()),
     }
+}
+
+/// The error for a ciphertext of a format that was never written here.
+pub fn unknown_format() -> ApiError {
+    ApiError::new(
+        ErrorName::InvalidCiphertextException,
+        "ciphertextMetadata is of an unknown format",
+    )
 }
 
 /// What [`aad_v1`] puts around an AAD, bytes: the two lengths and the metadata.

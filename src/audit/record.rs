@@ -77,6 +77,15 @@ pub enum Record<'a> {
         /// Why.
         detail: &'a str,
     },
+    /// A file of a wrapped key was taken over, refused, or has gone.
+    KeyFile {
+        /// Name of the key manager.
+        key_manager: &'a str,
+        /// Of the key.
+        label: &'a str,
+        /// What happened.
+        change: &'a str,
+    },
     /// The records before this index are going to be deleted, because they are old. What is missing
     /// without such a record was taken away.
     Retired {

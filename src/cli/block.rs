@@ -74,7 +74,7 @@ pub(super) fn blocks(args: &BlocksArgs) -> Result<(), Failure> {
 }
 
 /// `2h` as seconds.
-fn seconds(text: &str) -> Result<u32, String> {
+pub(super) fn seconds(text: &str) -> Result<u32, String> {
     let unit = match text.as_bytes().last() {
         Some(b's') => 1,
         Some(b'm') => 60,

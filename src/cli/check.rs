@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Failure, print, tell};
+use super::{Failure, key, print, tell};
 use crate::config::{Config, KeyManager, Kind, Pkcs11, Problem};
 use crate::control::build::{Opened, open};
-use crate::key_manager::{Answer, Job, KeyRef, ProbeKey, Task};
+use crate::key_manager::{Answer, InProcess, Job, KeyRef, ProbeKey, Task};
 use crate::limits::HUNG_OPEN_TIME;
 use crate::sched::sessions_opened;
 
@@ -39,6 +39,10 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::check(&args.config)?;
+    if args.open {
+        // While this is the only thread.
+        config.set_environment().map_err(Failure::Failed)?;
+    }
     for warning in config.warnings.iter().chain(&open_admin(&config)) {
         tell(&format!("{} warning: {warning}", warning.place(&args.config)));
     }
@@ -48,11 +52,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Whether each key manager serves.
 fn open_all(config: &Config) -> Result<(), Failure> {
-    config.set_environment().map_err(Failure::Failed)?;
     let mut failed = Vec::new();
     for manager in &config.key_managers {
         let name = &manager.name;
-        match serves(manager) {
+        match serves(config, manager) {
             Ok(how) => print(&format!("  key manager {name} serves{how}\n"))?,
             Err(why) => failed.push(format!("key manager {name} does not serve: {why}")),
         }
@@ -61,11 +64,20 @@ fn open_all(config: &Config) -> Result<(), Failure> {
 }
 
 /// What there is to be said of a key manager that serves; or why it does not.
-fn serves(manager: &KeyManager) -> Result<&'static str, String> {
+fn serves(config: &Config, manager: &KeyManager) -> Result<&'static str, String> {
     let (key, task) = (KeyRef::first(""), Task::Probe);
     let job = Job { key, task, deadline: Instant::now() + HUNG_OPEN_TIME };
     let outcome = match open(manager)? {
         Opened::InProcess(keys) => keys.execute(job),
+        Opened::Wrapped(keys) => {
+            if let Some(wrapped) = manager.wrapped() {
+                let wrong = key::open_all(config, wrapped, &keys)?;
+                if !wrong.is_empty() {
+                    return Err(wrong.join("\n"));
+                }
+            }
+            keys.execute(job)
+        }
         Opened::Sessions(engine, _) => {
             let session = engine.open();
             session.and_then(|mut session| session.execute(job))
@@ -115,6 +127,11 @@ fn summary(config: &Config) -> String {
         let kind = match &manager.kind {
             Kind::Local { .. } => "local, for trying out".to_owned(),
             Kind::Pkcs11(hsm) => format!("pkcs11, {}", sessions(hsm)),
+            Kind::Wrapped(wrapped) => format!(
+                "wrapped, keys in {} opened by {}",
+                wrapped.folder.display(),
+                wrapped.unseal_with.join(" or ")
+            ),
         };
         let _ = writeln!(text, "  key manager {}: {kind}", manager.name);
     }

@@ -8,6 +8,8 @@ mod check;
 mod credential;
 mod demo;
 mod files;
+mod key;
+mod key_manager;
 mod keys;
 mod keystore;
 mod policy;
@@ -60,6 +62,10 @@ enum Command {
     Probe(probe::Args),
     Keys(keys::Args),
     #[command(subcommand)]
+    Key(key::Command),
+    #[command(subcommand)]
+    KeyManager(key_manager::Command),
+    #[command(subcommand)]
     Credential(credential::Command),
     #[command(subcommand)]
     Keystore(keystore::Command),
@@ -85,6 +91,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Demo(args) => finish(demo::run(&args)),
         Command::Probe(args) => finish(probe::run(&args)),
         Command::Keys(args) => finish(keys::run(&args)),
+        Command::Key(command) => finish(key::run(&command)),
+        Command::KeyManager(command) => finish(key_manager::run(&command)),
         Command::Credential(command) => finish(credential::run(&command)),
         Command::Keystore(command) => finish(keystore::run(&command)),
         Command::Policy(command) => finish(policy::run(&command)),

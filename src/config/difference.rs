@@ -39,7 +39,7 @@ pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> 
     said.extend(section("audit", audit::KEYS, &config.audit));
     said.extend(section("witness", witness::KEYS, &config.witness));
     for manager in &config.key_managers {
-        let keys = [key_manager::KEYS, key_manager::LOCAL_KEYS, key_manager::PKCS11_KEYS];
+        let keys = key_manager::ALL_KEYS;
         let words: Vec<String> = keys.iter().flat_map(|keys| all_words(keys, manager)).collect();
         said.push(format!("key manager {:?}: {}", manager.name, words.join(", ")));
     }
@@ -120,7 +120,7 @@ fn guard<T>(path: &str, keys: &[Setting<T>], running: &T, new: &T, problems: &mu
 
 /// The keys of a key manager that have another value than in the one that runs.
 pub fn changed_keys(running: &KeyManager, wanted: &KeyManager) -> String {
-    [key_manager::KEYS, key_manager::LOCAL_KEYS, key_manager::PKCS11_KEYS]
+    key_manager::ALL_KEYS
         .iter()
         .flat_map(|keys| table::different(keys, running, wanted))
         .collect::<Vec<_>>()

@@ -9,6 +9,7 @@ use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::{SecretString, secret};
 use super::table::{InForce, Said, Setting, names};
+use super::wrapped::{self, Wrapped};
 use crate::key_manager::Concurrency;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
@@ -34,6 +35,8 @@ pub enum Kind {
     },
     /// An HSM behind a PKCS#11 module.
     Pkcs11(Pkcs11),
+    /// AES-256-GCM in this process, with keys that an HSM has wrapped.
+    Wrapped(Wrapped),
 }
 
 impl KeyManager {
@@ -41,24 +44,41 @@ impl KeyManager {
     pub fn pkcs11(&self) -> Option<&Pkcs11> {
         match &self.kind {
             Kind::Pkcs11(pkcs11) => Some(pkcs11),
-            Kind::Local { .. } => None,
+            Kind::Local { .. } | Kind::Wrapped(_) => None,
+        }
+    }
+
+    /// What belongs to `kind = "wrapped"`.
+    pub fn wrapped(&self) -> Option<&Wrapped> {
+        match &self.kind {
+            Kind::Wrapped(wrapped) => Some(wrapped),
+            Kind::Local { .. } | Kind::Pkcs11(_) => None,
         }
     }
 }
 
 impl Kind {
-    /// The file with the keys of a kind that computes in this process.
+    /// As the configuration has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Local { .. } => "local",
+            Kind::Pkcs11(_) => "pkcs11",
+            Kind::Wrapped(_) => "wrapped",
+        }
+    }
+
+    /// The file with keys that nobody has wrapped.
     pub fn key_file(&self) -> Option<&Path> {
         match self {
             Kind::Local { key_file } => Some(key_file),
-            Kind::Pkcs11(_) => None,
+            Kind::Pkcs11(_) | Kind::Wrapped(_) => None,
         }
     }
 
     /// Sessions over all shards; 0 for a kind that has none.
     pub fn sessions(&self) -> usize {
         match self {
-            Kind::Local { .. } => 0,
+            Kind::Local { .. } | Kind::Wrapped(_) => 0,
             Kind::Pkcs11(pkcs11) => pkcs11.sessions,
         }
     }
@@ -66,7 +86,7 @@ impl Kind {
     /// The token of a kind that has one.
     pub fn token(&self) -> Option<&TokenSelector> {
         match self {
-            Kind::Local { .. } => None,
+            Kind::Local { .. } | Kind::Wrapped(_) => None,
             Kind::Pkcs11(pkcs11) => Some(&pkcs11.token),
         }
     }
@@ -74,7 +94,7 @@ impl Kind {
     /// Whether it computes on one thread of this process, beside the shards.
     pub fn keeps_one_thread_busy(&self) -> bool {
         match self {
-            Kind::Local { .. } => false,
+            Kind::Local { .. } | Kind::Wrapped(_) => false,
             Kind::Pkcs11(pkcs11) => pkcs11.profile.concurrency() == Concurrency::Single,
         }
     }
@@ -106,10 +126,12 @@ pub struct Pkcs11 {
 /// `[[key_manager]]`: a change of any waits for a start.
 pub(super) const KEYS: &[Setting<KeyManager>] = &[
     Setting::structure("name", InForce::Start),
-    Setting::waits("kind", |manager| {
-        Said::text(if manager.pkcs11().is_some() { "pkcs11" } else { "local" })
-    }),
+    Setting::waits("kind", |manager| Said::text(manager.kind.name())),
 ];
+
+/// Of any kind.
+pub(super) const ALL_KEYS: [&[Setting<KeyManager>]; 4] =
+    [KEYS, LOCAL_KEYS, PKCS11_KEYS, WRAPPED_KEYS];
 
 /// Of `kind = "local"`.
 pub(super) const LOCAL_KEYS: &[Setting<KeyManager>] = &[Setting::waits("key_file", |manager| {
@@ -149,6 +171,36 @@ pub(super) const PKCS11_KEYS: &[Setting<KeyManager>] = &[
         said_of(m, |hsm| Said::value(hsm.read_write_sessions))
     }),
 ];
+
+/// Of `kind = "wrapped"`.
+pub(super) const WRAPPED_KEYS: &[Setting<KeyManager>] = &[
+    Setting::waits("folder", |m| {
+        said_of_wrapped(m, |wrapped| Said::value(wrapped.folder.display()))
+    }),
+    Setting::waits("unseal_with", |m| {
+        said_of_wrapped(m, |wrapped| Said::value(format!("{:?}", wrapped.unseal_with)))
+    }),
+    Setting::waits("master", |m| said_of_wrapped(m, |wrapped| Said::text(&wrapped.master))),
+    Setting::waits("recheck_s", |m| {
+        said_of_wrapped(m, |wrapped| Said::value(wrapped.recheck.as_secs()))
+    }),
+    Setting::waits("hsm_absent_max_s", |m| {
+        said_of_wrapped(m, |wrapped| Said::value(wrapped.hsm_absent_max.as_secs()))
+    }),
+    Setting::waits("secret_memory", |m| {
+        said_of_wrapped(m, |wrapped| Said::text(wrapped::word(wrapped.memory)))
+    }),
+    Setting::waits("min_epoch", |m| {
+        said_of_wrapped(m, |Wrapped { min_epoch, .. }| match min_epoch.is_empty() {
+            true => Said::Nothing,
+            false => Said::value(format!("{min_epoch:?}")),
+        })
+    }),
+];
+
+fn said_of_wrapped<'a>(manager: &'a KeyManager, say: fn(&'a Wrapped) -> Said<'a>) -> Said<'a> {
+    manager.wrapped().map_or(Said::Nothing, say)
+}
 
 fn said_of<'a>(manager: &'a KeyManager, say: fn(&'a Pkcs11) -> Said<'a>) -> Said<'a> {
     manager.pkcs11().map_or(Said::Nothing, say)
@@ -233,11 +285,13 @@ fn compare(elements: &[Value<'_>], managers: &[KeyManager]) -> bool {
 fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
     // Keys that are misplaced under a kind are reported as such; without a kind nothing can be said
     // of them.
-    let (local, pkcs11_keys) = (names(LOCAL_KEYS), names(PKCS11_KEYS));
+    let (local, pkcs11_keys, wrapped_keys) =
+        (names(LOCAL_KEYS), names(PKCS11_KEYS), names(WRAPPED_KEYS));
     let of_kind = match value.peek("kind") {
         Some("local") => local,
         Some("pkcs11") => pkcs11_keys,
-        _ => [local, pkcs11_keys].concat(),
+        Some("wrapped") => wrapped_keys,
+        _ => [local, pkcs11_keys, wrapped_keys].concat(),
     };
     let section = value.section(&[names(KEYS), of_kind].concat())?;
     let name = section.must("name", "a name that key stores refer to", |v| {
@@ -247,8 +301,9 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
                 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         })
     });
-    let kind = section.must("kind", "\"pkcs11\" or \"local\"", |v| {
-        match v.string_where("\"pkcs11\" or \"local\"", |t| t == "pkcs11" || t == "local")? {
+    let kind = section.must("kind", KINDS, |v| {
+        match v.string_where(KINDS, |t| matches!(t, "pkcs11" | "local" | "wrapped"))? {
+            "wrapped" => wrapped::wrapped(&section).map(Kind::Wrapped),
             "local" => section
                 .must("key_file", "the JSON file that holds the keys", key_file)
                 .map(|key_file| Kind::Local { key_file }),
@@ -257,6 +312,8 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
     });
     Some(KeyManager { name: name?.to_owned(), kind: kind? })
 }
+
+const KINDS: &str = "\"pkcs11\", \"wrapped\" or \"local\"";
 
 /// Looked into by `check` alone. Who opens the key manager refuses what is wrong with the file, and
 /// a reload, which does not open it, only tells that.

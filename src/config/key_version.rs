@@ -2,7 +2,7 @@
 
 use super::reader::{Value, all, distinct};
 use super::table::{InForce, Said, Setting, names};
-use crate::keystore::VersionState;
+use crate::key_manager::VersionState;
 use crate::limits::{KEY_LABEL_BYTES_MAX, KEY_VERSIONS_MAX};
 
 /// One version of a key.

@@ -28,6 +28,7 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     add("key_manager", key_manager::KEYS, &mut all);
     add("key_manager", key_manager::LOCAL_KEYS, &mut all);
     add("key_manager", key_manager::PKCS11_KEYS, &mut all);
+    add("key_manager", key_manager::WRAPPED_KEYS, &mut all);
     add("keystore", keystore::KEYS, &mut all);
     add("keystore.credential", keystore::CREDENTIAL_KEYS, &mut all);
     add("keystore.key", keystore::KEY_KEYS, &mut all);

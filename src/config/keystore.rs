@@ -48,6 +48,12 @@ pub struct KeyStore {
 }
 
 impl Key {
+    /// Of the key in its key manager, where that keeps the versions: the label of the only one that
+    /// the configuration has then.
+    pub fn label(&self) -> &str {
+        self.versions.first().map_or("", |version| &version.label)
+    }
+
     /// The versions that may be used.
     pub fn usable(&self) -> impl Iterator<Item = &KeyVersion> {
         self.versions.iter().filter(|version| version.state.decrypts())

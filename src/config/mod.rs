@@ -24,6 +24,7 @@ mod sources;
 mod table;
 mod tls;
 mod witness;
+mod wrapped;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -48,6 +49,7 @@ pub use server::{Admin, LogFormat, Server};
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
 pub use witness::Witness;
+pub use wrapped::Wrapped;
 
 use reader::{Reader, Section};
 use table::names;
@@ -222,6 +224,8 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     if let (Some(managers), Some(stores)) = (&key_managers, &keystores) {
         relations::warn_of_missing_keys(&root, managers, stores);
         relations::warn_of_unused(&root, managers, stores);
+        relations::refuse_mixed(&root, managers, stores);
+        relations::refuse_wrong_unsealers(&root, managers);
     }
     warn_of_what_aws_refuses(&root, server.as_ref(), tls.as_ref(), keystores.as_deref());
     Some(Config {

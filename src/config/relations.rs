@@ -25,7 +25,12 @@ pub(super) fn refuse_collisions(root: &Section<'_>, listeners: &[(&str, Option<S
 /// Warns of key managers that no key store uses.
 pub(super) fn warn_of_unused(root: &Section<'_>, managers: &[KeyManager], stores: &[KeyStore]) {
     for (i, manager) in managers.iter().enumerate() {
-        if !stores.iter().any(|store| store.key_managers.contains(&i)) {
+        let opens = |other: &KeyManager| {
+            other.wrapped().is_some_and(|wrapped| wrapped.unseal_with.contains(&manager.name))
+        };
+        if !stores.iter().any(|store| store.key_managers.contains(&i))
+            && !managers.iter().any(opens)
+        {
             root.warn_at(
                 &format!("key_manager[{i}]"),
                 &format!("no key store uses {:?}", manager.name),
@@ -57,6 +62,50 @@ pub(super) fn warn_of_missing_keys(
                 );
                 root.warn_at(&format!("keystore[{s}].key[{k}]"), &message);
             }
+        }
+    }
+}
+
+/// A wrapped key manager is opened by HSMs.
+pub(super) fn refuse_wrong_unsealers(root: &Section<'_>, managers: &[KeyManager]) {
+    for (at, manager) in managers.iter().enumerate() {
+        let names = manager.wrapped().map_or(&[][..], |wrapped| &wrapped.unseal_with);
+        for name in names {
+            let known = managers.iter().find(|other| other.name == *name);
+            let problem = match known {
+                Some(known) if known.pkcs11().is_some() => continue,
+                Some(_) => {
+                    format!("{} is not of kind \"pkcs11\": no HSM is behind it", quoted(name))
+                }
+                None => format!("there is no key manager {}", quoted(name)),
+            };
+            root.problem_at(&format!("key_manager[{at}].unseal_with"), &problem);
+        }
+    }
+}
+
+/// What must hold of key stores whose key manager keeps the versions itself.
+pub(super) fn refuse_mixed(root: &Section<'_>, managers: &[KeyManager], stores: &[KeyStore]) {
+    for (s, store) in stores.iter().enumerate() {
+        let of_store = store.key_managers.iter().filter_map(|&index| managers.get(index));
+        let Some(keeper) = of_store.clone().find(|manager| manager.wrapped().is_some()) else {
+            continue;
+        };
+        if of_store.count() > 1 {
+            let message = format!(
+                "{} is of kind \"wrapped\": it is the only one of its key store. Its keys are in \
+                 no other; several HSMs stand in its unseal_with",
+                quoted(&keeper.name)
+            );
+            root.problem_at(&format!("keystore[{s}].key_manager"), &message);
+        }
+        for (k, key) in store.keys.iter().enumerate().filter(|(_, key)| key.versions_are_stated) {
+            let message = format!(
+                "the versions of {} stand in its key file: {} is of kind \"wrapped\"",
+                quoted(&key.id),
+                quoted(&keeper.name)
+            );
+            root.problem_at(&format!("keystore[{s}].key[{k}].version"), &message);
         }
     }
 }

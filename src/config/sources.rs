@@ -91,7 +91,7 @@ impl Sources for Machine {
         }
         // As the server loads it, so that both refuse the same.
         let keys = Local::load(path)?;
-        Ok(Some(keys.labels().into_iter().map(ToOwned::to_owned).collect()))
+        Ok(Some(keys.labels()))
     }
 
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::key_manager::VersionState;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
-use crate::keystore::VersionState;
 use crate::policy::Mode;
 use crate::policy::cedar::Source;
 use crate::policy::quota::{Bounds, Rate};
@@ -364,6 +364,18 @@ profile = "nss"
 sessions = 3
 initialize_parameters = "configdir='sql:/x'"
 environment = { A = "b" }
+[[key_manager]]
+name = "nss-2"
+kind = "pkcs11"
+module = "m2"
+slot = 1
+pin = { value = "p2" }
+[[key_manager]]
+name = "near"
+kind = "wrapped"
+folder = "keys"
+unseal_with = ["nss"]
+master = "m"
 [[keystore]]
 path_prefix = ""
 key_manager = ["nss", "local"]
@@ -622,7 +634,7 @@ fn a_process_has_one_environment() {
     assert_eq!(warnings(&config), [""; 0]);
     let environment = |place: usize| match &config.key_managers[place].kind {
         Kind::Pkcs11(hsm) => hsm.environment.clone().into_iter().collect::<Vec<_>>(),
-        Kind::Local { .. } => panic!("not pkcs11"),
+        other => panic!("{} and not pkcs11", other.name()),
     };
     let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(environment(0), []);

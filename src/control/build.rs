@@ -13,11 +13,13 @@ use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
+use super::unsealing::{self, KeyFiles};
 use super::witness;
 use crate::config::{self, Config, ForeignCiphertext, Kind};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
-use crate::key_manager::{Engine, InProcess, KeyRef};
+use crate::key_manager::wrapped::Wrapped;
+use crate::key_manager::{Cipher, Engine, InProcess, KeyRef, Nonces};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::policy::Policy;
 use crate::policy::cedar::Revision;
@@ -50,19 +52,24 @@ pub fn build(
     let blocks = Blocks::load(dir.clone())?;
     let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
     let witness = witness.transpose()?.map(Arc::new);
+    let key_files = Arc::new(KeyFiles::load(dir)?);
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
         let name = &configured.name;
         Arc::new(match opened {
             Opened::InProcess(keys) => KeyManager::in_process(name, keys),
+            Opened::Wrapped(keys) => KeyManager::in_process(name, keys),
             Opened::Sessions(engine, sessions) => {
-                KeyManager::with_sessions(name, engine, sessions, &mailboxes)
+                let clients = 1 + unsealing::opened_by(&config, name).count();
+                KeyManager::with_sessions(name, engine, sessions, &mailboxes, clients)
             }
         })
     };
-    let opened = opened.into_iter().flatten();
+    let opened: Vec<Opened> = opened.into_iter().flatten().collect();
+    let wrapped: Vec<_> = opened.iter().map(Opened::wrapped).collect();
     let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
+    let unsealing = unsealing::managers(&config, wrapped, &managers, &key_files, &log);
     let stores = key_stores(&config, &managers, shards, None)?;
     Ok(State {
         config_file,
@@ -77,6 +84,7 @@ pub fn build(
         audit,
         blocks,
         witness,
+        unsealing,
         reloading: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,
@@ -88,9 +96,20 @@ pub fn build(
 /// A key manager as configured, ready to be used.
 pub enum Opened {
     /// One that computes in this process.
-    InProcess(Box<dyn InProcess>),
+    InProcess(Arc<dyn InProcess>),
+    /// The same, with keys that an HSM is to open.
+    Wrapped(Arc<Wrapped>),
     /// One with sessions, and how many to have.
     Sessions(Arc<dyn Engine>, usize),
+}
+
+impl Opened {
+    fn wrapped(&self) -> Option<Arc<Wrapped>> {
+        match self {
+            Opened::Wrapped(keys) => Some(keys.clone()),
+            Opened::InProcess(_) | Opened::Sessions(..) => None,
+        }
+    }
 }
 
 /// Opens a key manager: reads key files; does not touch an HSM yet.
@@ -100,7 +119,10 @@ pub enum Opened {
 pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
     match &configured.kind {
         Kind::Local { key_file } => Local::load(key_file)
-            .map(|local| Opened::InProcess(Box::new(local)))
+            .map(|local| Opened::InProcess(Arc::new(local)))
+            .map_err(|e| format!("key manager {:?}: {e}", configured.name)),
+        Kind::Wrapped(wrapped) => Wrapped::new(wrapped.memory)
+            .map(|wrapped| Opened::Wrapped(Arc::new(wrapped)))
             .map_err(|e| format!("key manager {:?}: {e}", configured.name)),
         Kind::Pkcs11(pkcs11) => {
             let settings = Settings {
@@ -144,14 +166,26 @@ pub fn key_stores(
                 SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
             credentials.push(Credential::new(id, secret));
         }
+        let of_store = |&index: &usize| managers.get(index).cloned();
+        let of_store: Vec<_> = store.key_managers.iter().filter_map(of_store).collect();
+        let keeper = of_store.iter().find(|manager| manager.keeps_versions());
         let keys = store
             .keys
             .iter()
             .map(|key| {
                 let before = before.and_then(|before| before.keys.get(&key.id)?.quota.as_ref());
-                let versions = key.versions.iter().map(version).collect();
-                let mut built = Key::with_versions(versions, key.enabled)
-                    .ok_or_else(|| at(&format!("key {:?} has no primary version", key.id)))?;
+                let mut built = match keeper {
+                    Some(manager) => {
+                        let label = key.label();
+                        Key::managed(label, manager.versions(label), key.enabled)
+                    }
+                    None => {
+                        let versions = key.versions.iter().map(version).collect();
+                        Key::with_versions(versions, key.enabled).ok_or_else(|| {
+                            at(&format!("key {:?} has no primary version", key.id))
+                        })?
+                    }
+                };
                 built.quota = quota(key.quota, before, shards);
                 Ok((key.id.clone(), built))
             })
@@ -161,11 +195,8 @@ pub fn key_stores(
             enabled: store.enabled,
             credentials: CredentialSet::new(credentials).map_err(|e| at(&e))?,
             keys,
-            managers: store
-                .key_managers
-                .iter()
-                .filter_map(|&index| managers.get(index).cloned())
-                .collect(),
+            managers: of_store,
+            messages: Nonces::default(),
             share: Share::of_key_store(index, store.weight),
             accept_aws_sample: store
                 .accept_foreign_ciphertext
@@ -191,7 +222,8 @@ fn policy(store: &config::KeyStore, revision: Revision) -> Option<Policy> {
 
 fn version(configured: &config::KeyVersion) -> Version {
     let config::KeyVersion { number, label, state } = configured;
-    Version { key: KeyRef { label: label.as_str().into(), version: *number }, state: *state }
+    let key = KeyRef { version: *number, ..KeyRef::first(label.as_str()) };
+    Version { key, state: *state, cipher: Cipher::Direct }
 }
 
 fn quota(

@@ -10,6 +10,7 @@ use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::{Saving, name, unix_seconds};
 use super::reload::{self, LossOfClientAuth};
 use super::state::State;
+use super::unsealing::{Seal, Unsealing};
 use crate::audit::record::{self, Record};
 use crate::limits::BLOCK_REASON_BYTES_MAX;
 use crate::policy::blocklist::Block;
@@ -43,6 +44,20 @@ pub enum Request {
         /// Also if `[tls.client]` is missing and was in force.
         #[serde(default)]
         accept_loss_of_client_auth: bool,
+    },
+    /// Use no key of a wrapped key manager any more.
+    Seal {
+        /// Its name.
+        key_manager: String,
+        /// Why.
+        reason: String,
+    },
+    /// Have the HSM open its keys again.
+    Unseal {
+        /// Its name.
+        key_manager: String,
+        /// Why.
+        reason: String,
     },
     /// As `/status`.
     Status {},
@@ -94,6 +109,8 @@ pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Repl
             reloaded(state, who, LossOfClientAuth::Accepted)
         }
         Ok(Request::Reload { .. }) => reloaded(state, who, LossOfClientAuth::Refused),
+        Ok(Request::Seal { key_manager, reason }) => seal(state, &key_manager, reason, who),
+        Ok(Request::Unseal { key_manager, reason }) => unseal(state, &key_manager, &reason, who),
         Ok(Request::Status {}) => Reply::done(String::new(), &(admin.status)(state)),
         Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
     }
@@ -182,6 +199,49 @@ fn blocks(state: &State) -> Reply {
         message.push_str("the last change is not on disk yet: a restart would lose it\n");
     }
     Reply::done(message, &active.iter().map(BlockShown::of).collect::<Vec<_>>())
+}
+
+fn seal(state: &State, name: &str, reason: String, who: &str) -> Reply {
+    let unsealing =
+        match wrapped(state, name).and_then(|found| refuse_reason(&reason).map(|()| found)) {
+            Ok(found) => found,
+            Err(why) => return Reply::refused(why),
+        };
+    let detail = format!("sealed by {who}: {reason}");
+    let seal = Seal { who: who.to_owned(), reason, since: unix_seconds() };
+    let sealed = unsealing.seal(seal);
+    state.audit.record(&Record::KeyManager { name, state: "sealed", detail: &detail });
+    match sealed {
+        Ok(()) => {
+            let message = format!("key manager {name:?} is sealed: its keys were overwritten");
+            Reply::done(message, &Value::Null)
+        }
+        Err(why) => Reply::refused(format!("key manager {name:?}: {why}")),
+    }
+}
+
+fn unseal(state: &State, name: &str, reason: &str, who: &str) -> Reply {
+    let unsealing =
+        match wrapped(state, name).and_then(|found| refuse_reason(reason).map(|()| found)) {
+            Ok(found) => found,
+            Err(why) => return Reply::refused(why),
+        };
+    if let Err(why) = unsealing.unseal(who) {
+        return Reply::refused(format!("key manager {name:?}: {why}"));
+    }
+    let detail = format!("unsealed by {who}: {reason}");
+    state.audit.record(&Record::KeyManager { name, state: "unsealed", detail: &detail });
+    Reply::done(format!("key manager {name:?} is unsealed: the HSM is asked now"), &Value::Null)
+}
+
+/// The wrapped key manager of a name.
+fn wrapped<'a>(state: &'a State, name: &str) -> Result<&'a Unsealing, String> {
+    let found = state.unsealing.iter().find(|unsealing| unsealing.name == name);
+    found.map(|unsealing| &**unsealing).ok_or_else(|| {
+        let all: Vec<&str> = state.unsealing.iter().map(|u| u.name.as_str()).collect();
+        let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+        format!("no key manager of kind \"wrapped\" has the name {name:?}; there is: {all}")
+    })
 }
 
 fn reloaded(state: &Arc<State>, who: &str, loss: LossOfClientAuth) -> Reply {

@@ -9,12 +9,12 @@
 //! A second signal ends it at once.
 
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use super::probes::Inside;
 use super::shards::Shards;
 use super::signals::Signals;
 use super::state::State;
@@ -66,14 +66,14 @@ pub(super) fn end(
     state: &State,
     served: Result<Shards, String>,
     stop_probes: Sender<()>,
-    probes: &[JoinHandle<()>],
+    threads: &[Inside],
     signals: &mut Signals,
 ) -> Result<(), String> {
     state.draining.store(true, Ordering::Release);
     drop(stop_probes);
     let drained = served.and_then(|shards| close_connections(state, shards, signals));
     let patience = drained.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
-    let inside = leave_modules(state, probes, patience, signals);
+    let inside = leave_modules(state, threads, patience, signals);
     if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {
         state.log.event(
             Level::Error,
@@ -120,12 +120,12 @@ fn close_connections(
     Ok(deadline.saturating_duration_since(Instant::now()))
 }
 
-/// Ends lanes and probes. Gives the key managers in whose modules some still are when `patience` is
-/// over, or when for [`HUNG_CALL_TIME`] none has come out: nobody is served by waiting for what
-/// hangs, and nothing is until the next start.
+/// Ends lanes and threads that call into modules. Gives the key managers in whose modules some
+/// still are when `patience` is over, or when for [`HUNG_CALL_TIME`] none has come out: nobody is
+/// served by waiting for what hangs, and nothing is until the next start.
 fn leave_modules<'a>(
     state: &'a State,
-    probes: &[JoinHandle<()>],
+    threads: &'a [Inside],
     patience: Duration,
     signals: &mut Signals,
 ) -> Result<Vec<&'a str>, String> {
@@ -133,8 +133,8 @@ fn leave_modules<'a>(
     let (mut sessions, mut moved) = (Vec::new(), Instant::now());
     loop {
         let mut inside = state.stop_key_managers(Instant::now() + CLOSING_TIME);
-        let probed = state.managers.iter().zip(probes).filter(|(_, probe)| !probe.is_finished());
-        inside.extend(probed.map(|(manager, _)| &*manager.name));
+        let busy = threads.iter().filter(|(_, thread)| !thread.is_finished());
+        inside.extend(busy.map(|(name, _)| &**name));
         inside.sort_unstable();
         inside.dedup();
         let now = Instant::now();

@@ -28,7 +28,7 @@ pub fn expected_keys(stores: &KeyStores, manager: &Arc<KeyManager>) -> Vec<Expec
         for (id, key) in &store.keys {
             let rotated = key.versions().len() > 1;
             for version in key.versions().iter().filter(|version| version.state.decrypts()) {
-                let KeyRef { label, version: number } = &version.key;
+                let KeyRef { label, version: number, .. } = &version.key;
                 let of = if rotated { format!("version {number} of ") } else { String::new() };
                 let what =
                     format!("{of}key {id:?} (label {label:?}) of key store {:?}", store.prefix);

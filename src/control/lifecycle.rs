@@ -18,7 +18,7 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::witness::listener as witness;
-use super::{commands, drain, probes, reload, socket, system};
+use super::{commands, drain, probes, reload, socket, system, unsealer};
 use crate::config::difference;
 use crate::telemetry::Level;
 
@@ -42,8 +42,12 @@ pub fn serve(
         Signals::watch().map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let Prepared { state, cores, admin, witness, control } = prepare(config_file)?;
     let (stop_probes, probes_stopped) = bounded(0);
-    let probes = probes::start(&state, &probes_stopped)
+    let mut inside = probes::start(&state, &probes_stopped)
         .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
+    inside.extend(
+        unsealer::start(&state, &probes_stopped)
+            .map_err(|e| Failure::Other(format!("cannot start to unseal keys: {e}")))?,
+    );
     // Before the first request can come: what is served can be blocked.
     socket::start(&state, hooks, control)
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
@@ -53,7 +57,7 @@ pub fn serve(
             serving(&state);
             run(&state, shards, &mut signals)
         });
-    drain::end(&state, served, stop_probes, &probes, &mut signals).map_err(Failure::Other)
+    drain::end(&state, served, stop_probes, &inside, &mut signals).map_err(Failure::Other)
 }
 
 /// Cosigns for others, where the configuration asks for it.

@@ -21,6 +21,8 @@ pub mod state;
 pub mod state_dir;
 mod syslog;
 pub mod system;
+mod unsealer;
+pub mod unsealing;
 mod version_reread;
 mod watchdog;
 pub mod witness;

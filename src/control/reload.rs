@@ -68,6 +68,20 @@ pub(super) fn reread_versions(state: &Arc<State>) {
     }
 }
 
+/// Builds the key stores again because a key manager that keeps the versions of its keys has other
+/// ones now.
+pub(super) fn renew_key_stores(state: &State) {
+    let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+    let (config, running) = (state.config.load(), state.stores.load());
+    match key_stores(&config, &state.managers, state.metrics.len(), Some(&running)) {
+        Ok(stores) => state.stores.store(Arc::new(stores)),
+        Err(why) => {
+            let message = format!("the versions of keys that serve are the old ones: {why}");
+            state.log.event(Level::Error, message);
+        }
+    }
+}
+
 /// Tells what became of it: the audit trail, `/status`, the log, and who asked.
 fn finish(
     state: &State,

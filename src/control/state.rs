@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
+use super::unsealing::Unsealing;
 use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::key_manager::Health;
@@ -44,6 +45,8 @@ pub struct State {
     pub audit: ServiceAudit,
     /// What is blocked.
     pub blocks: Blocks,
+    /// Key managers whose keys an HSM opens.
+    pub unsealing: Vec<Arc<Unsealing>>,
     /// Held by a reload: a signal and the control socket may ask for one at the same time.
     pub reloading: Mutex<()>,
     /// Where the shards listen, once they all do: the configuration may leave the port open.
@@ -65,16 +68,19 @@ impl State {
             && self.has_key_manager()
     }
 
-    /// Whether some key manager serves.
+    /// Whether some key manager of a key store serves.
     pub fn has_key_manager(&self) -> bool {
-        let now = Instant::now();
-        self.managers.iter().any(|manager| manager.health(now) != Health::Unavailable)
+        let (now, stores) = (Instant::now(), self.stores.load());
+        let mut managers = stores.by_prefix.values().flat_map(|store| &store.managers);
+        managers.any(|manager| manager.health(now) != Health::Unavailable)
     }
 
-    /// Has all key managers look for lanes that hang and jobs that are late. To be called often.
+    /// Has all key managers look for lanes that hang, late jobs and leases that have ended.
+    /// To be called often.
     pub fn tick_key_managers(&self) {
         let now = Instant::now();
         self.managers.iter().for_each(|manager| manager.tick(now));
+        self.unsealing.iter().for_each(|unsealing| unsealing.tick(now));
     }
 
     /// Closes the sessions of all key managers, together by `deadline`. Gives those where a thread

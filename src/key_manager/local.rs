@@ -97,8 +97,8 @@ impl InProcess for Local {
         }
     }
 
-    fn labels(&self) -> Vec<&str> {
-        let mut labels: Vec<&str> = self.keys.keys().map(String::as_str).collect();
+    fn labels(&self) -> Vec<String> {
+        let mut labels: Vec<String> = self.keys.keys().cloned().collect();
         labels.sort_unstable();
         labels
     }

@@ -11,6 +11,8 @@ mod listing;
 pub mod local;
 pub mod pkcs11;
 pub mod replica_check;
+mod version;
+pub mod wrapped;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::limits::TAG_BYTES;
 
+pub use aes_gcm::Nonces;
 pub use description::{KeyDescription, KeySpec, KeyUsage, KeyUsages};
 pub use listing::{KeyListing, TokenKeys};
+pub use version::{Cipher, ManagedVersion, VersionState};
 
 /// Bytes that are overwritten when dropped: plaintext.
 pub type Secret = Zeroizing<Vec<u8>>;
@@ -33,12 +37,17 @@ pub struct KeyRef {
     /// Version of the key. A key manager whose versions have different labels goes by the label
     /// and leaves this aside.
     pub version: u16,
+    /// Of the keys that are derived from it: which one. [`Cipher::Derived`] has one a message.
+    pub subkey: Option<[u8; SUBKEY_BYTES]>,
 }
+
+/// Random bytes that tell a message's key from others.
+pub const SUBKEY_BYTES: usize = 12;
 
 impl KeyRef {
     /// Version 0: the first one, and the only one of a key without versions.
     pub fn first(label: impl Into<Arc<str>>) -> KeyRef {
-        KeyRef { label: label.into(), version: 0 }
+        KeyRef { label: label.into(), version: 0, subkey: None }
     }
 }
 
@@ -175,6 +184,11 @@ pub enum Fault {
         /// For the operator's log; no secrets.
         detail: String,
     },
+    /// No key may be used: an operator, or the HSM that opens them, says so.
+    Sealed {
+        /// For the operator's log; no secrets.
+        detail: String,
+    },
     /// The key manager says it has too much to do.
     Busy,
     /// Not done by the job's deadline.
@@ -186,7 +200,8 @@ impl std::fmt::Display for Fault {
         f.write_str(match self {
             Fault::KeyNotFound { detail }
             | Fault::KeyRefused { detail }
-            | Fault::Device { detail } => detail,
+            | Fault::Device { detail }
+            | Fault::Sealed { detail } => detail,
             Fault::KeyDisabled => "the key is disabled, or outside its start and end date",
             Fault::KeyUsage => "the key is not an AES-256 key that allows this operation",
             Fault::BadCiphertext => "the ciphertext is not what was encrypted under this key",
@@ -273,7 +288,23 @@ pub trait InProcess: Send + Sync + 'static {
     /// Vendor, model, versions.
     fn info(&self) -> ManagerInfo;
     /// The keys' labels, sorted.
-    fn labels(&self) -> Vec<&str>;
+    fn labels(&self) -> Vec<String>;
+    /// Whether any key may be used now. Asked for each request.
+    fn serves(&self) -> bool {
+        true
+    }
+    /// Why none may, for the operator.
+    fn why_closed(&self) -> Option<String> {
+        None
+    }
+    /// Whether it knows itself which versions its keys have.
+    fn keeps_versions(&self) -> bool {
+        false
+    }
+    /// The versions of a key; `None` where they are not known now, or kept elsewhere.
+    fn versions(&self, _label: &str) -> Option<Vec<ManagedVersion>> {
+        None
+    }
 }
 
 /// Opens sessions on one key manager.
@@ -304,6 +335,10 @@ pub trait Engine: Send + Sync + 'static {
     fn library(&self) -> LibraryState {
         LibraryState::default()
     }
+    /// Why its PIN is not tried any more; `None` where it is not refused. Does not block.
+    fn refused_pin(&self) -> Option<String> {
+        None
+    }
     /// Keys that fail where others work. Does not block.
     fn refused_keys(&self) -> Vec<RefusedKey> {
         Vec::new()
@@ -327,6 +362,10 @@ pub trait Session {
     /// False when the session must be closed (dropped) and opened again: lost, or left with an
     /// operation unfinished.
     fn is_usable(&self) -> bool;
+    /// Fills `bytes` from the key manager's generator.
+    fn random(&mut self, _bytes: &mut [u8]) -> Result<(), Fault> {
+        Err(Fault::Device { detail: "it gives no random bytes".to_owned() })
+    }
 }
 
 /// Whether both are the same bytes, in a time that depends on the lengths alone: plaintext is

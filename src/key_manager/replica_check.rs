@@ -71,7 +71,7 @@ impl Challenge {
 /// Labels under which `one` has another key than `other`, or that only one of them has, sorted.
 pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
     let (ones, others) = (one.labels(), other.labels());
-    let labels: BTreeSet<&str> = ones.iter().chain(&others).copied().collect();
+    let labels: BTreeSet<&String> = ones.iter().chain(&others).collect();
     let same = |label: &str| {
         let job =
             |task| Job { key: KeyRef::first(label), task, deadline: Instant::now() + JOB_TIME };
@@ -79,7 +79,7 @@ pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
             .and_then(|challenge| challenge.is_decrypted(|task| other.execute(job(task))))
             .unwrap_or(false)
     };
-    labels.into_iter().filter(|label| !same(label)).map(ToOwned::to_owned).collect()
+    labels.into_iter().filter(|label| !same(label)).cloned().collect()
 }
 
 fn another_question() -> Fault {

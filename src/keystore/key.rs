@@ -2,45 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::key_manager::KeyRef;
+use crate::key_manager::{Cipher, KeyRef, ManagedVersion, VersionState};
 use crate::policy::quota::Quota;
-
-/// What a version of a key may be used for. It goes from each to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VersionState {
-    /// Decrypts, and is not encrypted with yet: until every instance knows it.
-    Staged,
-    /// Encrypts and decrypts. One version of a key is.
-    Primary,
-    /// Decrypts what it once encrypted.
-    DecryptOnly,
-    /// Is not used; may be taken back.
-    Disabled,
-    /// Its material is gone. Its number is never used again.
-    Destroyed,
-}
-
-impl VersionState {
-    /// All of them, in their order.
-    pub const ALL: [Self; 5] =
-        [Self::Staged, Self::Primary, Self::DecryptOnly, Self::Disabled, Self::Destroyed];
-
-    /// As it stands in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Staged => "staged",
-            Self::Primary => "primary",
-            Self::DecryptOnly => "decrypt_only",
-            Self::Disabled => "disabled",
-            Self::Destroyed => "destroyed",
-        }
-    }
-
-    /// Whether a ciphertext of the version opens.
-    pub fn decrypts(self) -> bool {
-        matches!(self, Self::Staged | Self::Primary | Self::DecryptOnly)
-    }
-}
 
 /// A version, and what it may be used for.
 #[derive(Clone, Debug)]
@@ -49,14 +12,25 @@ pub struct Version {
     pub key: KeyRef,
     /// What it may be used for.
     pub state: VersionState,
+    /// How it encrypts.
+    pub cipher: Cipher,
+}
+
+impl Version {
+    fn first(label: &str) -> Version {
+        let (state, cipher) = (VersionState::Primary, Cipher::Direct);
+        Version { key: KeyRef::first(label), state, cipher }
+    }
 }
 
 /// One key as KMS names it.
 pub struct Key {
-    /// By number, ascending.
+    /// By number, ascending. None where a key manager keeps them and does not know them now.
     versions: Box<[Version]>,
-    /// Index of the primary one.
-    primary: usize,
+    /// The one to encrypt with.
+    primary: Version,
+    /// A key manager keeps the versions, and not the configuration.
+    managed: bool,
     /// False: answered InvalidStateException.
     pub enabled: bool,
     /// How many requests it may have, within those of its key store.
@@ -77,17 +51,35 @@ pub enum NoVersion {
 impl Key {
     /// One with a single version, [`KeyRef::first`].
     pub fn new(label: &str, enabled: bool) -> Key {
-        let only = Version { key: KeyRef::first(label), state: VersionState::Primary };
-        Key { versions: [only].into(), primary: 0, enabled, quota: None }
+        let only = Version::first(label);
+        let versions = [only.clone()].into();
+        Key { versions, primary: only, managed: false, enabled, quota: None }
+    }
+
+    /// One whose versions its key manager keeps: these, or `None` where it does not know them now.
+    /// Then it is asked for whichever there may be, and says why it cannot.
+    pub fn managed(label: &str, versions: Option<Vec<ManagedVersion>>, enabled: bool) -> Key {
+        let label: Arc<str> = label.into();
+        let version = |ManagedVersion { number, state, cipher }| {
+            let key = KeyRef { version: number, ..KeyRef::first(label.clone()) };
+            Version { key, state, cipher }
+        };
+        let versions = versions.unwrap_or_default().into_iter().map(version).collect();
+        let known = Key::with_versions(versions, enabled).unwrap_or_else(|| {
+            let (versions, primary) = (Box::default(), Version::first(&label));
+            Key { versions, primary, managed: true, enabled, quota: None }
+        });
+        Key { managed: true, ..known }
     }
 
     /// One with these versions; `None` unless exactly one is primary.
     pub fn with_versions(mut versions: Vec<Version>, enabled: bool) -> Option<Key> {
         versions.sort_by_key(|version| version.key.version);
         let is_primary = |version: &Version| version.state == VersionState::Primary;
-        let primary = versions.iter().position(is_primary)?;
+        let primary = versions.iter().find(|version| is_primary(version))?.clone();
         let one = versions.iter().filter(|version| is_primary(version)).count() == 1;
-        one.then(|| Key { versions: versions.into(), primary, enabled, quota: None })
+        let versions = versions.into();
+        one.then_some(Key { versions, primary, managed: false, enabled, quota: None })
     }
 
     /// All versions, by number.
@@ -96,8 +88,13 @@ impl Key {
     }
 
     /// The version to encrypt with.
-    pub fn primary(&self) -> KeyRef {
-        self.versions[self.primary].key.clone()
+    pub fn primary(&self) -> Version {
+        self.primary.clone()
+    }
+
+    /// Whether its key manager keeps its versions, and may give each message a key of its own.
+    pub fn is_managed(&self) -> bool {
+        self.managed
     }
 
     /// The version that a ciphertext's metadata names, to decrypt with.
@@ -105,13 +102,16 @@ impl Key {
     /// # Errors
     /// Why it cannot be used.
     pub fn version(&self, number: u16) -> Result<KeyRef, NoVersion> {
+        if self.versions.is_empty() {
+            return Ok(KeyRef { version: number, ..self.primary.key.clone() });
+        }
         // Of a key that was never rotated no other instance can know a newer one: all are given a
-        // version before one encrypts with it.
-        let is_rotated = self.versions.len() > 1;
+        // version before one encrypts with it. Key files are copied from one to the other.
+        let may_be_newer = self.versions.len() > 1 || self.managed;
         match self.versions.binary_search_by_key(&number, |version| version.key.version) {
             Ok(at) if self.versions[at].state.decrypts() => Ok(self.versions[at].key.clone()),
             Ok(_) => Err(NoVersion::Disabled),
-            Err(at) if at == self.versions.len() && is_rotated => Err(NoVersion::Newer),
+            Err(at) if at == self.versions.len() && may_be_newer => Err(NoVersion::Newer),
             Err(_) => Err(NoVersion::Unknown),
         }
     }
@@ -130,15 +130,16 @@ mod tests {
     use super::*;
 
     fn version(number: u16, state: VersionState) -> Version {
-        Version { key: KeyRef { label: format!("foo-{number}").into(), version: number }, state }
+        let key = KeyRef { version: number, ..KeyRef::first(format!("foo-{number}")) };
+        Version { key, state, cipher: Cipher::Direct }
     }
 
     #[test]
     fn version_0_is_the_only_one_of_a_key_without_versions() {
         let key = Key::new("foo", true);
-        let first = KeyRef { label: "foo".into(), version: 0 };
+        let first = KeyRef::first("foo");
         assert_eq!(
-            (key.primary(), key.first(), key.version(0)),
+            (key.primary().key, key.first(), key.version(0)),
             (first.clone(), Ok(first.clone()), Ok(first))
         );
         for number in [1, 256, u16::MAX] {
@@ -152,7 +153,7 @@ mod tests {
         let states = [(7, Staged), (0, Destroyed), (2, Disabled), (5, Primary), (3, DecryptOnly)];
         let versions = states.map(|(number, state)| version(number, state));
         let key = Key::with_versions(versions.to_vec(), true).unwrap();
-        assert_eq!(key.primary(), versions[3].key);
+        assert_eq!(key.primary().key, versions[3].key);
         for (number, usable) in [(3, 4), (5, 3), (7, 0)] {
             assert_eq!(key.version(number).as_ref(), Ok(&versions[usable].key));
         }
@@ -165,5 +166,22 @@ mod tests {
         {
             assert!(Key::with_versions(wrong, true).is_none());
         }
+    }
+
+    #[test]
+    fn a_key_manager_that_knows_no_versions_now_is_asked_for_any() {
+        let key = Key::managed("foo", None, true);
+        let of = |number| KeyRef { version: number, ..KeyRef::first("foo") };
+        assert_eq!((key.primary().key, key.versions().len()), (of(0), 0));
+        assert_eq!((key.version(7), key.first()), (Ok(of(7)), Ok(of(0))));
+        let only = |number, state| ManagedVersion { number, state, cipher: Cipher::Derived };
+        let known = vec![only(3, VersionState::Primary)];
+        let key = Key::managed("foo", Some(known), true);
+        assert_eq!((key.primary().key, key.primary().cipher), (of(3), Cipher::Derived));
+        // Its file may be older than another instance's.
+        assert_eq!(
+            (key.version(4), key.version(2)),
+            (Err(NoVersion::Newer), Err(NoVersion::Unknown))
+        );
     }
 }

@@ -13,8 +13,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::client::BlockingClient;
 use crate::key_manager::{
-    Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagerInfo, Outcome, ProbeKey,
-    RefusedKey, replica_check,
+    Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagedVersion, ManagerInfo, Outcome,
+    ProbeKey, RefusedKey, replica_check,
 };
 use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{
@@ -35,7 +35,7 @@ pub struct KeyManager {
 /// How jobs reach a key manager.
 enum Access {
     /// On the calling thread.
-    InProcess(Box<dyn InProcess>),
+    InProcess(Arc<dyn InProcess>),
     /// Through lanes with a session each.
     Sessions(Sessions),
 }
@@ -43,7 +43,7 @@ enum Access {
 struct Sessions {
     pool: Arc<Pool>,
     engine: Arc<dyn Engine>,
-    guest: Mutex<Option<Guest>>,
+    guests: Mutex<Vec<Guest>>,
     /// Tells that the engine, which was asked to, has closed.
     closed: Mutex<Option<Receiver<()>>>,
 }
@@ -77,17 +77,18 @@ pub struct KeyFailures {
 
 impl KeyManager {
     /// One that computes on the thread that asks.
-    pub fn in_process(name: &str, keys: Box<dyn InProcess>) -> KeyManager {
+    pub fn in_process(name: &str, keys: Arc<dyn InProcess>) -> KeyManager {
         KeyManager::new(name, Access::InProcess(keys))
     }
 
     /// One with `sessions` sessions at most, which open in the background. `shards`: the mailbox of
-    /// each, in order.
+    /// each, in order. `clients`: how many [`KeyManager::client`] gives.
     pub fn with_sessions(
         name: &str,
         engine: Arc<dyn Engine>,
         sessions: usize,
         shards: &[Arc<Mailbox>],
+        clients: usize,
     ) -> KeyManager {
         let settings = PoolSettings {
             name: name.to_owned(),
@@ -96,11 +97,13 @@ impl KeyManager {
             hang_after: HUNG_CALL_TIME,
             open_hang_after: HUNG_OPEN_TIME,
         };
-        let guest = Guest { index: shards.len(), mailbox: Mailbox::new() };
-        let mailboxes = shards.iter().chain([&guest.mailbox]).cloned().collect();
+        let guest = |at| Guest { index: shards.len() + at, mailbox: Mailbox::new() };
+        let guests: Vec<Guest> = (0..clients).map(guest).collect();
+        let mailboxes = guests.iter().map(|guest| &guest.mailbox);
+        let mailboxes = shards.iter().chain(mailboxes).cloned().collect();
         let pool = Pool::start(settings, engine.clone(), mailboxes);
-        let (guest, closed) = (Mutex::new(Some(guest)), Mutex::new(None));
-        KeyManager::new(name, Access::Sessions(Sessions { pool, engine, guest, closed }))
+        let (guests, closed) = (Mutex::new(guests), Mutex::new(None));
+        KeyManager::new(name, Access::Sessions(Sessions { pool, engine, guests, closed }))
     }
 
     fn new(name: &str, access: Access) -> KeyManager {
@@ -124,16 +127,36 @@ impl KeyManager {
         }
     }
 
-    /// For jobs from a thread that may block. There is one for each key manager with sessions:
-    /// `None` once it was taken.
+    /// For jobs from a thread that may block. Of a key manager with sessions there are as many as
+    /// it was made with: `None` once they were taken.
     pub fn client(&self) -> Option<BlockingClient<'_>> {
         match &self.access {
             Access::InProcess(keys) => Some(BlockingClient::in_process(&**keys)),
             Access::Sessions(sessions) => {
-                let guest = sessions.guest.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                let guest = sessions.guests.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
                 let inbox = Inbox::new(guest.index, guest.mailbox);
                 Some(BlockingClient::of_pool(&sessions.pool, inbox))
             }
+        }
+    }
+
+    /// Has a new session do the job, which is closed again then. Blocks, and may hang as a module
+    /// hangs.
+    ///
+    /// # Errors
+    /// As the module says.
+    pub fn execute_in_new_session(&self, job: Job) -> Outcome {
+        match &self.access {
+            Access::InProcess(keys) => keys.execute(job),
+            Access::Sessions(sessions) => sessions.engine.open()?.execute(job),
+        }
+    }
+
+    /// Why its PIN is not tried any more. Does not block.
+    pub fn refused_pin(&self) -> Option<String> {
+        match &self.access {
+            Access::InProcess(_) => None,
+            Access::Sessions(sessions) => sessions.engine.refused_pin(),
         }
     }
 
@@ -153,6 +176,32 @@ impl KeyManager {
         match &self.access {
             Access::InProcess(_) => Vec::new(),
             Access::Sessions(sessions) => sessions.engine.refused_keys(),
+        }
+    }
+
+    /// As [`InProcess::keeps_versions`].
+    pub fn keeps_versions(&self) -> bool {
+        matches!(&self.access, Access::InProcess(keys) if keys.keeps_versions())
+    }
+
+    /// As [`InProcess::versions`].
+    pub fn versions(&self, label: &str) -> Option<Vec<ManagedVersion>> {
+        match &self.access {
+            Access::InProcess(keys) => keys.versions(label),
+            Access::Sessions(_) => None,
+        }
+    }
+
+    /// Whether it says of itself that no key may be used.
+    pub fn is_closed(&self) -> bool {
+        matches!(&self.access, Access::InProcess(keys) if !keys.serves())
+    }
+
+    /// Why no key may be used.
+    pub(super) fn why_closed(&self) -> Option<String> {
+        match &self.access {
+            Access::InProcess(keys) => keys.why_closed(),
+            Access::Sessions(_) => None,
         }
     }
 

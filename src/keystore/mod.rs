@@ -13,13 +13,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::key_manager::Nonces;
 use crate::policy::Policy;
 use crate::policy::quota::Quota;
 use crate::sched::Share;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
-pub use key::{Key, NoVersion, Version, VersionState};
+pub use key::{Key, NoVersion, Version};
 pub use manager::{KeyFailures, KeyManager, Probe};
 pub use replicas::missing_sessions;
 
@@ -43,6 +44,8 @@ pub struct KeyStore {
     pub credentials: CredentialSet,
     /// By external key id.
     pub keys: HashMap<String, Key>,
+    /// What tells a message's key from others, where each has one.
+    pub messages: Nonces,
     /// Replicas of the same keys.
     pub managers: Vec<Arc<KeyManager>>,
     /// Its part of a key manager that others use too.

@@ -34,7 +34,10 @@ impl KeyManager {
     pub fn health(&self, now: Instant) -> Health {
         let probe = self.probe.load();
         let Some(probe) = probe.as_ref() else { return Health::Unavailable };
-        if probe.result.is_err() || now.saturating_duration_since(probe.at) > PROBE_AGE_MAX {
+        if self.is_closed()
+            || probe.result.is_err()
+            || now.saturating_duration_since(probe.at) > PROBE_AGE_MAX
+        {
             return Health::Unavailable;
         }
         match self.snapshot(now) {
@@ -53,6 +56,9 @@ impl KeyManager {
     pub fn health_reason(&self, now: Instant) -> Option<String> {
         if self.health(now) == Health::Active {
             return None;
+        }
+        if let Some(why) = self.why_closed() {
+            return Some(why);
         }
         let Some(probe) = &*self.probe.load() else {
             return Some("its first probe has not ended yet".to_owned());

@@ -48,6 +48,13 @@ pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> Ap
                 "the key manager failed; the proxy's log says how",
             )
         }
+        Fault::Sealed { detail: why } => {
+            *detail = why;
+            ApiError::new(
+                ErrorName::InvalidStateException,
+                "the key manager is sealed; the proxy's log says why",
+            )
+        }
         Fault::Busy => {
             ApiError::new(ErrorName::ThrottlingException, "the key manager has too much to do")
         }
@@ -75,7 +82,7 @@ pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
             on_a_replica
         }
         // A statement about the request or the key, which a replica of the key would repeat.
-        Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled => false,
+        Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled | Fault::Sealed { .. } => false,
     }
 }
 
@@ -126,6 +133,11 @@ pub(super) fn no_version(why: NoVersion) -> ApiError {
             "ciphertextMetadata names a key version that does not exist",
         ),
     }
+}
+
+/// The error where the system gives no random bytes.
+pub(super) fn no_random(fault: Fault) -> ApiError {
+    to_api_error(fault, false, &mut String::new())
 }
 
 /// The error of a key store without a key manager, which the configuration does not allow.

@@ -8,11 +8,11 @@ use super::errors;
 use super::health;
 use super::record::Exchange;
 use super::target::Target;
-use crate::api::framing::{self, Format};
+use crate::api::framing::{self, Format, Metadata};
 use crate::api::response::{self, Encrypted};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
-use crate::key_manager::{Answer, Job, KeyDescription, KeyRef, Task};
-use crate::keystore::{Key, NoVersion};
+use crate::key_manager::{Answer, Cipher, Job, KeyDescription, KeyRef, Task};
+use crate::keystore::{Key, NoVersion, Version};
 use crate::policy::Permit;
 use crate::sched::{Delivered, Inbox};
 
@@ -43,7 +43,7 @@ async fn metadata(
 ) -> Result<(), ApiError> {
     let key = target.key()?;
     let again = || Some(Task::Describe);
-    match run(inbox, target, key.primary(), Task::Describe, again, exchange).await? {
+    match run(inbox, target, key.primary().key, Task::Describe, again, exchange).await? {
         Answer::Described(described) => {
             let enabled = key.enabled && described.enabled;
             response::metadata(&KeyDescription { enabled, ..described }, out);
@@ -60,13 +60,12 @@ async fn encrypt(
     exchange: &mut Exchange<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
-    let key = target.key()?.primary();
-    let metadata = framing::encode_metadata(key.version);
+    let (key, metadata) = key_to_encrypt_with(target)?;
     let again = || match decode_again(target, Operation::Encrypt)? {
-        Call::Encrypt(call) => encryption(call, &metadata).ok(),
+        Call::Encrypt(call) => encryption(call, metadata.as_slice()).ok(),
         _ => None,
     };
-    let task = encryption(call, &metadata)?;
+    let task = encryption(call, metadata.as_slice())?;
     match run(inbox, target, key, task, again, exchange).await? {
         Answer::Encrypted { iv, ciphertext, tag, integrity } => {
             let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
@@ -120,6 +119,16 @@ async fn decrypt(
         }
         _ => Err(errors::wrong_answer()),
     }
+}
+
+/// The primary version of the request's key, and what its ciphertext will say of it.
+fn key_to_encrypt_with(target: &Target<'_>) -> Result<(KeyRef, Metadata), ApiError> {
+    let Version { key, cipher, .. } = target.key()?.primary();
+    let subkey = match cipher {
+        Cipher::Direct => None,
+        Cipher::Derived => Some(target.store.messages.fresh().map_err(errors::no_random)?),
+    };
+    Ok((KeyRef { subkey, ..key }, Metadata::new(key.version, subkey)))
 }
 
 fn is_bad_ciphertext(answer: &Result<Answer, ApiError>) -> bool {
@@ -195,6 +204,11 @@ impl From<NoKey> for ApiError {
 fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, NoKey> {
     match framing::parse(metadata).map_err(NoKey::Metadata)? {
         Format::V1 { key_version } => key.version(key_version).map_err(NoKey::Version),
+        Format::V2 { key_version, subkey } if key.is_managed() => {
+            let version = key.version(key_version).map_err(NoKey::Version)?;
+            Ok(KeyRef { subkey: Some(subkey), ..version })
+        }
+        Format::V2 { .. } => Err(NoKey::Metadata(framing::unknown_format())),
         Format::Absent => Err(NoKey::Metadata(ApiError::new(
             ErrorName::InvalidCiphertextException,
             "ciphertextMetadata is missing: this ciphertext was not made by this proxy",

@@ -130,6 +130,14 @@ metrics! {
     KEY_FAILURES: Gauge "xksd_key_manager_key_failures" ["key_manager", "why"]
         "Configured keys that a key manager cannot serve, or holds another key for than a \
          replica does (once of the two).";
+    KEYS_OPEN: Gauge "xksd_wrapped_keys_open" ["key_manager"]
+        "1 while keys that an HSM has wrapped may be used, 0 while none may.";
+    HSM_ABSENT: Gauge "xksd_wrapped_hsm_absent_seconds" ["key_manager"]
+        "How long the HSM that opened the keys has not answered; 0 while it does.";
+    KEY_FILES: Gauge "xksd_wrapped_key_files" ["key_manager", "state"]
+        "Key files: open, refused.";
+    KEY_FILE_EPOCHS: Gauge "xksd_wrapped_key_file_epochs" ["key_manager"]
+        "Sum of the epochs of all key files in use: the same on instances with the same files.";
     SESSIONS: Gauge "xksd_sessions" ["key_manager", "state"]
         "Sessions with the key manager: configured, open, busy, hung.";
     SESSIONS_REOPENED: Counter "xksd_sessions_reopened_total" ["key_manager"]

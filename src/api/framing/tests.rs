@@ -24,12 +24,19 @@ fn the_specifications_integrity_value() {
 
 #[test]
 fn metadata_is_for_ever() {
-    assert_eq!(encode_metadata(0), [0x01, 0x00, 0x00]);
-    assert_eq!(encode_metadata(0x0203), [0x01, 0x02, 0x03]);
+    assert_eq!(Metadata::new(0, None).as_slice(), [0x01, 0x00, 0x00]);
+    assert_eq!(Metadata::new(0x0203, None).as_slice(), [0x01, 0x02, 0x03]);
+    let subkey = std::array::from_fn(|n| n as u8);
+    let derived = Metadata::new(0x0203, Some(subkey));
+    assert_eq!(derived.as_slice(), [2, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(parse(Some(derived.as_slice())), Ok(Format::V2 { key_version: 0x0203, subkey }));
     for key_version in [0, 1, 0x0203, u16::MAX] {
-        assert_eq!(parse(Some(&encode_metadata(key_version))), Ok(Format::V1 { key_version }));
+        assert_eq!(
+            parse(Some(Metadata::new(key_version, None).as_slice())),
+            Ok(Format::V1 { key_version })
+        );
     }
-    const { assert!(METADATA_BYTES <= CIPHERTEXT_METADATA_BYTES_MAX) };
+    const { assert!(METADATA_BYTES_MAX <= CIPHERTEXT_METADATA_BYTES_MAX) };
 }
 
 #[test]
@@ -42,6 +49,8 @@ fn other_metadata() {
         &[0x01, 0x00, 0x00, 0x00],
         &[0x00, 0x00, 0x00],
         &[0x02, 0x00, 0x00],
+        &[0x02; 14],
+        &[0x02; 16],
         b"key_version=1",
         &[0; 20],
     ] {
@@ -55,11 +64,12 @@ fn other_metadata() {
 
 #[test]
 fn aad_of_format_1() {
-    let metadata = encode_metadata(0);
+    let metadata = Metadata::new(0, None);
+    let metadata = metadata.as_slice();
     assert_eq!(aad_v1(vec![], &[]), Ok(vec![0, 0, 0]));
-    assert_eq!(aad_v1(vec![], &metadata), Ok(vec![0, 0, 3, 1, 0, 0]));
-    assert_eq!(aad_v1(b"ab".to_vec(), &metadata), Ok(vec![0, 2, b'a', b'b', 3, 1, 0, 0]));
-    let long = aad_v1(vec![9; AAD_BYTES_MAX], &metadata).expect("fits");
+    assert_eq!(aad_v1(vec![], metadata), Ok(vec![0, 0, 3, 1, 0, 0]));
+    assert_eq!(aad_v1(b"ab".to_vec(), metadata), Ok(vec![0, 2, b'a', b'b', 3, 1, 0, 0]));
+    let long = aad_v1(vec![9; AAD_BYTES_MAX], metadata).expect("fits");
     assert_eq!((&long[..2], long.len()), (&[0x20, 0x00][..], 2 + 8192 + 1 + 3));
 }
 
@@ -124,9 +134,15 @@ proptest! {
     }
 
     #[test]
-    fn only_our_metadata_is_format_1(metadata in prop::collection::vec(any::<u8>(), 1..21)) {
-        if let Ok(Format::V1 { key_version }) = parse(Some(&metadata)) {
-            prop_assert_eq!(metadata, encode_metadata(key_version));
-        }
+    fn only_our_metadata_is_of_our_formats(
+        first in 0u8..4, rest in prop::collection::vec(any::<u8>(), 0..20)
+    ) {
+        let metadata = [&[first], &rest[..]].concat();
+        let ours = match parse(Some(&metadata)) {
+            Ok(Format::V1 { key_version }) => Metadata::new(key_version, None),
+            Ok(Format::V2 { key_version, subkey }) => Metadata::new(key_version, Some(subkey)),
+            Ok(Format::Absent) | Err(_) => return Ok(()),
+        };
+        prop_assert_eq!(ours.as_slice(), metadata);
     }
 }

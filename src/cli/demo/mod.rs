@@ -199,8 +199,8 @@ fn refuse_contradiction(args: &Args, config: &Config, file: &Path) -> Result<(),
                     hsm.module.display().to_string(),
                 );
             }
-            Kind::Local { .. } => {
-                return refuse("--module", "key_manager[0].kind", "\"local\"".to_owned());
+            other => {
+                return refuse("--module", "key_manager[0].kind", format!("{:?}", other.name()));
             }
         }
     }

@@ -5,14 +5,16 @@ mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Failure, print};
+use super::{Failure, key, print};
 use crate::api::response::key_spec;
 use crate::config::{Config, Key, KeyManager};
 use crate::control::build::{Opened, open};
 use crate::control::expected::why_it_cannot_serve;
-use crate::key_manager::{Job, KeyListing, KeyRef, KeySpec, Outcome, Task};
+use crate::key_manager::wrapped::Wrapped;
+use crate::key_manager::{InProcess, Job, KeyListing, KeyRef, KeySpec, Outcome, Task};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);
@@ -152,6 +154,30 @@ fn expected(config: &Config, index: usize) -> BTreeSet<(&str, &str, &str, bool)>
     expected
 }
 
+/// Prints the keys of one that computes in this process.
+fn in_process(keys: Arc<dyn InProcess>) -> Result<Execute, Failure> {
+    for label in keys.labels() {
+        print(&format!("  {label:?}: {}\n", key_spec(KeySpec::AES_256)))?;
+    }
+    Ok(Box::new(move |job| keys.execute(job)))
+}
+
+/// The same of one whose keys an HSM opens; `None` where it does not.
+fn wrapped(
+    config: &Config,
+    manager: &KeyManager,
+    keys: Arc<Wrapped>,
+) -> Result<Option<Execute>, Failure> {
+    let Some(wrapped) = manager.wrapped() else { return Ok(None) };
+    match key::open_all(config, wrapped, &keys) {
+        Ok(wrong) => {
+            wrong.iter().try_for_each(|why| print(&format!("  {why}\n")))?;
+            in_process(keys).map(Some)
+        }
+        Err(why) => print(&format!("  {why}\n")).map(|()| None),
+    }
+}
+
 /// Prints what one key manager holds, and which of the keys expected there can serve.
 fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<Holder, Failure> {
     print(&format!("key manager {}\n", manager.name))?;
@@ -164,12 +190,11 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
     };
     let mut listed = None;
     let mut execute: Execute = match opened {
-        Opened::InProcess(keys) => {
-            for label in keys.labels() {
-                print(&format!("  {label:?}: {}\n", key_spec(KeySpec::AES_256)))?;
-            }
-            Box::new(move |job| keys.execute(job))
-        }
+        Opened::InProcess(keys) => in_process(keys)?,
+        Opened::Wrapped(keys) => match wrapped(config, manager, keys)? {
+            Some(execute) => execute,
+            None => return Ok(Holder::unopened(&manager.name)),
+        },
         Opened::Sessions(engine, _) => {
             let opened = engine.list().and_then(|keys| Ok((keys, engine.open()?)));
             let (keys, mut session) = match opened {

@@ -69,8 +69,8 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         or false is expected here, not an integer"),
     ("\"chain.pem\"", "\"\"", "tls.certificate_chain", "a path is not empty"),
     ("\"chain.pem\"", "\"a\\u0000b\"", "tls.certificate_chain", "no NUL"),
-    ("kind = \"pkcs11\"", "kind = \"kmip\"", "key_manager[0].kind", "\"pkcs11\" or \"local\""),
-    ("kind = \"pkcs11\"", "", "key_manager[0].kind", "missing: \"pkcs11\" or \"local\""),
+    ("kind = \"pkcs11\"", "kind = \"kmip\"", "key_manager[0].kind", "\"pkcs11\", \"wrapped\" or \"local\""),
+    ("kind = \"pkcs11\"", "", "key_manager[0].kind", "missing: \"pkcs11\", \"wrapped\" or \"local\""),
     ("kind = \"pkcs11\"", "kind = \"pkcs11\"\nkey_file = \"k\"", "key_manager[0].key_file", "unknown key with this kind; accepted here: name, kind, module"),
     ("module = \"/usr/lib/p11.so\"", "", "key_manager[0].module", "missing"),
     ("token = \"xks\"", "", "key_manager[0]", "none of token, serial and slot"),
@@ -158,6 +158,68 @@ fn each_problem_is_named() {
         assert_eq!(found[0].key, *key, "{to:?}: {}", found[0].message);
         assert!(found[0].message.contains(words), "{to:?}: {}", found[0].message);
         assert!(found[0].line.is_some(), "{to:?}");
+    }
+}
+
+/// A wrapped key manager behind that of `SMALL`, with further lines.
+fn wrapped(lines: &str) -> String {
+    let manager = format!(
+        "[[key_manager]]\nname = \"near\"\nkind = \"wrapped\"\nmaster = \"m\"\n{lines}\n[[keystore]]"
+    );
+    edited("[[keystore]]", &manager)
+}
+
+#[test]
+fn each_problem_of_a_wrapped_key_manager_is_named() {
+    const GOOD: &str = "folder = \"keys\"\nunseal_with = [\"hsm-a\"]";
+    for (lines, key, words) in [
+        ("unseal_with = [\"hsm-a\"]", "folder", "missing: the directory"),
+        ("folder = \"keys\"", "unseal_with", "missing: names of pkcs11"),
+        (
+            "folder = \"keys\"\nunseal_with = [\"b\"]",
+            "unseal_with",
+            "there is no key manager \"b\"",
+        ),
+        ("folder = \"keys\"\nunseal_with = [\"near\"]", "unseal_with", "not of kind \"pkcs11\""),
+        ("{}\nrecheck_s = 0", "recheck_s", "1 to 3600"),
+        ("{}\nrecheck_s = 3601", "recheck_s", "1 to 3600"),
+        ("{}\nhsm_absent_max_s = 604801", "hsm_absent_max_s", "0 to 604800"),
+        ("{}\nsecret_memory = \"none\"", "secret_memory", "\"prefer\" or \"require\""),
+        ("{}\nmin_epoch = { foo = 0 }", "min_epoch.foo", "1 to"),
+        ("{}\nmin_epoch = { \".f\" = 1 }", "min_epoch.\".f\"", "does not begin with a dot"),
+        ("{}\nsessions = 1", "sessions", "unknown key with this kind"),
+    ] {
+        let found = problems(&wrapped(&lines.replace("{}", GOOD)));
+        assert_eq!(found.len(), 1, "{lines:?}: {found:#?}");
+        assert_eq!(found[0].key, format!("key_manager[1].{key}"), "{}", found[0].message);
+        assert!(found[0].message.contains(words), "{lines:?}: {}", found[0].message);
+        assert!(found[0].line.is_some(), "{lines:?}");
+    }
+    for lines in [
+        "",
+        "recheck_s = 1\nhsm_absent_max_s = 0\nsecret_memory = \"require\"",
+        "recheck_s = 3600\nhsm_absent_max_s = 604800\nmin_epoch = { foo = 1, b = 9 }",
+    ] {
+        let text = wrapped(&format!("{GOOD}\n{lines}"));
+        assert!(read(&text).is_ok(), "{lines}: {:?}", read(&text));
+    }
+    let mixed = "key_manager = [\"near\", \"hsm-a\"]";
+    let versions = "id = \"foo\"\n[[keystore.key.version]]\nnumber = 0\nlabel = \"a\"\n\
+        state = \"primary\"";
+    for (edits, key, words) in [
+        (&[("key_manager = [\"hsm-a\"]", mixed)][..], "keystore[0].key_manager", "the only one"),
+        (
+            &[
+                ("key_manager = [\"hsm-a\"]", "key_manager = [\"near\"]"),
+                ("id = \"foo\"", versions),
+            ],
+            "keystore[0].key[0].version",
+            "stand in its key file",
+        ),
+    ] {
+        let found = problems(&super::difference::replaced(&wrapped(GOOD), edits));
+        assert_eq!((found.len(), &*found[0].key), (1, key), "{found:#?}");
+        assert!(found[0].message.contains(words) && found[0].line.is_some(), "{found:#?}");
     }
 }
 

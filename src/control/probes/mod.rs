@@ -33,14 +33,18 @@ use library::Library;
 use refused_keys::RefusedKeys;
 use sessions::Sessions;
 
+/// A thread that calls into key managers' modules, and the name of its key manager.
+pub type Inside = (Arc<str>, JoinHandle<()>);
+
 /// Starts the probes of all key managers; they end when `stop` is disconnected.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<JoinHandle<()>>> {
+pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Inside>> {
     let (mut threads, challenges) = (Vec::new(), Arc::new(Challenges::default()));
     for manager in &state.managers {
         let (state, manager, stop) = (state.clone(), manager.clone(), stop.clone());
+        let name = manager.name.clone();
         let challenges = challenges.clone();
         let thread = std::thread::Builder::new().name("xksd-probe".into());
         let run = move || {
@@ -48,7 +52,7 @@ pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Joi
                 prober.run(&stop);
             }
         };
-        threads.push(thread.spawn(run)?);
+        threads.push((name, thread.spawn(run)?));
     }
     Ok(threads)
 }
@@ -99,7 +103,9 @@ impl Prober<'_> {
     }
 
     fn run(&mut self, stop: &Receiver<()>) {
-        let mut next_probe = Instant::now();
+        // One whose keys an HSM is to open first is not asked before that can be.
+        let pause = if self.manager.is_closed() { PROBE_RETRY_INTERVAL } else { Duration::ZERO };
+        let mut next_probe = Instant::now() + pause;
         loop {
             if Instant::now() >= next_probe {
                 let serves = self.probe();

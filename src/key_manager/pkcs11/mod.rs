@@ -395,6 +395,10 @@ impl Engine for Pkcs11Engine {
         self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
     }
 
+    fn refused_pin(&self) -> Option<String> {
+        self.login.check().err().map(|fault| fault.to_string())
+    }
+
     fn refused_keys(&self) -> Vec<RefusedKey> {
         self.shared.breakers.open()
     }

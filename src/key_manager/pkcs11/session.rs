@@ -243,6 +243,11 @@ impl Session for HsmSession {
         self.is_usable()
     }
 
+    fn random(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
+        let (functions, handle) = (&self.session.module.functions, self.session.handle());
+        functions.generate_random(handle, bytes).map_err(|error| self.session_failed(error))
+    }
+
     fn is_usable(&self) -> bool {
         self.usable && !self.session.is_stale() && !self.shared.token_keys.is_lost()
     }

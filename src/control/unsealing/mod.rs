@@ -1,0 +1,151 @@
+//! Wrapped key managers: what may be used of each, and for how long. `unsealer` asks the HSMs.
+//!
+//! What may be used changes under the lock of the lease only, so that nothing is opened that was
+//! sealed meanwhile.
+
+pub mod hsm;
+mod key_files;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Config};
+use crate::key_manager::wrapped::{Closed, Lease, Standing, Wrapped};
+use crate::keystore::KeyManager;
+use crate::limits::UNSEAL_CALL_TIME;
+use crate::telemetry::{Level, Log};
+
+pub use key_files::{KeyFiles, Seal};
+
+/// A wrapped key manager, and the HSMs that open its keys.
+pub struct Unsealing {
+    /// Its name.
+    pub name: String,
+    /// As configured.
+    pub settings: config::Wrapped,
+    /// What may be used.
+    pub keys: Arc<Wrapped>,
+    /// What opens them.
+    pub hsms: Vec<Arc<KeyManager>>,
+    /// What is known of its files over restarts.
+    pub files: Arc<KeyFiles>,
+    lease: Mutex<Lease>,
+    log: Log,
+}
+
+/// The settings of the wrapped key managers that this one opens.
+pub fn opened_by<'a>(
+    config: &'a Config,
+    name: &'a str,
+) -> impl Iterator<Item = &'a config::Wrapped> {
+    let wrapped = config.key_managers.iter().filter_map(config::KeyManager::wrapped);
+    wrapped.filter(move |wrapped| wrapped.unseal_with.iter().any(|hsm| hsm == name))
+}
+
+/// Those of a configuration. `wrapped` and `managers` are in its order.
+pub fn managers(
+    config: &Config,
+    wrapped: Vec<Option<Arc<Wrapped>>>,
+    managers: &[Arc<KeyManager>],
+    files: &Arc<KeyFiles>,
+    log: &Log,
+) -> Vec<Arc<Unsealing>> {
+    let of = |(configured, keys): (&config::KeyManager, Option<Arc<Wrapped>>)| {
+        let (settings, keys) = (configured.wrapped()?.clone(), keys?);
+        let named = |name: &String| managers.iter().find(|m| *m.name == **name).cloned();
+        let hsms: Vec<_> = settings.unseal_with.iter().filter_map(named).collect();
+        // Two questions to each, and as many to confirm a no.
+        let asking = UNSEAL_CALL_TIME * 4 * u32::try_from(hsms.len()).unwrap_or(u32::MAX);
+        let mut lease = Lease::new(settings.recheck + asking, settings.hsm_absent_max);
+        if let Some(seal) = files.seal(&configured.name) {
+            lease.seal(sealed_by(&seal));
+        }
+        let lease = Mutex::new(lease);
+        let (name, files, log) = (configured.name.clone(), files.clone(), log.clone());
+        let unsealing = Unsealing { name, settings, keys, hsms, files, lease, log };
+        unsealing.close_if(&unsealing.lock());
+        Some(Arc::new(unsealing))
+    };
+    config.key_managers.iter().zip(wrapped).filter_map(of).collect()
+}
+
+fn sealed_by(Seal { who, reason, .. }: &Seal) -> String {
+    format!("sealed by {who}: {reason}")
+}
+
+impl Unsealing {
+    /// The lease: what may be used changes while it is held.
+    pub fn lock(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the keys away if the lease says so.
+    pub fn close_if(&self, lease: &Lease) {
+        let Some(closed) = lease.closed() else { return };
+        let table = self.keys.table();
+        if table.closed() == Some(&closed) {
+            return;
+        }
+        let why = closed.why().to_owned();
+        self.keys.close(closed);
+        if table.closed().is_none() {
+            let what = "no key can be used, and each was overwritten in memory";
+            let message = format!("key manager {:?}: {what}: {why}", self.name);
+            self.log.event(Level::Error, message);
+        }
+    }
+
+    /// To be called often: keys whose HSM has been away for too long are taken away, also while the
+    /// thread that asks it is held up.
+    pub fn tick(&self, now: Instant) {
+        let mut lease = self.lock();
+        lease.expire(now);
+        self.close_if(&lease);
+    }
+
+    /// Takes all keys away at once, and keeps them away.
+    ///
+    /// # Errors
+    /// A sentence for the operator: it is in force, and not on disk.
+    pub fn seal(&self, seal: Seal) -> Result<(), String> {
+        let mut lease = self.lock();
+        lease.seal(sealed_by(&seal));
+        self.close_if(&lease);
+        self.files
+            .set_seal(&self.name, Some(seal))
+            .map_err(|why| format!("it is sealed, and would not be after a restart, because {why}"))
+    }
+
+    /// Has the HSM open the keys again.
+    ///
+    /// # Errors
+    /// A sentence for the operator: it stays sealed.
+    pub fn unseal(&self, who: &str) -> Result<(), String> {
+        let mut lease = self.lock();
+        if !matches!(lease.closed(), Some(Closed::Sealed(_))) {
+            return Err("it is not sealed".to_owned());
+        }
+        let saved = self.files.set_seal(&self.name, None);
+        saved.map_err(|why| format!("it stays sealed, because {why}"))?;
+        lease.unseal();
+        self.close_if(&lease);
+        let message = format!("key manager {:?}: the seal was taken off by {who}", self.name);
+        self.log.event(Level::Warn, message);
+        Ok(())
+    }
+
+    /// Why no key may be used; `None` where they may.
+    pub fn closed(&self) -> Option<Closed> {
+        self.keys.table().closed().cloned()
+    }
+
+    /// Since when the HSM is away while its keys are used, and why.
+    pub fn absence(&self, now: Instant) -> Option<(Duration, String)> {
+        match self.lock().standing() {
+            Standing::Open { renewed, away: Some(why) } => {
+                Some((now.saturating_duration_since(*renewed), why.clone()))
+            }
+            _ => None,
+        }
+    }
+}
