@@ -22,7 +22,7 @@ use crate::sigv4::CredentialSet;
 pub use client::BlockingClient;
 pub use key::{Key, NoVersion, Version};
 pub use manager::{KeyFailures, KeyManager, Probe};
-pub use replicas::missing_sessions;
+pub use replicas::{may_pass_elsewhere, missing_sessions, time_of_a_try};
 
 /// One configuration's worth of key stores.
 pub struct KeyStores {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{KeyManager, KeyStore};
-use crate::key_manager::Health;
+use crate::key_manager::{Fault, Health};
 use crate::limits::PROBE_AGE_MAX;
-use crate::sched::PoolStats;
+use crate::sched::{PoolStats, Snapshot};
 
 /// Another replica is preferred to one that stands before it in the configuration when it may be
 /// expected to answer in less than half the time, and sooner by this. The factor is above what the
@@ -33,22 +33,13 @@ impl KeyManager {
     /// Health for AWS KMS, load balancers and operators: one truth for all of them.
     pub fn health(&self, now: Instant) -> Health {
         let probe = self.probe.load();
-        let Some(probe) = probe.as_ref() else { return Health::Unavailable };
-        if self.is_closed()
-            || probe.result.is_err()
-            || now.saturating_duration_since(probe.at) > PROBE_AGE_MAX
-        {
+        if self.is_closed() {
             return Health::Unavailable;
         }
-        match self.snapshot(now) {
-            Some((snapshot, _)) if snapshot.is_unavailable => Health::Unavailable,
-            Some((snapshot, lanes))
-                if snapshot.lanes_hung > 0 || snapshot.lanes_open * 2 < lanes =>
-            {
-                Health::Degraded
-            }
-            _ => Health::Active,
-        }
+        let probe = probe.as_ref();
+        let probe =
+            probe.map(|probe| (probe.result.is_ok(), now.saturating_duration_since(probe.at)));
+        judge(probe, self.snapshot(now))
     }
 
     /// Why it has the health that it has, for the operator, also where its last probe was well;
@@ -73,17 +64,32 @@ impl KeyManager {
         }
     }
 
-    /// When a job submitted now may be expected to be done.
-    fn expected_time(&self, now: Instant) -> Duration {
-        match self.snapshot(now) {
-            // Computed at once.
-            None => Duration::ZERO,
-            Some((snapshot, _)) => snapshot.expected_time.unwrap_or(Duration::MAX),
-        }
-    }
-
     fn prospect(&self, now: Instant) -> Prospect {
-        Prospect { health: self.health(now), time: self.expected_time(now) }
+        Prospect { health: self.health(now), time: expected(self.snapshot(now)) }
+    }
+}
+
+/// Health by the last probe (whether it was well, and its age), and how the sessions stand, of how
+/// many.
+fn judge(probe: Option<(bool, Duration)>, sessions: Option<(Snapshot, usize)>) -> Health {
+    if !probe.is_some_and(|(is_well, age)| is_well && age <= PROBE_AGE_MAX) {
+        return Health::Unavailable;
+    }
+    match sessions {
+        Some((snapshot, _)) if snapshot.is_unavailable => Health::Unavailable,
+        Some((snapshot, lanes)) if snapshot.lanes_hung > 0 || snapshot.lanes_open * 2 < lanes => {
+            Health::Degraded
+        }
+        _ => Health::Active,
+    }
+}
+
+/// When a job may be expected to be done, by how the sessions stand.
+fn expected(sessions: Option<(Snapshot, usize)>) -> Duration {
+    match sessions {
+        // Computed at once.
+        None => Duration::ZERO,
+        Some((snapshot, _)) => snapshot.expected_time.unwrap_or(Duration::MAX),
     }
 }
 
@@ -112,16 +118,37 @@ impl KeyStore {
     pub fn tries(&self, now: Instant) -> impl Iterator<Item = &Arc<KeyManager>> {
         let [first, second] = match &self.managers[..] {
             [] => [None, None],
-            [only] => [Some(only), Some(only)],
-            several => {
-                let prospects = several.iter().map(|manager| (manager, manager.prospect(now)));
-                let first = preferred(prospects.clone());
-                let others = prospects
-                    .filter(|(manager, _)| first.is_some_and(|first| !Arc::ptr_eq(first, manager)));
-                [first, preferred(others)]
-            }
+            // There is nothing to choose.
+            [_] => [Some(0), Some(0)],
+            several => two_best(several.iter().map(|manager| manager.prospect(now))),
         };
-        first.into_iter().chain(second)
+        first.into_iter().chain(second).filter_map(|at| self.managers.get(at))
+    }
+}
+
+/// Places of the best and of the best of the others.
+fn two_best(prospects: impl Iterator<Item = Prospect> + Clone) -> [Option<usize>; 2] {
+    let first = preferred(prospects.clone().enumerate());
+    let others = prospects.enumerate().filter(|(at, _)| first.is_some_and(|first| first != *at));
+    [first, preferred(others)]
+}
+
+/// How long a try may take of the time that is left: a replica that hangs must leave time for the
+/// other one.
+pub fn time_of_a_try(left: Duration, replica_left: bool) -> Duration {
+    if replica_left { left / 2 } else { left }
+}
+
+/// Whether another try may succeed: on another session always, and `on_a_replica` also where this
+/// key manager cannot.
+pub fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
+    match fault {
+        Fault::Device { .. } => true,
+        Fault::Busy | Fault::Timeout | Fault::KeyNotFound { .. } | Fault::KeyRefused { .. } => {
+            on_a_replica
+        }
+        // A statement about the request or the key, which a replica of the key would repeat.
+        Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled | Fault::Sealed { .. } => false,
     }
 }
 
@@ -132,6 +159,8 @@ fn preferred<T>(replicas: impl Iterator<Item = (T, Prospect)>) -> Option<T> {
         .map(|(replica, _)| replica)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests {
     use super::*;

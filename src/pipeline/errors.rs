@@ -73,19 +73,6 @@ pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> Ap
     }
 }
 
-/// Whether another try may succeed: on another session always, and `on_a_replica` also where this
-/// key manager cannot.
-pub(super) fn may_pass_elsewhere(fault: &Fault, on_a_replica: bool) -> bool {
-    match fault {
-        Fault::Device { .. } => true,
-        Fault::Busy | Fault::Timeout | Fault::KeyNotFound { .. } | Fault::KeyRefused { .. } => {
-            on_a_replica
-        }
-        // A statement about the request or the key, which a replica of the key would repeat.
-        Fault::BadCiphertext | Fault::KeyUsage | Fault::KeyDisabled | Fault::Sealed { .. } => false,
-    }
-}
-
 /// The error for a job that a key manager did not take.
 pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
     match why {

@@ -12,7 +12,7 @@ use crate::api::framing::{self, Format, Metadata};
 use crate::api::response::{self, Encrypted};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
 use crate::key_manager::{Answer, Cipher, Job, KeyDescription, KeyRef, Task};
-use crate::keystore::{Key, NoVersion, Version};
+use crate::keystore::{Key, NoVersion, Version, may_pass_elsewhere, time_of_a_try};
 use crate::policy::Permit;
 use crate::sched::{Delivered, Inbox};
 
@@ -240,8 +240,7 @@ async fn run(
         }
         let replica_left = tries.peek().is_some_and(|next| !Arc::ptr_eq(next, manager));
         let left = target.deadline - now;
-        // A replica that hangs must leave time for the other one.
-        let deadline = now + if replica_left { left / 2 } else { left };
+        let deadline = now + time_of_a_try(left, replica_left);
         let Some(task_now) = task.take().or_else(&again) else { break };
         let job = Job { key: key.clone(), task: task_now, deadline };
         diagnostics.key_manager = manager.name.clone();
@@ -255,7 +254,7 @@ async fn run(
                     }
                     Err(fault) => fault,
                 };
-                let may_pass = errors::may_pass_elsewhere(&fault, replica_left);
+                let may_pass = may_pass_elsewhere(&fault, replica_left);
                 let begun = !hsm_time.is_zero();
                 failed = errors::to_api_error(fault, begun, &mut diagnostics.detail);
                 if !may_pass {

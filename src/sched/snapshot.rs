@@ -19,6 +19,16 @@ pub struct Snapshot {
     pub lanes_hung: usize,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// For a scheduler without a pool, in a model of one.
+    pub(crate) fn of<J>(scheduler: &Scheduler<J>, start: Instant, now: Instant) -> Snapshot {
+        let cell = SnapshotCell::new(start);
+        cell.set(scheduler);
+        cell.get(now)
+    }
+}
+
 /// Each field is exact by itself; they need not be of the same moment. No thread waits for what
 /// stands here, so that the order of the stores means nothing.
 pub(super) struct SnapshotCell {

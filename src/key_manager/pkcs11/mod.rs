@@ -24,6 +24,10 @@ mod shared;
 mod token;
 mod token_keys;
 
+// For a model of failover, beside the replicas.
+#[cfg(test)]
+pub(crate) use quarantine::{Epoch, Quarantine, SelfTest};
+
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

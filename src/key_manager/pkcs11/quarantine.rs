@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::key_manager::Fault;
 use crate::limits::{SELF_TEST_INTERVAL, SELF_TEST_ROUND_TRIPS};
 
 /// What an engine holds of its HSM's results, over all sessions.
 #[derive(Default)]
-pub(super) struct Quarantine {
+pub(crate) struct Quarantine {
     /// The last one.
     self_test: Mutex<Option<Running>>,
     /// Changed with `self_test` locked; looked at for every job, so without.
@@ -35,14 +36,15 @@ pub(super) struct Quarantine {
 /// same, and no quarantine, from before its first call to after its last: a self-test may be over
 /// sooner than a call that was under way when the HSM was caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Epoch(u64);
+pub(crate) struct Epoch(u64);
 
 impl Epoch {
-    pub(super) fn is_quarantine(self) -> bool {
+    pub(crate) fn is_quarantine(self) -> bool {
         self.0 & 1 == 1
     }
 }
 
+#[derive(Clone)]
 struct Running {
     number: u64,
     since: Instant,
@@ -54,7 +56,7 @@ struct Running {
 
 /// The self-test that a session takes part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SelfTest(u64);
+pub(crate) struct SelfTest(u64);
 
 impl Quarantine {
     fn self_test(&self) -> MutexGuard<'_, Option<Running>> {
@@ -66,19 +68,58 @@ impl Quarantine {
     }
 
     /// For the operator: why a job is not done.
-    pub(super) fn detail(&self) -> String {
+    fn detail(&self) -> String {
         format!(
             "in quarantine until it has passed a self-test, the HSM gave a wrong result: {}",
             self.reason()
         )
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
+    /// The same once more, for who tries out all that can follow.
+    #[cfg(test)]
+    pub(crate) fn twin(&self) -> Quarantine {
+        let running = self.self_test().clone();
+        let (epoch, reason) = (self.epoch().0, self.reason().clone());
+        Quarantine {
+            self_test: Mutex::new(running),
+            epoch: AtomicU64::new(epoch),
+            reason: Mutex::new(reason),
+        }
+    }
+
+    /// All of it at one moment, but for numbers that only grow: whether there is a quarantine, and
+    /// of the last self-test its age, what was right in it, and whether it is open.
+    #[cfg(test)]
+    pub(crate) fn seen_at(
+        &self,
+        now: Instant,
+    ) -> (bool, Option<(std::time::Duration, usize, bool)>) {
+        let running = self.self_test();
+        let shown = running.as_ref().map(|r| (now - r.since, r.right, r.open));
+        (self.epoch().is_quarantine(), shown)
+    }
+
+    /// What may leave of a job that was begun at `epoch`. Of an HSM that was caught since then that
+    /// is nothing that it computed, nor its word that a ciphertext is bad: another session has
+    /// caught it while this one was at the job.
+    pub(crate) fn release<T>(&self, begun: Epoch, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        match outcome {
+            Ok(_) | Err(Fault::BadCiphertext) if begun != self.epoch() => Err(self.fault()),
+            outcome => outcome,
+        }
+    }
+
+    /// What jobs are answered that the HSM is not to do.
+    pub(crate) fn fault(&self) -> Fault {
+        Fault::Device { detail: self.detail() }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
     /// A result was wrong, as `reason` says. A self-test that is under way is failed.
-    pub(super) fn begin(&self, reason: &str) {
+    pub(crate) fn begin(&self, reason: &str) {
         reason.clone_into(&mut self.reason());
         let mut self_test = self.self_test();
         if let Some(running) = &mut *self_test {
@@ -91,7 +132,7 @@ impl Quarantine {
     /// Takes part in the self-test that is under way, or begins one: [`SELF_TEST_INTERVAL`] after
     /// the last one began, however that ended. An HSM that passes and is caught again would
     /// otherwise be used, and give wrong answers, many times a second.
-    pub(super) fn join_self_test(&self, now: Instant) -> Option<SelfTest> {
+    pub(crate) fn join_self_test(&self, now: Instant) -> Option<SelfTest> {
         let mut self_test = self.self_test();
         match &*self_test {
             Some(running) if running.open => Some(SelfTest(running.number)),
@@ -107,7 +148,7 @@ impl Quarantine {
     }
 
     /// A round trip of the self-test was right; the last one ends the quarantine.
-    pub(super) fn passed_one(&self, of: SelfTest) {
+    pub(crate) fn passed_one(&self, of: SelfTest) {
         let mut self_test = self.self_test();
         if let Some(running) =
             self_test.as_mut().filter(|running| running.number == of.0 && running.open)
@@ -121,14 +162,14 @@ impl Quarantine {
     }
 
     /// A round trip of the self-test failed, for whatever reason.
-    pub(super) fn failed(&self, of: SelfTest) {
+    pub(crate) fn failed(&self, of: SelfTest) {
         if let Some(running) = self.self_test().as_mut().filter(|running| running.number == of.0) {
             running.open = false;
         }
     }
 
     /// Whether a further round trip could help the self-test.
-    pub(super) fn is_running(&self, of: SelfTest) -> bool {
+    pub(crate) fn is_running(&self, of: SelfTest) -> bool {
         self.self_test().as_ref().is_some_and(|running| running.number == of.0 && running.open)
     }
 }
@@ -204,7 +245,13 @@ mod tests {
         let before = quarantine.epoch();
         quarantine.begin("a bit");
         pass(&quarantine, quarantine.join_self_test(now).expect("at once"));
-        assert_ne!(quarantine.epoch(), before);
-        assert_eq!(quarantine.epoch(), quarantine.epoch());
+        for said in [Ok(()), Err(Fault::BadCiphertext)] {
+            let now = quarantine.epoch();
+            assert_eq!(quarantine.release(now, said.clone()), said);
+            let held_back = quarantine.release(before, said);
+            assert!(matches!(held_back, Err(Fault::Device { .. })), "{held_back:?}");
+        }
+        // What the HSM did not compute is passed on.
+        assert_eq!(quarantine.release::<()>(before, Err(Fault::Timeout)), Err(Fault::Timeout));
     }
 }

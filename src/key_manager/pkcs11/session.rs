@@ -176,7 +176,7 @@ impl HsmSession {
 
     /// What jobs are answered that the HSM is not to do.
     fn quarantined(&self) -> Fault {
-        Fault::Device { detail: self.shared.quarantine.detail() }
+        self.shared.quarantine.fault()
     }
 
     fn check_usable(&self) -> Result<(), Fault> {
@@ -212,13 +212,14 @@ impl Session for HsmSession {
             self.shared.keys.remove(&label);
             result = self.attempt(&label, &task, Some(deadline));
         }
-        let answer = result.map_err(|failure| self.settle(failure, &label, uses))?;
-        self.shared.breakers.succeeded(&label, uses, Instant::now());
-        // Another session has caught the HSM while it was at this.
-        if epoch.is_some_and(|epoch| epoch != self.shared.quarantine.epoch()) {
-            return Err(self.quarantined());
+        let outcome = result.map_err(|failure| self.settle(failure, &label, uses));
+        if outcome.is_ok() {
+            self.shared.breakers.succeeded(&label, uses, Instant::now());
         }
-        Ok(answer)
+        match epoch {
+            Some(epoch) => self.shared.quarantine.release(epoch, outcome),
+            None => outcome,
+        }
     }
 
     fn probe(&mut self) -> Result<(), Fault> {

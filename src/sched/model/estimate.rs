@@ -26,7 +26,7 @@ const DEVIATIONS: f64 = 4.0;
 
 /// Moving averages of the time one job takes on one session, and of how far from that single jobs
 /// are.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ServiceTime {
     nanoseconds: f64,
     deviation: f64,

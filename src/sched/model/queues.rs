@@ -43,7 +43,7 @@ impl Share {
 }
 
 /// A queued job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry<J> {
     /// What the submitter gave.
     pub job: J,
@@ -69,12 +69,14 @@ struct Flow {
 }
 
 /// A key store's jobs in one shard's queue.
+#[derive(Clone)]
 struct Fifo<J> {
     jobs: VecDeque<Entry<J>>,
     /// Where `filled` names it, while there are jobs.
     place: usize,
 }
 
+#[derive(Clone)]
 struct ShardQueue<J> {
     /// By flow.
     fifos: Vec<Fifo<J>>,
@@ -84,6 +86,7 @@ struct ShardQueue<J> {
 }
 
 /// All queues of a key manager.
+#[derive(Clone)]
 pub(super) struct Queues<J> {
     shards: Vec<ShardQueue<J>>,
     flows: Vec<Flow>,

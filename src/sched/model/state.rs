@@ -119,7 +119,7 @@ pub(super) enum State {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) epoch: u32,
     pub(super) home: usize,
@@ -228,6 +228,26 @@ impl<J> Scheduler<J> {
             random: settings.seed | 1,
             settings,
             is_cancelled,
+        }
+    }
+
+    /// The same once more, for who tries out all that can follow. Nothing in it is cancelled.
+    #[cfg(test)]
+    pub(crate) fn twin(&self) -> Scheduler<J>
+    where
+        J: Clone,
+    {
+        Scheduler {
+            settings: self.settings.clone(),
+            is_cancelled: Box::new(|_| false),
+            queues: self.queues.clone(),
+            lanes: self.lanes.clone(),
+            idle: self.idle.clone(),
+            turns: self.turns.clone(),
+            home_serving: self.home_serving.clone(),
+            service: self.service.clone(),
+            last_fault: self.last_fault.clone(),
+            ..*self
         }
     }
 

@@ -4,8 +4,8 @@
 //! What runs is [`Quarantine`] itself. Modelled is what a session does around it: it reads the
 //! epoch before its first call and after its last, a lie is found out in a verified encryption and
 //! in a self-test and never in a decryption. Left out: threads (each step is whole), the choice
-//! between replicas, whose quarantines have nothing in common, and that the last round trips come
-//! one by one (here half of a self-test at once).
+//! between replicas and the scheduler (`keystore::replicas::model` has them), and that the last
+//! round trips come one by one (here half of a self-test at once).
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
