@@ -187,6 +187,8 @@ memory() { awk '/^VmRSS/ { print $2 }' "/proc/$server/status"; }
 
 # nginx with xksd's certificate: start_nginx ADDRESS_OF_ONE_BLOCK CONNECTIONS_A_WORKER SERVER_BLOCKS…
 start_nginx() {
+    # Its own: as root nginx gives what it is told to use to another user.
+    mkdir -p "$dir/nginx"
     cat >"$dir/nginx.conf" <<T
 daemon off;
 worker_processes auto;
@@ -195,7 +197,8 @@ pid $dir/nginx.pid;
 error_log $dir/nginx.error.log;
 events { worker_connections $2; }
 http {
-    client_body_temp_path $dir; proxy_temp_path $dir; fastcgi_temp_path $dir; uwsgi_temp_path $dir; scgi_temp_path $dir;
+    client_body_temp_path $dir/nginx; proxy_temp_path $dir/nginx; fastcgi_temp_path $dir/nginx;
+    uwsgi_temp_path $dir/nginx; scgi_temp_path $dir/nginx;
     ssl_certificate $dir/demo/tls/chain.pem;
     ssl_certificate_key $dir/demo/tls/key.pem;
     ssl_protocols TLSv1.3;
