@@ -16,7 +16,7 @@ use super::unsealing::hsm::{InNewSession, OfLanes};
 use crate::audit::record::Record;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{
-    Closed, Epoch, FileState, Finding, Folder, Loaded, NotLoaded, Table, load, look_at_hsm,
+    Closed, Epoch, FileState, Finding, Folder, Loaded, NotLoaded, load, look_at_hsm,
 };
 use crate::limits::{KEY_FOLDER_INTERVAL, UNSEAL_RETRY_INTERVAL};
 use crate::telemetry::Level;
@@ -123,8 +123,9 @@ impl<'a> Keeper<'a> {
     /// Whether some HSM opens what it sealed. One that does is enough; a no of one counts where
     /// none does.
     fn finding(&mut self) -> Finding {
-        let table = self.unsealing.keys.table();
-        let canary = table.keys().next().map(|(_, key)| &**key);
+        // Without a hold on the keys, which are to go at once when time is over.
+        let canary = self.unsealing.keys.table().keys().next().map(|(_, key)| key.canary().clone());
+        let canary = canary.as_ref();
         let master = &self.unsealing.settings.master;
         let mut finding = None;
         for (hsm, manager) in self.hsms.iter_mut().zip(&self.unsealing.hsms) {
@@ -185,8 +186,8 @@ impl<'a> Keeper<'a> {
             Err(why) => return self.tell_folder(Some(why)),
         };
         self.tell_folder(None);
-        let table = self.unsealing.keys.table();
-        if table.closed().is_none() && files == self.seen && !self.incomplete {
+        let is_open = self.unsealing.keys.table().closed().is_none();
+        if is_open && files == self.seen && !self.incomplete {
             return;
         }
         let is_gone = |label: &String| !files.contains_key(label);
@@ -196,45 +197,45 @@ impl<'a> Keeper<'a> {
         }
         self.some_are_gone = false;
         self.incomplete = false;
-        let (mut keys, mut refused) = (HashMap::new(), HashMap::new());
-        let mut news = Vec::new();
+        self.unsealing.opening().clear();
+        let (mut refused, mut news) = (HashMap::new(), Vec::new());
         for (label, file) in &files {
             self.look_at_hsm_if_due();
+            let is_known = self.seen.get(label) == Some(file);
             let label: Arc<str> = label.as_str().into();
-            let before = table.key(&label);
-            if self.seen.get(&*label) == Some(file)
-                && let Some(before) = before
-            {
-                keys.insert(label, before.clone());
+            // No hold on more than one key while the HSM is asked.
+            let table = self.unsealing.keys.table();
+            let before = table.key(&label).cloned();
+            let known = table.refused().find(|(refused, _)| **refused == label);
+            let known = known.map(|(_, why)| why.to_owned());
+            drop(table);
+            if is_known && before.is_some() && known.is_none() {
                 continue;
             }
-            match self.open(&label, before.map(|key| &**key)) {
+            match self.open(&label, before.as_deref()) {
                 Ok(loaded) => {
                     if before.is_none_or(|before| before.epoch != loaded.epoch) {
                         let number = loaded.epoch.number;
                         news.push((label.clone(), format!("epoch {number} is in use")));
                     }
-                    keys.insert(label, Arc::new(loaded));
+                    self.unsealing.opening().insert(label, Arc::new(loaded));
                 }
                 Err(why) => {
-                    let known = table.refused().find(|(refused, _)| **refused == label);
-                    if known.is_none_or(|(_, known)| known != why) {
+                    if known.is_none_or(|known| known != why) {
                         news.push((label.clone(), format!("refused: {why}")));
-                    }
-                    // What was believed goes on: the key itself is not in doubt.
-                    if let Some(before) = before {
-                        keys.insert(label.clone(), before.clone());
                     }
                     refused.insert(label, why);
                 }
             }
+            if self.unsealing.lock().closed().is_some() {
+                self.unsealing.opening().clear();
+                return;
+            }
         }
-        for (label, _) in table.keys().filter(|(label, _)| !files.contains_key(&***label)) {
-            news.push((label.clone(), "its file is gone: it is no longer used".to_owned()));
+        if self.put_in_use(&files, refused, &mut news) {
+            self.seen = files;
+            self.tell_news(news);
         }
-        self.seen = files;
-        self.put_in_use(keys, refused, &table);
-        self.tell_news(news);
     }
 
     /// Opens the file of a key, if it is to be believed.
@@ -250,34 +251,50 @@ impl<'a> Keeper<'a> {
         })
     }
 
+    /// What was opened, and of what was in use before all that still has a file: a key whose new
+    /// file is refused is not in doubt itself. False if keys may not be used any more.
     fn put_in_use(
         &self,
-        keys: HashMap<Arc<str>, Arc<Loaded>>,
+        files: &BTreeMap<String, FileState>,
         refused: HashMap<Arc<str>, String>,
-        before: &Table,
-    ) {
-        let believed = keys.iter().map(|(label, key)| (&**label, &key.epoch));
-        if let Err(why) = self.unsealing.files.believe(&self.unsealing.name, believed) {
+        news: &mut Vec<(Arc<str>, String)>,
+    ) -> bool {
+        let Unsealing { name, files: known, keys: wrapped, .. } = self.unsealing;
+        let believed: Vec<_> = {
+            let opening = self.unsealing.opening();
+            opening.iter().map(|(label, key)| (label.clone(), key.epoch.clone())).collect()
+        };
+        if let Err(why) = known.believe(name, believed.iter().map(|(label, e)| (&**label, e))) {
             let message = format!(
                 "which key files are the newest is not remembered over a restart, because {why}"
             );
             self.state.log.event(Level::Error, message);
         }
-        let count = keys.len();
         let lease = self.unsealing.lock();
+        let mut keys = std::mem::take(&mut *self.unsealing.opening());
         if lease.closed().is_some() {
-            return;
+            return false;
         }
-        self.unsealing.keys.open(keys, refused);
+        let before = wrapped.table();
+        for (label, key) in before.keys() {
+            if !files.contains_key(&**label) {
+                let gone = "its file is gone: it is no longer used".to_owned();
+                news.push((label.clone(), gone));
+            } else if !keys.contains_key(label) {
+                keys.insert(label.clone(), key.clone());
+            }
+        }
+        let count = keys.len();
+        wrapped.open(keys, refused);
         drop(lease);
         if before.closed().is_some() {
-            let name = &self.unsealing.name;
-            let (protection, keys) =
-                (self.unsealing.keys.protection(), if count == 1 { "key is" } else { "keys are" });
-            let message = format!("key manager {name:?}: {count} {keys} open, in {protection}");
+            let (memory, are) =
+                (wrapped.protection(), if count == 1 { "key is" } else { "keys are" });
+            let message = format!("key manager {name:?}: {count} {are} open, in {memory}");
             self.state.log.event(Level::Info, message);
         }
         reload::renew_key_stores(self.state);
+        true
     }
 
     fn tell_news(&self, news: Vec<(Arc<str>, String)>) {

@@ -6,11 +6,12 @@
 pub mod hsm;
 mod key_files;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
-use crate::key_manager::wrapped::{Closed, Lease, Standing, Wrapped};
+use crate::key_manager::wrapped::{Closed, Lease, Loaded, Standing, Wrapped};
 use crate::keystore::KeyManager;
 use crate::limits::UNSEAL_CALL_TIME;
 use crate::telemetry::{Level, Log};
@@ -30,8 +31,13 @@ pub struct Unsealing {
     /// What is known of its files over restarts.
     pub files: Arc<KeyFiles>,
     lease: Mutex<Lease>,
+    /// Keys that were opened and are not in use yet.
+    opening: Mutex<Opening>,
     log: Log,
 }
+
+/// Keys by label.
+type Opening = HashMap<Arc<str>, Arc<Loaded>>;
 
 /// The settings of the wrapped key managers that this one opens.
 pub fn opened_by<'a>(
@@ -62,7 +68,8 @@ pub fn managers(
         }
         let lease = Mutex::new(lease);
         let (name, files, log) = (configured.name.clone(), files.clone(), log.clone());
-        let unsealing = Unsealing { name, settings, keys, hsms, files, lease, log };
+        let unsealing =
+            Unsealing { name, settings, keys, hsms, files, lease, log, opening: Mutex::default() };
         unsealing.close_if(&unsealing.lock());
         Some(Arc::new(unsealing))
     };
@@ -79,6 +86,11 @@ impl Unsealing {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keys that wait for others of their folder: what takes keys away finds them here.
+    pub fn opening(&self) -> MutexGuard<'_, Opening> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the keys away if the lease says so.
     pub fn close_if(&self, lease: &Lease) {
         let Some(closed) = lease.closed() else { return };
@@ -88,6 +100,7 @@ impl Unsealing {
         }
         let why = closed.why().to_owned();
         self.keys.close(closed);
+        self.opening().clear();
         if table.closed().is_none() {
             let what = "no key can be used, and each was overwritten in memory";
             let message = format!("key manager {:?}: {what}: {why}", self.name);

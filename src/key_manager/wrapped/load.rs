@@ -20,6 +20,13 @@ pub struct Loaded {
     pub epoch: Epoch,
     /// By number, ascending.
     versions: Vec<Version>,
+    canary: Canary,
+}
+
+/// What an HSM must go on opening, as long as keys may be used that it opened. Has nothing to do
+/// with the keys themselves, so that they can be overwritten while an HSM is asked.
+#[derive(Clone)]
+pub struct Canary {
     digest: [u8; 32],
     seals: Vec<Encrypted>,
 }
@@ -55,6 +62,11 @@ impl Loaded {
     /// All versions, by number.
     pub fn versions(&self) -> impl Iterator<Item = &ManagedVersion> {
         self.versions.iter().map(|version| &version.managed)
+    }
+
+    /// What shows whether the HSM still opens it.
+    pub fn canary(&self) -> &Canary {
+        &self.canary
     }
 
     pub(super) fn material(&self, number: u16) -> Option<&Material> {
@@ -107,8 +119,8 @@ pub fn load(
         let (created, check) = (version.created.clone(), version.check.0.clone());
         versions.push(Version { managed, created, check, material });
     }
-    let (epoch, seals) = (Epoch::of(file), file.seals().cloned().collect());
-    Ok(Loaded { epoch, versions, digest, seals })
+    let canary = Canary { digest, seals: file.seals().cloned().collect() };
+    Ok(Loaded { epoch: Epoch::of(file), versions, canary })
 }
 
 fn unwrap_version(
@@ -155,7 +167,7 @@ fn open_any<'f, T>(
 
 /// Asks an HSM whether it still opens what it sealed: first the master's attributes, as they are
 /// now, then with the key.
-pub fn look_at_hsm(hsm: &mut dyn Hsm, master: &str, canary: Option<&Loaded>) -> Finding {
+pub fn look_at_hsm(hsm: &mut dyn Hsm, master: &str, canary: Option<&Canary>) -> Finding {
     let seals = canary.map_or(&[][..], |canary| &canary.seals);
     let mut finding = None;
     for seal in seals {
