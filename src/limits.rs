@@ -261,6 +261,8 @@ pub const INVENTORY_SEARCHES_MAX: usize = 8;
 pub const LISTING_INTERVAL: Duration = Duration::from_secs(600);
 /// And no sooner than this for each of its keys.
 pub const LISTING_INTERVAL_A_KEY: Duration = Duration::from_millis(60);
+/// An instance is not ready until its key managers' tokens were listed once, but waits no longer.
+pub const FIRST_LISTING_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Labels without a key that are remembered for [`KEY_REFUSAL_AGE_MAX`], so that asking for them
 /// does not load the HSM with searches.
 pub const MISSING_KEYS_REMEMBERED: usize = 1024;

@@ -3,7 +3,6 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::host::is_own_host;
 use super::metrics;
@@ -73,9 +72,10 @@ fn respond(state: &State, method: &str, path: &str) -> Response {
     match path {
         // Alive: the process answers. Restarting it because an HSM is down would help nobody.
         "/livez" | "/ping" => text(200, "ok\n"),
-        "/readyz" if state.is_ready() => text(200, "ready\n"),
-        "/readyz" if state.draining.load(Ordering::Acquire) => text(503, "stopping\n"),
-        "/readyz" => text(503, "no key manager serves\n"),
+        "/readyz" => match state.why_unready() {
+            None => text(200, "ready\n"),
+            Some(why) => text(503, format!("{why}\n")),
+        },
         "/metrics" => Response {
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             ..text(200, metrics::expose(state))

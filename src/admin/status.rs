@@ -24,6 +24,7 @@ use crate::tls;
 pub struct Status {
     version: &'static str,
     ready: bool,
+    unready_reason: Option<&'static str>,
     draining: bool,
     uptime_seconds: u64,
     config_file: PathBuf,
@@ -163,6 +164,7 @@ impl Status {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             ready: state.is_ready(),
+            unready_reason: state.why_unready(),
             draining: state.draining.load(Ordering::Acquire),
             uptime_seconds: state.started.elapsed().as_secs(),
             config_file: absolute(&state.config_file),

@@ -129,10 +129,10 @@ fn summary(status: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let ready = match (status["ready"].as_bool(), status["draining"].as_bool()) {
-        (_, Some(true)) => "stopping",
-        (Some(true), _) => "ready",
-        _ => "not ready: no key manager serves",
+    let ready = match status["unready_reason"].as_str() {
+        None => "ready".to_owned(),
+        Some("stopping") => "stopping".to_owned(),
+        Some(why) => format!("not ready: {why}"),
     };
     let (version, uptime) = (word(&status["version"]), word(&status["uptime_seconds"]));
     let _ =

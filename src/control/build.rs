@@ -88,6 +88,7 @@ pub fn build(
         reloading: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,
+        keys_listed: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         started: Instant::now(),
     })

@@ -53,6 +53,8 @@ pub struct State {
     pub listening: OnceLock<SocketAddr>,
     /// Connections that each shard may have open.
     pub connections_a_shard: usize,
+    /// Set once the keys of all key managers that serve were listed.
+    pub keys_listed: AtomicBool,
     /// Set once stopping has begun.
     pub draining: AtomicBool,
     /// Start of the process, nearly.
@@ -60,12 +62,41 @@ pub struct State {
 }
 
 impl State {
-    /// Whether a load balancer should send requests here: all shards listen, not stopping, and some
-    /// key manager serves.
+    /// Whether a load balancer should send requests here.
     pub fn is_ready(&self) -> bool {
-        self.listening.get().is_some()
-            && !self.draining.load(Ordering::Acquire)
-            && self.has_key_manager()
+        self.why_unready().is_none()
+    }
+
+    /// Why a load balancer should send no requests here.
+    pub fn why_unready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Acquire) {
+            Some("stopping")
+        } else if !self.has_key_manager() {
+            Some("no key manager serves")
+        } else if self.listening.get().is_none() {
+            Some("starting")
+        } else if !self.has_listed_keys() {
+            Some("listing the keys for the first time")
+        } else {
+            None
+        }
+    }
+
+    /// Whether all key managers that serve have listed their keys once. From then on it is so: one
+    /// that comes later does not take this instance out again.
+    fn has_listed_keys(&self) -> bool {
+        if self.keys_listed.load(Ordering::Relaxed) {
+            return true;
+        }
+        let now = Instant::now();
+        let serves = |manager: &&Arc<KeyManager>| manager.health(now) != Health::Unavailable;
+        let mut serving = self.managers.iter().filter(serves).peekable();
+        let listed =
+            serving.peek().is_some() && serving.all(|manager| manager.first_listing.is_over(now));
+        if listed {
+            self.keys_listed.store(true, Ordering::Relaxed);
+        }
+        listed
     }
 
     /// Whether some key manager of a key store serves.

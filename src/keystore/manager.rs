@@ -4,8 +4,8 @@
 //! [`Engine`], through lanes with a session each. Only this file knows which one it is.
 
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -16,7 +16,7 @@ use crate::key_manager::{
     Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagedVersion, ManagerInfo, Outcome,
     ProbeKey, RefusedKey, replica_check,
 };
-use crate::limits::{HUNG_CALL_TIME, HUNG_OPEN_TIME};
+use crate::limits::{FIRST_LISTING_WAIT_MAX, HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{
     Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Share, Snapshot,
 };
@@ -29,6 +29,8 @@ pub struct KeyManager {
     pub probe: ArcSwapOption<Probe>,
     /// What the last look at its keys found.
     pub keys: KeyFailures,
+    /// Its first look at them.
+    pub first_listing: FirstListing,
     access: Access,
 }
 
@@ -75,6 +77,33 @@ pub struct KeyFailures {
     pub different: AtomicUsize,
 }
 
+/// The first look at all keys that are expected of a key manager. Until it is over, the first
+/// request of each key searches for it, which may take longer than a request has time.
+#[derive(Debug, Default)]
+pub struct FirstListing {
+    begun: OnceLock<Instant>,
+    over: AtomicBool,
+}
+
+impl FirstListing {
+    /// To be called when the key manager serves, again and again.
+    pub fn begin(&self, now: Instant) {
+        self.begun.get_or_init(|| now);
+    }
+
+    /// All that can be known of the keys is known.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Whether it is over, or has taken so long that nobody is to wait for it.
+    pub fn is_over(&self, now: Instant) -> bool {
+        let waited = |begun: &Instant| now.saturating_duration_since(*begun);
+        self.over.load(Ordering::Acquire)
+            || self.begun.get().is_some_and(|begun| waited(begun) >= FIRST_LISTING_WAIT_MAX)
+    }
+}
+
 impl KeyManager {
     /// One that computes on the thread that asks.
     pub fn in_process(name: &str, keys: Arc<dyn InProcess>) -> KeyManager {
@@ -108,7 +137,8 @@ impl KeyManager {
 
     fn new(name: &str, access: Access) -> KeyManager {
         let (probe, keys) = (ArcSwapOption::empty(), KeyFailures::default());
-        KeyManager { name: name.into(), probe, keys, access }
+        let first_listing = FirstListing::default();
+        KeyManager { name: name.into(), probe, keys, first_listing, access }
     }
 
     /// Does a shard's job, on the shard itself or through a lane.
@@ -291,4 +321,22 @@ fn at_once(keys: &dyn InProcess, job: Job) -> Delivered {
     let start = Instant::now();
     let outcome = keys.execute(job);
     Delivered { outcome, queue_wait: Duration::ZERO, hsm_time: start.elapsed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_listing_is_waited_for_but_not_for_ever() {
+        let (listing, start) = (FirstListing::default(), Instant::now());
+        assert!(!listing.is_over(start + 2 * FIRST_LISTING_WAIT_MAX), "it does not serve yet");
+        listing.begin(start);
+        listing.begin(start + Duration::from_secs(1));
+        let end = start + FIRST_LISTING_WAIT_MAX;
+        assert!(!listing.is_over(end - Duration::from_millis(1)) && listing.is_over(end));
+        assert!(!listing.is_over(start));
+        listing.end();
+        assert!(listing.is_over(start));
+    }
 }

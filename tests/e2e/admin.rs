@@ -78,6 +78,7 @@ fn every_page_of_the_admin_listener() {
 
     let status = server.status();
     assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
+    assert_eq!(status["unready_reason"], json!(null));
     assert_eq!(status["listen"], format!("127.0.0.1:{}", server.port));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["tls"].get("client_certificates"), Some(&Value::Null));

@@ -51,6 +51,41 @@ fn starts_and_heals(fault: &str, reason: &str) {
     server.kept_the_budget();
 }
 
+/// Until the keys are listed, the first request of each searches for it, which may take long.
+#[test]
+fn an_instance_is_ready_once_it_has_listed_its_keys() {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    hsm.prepare("hang = \"C_FindObjects\"");
+    let later = installation.hsm("later", "");
+    later.prepare("token_removed = true");
+    let server = Proxy::start(
+        installation,
+        &[hsm.key_manager(2), later.key_manager(2), key_store("/s", &["hsm", "later"])],
+    );
+    let why_unready = || server.get("/readyz");
+    eventually("it serves, and lists", || {
+        why_unready() == (503, "listing the keys for the first time\n".to_owned())
+    });
+    eventually("in the HSM", || hsm.hung() > 0);
+    assert!(!server.is_ready());
+    hsm.heal();
+    server.wait_until_ready();
+    // By its handle.
+    let searches = |hsm: &SimulatedHsm| hsm.settled_stats()["calls"]["C_FindObjectsInit"].as_u64();
+    let before = searches(&hsm);
+    server.client("/s").round_trip(b"served").unwrap();
+    assert_eq!((before.is_some(), searches(&hsm)), (true, before));
+
+    // A key manager that comes later lists its keys as well, and nobody waits for that.
+    later.prepare("hang = \"C_FindObjects\"");
+    eventually("it lists", || later.hung() > 0);
+    assert!(server.is_ready());
+    later.heal();
+    server.wait_for_sessions("later", 2);
+    assert!(server.is_ready());
+}
+
 /// Each try with a wrong PIN brings the token nearer to its lock.
 #[test]
 fn a_wrong_pin_is_tried_once() {

@@ -65,7 +65,13 @@ impl Inventory {
             let keys = keys();
             let (answer, answered) = bounded(1);
             let (manager, asked) = (manager.clone(), keys.clone());
-            let ask = move || drop(answer.send(manager.describe_keys(&asked)));
+            let ask = move || {
+                let described = manager.describe_keys(&asked);
+                if described.is_ok() {
+                    manager.first_listing.end();
+                }
+                drop(answer.send(described));
+            };
             // Without a thread nothing can be found out now.
             match std::thread::Builder::new().name("xksd-keys".into()).spawn(ask) {
                 Ok(_) => self.running = Some((keys, answered)),

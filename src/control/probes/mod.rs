@@ -225,6 +225,7 @@ impl Prober<'_> {
     /// rest serves.
     fn tell_keys(&mut self) {
         let (name, now) = (&self.manager.name, Instant::now());
+        self.manager.first_listing.begin(now);
         let stores = self.state.stores.load_full();
         if !self.stores.as_ref().is_some_and(|known| Arc::ptr_eq(known, &stores)) {
             self.keys.expect(expected_keys(&stores, self.manager), name, self.challenges);
@@ -242,6 +243,10 @@ impl Prober<'_> {
         let mut news = self.refused_keys.changes(self.keys.expected(), &refused, name);
         if self.keys.begins(now) {
             self.inventory.discard();
+        }
+        if !self.keys.is_looking() {
+            // None is expected, or each was looked at.
+            self.manager.first_listing.end();
         }
         if self.keys.is_looking() && self.inventory.is_taken(self.manager, || self.keys.refs(), now)
         {
