@@ -4,7 +4,7 @@ mod checks;
 pub mod client;
 pub mod sign;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -238,9 +238,9 @@ fn reached(args: &Args, config: Option<&Config>) -> Result<Reached, String> {
             Reached { host, port, connect_to: None }
         }
         (None, Some(config)) => {
-            let (address, port) = (host_of(config.server.listen.ip()), config.server.listen.port());
-            let host = name_of(&tls::chain_of(&config.tls.certificate_chain), &address);
-            Reached { host, port, connect_to: Some((address, port)) }
+            let (ip, port) = (config.server.listen.ip(), config.server.listen.port());
+            let host = name_of(&tls::chain_of(&config.tls.certificate_chain), &host_of(ip));
+            Reached { host, port, connect_to: Some((address_of(ip).to_string(), port)) }
         }
         (None, None) => return Err(NEEDED.into()),
     };
@@ -267,8 +267,16 @@ fn name_of(chain: &[Certificate], address: &str) -> String {
     }
 }
 
-/// Where a client reaches a server that listens there: a wildcard is no address, and certificates
-/// are rather for a name.
+/// Where a client on this machine reaches a server that listens there: a wildcard is no address.
+fn address_of(listen: IpAddr) -> IpAddr {
+    match listen {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+/// The name of a server that listens there: certificates are rather for a name.
 fn host_of(listen: IpAddr) -> String {
     if listen.is_unspecified() || listen == Ipv4Addr::LOCALHOST {
         "localhost".to_owned()
@@ -352,18 +360,22 @@ fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), String>
 
 #[cfg(test)]
 mod tests {
-    use super::{endpoint_parts, host_of};
+    use super::{address_of, endpoint_parts, host_of};
 
     #[test]
     fn the_host_is_where_the_server_listens() {
-        for (listen, host) in [
-            ("0.0.0.0", "localhost"),
-            ("::", "localhost"),
-            ("127.0.0.1", "localhost"),
-            ("127.0.0.2", "127.0.0.2"),
-            ("::1", "::1"),
+        for (listen, host, address) in [
+            ("0.0.0.0", "localhost", "127.0.0.1"),
+            ("::", "localhost", "::1"),
+            ("127.0.0.1", "localhost", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
+            ("::1", "::1", "::1"),
         ] {
-            assert_eq!(host_of(listen.parse().unwrap()), host);
+            let listen = listen.parse().unwrap();
+            assert_eq!(
+                (host_of(listen), address_of(listen).to_string()),
+                (host.into(), address.into())
+            );
         }
     }
 
