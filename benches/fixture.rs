@@ -22,12 +22,13 @@ use time::macros::format_description;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
 use xksd::key_manager::{
-    Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Nonces, Outcome, ProbeKey,
-    Session, Task,
+    Cipher, Concurrency, Engine, Fault, InProcess, Job, KeyRef, ManagerInfo, Nonces, Outcome,
+    ProbeKey, Session, Task, VersionState,
 };
-use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe};
+use xksd::keystore::{Key, KeyManager, KeyStore, KeyStores, Probe, Version};
 use xksd::limits::{DEADLINE_TICK, HEADERS_MAX};
 use xksd::pipeline::{Arrival, Pipeline};
+use xksd::policy::budget::{Budget, Exhausted};
 use xksd::policy::cedar::{self, Policies, Revision, Source, Sources};
 use xksd::policy::{Mode, Policy};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings, Share};
@@ -255,6 +256,14 @@ pub fn policies() -> Policies {
     cedar::load(&sources).expect("valid").0
 }
 
+/// One whose encryptions are counted.
+fn key() -> Key {
+    let (key, budget) = (KeyRef::first(KEY_ID), Some(Budget::new(0)));
+    let (state, cipher) = (VersionState::Primary, Cipher::Direct);
+    let only = Version { key, state, cipher, budget };
+    Key::with_versions(vec![only], true).expect("one is primary")
+}
+
 fn policy() -> Option<Policy> {
     Some(Policy {
         policies: policies().into(),
@@ -281,11 +290,12 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         prefix: PREFIX.into(),
         enabled: true,
         credentials: credentials(),
-        keys: HashMap::from([(KEY_ID.to_owned(), Key::new(KEY_ID, true))]),
+        keys: HashMap::from([(KEY_ID.to_owned(), key())]),
         managers: vec![Arc::new(manager)],
         share: Share::of_key_store(0, 1),
         accept_aws_sample: false,
         quota: None,
+        exhausted: Exhausted::Warn,
         policy: policy(),
     };
     let by_prefix = HashMap::from([(PREFIX.to_owned(), Arc::new(store))]);

@@ -374,6 +374,29 @@ pub const BLOCK_REASON_BYTES_MAX: usize = 500;
 pub const QUOTA_REQUESTS_PER_SECOND: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// `burst` of a quota, requests.
 pub const QUOTA_BURST: std::ops::RangeInclusive<u64> = 1..=10_000_000;
+/// NIST SP 800-38D, section 8.3: "The total number of invocations of the authenticated encryption
+/// function shall not exceed 2^32" under one key, where IVs are random.
+pub const INVOCATIONS_A_KEY_MAX: u64 = 1 << 32;
+/// A key's encryptions are reserved on disk in blocks of so many, before the first is made. A crash
+/// counts at most one block too many for each key: small where a key is used little, so that a
+/// process that is killed again and again spends no key's budget; large where it is used much, so
+/// that a fleet's fastest key is written every few seconds.
+pub const BUDGET_BLOCK_ENCRYPTIONS: std::ops::RangeInclusive<u64> = 1 << 16..=1 << 20;
+/// A block that was half used within this was too small; one that lasted twice as long and more,
+/// too large.
+pub const BUDGET_BLOCK_TIME: Duration = Duration::from_secs(10);
+/// What is left of the blocks is looked at this often. At 100,000 encryptions a second half of the
+/// smallest block is used in 320 ms.
+pub const BUDGET_TICK: Duration = Duration::from_millis(50);
+/// A reload waits so long for the first block of a key that is new.
+pub const BUDGET_RELOAD_PATIENCE: Duration = Duration::from_secs(1);
+/// The file with the encryptions of each key, bytes: more keys than a configuration can name.
+pub const BUDGETS_FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Keys with a sample of their own in `/metrics`: those that have used most.
+pub const BUDGETS_SHOWN_MAX: usize = 100;
+/// `server.instances`.
+pub const INSTANCES: std::ops::RangeInclusive<u64> = 1..=1_000;
+
 /// `concurrent` of a quota, requests.
 pub const QUOTA_CONCURRENT: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 

@@ -4,8 +4,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
+use crate::control::budgets::KeyName;
 use crate::control::state::State;
 use crate::key_manager::Health;
+use crate::limits::BUDGETS_SHOWN_MAX;
 use crate::sched::PoolStats;
 use crate::telemetry::metrics::Totals;
 use crate::telemetry::names::{self, Metric};
@@ -17,6 +19,7 @@ pub fn expose(state: &State) -> String {
     let mut text = Exposition::default();
     process(&mut text, state);
     requests(&mut text, &totals);
+    budgets(&mut text, state);
     blocks(&mut text, state);
     connections(&mut text, state, &totals);
     certificates(&mut text, state);
@@ -72,6 +75,19 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     for (operation, latencies) in &requests.latencies {
         metric.histogram(&[operation], &latencies.hsm);
     }
+}
+
+fn budgets(text: &mut Exposition, state: &State) {
+    let keys = state.budgets.most_used(&state.config.load());
+    let mut metric = text.metric(&names::KEY_BUDGET_USED);
+    for key in keys.iter().take(BUDGETS_SHOWN_MAX) {
+        let (managers, KeyName { label, version }) = (key.key_managers.join("+"), &key.name);
+        let version = version.map_or_else(String::new, |version| version.to_string());
+        metric.sample(&[&managers, label, &version], key.percent() / 100.0);
+    }
+    let most = keys.first().map_or(0.0, |key| key.percent() / 100.0);
+    text.metric(&names::KEY_BUDGET_USED_MAX).sample(&[], most);
+    text.metric(&names::KEY_BUDGETS_UNSAVED).sample(&[], u8::from(state.budgets.is_unsaved()));
 }
 
 fn blocks(text: &mut Exposition, state: &State) {

@@ -13,6 +13,7 @@ use super::key_manager_status::KeyManagerStatus;
 use super::unsealing_status::UnsealingStatus;
 use crate::config::{self, Config};
 use crate::control::block_shown::BlockShown;
+use crate::control::budgets::{Budgets, KeyName, Shown};
 use crate::control::state::{LastReload, State};
 use crate::keystore::{Key, KeyStores, Version};
 use crate::telemetry::log::Lost;
@@ -94,6 +95,22 @@ struct KeyVersion {
     number: u16,
     label: String,
     state: &'static str,
+    /// `None` where it is not counted: the version is destroyed.
+    budget: Option<KeyBudget>,
+}
+
+/// How much of the invocation budget of a key is used on this instance.
+#[derive(Debug, Serialize)]
+struct KeyBudget {
+    /// How often it has encrypted, at the most.
+    used: u64,
+    /// How often it may.
+    share: u64,
+    percent: f64,
+    /// Since when it is counted.
+    counted_since: String,
+    /// Whether that is all since the version was promoted.
+    since_promoted: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -257,11 +274,21 @@ impl Reload {
 impl KeyStore {
     fn of_all(state: &State, config: &Config) -> Vec<KeyStore> {
         let served = state.stores.load();
-        config.keystores.iter().map(|store| KeyStore::of(store, config, &served)).collect()
+        let of = |store| KeyStore::of(store, config, &served, &state.budgets);
+        config.keystores.iter().map(of).collect()
     }
 
-    fn of(store: &config::KeyStore, config: &Config, served: &KeyStores) -> KeyStore {
+    fn of(
+        store: &config::KeyStore,
+        config: &Config,
+        served: &KeyStores,
+        budgets: &Budgets,
+    ) -> KeyStore {
         let served = served.by_prefix.get(&store.path_prefix);
+        let manager = served.and_then(|served| served.managers.first());
+        let show = |version: &Version, managed: bool| {
+            budgets.show(&manager?.name, &KeyName::of(&version.key, managed), config)
+        };
         let managers = store.key_managers.iter().filter_map(|&i| config.key_managers.get(i));
         KeyStore {
             path_prefix: store.path_prefix.clone(),
@@ -272,7 +299,7 @@ impl KeyStore {
             key_versions: store
                 .keys
                 .iter()
-                .filter_map(|key| Some(KeyVersions::of(&key.id, served?.keys.get(&key.id)?)))
+                .filter_map(|key| Some(KeyVersions::of(&key.id, served?.keys.get(&key.id)?, show)))
                 .collect(),
             policy: store.policy.as_ref().map(config::Policy::mode_name),
         }
@@ -280,13 +307,26 @@ impl KeyStore {
 }
 
 impl KeyVersions {
-    fn of(id: &str, key: &Key) -> KeyVersions {
+    fn of(id: &str, key: &Key, show: impl Fn(&Version, bool) -> Option<Shown>) -> KeyVersions {
         let one = |version: &Version| KeyVersion {
             number: version.key.version,
             label: version.key.label.to_string(),
             state: version.state.name(),
+            budget: show(version, key.is_managed()).map(KeyBudget::of),
         };
         KeyVersions { key: id.to_owned(), versions: key.versions().iter().map(one).collect() }
+    }
+}
+
+impl KeyBudget {
+    fn of(shown: Shown) -> KeyBudget {
+        KeyBudget {
+            used: shown.used.encryptions,
+            share: shown.share,
+            percent: shown.percent(),
+            counted_since: shown.counted_since_shown(),
+            since_promoted: shown.used.since_promoted,
+        }
     }
 }
 

@@ -86,6 +86,8 @@ pub enum Record<'a> {
         /// What happened.
         change: &'a str,
     },
+    /// A key's invocation budget has been used up to a threshold.
+    KeyBudget(KeyBudget<'a>),
     /// The records before this index are going to be deleted, because they are old. What is missing
     /// without such a record was taken away.
     Retired {
@@ -163,6 +165,24 @@ pub struct Request<'a> {
     pub dry_run: &'a str,
 }
 
+/// How far the invocation budget of a key is used on this instance.
+#[derive(Debug, Serialize)]
+pub struct KeyBudget<'a> {
+    /// Of the key in its key managers.
+    pub label: &'a str,
+    /// Where the key manager keeps versions: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_version: Option<u16>,
+    /// Those that hold it.
+    pub key_managers: &'a [String],
+    /// The threshold.
+    pub percent: u8,
+    /// How often it has encrypted, at the most.
+    pub encryptions: u64,
+    /// How often it may.
+    pub share: u64,
+}
+
 /// What was blocked, and by whom.
 #[derive(Debug, Serialize)]
 pub struct Block<'a> {
@@ -225,6 +245,14 @@ mod tests {
     fn kinds_have_the_names_of_the_contract() {
         let block = || Block { key_store: "/a", key: None, reason: "r", who: "root", until: None };
         let no_changes: &[String] = &[];
+        let budget = KeyBudget {
+            label: "l",
+            key_version: None,
+            key_managers: &[],
+            percent: 50,
+            encryptions: 1,
+            share: 2,
+        };
         for (record, kind) in [
             (Record::Denied(Request::default()), "denied"),
             (
@@ -241,6 +269,7 @@ mod tests {
             (Record::Stop {}, "stop"),
             (Record::KeyManager { name: "n", state: "serves", detail: "" }, "key_manager"),
             (Record::Missed { count: 1 }, "missed"),
+            (Record::KeyBudget(budget), "key_budget"),
         ] {
             assert_eq!(line(&record).1["kind"], kind);
         }

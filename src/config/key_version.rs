@@ -1,5 +1,8 @@
 //! `[[keystore.key.version]]`.
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use super::reader::{Value, all, distinct};
 use super::table::{InForce, Said, Setting, names};
 use crate::key_manager::VersionState;
@@ -14,12 +17,19 @@ pub struct KeyVersion {
     pub label: String,
     /// What it may be used for.
     pub state: VersionState,
+    /// When it became primary, Unix seconds.
+    pub promoted: Option<i64>,
 }
 
 impl KeyVersion {
     /// The only one of a key that was never rotated.
     pub(super) fn first(label: &str) -> KeyVersion {
-        KeyVersion { number: 0, label: label.to_owned(), state: VersionState::Primary }
+        KeyVersion {
+            number: 0,
+            label: label.to_owned(),
+            state: VersionState::Primary,
+            promoted: None,
+        }
     }
 }
 
@@ -28,6 +38,7 @@ pub(super) const KEYS: &[Setting<()>] = &[
     Setting::structure("number", InForce::Reload),
     Setting::structure("label", InForce::Reload),
     Setting::structure("state", InForce::Reload),
+    Setting::structure("promoted", InForce::Reload),
 ];
 
 /// At least one, of which one is primary.
@@ -64,8 +75,9 @@ fn version(value: &Value<'_>) -> Option<KeyVersion> {
         Some(VersionState::Destroyed) => section.or("label", "", label),
         _ => section.must("label", "the label of the key in the HSM", label),
     };
+    let promoted = section.or("promoted", None, |v| v.moment().map(Some));
     let number = u16::try_from(number?).ok()?;
-    Some(KeyVersion { number, label: label?.to_owned(), state: state? })
+    Some(KeyVersion { number, label: label?.to_owned(), state: state?, promoted: promoted? })
 }
 
 const STATES: &str = "\"staged\", \"primary\", \"decrypt_only\", \"disabled\" or \"destroyed\"";
@@ -73,10 +85,18 @@ const STATES: &str = "\"staged\", \"primary\", \"decrypt_only\", \"disabled\" or
 /// The versions in words.
 pub(super) fn said(versions: &[KeyVersion]) -> Said<'static> {
     let words = versions.iter().map(|version| {
-        let KeyVersion { number, label, state } = version;
-        format!("number {number} label {label:?} state {}", state.name())
+        let KeyVersion { number, label, state, promoted } = version;
+        let promoted = promoted.map_or_else(String::new, |at| format!(" promoted {}", rfc3339(at)));
+        format!("number {number} label {label:?} state {}{promoted}", state.name())
     });
     Said::value(format!("({})", words.collect::<Vec<_>>().join(", ")))
+}
+
+fn rfc3339(unix_seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix_seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
 }
 
 /// The label of a key in the HSM.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::Config;
 use super::key_version::{self, KeyVersion, label};
 use super::policy::{self, Policy};
 use super::problem::quoted;
@@ -15,6 +16,7 @@ use crate::limits::{
     SECRET_ACCESS_KEY_CHARS, URI_PATH_CHARS_MAX,
 };
 use crate::policy::Mode;
+use crate::policy::budget::Exhausted;
 use crate::policy::quota::Bounds;
 
 /// What follows the prefix in every path of the API.
@@ -43,6 +45,8 @@ pub struct KeyStore {
     pub weight: u32,
     /// How many requests it may have.
     pub quota: Option<Bounds>,
+    /// What becomes of an encryption beyond the invocation budget of its key.
+    pub invocation_budget: Exhausted,
     /// Who may do what with its keys.
     pub policy: Option<Policy>,
 }
@@ -61,6 +65,12 @@ impl Key {
 }
 
 impl KeyStore {
+    /// The name of its first key manager.
+    pub fn first_key_manager<'c>(&self, config: &'c Config) -> Option<&'c str> {
+        let first = config.key_managers.get(*self.key_managers.first()?)?;
+        Some(&first.name)
+    }
+
     /// The whole path that AWS calls `XksProxyUriPath`.
     pub fn uri_path(&self) -> String {
         format!("{}{API_PATH}", self.path_prefix)
@@ -125,6 +135,7 @@ pub(super) const KEYS: &[Setting<KeyStore>] = &[
          them up",
     ),
     Setting::reloaded("weight", |store| Said::value(store.weight)),
+    Setting::reloaded("invocation_budget", |store| Said::text(store.invocation_budget.as_str())),
 ];
 
 /// `[[keystore.credential]]`.
@@ -204,6 +215,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         all(v.elements()?.iter().map(foreign_ciphertext))
     });
     let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
+    let budget = section.or("invocation_budget", Exhausted::default(), exhausted);
     let policy = section.or("policy", None, |v| {
         let ids = keys.iter().flatten().map(|key| key.id.as_str());
         policy::policy(v, prefix, &ids.collect::<Vec<_>>()).map(Some)
@@ -221,6 +233,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         keys: keys?,
         accept_foreign_ciphertext: foreign?,
         quota: quota?,
+        invocation_budget: budget?,
         policy: policy?,
         weight: weight?,
     })
@@ -329,6 +342,11 @@ fn key(value: &Value<'_>) -> Option<Key> {
         enabled_is_stated: section.has("enabled"),
         quota: quota?,
     })
+}
+
+fn exhausted(value: &Value<'_>) -> Option<Exhausted> {
+    let of_name = |name: &str| Exhausted::ALL.into_iter().find(|it| it.as_str() == name);
+    of_name(value.string_where("\"warn\" or \"refuse\"", |text| of_name(text).is_some())?)
 }
 
 fn foreign_ciphertext(value: &Value<'_>) -> Option<ForeignCiphertext> {

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -179,6 +181,16 @@ impl<'r> Value<'r> {
         match self.value {
             DeValue::Boolean(value) => Some(*value),
             _ => self.wrong_type("true or false"),
+        }
+    }
+
+    /// A moment, in Unix seconds.
+    pub(super) fn moment(&self) -> Option<i64> {
+        let accepted = "a date and time with its offset, as in 2026-11-28T12:00:00Z";
+        let DeValue::Datetime(moment) = self.value else { return self.wrong_type(accepted) };
+        match OffsetDateTime::parse(&moment.to_string(), &Rfc3339) {
+            Ok(moment) => Some(moment.unix_timestamp()),
+            Err(_) => self.refuse(format!("{moment} is not {accepted}")),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::reader::{Section, Value};
 use super::table::{Said, Setting, names};
 use crate::limits::{
-    HOST_NAME_CHARS_MAX, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS,
+    HOST_NAME_CHARS_MAX, INSTANCES, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS,
     SHUTDOWN_MS,
 };
 
@@ -26,6 +26,9 @@ pub struct Server {
     pub shutdown_delay: Duration,
     /// Then requests in flight have this long.
     pub shutdown_time: Duration,
+    /// How many xksd use the same keys, this one among them: each has its part of what a key may
+    /// encrypt.
+    pub instances: u64,
     /// Form of the log lines.
     pub log: LogFormat,
     /// What must survive a restart, as the block list. It is made where it does not exist.
@@ -53,6 +56,7 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     Setting::reloaded("regions", |s| Said::value(format!("{:?}", s.regions))),
     Setting::reloaded("shutdown_delay_ms", |s| Said::value(s.shutdown_delay.as_millis())),
     Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
+    Setting::reloaded("instances", |s| Said::value(s.instances)),
     Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
     Setting::kept(
         "state_directory",
@@ -123,6 +127,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let delay =
         section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
     let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
+    let instances = section.or("instances", 1, |v| v.integer("instances", INSTANCES));
     let log = section.or("log", LogFormat::Auto, log_format);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
     let socket = section.or("control_socket", None, |v| v.path().map(Some));
@@ -134,6 +139,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         regions: regions?,
         shutdown_delay: Duration::from_millis(delay?),
         shutdown_time: Duration::from_millis(shutdown?),
+        instances: instances?,
         log: log?,
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
+use super::budgets::{Budgets, KeyName};
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
@@ -22,6 +23,7 @@ use crate::key_manager::wrapped::Wrapped;
 use crate::key_manager::{Cipher, Engine, InProcess, KeyRef, Nonces};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::policy::Policy;
+use crate::policy::budget::Budget;
 use crate::policy::cedar::Revision;
 use crate::policy::quota::{Bounds, Quota};
 use crate::sched::{Mailbox, Share};
@@ -52,7 +54,8 @@ pub fn build(
     let blocks = Blocks::load(dir.clone())?;
     let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
     let witness = witness.transpose()?.map(Arc::new);
-    let key_files = Arc::new(KeyFiles::load(dir)?);
+    let key_files = Arc::new(KeyFiles::load(dir.clone())?);
+    let budgets = Budgets::load(dir)?;
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
@@ -70,7 +73,8 @@ pub fn build(
     let wrapped: Vec<_> = opened.iter().map(Opened::wrapped).collect();
     let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
     let unsealing = unsealing::managers(&config, wrapped, &managers, &key_files, &log);
-    let stores = key_stores(&config, &managers, shards, None)?;
+    budgets.expect(&config, &managers);
+    let stores = key_stores(&config, &managers, shards, &budgets, None)?;
     Ok(State {
         config_file,
         config: ArcSwap::from_pointee(config),
@@ -85,6 +89,7 @@ pub fn build(
         blocks,
         witness,
         unsealing,
+        budgets,
         reloading: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,
@@ -152,6 +157,7 @@ pub fn key_stores(
     config: &Config,
     managers: &[Arc<KeyManager>],
     shards: usize,
+    budgets: &Budgets,
     running: Option<&KeyStores>,
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
@@ -169,28 +175,16 @@ pub fn key_stores(
         }
         let of_store = |&index: &usize| managers.get(index).cloned();
         let of_store: Vec<_> = store.key_managers.iter().filter_map(of_store).collect();
-        let keeper = of_store.iter().find(|manager| manager.keeps_versions());
-        let keys = store
-            .keys
-            .iter()
-            .map(|key| {
-                let before = before.and_then(|before| before.keys.get(&key.id)?.quota.as_ref());
-                let mut built = match keeper {
-                    Some(manager) => {
-                        let label = key.label();
-                        Key::managed(label, manager.versions(label), key.enabled)
-                    }
-                    None => {
-                        let versions = key.versions.iter().map(version).collect();
-                        Key::with_versions(versions, key.enabled).ok_or_else(|| {
-                            at(&format!("key {:?} has no primary version", key.id))
-                        })?
-                    }
-                };
-                built.quota = quota(key.quota, before, shards);
-                Ok((key.id.clone(), built))
-            })
-            .collect::<Result<_, String>>()?;
+        let key = |configured: &config::Key| {
+            let built = key(configured, &of_store, budgets);
+            let mut built = built
+                .ok_or_else(|| at(&format!("key {:?} has no primary version", configured.id)))?;
+            let before = before.and_then(|before| before.keys.get(&configured.id));
+            let before = before.and_then(|before| before.quota.as_ref());
+            built.quota = quota(configured.quota, before, shards);
+            Ok((configured.id.clone(), built))
+        };
+        let keys = store.keys.iter().map(key).collect::<Result<_, String>>()?;
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),
             enabled: store.enabled,
@@ -203,6 +197,7 @@ pub fn key_stores(
                 .accept_foreign_ciphertext
                 .contains(&ForeignCiphertext::AwsSample),
             quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
+            exhausted: store.invocation_budget,
             policy: policy(store, revision),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
@@ -221,10 +216,27 @@ fn policy(store: &config::KeyStore, revision: Revision) -> Option<Policy> {
     Some(Policy { policies: compiled.0.clone(), mode, ids_in_errors, revision })
 }
 
-fn version(configured: &config::KeyVersion) -> Version {
-    let config::KeyVersion { number, label, state } = configured;
+/// A key of a key store over these key managers; `None` where no version is primary.
+fn key(configured: &config::Key, managers: &[Arc<KeyManager>], budgets: &Budgets) -> Option<Key> {
+    let budget = |label: &str, version| {
+        let name = KeyName { label: label.into(), version };
+        budgets.find(&managers.first()?.name, &name)
+    };
+    if let Some(keeper) = managers.iter().find(|manager| manager.keeps_versions()) {
+        let label = configured.label();
+        let budget = |number| budget(label, Some(number));
+        return Some(Key::managed(label, keeper.versions(label), configured.enabled, budget));
+    }
+    let version =
+        |configured: &config::KeyVersion| version(configured, budget(&configured.label, None));
+    let versions = configured.versions.iter().map(version).collect();
+    Key::with_versions(versions, configured.enabled)
+}
+
+fn version(configured: &config::KeyVersion, budget: Option<Arc<Budget>>) -> Version {
+    let config::KeyVersion { number, label, state, .. } = configured;
     let key = KeyRef { version: *number, ..KeyRef::first(label.as_str()) };
-    Version { key, state: *state, cipher: Cipher::Direct }
+    Version { key, state: *state, cipher: Cipher::Direct, budget }
 }
 
 fn quota(

@@ -4,7 +4,7 @@
 //! 2. Listeners close, requests in flight are answered, idle connections end.
 //! 3. Sessions close and modules are left; a call that hangs is waited for no longer than
 //!    [`HUNG_CALL_TIME`].
-//! 4. The audit trail and the log end.
+//! 4. The counts of encryptions, the audit trail and the log end.
 //!
 //! A second signal ends it at once.
 
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use super::budget_keeper::{Ending, Keeper};
 use super::probes::Inside;
 use super::shards::Shards;
 use super::signals::Signals;
@@ -30,6 +31,8 @@ const CLOSING_TIME: Duration = Duration::from_millis(50);
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// For the audit trail's last records and its last checkpoint, on a disk that is slow.
 const AUDIT_CLOSE_TIME: Duration = Duration::from_secs(5);
+/// For what keys have encrypted, on a disk that is slow.
+const STATE_CLOSE_TIME: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -67,20 +70,24 @@ pub(super) fn end(
     served: Result<Shards, String>,
     stop_probes: Sender<()>,
     threads: &[Inside],
+    keeper: Keeper,
     signals: &mut Signals,
 ) -> Result<(), String> {
     state.draining.store(true, Ordering::Release);
     drop(stop_probes);
     let drained = served.and_then(|shards| close_connections(state, shards, signals));
-    let patience = drained.as_ref().map_or(CLOSE_TIME, |left| CLOSE_TIME.max(*left));
+    let patience = drained.as_ref().map_or(CLOSE_TIME, |drained| CLOSE_TIME.max(drained.time_left));
     let inside = leave_modules(state, threads, patience, signals);
+    let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
+    let nobody_encrypts = left_the_modules && drained.as_ref().is_ok_and(|it| it.shards_finished);
+    let ending = if nobody_encrypts { Ending::Settled } else { Ending::Reserved };
+    keeper.stop(ending, Instant::now() + STATE_CLOSE_TIME);
     if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {
         state.log.event(
             Level::Error,
             "the audit trail could not be ended: its last records may be missing",
         );
     }
-    let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
     let ended = drained.and(inside);
     log_the_end(state, &ended, left_the_modules);
     if !left_the_modules {
@@ -90,15 +97,23 @@ pub(super) fn end(
     ended.map(drop)
 }
 
+/// How the shards ended.
+struct Drained {
+    /// False: some still have connections.
+    shards_finished: bool,
+    /// Of the time for stopping.
+    time_left: Duration,
+}
+
 /// Readiness has been off for a while; listeners close, requests in flight are answered, idle
 /// connections end, sessions close.
 ///
-/// Gives the time that is left.
+/// Whatever comes of it, within the time for stopping.
 fn close_connections(
     state: &State,
     shards: Shards,
     signals: &mut Signals,
-) -> Result<Duration, String> {
+) -> Result<Drained, String> {
     let shutdown_time = state.config.load().server.shutdown_time;
     let deadline = Instant::now() + shutdown_time;
     shards.request_stop();
@@ -107,7 +122,8 @@ fn close_connections(
         state.tick_key_managers();
         std::thread::sleep(TICK);
     }
-    if shards.are_finished() {
+    let shards_finished = shards.are_finished();
+    if shards_finished {
         shards.join()?;
     } else {
         let open: u64 =
@@ -117,7 +133,8 @@ fn close_connections(
             format!("connections still open after {} ms: {open}", shutdown_time.as_millis()),
         );
     }
-    Ok(deadline.saturating_duration_since(Instant::now()))
+    let time_left = deadline.saturating_duration_since(Instant::now());
+    Ok(Drained { shards_finished, time_left })
 }
 
 /// Ends lanes and threads that call into modules. Gives the key managers in whose modules some

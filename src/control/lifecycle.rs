@@ -9,6 +9,7 @@ use crossbeam::channel::bounded;
 use signal_hook::consts::SIGHUP;
 
 use super::admin_hooks::AdminHooks;
+use super::budget_keeper::Keeper;
 use super::reload::LossOfClientAuth;
 use super::shards::Shards;
 use super::signals::Signals;
@@ -52,12 +53,14 @@ pub fn serve(
     socket::start(&state, hooks, control)
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
     start_witness(&state, witness).map_err(Failure::Other)?;
+    let keeper = Keeper::start(&state)
+        .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served =
         start_shards(&state, &cores, admin.map(|listener| (hooks, listener))).and_then(|shards| {
             serving(&state);
             run(&state, shards, &mut signals)
         });
-    drain::end(&state, served, stop_probes, &inside, &mut signals).map_err(Failure::Other)
+    drain::end(&state, served, stop_probes, &inside, keeper, &mut signals).map_err(Failure::Other)
 }
 
 /// Cosigns for others, where the configuration asks for it.

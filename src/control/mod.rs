@@ -5,6 +5,8 @@ pub mod admin_hooks;
 pub mod audit;
 pub mod block_shown;
 pub mod blocks;
+mod budget_keeper;
+pub mod budgets;
 pub mod build;
 pub mod commands;
 pub mod connections;

@@ -73,8 +73,13 @@ pub(super) fn reread_versions(state: &Arc<State>) {
 pub(super) fn renew_key_stores(state: &State) {
     let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
     let (config, running) = (state.config.load(), state.stores.load());
-    match key_stores(&config, &state.managers, state.metrics.len(), Some(&running)) {
-        Ok(stores) => state.stores.store(Arc::new(stores)),
+    let (managers, shards, budgets) = (&state.managers, state.metrics.len(), &state.budgets);
+    budgets.expect(&config, managers);
+    match key_stores(&config, managers, shards, budgets, Some(&running)) {
+        Ok(stores) => {
+            budgets.wait_for_blocks();
+            state.stores.store(Arc::new(stores));
+        }
         Err(why) => {
             let message = format!("the versions of keys that serve are the old ones: {why}");
             state.log.event(Level::Error, message);
@@ -167,7 +172,10 @@ fn take_over(
     let not_served = keep_running_managers(&mut config, &old, &mut waiting);
     waiting.extend(difference::keep_running(&mut config, &old));
     let running = state.stores.load();
-    let stores = key_stores(&config, &state.managers, state.metrics.len(), Some(&running))?;
+    let (managers, shards, budgets) = (&state.managers, state.metrics.len(), &state.budgets);
+    budgets.expect(&config, managers);
+    let stores = key_stores(&config, managers, shards, budgets, Some(&running))?;
+    budgets.wait_for_blocks();
     let changes =
         difference::at_reload((&old, (&**running_tls).into()), (&config, tls_in_force.into()));
     state.stores.store(Arc::new(stores));

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
+use super::budgets::Budgets;
 use super::unsealing::Unsealing;
 use crate::audit::witness::Witness;
 use crate::config::Config;
@@ -45,6 +46,8 @@ pub struct State {
     pub audit: ServiceAudit,
     /// What is blocked.
     pub blocks: Blocks,
+    /// How often keys have encrypted.
+    pub budgets: Budgets,
     /// Key managers whose keys an HSM opens.
     pub unsealing: Vec<Arc<Unsealing>>,
     /// Held by a reload: a signal and the control socket may ask for one at the same time.

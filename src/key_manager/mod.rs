@@ -11,9 +11,11 @@ mod listing;
 pub mod local;
 pub mod pkcs11;
 pub mod replica_check;
+pub mod unrequested;
 mod version;
 pub mod wrapped;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -342,6 +344,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Keys that fail where others work. Does not block.
     fn refused_keys(&self) -> Vec<RefusedKey> {
         Vec::new()
+    }
+    /// Encryptions under keys of customers that it has made of its own accord since the last call.
+    fn unrequested_encryptions(&self) -> HashMap<Arc<str>, u64> {
+        HashMap::new()
     }
     /// How many busy sessions do any good.
     fn concurrency(&self) -> Concurrency;

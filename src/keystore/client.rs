@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::key_manager::unrequested::Unrequested;
 use crate::key_manager::{Answer, Fault, InProcess, Job, KeyRef, Task};
 use crate::sched::{Delivered, Inbox, Pool, Refused, Share};
 
@@ -12,7 +13,10 @@ use crate::sched::{Delivered, Inbox, Pool, Refused, Share};
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Asks one key manager, and blocks until it has answered.
-pub struct BlockingClient<'a>(Access<'a>);
+pub struct BlockingClient<'a> {
+    access: Access<'a>,
+    unrequested: &'a Unrequested,
+}
 
 enum Access<'a> {
     InProcess(&'a dyn InProcess),
@@ -21,12 +25,19 @@ enum Access<'a> {
 }
 
 impl<'a> BlockingClient<'a> {
-    pub(super) fn in_process(keys: &'a dyn InProcess) -> BlockingClient<'a> {
-        BlockingClient(Access::InProcess(keys))
+    pub(super) fn in_process(
+        keys: &'a dyn InProcess,
+        unrequested: &'a Unrequested,
+    ) -> BlockingClient<'a> {
+        BlockingClient { access: Access::InProcess(keys), unrequested }
     }
 
-    pub(super) fn of_pool(pool: &'a Pool, inbox: Rc<Inbox>) -> BlockingClient<'a> {
-        BlockingClient(Access::Lanes(pool, inbox))
+    pub(super) fn of_pool(
+        pool: &'a Pool,
+        inbox: Rc<Inbox>,
+        unrequested: &'a Unrequested,
+    ) -> BlockingClient<'a> {
+        BlockingClient { access: Access::Lanes(pool, inbox), unrequested }
     }
 
     /// Waits for the outcome, no longer than `patience`; also returns how long the key manager
@@ -41,7 +52,10 @@ impl<'a> BlockingClient<'a> {
         patience: Duration,
     ) -> Result<(Answer, Duration), Fault> {
         let job = Job { key: key.clone(), task, deadline: Instant::now() + patience };
-        match &self.0 {
+        if let Task::Encrypt { .. } = job.task {
+            self.unrequested.count(&key.label);
+        }
+        match &self.access {
             Access::InProcess(keys) => {
                 let start = Instant::now();
                 keys.execute(job).map(|answer| (answer, start.elapsed()))

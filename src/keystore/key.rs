@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::key_manager::{Cipher, KeyRef, ManagedVersion, VersionState};
+use crate::policy::budget::Budget;
 use crate::policy::quota::Quota;
 
 /// A version, and what it may be used for.
@@ -14,12 +15,14 @@ pub struct Version {
     pub state: VersionState,
     /// How it encrypts.
     pub cipher: Cipher,
+    /// How often it may encrypt; `None` where nobody counts.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl Version {
     fn first(label: &str) -> Version {
         let (state, cipher) = (VersionState::Primary, Cipher::Direct);
-        Version { key: KeyRef::first(label), state, cipher }
+        Version { key: KeyRef::first(label), state, cipher, budget: None }
     }
 }
 
@@ -58,11 +61,16 @@ impl Key {
 
     /// One whose versions its key manager keeps: these, or `None` where it does not know them now.
     /// Then it is asked for whichever there may be, and says why it cannot.
-    pub fn managed(label: &str, versions: Option<Vec<ManagedVersion>>, enabled: bool) -> Key {
+    pub fn managed(
+        label: &str,
+        versions: Option<Vec<ManagedVersion>>,
+        enabled: bool,
+        budget: impl Fn(u16) -> Option<Arc<Budget>>,
+    ) -> Key {
         let label: Arc<str> = label.into();
         let version = |ManagedVersion { number, state, cipher }| {
             let key = KeyRef { version: number, ..KeyRef::first(label.clone()) };
-            Version { key, state, cipher }
+            Version { key, state, cipher, budget: budget(number) }
         };
         let versions = versions.unwrap_or_default().into_iter().map(version).collect();
         let known = Key::with_versions(versions, enabled).unwrap_or_else(|| {
@@ -95,6 +103,11 @@ impl Key {
     /// Whether its key manager keeps its versions, and may give each message a key of its own.
     pub fn is_managed(&self) -> bool {
         self.managed
+    }
+
+    /// How often the primary version may encrypt; `None` where nobody counts.
+    pub fn budget(&self) -> Option<&Arc<Budget>> {
+        self.primary.budget.as_ref()
     }
 
     /// The version that a ciphertext's metadata names, to decrypt with.
@@ -131,7 +144,7 @@ mod tests {
 
     fn version(number: u16, state: VersionState) -> Version {
         let key = KeyRef { version: number, ..KeyRef::first(format!("foo-{number}")) };
-        Version { key, state, cipher: Cipher::Direct }
+        Version { key, state, cipher: Cipher::Direct, budget: None }
     }
 
     #[test]
@@ -170,13 +183,13 @@ mod tests {
 
     #[test]
     fn a_key_manager_that_knows_no_versions_now_is_asked_for_any() {
-        let key = Key::managed("foo", None, true);
+        let key = Key::managed("foo", None, true, |_| None);
         let of = |number| KeyRef { version: number, ..KeyRef::first("foo") };
         assert_eq!((key.primary().key, key.versions().len()), (of(0), 0));
         assert_eq!((key.version(7), key.first()), (Ok(of(7)), Ok(of(0))));
         let only = |number, state| ManagedVersion { number, state, cipher: Cipher::Derived };
         let known = vec![only(3, VersionState::Primary)];
-        let key = Key::managed("foo", Some(known), true);
+        let key = Key::managed("foo", Some(known), true, |_| None);
         assert_eq!((key.primary().key, key.primary().cipher), (of(3), Cipher::Derived));
         // Its file may be older than another instance's.
         assert_eq!(

@@ -3,6 +3,7 @@
 //! There are two ways to reach one: [`InProcess`], computed at once on the calling thread, and
 //! [`Engine`], through lanes with a session each. Only this file knows which one it is.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::client::BlockingClient;
+use crate::key_manager::unrequested::Unrequested;
 use crate::key_manager::{
     Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagedVersion, ManagerInfo, Outcome,
     ProbeKey, RefusedKey, replica_check,
@@ -32,6 +34,8 @@ pub struct KeyManager {
     /// Its first look at them.
     pub first_listing: FirstListing,
     access: Access,
+    /// Encryptions that are no request's: by [`KeyManager::client`], [`KeyManager::differences`].
+    unrequested: Unrequested,
 }
 
 /// How jobs reach a key manager.
@@ -137,8 +141,8 @@ impl KeyManager {
 
     fn new(name: &str, access: Access) -> KeyManager {
         let (probe, keys) = (ArcSwapOption::empty(), KeyFailures::default());
-        let first_listing = FirstListing::default();
-        KeyManager { name: name.into(), probe, keys, first_listing, access }
+        let (first_listing, unrequested) = (FirstListing::default(), Unrequested::default());
+        KeyManager { name: name.into(), probe, keys, first_listing, access, unrequested }
     }
 
     /// Does a shard's job, on the shard itself or through a lane.
@@ -160,12 +164,13 @@ impl KeyManager {
     /// For jobs from a thread that may block. Of a key manager with sessions there are as many as
     /// it was made with: `None` once they were taken.
     pub fn client(&self) -> Option<BlockingClient<'_>> {
+        let unrequested = &self.unrequested;
         match &self.access {
-            Access::InProcess(keys) => Some(BlockingClient::in_process(&**keys)),
+            Access::InProcess(keys) => Some(BlockingClient::in_process(&**keys, unrequested)),
             Access::Sessions(sessions) => {
                 let guest = sessions.guests.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
                 let inbox = Inbox::new(guest.index, guest.mailbox);
-                Some(BlockingClient::of_pool(&sessions.pool, inbox))
+                Some(BlockingClient::of_pool(&sessions.pool, inbox, unrequested))
             }
         }
     }
@@ -274,9 +279,25 @@ impl KeyManager {
     /// with sessions nothing is known here.
     pub fn differences(&self, other: &dyn InProcess) -> Vec<String> {
         match &self.access {
-            Access::InProcess(keys) => replica_check::differences(&**keys, other),
+            Access::InProcess(keys) => {
+                for label in keys.labels() {
+                    self.unrequested.count(&label.into());
+                }
+                replica_check::differences(&**keys, other)
+            }
             Access::Sessions(_) => Vec::new(),
         }
+    }
+
+    /// Encryptions under its keys that no request asked for, by label, since the last call.
+    pub fn take_unrequested(&self) -> HashMap<Arc<str>, u64> {
+        let mut counts = self.unrequested.take();
+        if let Access::Sessions(sessions) = &self.access {
+            for (label, count) in sessions.engine.unrequested_encryptions() {
+                *counts.entry(label).or_default() += count;
+            }
+        }
+        counts
     }
 
     /// Replaces sessions that hang. To be called every 50 ms or so.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::key_manager::Nonces;
 use crate::policy::Policy;
+use crate::policy::budget::Exhausted;
 use crate::policy::quota::Quota;
 use crate::sched::Share;
 use crate::sigv4::CredentialSet;
@@ -54,6 +55,8 @@ pub struct KeyStore {
     pub accept_aws_sample: bool,
     /// How many requests it may have.
     pub quota: Option<Arc<Quota>>,
+    /// What becomes of an encryption for which there is no budget.
+    pub exhausted: Exhausted,
     /// Who may do what with its keys; `None`: whoever may sign.
     pub policy: Option<Policy>,
 }

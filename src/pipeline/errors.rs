@@ -7,6 +7,7 @@
 use crate::api::{ApiError, ErrorName};
 use crate::key_manager::Fault;
 use crate::keystore::NoVersion;
+use crate::policy::budget::NoBudget;
 use crate::sched::Refused;
 
 /// The error for a key manager's fault; what only the operator may see goes to `detail`, which may
@@ -98,6 +99,30 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
             ApiError::new(
                 ErrorName::ThrottlingException,
                 "the key manager cannot do more requests in time",
+            )
+        }
+    }
+}
+
+/// The error of an encryption for which the key's version has no budget.
+pub(super) fn no_budget(why: NoBudget, detail: &mut String) -> ApiError {
+    detail.clear();
+    match why {
+        // As a key that is disabled: KMS does not try again, and does not count it against the key
+        // store. Only an operator can end it.
+        NoBudget::Spent => {
+            detail.push_str("the invocation budget of the key's version is used up");
+            ApiError::new(
+                ErrorName::InvalidStateException,
+                "the version of the external key has encrypted as often as it may: rotate it in \
+                 the proxy; it still decrypts",
+            )
+        }
+        NoBudget::NotReserved => {
+            detail.push_str("the state directory cannot be written: no encryption is reserved");
+            ApiError::new(
+                ErrorName::InternalException,
+                "the proxy cannot count encryptions; the proxy's log says why",
             )
         }
     }

@@ -11,15 +11,17 @@ use super::target::Target;
 use crate::api::framing::{self, Format, Metadata};
 use crate::api::response::{self, Encrypted};
 use crate::api::{ApiError, Call, Decrypt, Encrypt, ErrorName, Operation};
-use crate::key_manager::{Answer, Cipher, Job, KeyDescription, KeyRef, Task};
+use crate::key_manager::{Answer, Cipher, Fault, Job, KeyDescription, KeyRef, Task};
 use crate::keystore::{Key, NoVersion, Version, may_pass_elsewhere, time_of_a_try};
 use crate::policy::Permit;
+use crate::policy::budget::ShardBudget;
 use crate::sched::{Delivered, Inbox};
 
-/// Appends the answer's body to `out`.
+/// Appends the answer's body to `out`. What is encrypted is taken from `budget`.
 pub(super) async fn execute(
     inbox: &Rc<Inbox>,
     permit: Permit<Target<'_>>,
+    budget: Option<&ShardBudget>,
     exchange: &mut Exchange<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
@@ -30,7 +32,7 @@ pub(super) async fn execute(
             Ok(())
         }
         Call::Metadata => metadata(inbox, &target, exchange, out).await,
-        Call::Encrypt(call) => encrypt(inbox, &target, call, exchange, out).await,
+        Call::Encrypt(call) => encrypt(inbox, &target, call, budget, exchange, out).await,
         Call::Decrypt(call) => decrypt(inbox, &target, call, exchange, out).await,
     }
 }
@@ -43,7 +45,7 @@ async fn metadata(
 ) -> Result<(), ApiError> {
     let key = target.key()?;
     let again = || Some(Task::Describe);
-    match run(inbox, target, key.primary().key, Task::Describe, again, exchange).await? {
+    match run(inbox, target, key.primary().key, Task::Describe, again, None, exchange).await? {
         Answer::Described(described) => {
             let enabled = key.enabled && described.enabled;
             response::metadata(&KeyDescription { enabled, ..described }, out);
@@ -57,6 +59,7 @@ async fn encrypt(
     inbox: &Rc<Inbox>,
     target: &Target<'_>,
     call: Encrypt,
+    budget: Option<&ShardBudget>,
     exchange: &mut Exchange<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ApiError> {
@@ -66,7 +69,7 @@ async fn encrypt(
         _ => None,
     };
     let task = encryption(call, metadata.as_slice())?;
-    match run(inbox, target, key, task, again, exchange).await? {
+    match run(inbox, target, key, task, again, budget, exchange).await? {
         Answer::Encrypted { iv, ciphertext, tag, integrity } => {
             let (metadata, integrity) = (Some(metadata.as_slice()), integrity.as_ref());
             response::encrypt(
@@ -168,7 +171,7 @@ async fn decrypt_as(
         _ => None,
     };
     let task = decryption(reading, call)?;
-    run(inbox, target, key, task, again, exchange).await
+    run(inbox, target, key, task, again, None, exchange).await
 }
 
 /// The task of a decrypt.
@@ -219,13 +222,14 @@ fn ciphertext_key(key: &Key, metadata: Option<&[u8]>) -> Result<KeyRef, NoKey> {
 /// Has a key manager do the task, the healthiest and soonest first; tried once more, on another
 /// replica or session, when that may help and there is time for it. The task is made `again` then:
 /// a copy for the case would cost every request its allocations, and leave one more copy of
-/// plaintext to be wiped.
+/// plaintext to be wiped. Each try of an encryption is taken from `budget`.
 async fn run(
     inbox: &Rc<Inbox>,
     target: &Target<'_>,
     key: KeyRef,
     task: Task,
     again: impl Fn() -> Option<Task>,
+    budget: Option<&ShardBudget>,
     exchange: &mut Exchange<'_>,
 ) -> Result<Answer, ApiError> {
     let Exchange { record, diagnostics } = exchange;
@@ -242,6 +246,10 @@ async fn run(
         let left = target.deadline - now;
         let deadline = now + time_of_a_try(left, replica_left);
         let Some(task_now) = task.take().or_else(&again) else { break };
+        if let Some(Err(why)) = budget.map(ShardBudget::take) {
+            failed = errors::no_budget(why, &mut diagnostics.detail);
+            break;
+        }
         let job = Job { key: key.clone(), task: task_now, deadline };
         diagnostics.key_manager = manager.name.clone();
         match manager.execute(inbox, target.store.share, job).await {
@@ -256,6 +264,10 @@ async fn run(
                 };
                 let may_pass = may_pass_elsewhere(&fault, replica_left);
                 let begun = !hsm_time.is_zero();
+                // Of a timeout it is not certain that no session began with it at the last moment.
+                if let (Fault::Busy, false, Some(budget)) = (&fault, begun, budget) {
+                    budget.give_back();
+                }
                 failed = errors::to_api_error(fault, begun, &mut diagnostics.detail);
                 if !may_pass {
                     break;
@@ -263,6 +275,7 @@ async fn run(
             }
             Err(returned) => {
                 let (refused, job) = *returned;
+                budget.inspect(|budget| budget.give_back());
                 task = Some(job.task);
                 failed = errors::refused(&refused, &mut diagnostics.detail);
                 // Refused by this one; the same one would refuse again.

@@ -8,6 +8,7 @@ mod execute;
 mod gate;
 mod health;
 pub mod record;
+mod spending;
 mod target;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ use authorize::Authorizer;
 use gate::Gate;
 pub use record::Arrival;
 use record::{Exchange, Outcome};
+use spending::Spending;
 use target::Target;
 
 /// Everything a shard needs to answer requests.
@@ -42,6 +44,7 @@ pub struct Pipeline {
     inbox: Rc<Inbox>,
     signing_keys: RefCell<SigningKeys>,
     gate: Gate,
+    spending: Spending,
     authorizer: Authorizer,
     metrics: Arc<ShardMetrics>,
     log: Log,
@@ -68,6 +71,7 @@ impl Pipeline {
             inbox,
             signing_keys: RefCell::new(SigningKeys::new()),
             gate: Gate::new(blocks, metrics.clone()),
+            spending: Spending::default(),
             authorizer: Authorizer::new(metrics.clone()),
             metrics,
             log,
@@ -172,9 +176,10 @@ impl Pipeline {
             audit.may_serve(route.operation)?;
         }
         let _admitted = self.gate.admit(&stores, &route, &target, exchange)?;
+        let budget = self.spending.budget(&stores, route.operation, &target);
         let authorizer = &self.authorizer;
         let permit = authorizer.permit(&authenticated, valid, &route, target, arrival, exchange)?;
-        let done = execute::execute(&self.inbox, permit, exchange, out).await;
+        let done = execute::execute(&self.inbox, permit, budget.as_deref(), exchange, out).await;
         self.gate.refuse_blocked(record::unix_seconds(SystemTime::now()), exchange)?;
         done
     }

@@ -4,6 +4,7 @@
 //! [`Permit`] is the only thing that the pipeline executes, and only [`decide`] makes one.
 
 pub mod blocklist;
+pub mod budget;
 pub mod cedar;
 pub mod quota;
 

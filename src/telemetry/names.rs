@@ -91,6 +91,13 @@ metrics! {
         "Waiting for a session of the key manager.";
     HSM_DURATION: Histogram "xksd_hsm_duration_seconds" ["operation"]
         "In the key manager.";
+    KEY_BUDGET_USED: Gauge "xksd_key_budget_used_ratio" ["key_manager", "label", "version"]
+        "Part of its invocation budget that a key has used on this instance: of the 100 primary \
+         versions that have used most.";
+    KEY_BUDGET_USED_MAX: Gauge "xksd_key_budget_used_ratio_max" []
+        "The highest of them.";
+    KEY_BUDGETS_UNSAVED: Gauge "xksd_key_budgets_unsaved" []
+        "1 while the encryptions of keys cannot be saved: a crash would count too few.";
     BLOCKS: Gauge "xksd_blocks" []
         "Keys and key stores that are blocked.";
     BLOCKS_UNSAVED: Gauge "xksd_blocks_unsaved" []

@@ -7,6 +7,7 @@ mod admin_host;
 mod any_module;
 mod audit;
 mod blocks;
+mod budgets;
 mod calls;
 mod haproxy;
 mod hostile;

@@ -1,5 +1,6 @@
 //! `xksd keys`
 
+mod budgets;
 mod listing;
 mod replicas;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::budgets::Budgets;
 use super::{Failure, key, print};
 use crate::api::response::key_spec;
 use crate::config::{Config, Key, KeyManager};
@@ -29,6 +31,9 @@ Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave
 (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to carry other keys out and in (CKA_WRAP, CKA_UNWRAP).
 It is shown, and does not change the exit code.
 
+\"has encrypted up to\" is what a key has used of its invocation budget on this instance, as its
+state directory says; nothing is shown where that cannot be read.
+
 Of a key store with several key managers, each encrypts random bytes under each key, and each other
 one decrypts them: the same label does not make it the same key. \"DIFFERENT KEYS\" means that what
 AWS has encrypted through one of them is lost to the other.
@@ -44,9 +49,15 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = Config::load(&args.config)?;
     config.set_environment().map_err(Failure::Failed)?;
-    let mut holders = Vec::new();
+    let (mut holders, budgets) = (Vec::new(), Budgets::read(&config));
     for (index, manager) in config.key_managers.iter().enumerate() {
-        holders.push(tell_manager(&config, index, manager)?);
+        let holder = tell_manager(&config, index, manager)?;
+        for label in &holder.serves {
+            for line in budgets.lines(&holder.name, label) {
+                print(&format!("  {line}\n"))?;
+            }
+        }
+        holders.push(holder);
     }
     let mut tally = Tally::default();
     for store in &config.keystores {

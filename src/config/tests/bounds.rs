@@ -43,6 +43,8 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         milliseconds"),
     ("[server]", "[server]\nshutdown_ms = 99", "server.shutdown_ms", "100 to 300000 milliseconds"),
     ("[server]", "[server]\nshutdown_ms = 300001", "server.shutdown_ms", "100 to 300000 milliseconds"),
+    ("[server]", "[server]\ninstances = 0", "server.instances", "1 to 1000 instances"),
+    ("[server]", "[server]\ninstances = 1001", "server.instances", "1 to 1000 instances"),
     ("[server]", "[server]\nlog = \"xml\"", "server.log", "\"auto\", \"json\" or \"text\""),
     ("[server]", "[server]\nstate_directory = \"\"", "server.state_directory", "a path is not empty"),
     ("[server]", "[server]\ncontrol_socket = 1", "server.control_socket", "a string is expected"),
@@ -148,6 +150,10 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("id = \"foo\"", "id = \"foo\"\nlabel = \"\"", "keystore[0].key[0].label", "1 to 255 bytes"),
     ("id = \"foo\"", "id = \"foo\"\nlable = \"x\"", "keystore[0].key[0].lable", "unknown key; did you mean \"label\"?"),
     ("id = \"foo\"", "id = \"foo\"\n[[keystore.key]]\nid = \"foo\"", "keystore[0].key[1].id", "\"foo\" is taken: keystore[0].key[0] has it too"),
+    ("id = \"foo\"", "id = \"foo\"\nversion = [{ number = 0, label = \"a\", state = \"primary\", promoted = 2026-11-28T12:00:00 }]", "keystore[0].key[0].version[0].promoted", "with its offset"),
+    ("id = \"foo\"", "id = \"foo\"\nversion = [{ number = 0, label = \"a\", state = \"primary\", promoted = 2026-11-28 }]", "keystore[0].key[0].version[0].promoted", "with its offset"),
+    ("id = \"foo\"", "id = \"foo\"\nversion = [{ number = 0, label = \"a\", state = \"primary\", promoted = \"2026-11-28T12:00:00Z\" }]", "keystore[0].key[0].version[0].promoted", "not a string"),
+    ("key_manager = [\"hsm-a\"]", "key_manager = [\"hsm-a\"]\ninvocation_budget = \"stop\"", "keystore[0].invocation_budget", "\"warn\" or \"refuse\""),
 ];
 
 #[test]

@@ -56,15 +56,15 @@ fn all_is_said_at_the_start() {
              00:00:00 UTC",
             "any client may connect: no client certificate is asked for",
             "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
-             [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, log is \"auto\", \
-             state_directory is /etc/xksd/state, control_socket is \
+             [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, instances is 1, \
+             log is \"auto\", state_directory is /etc/xksd/state, control_socket is \
              /etc/xksd/state/control.sock",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
              \"xks\", profile is \"generic\", sessions is 16, verify_encryptions is true, \
              read_write_sessions is false",
             "key store \"/a\": key_manager is [\"hsm-a\"], enabled, accept_foreign_ciphertext is \
-             [], weight is 1",
+             [], weight is 1, invocation_budget is \"warn\"",
             "key store \"/a\": credential ABCDEFGHIJKLMNOPQR27",
             "key store \"/a\": key \"foo\": label is \"foo\", enabled",
         ]
@@ -160,7 +160,7 @@ fn who_is_cut_off_and_who_comes_in_is_said() {
         told(&[("\"/a\"", "\"/b\""), ("id = \"foo\"", "id = \"foo\"\nlabel = \"other\"")]),
         [
             "key store \"/b\" added: key_manager is [\"hsm-a\"], enabled, \
-             accept_foreign_ciphertext is [], weight is 1",
+             accept_foreign_ciphertext is [], weight is 1, invocation_budget is \"warn\"",
             "key store \"/b\": credential ABCDEFGHIJKLMNOPQR27 added",
             "key store \"/b\": key \"foo\" added: label is \"other\", enabled",
             "key store \"/a\" removed"
@@ -193,6 +193,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.regions", "\"us-gov-west-1\", ", ""),
     ("server.shutdown_delay_ms", "shutdown_delay_ms = 0", "shutdown_delay_ms = 1"),
     ("server.shutdown_ms", "shutdown_ms = 5000", "shutdown_ms = 5001"),
+    ("server.instances", "log = \"json\"", "log = \"json\"\ninstances = 3"),
     ("server.log", "log = \"json\"", "log = \"text\""),
     ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
     ("server.control_socket", "log = \"json\"", "log = \"json\"\ncontrol_socket = \"/c\""),
@@ -255,6 +256,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.key", "id = \"foo\"", "id = \"bar\""),
     ("keystore.accept_foreign_ciphertext", "accept_foreign_ciphertext = [\"aws-sample\"]\n", ""),
     ("keystore.weight", "enabled = false\naccept", "enabled = false\nweight = 7\naccept"),
+    ("keystore.invocation_budget", "enabled = false\naccept", "enabled = false\ninvocation_budget = \"refuse\"\naccept"),
     ("keystore.credential.access_key_id", "QR27", "QR26"),
     ("keystore.credential.secret_access_key", "{ env = \"KEY\" }", "{ value = \"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz\" }"),
     ("keystore.key.id", "id = \"foo\"", "id = \"bar\""),
@@ -273,6 +275,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.key.version.number", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
     ("keystore.key.version.label", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
     ("keystore.key.version.state", "label = \"a label\"", "version = [{ number = 7, label = \"a\", state = \"primary\" }]"),
+    ("keystore.key.version.promoted", "label = \"a label\"", "version = [{ number = 0, label = \"a label\", state = \"primary\", promoted = 2026-11-28T12:00:00Z }]"),
     ("keystore.key.quota", "quota = { requests_per_second = 18, burst = 36, concurrent = 5 }\n", ""),
     ("keystore.key.quota.requests_per_second", "requests_per_second = 18,", "requests_per_second = 19,"),
     ("keystore.key.quota.burst", "burst = 36,", "burst = 37,"),

@@ -45,11 +45,11 @@ impl KeyCache {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Up to `count` keys that are known, but not that of `except`.
-    pub(super) fn others(&self, except: &str, count: usize) -> Vec<Key> {
+    /// Up to `count` keys that are known, with their labels, but not that of `except`.
+    pub(super) fn others(&self, except: &str, count: usize) -> Vec<(Arc<str>, Key)> {
         let inner = self.read();
         let others = inner.keys.iter().filter(|(label, _)| ***label != *except);
-        others.map(|(_, key)| key.clone()).take(count).collect()
+        others.map(|(label, key)| (label.clone(), key.clone())).take(count).collect()
     }
 
     /// To be asked before a key is looked up that [`KeyCache::insert`] shall take.

@@ -28,6 +28,7 @@ mod token_keys;
 #[cfg(test)]
 pub(crate) use quarantine::{Epoch, Quarantine, SelfTest};
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -405,6 +406,10 @@ impl Engine for Pkcs11Engine {
 
     fn refused_keys(&self) -> Vec<RefusedKey> {
         self.shared.breakers.open()
+    }
+
+    fn unrequested_encryptions(&self) -> HashMap<Arc<str>, u64> {
+        self.shared.unrequested.take()
     }
 
     fn concurrency(&self) -> Concurrency {

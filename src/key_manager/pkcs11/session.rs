@@ -27,6 +27,7 @@ use crate::key_manager::{
     Answer, Fault, Job, KeyDescription, KeyRef, KeyUsage, Outcome, Session, Task,
 };
 use failure::{Failure, in_time};
+use gcm::Under;
 
 /// A session on a token.
 pub(super) struct HsmSession {
@@ -91,7 +92,8 @@ impl HsmSession {
                 let key = self.key(label, usages, deadline)?;
                 let verified =
                     self.shared.verifies(Instant::now()) && self.allows(label, KeyUsage::Decrypt);
-                self.encrypt(key, plaintext, aad, integrity.as_ref(), verified, deadline)
+                let under = Under { key, label: Some(label) };
+                self.encrypt(under, plaintext, aad, integrity.as_ref(), verified, deadline)
             }
             Task::Decrypt { ciphertext, iv, tag, aad } => {
                 let key = self.key(label, &[KeyUsage::Decrypt], deadline)?;
@@ -210,6 +212,10 @@ impl Session for HsmSession {
             && self.reaction(error) == Reaction::KeyHandle
         {
             self.shared.keys.remove(&label);
+            if let Task::Encrypt { .. } = task {
+                // The first one may have been made.
+                self.shared.unrequested.count(&label);
+            }
             result = self.attempt(&label, &task, Some(deadline));
         }
         let outcome = result.map_err(|failure| self.settle(failure, &label, uses));

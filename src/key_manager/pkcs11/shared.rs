@@ -10,6 +10,7 @@ use super::profile::Profile;
 use super::quarantine::Quarantine;
 use super::recent_fault::RecentFault;
 use super::token_keys::TokenKeys;
+use crate::key_manager::unrequested::Unrequested;
 
 /// One for each engine.
 pub(super) struct Shared {
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     /// A code that can mean bad ciphertext came for something good.
     pub(super) refused_good: RecentFault,
     pub(super) iv_watch: IvWatch,
+    /// Encryptions under keys of the token that no job asked for.
+    pub(super) unrequested: Unrequested,
     pub(super) made_iv_watch: MadeIvWatch,
     /// The module's message interface was tried and found wanting: the calls of PKCS#11 2.40 do.
     pub(super) messages_misbehave: AtomicBool,
@@ -57,6 +60,7 @@ impl Shared {
             computed_wrongly: RecentFault::default(),
             refused_good: RecentFault::default(),
             iv_watch: IvWatch::default(),
+            unrequested: Unrequested::default(),
             made_iv_watch: MadeIvWatch::default(),
             messages_misbehave: AtomicBool::new(false),
             messages_work_in: AtomicU64::new(0),

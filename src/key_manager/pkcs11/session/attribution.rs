@@ -19,7 +19,7 @@ use super::super::breaker::KeyUse;
 use super::super::errors::{Call, CallError, Reaction};
 use super::HsmSession;
 use super::failure::{Failure, Unverified};
-use super::gcm::TEST_TEXT;
+use super::gcm::{TEST_TEXT, Under};
 use super::lookup::permit;
 use crate::key_manager::{Fault, KeyUsage};
 use crate::limits::INTEGRITY_COMPARISONS;
@@ -132,11 +132,12 @@ impl HsmSession {
     /// know.
     fn key_works(&mut self, label: &Arc<str>) -> bool {
         let Some(key) = self.known.get(&self.shared.keys, label).cloned() else { return false };
+        let under = Under { key: key.handle, label: Some(label) };
         if permit(&key, &[KeyUsage::Encrypt, KeyUsage::Decrypt]).is_ok() {
-            self.round_trip(key.handle, None).is_ok()
+            self.round_trip(under, None).is_ok()
         } else {
             permit(&key, &[KeyUsage::Encrypt]).is_ok()
-                && self.encrypt_only(key.handle, &TEST_TEXT, b"", None).is_ok()
+                && self.encrypt_unrequested(under, &TEST_TEXT, b"", None).is_ok()
         }
     }
 }

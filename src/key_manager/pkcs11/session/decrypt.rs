@@ -17,7 +17,8 @@ use super::super::profile::IvMode;
 use super::HsmSession;
 use super::encrypt::Encrypted;
 use super::failure::{Failure, Unverified, in_time};
-use super::gcm::Sealed;
+use super::gcm::{Sealed, Under};
+use super::test_key::KnownGoodKey;
 use crate::key_manager::{Answer, Fault, KeyUsage, Plaintext, Secret, same_bytes};
 use crate::limits::{
     IV_BYTES, REFUSALS_AMBIGUOUS, REFUSALS_DOUBTED, REFUSALS_UNAMBIGUOUS, TAG_BYTES,
@@ -156,7 +157,8 @@ impl HsmSession {
         deadline: Option<Instant>,
     ) -> Result<KnownGood, Failure> {
         if self.allows(label, KeyUsage::Encrypt) {
-            match self.encrypt_only(like.key, text, like.aad, deadline) {
+            let under = Under { key: like.key, label: Some(label) };
+            match self.encrypt_unrequested(under, text, like.aad, deadline) {
                 Ok(made) => return Ok(KnownGood { key: like.key, made }),
                 Err(Failure::Call(error)) if self.reaction(&error) == Reaction::Usage => {}
                 Err(failure) => return Err(failure),
@@ -164,9 +166,10 @@ impl HsmSession {
         }
         let keys = self.known_good_keys(label, deadline);
         let made = keys.and_then(|keys| {
-            let key = keys.first().copied().unwrap_or(like.key);
-            let made = self.encrypt_only(key, text, like.aad, deadline)?;
-            Ok(KnownGood { key, made })
+            let itself = Under { key: like.key, label: Some(label) };
+            let under = keys.first().map_or(itself, KnownGoodKey::under);
+            let made = self.encrypt_unrequested(under, text, like.aad, deadline)?;
+            Ok(KnownGood { key: under.key, made })
         });
         made.map_err(|failure| self.settle_witness(failure).into())
     }

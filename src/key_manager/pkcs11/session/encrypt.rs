@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use cryptoki_sys::CK_OBJECT_HANDLE;
 use ring::digest;
 
 use super::super::errors::{CallError, Reaction};
@@ -10,7 +9,7 @@ use super::super::iv::{AnyIv, Iv, IvSupply};
 use super::super::profile::IvMode;
 use super::HsmSession;
 use super::failure::{Failure, Unverified, in_time};
-use super::gcm::{Sealed, TEST_TEXT};
+use super::gcm::{Sealed, TEST_TEXT, Under};
 use crate::key_manager::{Answer, Fault, same_bytes};
 use crate::limits::{
     ECHO_BYTES_MIN, HSM_OUTPUT_SPARE_BYTES, IV_BYTES, IV_BYTES_MAX, REFUSALS_DOUBTED,
@@ -28,7 +27,7 @@ impl HsmSession {
     /// `verified`: also without an integrity value it is decrypted and compared.
     pub(super) fn encrypt(
         &mut self,
-        key: CK_OBJECT_HANDLE,
+        under: Under<'_>,
         plaintext: &[u8],
         aad: &[u8],
         integrity: Option<&digest::Context>,
@@ -36,7 +35,7 @@ impl HsmSession {
         deadline: Option<Instant>,
     ) -> Result<Answer, Failure> {
         let Encrypted { iv, bytes: mut sealed } =
-            self.encrypt_only(key, plaintext, aad, deadline)?;
+            self.encrypt_only(under, plaintext, aad, deadline)?;
         // spec: "If CDIV computation is delayed until after the encryption output is used as input
         // for the XKS decrypt API, any data corruption such as bit-flips that occur in the time
         // after the decryption is initiated and the CDIV is computed will go undetected." So:
@@ -49,7 +48,7 @@ impl HsmSession {
             std::array::from_fn(|n| value.as_ref()[n])
         });
         if integrity.is_some() || verified {
-            let sealed = Sealed { key, iv: iv.as_slice(), aad, bytes: &sealed };
+            let sealed = Sealed { key: under.key, iv: iv.as_slice(), aad, bytes: &sealed };
             self.verify(sealed, plaintext, deadline)?;
         }
         let (ciphertext, tag) = sealed.split_at(plaintext.len());
@@ -59,10 +58,24 @@ impl HsmSession {
         Ok(Answer::Encrypted { iv: iv.as_slice().to_vec(), ciphertext: sealed, tag, integrity })
     }
 
+    /// As [`HsmSession::encrypt_only`], where no job asks for it: a key's encryptions are counted.
+    pub(super) fn encrypt_unrequested(
+        &mut self,
+        under: Under<'_>,
+        plaintext: &[u8],
+        aad: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<Encrypted, Failure> {
+        if let Some(label) = under.label {
+            self.shared.unrequested.count(label);
+        }
+        self.encrypt_only(under, plaintext, aad, deadline)
+    }
+
     /// Not decrypted: of what was made only that is known which it shows itself.
     pub(super) fn encrypt_only(
         &mut self,
-        key: CK_OBJECT_HANDLE,
+        under: Under<'_>,
         plaintext: &[u8],
         aad: &[u8],
         deadline: Option<Instant>,
@@ -75,12 +88,12 @@ impl HsmSession {
         in_time(deadline)?;
         let mut sealed = vec![0; plaintext.len() + HSM_OUTPUT_SPARE_BYTES];
         let mut after = given;
-        let length = self.gcm_encrypt(key, &mut after, aad, plaintext, &mut sealed)?;
+        let length = self.gcm_encrypt(under.key, &mut after, aad, plaintext, &mut sealed)?;
         sealed.truncate(length);
         let iv = self
             .iv_used(&given, &after, plaintext.len(), &mut sealed)
             .map_err(|why| self.broken(why))?;
-        self.look_at_ciphertext(key, plaintext, &sealed, deadline)?;
+        self.look_at_ciphertext(under, plaintext, &sealed, deadline)?;
         Ok(Encrypted { iv, bytes: sealed })
     }
 
@@ -90,7 +103,7 @@ impl HsmSession {
     /// then a longer one shows what the module does.
     fn look_at_ciphertext(
         &mut self,
-        key: CK_OBJECT_HANDLE,
+        under: Under<'_>,
         plaintext: &[u8],
         sealed: &[u8],
         deadline: Option<Instant>,
@@ -107,7 +120,7 @@ impl HsmSession {
                 "the plaintext in place of ciphertext",
             )));
         }
-        self.encrypt_only(key, &TEST_TEXT, b"", deadline).map(|_| ())
+        self.encrypt_unrequested(under, &TEST_TEXT, b"", deadline).map(|_| ())
     }
 
     /// The IV that was used, once the output is ciphertext ‖ tag and nothing else; or why not to

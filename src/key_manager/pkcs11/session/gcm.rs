@@ -1,6 +1,7 @@
 //! AES-GCM of one text: by which calls of the module, and whether its message interface may be
 //! used.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
@@ -22,6 +23,14 @@ const TEST_AAD: &[u8] = b"xksd";
 /// Encrypted in a round trip: as long as a data key of KMS. Not zeros, which is what a module that
 /// writes nothing leaves.
 pub(super) const TEST_TEXT: [u8; 32] = *b"xksd: a round trip under a key. ";
+
+/// A key to encrypt under.
+#[derive(Clone, Copy)]
+pub(super) struct Under<'a> {
+    pub(super) key: CK_OBJECT_HANDLE,
+    /// That of a customer's key; `None` for the session test key.
+    pub(super) label: Option<&'a Arc<str>>,
+}
 
 /// What is decrypted, and with what.
 #[derive(Clone, Copy)]

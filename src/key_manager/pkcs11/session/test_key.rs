@@ -1,32 +1,49 @@
 //! What is known to be good: the session test key, and round trips under it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use cryptoki_sys::*;
 
 use super::super::errors::{Call, CallError};
 use super::super::ffi::objects::{FALSE, TRUE, Wanted};
+use super::super::keys::Key;
 use super::super::messages::Messages;
 use super::super::module::OpenSession;
 use super::super::quarantine::Epoch;
 use super::HsmSession;
 use super::failure::{Failure, in_time};
-use super::gcm::{Sealed, TEST_TEXT};
+use super::gcm::{Sealed, TEST_TEXT, Under};
 use super::lookup::permit;
 use crate::key_manager::{Fault, KeyUsage, ProbeKey};
 use crate::limits::WITNESSES_MAX;
 
 /// CKA_LABEL of the session test key.
 const TEST_KEY_LABEL: &[u8] = b"xksd-probe";
+
+/// A key that is known to be good.
+pub(super) struct KnownGoodKey {
+    pub(super) key: CK_OBJECT_HANDLE,
+    /// That of a customer's key.
+    label: Option<Arc<str>>,
+}
+
+impl KnownGoodKey {
+    pub(super) fn under(&self) -> Under<'_> {
+        Under { key: self.key, label: self.label.as_ref() }
+    }
+}
+
 impl HsmSession {
     /// Encrypts and decrypts a text under the key. Says nothing of whose fault a failure is.
     pub(super) fn round_trip(
         &mut self,
-        key: CK_OBJECT_HANDLE,
+        under: Under<'_>,
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
-        let made = self.encrypt_only(key, &TEST_TEXT, b"", deadline)?;
-        let sealed = Sealed { key, iv: made.iv.as_slice(), aad: b"", bytes: &made.bytes };
+        let made = self.encrypt_unrequested(under, &TEST_TEXT, b"", deadline)?;
+        let sealed =
+            Sealed { key: under.key, iv: made.iv.as_slice(), aad: b"", bytes: &made.bytes };
         self.verify(sealed, &TEST_TEXT, deadline)
     }
 
@@ -36,16 +53,20 @@ impl HsmSession {
         &mut self,
         except: &str,
         deadline: Option<Instant>,
-    ) -> Result<Vec<CK_OBJECT_HANDLE>, Failure> {
+    ) -> Result<Vec<KnownGoodKey>, Failure> {
         match self.test_key(deadline) {
-            Ok(key) => Ok(vec![key]),
+            Ok(key) => Ok(vec![KnownGoodKey { key, label: None }]),
             Err(Failure::Call(error)) if error.call == Call::GenerateKey => {
                 let mut others = self.shared.keys.others(except, WITNESSES_MAX);
-                others.retain(|key| permit(key, &[KeyUsage::Encrypt, KeyUsage::Decrypt]).is_ok());
+                others.retain(|(_, key)| {
+                    permit(key, &[KeyUsage::Encrypt, KeyUsage::Decrypt]).is_ok()
+                });
                 if others.is_empty() {
                     return Err(error.into());
                 }
-                Ok(others.into_iter().map(|key| key.handle).collect())
+                let known_good =
+                    |(label, key): (_, Key)| KnownGoodKey { key: key.handle, label: Some(label) };
+                Ok(others.into_iter().map(known_good).collect())
             }
             Err(failure) => Err(failure),
         }
@@ -76,7 +97,7 @@ impl HsmSession {
     ) -> Result<(), Failure> {
         let mut result = Ok(());
         for key in self.known_good_keys(except, deadline)? {
-            result = self.round_trip(key, deadline);
+            result = self.round_trip(key.under(), deadline);
             if result.is_ok() {
                 break;
             }
