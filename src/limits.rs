@@ -439,6 +439,11 @@ pub const AUDIT_ORIGIN_BYTES_MAX: usize = 255;
 pub const AUDIT_CHECKPOINT_BYTES_MAX: usize = 128 * 1024;
 /// A checkpoint is signed this often while records come, and at the end.
 pub const AUDIT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Requests with a wrong signature that a shard records within [`AUDIT_UNAUTHENTICATED_INTERVAL`];
+/// of the others their number. Who has no credential can have some 10 MB a day written so.
+pub const AUDIT_UNAUTHENTICATED_RECORDS_MAX: u32 = 20;
+/// See [`AUDIT_UNAUTHENTICATED_RECORDS_MAX`].
+pub const AUDIT_UNAUTHENTICATED_INTERVAL: Duration = Duration::from_secs(60);
 /// A write that failed is tried again this soon.
 pub const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// `audit.retention_days`; 0: nothing is deleted.

@@ -38,6 +38,8 @@ fn process(text: &mut Exposition, state: &State) {
     text.metric(&names::RELOAD_SUCCESSFUL).sample(&[], u8::from(last.refused.is_none()));
     let at = last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default();
     text.metric(&names::RELOAD_SUCCEEDED_AT).sample(&[], at.as_secs_f64());
+    let reachable = state.control_reachable.load(Ordering::Relaxed);
+    text.metric(&names::CONTROL_SOCKET_REACHABLE).sample(&[], u8::from(reachable));
     let lost = state.log.lost();
     let mut metric = text.metric(&names::LOG_LINES_DROPPED);
     metric.sample(&["behind"], lost.behind());

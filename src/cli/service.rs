@@ -41,6 +41,9 @@ pub struct ReloadArgs {
     /// from then on any client may connect
     #[arg(long)]
     accept_loss_of_client_auth: bool,
+    /// Reload also if policies that forbid are missing from the files of a key store
+    #[arg(long)]
+    accept_loss_of_forbids: bool,
 }
 
 /// Show the state of the running xksd
@@ -52,8 +55,8 @@ pub struct StatusArgs {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    let accept_loss_of_client_auth = args.accept_loss_of_client_auth;
-    args.service.ask(&Request::Reload { accept_loss_of_client_auth })
+    let &ReloadArgs { accept_loss_of_client_auth, accept_loss_of_forbids, .. } = args;
+    args.service.ask(&Request::Reload { accept_loss_of_client_auth, accept_loss_of_forbids })
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {

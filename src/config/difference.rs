@@ -6,6 +6,7 @@
 use super::table::{self, Setting};
 use super::{Config, Credential, Key, KeyManager, KeyStore, Problem};
 use super::{audit, key_manager, keystore, server, tls, witness};
+use crate::policy::Mode;
 use crate::tls::Certificate;
 
 /// So many trust anchors are named; a bundle of public authorities has more.
@@ -108,6 +109,36 @@ pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {
                 continue;
             };
             guard(&format!("{path}.key[{k}]"), keystore::KEY_KEYS, before, key, &mut problems);
+        }
+    }
+    problems
+}
+
+/// `forbid` policies that were in force and are not there any more, where policies still are: who
+/// cuts a file of them short does not mean to permit more. By name: what one says is the
+/// operator's.
+pub fn lost_forbids(running: &Config, new: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (s, store) in new.keystores.iter().enumerate() {
+        let same = |before: &&KeyStore| before.path_prefix == store.path_prefix;
+        let before = running.keystores.iter().find(same).and_then(|store| store.policy.as_ref());
+        let (Some(before), Some(policy)) = (before, &store.policy) else { continue };
+        if [before, policy].iter().any(|policy| policy.mode != Some(Mode::Enforce)) {
+            continue;
+        }
+        let is_there = |id: &str| policy.compiled.0.list().iter().any(|p| p.forbids && p.id == id);
+        let before = before.compiled.0.list().iter();
+        let lost: Vec<String> = before
+            .filter(|policy| policy.forbids && !is_there(&policy.id))
+            .map(|policy| format!("{:?}", policy.id))
+            .collect();
+        if !lost.is_empty() {
+            let why = format!(
+                "forbids less: {} in force now and missing in the new files. If that is meant, \
+                 run: xksd reload --accept-loss-of-forbids",
+                lost.join(", ")
+            );
+            problems.push(Problem::of_key(format!("keystore[{s}].policy"), why));
         }
     }
     problems

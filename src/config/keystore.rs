@@ -45,6 +45,8 @@ pub struct KeyStore {
     pub weight: u32,
     /// How many requests it may have.
     pub quota: Option<Bounds>,
+    /// Whether the configuration says something of a quota.
+    pub quota_is_stated: bool,
     /// What becomes of an encryption beyond the invocation budget of its key.
     pub invocation_budget: Exhausted,
     /// Who may do what with its keys.
@@ -101,6 +103,8 @@ pub struct Key {
     pub enabled_is_stated: bool,
     /// How many requests it may have, within those of its key store.
     pub quota: Option<Bounds>,
+    /// Whether the configuration says something of a quota.
+    pub quota_is_stated: bool,
 }
 
 /// A format of ciphertext that is not xksd's own.
@@ -125,7 +129,10 @@ pub(super) const KEYS: &[Setting<KeyStore>] = &[
         let formats: Vec<&str> = store.accept_foreign_ciphertext.iter().map(|f| f.name()).collect();
         Said::value(format!("{formats:?}"))
     }),
-    Setting::reloaded("quota", |store| quota::said(store.quota)),
+    Setting::reloaded("quota", |store: &KeyStore| quota::said(store.quota)).guarded(
+        |running, new| running.quota.is_some() && !new.quota_is_stated,
+        "missing, and a quota is in force now: say quota = \"unlimited\" to give it up",
+    ),
     Setting::reloaded("policy", |store: &KeyStore| policy::said(store.policy.as_ref())).guarded(
         |running, new| {
             let denies = |policy: &Policy| policy.mode == Some(Mode::Enforce);
@@ -161,7 +168,10 @@ pub(super) const KEY_KEYS: &[Setting<Key>] = &[
         |running, new| !running.enabled && new.enabled && !new.enabled_is_stated,
         "missing, and the key is disabled now: say enabled = true to enable it",
     ),
-    Setting::reloaded("quota", |key| quota::said(key.quota)),
+    Setting::reloaded("quota", |key: &Key| quota::said(key.quota)).guarded(
+        |running, new| running.quota.is_some() && !new.quota_is_stated,
+        "missing, and a quota is in force now: say quota = \"unlimited\" to give it up",
+    ),
 ];
 
 fn switched(enabled: bool) -> Said<'static> {
@@ -214,7 +224,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
     let foreign = section.or("accept_foreign_ciphertext", Vec::new(), |v| {
         all(v.elements()?.iter().map(foreign_ciphertext))
     });
-    let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
+    let quota = section.or("quota", None, quota::quota);
     let budget = section.or("invocation_budget", Exhausted::default(), exhausted);
     let policy = section.or("policy", None, |v| {
         let ids = keys.iter().flatten().map(|key| key.id.as_str());
@@ -233,6 +243,7 @@ fn keystore(value: &Value<'_>, managers: &HashMap<&str, usize>) -> Option<KeySto
         keys: keys?,
         accept_foreign_ciphertext: foreign?,
         quota: quota?,
+        quota_is_stated: section.has("quota"),
         invocation_budget: budget?,
         policy: policy?,
         weight: weight?,
@@ -333,7 +344,7 @@ fn key(value: &Value<'_>) -> Option<Key> {
         }
     };
     let enabled = section.or("enabled", true, Value::boolean);
-    let quota = section.or("quota", None, |v| quota::quota(v).map(Some));
+    let quota = section.or("quota", None, quota::quota);
     Some(Key {
         id: id?.to_owned(),
         versions: versions?,
@@ -341,6 +352,7 @@ fn key(value: &Value<'_>) -> Option<Key> {
         enabled: enabled?,
         enabled_is_stated: section.has("enabled"),
         quota: quota?,
+        quota_is_stated: section.has("quota"),
     })
 }
 

@@ -12,7 +12,15 @@ pub(super) const KEYS: &[Setting<()>] = &[
     Setting::structure("concurrent", InForce::Reload),
 ];
 
-pub(super) fn quota(value: &Value<'_>) -> Option<Bounds> {
+/// In place of a section: no bounds, and that is meant.
+const UNLIMITED: &str = "unlimited";
+
+/// `Some(None)`: it is said that there is none.
+pub(super) fn quota(value: &Value<'_>) -> Option<Option<Bounds>> {
+    if value.is_string() {
+        let accepted = "\"unlimited\" is the only word known here; bounds stand in a table";
+        return value.string_where(accepted, |text| text == UNLIMITED).map(|_| None);
+    }
     let section = value.section(&names(KEYS))?;
     let rate = section.or("requests_per_second", None, |v| {
         v.integer("requests", QUOTA_REQUESTS_PER_SECOND).map(Some)
@@ -31,7 +39,7 @@ pub(super) fn quota(value: &Value<'_>) -> Option<Bounds> {
         requests_per_second,
         burst: burst.unwrap_or(requests_per_second),
     });
-    Some(Bounds { rate, concurrent })
+    Some(Some(Bounds { rate, concurrent }))
 }
 
 /// The bounds in words.

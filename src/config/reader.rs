@@ -141,6 +141,10 @@ impl<'r> Value<'r> {
         self.value.is_table()
     }
 
+    pub(super) fn is_string(&self) -> bool {
+        self.value.is_str()
+    }
+
     pub(super) fn string(&self) -> Option<&'r str> {
         match self.value {
             DeValue::String(text) => Some(text),

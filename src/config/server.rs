@@ -33,6 +33,8 @@ pub struct Server {
     pub log: LogFormat,
     /// What must survive a restart, as the block list. It is made where it does not exist.
     pub state_directory: PathBuf,
+    /// Whether a state directory without a state is refused: its volume may not be mounted.
+    pub require_state: bool,
     /// Where `xksd block`, `reload` and the like reach the running process.
     pub control_socket: PathBuf,
 }
@@ -62,6 +64,11 @@ pub(super) const KEYS: &[Setting<Server>] = &[
         "state_directory",
         |s| Said::value(s.state_directory.display()),
         |new, running| new.state_directory.clone_from(&running.state_directory),
+    ),
+    Setting::kept(
+        "require_state",
+        |s| Said::value(s.require_state),
+        |new, running| new.require_state = running.require_state,
     ),
     Setting::kept(
         "control_socket",
@@ -130,6 +137,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let instances = section.or("instances", 1, |v| v.integer("instances", INSTANCES));
     let log = section.or("log", LogFormat::Auto, log_format);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
+    let require_state = section.or("require_state", false, Value::boolean);
     let socket = section.or("control_socket", None, |v| v.path().map(Some));
     let state = state?;
     Some(Server {
@@ -143,6 +151,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         log: log?,
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,
+        require_state: require_state?,
     })
 }
 

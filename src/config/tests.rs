@@ -145,6 +145,7 @@ fn key(id: &str, label: &str, enabled: Option<bool>) -> Key {
         enabled: enabled.unwrap_or(true),
         enabled_is_stated: enabled.is_some(),
         quota: None,
+        quota_is_stated: false,
     }
 }
 
@@ -169,6 +170,7 @@ fn defaults() {
             shutdown_time: Duration::from_secs(10),
             instances: 1,
             log: LogFormat::Auto,
+            require_state: false,
             state_directory: "/etc/xksd/state".into(),
             control_socket: "/etc/xksd/state/control.sock".into(),
         }
@@ -439,7 +441,10 @@ fn everything_given() {
     };
     assert_eq!(found, &policy);
     let quota = Some(Bounds { rate: rate(18, 36), concurrent: Some(5) });
-    assert_eq!(store.keys, [Key { quota, ..key("foo", "a label", Some(false)) }]);
+    assert_eq!(
+        store.keys,
+        [Key { quota, quota_is_stated: true, ..key("foo", "a label", Some(false)) }]
+    );
 }
 
 #[test]

@@ -7,11 +7,10 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::state_dir::StateDir;
+use super::state_dir::{BLOCKS_FILE as FILE, StateDir};
 use crate::limits::{BLOCKS_FILE_BYTES_MAX, STATE_RETRY_INTERVAL};
 use crate::policy::blocklist::{Block, BlockList, Full};
 
-const FILE: &str = "blocks.json";
 /// Of the file's form. Another one is not understood, and xksd does not start.
 const VERSION: u32 = 1;
 

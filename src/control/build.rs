@@ -16,7 +16,7 @@ use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
 use super::witness;
-use crate::config::{self, Config, ForeignCiphertext, Kind};
+use crate::config::{self, Config, ForeignCiphertext, Kind, shell_word};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::wrapped::Wrapped;
@@ -28,7 +28,7 @@ use crate::policy::cedar::Revision;
 use crate::policy::quota::{Bounds, Quota};
 use crate::sched::{Mailbox, Share};
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
-use crate::telemetry::Log;
+use crate::telemetry::{Level, Log};
 use crate::tls;
 
 /// Builds everything and starts the lanes of the key managers.
@@ -50,7 +50,7 @@ pub fn build(
     if !refused.is_empty() {
         return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
-    let dir = Arc::new(StateDir::open(&config.server.state_directory)?);
+    let dir = state_dir(&config, &log)?;
     let blocks = Blocks::load(dir.clone())?;
     let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
     let witness = witness.transpose()?.map(Arc::new);
@@ -88,6 +88,7 @@ pub fn build(
         audit,
         blocks,
         witness,
+        control_reachable: AtomicBool::new(true),
         unsealing,
         budgets,
         reloading: Mutex::new(()),
@@ -97,6 +98,27 @@ pub fn build(
         draining: AtomicBool::new(false),
         started: Instant::now(),
     })
+}
+
+/// The state directory. One without a state may be a volume that is not mounted: what was blocked
+/// would be answered.
+fn state_dir(config: &Config, log: &Log) -> Result<Arc<StateDir>, String> {
+    let path = &config.server.state_directory;
+    let dir = StateDir::open(path)?;
+    if dir.is_new()? {
+        let shown = path.display();
+        if config.server.require_state {
+            return Err(format!(
+                "state directory {shown} has no state of xksd, and server.require_state is true: \
+                 is its volume mounted? If it is new, run: touch {}",
+                shell_word(&dir.marker())
+            ));
+        }
+        let message = format!("state directory {shown} is new: nothing is blocked");
+        log.event(Level::Warn, message);
+    }
+    dir.mark()?;
+    Ok(Arc::new(dir))
 }
 
 /// A key manager as configured, ready to be used.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::admin_hooks::AdminHooks;
 use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::{Saving, name, unix_seconds};
-use super::reload::{self, LossOfClientAuth};
+use super::reload::{self, Accepted};
 use super::state::State;
 use super::unsealing::{Seal, Unsealing};
 use crate::audit::record::{self, Record};
@@ -44,6 +44,9 @@ pub enum Request {
         /// Also if `[tls.client]` is missing and was in force.
         #[serde(default)]
         accept_loss_of_client_auth: bool,
+        /// Also if policies that forbid are missing and were in force.
+        #[serde(default)]
+        accept_loss_of_forbids: bool,
     },
     /// Use no key of a wrapped key manager any more.
     Seal {
@@ -105,10 +108,12 @@ pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Repl
         }
         Ok(Request::Unblock { target, reason }) => unblock(state, &target, &reason, who),
         Ok(Request::Blocks {}) => blocks(state),
-        Ok(Request::Reload { accept_loss_of_client_auth: true }) => {
-            reloaded(state, who, LossOfClientAuth::Accepted)
+        Ok(Request::Reload { accept_loss_of_client_auth, accept_loss_of_forbids }) => {
+            let loss_of_client_auth = accept_loss_of_client_auth;
+            let accepted =
+                Accepted { loss_of_client_auth, loss_of_forbids: accept_loss_of_forbids };
+            reloaded(state, who, accepted)
         }
-        Ok(Request::Reload { .. }) => reloaded(state, who, LossOfClientAuth::Refused),
         Ok(Request::Seal { key_manager, reason }) => seal(state, &key_manager, reason, who),
         Ok(Request::Unseal { key_manager, reason }) => unseal(state, &key_manager, &reason, who),
         Ok(Request::Status {}) => Reply::done(String::new(), &(admin.status)(state)),
@@ -244,8 +249,8 @@ fn wrapped<'a>(state: &'a State, name: &str) -> Result<&'a Unsealing, String> {
     })
 }
 
-fn reloaded(state: &Arc<State>, who: &str, loss: LossOfClientAuth) -> Reply {
-    match reload::reload(state, who, loss) {
+fn reloaded(state: &Arc<State>, who: &str, accepted: Accepted) -> Reply {
+    match reload::reload(state, who, accepted) {
         Ok(lines) => {
             let mut message = "the configuration is reloaded\n".to_owned();
             lines.iter().for_each(|line| message.push_str(&format!("{line}\n")));

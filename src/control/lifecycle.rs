@@ -10,9 +10,10 @@ use signal_hook::consts::SIGHUP;
 
 use super::admin_hooks::AdminHooks;
 use super::budget_keeper::Keeper;
-use super::reload::LossOfClientAuth;
+use super::reload::Accepted;
 use super::shards::Shards;
 use super::signals::Signals;
+use super::socket::SocketKeeper;
 pub use super::start::Failure;
 use super::start::{Prepared, prepare};
 use super::state::State;
@@ -50,7 +51,9 @@ pub fn serve(
             .map_err(|e| Failure::Other(format!("cannot start to unseal keys: {e}")))?,
     );
     // Before the first request can come: what is served can be blocked.
-    socket::start(&state, hooks, control)
+    let path = state.config.load().server.control_socket.clone();
+    let socket_keeper = SocketKeeper::new(&path, &control)
+        .and_then(|keeper| socket::start(&state, hooks, control).map(|()| keeper))
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
     start_witness(&state, witness).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
@@ -58,7 +61,7 @@ pub fn serve(
     let served =
         start_shards(&state, &cores, admin.map(|listener| (hooks, listener))).and_then(|shards| {
             serving(&state);
-            run(&state, shards, &mut signals)
+            run(&state, shards, &mut signals, (socket_keeper, hooks))
         });
     drain::end(&state, served, stop_probes, &inside, keeper, &mut signals).map_err(Failure::Other)
 }
@@ -108,7 +111,12 @@ fn start_shards(
 }
 
 /// Until a signal says stop and load balancers have seen it.
-fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<Shards, String> {
+fn run(
+    state: &Arc<State>,
+    mut shards: Shards,
+    signals: &mut Signals,
+    (mut keeper, hooks): (SocketKeeper, AdminHooks),
+) -> Result<Shards, String> {
     let mut close_at: Option<Instant> = None;
     let (mut watchdog, mut versions) = (Watchdog::default(), VersionReread::default());
     loop {
@@ -121,7 +129,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         for signal in signals.pending() {
             if signal == SIGHUP {
                 // What is to be said of it stands in the log.
-                let _ = reload::reload(state, "SIGHUP", LossOfClientAuth::Refused);
+                let _ = reload::reload(state, "SIGHUP", Accepted::default());
             } else if close_at.is_some() {
                 return Err(drain::SECOND_SIGNAL.into());
             } else {
@@ -134,6 +142,7 @@ fn run(state: &Arc<State>, mut shards: Shards, signals: &mut Signals) -> Result<
         }
         state.tick_key_managers();
         commands::tick(state);
+        keeper.look(state, hooks);
         versions.look(state);
         if let Some(why) = watchdog.look(state) {
             return Err(why);

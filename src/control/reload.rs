@@ -16,30 +16,26 @@ use crate::policy::blocklist::Block;
 use crate::telemetry::Level;
 use crate::tls;
 
-/// Whether a file that leaves `[tls.client]` out may take client authentication away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LossOfClientAuth {
-    /// It was cut short, for all that is known.
-    Refused,
-    /// The operator has said that it is meant.
-    Accepted,
+/// What an operator has said is meant, although it looks like a file that was cut short.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// `[tls.client]` is missing, and client authentication goes.
+    pub loss_of_client_auth: bool,
+    /// Policies that forbid are missing.
+    pub loss_of_forbids: bool,
 }
 
 /// Reads the configuration again, on behalf of `who`, and gives what is to be said of it.
 ///
 /// # Errors
 /// What is wrong with it. Then nothing changes.
-pub fn reload(
-    state: &Arc<State>,
-    who: &str,
-    loss: LossOfClientAuth,
-) -> Result<Vec<String>, String> {
+pub fn reload(state: &Arc<State>, who: &str, accepted: Accepted) -> Result<Vec<String>, String> {
     let _alone = state.reloading.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
     let taken = loaded.and_then(|config| {
         let tls = tls::server(&config.tls.settings())
             .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
-        take_over(state, config, Some(tls), loss)
+        take_over(state, config, Some(tls), accepted)
     });
     finish(state, who, taken)
 }
@@ -57,7 +53,7 @@ pub(super) fn reread_versions(state: &Arc<State>) {
     match Config::load(&state.config_file) {
         Ok(config) if difference::only_key_versions(&state.config.load(), &config) => {
             told("the configuration is read again");
-            let taken = take_over(state, config, None, LossOfClientAuth::Refused);
+            let taken = take_over(state, config, None, Accepted::default());
             let _ = finish(state, "a newer key version", taken);
         }
         Ok(config) if config.sha256 == state.config.load().sha256 => {
@@ -151,14 +147,17 @@ fn take_over(
     state: &State,
     mut config: Config,
     tls: Option<tls::Server>,
-    loss: LossOfClientAuth,
+    accepted: Accepted,
 ) -> Result<Reloaded, String> {
     let running_tls = state.tls.load();
     let tls_in_force = tls.as_ref().unwrap_or(&running_tls);
     let old = state.config.load();
     let mut omissions = difference::omissions(&old, &config);
-    if loss == LossOfClientAuth::Accepted {
+    if accepted.loss_of_client_auth {
         omissions.retain(|problem| problem.key != difference::CLIENT_AUTH);
+    }
+    if !accepted.loss_of_forbids {
+        omissions.extend(difference::lost_forbids(&old, &config));
     }
     if !omissions.is_empty() {
         let file = state.config_file.clone();

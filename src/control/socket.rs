@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
+use rustix::net::shutdown;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
@@ -25,6 +26,8 @@ use crate::telemetry::Level;
 /// Pause after accept(2) or a thread's start failed: both lack something that will not be there at
 /// once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// The socket's file is looked at this often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Of a Unix socket's address, bytes with the NUL (`unix(7)`).
 const ADDRESS_BYTES: usize = 108;
 
@@ -81,7 +84,70 @@ fn through<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> io::R
     action(&short.join(name))
 }
 
-/// Serves who asks, until the process ends.
+/// Looks after the socket: where somebody has removed it, it is bound again. Nobody could cut AWS
+/// off otherwise but by stopping the process.
+pub struct SocketKeeper {
+    path: PathBuf,
+    listener: UnixListener,
+    /// The file that it is bound to.
+    file: Option<(u64, u64)>,
+    next: Instant,
+}
+
+impl SocketKeeper {
+    /// Of a socket that was just bound.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn new(path: &Path, listener: &UnixListener) -> io::Result<SocketKeeper> {
+        let (path, listener) = (path.to_owned(), listener.try_clone()?);
+        let file = file_of(&path);
+        Ok(SocketKeeper { path, listener, file, next: Instant::now() })
+    }
+
+    /// To be called now and then.
+    pub fn look(&mut self, state: &Arc<State>, admin: AdminHooks) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        self.next = now + LOOK_INTERVAL;
+        if self.file.is_some() && self.file == file_of(&self.path) {
+            return;
+        }
+        let bound = bind(&self.path).and_then(|listener| {
+            let kept = SocketKeeper::new(&self.path, &listener).and_then(|kept| {
+                start(state, admin, listener)?;
+                Ok(kept)
+            });
+            kept.map_err(|error| format!("control socket {}: {error}", self.path.display()))
+        });
+        match bound {
+            Ok(kept) => {
+                // Who waits in accept(2) for the old one ends.
+                let _ = shutdown(&self.listener, rustix::net::Shutdown::Both);
+                *self = SocketKeeper { next: self.next, ..kept };
+                state.control_reachable.store(true, Ordering::Relaxed);
+                let path = self.path.display();
+                let message = format!("control socket {path} was removed: bound again");
+                state.log.event(Level::Warn, message);
+            }
+            Err(why) => {
+                if state.control_reachable.swap(false, Ordering::Relaxed) {
+                    let message = format!("the control socket was removed, and {why}");
+                    state.log.event(Level::Error, message);
+                }
+            }
+        }
+    }
+}
+
+/// Device and inode of what has this name.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Serves who asks, until the process ends or the listener is shut down.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -90,9 +156,13 @@ pub fn start(state: &Arc<State>, admin: AdminHooks, listener: UnixListener) -> i
     let open = Arc::new(AtomicUsize::new(0));
     let run = move || {
         for stream in listener.incoming() {
-            let Ok(stream) = stream else {
-                std::thread::sleep(ACCEPT_BACKOFF);
-                continue;
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                Err(_) => {
+                    std::thread::sleep(ACCEPT_BACKOFF);
+                    continue;
+                }
             };
             if open.load(Ordering::Relaxed) >= CONTROL_CONNECTIONS_MAX {
                 let _ = refuse_busy(&stream);

@@ -28,6 +28,8 @@ pub struct State {
     pub config: ArcSwap<Config>,
     /// What became of the last attempt to take over another.
     pub last_reload: ArcSwap<LastReload>,
+    /// Whether the control socket is where `xksd block` looks for it.
+    pub control_reachable: AtomicBool,
     /// Where the configuration asks for one: cosigns the checkpoints of other trails.
     pub witness: Option<Arc<Witness>>,
     /// In the configuration's order.

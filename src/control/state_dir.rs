@@ -19,6 +19,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// From one such try to the next.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 const LOCK_FILE: &str = "lock";
+/// The block list.
+pub const BLOCKS_FILE: &str = "blocks.json";
+/// There since the first start.
+const MARK: &str = "initialised";
 
 /// The directory, which no other process uses.
 #[derive(Debug)]
@@ -57,6 +61,36 @@ impl StateDir {
             std::thread::sleep(LOCK_RETRY);
         }
         Ok(StateDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Whether no xksd has had it before.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn is_new(&self) -> Result<bool, String> {
+        // Before there was a mark there was a block list, if anything was ever blocked.
+        let marks = [MARK, BLOCKS_FILE].map(|name| self.path.join(name));
+        for mark in marks {
+            match fs::symlink_metadata(&mark) {
+                Ok(_) => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(format!("{} cannot be read: {error}", mark.display())),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What says that it is not new.
+    pub fn marker(&self) -> PathBuf {
+        self.path.join(MARK)
+    }
+
+    /// From now on it is not new.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn mark(&self) -> Result<(), String> {
+        if self.marker().exists() { Ok(()) } else { self.write(MARK, b"") }
     }
 
     /// What a file holds; `None` where there is none.

@@ -8,17 +8,24 @@ use super::record::{Exchange, Outcome, Record};
 use crate::api::{ApiError, ErrorName, Operation};
 use crate::audit::record::{Record as AuditRecord, Request};
 use crate::audit::waiter::Waiter;
+use crate::limits::{AUDIT_UNAUTHENTICATED_INTERVAL, AUDIT_UNAUTHENTICATED_RECORDS_MAX};
+use crate::telemetry::LogLimiter;
 
 /// What the pipeline does for the audit trail.
 pub(super) struct Audited {
     waiter: Rc<Waiter>,
     /// Where a record's line is made.
     scratch: RefCell<Vec<u8>>,
+    /// Records that requests with a wrong signature may have.
+    unauthenticated: RefCell<LogLimiter>,
 }
 
 impl Audited {
     pub(super) fn new(waiter: Rc<Waiter>) -> Audited {
-        Audited { waiter, scratch: RefCell::default() }
+        let unauthenticated =
+            LogLimiter::new(AUDIT_UNAUTHENTICATED_RECORDS_MAX, AUDIT_UNAUTHENTICATED_INTERVAL);
+        let unauthenticated = RefCell::new(unauthenticated);
+        Audited { waiter, scratch: RefCell::default(), unauthenticated }
     }
 
     pub(super) fn look(&self) {
@@ -67,15 +74,21 @@ impl Audited {
         self.append(&AuditRecord::Withheld { kms_request_id, outcome });
     }
 
-    /// Records a request whose signature was refused. Nobody waits for it.
+    /// Records a request whose signature was refused, or counts it. Nobody waits for it.
     pub(super) fn unauthenticated(&self, record: &Record<'_>, reason: &str) {
-        let (key_store, client) = (&*record.key_store, Some(record.client));
-        self.append(&AuditRecord::Unauthenticated { key_store, client, reason });
+        let now = Instant::now();
+        self.sweep(now);
+        if self.unauthenticated.borrow_mut().take(WRONG_SIGNATURE, now) {
+            let (key_store, client) = (&*record.key_store, Some(record.client));
+            self.append(&AuditRecord::Unauthenticated { key_store, client, reason });
+        }
     }
 
-    /// Records how many of them have no record.
-    pub(super) fn unauthenticated_more(&self, reason: &str, count: u64) {
-        self.append(&AuditRecord::UnauthenticatedMore { reason, count });
+    /// Records how many of them have no record, once the time is over in which some have.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.unauthenticated.borrow_mut().sweep(now, |reason, count| {
+            self.append(&AuditRecord::UnauthenticatedMore { reason, count });
+        });
     }
 
     fn append(&self, record: &AuditRecord<'_>) {
@@ -83,6 +96,15 @@ impl Audited {
         let _ = self.waiter.trail().append(record, &mut self.scratch.borrow_mut());
     }
 }
+
+impl Drop for Audited {
+    /// The shard ends: what was counted is not forgotten.
+    fn drop(&mut self) {
+        self.sweep(Instant::now() + AUDIT_UNAUTHENTICATED_INTERVAL);
+    }
+}
+
+const WRONG_SIGNATURE: &str = ErrorName::AuthenticationFailedException.as_str();
 
 fn unwritable() -> ApiError {
     ApiError::new(

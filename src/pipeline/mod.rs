@@ -242,14 +242,14 @@ impl Pipeline {
         if diagnostics.newer_version {
             self.metrics.newer_key_versions.fetch_add(1, Ordering::Relaxed);
         }
+        if let (Some(audit), None) = (&self.audit, &record.access_key_id)
+            && record.outcome.error == Some(ErrorName::AuthenticationFailedException)
+        {
+            audit.unauthenticated(record, &diagnostics.detail);
+        }
         // What a credential stands behind is logged in any number.
         if record.access_key_id.is_some() || self.may_log_unauthenticated(error) {
             let mut line = self.log.line();
-            if let (Some(audit), None) = (&self.audit, &exchange.record.access_key_id)
-                && exchange.record.outcome.error == Some(ErrorName::AuthenticationFailedException)
-            {
-                audit.unauthenticated(&exchange.record, &exchange.diagnostics.detail);
-            }
             exchange.write_line(self.shard, total, &mut line);
             self.log.request(line);
         }
@@ -265,12 +265,8 @@ impl Pipeline {
     /// Logs how many refused requests were left out of the log, once their interval is over. To be
     /// called now and then.
     pub fn sweep(&self, now: Instant) {
+        self.audit.iter().for_each(|audit| audit.sweep(now));
         self.unauthenticated_lines.borrow_mut().sweep(now, |error, left_out| {
-            if let Some(audit) = &self.audit
-                && error == ErrorName::AuthenticationFailedException.as_str()
-            {
-                audit.unauthenticated_more(error, left_out);
-            }
             self.log.event(
                 Level::Warn,
                 format!("{left_out} more requests without a valid signature were refused: {error}"),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use test_harness::api::{b64, decrypt_body, encrypt_body, name, request_id, with};
 use test_harness::wire::Wire;
 use test_harness::{Api, Config, Installation, Request, Server, programs};
+use xksd::limits::AUDIT_UNAUTHENTICATED_RECORDS_MAX;
 use xksd::telemetry::names;
 
 const ORIGIN: &str = "xks.bank.example/site-a";
@@ -196,6 +197,28 @@ fn ask_until(
 /// A trail whose files may not grow beyond some kilobytes, as on a full disk.
 fn nearly_full(installation: &Installation) -> Server {
     Server::start(installation, &["prlimit", "--fsize=8192"], |_| ())
+}
+
+#[test]
+fn a_flood_of_wrong_signatures_has_few_records_and_its_number() {
+    let (installation, _) = audited("");
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    let count = 10 * u64::from(AUDIT_UNAUTHENTICATED_RECORDS_MAX);
+    for _ in 0..count {
+        let forged = api.request("keys/foo/encrypt", &encryption("forged"));
+        let forged = forged.with(|request| request.credential.secret = test_harness::C.secret);
+        assert_eq!(api.wire.call(&forged).status, 401);
+    }
+    assert_eq!(server.stop().0, Some(0));
+    let records = records(&installation);
+    let (some, more) =
+        (of_kind(&records, "unauthenticated"), of_kind(&records, "unauthenticated_more"));
+    // One shard; a minute may have ended meanwhile.
+    let most = 2 * AUDIT_UNAUTHENTICATED_RECORDS_MAX as usize;
+    assert!(!some.is_empty() && some.len() <= most, "{}", some.len());
+    let left_out: u64 = more.iter().map(|record| record["count"].as_u64().expect("one")).sum();
+    assert_eq!(some.len() as u64 + left_out, count);
 }
 
 #[test]

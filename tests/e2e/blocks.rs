@@ -304,3 +304,45 @@ fn blocks_are_audited() {
 fn stop(server: Server) {
     assert_eq!(server.stop().0, Some(0));
 }
+
+#[test]
+fn a_socket_that_is_removed_is_bound_again() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let socket = installation.path().join("state/control.sock");
+    for _ in 0..2 {
+        fs::remove_file(&socket).expect("removed");
+        eventually("bound again", || socket.exists());
+        eventually("said", || server.log().iter().any(|line| line.contains("was removed: bound")));
+        assert!(done(&installation, &["blocks"]).contains("nothing is blocked"));
+    }
+    // Something else in its place is not touched, and alarms.
+    fs::remove_file(&socket).expect("removed");
+    fs::write(&socket, "kept").expect("written");
+    server.wait_event(&["the control socket was removed, and", "something else of this name"]);
+    assert_eq!(server.metric("xksd_control_socket_reachable"), 0.0);
+    assert_eq!(fs::read(&socket).expect("there"), b"kept");
+    fs::remove_file(&socket).expect("removed");
+    eventually("bound again", || server.metric("xksd_control_socket_reachable") == 1.0);
+    assert!(done(&installation, &["blocks"]).contains("nothing is blocked"));
+}
+
+#[test]
+fn a_state_directory_that_is_empty_is_not_taken_for_the_first_start() {
+    let installation = Installation::new(&Config::default().server("require_state = true"));
+    let refused = xksd(&installation, &["serve"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("is its volume mounted?"), "{why}");
+    let touched =
+        why.split("run: ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
+    let done = Command::new("sh").args(["-c", touched]).status().expect("sh");
+    assert!(done.success(), "{touched}");
+    assert_eq!(installation.start().stop().0, Some(0));
+    fs::remove_dir_all(installation.path().join("state")).expect("removed");
+    assert_eq!(xksd(&installation, &["serve"]).status.code(), Some(2));
+    // Where it is not asked for, it is said.
+    installation.configure(&Config::default());
+    let server = installation.start();
+    server.wait_event(&["state directory", "is new: nothing is blocked"]);
+}

@@ -264,3 +264,39 @@ fn policies_see_certificate_credential_and_region() {
     let elsewhere = first.request("keys/foo/encrypt", &body).with(|r| r.region = "eu-west-3");
     assert_eq!(first.wire.call(&elsewhere).status, 403);
 }
+
+/// Which of two denials go missing when the file is cut behind the first policy.
+#[test]
+fn a_forbid_that_is_cut_off_is_not_given_up_unless_that_is_said() {
+    let forbid = |id: &str| {
+        format!(
+            "@id(\"{id}\") forbid(principal == XKS::Principal::\"arn:aws:iam::1:role/{id}\", \
+             action, resource);\n"
+        )
+    };
+    let installation = installation("");
+    let all = format!("{ROLES}{}{}", forbid("first"), forbid("second"));
+    installation.write("roles.cedar", &all);
+    let server = installation.start();
+    installation.write("roles.cedar", &format!("{ROLES}{}", forbid("first")));
+    assert!(server.reload().contains("not reloaded"));
+    server.wait_event(&["keystore[0].policy: forbids less: \"second\""]);
+    let accept = || {
+        let mut command = Command::new(programs::xksd());
+        command.args(["reload", "--accept-loss-of-forbids", "--config"]);
+        command.arg(installation.config_file()).output().expect("runs")
+    };
+    let accepted = accept();
+    assert!(accepted.status.success(), "{accepted:?}");
+    // Neither by hiding it behind another one of its name that permits.
+    let permits = forbid("first").replace("forbid(", "permit(");
+    installation.write("roles.cedar", &format!("{ROLES}{permits}"));
+    assert!(server.reload().contains("not reloaded"));
+    // Another order, and one more, is no loss.
+    installation.write("roles.cedar", &format!("{}{}{ROLES}", forbid("third"), forbid("first")));
+    assert!(server.reload().ends_with("reloaded"));
+    // Nor is what is said to be watched only.
+    installation.configure(&config("mode = \"dry-run\""));
+    installation.write("roles.cedar", ROLES);
+    assert!(server.reload().ends_with("reloaded"));
+}

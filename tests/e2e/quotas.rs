@@ -72,8 +72,12 @@ fn a_reload_keeps_what_was_counted_unless_the_quota_changes() {
     assert!(server.reload().ends_with("reloaded"));
     server.wait_event(&["quota is (requests_per_second 1 with burst 30)"]);
     assert!(answered(&mut api, "foo", 60) >= 20, "the new quota's burst");
+    // Left out is not given up.
     installation.configure(&configuration("", ""));
-    server.reload();
+    assert!(server.reload().contains("not reloaded"));
+    server.wait_event(&["keystore[0].quota: missing"]);
+    installation.configure(&configuration("quota = \"unlimited\"", ""));
+    assert!(server.reload().ends_with("reloaded"));
     assert_eq!(answered(&mut api, "foo", 60), 60);
 }
 

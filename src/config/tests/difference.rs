@@ -57,7 +57,7 @@ fn all_is_said_at_the_start() {
             "any client may connect: no client certificate is asked for",
             "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
              [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, instances is 1, \
-             log is \"auto\", state_directory is /etc/xksd/state, control_socket is \
+             log is \"auto\", state_directory is /etc/xksd/state, require_state is false, control_socket is \
              /etc/xksd/state/control.sock",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
@@ -196,6 +196,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.instances", "log = \"json\"", "log = \"json\"\ninstances = 3"),
     ("server.log", "log = \"json\"", "log = \"text\""),
     ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
+    ("server.require_state", "log = \"json\"", "log = \"json\"\nrequire_state = true"),
     ("server.control_socket", "log = \"json\"", "log = \"json\"\ncontrol_socket = \"/c\""),
     ("tls", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
     ("tls.certificate_chain", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
@@ -399,6 +400,26 @@ fn nobody_is_let_in_by_what_is_left_out() {
         };
         assert!(!open(&cut) || !omissions(&running, &cut).is_empty(), "cut at {end}");
     }
+}
+
+#[test]
+fn a_quota_is_not_given_up_by_what_is_left_out() {
+    let quota = |of_store: &str, of_key: &str| {
+        let (store, key) = ("key_manager = [\"hsm-a\"]", "id = \"foo\"");
+        let text = replaced(SMALL, &[(store, &format!("{store}{of_store}"))]);
+        read(&replaced(&text, &[(key, &format!("{key}{of_key}"))])).expect("valid")
+    };
+    let bounds = "\nquota = { concurrent = 5 }";
+    let running = quota(bounds, bounds);
+    let missing = |of_store: &str, of_key: &str| {
+        let problems = omissions(&running, &quota(of_store, of_key));
+        problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
+    };
+    assert_eq!(missing("", ""), ["keystore[0].quota", "keystore[0].key[0].quota"]);
+    let (other, none) = ("\nquota = { concurrent = 6 }", "\nquota = \"unlimited\"");
+    assert_eq!(missing(other, none), [""; 0]);
+    assert_eq!(missing(none, other), [""; 0]);
+    assert_eq!(omissions(&quota("", ""), &quota("", "")), []);
 }
 
 #[test]
