@@ -1,9 +1,10 @@
-//! Any bytes as a request or an answer at the control socket, and as the block list's file: no
-//! panic, and what is read is written in the same form.
+//! Any bytes as a request or an answer at the control socket, and as the state directory's files
+//! (block list, encryptions of keys): no panic, and what is read is written in the same form.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use xksd::control::blocks;
+use xksd::control::budgets::file as encryptions;
 use xksd::control::commands::{Reply, Request};
 
 fuzz_target!(|input: &[u8]| {
@@ -12,6 +13,9 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(serde_json::from_slice::<Request>(&text).expect("the same"), request);
     }
     let _ = serde_json::from_slice::<Reply>(input);
+    if let Ok(keys) = encryptions::parse(input) {
+        assert_eq!(encryptions::parse(&encryptions::text(keys.clone())), Ok(keys));
+    }
     if let Ok(list) = blocks::parse(input) {
         for now in [i64::MIN, 0, i64::MAX] {
             let (active, ended) = (list.active(now).count(), list.ended(now).count());

@@ -13,6 +13,7 @@ use super::{Failure, print};
 use crate::config::{self, Reachable};
 use crate::control::commands::{Reply, Request};
 use crate::control::socket;
+use crate::policy::budget::THRESHOLDS_PERCENT;
 
 /// Which process is meant, and how its answer is shown.
 #[derive(Debug, clap::Args)]
@@ -164,6 +165,7 @@ fn summary(status: &Value) -> String {
         let enabled = if store["enabled"] == false { ", disabled" } else { "" };
         let s = if store["keys"] == 1 { "" } else { "s" };
         let _ = writeln!(text, "key store {prefix:?}: {keys} key{s}{enabled}");
+        budgets(store, &mut text);
     }
     for block in elements(&status["blocks"]) {
         let key = block["key"].as_str().map_or(String::new(), |key| format!("key {key:?} of "));
@@ -176,6 +178,22 @@ fn summary(status: &Value) -> String {
         let _ = writeln!(text, "certificate {subject:?} is valid until {end}");
     }
     text
+}
+
+/// The primary versions of a key store that have used half of what they may encrypt, and more.
+fn budgets(store: &Value, text: &mut String) {
+    for key in elements(&store["key_versions"]) {
+        for version in elements(&key["versions"]) {
+            let percent = version["budget"]["percent"].as_f64().unwrap_or(0.0);
+            if version["state"] == "primary" && percent >= f64::from(THRESHOLDS_PERCENT[0]) {
+                let (key, number) = (&key["key"], &version["number"]);
+                let _ = writeln!(
+                    text,
+                    "key {key}: version {number} has used {percent:.1} % of its invocation budget"
+                );
+            }
+        }
+    }
 }
 
 fn elements(value: &Value) -> &[Value] {

@@ -59,6 +59,14 @@ fn save(installation: &Installation, encryptions: u64) {
     fs::write(file(installation), saved.to_string()).expect("written");
 }
 
+/// What a command says.
+fn xksd(installation: &Installation, command: &str) -> String {
+    let config = installation.config_file();
+    let mut xksd = Command::new(programs::xksd());
+    let output = xksd.arg(command).arg("--config").arg(config).output().expect("runs");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 fn refused(api: &mut Api) -> (u16, String) {
     api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
 }
@@ -79,9 +87,7 @@ fn key_stores_with_one_key_have_one_budget_which_a_stop_settles() {
     let made = api_decrypts(&mut one);
     let (code, _) = server.stop();
     assert_eq!((code, on_disk(&installation)), (Some(0), 100 + made));
-    let mut command = Command::new(programs::xksd());
-    command.arg("keys").arg("--config").arg(installation.config_file());
-    let said = String::from_utf8(command.output().expect("runs").stdout).expect("text");
+    let said = xksd(&installation, "keys");
     assert!(said.contains(&format!("\"foo\" has encrypted up to {} times", 100 + made)), "{said}");
     let server = installation.start();
     assert_eq!(used(&server), 100 + made);
@@ -122,6 +128,8 @@ fn thresholds_are_told_once() {
     encrypt(&mut Api::new(&installation, &server), "foo", 200);
     let said = server.wait_event(&["75 % of the invocation budget"]);
     assert!(said.contains("key \"foo\" of key store \"/one\""), "{said}");
+    let shown = xksd(&installation, "status");
+    assert!(shown.contains("key \"foo\": version 0 has used 75.0 % of its"), "{shown}");
     let ratio = server.metric("xksd_key_budget_used_ratio_max");
     assert!((0.75..0.76).contains(&ratio), "{ratio}");
     let label = "xksd_key_budget_used_ratio{key_manager=\"local\",label=\"foo\",version=\"\"}";

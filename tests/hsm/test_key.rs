@@ -85,6 +85,39 @@ own_process! {
 }
 
 own_process! {
+    fn what_is_encrypted_without_a_job_for_it_is_counted(directory) {
+        let hsm = simulator(directory, "");
+        let _token = hsm.token();
+        let engine = hsm.engine(Profile::Generic);
+        let mut session = engine.open().expect("opens");
+        hsm.control("error = { call = \"C_GenerateKey\", code = \"CKR_FUNCTION_REJECTED\" }\n");
+        let mut jobs = 0;
+        let mut job = |session: &mut dyn Session, text: &[u8]| {
+            jobs += 1;
+            encrypt(session, "foo", text, b"aad").expect("encrypts")
+        };
+        let counted = || engine.unrequested_encryptions().get("foo").copied().unwrap_or(0);
+        let mut sealed = job(&mut *session, b"text");
+        assert_eq!(counted(), 0);
+        assert_eq!(probe(&mut *session), Ok(ProbeKey::InUse));
+        assert_eq!(counted(), 1, "a probe under a key in use");
+        assert_eq!(counted(), 0, "told once");
+        // One byte encrypts to itself once in 256 times: then a longer text shows what the module
+        // does.
+        (0..2000).for_each(|_| drop(job(&mut *session, b"t")));
+        let echoed = counted();
+        assert!(echoed > 0);
+        // Its code may mean something else: a text is encrypted to find out.
+        sealed.tag[0] ^= 1;
+        assert_eq!(decrypt(&mut *session, "foo", &sealed, b"aad"), Err(Fault::BadCiphertext));
+        let found_out = counted();
+        assert!(found_out > 0);
+        let all = hsm.calls("C_Encrypt");
+        assert_eq!(all, jobs + 1 + echoed + found_out, "each that the HSM has done");
+    }
+}
+
+own_process! {
     fn a_token_without_aes_gcm_is_told_and_not_opened(directory) {
         let hsm = simulator(directory, "[gcm]\nabsent = true");
         let _token = hsm.token();

@@ -194,6 +194,7 @@ fn rate(store: &KeyStore, key: &Key) -> Option<Rate> {
 mod tests {
     use super::*;
     use crate::config::tests::{SMALL, read};
+    use crate::key_manager::{Fault, InProcess, Job, ManagedVersion, ManagerInfo, Outcome};
 
     const KEYS: &str = "[[keystore.key]]\nid = \"foo\"\n";
 
@@ -278,6 +279,49 @@ mod tests {
         // The key store's holds for all its keys together.
         let of_store = format!("quota = {{ requests_per_second = 3, burst = 1 }}|{one}");
         assert_eq!(bound(&[("\"a\"", &of_store)], 100), Some(2 * (3 * 100 + 1)));
+    }
+
+    /// Keeps versions: 3 and 4 encrypt with the key itself, 5 with a key for each message.
+    struct Keeper;
+
+    impl InProcess for Keeper {
+        fn execute(&self, _job: Job) -> Outcome {
+            Err(Fault::Busy)
+        }
+
+        fn info(&self) -> ManagerInfo {
+            ManagerInfo::default()
+        }
+
+        fn labels(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn keeps_versions(&self) -> bool {
+            true
+        }
+
+        fn versions(&self, label: &str) -> Option<Vec<ManagedVersion>> {
+            use {Cipher::*, VersionState::*};
+            let kept = |(number, state, cipher)| ManagedVersion { number, state, cipher };
+            let all = [(2, Destroyed, Direct), (3, DecryptOnly, Direct), (4, Primary, Direct)];
+            let derived = kept((5, Staged, Derived));
+            (label == "foo").then(|| all.map(kept).into_iter().chain([derived]).collect())
+        }
+    }
+
+    #[test]
+    fn versions_that_a_key_manager_keeps_are_keys_of_their_own() {
+        let unknown = "[[keystore.key]]\nid = \"sealed\"\n";
+        let config = configuration(&[("\"a\"", &format!("{KEYS}{unknown}"))]);
+        let at = config.keystores[0].key_managers[0];
+        let keeper = |_| Arc::new(KeyManager::in_process("a", Arc::new(Keeper)));
+        let mut all = keys(&config, &Vec::from_iter((0..=at).map(keeper)));
+        all.sort_by_key(|key| key.name.clone());
+        let found: Vec<_> =
+            all.iter().map(|key| (key.name.to_string(), key.encrypts.keys.len())).collect();
+        let expected = [("\"foo\" version 3", 0), ("\"foo\" version 4", 1)];
+        assert_eq!(found, expected.map(|(name, count)| (name.to_owned(), count)));
     }
 
     #[test]
