@@ -240,3 +240,73 @@ impl Budgets {
         self.dir.write(FILE, &text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::tests::{SMALL, read};
+    use crate::limits::BUDGET_BLOCK_ENCRYPTIONS;
+    use crate::policy::budget::{Exhausted, ShardBudget};
+
+    fn load(state: &Path, config: &Config) -> Budgets {
+        let budgets = Budgets::load(Arc::new(StateDir::open(state).unwrap())).unwrap();
+        budgets.expect(config, &[]);
+        budgets
+    }
+
+    fn of_foo(budgets: &Budgets) -> Arc<Budget> {
+        budgets.find("hsm-a", &KeyName { label: "foo".into(), version: None }).unwrap()
+    }
+
+    fn on_disk(state: &Path) -> u64 {
+        let text = std::fs::read(state.join(FILE)).unwrap_or_default();
+        parse(&text).map_or(0, |keys| keys[0].encryptions)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Killed at any step, with a disk that fails now and then: what is on disk is never less
+        /// than what a shard has taken, and not more than a block above it for each crash.
+        #[test]
+        fn the_disk_has_it_first(
+            steps in prop::collection::vec((0u8..6, 1u64..40_000), 1..40),
+        ) {
+            let parent = tempfile::tempdir().unwrap();
+            let state = parent.path().join("state");
+            let config = read(SMALL).unwrap();
+            let mut budgets = load(&state, &config);
+            let in_the_way = state.join("encryptions.new");
+            let (mut made, mut crashes) = (0, 0);
+            for (step, count) in steps {
+                match step {
+                    0 => {
+                        drop(budgets);
+                        budgets = load(&state, &config);
+                        crashes += 1;
+                    }
+                    1 => {
+                        std::fs::create_dir(&in_the_way).unwrap();
+                        prop_assert!(budgets.reserve().is_err());
+                        std::fs::remove_dir(&in_the_way).unwrap();
+                    }
+                    2 => budgets.reserve().unwrap(),
+                    _ => {
+                        let shard = ShardBudget::new(of_foo(&budgets), Exhausted::Refuse);
+                        made += (0..count).filter(|_| shard.take().is_ok()).count() as u64;
+                    }
+                }
+                let (least, most) = (on_disk(&state), BUDGET_BLOCK_ENCRYPTIONS.end());
+                prop_assert!(least >= made, "{least} of {made}");
+                prop_assert!(least <= made + (crashes + 1) * most, "{least} of {made}");
+            }
+            budgets.settle().unwrap();
+            prop_assert!(on_disk(&state) >= made);
+            prop_assert!(crashes > 0 || on_disk(&state) == made);
+        }
+    }
+}
