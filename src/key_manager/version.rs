@@ -58,4 +58,6 @@ pub struct ManagedVersion {
     pub state: VersionState,
     /// How it encrypts.
     pub cipher: Cipher,
+    /// When it became primary, Unix seconds.
+    pub promoted: Option<i64>,
 }

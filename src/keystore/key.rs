@@ -68,7 +68,7 @@ impl Key {
         budget: impl Fn(u16) -> Option<Arc<Budget>>,
     ) -> Key {
         let label: Arc<str> = label.into();
-        let version = |ManagedVersion { number, state, cipher }| {
+        let version = |ManagedVersion { number, state, cipher, .. }| {
             let key = KeyRef { version: number, ..KeyRef::first(label.clone()) };
             Version { key, state, cipher, budget: budget(number) }
         };
@@ -187,7 +187,8 @@ mod tests {
         let of = |number| KeyRef { version: number, ..KeyRef::first("foo") };
         assert_eq!((key.primary().key, key.versions().len()), (of(0), 0));
         assert_eq!((key.version(7), key.first()), (Ok(of(7)), Ok(of(0))));
-        let only = |number, state| ManagedVersion { number, state, cipher: Cipher::Derived };
+        let (cipher, promoted) = (Cipher::Derived, None);
+        let only = |number, state| ManagedVersion { number, state, cipher, promoted };
         let known = vec![only(3, VersionState::Primary)];
         let key = Key::managed("foo", Some(known), true, |_| None);
         assert_eq!((key.primary().key, key.primary().cipher), (of(3), Cipher::Derived));

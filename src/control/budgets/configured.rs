@@ -169,7 +169,7 @@ fn versions(
             .filter(|kept| kept.cipher == Cipher::Direct && kept.state != VersionState::Destroyed)
             .map(|kept| {
                 let name = KeyName { label: label.clone(), version: Some(kept.number) };
-                (name, kept.state, None)
+                (name, kept.state, kept.promoted)
             })
             .collect();
     }
@@ -303,7 +303,8 @@ mod tests {
 
         fn versions(&self, label: &str) -> Option<Vec<ManagedVersion>> {
             use {Cipher::*, VersionState::*};
-            let kept = |(number, state, cipher)| ManagedVersion { number, state, cipher };
+            let promoted = Some(7);
+            let kept = |(number, state, cipher)| ManagedVersion { number, state, cipher, promoted };
             let all = [(2, Destroyed, Direct), (3, DecryptOnly, Direct), (4, Primary, Direct)];
             let derived = kept((5, Staged, Derived));
             (label == "foo").then(|| all.map(kept).into_iter().chain([derived]).collect())
@@ -319,9 +320,9 @@ mod tests {
         let mut all = keys(&config, &Vec::from_iter((0..=at).map(keeper)));
         all.sort_by_key(|key| key.name.clone());
         let found: Vec<_> =
-            all.iter().map(|key| (key.name.to_string(), key.encrypts.keys.len())).collect();
-        let expected = [("\"foo\" version 3", 0), ("\"foo\" version 4", 1)];
-        assert_eq!(found, expected.map(|(name, count)| (name.to_owned(), count)));
+            all.iter().map(|key| (key.name.to_string(), key.encrypts.promoted)).collect();
+        let expected = [("\"foo\" version 3", None), ("\"foo\" version 4", Some(7))];
+        assert_eq!(found, expected.map(|(name, promoted)| (name.to_owned(), promoted)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secret_memory::Arena;
 use time::OffsetDateTime;
 
-use super::key_file::{Encrypted, FileVersion, KeyFile};
+use super::key_file::{Encrypted, FileVersion, KeyFile, moment};
 use super::lease::Finding;
 use super::material::{Material, check_value};
 use super::not_loaded::NotLoaded;
@@ -115,7 +115,10 @@ pub fn load(
         } else {
             Some(Arc::new(unwrap_version(file, version, hsms, arena)?))
         };
-        let managed = ManagedVersion { number: version.version, state, cipher: version.cipher() };
+        let (number, cipher) = (version.version, version.cipher());
+        let promoted = version.promoted.as_deref().and_then(moment);
+        let promoted = promoted.map(OffsetDateTime::unix_timestamp);
+        let managed = ManagedVersion { number, state, cipher, promoted };
         let (created, check) = (version.created.clone(), version.check.0.clone());
         versions.push(Version { managed, created, check, material });
     }
