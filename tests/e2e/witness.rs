@@ -236,7 +236,7 @@ fn syslog_gets_each_checkpoint_on_one_line_and_its_absence_alarms() {
     assert_eq!(words[4], server.pid().to_string());
     let note = words[7].strip_prefix("audit checkpoint ").expect("a checkpoint");
     let note: String = serde_json::from_str(note).expect("a JSON string");
-    let kept = installation.write("kept", &note);
+    let kept = installation.write("kept", &format!("{note}\n"));
     assert_eq!(server.stop().0, Some(0));
     let (code, told) = verify(&installation, &["--against", text(&kept)]);
     assert_eq!(code, Some(0), "{told}");

@@ -1,6 +1,6 @@
 //! `xksd audit verify`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -37,10 +37,7 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let opened = args.source.open()?;
     let against = match &args.against {
-        Some(file) => Some(
-            std::fs::read_to_string(file)
-                .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?,
-        ),
+        Some(file) => Some(kept(file)?),
         None => None,
     };
     let mut witnesses = opened.witnesses.clone();
@@ -57,6 +54,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         1 => Err(Failure::Failed(format!("{directory}: 1 problem"))),
         count => Err(Failure::Failed(format!("{directory}: {count} problems"))),
     }
+}
+
+/// A checkpoint that was kept elsewhere: who copies one adds line ends, or takes the last.
+fn kept(file: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    Ok(format!("{}\n", text.trim_end()))
 }
 
 fn as_json(report: &Report) -> String {
