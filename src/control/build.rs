@@ -114,7 +114,10 @@ fn state_dir(config: &Config, log: &Log) -> Result<Arc<StateDir>, String> {
                 shell_word(&dir.marker())
             ));
         }
-        let message = format!("state directory {shown} is new: nothing is blocked");
+        let message = format!(
+            "state directory {shown} is new: nothing is blocked, and the encryptions of keys are \
+             counted from now on"
+        );
         log.event(Level::Warn, message);
     }
     dir.mark()?;
