@@ -2,7 +2,7 @@
 # xksd over real PKCS#11 modules: the tests of the four calls, a load of 200/s, and what can be done to each from outside meanwhile [MODULES]
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
-wanted="${*:-softhsm p11-kit kryoptic craton-hsm}"
+wanted="${*:-softhsm p11-kit kryoptic craton-hsm wolfpkcs11}"
 seconds="${SECONDS_A_RUN:-4}"
 rate=200
 # After a fault is over: xksd initialises a lost library again each 5 s.
@@ -74,6 +74,14 @@ prepare_craton() {
     keys_with_pkcs11_tool
 }
 
+prepare_wolfpkcs11() {
+    module="$here/target/modules/wolfpkcs11/libwolfpkcs11.so" profile=generic version=2.1.0
+    export WOLFPKCS11_TOKEN_PATH="$place/store"
+    mkdir "$WOLFPKCS11_TOKEN_PATH"
+    new_token
+    keys_with_pkcs11_tool
+}
+
 # Faults, by name: what is done, and what ends it.
 faults_of() {
     case "$1" in
@@ -139,6 +147,7 @@ for name in $wanted; do
     p11-kit) prepare_p11_kit ;;
     kryoptic) prepare_kryoptic ;;
     craton-hsm) prepare_craton ;;
+    wolfpkcs11) prepare_wolfpkcs11 ;;
     *) die "unknown module: $name" ;;
     esac
     (umask 077; printf 'module = "%s"\ntoken = "%s"\npin = { file = "%s" }\nprofile = "%s"\nsessions = 4\n' \
