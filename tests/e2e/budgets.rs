@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
@@ -116,6 +118,33 @@ fn a_crash_counts_a_block_too_many_and_never_too_few() {
         crashes += 1;
     }
     assert!(on_disk(&installation) >= made);
+}
+
+#[test]
+fn a_crash_under_load_counts_all_that_was_answered() {
+    let installation = Installation::new(&one_key(""));
+    let answered = AtomicU64::new(0);
+    for round in 1..=3 {
+        let mut server = installation.start();
+        let mut clients = [(); 4].map(|()| Api::new(&installation, &server));
+        std::thread::scope(|scope| {
+            for api in &mut clients {
+                scope.spawn(|| {
+                    // Its connection ends in the middle of a request.
+                    let _ = catch_unwind(AssertUnwindSafe(|| {
+                        loop {
+                            encrypt(api, "foo", 1);
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }));
+                });
+            }
+            eventually("load", || answered.load(Ordering::SeqCst) > round * 300);
+            server.kill();
+        });
+        let (least, counted) = (answered.load(Ordering::SeqCst), on_disk(&installation));
+        assert!(counted >= least && counted <= least + round * 2 * BLOCK, "{counted} of {least}");
+    }
 }
 
 #[test]
