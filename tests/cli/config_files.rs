@@ -252,7 +252,9 @@ fn the_manual_is_complete() {
         manual.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     let site = Site::new();
     fs::create_dir(site.path("secrets")).unwrap();
-    for (name, byte) in [("pin", b'a'), ("key-store-1", b'b'), ("key-store-2", b'c')] {
+    for (name, byte) in
+        [("pin", b'a'), ("key-store-1", b'b'), ("key-store-2", b'c'), ("key-store-3", b'd')]
+    {
         site.write(&format!("secrets/{name}"), &[byte; 43], 0o600);
     }
     fs::create_dir(site.path("policies")).unwrap();
