@@ -20,6 +20,7 @@ pub enum Command {
 
 /// Make a signing key, and print the verifier key that belongs to it
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["origin", "witness"])))]
 #[command(after_help = "\
 Give the verifier key to whoever checks the trail: it is not secret. Keep the file secret: who has \
 it can sign a trail that never was.
@@ -40,8 +41,7 @@ pub struct NewArgs {
     origin: Option<String>,
     /// Make a key for a witness of this name, to cosign the checkpoints of other trails:
     /// witness.name of the configuration
-    #[arg(long, value_name = "NAME", conflicts_with = "origin")]
-    #[arg(required_unless_present = "origin")]
+    #[arg(long, value_name = "NAME")]
     witness: Option<String>,
 }
 
