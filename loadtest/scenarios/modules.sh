@@ -2,7 +2,7 @@
 # xksd over real PKCS#11 modules: the tests of the four calls, a load of 200/s, and what can be done to each from outside meanwhile [MODULES]
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
-wanted="${*:-softhsm p11-kit kryoptic craton-hsm wolfpkcs11}"
+wanted="${*:-softhsm p11-kit kryoptic craton-hsm wolfpkcs11 opencryptoki}"
 seconds="${SECONDS_A_RUN:-4}"
 rate=200
 # After a fault is over: xksd initialises a lost library again each 5 s.
@@ -74,6 +74,40 @@ prepare_craton() {
     keys_with_pkcs11_tool
 }
 
+prepare_opencryptoki() {
+    opencryptoki="$here/target/modules/opencryptoki"
+    module="$opencryptoki/lib/opencryptoki/libopencryptoki.so" profile=generic version=3.27.0
+    export LD_LIBRARY_PATH="$opencryptoki/lib/opencryptoki:$opencryptoki/lib/opencryptoki/stdll"
+    # Four to eight characters, and those that were set first must be changed.
+    local first_so_pin=87654321 first_pin=12345678
+    pin=47114711 so_pin=76543210
+    (umask 077; printf '%s' "$pin" >"$place/pin")
+    rm -rf "$opencryptoki/var/lib/opencryptoki/swtok"
+    mkdir -p "$opencryptoki/var/lib/opencryptoki/swtok/TOK_OBJ"
+    chgrp -R nogroup "$opencryptoki/var/lib/opencryptoki/swtok"
+    chmod -R 770 "$opencryptoki/var/lib/opencryptoki/swtok"
+    daemon_start
+    pkcs11-tool --module "$module" --init-token --slot-index 0 --label "$token" --so-pin "$first_so_pin" >/dev/null 2>&1
+    "$opencryptoki/sbin/pkcsconf" -c 0 -P -S "$first_so_pin" -n "$so_pin" >/dev/null
+    pkcs11-tool --module "$module" --token-label "$token" --init-pin --login --login-type so --so-pin "$so_pin" --pin "$first_pin" >/dev/null 2>&1
+    "$opencryptoki/sbin/pkcsconf" -c 0 -p -U "$first_pin" -n "$pin" >/dev/null
+    keys_with_pkcs11_tool
+}
+
+# It goes into the background by itself, and looks at each descriptor that there may be.
+daemon_start() {
+    (ulimit -n 1024; "$opencryptoki/sbin/pkcsslotd" >/dev/null 2>&1)
+    until [ -S /run/opencryptoki/pkcsslotd.socket ]; do sleep 0.05; done
+    daemon="$(cat /run/opencryptoki/pkcsslotd.pid)"
+    children[$daemon]=pkcsslotd
+}
+
+daemon_kill() {
+    kill -KILL "$daemon"
+    unset "children[$daemon]"
+    rm -f /run/opencryptoki/pkcsslotd.socket
+}
+
 prepare_wolfpkcs11() {
     module="$here/target/modules/wolfpkcs11/libwolfpkcs11.so" profile=generic version=2.1.0
     export WOLFPKCS11_TOKEN_PATH="$place/store"
@@ -86,6 +120,7 @@ prepare_wolfpkcs11() {
 faults_of() {
     case "$1" in
     softhsm) echo "token away" ;;
+    opencryptoki) echo "daemon killed" ;;
     p11-kit) echo "server killed,server hung,server restarted" ;;
     *) echo "" ;;
     esac
@@ -95,6 +130,7 @@ begin_fault() {
     case "$1" in
     "token away") mv "$place/tokens" "$place/elsewhere" ;;
     "server killed") remote_signal KILL ;;
+    "daemon killed") daemon_kill ;;
     "server hung") remote_signal STOP ;;
     "server restarted") remote_signal KILL; remote_start ;;
     esac
@@ -104,6 +140,7 @@ end_fault() {
     case "$1" in
     "token away") mv "$place/elsewhere" "$place/tokens" ;;
     "server killed") remote_start ;;
+    "daemon killed") daemon_start ;;
     "server hung") remote_signal CONT ;;
     esac
 }
@@ -148,6 +185,7 @@ for name in $wanted; do
     kryoptic) prepare_kryoptic ;;
     craton-hsm) prepare_craton ;;
     wolfpkcs11) prepare_wolfpkcs11 ;;
+    opencryptoki) prepare_opencryptoki ;;
     *) die "unknown module: $name" ;;
     esac
     (umask 077; printf 'module = "%s"\ntoken = "%s"\npin = { file = "%s" }\nprofile = "%s"\nsessions = 4\n' \
@@ -174,6 +212,7 @@ for name in $wanted; do
         row "$name" "$version" "$suite" "$quiet" "$fault" "$(errors_by_name)" "$(field .wrong), $(field .answers.none)" "$healed"
     done
     stop_server
+    [ "$name" != opencryptoki ] || end "$daemon"
 done
 echo
 aim "wrong answers" "$wrong" '==' 0
