@@ -74,7 +74,7 @@ pub(super) fn warn_of_regions(root: &Section<'_>, server: &Server, tls: &Tls) {
     for (i, region) in server.regions.iter().enumerate() {
         if !REGIONS.contains(&region.as_str()) {
             let meant = nearest(region, REGIONS.iter().copied())
-                .map_or(String::new(), |meant| format!("; did you mean {meant:?}?"));
+                .map_or(".".to_owned(), |meant| format!("; did you mean {meant:?}?"));
             let message = format!(
                 "{} is no region that this version knows{meant} Requests signed for it are \
                  accepted all the same",
