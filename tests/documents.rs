@@ -228,7 +228,8 @@ fn words_are_plain() {
 /// Rows of `docs/metrics.md`: name, then type and labels.
 fn documented_metrics() -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join("docs/metrics.md")).expect("a text");
-    let rows = text.lines().filter(|line| line.starts_with("| `xksd_"));
+    let rows =
+        text.lines().filter(|line| line.starts_with("| `xksd_") || line.starts_with("| `process_"));
     rows.map(|row| {
         let mut cells = row.split('|').skip(1).map(str::trim);
         let mut cell = || cells.next().expect("a cell").replace('`', "");

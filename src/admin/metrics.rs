@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, UNIX_EPOCH};
 
+use super::process::Process;
 use crate::control::budgets::KeyName;
 use crate::control::state::State;
 use crate::key_manager::Health;
@@ -44,6 +45,16 @@ fn process(text: &mut Exposition, state: &State) {
     let mut metric = text.metric(&names::LOG_LINES_DROPPED);
     metric.sample(&["behind"], lost.behind());
     metric.sample(&["unwritable"], lost.unwritable());
+    // Without /proc there are no samples.
+    let Some(process) = Process::read() else { return };
+    text.metric(&names::PROCESS_CPU).sample(&[], process.cpu_seconds);
+    text.metric(&names::PROCESS_MEMORY).sample(&[], process.resident_bytes);
+    text.metric(&names::PROCESS_OPEN_FDS).sample(&[], process.open_fds);
+    let mut metric = text.metric(&names::PROCESS_MAX_FDS);
+    if let Some(max) = process.max_fds {
+        metric.sample(&[], max);
+    }
+    text.metric(&names::PROCESS_START).sample(&[], process.started_seconds);
 }
 
 fn requests(text: &mut Exposition, totals: &Totals) {

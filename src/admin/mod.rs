@@ -4,6 +4,7 @@ mod host;
 mod key_manager_status;
 mod listener;
 mod metrics;
+mod process;
 mod status;
 mod unsealing_status;
 

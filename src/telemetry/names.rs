@@ -74,6 +74,17 @@ metrics! {
         "0 while the control socket is not where xksd block looks for it.";
     LOG_LINES_DROPPED: Counter "xksd_log_lines_dropped_total" ["reason"]
         "Log lines lost: behind (they came faster than they could be written), unwritable.";
+    // Named as every Prometheus client names them: dashboards for all processes know them.
+    PROCESS_CPU: Counter "process_cpu_seconds_total" []
+        "Processor time used, of user and kernel.";
+    PROCESS_MEMORY: Gauge "process_resident_memory_bytes" []
+        "Memory in use.";
+    PROCESS_OPEN_FDS: Gauge "process_open_fds" []
+        "File descriptors open.";
+    PROCESS_MAX_FDS: Gauge "process_max_fds" []
+        "File descriptors that the process may have open.";
+    PROCESS_START: Gauge "process_start_time_seconds" []
+        "When the process started (Unix time).";
 
     // Requests
     REQUESTS: Counter "xksd_requests_total" ["key_store", "operation", "error"]
@@ -188,7 +199,8 @@ mod tests {
         let is_word = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         for metric in ALL {
             let name = metric.name;
-            assert!(name.starts_with("xksd_") && is_word(name), "{name}");
+            let is_ours = name.starts_with("xksd_") || name.starts_with("process_");
+            assert!(is_ours && is_word(name), "{name}");
             assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
             assert!(metric.kind != Kind::Histogram || name.ends_with("_seconds"), "{name}");
             assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{name}");
