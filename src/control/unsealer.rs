@@ -16,11 +16,13 @@ use super::unsealing::hsm::{InNewSession, OfLanes};
 use crate::audit::record::Record;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{
-    Closed, Epoch, FileState, Finding, Folder, Loaded, NotLoaded, load, look_at_hsm,
+    Canary, Closed, Epoch, FileState, Finding, Folder, Loaded, NotLoaded, load, look_at_hsm,
 };
 use crate::limits::{KEY_FOLDER_INTERVAL, UNSEAL_RETRY_INTERVAL};
 use crate::telemetry::Level;
 
+/// So many files are tried where none is in use yet: some of them may be damaged.
+const CANARIES_MAX: usize = 3;
 /// Between two looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -124,13 +126,32 @@ impl<'a> Keeper<'a> {
     /// none does.
     fn finding(&mut self) -> Finding {
         // Without a hold on the keys, which are to go at once when time is over.
-        let canary = self.unsealing.keys.table().keys().next().map(|(_, key)| key.canary().clone());
-        let canary = canary.as_ref();
+        let in_use = self.unsealing.keys.table().keys().next().map(|(_, key)| key.canary().clone());
+        if let Some(canary) = in_use {
+            return self.finding_of(Some(&canary));
+        }
+        // Nothing is in use: what lies there to be opened, of which some may not be right.
+        let labels = self.folder.scan().unwrap_or_default().into_keys();
+        let files = labels.filter_map(|label| self.folder.read(&label).ok()?).take(CANARIES_MAX);
+        let canaries: Vec<Canary> = files.map(|file| Canary::of(&file)).collect();
+        let mut finding = None;
+        for canary in &canaries {
+            match self.finding_of(Some(canary)) {
+                Finding::No(why) => finding = Some(Finding::No(why)),
+                found => return found,
+            }
+        }
+        finding.unwrap_or_else(|| self.finding_of(None))
+    }
+
+    /// The same of what one key's file says.
+    fn finding_of(&mut self, canary: Option<&Canary>) -> Finding {
         let master = &self.unsealing.settings.master;
+        let is_in_use = self.unsealing.keys.table().closed().is_none();
         let mut finding = None;
         for (hsm, manager) in self.hsms.iter_mut().zip(&self.unsealing.hsms) {
             let mut found = look_at_hsm(&mut **hsm, master, canary);
-            if canary.is_some() && matches!(found, Finding::No(_)) {
+            if is_in_use && matches!(found, Finding::No(_)) {
                 // Keys are in use: once more, by a session that nothing of the others can mislead.
                 found = match look_at_hsm(&mut InNewSession(manager), master, canary) {
                     // It gives no further session, perhaps.
@@ -243,12 +264,16 @@ impl<'a> Keeper<'a> {
         let Unsealing { name, settings, keys, .. } = self.unsealing;
         let file = self.folder.read(label)?.ok_or("its file is gone")?;
         let min = settings.min_epoch.get(label).copied().unwrap_or(0);
-        self.unsealing.files.check(name, label, &Epoch::of(&file), min)?;
+        let files = &self.unsealing.files;
+        files.check_age(name, label, &Epoch::of(&file), min)?;
         let now = OffsetDateTime::now_utc();
-        load(&file, &mut self.hsms, keys.arena(), before, now).map_err(|why| {
+        let loaded = load(&file, &mut self.hsms, keys.arena(), before, now).map_err(|why| {
             self.incomplete |= !matches!(why, NotLoaded::File(_));
             format!("key file {}: {why}", self.folder.file(label).display())
-        })
+        })?;
+        // Somebody's edit is one thing, and another administrator's is another.
+        files.check_history(name, label, &loaded.epoch)?;
+        Ok(loaded)
     }
 
     /// What was opened, and of what was in use before all that still has a file: a key whose new
@@ -285,6 +310,11 @@ impl<'a> Keeper<'a> {
             }
         }
         let count = keys.len();
+        if let (0, Some((_, why)), Some(_)) = (count, refused.iter().next(), before.closed()) {
+            // Not ready: it would have nothing to serve with.
+            wrapped.close(Closed::NotOpened(why.clone()));
+            return false;
+        }
         wrapped.open(keys, refused);
         drop(lease);
         if before.closed().is_some() {

@@ -28,4 +28,5 @@ mod softhsm;
 mod stop;
 mod tls;
 mod witness;
+mod wrapped;
 mod xks_test_client;

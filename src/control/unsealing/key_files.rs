@@ -104,12 +104,18 @@ impl KeyFiles {
         written
     }
 
-    /// Whether a file may be believed.
+    /// Whether a file is of this folder, and not older than one that was there before.
     ///
     /// # Errors
     /// A sentence for the operator, why not.
-    pub fn check(&self, manager: &str, label: &str, file: &Epoch, min: u64) -> Result<(), String> {
-        let Epoch { set, number, fingerprint } = file;
+    pub fn check_age(
+        &self,
+        manager: &str,
+        label: &str,
+        file: &Epoch,
+        min: u64,
+    ) -> Result<(), String> {
+        let Epoch { set, number, .. } = file;
         if *number < min {
             return Err(format!(
                 "its epoch is {number}, and min_epoch in the configuration is {min}: it is an old \
@@ -131,10 +137,23 @@ impl KeyFiles {
                 "its epoch is {number}, and epoch {} was there before: an old file was put back",
                 newest.epoch
             )),
-            Some(newest) if *number == newest.epoch && *fingerprint != newest.sha256 => {
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a file whose seal is right is the one that was there before, if that has its epoch.
+    ///
+    /// # Errors
+    /// A sentence for the operator, why not.
+    pub fn check_history(&self, manager: &str, label: &str, file: &Epoch) -> Result<(), String> {
+        let saved = self.lock();
+        let newest = saved.key_managers.get(manager).and_then(|known| known.keys.get(label));
+        match newest {
+            Some(newest) if file.number == newest.epoch && file.fingerprint != newest.sha256 => {
                 Err(format!(
-                    "another file of the same epoch {number} was there before: the key was changed \
-                     in two places"
+                    "another file of the same epoch {} was there before: the key was changed in \
+                     two places",
+                    newest.epoch
                 ))
             }
             _ => Ok(()),
@@ -195,12 +214,15 @@ mod tests {
         let path = dir.path().join("state");
         let files = open(&path).unwrap();
         let seven = epoch("a", 7, "07");
-        assert_eq!(files.check("near", "foo", &seven, 0), Ok(()));
-        assert!(files.check("near", "foo", &seven, 8).unwrap_err().contains("min_epoch"));
+        assert_eq!(files.check_age("near", "foo", &seven, 0), Ok(()));
+        assert!(files.check_age("near", "foo", &seven, 8).unwrap_err().contains("min_epoch"));
         files.believe("near", [("foo", &seven)].into_iter()).unwrap();
         drop(files);
         let files = open(&path).unwrap();
-        let check = |label, epoch: &Epoch| files.check("near", label, epoch, 0);
+        let check = |label, epoch: &Epoch| {
+            files.check_age("near", label, epoch, 0)?;
+            files.check_history("near", label, epoch)
+        };
         assert_eq!(check("foo", &seven), Ok(()));
         assert_eq!(check("foo", &epoch("a", 8, "08")), Ok(()));
         assert_eq!(check("bar", &epoch("a", 1, "01")), Ok(()));
@@ -211,7 +233,7 @@ mod tests {
         ] {
             assert!(check("foo", &file).unwrap_err().contains(why), "{file:?}");
         }
-        assert_eq!(files.check("far", "foo", &epoch("b", 1, "01"), 0), Ok(()));
+        assert_eq!(files.check_age("far", "foo", &epoch("b", 1, "01"), 0), Ok(()));
     }
 
     #[test]

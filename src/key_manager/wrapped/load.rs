@@ -31,6 +31,13 @@ pub struct Canary {
     seals: Vec<Encrypted>,
 }
 
+impl Canary {
+    /// Of a file, whether it is to be believed or not.
+    pub fn of(file: &KeyFile) -> Canary {
+        Canary { digest: file.digest(), seals: file.seals().cloned().collect() }
+    }
+}
+
 /// Which of a key's files: each change gives another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch {
@@ -122,8 +129,7 @@ pub fn load(
         let (created, check) = (version.created.clone(), version.check.0.clone());
         versions.push(Version { managed, created, check, material });
     }
-    let canary = Canary { digest, seals: file.seals().cloned().collect() };
-    Ok(Loaded { epoch: Epoch::of(file), versions, canary })
+    Ok(Loaded { epoch: Epoch::of(file), versions, canary: Canary::of(file) })
 }
 
 fn unwrap_version(

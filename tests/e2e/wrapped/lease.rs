@@ -1,0 +1,181 @@
+//! For how long keys are used: as long as the HSM goes on opening them, and nobody sealed them.
+
+use std::process::Command;
+
+use serde_json::json;
+use test_harness::api::{encrypt_body, name};
+use test_harness::token::PIN;
+use test_harness::{Api, Server, eventually, softhsm};
+
+use super::{MASTER, Place, near, wait_for_state};
+
+fn encrypt_error(api: &mut Api) -> (u16, String) {
+    api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
+}
+
+/// pkcs11-tool on the token behind the simulated HSM.
+fn pkcs11_tool(place: &Place, arguments: &[&str]) {
+    let output = Command::new("pkcs11-tool")
+        .arg("--module")
+        .arg(softhsm::module())
+        .args(["--token-label", "hsm", "--login", "--pin", PIN])
+        .args(arguments)
+        .env("SOFTHSM2_CONF", place.path("softhsm2.conf"))
+        .output()
+        .expect("run scripts/test first");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_master_that_is_deleted_under_load_seals_and_another_one_of_its_name_does_not_open() {
+    let place = Place::with_foo("");
+    let server = place.start();
+    let mut api = place.api(&server);
+    let made = api.encrypt("foo", b"text", &json!({}));
+    pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", MASTER]);
+    let mut last = String::new();
+    eventually("sealed", || {
+        let response =
+            api.call("keys/foo/decrypt", &test_harness::api::decrypt_body(&made, &json!({})));
+        if response.status == 200 {
+            return false;
+        }
+        last = response.error().1;
+        assert_ne!(last, "InvalidCiphertextException");
+        last == "InvalidStateException"
+    });
+    wait_for_state(&server, "hsm_refuses");
+    assert!(!server.is_ready(), "the load balancer sends no more");
+    assert!(near(&server)["keys"].as_array().is_some_and(Vec::is_empty));
+    server.wait_event(&["no key can be used", "overwritten in memory"]);
+
+    place.hsm.import_key(MASTER, 8);
+    // Asked at least twice more.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
+    assert!(near(&server)["why"].to_string().contains("does not open what it sealed"));
+    pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", MASTER]);
+    place.hsm.import_key(MASTER, 7);
+    wait_for_state(&server, "open");
+    eventually("ready", || server.is_ready());
+    assert_eq!(api.decrypt("foo", &made, &json!({})), b"text");
+}
+
+#[test]
+fn an_hsm_that_hangs_is_waited_for_up_to_the_limit_and_keys_come_back_with_it() {
+    let place = Place::with_foo("hsm_absent_max_s = 8");
+    let server = place.start();
+    let mut api = place.api(&server);
+    api.round_trip("foo");
+    place.hsm.control("hang = \"*\"");
+    eventually("it is noticed", || near(&server)["hsm_absent_seconds"].is_u64());
+    assert_eq!(near(&server)["state"], "open");
+    api.round_trip("foo");
+    wait_for_state(&server, "hsm_away");
+    assert_eq!(encrypt_error(&mut api), name(500, "InternalException"));
+    let health = api.health();
+    assert_eq!(health["ekmFleetDetails"][0]["healthStatus"], "UNAVAILABLE", "{health}");
+    assert!(!server.is_ready());
+    assert_eq!(server.metric("xksd_wrapped_keys_open{key_manager=\"near\"}"), 0.0);
+    place.hsm.heal();
+    wait_for_state(&server, "open");
+    eventually("ready", || server.is_ready());
+    api.round_trip("foo");
+}
+
+#[test]
+fn without_patience_an_hsm_that_fails_ends_it_at_once() {
+    let place = Place::with_foo("hsm_absent_max_s = 0");
+    let server = place.start();
+    let mut api = place.api(&server);
+    api.round_trip("foo");
+    place.hsm.control("error = { call = \"*\", code = \"CKR_DEVICE_ERROR\" }");
+    wait_for_state(&server, "hsm_away");
+    assert_eq!(encrypt_error(&mut api), name(500, "InternalException"));
+    place.hsm.heal();
+    wait_for_state(&server, "open");
+    api.round_trip("foo");
+}
+
+#[test]
+fn a_start_without_the_hsm_listens_is_not_ready_and_heals() {
+    let place = Place::with_foo("");
+    place.hsm.prepare("error = { call = \"C_OpenSession\", code = \"CKR_DEVICE_REMOVED\" }");
+    let server = place.spawn();
+    let mut api = place.api(&server);
+    eventually("it says why", || near(&server)["why"].to_string().contains("CKR_DEVICE_REMOVED"));
+    assert_eq!(near(&server)["state"], "not_opened");
+    assert_eq!(encrypt_error(&mut api), name(500, "InternalException"));
+    assert!(!server.is_ready());
+    place.hsm.heal();
+    wait_for_state(&server, "open");
+    eventually("ready", || server.is_ready());
+    api.round_trip("foo");
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once_and_said() {
+    let place = Place::with_foo("");
+    let text = std::fs::read_to_string(place.path("xksd.toml")).unwrap();
+    place.installation.write("xksd.toml", &text.replace(PIN, "87654321"));
+    let server = place.spawn();
+    eventually("it says why", || near(&server)["why"].to_string().contains("CKR_PIN_INCORRECT"));
+    // Asked several times more.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let logins = place.hsm.settled_stats()["calls"]["C_Login"].clone();
+    assert_eq!(logins, 1, "{logins}");
+    assert_eq!(encrypt_error(&mut place.api(&server)), name(500, "InternalException"));
+}
+
+fn sealed(place: &Place, server: &Server) {
+    let mut api = place.api(server);
+    assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
+    assert_eq!(near(server)["state"], "sealed");
+}
+
+#[test]
+fn a_seal_is_in_force_at_once_and_over_a_restart_until_it_is_taken_off() {
+    let place = Place::with_foo("");
+    let server = place.start();
+    let mut api = place.api(&server);
+    let made = api.encrypt("foo", b"text", &json!({}));
+    assert!(place.seal("seal").status.success());
+    assert_eq!(
+        api.decrypt_error("foo", &made, &json!({})),
+        name(400, "InvalidStateException"),
+        "on an open connection"
+    );
+    sealed(&place, &server);
+    drop(server);
+    let server = place.spawn();
+    sealed(&place, &server);
+    // Asked by nobody.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    sealed(&place, &server);
+    assert!(place.seal("unseal").status.success());
+    wait_for_state(&server, "open");
+    eventually("ready", || server.is_ready());
+    assert_eq!(place.api(&server).decrypt("foo", &made, &json!({})), b"text");
+    let again = place.seal("unseal");
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("it is not sealed"));
+    let other = place.xksd(&["key-manager", "seal", "hsm"]);
+    assert!(String::from_utf8_lossy(&other.stderr).contains("there is: near"), "{other:?}");
+}
+
+#[test]
+fn a_seal_while_keys_are_being_opened_leaves_none_open() {
+    let place = Place::with_foo("");
+    for n in 0..20 {
+        place.key("create", &format!("key-{n}"), &[]);
+    }
+    // Opening them takes seconds.
+    place.hsm.prepare("stall = { call = \"C_Decrypt\", ms = 150 }");
+    let server = place.spawn();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(place.seal("seal").status.success());
+    place.hsm.heal();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    sealed(&place, &server);
+    assert!(near(&server)["keys"].as_array().is_some_and(Vec::is_empty));
+}
