@@ -4,9 +4,10 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
+use super::history::History;
 use super::host::is_own_host;
-use super::metrics;
 use super::status::Status;
+use super::{metrics, page};
 use crate::control::connections::{self, Response};
 use crate::control::state::State;
 use crate::http1::{Header, Progress, Request, RequestHead};
@@ -18,11 +19,15 @@ use crate::limits::HEADERS_MAX;
 /// When no thread can be started.
 pub fn start(state: &Arc<State>, listener: TcpListener) -> Result<SocketAddr, String> {
     let state = state.clone();
-    connections::serve("xksd-admin", listener, move |stream| answer(&state, stream))
+    History::start(state.clone())
+        .and_then(|history| {
+            let answer = move |stream: &TcpStream| answer(&state, &history, stream);
+            connections::serve("xksd-admin", listener, answer)
+        })
         .map_err(|error| format!("admin.listen: {error}"))
 }
 
-fn answer(state: &State, stream: &TcpStream) -> std::io::Result<()> {
+fn answer(state: &State, history: &History, stream: &TcpStream) -> std::io::Result<()> {
     let end = connections::begin(stream)?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
@@ -33,7 +38,7 @@ fn answer(state: &State, stream: &TcpStream) -> std::io::Result<()> {
                 let request = head.request(&buffer, &mut headers);
                 break match refuse_host(state, &request) {
                     Some(refused) => refused,
-                    None => respond(state, request.method, request.path),
+                    None => respond(state, history, request.method, request.path),
                 };
             }
             Ok(Progress::Partial) => match connections::read(stream, &mut chunk, end)? {
@@ -64,12 +69,14 @@ fn refuse_host(state: &State, request: &Request<'_>) -> Option<Response> {
     })
 }
 
-fn respond(state: &State, method: &str, path: &str) -> Response {
+fn respond(state: &State, history: &History, method: &str, path: &str) -> Response {
     if method != "GET" && method != "HEAD" {
         let fields = "Allow: GET, HEAD\r\n";
         return Response { fields, ..text(405, "only GET and HEAD\n") };
     }
+    let json = |body| Response { content_type: "application/json", ..text(200, body) };
     match path {
+        "/" => page::response(),
         // Alive: the process answers. Restarting it because an HSM is down would help nobody.
         "/livez" | "/ping" => text(200, "ok\n"),
         "/readyz" => match state.why_unready() {
@@ -80,9 +87,8 @@ fn respond(state: &State, method: &str, path: &str) -> Response {
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             ..text(200, metrics::expose(state))
         },
-        "/status" => {
-            Response { content_type: "application/json", ..text(200, Status::of(state).to_json()) }
-        }
-        _ => text(404, "there are /livez /readyz /ping /metrics /status\n"),
+        "/status" => json(Status::of(state).to_json()),
+        "/history" => json(history.to_json()),
+        _ => text(404, "there are / /livez /readyz /ping /metrics /status /history\n"),
     }
 }

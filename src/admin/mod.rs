@@ -1,9 +1,11 @@
 //! What is read from outside the API: health for load balancers, metrics, status. Changes nothing.
 
+mod history;
 mod host;
 mod key_manager_status;
 mod listener;
 mod metrics;
+mod page;
 mod process;
 mod status;
 mod unsealing_status;

@@ -47,7 +47,18 @@ pub struct Status {
     policy_denials: Vec<Denials>,
     tls: Tls,
     blocks: Vec<BlockShown>,
+    /// None without one.
+    audit: Option<Audit>,
     log: Log,
+}
+
+#[derive(Debug, Serialize)]
+struct Audit {
+    records: u64,
+    records_missed: u64,
+    writable: bool,
+    /// Whether the last checkpoint got there: syslog, and each witness by name.
+    checkpoint_sent: BTreeMap<String, bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -233,6 +244,7 @@ impl Status {
                 failures: handshake_failures,
             },
             blocks: blocks.iter().map(BlockShown::of).collect(),
+            audit: Audit::of(state),
             log: Log::of(state.log.lost()),
         }
     }
@@ -247,6 +259,18 @@ impl Status {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl Audit {
+    fn of(state: &State) -> Option<Audit> {
+        let trail = state.audit.trail()?;
+        Some(Audit {
+            records: trail.size(),
+            records_missed: trail.missed(),
+            writable: trail.is_writable(),
+            checkpoint_sent: state.audit.sent().map(|(to, sent)| (to.to_owned(), sent)).collect(),
+        })
+    }
 }
 
 impl Log {

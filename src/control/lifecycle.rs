@@ -86,7 +86,7 @@ fn start_shards(
         let address = (hooks.serve)(state, listener)?;
         state.log.event(
             Level::Info,
-            format!("admin listener on http://{address}: /livez /readyz /ping /metrics /status"),
+            format!("admin listener on http://{address}: / /livez /readyz /ping /metrics /status"),
         );
     }
     let listen = state.config.load().server.listen;

@@ -24,7 +24,9 @@ fn every_page_of_the_admin_listener() {
     assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
     assert_eq!(server.get("/metrics").0, 200);
     assert_eq!(server.get("/readyz?verbose").0, 200);
-    for path in ["/", "/readyz/", "/one/kms/xks/v1/health", "/config", "/%2e%2e/metrics"] {
+    for path in
+        ["//", "/index.html", "/readyz/", "/one/kms/xks/v1/health", "/config", "/%2e%2e/metrics"]
+    {
         assert_eq!(server.get(path).0, 404, "{path}");
     }
     for method in ["POST", "head", "PUT"] {
@@ -32,7 +34,7 @@ fn every_page_of_the_admin_listener() {
             server.admin_request(&format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!(status, 405, "{method}");
     }
-    for path in ["/livez", "/ping", "/readyz", "/metrics", "/status", "/nowhere"] {
+    for path in ["/", "/livez", "/ping", "/readyz", "/metrics", "/status", "/history", "/nowhere"] {
         let ask = |method: &str| {
             server.admin_answer(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         };

@@ -18,6 +18,7 @@ mod log;
 mod memory;
 mod nss;
 mod p11_kit;
+mod page;
 mod policy;
 mod quotas;
 mod reload;
