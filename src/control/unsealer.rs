@@ -2,7 +2,7 @@
 //! whether it still would, and takes new files over.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -53,9 +53,10 @@ struct Keeper<'a> {
     some_are_gone: bool,
     /// Some could not be opened for a reason that may pass.
     incomplete: bool,
-    /// What the log said last of the HSM and of the folder.
+    /// What the log said last of the HSM, of the folder, and of the state directory.
     reported: Option<String>,
     reported_folder: Option<String>,
+    reported_memory: Option<String>,
 }
 
 impl<'a> Keeper<'a> {
@@ -77,6 +78,7 @@ impl<'a> Keeper<'a> {
             incomplete: false,
             reported: None,
             reported_folder: None,
+            reported_memory: None,
         }
     }
 
@@ -224,18 +226,19 @@ impl<'a> Keeper<'a> {
             self.look_at_hsm_if_due();
             let is_known = self.seen.get(label) == Some(file);
             let label: Arc<str> = label.as_str().into();
-            // No hold on more than one key while the HSM is asked.
+            // No hold on a key while the HSM is asked.
             let table = self.unsealing.keys.table();
-            let before = table.key(&label).cloned();
+            let before = table.key(&label).map(Arc::downgrade);
+            let epoch = table.key(&label).map(|key| key.epoch.clone());
             let known = table.refused().find(|(refused, _)| **refused == label);
             let known = known.map(|(_, why)| why.to_owned());
             drop(table);
             if is_known && before.is_some() && known.is_none() {
                 continue;
             }
-            match self.open(&label, before.as_deref()) {
+            match self.open(&label, before.as_ref()) {
                 Ok(loaded) => {
-                    if before.is_none_or(|before| before.epoch != loaded.epoch) {
+                    if epoch.is_none_or(|before| before != loaded.epoch) {
                         let number = loaded.epoch.number;
                         news.push((label.clone(), format!("epoch {number} is in use")));
                     }
@@ -255,19 +258,32 @@ impl<'a> Keeper<'a> {
         }
         if self.put_in_use(&files, refused, &mut news) {
             self.seen = files;
-            self.tell_news(news);
         }
+        self.tell_news(news);
     }
 
     /// Opens the file of a key, if it is to be believed.
-    fn open(&mut self, label: &str, before: Option<&Loaded>) -> Result<Loaded, String> {
+    fn open(&mut self, label: &str, before: Option<&Weak<Loaded>>) -> Result<Loaded, String> {
         let Unsealing { name, settings, keys, .. } = self.unsealing;
         let file = self.folder.read(label)?.ok_or("its file is gone")?;
         let min = settings.min_epoch.get(label).copied().unwrap_or(0);
         let files = &self.unsealing.files;
         files.check_age(name, label, &Epoch::of(&file), min)?;
+        // On a host that has seen none before.
+        let first = self.unsealing.opening().values().next().map(|key| key.epoch.set.clone());
+        if let Some(set) = first.filter(|set| *set != file.set) {
+            return Err(format!("it is of the set {}, and others are of {set}", file.set));
+        }
+        if self.unsealing.absence(Instant::now()).is_some() {
+            // Each file would wait for it once more.
+            self.incomplete = true;
+            return Err("it is new, and the HSM that would open it is away".to_owned());
+        }
         let now = OffsetDateTime::now_utc();
         let loaded = load(&file, &mut self.hsms, keys.arena(), before, now).map_err(|why| {
+            if let NotLoaded::Hsm(_) = why {
+                self.look_at_hsm = Instant::now();
+            }
             self.incomplete |= !matches!(why, NotLoaded::File(_));
             format!("key file {}: {why}", self.folder.file(label).display())
         })?;
@@ -279,7 +295,7 @@ impl<'a> Keeper<'a> {
     /// What was opened, and of what was in use before all that still has a file: a key whose new
     /// file is refused is not in doubt itself. False if keys may not be used any more.
     fn put_in_use(
-        &self,
+        &mut self,
         files: &BTreeMap<String, FileState>,
         refused: HashMap<Arc<str>, String>,
         news: &mut Vec<(Arc<str>, String)>,
@@ -289,12 +305,8 @@ impl<'a> Keeper<'a> {
             let opening = self.unsealing.opening();
             opening.iter().map(|(label, key)| (label.clone(), key.epoch.clone())).collect()
         };
-        if let Err(why) = known.believe(name, believed.iter().map(|(label, e)| (&**label, e))) {
-            let message = format!(
-                "which key files are the newest is not remembered over a restart, because {why}"
-            );
-            self.state.log.event(Level::Error, message);
-        }
+        let written = known.believe(name, believed.iter().map(|(label, e)| (&**label, e)));
+        self.tell_memory(written.err());
         let lease = self.unsealing.lock();
         let mut keys = std::mem::take(&mut *self.unsealing.opening());
         if lease.closed().is_some() {
@@ -312,7 +324,8 @@ impl<'a> Keeper<'a> {
         let count = keys.len();
         if let (0, Some((_, why)), Some(_)) = (count, refused.iter().next(), before.closed()) {
             // Not ready: it would have nothing to serve with.
-            wrapped.close(Closed::NotOpened(why.clone()));
+            let why = why.clone();
+            wrapped.refuse_all(refused, why);
             return false;
         }
         wrapped.open(keys, refused);
@@ -334,6 +347,20 @@ impl<'a> Keeper<'a> {
             self.state.log.event(level, format!("key manager {name:?}, key {label:?}: {what}"));
             let record = Record::KeyFile { key_manager: name, label: &label, change: &what };
             self.state.audit.record(&record);
+        }
+    }
+
+    /// The state directory did not take the newest epochs: tried again soon, and told once.
+    fn tell_memory(&mut self, problem: Option<String>) {
+        self.incomplete |= problem.is_some();
+        if problem != self.reported_memory {
+            if let Some(why) = &problem {
+                let message = format!(
+                    "which key files are the newest is not remembered over a restart, because {why}"
+                );
+                self.state.log.event(Level::Error, message);
+            }
+            self.reported_memory = problem;
         }
     }
 

@@ -2,6 +2,7 @@
 //! and which key managers an operator has sealed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct Seal {
 pub struct KeyFiles {
     dir: Arc<StateDir>,
     saved: Mutex<Saved>,
+    /// What is remembered is not on disk.
+    unsaved: AtomicBool,
 }
 
 impl KeyFiles {
@@ -75,7 +78,7 @@ impl KeyFiles {
                 )
             })?,
         };
-        Ok(KeyFiles { dir, saved: Mutex::new(saved) })
+        Ok(KeyFiles { dir, saved: Mutex::new(saved), unsaved: AtomicBool::new(false) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Saved> {
@@ -172,7 +175,7 @@ impl KeyFiles {
     ) -> Result<(), String> {
         let mut saved = self.lock();
         let known = saved.key_managers.entry(manager.to_owned()).or_default();
-        let mut changed = false;
+        let mut changed = self.unsaved.load(Ordering::Relaxed);
         for (label, Epoch { set, number, fingerprint }) in files {
             known.set.clone_from(set);
             let newest = Newest { epoch: *number, sha256: fingerprint.clone() };
@@ -184,7 +187,9 @@ impl KeyFiles {
 
     fn write(&self, saved: &Saved) -> Result<(), String> {
         // Strings and numbers only: this cannot fail.
-        self.dir.write(FILE, &serde_json::to_vec(saved).unwrap_or_default())
+        let written = self.dir.write(FILE, &serde_json::to_vec(saved).unwrap_or_default());
+        self.unsaved.store(written.is_err(), Ordering::Relaxed);
+        written
     }
 }
 

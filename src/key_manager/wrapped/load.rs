@@ -1,6 +1,6 @@
 //! A key file opened: what the HSM unwraps, put where it is used.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use secret_memory::Arena;
 use time::OffsetDateTime;
@@ -99,7 +99,7 @@ pub fn load(
     file: &KeyFile,
     hsms: &mut [Box<dyn Hsm + '_>],
     arena: &Arena,
-    before: Option<&Loaded>,
+    before: Option<&Weak<Loaded>>,
     now: OffsetDateTime,
 ) -> Result<Loaded, NotLoaded> {
     let digest = file.digest();
@@ -117,7 +117,9 @@ pub fn load(
         let state = version.state_at(now);
         let material = if !state.decrypts() {
             None
-        } else if let Some(same) = before.and_then(|before| before.same_material(version)) {
+        } else if let Some(same) =
+            before.and_then(|before| before.upgrade()?.same_material(version))
+        {
             Some(same)
         } else {
             Some(Arc::new(unwrap_version(file, version, hsms, arena)?))

@@ -134,6 +134,12 @@ impl Wrapped {
     pub fn close(&self, closed: Closed) {
         self.table.store(Arc::new(Table { closed: Some(closed), ..Table::default() }));
     }
+
+    /// None may be used, for each file was refused.
+    pub fn refuse_all(&self, refused: HashMap<Arc<str>, String>, why: String) {
+        let closed = Some(Closed::NotOpened(why));
+        self.table.store(Arc::new(Table { keys: HashMap::new(), refused, closed }));
+    }
 }
 
 impl Table {

@@ -267,12 +267,13 @@ fn a_key_that_stays_the_same_is_not_asked_for_again() {
     let mut hsms = hsms();
     let mut file = rotated(&mut hsms);
     let arena = Arena::new(Wanted::Prefer).unwrap();
-    let first = load(&file, &mut hsms, &arena, None, now()).unwrap();
+    let first = Arc::new(load(&file, &mut hsms, &arena, None, now()).unwrap());
+    let before = Arc::downgrade(&first);
     edit::promote(&mut file, None, now()).unwrap();
     edit::seal(&mut file, &mut hsms, &mut random).unwrap();
     let asked = std::cell::Cell::new(0);
     let mut counting: Vec<Box<dyn Hsm>> = vec![Box::new(Counting(&mut *hsms[0], &asked))];
-    let second = load(&file, &mut counting, &arena, Some(&first), now()).unwrap();
+    let second = load(&file, &mut counting, &arena, Some(&before), now()).unwrap();
     assert_eq!((asked.get(), arena.slots()), (1, 3), "the seal, and nothing else");
     assert_ne!(second.epoch, first.epoch);
 }

@@ -83,6 +83,21 @@ fn an_hsm_that_hangs_is_waited_for_up_to_the_limit_and_keys_come_back_with_it() 
     api.round_trip("foo");
 }
 
+/// A no is confirmed in a new session, and that never opens: the thread that asks is lost.
+#[test]
+fn a_call_that_never_returns_does_not_keep_keys_in_use() {
+    let place = Place::with_foo("hsm_absent_max_s = 0");
+    let server = place.start();
+    let mut api = place.api(&server);
+    place.hsm.control("hang = \"C_OpenSession\"");
+    pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", MASTER]);
+    wait_for_state(&server, "hsm_away");
+    assert_eq!(encrypt_error(&mut api), name(500, "InternalException"));
+    place.hsm.heal();
+    wait_for_state(&server, "hsm_refuses");
+    assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
+}
+
 #[test]
 fn without_patience_an_hsm_that_fails_ends_it_at_once() {
     let place = Place::with_foo("hsm_absent_max_s = 0");

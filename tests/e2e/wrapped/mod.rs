@@ -5,6 +5,7 @@ mod files;
 mod lease;
 mod life;
 mod memory;
+mod odd;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
