@@ -32,6 +32,7 @@ use xksd::policy::budget::{Budget, Exhausted};
 use xksd::policy::cedar::{self, Policies, Revision, Source, Sources};
 use xksd::policy::{Mode, Policy};
 use xksd::sched::{Inbox, Mailbox, Pool, PoolSettings, Share};
+use xksd::secret::SecretString;
 use xksd::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use xksd::telemetry::log::Format;
 use xksd::telemetry::{Log, ShardMetrics};
@@ -54,7 +55,8 @@ pub fn path(call: &str) -> String {
 /// The one credential of the key store.
 pub fn credentials() -> CredentialSet {
     let id = AccessKeyId::new(ACCESS_KEY_ID).expect("of the right form");
-    let secret = SecretAccessKey::new(SECRET_ACCESS_KEY).expect("of the right form");
+    let secret = SecretAccessKey::new(SecretString::new(SECRET_ACCESS_KEY).expect("memory"))
+        .expect("of the right form");
     CredentialSet::new(vec![Credential::new(id, secret)]).expect("one credential")
 }
 

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use xksd::http1::{Header, Request};
 use xksd::limits::ERROR_MESSAGE_CHARS_MAX;
+use xksd::secret::SecretString;
 use xksd::sigv4::{
     AccessKeyId, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate, precheck,
 };
@@ -19,7 +20,8 @@ const SECRET: &str = "NobodyKnowsThisOneNobodyKnowsThisOneNobodyKnows";
 
 static CREDENTIALS: LazyLock<CredentialSet> = LazyLock::new(|| {
     let id = AccessKeyId::new("ABCDEFGHIJKLMNOPQRSTUVWXYZ").expect("valid id");
-    let secret = SecretAccessKey::new(SECRET).expect("valid secret");
+    let secret = SecretString::new(SECRET).expect("memory");
+    let secret = SecretAccessKey::new(secret).expect("valid secret");
     CredentialSet::new(vec![Credential::new(id, secret)]).expect("one credential")
 });
 

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::reader::{Section, Value, all, distinct};
-use super::secret::{SecretString, secret};
+use super::secret::secret;
 use super::table::{InForce, Said, Setting, names};
 use crate::audit::checkpoint::{Verifier, is_origin};
 use crate::audit::cosignature::CosignerKey;
@@ -17,6 +17,7 @@ use crate::audit::trail::{Durability, WhenUnwritable};
 use crate::limits::{
     AUDIT_INTERVAL_MS, AUDIT_ORIGIN_BYTES_MAX, AUDIT_RETENTION_DAYS, AUDIT_WITNESSES_MAX,
 };
+use crate::secret::SecretString;
 
 /// `[audit]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::environment::{Environment, environment};
 use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
-use super::secret::{SecretString, secret};
+use super::secret::secret;
 use super::table::{InForce, Said, Setting, names};
 use super::wrapped::{self, Wrapped};
 use crate::key_manager::Concurrency;
@@ -15,6 +15,7 @@ use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
     KEY_MANAGER_NAME_CHARS_MAX, SESSIONS_MAX, TOKEN_LABEL_BYTES_MAX, TOKEN_SERIAL_BYTES_MAX,
 };
+use crate::secret::SecretString;
 
 /// One `[[key_manager]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::policy::{self, Policy};
 use super::problem::quoted;
 use super::quota;
 use super::reader::{Section, Value, all, distinct};
-use super::secret::{SecretString, secret};
+use super::secret::secret;
 use super::table::{InForce, Said, Setting, names};
 use crate::api::route::is_key_id;
 use crate::limits::{
@@ -18,6 +18,7 @@ use crate::limits::{
 use crate::policy::Mode;
 use crate::policy::budget::Exhausted;
 use crate::policy::quota::Bounds;
+use crate::secret::SecretString;
 
 /// What follows the prefix in every path of the API.
 pub const API_PATH: &str = "/kms/xks/v1";

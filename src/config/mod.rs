@@ -44,7 +44,6 @@ pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
 pub(crate) use keystore::{PATH_PREFIX_FORM, is_path_prefix};
 pub use policy::Policy;
 pub use problem::{Invalid, Problem};
-pub use secret::SecretString;
 pub use server::{Admin, LogFormat, Server};
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};

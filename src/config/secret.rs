@@ -1,36 +1,11 @@
 //! Secrets: read from a file, the environment or the text, never shown.
 
-use std::fmt;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::environment::is_variable_name;
 use super::problem::quoted;
 use super::reader::Value;
-
-/// Text that is zeroed when dropped and that `Debug` does not show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretString(Zeroizing<String>);
-
-impl SecretString {
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The bytes that it is the base64 of.
-    pub fn base64(&self) -> Option<Zeroizing<Vec<u8>>> {
-        STANDARD.decode(self.expose()).map(Zeroizing::new).ok()
-    }
-}
-
-impl fmt::Debug for SecretString {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretString(…)")
-    }
-}
+use crate::secret::SecretString;
 
 const FORMS: &str = "a secret is one of { file = \"…\" }, { env = \"…\" } and { value = \"…\" }";
 
@@ -100,5 +75,8 @@ pub(super) fn secret(
             text.chars().count()
         ));
     }
-    Some(SecretString(text))
+    match SecretString::new(&text) {
+        Ok(secret) => Some(secret),
+        Err(why) => value.refuse(why.to_string()),
+    }
 }

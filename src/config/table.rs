@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::environment::Environment;
-use super::secret::SecretString;
+use crate::secret::SecretString;
 
 /// The value of a key, to be compared and said.
 #[derive(Debug, PartialEq, Eq)]

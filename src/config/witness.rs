@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use super::audit::{origin_name, signing_key, verifier_keys};
 use super::reader::Section;
-use super::secret::SecretString;
 use super::server::socket_address;
 use super::table::{Said, Setting, names};
 use crate::audit::checkpoint::Verifier;
 use crate::limits::WITNESS_TRAILS_MAX;
+use crate::secret::SecretString;
 
 /// `[witness]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use zeroize::Zeroizing;
 
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
@@ -160,7 +159,7 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
                 name: configured.name.clone(),
                 module: pkcs11.module.clone(),
                 token: pkcs11.token.clone(),
-                pin: Zeroizing::new(pkcs11.pin.expose().to_string()),
+                pin: pkcs11.pin.clone(),
                 profile: pkcs11.profile,
                 initialize_parameters: pkcs11.initialize_parameters.clone(),
                 verify_encryptions: pkcs11.verify_encryptions,
@@ -194,8 +193,8 @@ pub fn key_stores(
         let mut credentials = Vec::new();
         for credential in &store.credentials {
             let id = AccessKeyId::new(&credential.access_key_id).map_err(|e| at(&e))?;
-            let secret =
-                SecretAccessKey::new(credential.secret_access_key.expose()).map_err(|e| at(&e))?;
+            let secret = SecretAccessKey::new(credential.secret_access_key.clone());
+            let secret = secret.map_err(|e| at(&e))?;
             credentials.push(Credential::new(id, secret));
         }
         let of_store = |&index: &usize| managers.get(index).cloned();

@@ -8,6 +8,7 @@ use ring::digest;
 use zeroize::Zeroizing;
 
 use crate::limits::{ACCESS_KEY_ID_CHARS, SECRET_ACCESS_KEY_CHARS};
+use crate::secret::SecretString;
 
 /// The first HMAC key of the derivation is this followed by the secret access key.
 const SECRET_PREFIX: &str = "AWS4";
@@ -136,44 +137,27 @@ impl fmt::Display for AccessKeyId {
     }
 }
 
-/// The shared secret: overwritten when dropped, never shown by `Debug`. spec: 43 to 64 of
-/// `[A-Za-z0-9/+=]`.
-pub struct SecretAccessKey {
-    /// With [`SECRET_PREFIX`] in front, so that deriving a signing key makes no further copy.
-    prefixed: Zeroizing<Box<str>>,
-}
+/// The shared secret: never shown by `Debug`. spec: 43 to 64 of `[A-Za-z0-9/+=]`.
+#[derive(Debug)]
+pub struct SecretAccessKey(SecretString);
 
 impl SecretAccessKey {
-    /// Checks length and characters. The caller's copy remains the caller's to overwrite.
-    pub fn new(text: &str) -> Result<Self, CredentialError> {
+    /// Checks length and characters.
+    pub fn new(secret: SecretString) -> Result<Self, CredentialError> {
         check(
             "secret access key",
-            text,
+            secret.expose(),
             SECRET_ACCESS_KEY_CHARS,
             "A-Z, a-z, 0-9, '+', '/' and '='",
             |c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '='),
         )?;
-        Ok(Self::unchecked(text))
-    }
-
-    fn unchecked(text: &str) -> Self {
-        // Of exactly the size needed: growing would leave a copy behind, and so would shrinking
-        // into the box.
-        let mut prefixed = String::with_capacity(SECRET_PREFIX.len() + text.len());
-        prefixed.push_str(SECRET_PREFIX);
-        prefixed.push_str(text);
-        Self { prefixed: Zeroizing::new(prefixed.into_boxed_str()) }
+        Ok(Self(secret))
     }
 
     /// `"AWS4" + secret`, the first HMAC key of the derivation.
-    pub(super) fn derivation_key(&self) -> &[u8] {
-        self.prefixed.as_bytes()
-    }
-}
-
-impl fmt::Debug for SecretAccessKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretAccessKey(redacted)")
+    pub(super) fn derivation_key(&self) -> Zeroizing<Vec<u8>> {
+        // `concat` takes room for all of it at once: growing would leave a copy behind.
+        Zeroizing::new([SECRET_PREFIX.as_bytes(), self.0.expose().as_bytes()].concat())
     }
 }
 
@@ -202,7 +186,7 @@ impl Fingerprint {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(id.as_str().as_bytes());
         context.update(b"\0"); // in neither of the two: where one ends stays certain
-        context.update(secret.derivation_key());
+        context.update(&secret.derivation_key());
         let mut bytes = [0; 32];
         bytes.copy_from_slice(context.finish().as_ref());
         Self(bytes)
@@ -220,7 +204,8 @@ impl Credential {
     /// allows.
     #[cfg(test)]
     pub(super) fn unchecked(access_key_id: &str, secret: &str) -> Self {
-        Self::new(AccessKeyId(access_key_id.into()), SecretAccessKey::unchecked(secret))
+        let secret = SecretString::new(secret).expect("memory");
+        Self::new(AccessKeyId(access_key_id.into()), SecretAccessKey(secret))
     }
 
     /// The id.

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::fmt;
 
 use ring::hmac;
+use secret_memory::{Slot, burn_stack};
 use zeroize::Zeroizing;
 
 use super::authorization::{ALGORITHM, TERMINATOR, encode_lower_hex};
 use super::credential::{Credential, Fingerprint};
 use super::date;
 use crate::limits::{CLOCK_SKEW_SECONDS_MAX, SIGNING_KEYS_CACHED_MAX};
+use crate::secret::arena;
 
 /// For what a signing key holds.
 #[derive(Clone, Copy, Debug)]
@@ -25,24 +27,21 @@ pub(super) struct Scope<'a> {
     pub(super) service: &'static str,
 }
 
-/// One derived key. The raw bytes are kept, not ring's `hmac::Key`: that is not overwritten when
-/// dropped, these are. It costs two rounds of SHA-256 a request.
-struct SigningKey(Zeroizing<[u8; 32]>);
+/// One derived key. The raw bytes are kept, not ring's `hmac::Key`, whose many copies nobody
+/// overwrites. It costs two rounds of SHA-256 a request.
+type SigningKey = [u8; 32];
 
-impl SigningKey {
-    fn derive(credential: &Credential, scope: &Scope<'_>) -> Self {
-        let mut key = hmac_sha256(credential.secret().derivation_key(), scope.date);
-        for input in [scope.region, scope.service, TERMINATOR] {
-            key = hmac_sha256(&*key, input);
-        }
-        Self(key)
+fn derive(credential: &Credential, scope: &Scope<'_>) -> Zeroizing<SigningKey> {
+    let mut key = hmac_sha256(&credential.secret().derivation_key(), scope.date);
+    for input in [scope.region, scope.service, TERMINATOR] {
+        key = hmac_sha256(&*key, input);
     }
+    key
+}
 
-    /// In constant time with respect to the expected signature: ring compares.
-    fn verify(&self, string_to_sign: &[u8], signature: &[u8; 32]) -> bool {
-        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &*self.0), string_to_sign, signature)
-            .is_ok()
-    }
+/// In constant time with respect to the expected signature: ring compares.
+fn is_signed_with(key: &SigningKey, string_to_sign: &[u8], signature: &[u8; 32]) -> bool {
+    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, key), string_to_sign, signature).is_ok()
 }
 
 fn hmac_sha256(key: &[u8], input: &str) -> Zeroizing<[u8; 32]> {
@@ -56,7 +55,7 @@ struct Cached {
     day: i64,
     region: Box<str>,
     service: &'static str,
-    key: SigningKey,
+    key: Slot<SigningKey>,
 }
 
 /// The signing keys that one shard has derived.
@@ -116,17 +115,26 @@ impl SigningKeys {
             })
         });
         if let Some(cached) = cached {
-            return cached.key.verify(text, signature);
+            return is_signed_with(&cached.key, text, signature);
         }
-        let key = SigningKey::derive(credential, scope);
-        let is_valid = key.verify(text, signature);
-        if is_valid {
-            self.keep(credential, scope, key, now);
+        let key = derive(credential, scope);
+        let is_valid = is_signed_with(&key, text, signature);
+        // Without memory for it, it is derived for each request.
+        if is_valid && let Ok(kept) = arena().and_then(|arena| arena.place(|| Ok(*key))) {
+            self.keep(credential, scope, kept, now);
         }
+        drop(key);
+        burn_stack();
         is_valid
     }
 
-    fn keep(&mut self, credential: &Credential, scope: &Scope<'_>, key: SigningKey, now: i64) {
+    fn keep(
+        &mut self,
+        credential: &Credential,
+        scope: &Scope<'_>,
+        key: Slot<SigningKey>,
+        now: i64,
+    ) {
         // No request of another day is accepted any more (or, after the clock was set back, yet).
         let days = date::day(now.saturating_sub(CLOCK_SKEW_SECONDS_MAX))
             ..=date::day(now.saturating_add(CLOCK_SKEW_SECONDS_MAX));

@@ -10,7 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use test_harness::config::{FOO, OTHER};
 use test_harness::memory_scan::{Needle, Scan, forbid_secret_memory, scan};
-use test_harness::{Api, Installation, Server};
+use test_harness::token::PIN;
+use test_harness::{A, Api, Config, Installation, Server};
 
 /// None, with a word about it, if this user may not look.
 fn look(server: &Server, secrets: &[&[u8]]) -> Option<Scan> {
@@ -49,5 +50,29 @@ fn a_local_key_is_there_once_at_most_and_its_text_never() {
         assert!(said.contains(&format!("keys in memory of {kind}")), "{said}");
         let copies: Vec<usize> = found.copies.iter().map(|copies| copies.len()).collect();
         assert_eq!(copies, [raw, raw, 0, 0], "{found:#?}");
+    }
+}
+
+/// Those of credentials, and the PIN, which are read from files.
+#[test]
+fn secrets_of_the_configuration_are_in_secret_memory_only() {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    let pin = PIN;
+    installation.write("pin", pin);
+    let manager =
+        hsm.key_manager(1).replace(&format!("{{ value = {PIN:?} }}"), "{ file = \"pin\" }");
+    let server = Config::default();
+    installation
+        .configure(&Config { key_managers: format!("{manager}{}", server.key_managers), ..server });
+    let server = Server::start(&installation, &[], |_| ());
+    server.wait_for_sessions("hsm", 1);
+    Api::new(&installation, &server).round_trip("foo");
+    server.reload();
+    Api::new(&installation, &server).round_trip("foo");
+    let Some(found) = look(&server, &[A.secret.as_bytes(), pin.as_bytes()]) else { return };
+    // In locked memory there is one for each key store that has it, and for the configuration.
+    if found.met_secret_memory() {
+        assert!(found.copies.iter().all(|copies| copies.is_empty()), "{found:#?}");
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use xksd::http1::{Header, Request};
+use xksd::secret::SecretString;
 use xksd::sigv4::{
     AccessKeyId, AuthError, Credential, CredentialSet, SecretAccessKey, SigningKeys, authenticate,
     precheck,
@@ -38,7 +39,8 @@ impl Received {
     /// The access key id.
     fn verify(&self, secret: &str) -> Result<Arc<str>, AuthError> {
         let id = AccessKeyId::new(ID).expect("valid id");
-        let secret = SecretAccessKey::new(secret).expect("valid secret");
+        let secret =
+            SecretAccessKey::new(SecretString::new(secret).expect("memory")).expect("valid secret");
         let credentials =
             CredentialSet::new(vec![Credential::new(id, secret)]).expect("one credential");
         let regions = [REGION.to_string()];

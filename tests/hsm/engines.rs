@@ -7,14 +7,18 @@ use test_harness::token::PIN;
 use test_harness::{Token, nss, softhsm};
 use xksd::key_manager::Engine as _;
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
-use zeroize::Zeroizing;
+use xksd::secret::SecretString;
+
+pub fn secret(text: &str) -> SecretString {
+    SecretString::new(text).expect("memory")
+}
 
 pub fn settings() -> Settings {
     Settings {
         name: "hsm".to_owned(),
         module: softhsm::module(),
         token: TokenSelector::Label("xks".to_owned()),
-        pin: Zeroizing::new(PIN.to_owned()),
+        pin: secret(PIN),
         profile: Profile::SoftHsm,
         initialize_parameters: None,
         verify_encryptions: true,
@@ -31,7 +35,7 @@ pub fn nss_settings(directory: &Path) -> Settings {
         name: "nss".to_owned(),
         module: nss::softokn(),
         token: TokenSelector::Label(nss::TOKEN.to_owned()),
-        pin: Zeroizing::new(PIN.to_owned()),
+        pin: secret(PIN),
         profile: Profile::Nss,
         initialize_parameters: Some(nss::parameters(directory)),
         verify_encryptions: true,

@@ -14,7 +14,6 @@ use test_harness::token::PIN;
 use test_harness::{Token, own_process, raw};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile, Settings, TokenSelector};
 use xksd::key_manager::{Concurrency, Engine, Fault};
-use zeroize::Zeroizing;
 
 const SO_PIN: &str = "87654321";
 
@@ -31,7 +30,7 @@ fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Token) {
         name: "kryoptic".to_owned(),
         module: module(),
         token: TokenSelector::Label("xks".to_owned()),
-        pin: Zeroizing::new(PIN.to_owned()),
+        pin: crate::engines::secret(PIN),
         profile: Profile::Kryoptic,
         initialize_parameters: Some(directory.join("token.sql").display().to_string()),
         verify_encryptions: true,

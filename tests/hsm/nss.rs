@@ -1,13 +1,12 @@
 //! The PKCS#11 key manager with NSS softokn.
 
-use crate::engines::{nss_database, nss_settings};
+use crate::engines::{nss_database, nss_settings, secret};
 use crate::jobs::*;
 use cryptoki::object::{Attribute, KeyType};
 use test_harness::{nss, own_process, raw};
 use xksd::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use xksd::key_manager::{Concurrency, Engine, Fault, KeySpec};
 use xksd::limits::KEY_REFUSAL_AGE_MAX;
-use zeroize::Zeroizing;
 
 own_process! {
     fn encrypts_and_decrypts(directory) {
@@ -54,7 +53,7 @@ own_process! {
 own_process! {
     fn a_wrong_pin_is_refused_and_the_right_one_still_works(directory) {
         let (engine, _token) = nss_database(directory);
-        let wrong = Pkcs11Engine::new(Settings { pin: Zeroizing::new("wrong".to_owned()), ..nss_settings(directory) }).expect("made");
+        let wrong = Pkcs11Engine::new(Settings { pin: secret("wrong"), ..nss_settings(directory) }).expect("made");
         let first = wrong.open().err().expect("refused");
         assert!(detail(&first).starts_with("C_Login: CKR_PIN_INCORRECT"), "{first:?}");
         let mut session = engine.open().expect("opens");

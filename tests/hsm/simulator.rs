@@ -51,7 +51,7 @@ impl Simulator {
     pub fn settings(&self, profile: Profile) -> Settings {
         Settings {
             module: self.module.clone(),
-            pin: PIN.to_owned().into(),
+            pin: crate::engines::secret(PIN),
             profile,
             ..engines::settings()
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::engines::{engine, settings};
+use crate::engines::{engine, secret, settings};
 use crate::jobs::*;
 use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, KeyType};
@@ -213,7 +213,7 @@ own_process! {
     fn a_wrong_pin_is_tried_once(_directory) {
         let token = softhsm::new_token(&softhsm::load(), "xks");
         let flags = || token.pkcs11.get_token_info(token.slot).expect("a token");
-        let wrong = Pkcs11Engine::new(Settings { pin: Zeroizing::new("00000000".to_owned()), ..settings() }).expect("made");
+        let wrong = Pkcs11Engine::new(Settings { pin: secret("00000000"), ..settings() }).expect("made");
         assert!(!flags().user_pin_count_low());
         let first = wrong.open().err().expect("refused");
         assert!(detail(&first).starts_with("C_Login: CKR_PIN_INCORRECT"), "{first:?}");

@@ -23,6 +23,11 @@ impl From<Error> for String {
 }
 
 impl Error {
+    /// More than a region holds.
+    pub(crate) fn too_long(bytes: usize) -> Error {
+        Error(format!("memory for secrets: {bytes} bytes are too long for one secret"))
+    }
+
     /// A step on the way to a region of `bytes` bytes failed.
     pub(crate) fn of(step: &str, bytes: usize, why: Errno) -> Error {
         let set = match why {

@@ -119,12 +119,23 @@ impl Arena {
         made.map(|()| Slot { memory, value: PhantomData })
     }
 
+    /// Bytes in a slot. The caller's are the caller's to wipe.
+    pub fn copy(&self, bytes: &[u8]) -> Result<Bytes, Error> {
+        let memory = self.take(bytes.len().next_multiple_of(SLOT_ALIGN).max(SLOT_ALIGN))?;
+        // SAFETY: from a slice to a slot of its length at least, which nobody else has.
+        unsafe { memory.at.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(Bytes { memory, length: bytes.len() })
+    }
+
     /// How many are in use.
     pub fn slots(&self) -> usize {
         self.0.space().slots
     }
 
     fn take(&self, bytes: usize) -> Result<Memory, Error> {
+        if bytes > REGION_BYTES {
+            return Err(Error::too_long(bytes));
+        }
         let mut space = self.0.space();
         let at = match space.free.get_mut(&bytes).and_then(Vec::pop) {
             Some(Free(at)) => at,
@@ -219,6 +230,32 @@ impl<T> Drop for Slot<T> {
 impl<T> fmt::Debug for Slot<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Slot(…)")
+    }
+}
+
+/// Bytes in an [`Arena`], overwritten when this is dropped.
+pub struct Bytes {
+    memory: Memory,
+    length: usize,
+}
+
+// SAFETY: as of `Slot`.
+unsafe impl Send for Bytes {}
+// SAFETY: as of `Slot`.
+unsafe impl Sync for Bytes {}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `copy` has put as many bytes there.
+        unsafe { std::slice::from_raw_parts(self.memory.at.as_ptr(), self.length) }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bytes(…)")
     }
 }
 

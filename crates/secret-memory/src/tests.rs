@@ -271,9 +271,28 @@ fn slots_outlive_their_arena_and_go_from_thread_to_thread() {
 }
 
 #[test]
+fn bytes_of_any_length_are_wiped_after_use() {
+    for kind in kinds() {
+        let arena = arena(kind);
+        for length in [0, 1, 15, 16, 17, REGION_BYTES] {
+            let text = vec![0x5a; length];
+            let copy = arena.copy(&text).expect("room");
+            assert_eq!(*copy, text[..]);
+            let at = copy.as_ptr();
+            drop(copy);
+            assert_eq!(bytes_at(at, length), vec![0; length], "{kind}");
+        }
+        let error = arena.copy(&vec![0; REGION_BYTES + 1]).expect_err("no room");
+        assert!(error.to_string().contains("too long"), "{error}");
+        assert_eq!(arena.slots(), 0);
+    }
+}
+
+#[test]
 fn nothing_shows_a_value() {
-    let slot = put(&arena(Protection::Locked), 0x5a5a_u64);
-    assert_eq!(format!("{slot:?}"), "Slot(…)");
+    let arena = arena(Protection::Locked);
+    let (slot, bytes) = (put(&arena, 0x5a5a_u64), arena.copy(b"text").expect("room"));
+    assert_eq!(format!("{slot:?} {bytes:?}"), "Slot(…) Bytes(…)");
 }
 
 #[test]

@@ -36,7 +36,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use cryptoki_sys::{CK_SLOT_ID, CKM_AES_GCM, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_SESSION_COUNT};
-use zeroize::Zeroizing;
 
 pub use errors::{Call, CallError, Reaction};
 pub use profile::Profile;
@@ -47,6 +46,7 @@ use super::{
     TokenKeys,
 };
 use crate::limits::SESSION_COUNT_BACKOFF;
+use crate::secret::SecretString;
 use errors::LIBRARY_LOST;
 use ffi::token::TokenInfo;
 use inventory::Inventory;
@@ -68,7 +68,7 @@ pub struct Settings {
     /// Which of its tokens.
     pub token: TokenSelector,
     /// The user's PIN.
-    pub pin: Zeroizing<String>,
+    pub pin: SecretString,
     /// The make of the HSM.
     pub profile: Profile,
     /// Text for C_Initialize's pReserved, which NSS wants: `configdir='sql:/dir' certPrefix=''
@@ -237,7 +237,10 @@ impl Pkcs11Engine {
             let needs_login = info.login_required;
             self.needs_login.store(needs_login, Ordering::Relaxed);
             let newly = needs_login
-                && self.login.log_in(&session, &self.settings.pin).map_err(NotOpen::Fault)?;
+                && self
+                    .login
+                    .log_in(&session, self.settings.pin.expose())
+                    .map_err(NotOpen::Fault)?;
             if newly {
                 // The login was lost, or never was: with it went every handle.
                 self.shared.keys.clear();

@@ -19,6 +19,10 @@ fn access_key_ids_have_20_to_30_of_their_characters() {
     }
 }
 
+fn secret(text: &str) -> Result<SecretAccessKey, CredentialError> {
+    SecretAccessKey::new(SecretString::new(text).expect("memory"))
+}
+
 #[test]
 fn secrets_have_43_to_64_of_their_characters() {
     for (text, is_valid) in [
@@ -32,10 +36,10 @@ fn secrets_have_43_to_64_of_their_characters() {
         (format!("{}_", "a".repeat(43)), false),
         (format!("{}\u{e9}", "a".repeat(43)), false),
     ] {
-        assert_eq!(SecretAccessKey::new(&text).is_ok(), is_valid, "{text}");
+        assert_eq!(secret(&text).is_ok(), is_valid, "{text}");
     }
     assert_eq!(
-        SecretAccessKey::new(SECRET).expect("valid").derivation_key(),
+        *secret(SECRET).expect("valid").derivation_key(),
         format!("AWS4{SECRET}").as_bytes()
     );
 }
@@ -44,11 +48,11 @@ fn secrets_have_43_to_64_of_their_characters() {
 fn refusals_name_the_problem_and_not_the_value() {
     let short = "Sup3rSecret".repeat(2);
     assert_eq!(
-        SecretAccessKey::new(&short).expect_err("too short").to_string(),
+        secret(&short).expect_err("too short").to_string(),
         "the secret access key has 22 characters; 43 to 64 are allowed"
     );
     assert_eq!(
-        SecretAccessKey::new(&format!("{SECRET}\n")).expect_err("line break").to_string(),
+        secret(&format!("{SECRET}\n")).expect_err("line break").to_string(),
         "character 49 of the secret access key is white space or a line break; only A-Z, a-z, 0-9, \
          '+', '/' and '=' may be used"
     );
@@ -70,7 +74,7 @@ fn a_set_has_at_least_one_credential_and_each_id_once() {
     let set = credentials();
     for (id, secret) in [(ID, SECRET), (OTHER_ID, OTHER_SECRET)] {
         assert_eq!(
-            set.get(id).expect("there").secret().derivation_key(),
+            *set.get(id).expect("there").secret().derivation_key(),
             format!("AWS4{secret}").as_bytes()
         );
     }

@@ -8,6 +8,7 @@ mod vectors;
 
 use super::*;
 use crate::limits::ERROR_MESSAGE_CHARS_MAX;
+use crate::secret::SecretString;
 use signer::{Message, Signer, hex, sha256};
 
 const ID: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -30,7 +31,7 @@ fn signer() -> Signer {
 fn credential(id: &str, secret: &str) -> Credential {
     Credential::new(
         AccessKeyId::new(id).expect("valid id"),
-        SecretAccessKey::new(secret).expect("valid secret"),
+        SecretAccessKey::new(SecretString::new(secret).expect("memory")).expect("valid secret"),
     )
 }
 
