@@ -8,6 +8,7 @@ use test_harness::api::{bytes, name};
 use test_harness::{Api, b64};
 
 use super::{Place, wait_for_epoch};
+use crate::conformance;
 
 #[test]
 fn a_key_encrypts_in_both_formats_and_opens_what_it_encrypted_after_a_restart() {
@@ -44,6 +45,30 @@ fn a_key_encrypts_in_both_formats_and_opens_what_it_encrypted_after_a_restart() 
             assert_eq!((status, error), expected, "{key}, byte {at}");
         }
     }
+}
+
+#[test]
+fn the_four_calls_do_what_they_do_over_any_key_manager() {
+    let place = Place::new("");
+    place.key("create", "foo", &["--cipher", "1"]);
+    let server = place.start();
+    let mut api = place.api(&server);
+    conformance::metadata(&mut api);
+    conformance::round_trips(&mut api);
+    conformance::integrity(&mut api);
+    conformance::sizes(&mut api);
+    conformance::other_keys(&mut api);
+    conformance::health(&mut api);
+    // And in the other format, to which the key is rotated.
+    place.key("rotate", "foo", &[]);
+    place.key("promote", "foo", &[]);
+    wait_for_epoch(&server, "foo", 3);
+    conformance::metadata(&mut api);
+    conformance::integrity(&mut api);
+    conformance::sizes(&mut api);
+    let address = format!("127.0.0.1:{}", server.port);
+    let probed = place.xksd(&["probe", "--connect", &address]);
+    assert!(probed.status.success(), "{probed:?}");
 }
 
 #[test]
