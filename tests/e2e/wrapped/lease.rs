@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
+use cryptoki::object::Attribute;
 use serde_json::json;
 use test_harness::api::{encrypt_body, name};
 use test_harness::token::PIN;
-use test_harness::{Api, Server, eventually, softhsm};
+use test_harness::{Api, Server, Token, eventually, own_process, softhsm};
 
 use super::{MASTER, Place, near, wait_for_state};
 
@@ -81,6 +82,32 @@ fn an_hsm_that_hangs_is_waited_for_up_to_the_limit_and_keys_come_back_with_it() 
     wait_for_state(&server, "open");
     eventually("ready", || server.is_ready());
     api.round_trip("foo");
+}
+
+own_process! {
+    fn a_master_that_may_no_longer_decrypt_ends_it_until_it_may(directory) {
+        let place = Place::with_foo("");
+        let server = place.start();
+        let mut api = place.api(&server);
+        api.round_trip("foo");
+        // This process is another user of the same token.
+        std::fs::copy(place.path("softhsm2.conf"), directory.join("softhsm2.conf")).unwrap();
+        let pkcs11 = softhsm::load();
+        let slots = pkcs11.get_slots_with_initialized_token().unwrap();
+        let token = Token { slot: slots[0], pkcs11 };
+        let session = token.session();
+        let may_decrypt = |may: bool| {
+            let label = Attribute::Label(MASTER.as_bytes().to_vec());
+            let master = session.find_objects(&[label]).unwrap()[0];
+            session.update_attributes(master, &[Attribute::Decrypt(may)]).unwrap();
+        };
+        may_decrypt(false);
+        wait_for_state(&server, "hsm_refuses");
+        assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
+        may_decrypt(true);
+        wait_for_state(&server, "open");
+        api.round_trip("foo");
+    }
 }
 
 /// A no is confirmed in a new session, and that never opens: the thread that asks is lost.
