@@ -53,7 +53,7 @@ fn the_status_has_the_fields_that_the_page_reads() {
         let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '_' || c == '.'));
         let mut value = &status;
         for field in rest[..end.expect("an end")].split('.').filter(|field| !field.is_empty()) {
-            let is_of_the_language = matches!(field, "map" | "length" | "reduce" | "flat");
+            let is_of_the_language = matches!(field, "map" | "length" | "reduce" | "flat" | "some");
             if is_of_the_language || value.is_null() {
                 break;
             }
