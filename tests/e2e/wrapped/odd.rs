@@ -45,6 +45,24 @@ fn a_look_at_another_file_does_not_make_a_refused_one_good() {
 }
 
 #[test]
+fn a_file_that_comes_while_the_hsm_is_away_is_opened_when_it_is_back() {
+    let place = Place::with_foo("");
+    place.key("create", "bar", &[]);
+    let bar = fs::read(place.file("bar")).unwrap();
+    fs::remove_file(place.file("bar")).unwrap();
+    let server = place.start();
+    place.hsm.control("error = { call = \"*\", code = \"CKR_DEVICE_ERROR\" }");
+    eventually("it is noticed", || near(&server)["hsm_absent_seconds"].is_u64());
+    fs::write(place.file("bar"), bar).unwrap();
+    wait_for_refusal(&server, "bar", "the HSM that would open it is away");
+    place.api(&server).round_trip("foo");
+    place.hsm.heal();
+    wait_for_epoch(&server, "bar", 1);
+    eventually("no longer refused", || refused(&server, "bar").is_none());
+    place.api(&server).round_trip("bar");
+}
+
+#[test]
 fn of_two_folders_in_one_only_the_first_is_believed() {
     let (place, other) = (Place::new(""), Place::with_foo(""));
     place.key("create", "bar", &[]);
