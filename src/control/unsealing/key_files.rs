@@ -193,6 +193,14 @@ impl KeyFiles {
     }
 }
 
+/// Whether these bytes could be the file: for whoever tries the parser.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse_key_files(bytes: &[u8]) -> Result<(), String> {
+    parse(bytes).map(drop)
+}
+
 fn parse(bytes: &[u8]) -> Result<Saved, String> {
     let saved: Saved = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     match saved.version {

@@ -16,7 +16,7 @@ use crate::keystore::KeyManager;
 use crate::limits::UNSEAL_CALL_TIME;
 use crate::telemetry::{Level, Log};
 
-pub use key_files::{KeyFiles, Seal};
+pub use key_files::{KeyFiles, Seal, parse_key_files};
 
 /// A wrapped key manager, and the HSMs that open its keys.
 pub struct Unsealing {
