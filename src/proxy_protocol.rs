@@ -259,4 +259,22 @@ mod tests {
         let n = PROXY_HEADER_BYTES_MAX + 1;
         assert_eq!(parse(&padded(n)), Err(HeaderError::TooLong(n)));
     }
+
+    proptest::proptest! {
+        /// Any bytes after any command and family: no panic, and no id that could forge a line.
+        #[test]
+        fn any_bytes_end_in_a_header_or_an_error(
+            command in 0..=2_u8,
+            family in proptest::sample::select(vec![0x00, 0x11, 0x12, 0x21, 0x31, 0xFF]),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            id in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..30),
+        ) {
+            let _ = parse(&rest);
+            let _ = parse(&header(command, family, &rest));
+            if let Ok(read) = parse(&v4(&tlv(TYPE_AWS, &[b"\x01", &id[..]].concat()))) {
+                let endpoint = read.vpc_endpoint.unwrap();
+                assert!(endpoint.bytes().all(|b| b.is_ascii_graphic()) && endpoint.as_bytes() == id);
+            }
+        }
+    }
 }
