@@ -8,7 +8,6 @@ pub mod file;
 pub mod limits;
 pub mod secret;
 
-pub mod proxy_protocol;
 pub mod shard;
 pub mod tls;
 

@@ -41,11 +41,6 @@ pub const CLIENT_HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// A ClientHello, bytes. Usual ones have 200 to 2,000; a resumed session's ticket with a client's
 /// certificate chain in it can make it several thousand.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
-/// A PROXY protocol header with its TLVs, bytes. Balancers send under 300; one that forwards a
-/// client's certificate name or an id of its own stays far below this.
-pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
-/// A VPC endpoint's id in it, characters. AWS's have 22.
-pub const VPC_ENDPOINT_ID_CHARS_MAX: usize = 64;
 /// From a request's first byte to the end of its head.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// From the end of a request's head to the end of its body.
