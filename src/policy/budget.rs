@@ -5,7 +5,7 @@
 //! encryption function with the given key."
 //!
 //! Pure: what is reserved on disk is told. Shards take leases, so that they share an atomic only
-//! once in [`LEASE_ENCRYPTIONS`] encryptions.
+//! once in `LEASE_ENCRYPTIONS` encryptions.
 
 use std::cell::Cell;
 use std::rc::Rc;
