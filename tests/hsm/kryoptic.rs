@@ -25,7 +25,7 @@ fn module() -> PathBuf {
 
 /// A token in the directory, xksd's engine on it (which initialises kryoptic), and the test's own
 /// way in.
-fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Token) {
+pub fn token(directory: &Path) -> (Arc<Pkcs11Engine>, Token) {
     let settings = Settings {
         name: "kryoptic".to_owned(),
         module: module(),

@@ -18,3 +18,4 @@ mod test_key;
 mod vanished;
 mod vectors;
 mod vendors;
+mod wrapped;

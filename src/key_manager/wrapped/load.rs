@@ -151,9 +151,12 @@ fn unwrap_version(
         fault => NotLoaded::Hsm(fault),
     })?;
     if !same_bytes(&check_value(&key, &file.label, number), &version.check.0) {
-        return Err(NotLoaded::File(format!(
-            "version {number} came from the HSM with another check value than the file has"
-        )));
+        // The tag fits, so the file is right; and what decrypts wrongly once may be mended.
+        return Err(NotLoaded::Hsm(Fault::Device {
+            detail: format!(
+                "version {number} came from the HSM with another check value than the file has"
+            ),
+        }));
     }
     Material::new(arena, version.cipher(), &key)
 }
