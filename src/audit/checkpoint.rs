@@ -8,6 +8,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use secret_memory::Slot;
 
 pub use super::note::is_origin;
 use super::note::{self, NotAccepted};
@@ -47,7 +48,7 @@ impl Checkpoint {
 
 /// Signs checkpoints under the log's origin.
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    pair: Slot<Ed25519KeyPair>,
     verifier: Verifier,
 }
 
@@ -61,7 +62,7 @@ impl Signer {
     /// `seed`: an Ed25519 private key of RFC 8032, 32 bytes. `None` if it is no such key or the
     /// origin is no origin.
     pub fn new(seed: &[u8], origin: &str) -> Option<Signer> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
+        let pair = note::key_pair(seed)?;
         let public = pair.public_key().as_ref().try_into().ok()?;
         let verifier = Verifier::new(origin, public)?;
         Some(Signer { pair, verifier })

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use secret_memory::Slot;
 
 use super::note::{self, NotAccepted};
 
@@ -14,7 +15,7 @@ const COSIGNATURE_TYPE: u8 = 0x04;
 
 /// Signs for a witness.
 pub struct Cosigner {
-    pair: Ed25519KeyPair,
+    pair: Slot<Ed25519KeyPair>,
     key: CosignerKey,
 }
 
@@ -22,7 +23,7 @@ impl Cosigner {
     /// `seed`: an Ed25519 private key of RFC 8032, 32 bytes. `None` if it is no such key or the
     /// name is no name.
     pub fn new(seed: &[u8], name: &str) -> Option<Cosigner> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
+        let pair = note::key_pair(seed)?;
         let public = pair.public_key().as_ref().try_into().ok()?;
         let key = note::Key::new(COSIGNATURE_TYPE, name, public)?;
         Some(Cosigner { pair, key: CosignerKey(key) })

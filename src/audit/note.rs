@@ -7,11 +7,20 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
-use ring::signature::{ED25519, UnparsedPublicKey};
+use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use secret_memory::Slot;
 
 use crate::limits::{AUDIT_CHECKPOINT_BYTES_MAX, AUDIT_ORIGIN_BYTES_MAX};
+use crate::secret::arena;
 
 pub(super) const PUBLIC_KEY_BYTES: usize = 32;
+
+/// What signs: made in memory for secrets, where it stays. `None` if the seed is none, or there is
+/// no such memory.
+pub(super) fn key_pair(seed: &[u8]) -> Option<Slot<Ed25519KeyPair>> {
+    let make = || Ed25519KeyPair::from_seed_unchecked(seed).map_err(|error| error.to_string());
+    arena().ok()?.place(make).ok()
+}
 const SIGNATURE_BYTES: usize = 64;
 /// What a signature line begins with: em dash and space.
 const SIGNATURE_MARK: &str = "\u{2014} ";

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 use super::reader::{Section, Value, all, distinct};
 use super::secret::secret;
@@ -238,7 +239,7 @@ impl fmt::Display for WitnessUrl {
 }
 
 fn is_seed(text: &str) -> bool {
-    STANDARD.decode(text).is_ok_and(|seed| seed.len() == SEED_BYTES)
+    STANDARD.decode(text).map(Zeroizing::new).is_ok_and(|seed| seed.len() == SEED_BYTES)
 }
 
 pub(super) fn verifier_keys(value: &Value<'_>) -> Option<Vec<Verifier>> {

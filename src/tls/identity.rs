@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ring::signature::RsaKeyPair;
 use rustls::SignatureAlgorithm;
-use rustls::crypto::ring::sign::{any_ecdsa_type, any_supported_type};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
 use super::settings::{CERTIFICATE_CHAIN, PRIVATE_KEY, Report, Settings};
-use super::{chain, pem_file};
+use super::{chain, ecdsa_key, pem_file};
 
 /// What the server shows and signs with.
 pub(super) struct Identity {
@@ -178,11 +178,11 @@ fn parse_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
 }
 
 fn signing_key(der: &PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, String> {
-    let key = match der {
-        PrivateKeyDer::Sec1(_) => any_ecdsa_type(der),
-        _ => any_supported_type(der),
-    };
-    match key {
+    // Whatever keeps it out of memory for secrets, rustls has the last word on whether it is one.
+    if let Ok(key) = ecdsa_key::load(der) {
+        return Ok(key);
+    }
+    match any_supported_type(der) {
         // Nothing documents that KMS verifies Ed25519, and no public CA certifies it: such a key
         // would only fail later.
         Ok(key) if key.algorithm() == SignatureAlgorithm::ED25519 => {

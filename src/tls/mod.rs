@@ -18,6 +18,7 @@ mod accept;
 mod certificate;
 mod chain;
 mod client_auth;
+mod ecdsa_key;
 mod failure;
 mod handshake_failure;
 mod hello;
