@@ -71,9 +71,11 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     let installation = Installation::default();
     let server = installation.start();
     let (_, metrics) = server.get("/metrics");
-    for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "start_time_seconds"] {
+    for name in ["resident_memory_bytes", "open_fds", "start_time_seconds"] {
         assert!(server.metric(&format!("process_{name}")) > 0.0, "process_{name}");
     }
+    // It counts in steps of 10 ms, and a start takes less.
+    assert!(server.metric("process_cpu_seconds_total") >= 0.0);
     let mut promtool = Command::new("promtool");
     let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped());
     let promtool = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
