@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admin_hooks::AdminHooks;
 use super::block_shown::{BlockShown, end_of, timestamp_of};
@@ -219,7 +219,7 @@ fn seal(state: &State, name: &str, reason: String, who: &str) -> Reply {
     match sealed {
         Ok(()) => {
             let message = format!("key manager {name:?} is sealed: its keys were overwritten");
-            Reply::done(message, &Value::Null)
+            Reply::done(message, &json!({ "key_manager": name, "state": "sealed" }))
         }
         Err(why) => Reply::refused(format!("key manager {name:?}: {why}")),
     }
@@ -236,7 +236,8 @@ fn unseal(state: &State, name: &str, reason: &str, who: &str) -> Reply {
     }
     let detail = format!("unsealed by {who}: {reason}");
     state.audit.record(&Record::KeyManager { name, state: "unsealed", detail: &detail });
-    Reply::done(format!("key manager {name:?} is unsealed: the HSM is asked now"), &Value::Null)
+    let message = format!("key manager {name:?} is unsealed: the HSM is asked now");
+    Reply::done(message, &json!({ "key_manager": name, "state": "unsealed" }))
 }
 
 /// The wrapped key manager of a name.

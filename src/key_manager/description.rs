@@ -78,6 +78,19 @@ impl KeyUsage {
         KeyUsage::Unwrap,
         KeyUsage::Derive,
     ];
+
+    /// The attribute that allows it.
+    pub fn attribute(self) -> &'static str {
+        match self {
+            KeyUsage::Encrypt => "CKA_ENCRYPT",
+            KeyUsage::Decrypt => "CKA_DECRYPT",
+            KeyUsage::Sign => "CKA_SIGN",
+            KeyUsage::Verify => "CKA_VERIFY",
+            KeyUsage::Wrap => "CKA_WRAP",
+            KeyUsage::Unwrap => "CKA_UNWRAP",
+            KeyUsage::Derive => "CKA_DERIVE",
+        }
+    }
 }
 
 /// A set of usages.
@@ -98,6 +111,12 @@ impl KeyUsages {
     /// Takes `usage` away.
     pub fn remove(&mut self, usage: KeyUsage) {
         self.0 &= !bit(usage);
+    }
+
+    /// The attributes that allow more than to encrypt and decrypt: none of a key as it should be.
+    pub fn beyond_encryption(self) -> Vec<&'static str> {
+        let is_other = |usage: &KeyUsage| !matches!(usage, KeyUsage::Encrypt | KeyUsage::Decrypt);
+        self.iter().filter(is_other).map(KeyUsage::attribute).collect()
     }
 
     /// Each, in the order of [`KeyUsage::ALL`].
@@ -128,7 +147,10 @@ mod tests {
         usages.remove(KeyUsage::Encrypt);
         usages.remove(KeyUsage::Sign);
         assert!(usages.iter().eq([KeyUsage::Derive]) && !usages.is_empty());
-        assert!(KeyUsage::ALL.into_iter().collect::<KeyUsages>().iter().eq(KeyUsage::ALL));
+        let all: KeyUsages = KeyUsage::ALL.into_iter().collect();
+        assert!(all.iter().eq(KeyUsage::ALL));
+        let beyond = ["CKA_SIGN", "CKA_VERIFY", "CKA_WRAP", "CKA_UNWRAP", "CKA_DERIVE"];
+        assert_eq!(all.beyond_encryption(), beyond);
         assert!(KeyUsages::default().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod config_files;
+mod key;
 mod policy;
 mod serving;
 mod tuning;

@@ -168,7 +168,7 @@ fn lives(module: &mut Module) {
     edit::drop_master(&mut file, "m1").expect("dropped");
     edit::disable(&mut file, 2).expect("disabled");
     edit::destroy(&mut file, 2, Duration::DAY, now()).expect("to be destroyed");
-    assert_eq!(edit::bury(&mut file, now() + Duration::days(2)), [2]);
+    assert!(edit::bury(&mut file, 2, now() + Duration::days(2)));
     module.seal(&mut file);
     assert_eq!(file.versions[2].state, VersionState::Destroyed);
     // m1 is not needed for anything.
@@ -252,6 +252,8 @@ fn all_of_it(module: &mut Module) {
     // This takes the master away.
     lives(module);
     module.token.make_key("m1", 32, &[]);
+    // A session may know the old one for a minute where it encrypts by messages.
+    module.hsms = Module::new_session(&module.engine);
     says_whether_it_still_opens(module);
 }
 
@@ -312,7 +314,7 @@ own_process! {
 own_process! {
     fn one_that_fills_it_in_at_the_end(directory) {
         let config = "[gcm]\niv = \"fill\"\niv_written = \"encrypt\"\nbad_tag = \
-            \"CKR_FUNCTION_FAILED\"";
+                \"CKR_FUNCTION_FAILED\"";
         simulated(directory, Profile::CloudHsm, config, 12);
     }
 }

@@ -8,10 +8,11 @@ use time::OffsetDateTime;
 use super::super::{Failure, print};
 use super::Of;
 use super::hsms::Hsms;
-use crate::key_manager::wrapped::key_file::FileVersion;
-use crate::key_manager::wrapped::{self, Folder};
+use crate::key_manager::wrapped::key_file::KeyFile;
+use crate::key_manager::wrapped::{self, Folder, edit};
 
-/// Have the HSM open every key file of a folder: whether a backup could be used
+/// Have the HSM open every key file of a folder, with all its versions: whether a backup could be
+/// used
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -38,9 +39,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 continue;
             }
         };
-        let now = OffsetDateTime::now_utc();
-        match wrapped::load(&file, &mut hsms.hsms, &arena, None, now) {
-            Ok(_) => good.push((label, file.epoch, usable(&file.versions, now))),
+        match open(&file, &mut hsms, &arena) {
+            Ok(versions) => good.push((label, file.epoch, versions)),
             Err(why) => wrong.push(format!("key file {}: {why}", folder.file(&label).display())),
         }
     }
@@ -54,13 +54,24 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print(&format!("{}\n", serde_json::json!({ "good": keys, "wrong": wrong })))?;
     } else {
         for (label, epoch, versions) in &good {
-            print(&format!("{label}: epoch {epoch}, versions {versions:?} open\n"))?;
+            let versions: Vec<String> = versions.iter().map(u16::to_string).collect();
+            let opened = match &versions[..] {
+                [one] => format!("version {one} opens"),
+                several => format!("versions {} open", several.join(", ")),
+            };
+            print(&format!("{label}: epoch {epoch}, {opened}\n"))?;
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(wrong.join("\n"))) }
 }
 
-fn usable(versions: &[FileVersion], now: OffsetDateTime) -> Vec<u16> {
-    let usable = versions.iter().filter(|version| version.state_at(now).decrypts());
-    usable.map(|version| version.version).collect()
+/// The versions whose material is there: all of them open, those that are not used now, too.
+fn open(file: &KeyFile, hsms: &mut Hsms, arena: &Arena) -> Result<Vec<u16>, String> {
+    let now = OffsetDateTime::now_utc();
+    wrapped::load(file, &mut hsms.hsms, arena, None, now).map_err(|why| why.to_string())?;
+    let there = file.versions.iter().filter(|version| !version.wraps.is_empty());
+    for version in there.clone().filter(|version| !version.state_at(now).decrypts()) {
+        edit::raw_key(file, version, &mut hsms.hsms)?;
+    }
+    Ok(there.map(|version| version.version).collect())
 }

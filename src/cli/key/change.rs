@@ -1,20 +1,23 @@
 //! The commands that change a key file.
 
 use std::fs::{DirBuilder, File};
-use std::io::{BufRead, ErrorKind};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use secret_memory::{Arena, Wanted};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::super::{Failure, block, print, tell};
+use super::OfKey;
 use super::hsms::{Hsms, random};
-use super::{OfKey, instances};
+use super::instances::{self, Instance};
 use crate::config::Wrapped;
+use crate::file::shell_word;
 use crate::key_manager::Cipher;
-use crate::key_manager::wrapped::key_file::{KeyFile, LABEL_FORM, SET_BYTES, hex, is_label};
+use crate::key_manager::wrapped::key_file::{KeyFile, SET_BYTES, hex};
 use crate::key_manager::wrapped::{self, Folder, edit};
 
 /// Make a new key
@@ -56,8 +59,8 @@ pub struct PromoteArgs {
     version: Option<u16>,
     /// Admin listener of an instance that must have the version already, for example
     /// http://10.0.0.2:9180; may be given several times
-    #[arg(long = "instance", value_name = "URL")]
-    instances: Vec<String>,
+    #[arg(long = "instance", value_name = "URL", value_parser = Instance::parse)]
+    instances: Vec<Instance>,
 }
 
 /// Stop using a version: what it encrypted is answered InvalidStateException
@@ -138,19 +141,10 @@ pub(super) fn create_with(
     key: impl FnOnce(&mut Hsms) -> Result<edit::RawKey, Failure>,
 ) -> Result<(), Failure> {
     let label = &of.label;
-    if !is_label(label) {
-        return Err(Failure::Usage(format!("--label: {LABEL_FORM}")));
-    }
     let config = of.of.load()?;
     config.set_environment().map_err(Failure::Failed)?;
     let wrapped = of.of.wrapped(&config)?;
-    match DirBuilder::new().mode(0o750).create(&wrapped.folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            let at = wrapped.folder.display();
-            return Err(Failure::Failed(format!("folder {at} cannot be made: {error}")));
-        }
-        _ => {}
-    }
+    make_folder(wrapped)?;
     let folder = Folder::new(&wrapped.folder);
     let _lock = lock(&folder)?;
     if folder.file(label).exists() {
@@ -159,12 +153,29 @@ pub(super) fn create_with(
     }
     let set = set_of(&folder)?;
     let mut hsms = open_hsms(&config, wrapped)?;
+    hsms.warn_of_usage(&wrapped.master);
     let raw = key(&mut hsms)?;
     let names = (set.as_str(), label.as_str(), wrapped.master.as_str());
     let now = OffsetDateTime::now_utc();
     let file = edit::create(&mut hsms.hsms, names, (cipher, &raw), now)
         .map_err(|fault| Failure::Failed(format!("the master {:?}: {fault}", wrapped.master)))?;
     finish(of, &folder, file, &mut hsms, &format!("key {label:?} is made; version 0 encrypts"))
+}
+
+fn make_folder(wrapped: &Wrapped) -> Result<(), Failure> {
+    let at = wrapped.folder.display();
+    match DirBuilder::new().mode(0o750).create(&wrapped.folder) {
+        Ok(()) => tell(&format!(
+            "folder {at} is new. Its group reads the keys; for a service of another user: chgrp \
+             xksd {}",
+            shell_word(&wrapped.folder)
+        )),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(Failure::Failed(format!("folder {at} cannot be made: {error}")));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn rotate(args: &RotateArgs) -> Result<(), Failure> {
@@ -210,7 +221,7 @@ pub(super) fn destroy(args: &DestroyArgs) -> Result<(), Failure> {
     let OfVersion { key, version } = &args.version;
     change(key, |file, _, now| {
         let label = &key.label;
-        if edit::bury(file, now).contains(version) {
+        if edit::bury(file, *version, now) {
             return Ok(format!(
                 "key {label:?}: version {version} is destroyed: this file no longer has its \
                  material. Backups do, until the master is destroyed in the HSM"
@@ -239,6 +250,7 @@ pub(super) fn cancel_destroy(args: &CancelDestroyArgs) -> Result<(), Failure> {
 pub(super) fn rewrap(args: &RewrapArgs) -> Result<(), Failure> {
     change(&args.key, |file, hsms, _| {
         if let Some(master) = &args.master {
+            hsms.warn_of_usage(master);
             edit::rewrap(file, &mut hsms.hsms, master).map_err(Failure::Failed)?;
         }
         if let Some(master) = &args.drop {
@@ -267,7 +279,13 @@ fn change(
     verify(&file, &mut hsms).map_err(|why| {
         Failure::Failed(format!("key file {}: {why}", folder.file(&of.label).display()))
     })?;
-    let done = edit(&mut file, &mut hsms, OffsetDateTime::now_utc())?;
+    let done = edit(&mut file, &mut hsms, OffsetDateTime::now_utc()).map_err(|failure| {
+        let named = |why| format!("key {:?}: {why}", of.label);
+        match failure {
+            Failure::Failed(why) => Failure::Failed(named(why)),
+            Failure::Usage(why) => Failure::Usage(named(why)),
+        }
+    })?;
     finish(of, &folder, file, &mut hsms, &done)
 }
 
@@ -307,16 +325,27 @@ fn lock(folder: &Folder) -> Result<File, Failure> {
         Failure::Failed(format!("folder {}: {error}", folder.path().display()))
     };
     let lock = File::open(folder.path()).map_err(failed)?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        let at = folder.path().display();
+        tell(&format!("another xksd key command is at work in folder {at}; waiting for it"));
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    }
     Ok(lock)
 }
 
 /// The set of the keys in a folder; a new one in an empty folder.
 fn set_of(folder: &Folder) -> Result<String, Failure> {
+    let mut wrong = None;
     for label in folder.scan().map_err(Failure::Failed)?.into_keys() {
-        if let Some(file) = folder.read(&label).map_err(Failure::Failed)? {
-            return Ok(file.set);
+        match folder.read(&label) {
+            Ok(Some(file)) => return Ok(file.set),
+            Ok(None) => {}
+            Err(why) => wrong = Some(why),
         }
+    }
+    // Of a set of which nothing can be read, no other one may be made.
+    if let Some(why) = wrong {
+        return Err(Failure::Failed(why));
     }
     let mut set = [0; SET_BYTES];
     random(&mut set).map_err(Failure::Failed)?;
@@ -327,6 +356,12 @@ fn set_of(folder: &Folder) -> Result<String, Failure> {
 fn confirm(label: &str, version: u16, given: Option<&str>) -> Result<(), Failure> {
     let typed = match given {
         Some(given) => given.to_owned(),
+        None if !std::io::stdin().is_terminal() => {
+            return Err(Failure::Usage(
+                "this is no terminal on which it could be asked: say the label with --confirm"
+                    .to_owned(),
+            ));
+        }
         None => {
             tell(&format!(
                 "What version {version} of {label:?} encrypted will never be decrypted again.\n\

@@ -8,7 +8,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::super::Failure;
+use super::super::{Failure, tell};
 use crate::config::{Config, Wrapped};
 use crate::control::build::{Opened, open};
 use crate::key_manager::wrapped::edit::RawKey;
@@ -67,6 +67,15 @@ impl Hsms {
         match random {
             Some(random) => Ok(Hsms { hsms, random, unopened }),
             None => Err(Failure::Failed(unopened.join("\n"))),
+        }
+    }
+
+    /// Says what a master should not be allowed, where an HSM tells.
+    pub(super) fn warn_of_usage(&mut self, master: &str) {
+        for hsm in &mut self.hsms {
+            if let Some(why) = wrapped::needless_usage(&mut **hsm, master) {
+                tell(&format!("warning: {why}"));
+            }
         }
     }
 

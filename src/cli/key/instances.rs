@@ -13,16 +13,37 @@ const STEP_TIME: Duration = Duration::from_secs(5);
 /// Of an answer; thousands of keys take some hundred bytes each.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// An instance's admin listener.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    url: String,
+    /// Host and port.
+    address: String,
+}
+
+impl Instance {
+    /// `http://10.0.0.2:9180`
+    pub(super) fn parse(url: &str) -> Result<Instance, String> {
+        let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let has_port = |address: &&str| {
+            let port = address.rsplit_once(':').map(|(host, port)| (!host.is_empty(), port));
+            port.is_some_and(|(has_host, port)| has_host && port.parse::<u16>().is_ok())
+        };
+        let address = address.filter(has_port).ok_or("http://ADDRESS:PORT is meant")?;
+        Ok(Instance { url: url.to_owned(), address: address.to_owned() })
+    }
+}
+
 /// Refuses when an instance does not have the version of the key, staged or in use.
 pub(super) fn refuse_without(
-    instances: &[String],
+    instances: &[Instance],
     label: &str,
     version: u16,
 ) -> Result<(), Failure> {
     let wrong: Vec<String> = instances
         .iter()
-        .filter_map(|url| {
-            let lacks = status(url).and_then(|status| why_not(&status, label, version));
+        .filter_map(|Instance { url, address }| {
+            let lacks = status(address).and_then(|status| why_not(&status, label, version));
             lacks.err().map(|why| format!("instance {url}: {why}"))
         })
         .collect();
@@ -50,11 +71,7 @@ fn why_not(status: &Value, label: &str, version: u16) -> Result<(), String> {
 }
 
 /// `GET /status` of an admin listener.
-fn status(url: &str) -> Result<Value, String> {
-    let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-    let address = address
-        .filter(|address| !address.is_empty() && !address.contains('/'))
-        .ok_or("http://ADDRESS:PORT of its admin listener is meant")?;
+fn status(address: &str) -> Result<Value, String> {
     let failed = |error: std::io::Error| format!("it cannot be asked: {error}");
     let to = address.to_socket_addrs().map_err(failed)?.next().ok_or("it has no address")?;
     let mut stream = TcpStream::connect_timeout(&to, STEP_TIME).map_err(failed)?;
@@ -103,9 +120,20 @@ mod tests {
 
     #[test]
     fn only_an_admin_listener_can_be_asked() {
-        for url in ["10.0.0.1:9180", "https://10.0.0.1", "http://", "http://a/status"] {
-            assert!(status(url).unwrap_err().contains("admin listener is meant"), "{url}");
+        for url in [
+            "10.0.0.1:9180",
+            "https://10.0.0.1:9180",
+            "http://",
+            "http://a",
+            "http://:9180",
+            "http://a:9180/status",
+            "http://a:99999",
+        ] {
+            assert!(Instance::parse(url).is_err(), "{url}");
         }
-        assert!(status("http://127.0.0.1:1").unwrap_err().contains("cannot be asked"));
+        for url in ["http://10.0.0.1:9180", "http://[::1]:9180/", "http://a.example:1"] {
+            assert!(Instance::parse(url).is_ok(), "{url}");
+        }
+        assert!(status("127.0.0.1:1").unwrap_err().contains("cannot be asked"));
     }
 }

@@ -44,6 +44,9 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
             Err(why) => wrong.push(why),
         }
     }
+    if all.is_empty() && wrong.is_empty() {
+        text = format!("no key files in {}\n", folder.path().display());
+    }
     let of_all = json!({ "keys": all, "wrong": wrong });
     print(&if args.of.json { format!("{of_all}\n") } else { text })?;
     if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(wrong.join("\n"))) }

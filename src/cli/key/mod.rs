@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config::{Config, KeyManager, Wrapped};
+use crate::key_manager::wrapped::key_file::{LABEL_FORM, is_label};
 
 pub(super) use hsms::open_all;
 
@@ -106,6 +107,11 @@ struct OfKey {
     #[command(flatten)]
     of: Of,
     /// Label of the key: its file is LABEL.json
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", value_parser = label)]
     label: String,
+}
+
+/// It is a file's name: no other folder can be named with it.
+fn label(text: &str) -> Result<String, &'static str> {
+    if is_label(text) { Ok(text.to_owned()) } else { Err(LABEL_FORM) }
 }

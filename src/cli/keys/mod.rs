@@ -2,6 +2,7 @@
 
 mod budgets;
 mod listing;
+mod masters;
 mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use crate::config::{Config, Key, KeyManager};
 use crate::control::build::{Opened, open};
 use crate::control::expected::why_it_cannot_serve;
 use crate::key_manager::wrapped::Wrapped;
-use crate::key_manager::{InProcess, Job, KeyListing, KeyRef, KeySpec, Outcome, Task};
+use crate::key_manager::{InProcess, Job, KeyListing, KeyRef, KeySpec, Outcome, Task, TokenKeys};
 
 /// Looking a key up may take this long, and so may an encryption or decryption.
 const JOB_TIME: Duration = Duration::from_secs(10);
@@ -29,7 +30,8 @@ Logs in to each token, so a wrong PIN counts as one try.
 
 Behind \"can serve, but\" stands what a key in an HSM should not allow: to leave it
 (CKA_EXTRACTABLE, or not CKA_SENSITIVE), or to carry other keys out and in (CKA_WRAP, CKA_UNWRAP).
-It is shown, and does not change the exit code.
+It is shown, and does not change the exit code. The same of the master of a wrapped key manager,
+which should allow nothing but to encrypt and decrypt.
 
 \"has encrypted up to\" is what a key has used of its invocation budget on this instance, as its
 state directory says; nothing is shown where that cannot be read.
@@ -39,7 +41,7 @@ one decrypts them: the same label does not make it the same key. \"DIFFERENT KEY
 AWS has encrypted through one of them is lost to the other.
 
 Exit codes: 0 every configured key can serve, and is the same in all of its key managers; 1 some
-cannot, differ, or could not be compared; 2 wrong configuration.")]
+cannot, differ, or could not be compared, or a master is missing; 2 wrong configuration.")]
 pub struct Args {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
@@ -75,6 +77,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             replicas::tell(store, &mut holders, &mut tally)?;
         }
     }
+    tally.masters = masters::missing(&config, &holders);
     tally.unopened = holders
         .iter()
         .filter(|holder| holder.execute.is_none())
@@ -93,11 +96,13 @@ struct Holder {
     execute: Option<Execute>,
     /// Labels of the configured keys that can serve.
     serves: BTreeSet<String>,
+    /// What an HSM holds.
+    listed: Option<TokenKeys>,
 }
 
 impl Holder {
     fn unopened(name: &str) -> Holder {
-        Holder { name: name.to_owned(), execute: None, serves: BTreeSet::new() }
+        Holder { name: name.to_owned(), execute: None, serves: BTreeSet::new(), listed: None }
     }
 }
 
@@ -116,6 +121,8 @@ struct Tally {
     different: usize,
     /// Neither different nor the same, for a fault.
     uncompared: usize,
+    /// Of wrapped key managers, each a sentence.
+    masters: Vec<String>,
     unopened: Vec<String>,
 }
 
@@ -146,6 +153,7 @@ impl Tally {
         ]
         .into_iter()
         .flatten()
+        .chain(self.masters.iter().cloned())
         .chain(self.unopened.iter().map(|name| format!("key manager {name} could not be opened")))
         .collect();
         if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(wrong.join("\n"))) }
@@ -218,6 +226,7 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
             for key in keys.iter() {
                 print(&format!("  {}\n", listing::line(key)))?;
             }
+            masters::tell(config, &manager.name, &keys)?;
             listed = Some(keys);
             Box::new(move |job| session.execute(job))
         }
@@ -254,5 +263,5 @@ fn tell_manager(config: &Config, index: usize, manager: &KeyManager) -> Result<H
         .filter(|(_, why_not)| why_not.is_none())
         .map(|(label, _)| label.to_owned())
         .collect();
-    Ok(Holder { name: manager.name.clone(), execute: Some(execute), serves })
+    Ok(Holder { name: manager.name.clone(), execute: Some(execute), serves, listed })
 }

@@ -151,6 +151,12 @@ pub fn destroy(
         VersionState::Destroyed => Err(format!("version {number} is destroyed already")),
         _ => {
             let version = version(file, number)?;
+            if let Some(at) = &version.destroy_after {
+                return Err(format!(
+                    "version {number} is to be destroyed after {at}, and it is not that time yet. \
+                     For another time take that back first"
+                ));
+            }
             version.state = VersionState::Disabled;
             let at = now.checked_add(after).ok_or("that is too far away")?;
             version.destroy_after = Some(timestamp(at));
@@ -174,20 +180,18 @@ pub fn cancel_destroy(file: &mut KeyFile, number: u16) -> Result<(), String> {
     }
 }
 
-/// Takes away the wraps of versions whose time has come, and gives their numbers. Their numbers
-/// stay.
-pub fn bury(file: &mut KeyFile, now: OffsetDateTime) -> Vec<u16> {
-    let is_due = |version: &&mut FileVersion| {
-        version.state != VersionState::Destroyed && version.state_at(now) == VersionState::Destroyed
-    };
-    let due = file.versions.iter_mut().filter(is_due);
-    due.map(|version| {
+/// Takes away the wraps of a version whose time has come; its number stays. False where it has not
+/// come, or they are gone already.
+pub fn bury(file: &mut KeyFile, number: u16, now: OffsetDateTime) -> bool {
+    let Ok(version) = version(file, number) else { return false };
+    let is_due = version.state != VersionState::Destroyed
+        && version.state_at(now) == VersionState::Destroyed;
+    if is_due {
         version.state = VersionState::Destroyed;
         version.destroy_after = None;
         version.wraps.clear();
-        version.version
-    })
-    .collect()
+    }
+    is_due
 }
 
 /// Adds a wrap under `master` to each version. The other ones stay.
@@ -213,7 +217,7 @@ pub fn rewrap(
         }
         let key = raw_key(file, version, hsms)?;
         let wrapped = first_of(hsms, |hsm| wrap::wrap(hsm, file, version, master, &key))
-            .map_err(|fault| at_master(master, &fault))?;
+            .map_err(|fault| format!("the master {master:?} cannot be used: {fault}"))?;
         file.versions[at].wraps.push(wrapped);
     }
     file.other_seals.push(unsealed(master));

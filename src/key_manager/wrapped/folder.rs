@@ -1,9 +1,9 @@
 //! The folder with the key files, one a key: `<label>.json`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::key_file::{KeyFile, is_label};
@@ -94,7 +94,7 @@ impl Folder {
     /// before the old file goes.
     ///
     /// # Errors
-    /// A sentence for the operator. The old file is still there then.
+    /// A sentence for the operator. The old file is still there then, unless it says otherwise.
     pub fn write(
         &self,
         file: &KeyFile,
@@ -103,16 +103,51 @@ impl Folder {
         let path = self.file(&file.label);
         let at = |why: &dyn std::fmt::Display| format!("{} {why}", path.display());
         let failed = |error: io::Error| at(&format_args!("cannot be written: {error}"));
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+            return Err(at(&"is a symbolic link: change the file where it is itself"));
+        }
         // A dot before it: no scan takes it for a key's file.
         let beside = self.0.join(format!(".{}.new", file.label));
-        write_new(&beside, &file.to_text()).map_err(failed)?;
-        keep_owner(&beside, &path, &self.0).map_err(failed)?;
-        let written = file::read(&beside, WRAPPED_KEY_FILE_BYTES_MAX)
-            .map_err(|why| at(&format_args!("cannot be read back: it {why}")))?;
-        let read = KeyFile::parse(&written.bytes).map_err(|why| at(&why))?;
-        verify(&read).map_err(|why| at(&format_args!("was not replaced: {why}")))?;
-        fs::rename(&beside, &path).map_err(failed)?;
-        File::open(&self.0).and_then(|folder| folder.sync_all()).map_err(failed)
+        let replaced = (|| {
+            self.write_new(&beside, &path, &file.to_text()).map_err(failed)?;
+            let written = file::read(&beside, WRAPPED_KEY_FILE_BYTES_MAX)
+                .map_err(|why| at(&format_args!("cannot be read back: it {why}")))?;
+            let read = KeyFile::parse(&written.bytes)
+                .map_err(|why| at(&format_args!("cannot be read back: it {why}")))?;
+            verify(&read).map_err(|why| at(&format_args!("was not replaced: {why}")))?;
+            fs::rename(&beside, &path).map_err(failed)
+        })();
+        if replaced.is_err() {
+            let _ = fs::remove_file(&beside);
+            return replaced;
+        }
+        File::open(&self.0).and_then(|folder| folder.sync_all()).map_err(|error| {
+            at(&format_args!("is replaced, and may be the old one after a power failure: {error}"))
+        })
+    }
+
+    /// A file with owner, group and mode of the one that it is to replace; where there is none,
+    /// with the folder's group.
+    fn write_new(&self, path: &Path, old: &Path, text: &[u8]) -> io::Result<()> {
+        // What a command that was killed has left.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+        match fs::metadata(old) {
+            Ok(before) => {
+                fchown(&file, Some(before.uid()), Some(before.gid()))?;
+                file.set_permissions(before.permissions())?;
+            }
+            Err(_) => {
+                let _ = fchown(&file, None, Some(fs::metadata(&self.0)?.gid()));
+                // Whatever the umask is: a service that cannot read it cannot serve.
+                file.set_permissions(Permissions::from_mode(MODE))?;
+            }
+        }
+        file.write_all(text)?;
+        file.sync_all()
     }
 }
 
@@ -122,32 +157,6 @@ impl FileState {
             inode: metadata.ino(),
             bytes: metadata.len(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    // What a command that was killed has left.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
-/// Owner, group and mode of the file that is replaced; the folder's group where there is none.
-fn keep_owner(new: &Path, old: &Path, folder: &Path) -> io::Result<()> {
-    let file = File::open(new)?;
-    match fs::metadata(old) {
-        Ok(before) => {
-            fchown(&file, Some(before.uid()), Some(before.gid()))?;
-            file.set_permissions(before.permissions())
-        }
-        Err(_) => {
-            let _ = fchown(&file, None, Some(fs::metadata(folder)?.gid()));
-            Ok(())
         }
     }
 }

@@ -11,7 +11,7 @@ use super::material::{Material, check_value};
 use super::not_loaded::NotLoaded;
 use super::wrap::{self, Hsm, first_of};
 use crate::key_manager::{
-    Answer, Fault, KeyRef, KeySpec, KeyUsage, ManagedVersion, Task, same_bytes,
+    Answer, Fault, KeyDescription, KeyRef, KeySpec, KeyUsage, ManagedVersion, Task, same_bytes,
 };
 
 /// A key that was opened.
@@ -202,11 +202,25 @@ pub fn look_at_hsm(hsm: &mut dyn Hsm, master: &str, canary: Option<&Canary>) -> 
     finding.unwrap_or_else(|| master_opens(hsm, master).map_or_else(finding_of, |()| Finding::Yes))
 }
 
+/// What a master is allowed beyond encrypting and decrypting, for the operator; `None` where that
+/// is nothing, or not known now.
+pub fn needless_usage(hsm: &mut dyn Hsm, master: &str) -> Option<String> {
+    let usages = describe(hsm, master).ok()?.usage.beyond_encryption().join(", ");
+    (!usages.is_empty()).then(|| {
+        let name = hsm.name();
+        format!("the master {master:?} in {name} allows more than encrypt and decrypt: {usages}")
+    })
+}
+
+fn describe(hsm: &mut dyn Hsm, master: &str) -> Result<KeyDescription, Fault> {
+    match hsm.execute(&KeyRef::first(master), Task::Describe)? {
+        Answer::Described(described) => Ok(described),
+        _ => Err(Fault::Device { detail: "the HSM answered another question".to_owned() }),
+    }
+}
+
 fn master_opens(hsm: &mut dyn Hsm, master: &str) -> Result<(), Fault> {
-    let described = match hsm.execute(&KeyRef::first(master), Task::Describe)? {
-        Answer::Described(described) => described,
-        _ => return Err(Fault::Device { detail: "the HSM answered another question".to_owned() }),
-    };
+    let described = describe(hsm, master)?;
     if !described.enabled {
         return Err(Fault::KeyDisabled);
     }

@@ -34,7 +34,7 @@ use material::Material;
 
 pub use folder::{FileState, Folder};
 pub use lease::{Finding, Lease, Standing};
-pub use load::{Canary, Epoch, Loaded, load, look_at_hsm};
+pub use load::{Canary, Epoch, Loaded, load, look_at_hsm, needless_usage};
 pub use material::check_value;
 pub use not_loaded::NotLoaded;
 

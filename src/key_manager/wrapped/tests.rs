@@ -207,11 +207,15 @@ fn a_version_goes_from_state_to_state_and_never_back_from_the_last() {
     edit::enable(&mut file, 0).unwrap();
     edit::destroy(&mut file, 0, time::Duration::days(30), now()).unwrap();
     assert!(edit::enable(&mut file, 0).is_err(), "to be destroyed");
-    assert_eq!(edit::bury(&mut file, now()), [0; 0]);
+    assert!(!edit::bury(&mut file, 0, now()), "not yet");
+    let again = edit::destroy(&mut file, 0, time::Duration::days(90), now()).unwrap_err();
+    assert!(again.contains("not that time yet"), "{again}");
     edit::cancel_destroy(&mut file, 0).unwrap();
     assert!(edit::cancel_destroy(&mut file, 0).is_err());
     edit::destroy(&mut file, 0, time::Duration::days(30), now()).unwrap();
-    assert_eq!(edit::bury(&mut file, later), [0]);
+    assert!(!edit::bury(&mut file, 2, later) && !edit::bury(&mut file, 9, later));
+    assert!(edit::bury(&mut file, 0, later));
+    assert!(!edit::bury(&mut file, 0, later), "again");
     for change in [edit::disable, edit::enable, edit::cancel_destroy] {
         assert!(change(&mut file, 0).is_err());
     }
