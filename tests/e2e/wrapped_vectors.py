@@ -1,6 +1,6 @@
 """Opens the test vectors of wrapped keys from the documented formats only, with
-python3-cryptography. Arguments: the file with the vectors, or a key file and the file with its
-master's 32 bytes. Prints how much was opened."""
+python3-cryptography. Arguments: a file with vectors (`keys`, which it compares, may be left out), or
+a key file and the file with its master's 32 bytes. Prints how much was opened."""
 
 import base64
 import hashlib
@@ -60,7 +60,8 @@ else:
     with open(sys.argv[1]) as file:
         vectors = json.load(file)
     label, keys = keys_of(vectors["key_file"], decode(vectors["master"]))
-    assert [decode(key) for key in vectors["keys"]] == list(keys.values())
+    if "keys" in vectors:
+        assert [decode(key) for key in vectors["keys"]] == list(keys.values()), "keys"
     for message in vectors["messages"]:
         assert open_message(label, keys, message) == message["plaintext"]
     print(len(keys) + len(vectors["messages"]))

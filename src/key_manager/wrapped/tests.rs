@@ -114,24 +114,104 @@ fn every_version_decrypts_what_it_encrypted_and_no_other_does() {
     assert!(matches!(encrypt(&wrapped, of(9, None), b"", b""), Err(Fault::Device { .. })));
 }
 
+/// What a reader of these bytes comes to.
+fn read(text: &[u8], hsms: &mut [Box<dyn Hsm>], arena: &Arena) -> Result<Loaded, String> {
+    let file = KeyFile::parse(text)?;
+    load(&file, hsms, arena, None, now()).map_err(|why| why.to_string())
+}
+
 #[test]
 fn a_file_is_read_as_it_was_written_and_any_change_of_it_is_refused() {
     let mut hsms = hsms();
+    let arena = Arena::new(Wanted::Prefer).unwrap();
     let file = rotated(&mut hsms);
     let text = file.to_text();
     assert_eq!(KeyFile::parse(&text).as_ref(), Ok(&file));
+    assert!(read(&text, &mut hsms, &arena).is_ok());
+    let mut refused = |changed: &[u8], what: &dyn std::fmt::Display| {
+        assert!(read(changed, &mut hsms, &arena).is_err(), "{what}");
+    };
+    let mut changed = text.clone();
     for at in 0..text.len() {
-        for bit in [0x01, 0x20, 0x80] {
-            let mut changed = text.clone();
-            changed[at] ^= bit;
-            let Ok(changed) = KeyFile::parse(&changed) else { continue };
-            assert!(loaded(&changed, &mut hsms).is_err(), "byte {at}, bit {bit:x}");
+        // Each bit everywhere, and every other byte at some places.
+        let every = (1..=255).filter(|mask: &u8| at % 23 == 0 || mask.is_power_of_two());
+        for mask in every {
+            changed[at] = text[at] ^ mask;
+            refused(&changed, &format_args!("byte {at}, {mask:02x}"));
+        }
+        changed[at] = text[at];
+        refused(&text[..at], &format_args!("cut at {at}"));
+        refused(&[&text[..at], &text[at + 1..]].concat(), &format_args!("without byte {at}"));
+        refused(&[&text[..at], b" ", &text[at..]].concat(), &format_args!("a space at {at}"));
+    }
+    refused(&[&text[..], b"\n"].concat(), &"a further line end");
+    assert_eq!(changed, text);
+}
+
+/// Each value of a JSON text, by its path.
+fn paths(value: &serde_json::Value) -> Vec<String> {
+    let children: Vec<(String, &serde_json::Value)> = match value {
+        serde_json::Value::Object(all) => all.iter().map(|(name, v)| (name.clone(), v)).collect(),
+        serde_json::Value::Array(all) => {
+            all.iter().enumerate().map(|(n, v)| (n.to_string(), v)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let below = children.into_iter().flat_map(|(name, child)| {
+        let deeper = paths(child).into_iter().map(move |path| format!("/{name}{path}"));
+        deeper.collect::<Vec<_>>()
+    });
+    std::iter::once(String::new()).chain(below).collect()
+}
+
+#[test]
+fn no_part_of_a_file_can_come_from_another_key_version_or_time() {
+    let mut hsms = hsms();
+    let arena = Arena::new(Wanted::Prefer).unwrap();
+    let file = rotated(&mut hsms);
+    let mut other = edit::create(&mut hsms, (SET, "bar", "m1"), (Cipher::Direct, &key(4)), now());
+    let other = other.as_mut().unwrap();
+    for byte in [5, 6] {
+        edit::stage(other, &mut hsms, (Cipher::Derived, &key(byte)), now()).unwrap();
+        edit::promote(other, None, now() + time::Duration::days(1)).unwrap();
+    }
+    edit::seal(other, &mut hsms, &mut random).unwrap();
+    let mut later = file.clone();
+    edit::promote(&mut later, None, now() + time::Duration::days(1)).unwrap();
+    edit::disable(&mut later, 0).unwrap();
+    edit::seal(&mut later, &mut hsms, &mut random).unwrap();
+    let json = |file: &KeyFile| serde_json::to_value(file).unwrap();
+    let (this, others) = (json(&file), [json(other), json(&later)]);
+    let mut tried = 0;
+    let mut refused = |changed: serde_json::Value, what: &dyn std::fmt::Display| {
+        // What can be no file at all is refused before it could be written.
+        let Ok(changed) = serde_json::from_value::<KeyFile>(changed) else { return };
+        if changed != file {
+            tried += 1;
+            assert!(read(&changed.to_text(), &mut hsms, &arena).is_err(), "{what}");
+        }
+    };
+    for path in paths(&this).iter().filter(|path| !path.is_empty()) {
+        for other in &others {
+            if let Some(part) = other.pointer(path) {
+                let mut changed = this.clone();
+                *changed.pointer_mut(path).unwrap() = part.clone();
+                refused(changed, path);
+            }
+        }
+        // Between the versions of the key, too.
+        for (n, m) in [(0, 1), (1, 2), (2, 0)] {
+            let Some(rest) = path.strip_prefix(&format!("/versions/{n}")) else { continue };
+            let there = format!("/versions/{m}{rest}");
+            let (Some(a), Some(b)) = (this.pointer(path), this.pointer(&there)) else { continue };
+            let mut changed = this.clone();
+            *changed.pointer_mut(path).unwrap() = b.clone();
+            refused(changed.clone(), &format_args!("{path} from version {m}"));
+            *changed.pointer_mut(&there).unwrap() = a.clone();
+            refused(changed, &format_args!("{path} exchanged with version {m}"));
         }
     }
-    for (at, what) in [(text.len() - 1, "cut"), (0, "empty")] {
-        assert!(KeyFile::parse(&text[..at]).is_err(), "{what}");
-    }
-    assert!(KeyFile::parse(&[&text[..], b"\n"].concat()).is_err());
+    assert!(tried > 80, "{tried}");
 }
 
 #[test]

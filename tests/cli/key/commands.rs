@@ -84,7 +84,7 @@ own_process! {
         // Also the version that is not used now.
         assert_eq!(
             site.all_open().out,
-            "foo: epoch 9, versions 0, 1 open\nold: epoch 1, version 0 opens\n"
+            "foo: epoch 9, versions 0, 1 open under m2\nold: epoch 1, version 0 opens under m1\n"
         );
     }
 }
@@ -145,7 +145,8 @@ own_process! {
         assert_eq!(
             checked.json()["good"],
             json!([
-                {"label": "bar", "epoch": 1, "versions": [0]}, {"label": "foo", "epoch": 8, "versions": [0, 1]}
+                {"label": "bar", "epoch": 1, "versions": [0], "masters": ["m1"]},
+                {"label": "foo", "epoch": 8, "versions": [0, 1], "masters": ["m1", "m2"]},
             ])
         );
         let wrong = checked.json()["wrong"][0].as_str().expect("text").to_owned();

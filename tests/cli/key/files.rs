@@ -26,7 +26,7 @@ own_process! {
                 let told = site.all_open();
                 assert_eq!(
                     (told.code, told.out.as_str()),
-                    (1, "bar: epoch 1, version 0 opens\n"),
+                    (1, "bar: epoch 1, version 0 opens under m1\n"),
                     "byte {at}"
                 );
                 assert!(told.err.starts_with("key file keys/foo.json"), "{told:?}");
@@ -189,5 +189,34 @@ own_process! {
         });
         // One that only looks never waits.
         assert_eq!(site.all_open().code, 0);
+    }
+}
+
+own_process! {
+    fn a_backup_opens_under_each_master_that_is_there(_directory) {
+        let site = Site::with_foo();
+        site.token.make_key("m2", 32, &super::proper());
+        site.done("rewrap", "foo", &["--master", "m2"]);
+        let good = site.text("foo");
+        let opens = |masters: &str| {
+            let told = site.all_open();
+            let expected = format!("foo: epoch 2, version 0 opens under {masters}\n");
+            assert_eq!((told.code, told.out, told.err.as_str()), (0, expected, ""));
+        };
+        opens("m1, m2");
+        // One that the other one does not need: a server with m1 would not find it.
+        let at = good.rfind("\"tag\": \"").expect("of the second seal") + 8;
+        let other = if good.as_bytes()[at] == b'A' { "B" } else { "A" };
+        fs::write(site.file("foo"), [&good[..at], other, &good[at + 1..]].concat())
+            .expect("written");
+        site.all_open().refused(1, "its seal under the master \"m2\": ");
+        fs::write(site.file("foo"), &good).expect("written");
+        site.token.delete_key("m2");
+        opens("m1");
+        site.token.make_key("m2", 32, &super::proper());
+        site.all_open().refused(1, "its seal under the master \"m2\": ");
+        site.token.delete_key("m2");
+        site.token.delete_key("m1");
+        site.all_open().refused(1, "no secret key labelled");
     }
 }

@@ -91,7 +91,10 @@ own_process! {
         fs::create_dir(site.path("BACKUP")).expect("made");
         fs::copy(site.file("foo"), site.path("BACKUP/foo.json")).expect("copied");
         let checked = run(command("xksd key backup-check --config"));
-        assert_eq!((checked.code, checked.out.as_str()), (0, "foo: epoch 1, version 0 opens\n"));
+        assert_eq!(
+            (checked.code, checked.out.as_str()),
+            (0, "foo: epoch 1, version 0 opens under xksd-master-1\n")
+        );
         let server = site.installation.start();
         server.wait_event(&["key \"foo\"", "epoch 1 is in use"]);
     }

@@ -7,6 +7,7 @@ mod files;
 mod lies;
 mod manual;
 mod masters;
+mod vectors;
 
 use std::fs;
 use std::path::{Path, PathBuf};
