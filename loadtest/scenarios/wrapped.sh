@@ -99,8 +99,9 @@ await_load
 sla="$(ms "$(field .latency.p999)")"
 errors="$(field '.errors + .wrong')"
 if [ -n "$report" ]; then
-    cp "$dir/report.html" "$report"
-    cp "$dir/report.json" "${report%.html}.json"
+    # The command stands in it, without the folder of this run.
+    sed "s#$dir#DIR#g" "$dir/report.html" >"$report"
+    sed "s#$dir#DIR#g" "$dir/report.json" >"${report%.html}.json"
 fi
 echo "1,800 requests/s, all four calls, an HSM of 10 ms a call with 2 sessions, asked every second."
 echo
