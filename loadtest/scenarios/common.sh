@@ -90,6 +90,23 @@ aim() {
     note "$1: $2 (aim: $3 $4): $verdict"
 }
 
+# A row for each call of the latest report.
+table_of_calls() {
+    table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
+    field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.p50, .latency.p99, .latency.p999, .latency.max] | @tsv' |
+        while IFS=$'\t' read -r call count p50 p99 p999 max; do
+            [ "$count" = 0 ] || row "$call" "$count" "$(ms "$p50")" "$(ms "$p99")" "$(ms "$p999")" "$(ms "$max")"
+        done
+}
+
+# Keeps the latest report as FILE.html, and FILE.json beside it: keep_report FILE.html; nothing where
+# it is empty. The command stands in it, without the folder of this run.
+keep_report() {
+    [ -n "$1" ] || return 0
+    sed "s#$dir#DIR#g" "$dir/report.html" >"$1"
+    sed "s#$dir#DIR#g" "$dir/report.json" >"${1%.html}.json"
+}
+
 # "3 ThrottlingException, 1 timeout" of the latest report.
 errors_by_name() { field '.errors_by_name | to_entries | sort_by(-.value) | map("\(.value) \(.key)") | join(", ") | if . == "" then "none" else . end'; }
 

@@ -16,17 +16,9 @@ serve
 say "load: all four calls, 1,800/s for $seconds s"
 start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration "${seconds}s" --warmup 1s --sla p99.9=250ms --max-errors 0 --html "$dir/report.html"
 await_load
-# Made elsewhere: the command stands in the report, and a path of this machine with it.
-if [ -n "$report" ]; then
-    cp "$dir/report.html" "$report"
-    cp "$dir/report.json" "${report%.html}.json"
-fi
+keep_report "$report"
 
-table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
-field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.p50, .latency.p99, .latency.p999, .latency.max] | @tsv' |
-    while IFS=$'\t' read -r call count p50 p99 p999 max; do
-        [ "$count" = 0 ] || row "$call" "$count" "$(ms "$p50")" "$(ms "$p99")" "$(ms "$p999")" "$(ms "$max")"
-    done
+table_of_calls
 echo
 [ -z "$report" ] || say "report: $report"
 aim "p99.9, ms" "$(ms "$(field .latency.p999)")" '<=' 250

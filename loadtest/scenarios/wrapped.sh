@@ -98,18 +98,10 @@ start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800
 await_load
 sla="$(ms "$(field .latency.p999)")"
 errors="$(field '.errors + .wrong')"
-if [ -n "$report" ]; then
-    # The command stands in it, without the folder of this run.
-    sed "s#$dir#DIR#g" "$dir/report.html" >"$report"
-    sed "s#$dir#DIR#g" "$dir/report.json" >"${report%.html}.json"
-fi
+keep_report "$report"
 echo "1,800 requests/s, all four calls, an HSM of 10 ms a call with 2 sessions, asked every second."
 echo
-table "call" "answers" "p50 ms" "p99 ms" "p99.9 ms" "max ms"
-field '([{call: "all", latency}] + .calls)[] | [.call, .latency.count, .latency.p50, .latency.p99, .latency.p999, .latency.max] | @tsv' |
-    while IFS=$'\t' read -r call count p50 p99 p999 max; do
-        [ "$count" = 0 ] || row "$call" "$count" "$(ms "$p50")" "$(ms "$p99")" "$(ms "$p999")" "$(ms "$max")"
-    done
+table_of_calls
 stop_server
 echo
 
