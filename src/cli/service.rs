@@ -53,6 +53,9 @@ pub struct ReloadArgs {
 pub struct StatusArgs {
     #[command(flatten)]
     service: Service,
+    /// Exit with 1 unless it is ready: for the health check of a container
+    #[arg(long)]
+    ready: bool,
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
@@ -62,7 +65,11 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let Reply { data, .. } = args.service.reply(&Request::Status {})?;
-    if args.service.json { print_json(&data) } else { print(&summary(&data)) }
+    if args.service.json { print_json(&data) } else { print(&summary(&data)) }?;
+    match data["unready_reason"].as_str() {
+        Some(why) if args.ready => Err(Failure::Failed(format!("not ready: {why}"))),
+        _ => Ok(()),
+    }
 }
 
 impl Service {

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
 use test_harness::{Api, C, Config, Installation, Server, eventually, programs};
@@ -269,7 +270,8 @@ fn reload_and_status_answer() {
     let config = Config::default();
     installation.configure(&config.clone().server("shards = 1"));
     assert!(refused(&installation, &["reload"]).contains("not reloaded"), "shards stands twice");
-    installation.configure(&config.server("request_budget_ms = 150"));
+    let changed = "request_budget_ms = 150\nshutdown_delay_ms = 60000";
+    installation.configure(&config.server(changed));
     let said = done(&installation, &["reload"]);
     assert!(said.contains("server.request_budget_ms is 150, was 200"), "{said}");
     server.wait_event(&["reload: server.request_budget_ms is 150"]);
@@ -278,6 +280,10 @@ fn reload_and_status_answer() {
     let json: Value =
         serde_json::from_str(&done(&installation, &["status", "--json"])).expect("JSON");
     assert_eq!(json["ready"], true);
+    done(&installation, &["status", "--ready"]);
+    server.signal(Signal::TERM);
+    eventually("stopping", || done(&installation, &["status"]).contains("stopping"));
+    assert!(refused(&installation, &["status", "--ready"]).contains("not ready: stopping"));
 }
 
 /// What is blocked is in the audit trail with who did it.
