@@ -270,8 +270,9 @@ fn reload_and_status_answer() {
     let config = Config::default();
     installation.configure(&config.clone().server("shards = 1"));
     assert!(refused(&installation, &["reload"]).contains("not reloaded"), "shards stands twice");
-    let changed = "request_budget_ms = 150\nshutdown_delay_ms = 60000";
-    installation.configure(&config.server(changed));
+    let mut config = config.server("request_budget_ms = 150");
+    config.server = config.server.replace("delay_ms = 0", "delay_ms = 60000");
+    installation.configure(&config);
     let said = done(&installation, &["reload"]);
     assert!(said.contains("server.request_budget_ms is 150, was 200"), "{said}");
     server.wait_event(&["reload: server.request_budget_ms is 150"]);
