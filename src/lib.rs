@@ -6,6 +6,7 @@
 pub mod config;
 pub mod file;
 pub mod limits;
+pub mod network;
 pub mod secret;
 
 pub mod shard;

@@ -35,6 +35,11 @@ pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
 /// TLS handshake, from accept to established.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A PROXY protocol header with its TLVs, bytes. Balancers send under 300; one that forwards the
+/// name of a client's certificate, or an id of its own, stays far below this.
+pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
+/// A VPC endpoint's id in it, characters. AWS's have 22.
+pub const VPC_ENDPOINT_ID_CHARS_MAX: usize = 64;
 /// A ClientHello that has waited longer than this for its turn is not answered: its client has
 /// given up (AWS KMS after 250 ms), and while it is answered others wait.
 pub const CLIENT_HELLO_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -151,9 +151,12 @@ pub struct Request<'a> {
     /// Of the caller.
     #[serde(rename = "awsSourceVpce", skip_serializing_if = "str::is_empty")]
     pub source_vpce: &'a str,
+    /// The VPC endpoint of the connection, as the load balancer says.
+    #[serde(rename = "connectionVpce", skip_serializing_if = "str::is_empty")]
+    pub connection_vpce: &'a str,
     /// The credential that signed.
     pub access_key_id: &'a str,
-    /// Peer.
+    /// Peer, or whom the load balancer names.
     pub client: Option<SocketAddr>,
     /// `success`, or the errorName.
     pub outcome: &'a str,

@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     let mut all = Vec::new();
     add("", SECTIONS, &mut all);
     add("server", server::KEYS, &mut all);
+    add("server.proxy_protocol", server::PROXY_PROTOCOL_KEYS, &mut all);
     add("tls", tls::KEYS, &mut all);
     add("tls.client", tls::CLIENT_KEYS, &mut all);
     add("admin", server::ADMIN_KEYS, &mut all);

@@ -1,15 +1,18 @@
 //! `[server]` and `[admin]`.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::{Section, Value};
-use super::table::{Said, Setting, names};
+use super::problem::quoted;
+use super::reader::{Section, Value, all};
+use super::table::{InForce, Said, Setting, names};
 use crate::limits::{
     HOST_NAME_CHARS_MAX, INSTANCES, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS,
     SHUTDOWN_MS,
 };
+use crate::network::{Network, NetworkError};
 
 /// `[server]`: the XKS API's listener and what holds for all key stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Server {
     pub state_directory: PathBuf,
     /// Whether a state directory without a state is refused: its volume may not be mounted.
     pub require_state: bool,
+    /// Networks of the load balancers whose connections begin with a PROXY protocol header.
+    pub proxy_protocol: Vec<Network>,
     /// Where `xksd block`, `reload` and the like reach the running process.
     pub control_socket: PathBuf,
 }
@@ -70,12 +75,23 @@ pub(super) const KEYS: &[Setting<Server>] = &[
         |s| Said::value(s.require_state),
         |new, running| new.require_state = running.require_state,
     ),
+    Setting::reloaded("proxy_protocol", |s| {
+        let networks: Vec<String> = s.proxy_protocol.iter().map(ToString::to_string).collect();
+        if networks.is_empty() {
+            return Said::Nothing;
+        }
+        Said::value(format!("(networks {})", networks.join(", ")))
+    }),
     Setting::kept(
         "control_socket",
         |s| Said::value(s.control_socket.display()),
         |new, running| new.control_socket.clone_from(&running.control_socket),
     ),
 ];
+
+/// `[[server.proxy_protocol]]`, said as a whole in `[server]`.
+pub(super) const PROXY_PROTOCOL_KEYS: &[Setting<()>] =
+    &[Setting::structure("networks", InForce::Reload)];
 
 /// `[admin]`: where the service is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +154,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let log = section.or("log", LogFormat::Auto, log_format);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
     let require_state = section.or("require_state", false, Value::boolean);
+    let balancers = section.or("proxy_protocol", Vec::new(), proxy_protocol);
     let socket = section.or("control_socket", None, |v| v.path().map(Some));
     let state = state?;
     Some(Server {
@@ -152,7 +169,48 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,
         require_state: require_state?,
+        proxy_protocol: balancers?,
     })
+}
+
+/// The networks of all its sections, of which none overlaps another.
+fn proxy_protocol(value: &Value<'_>) -> Option<Vec<Network>> {
+    let known = RefCell::new(Vec::new());
+    let of_section = |section: &Value<'_>| {
+        section.section(&names(PROXY_PROTOCOL_KEYS))?.must(
+            "networks",
+            "the networks of the load balancers, for example [\"10.0.0.0/8\"]",
+            |networks| networks.one_or_more(|value| network(value, &mut known.borrow_mut())),
+        )
+    };
+    let sections = all(value.elements()?.iter().map(of_section))?;
+    Some(sections.concat())
+}
+
+fn network(value: &Value<'_>, known: &mut Vec<Network>) -> Option<Network> {
+    let text = value.string()?;
+    let network: Network = match text.parse() {
+        Ok(network) => network,
+        Err(NetworkError::HostBits(meant)) => {
+            return value.refuse(format!(
+                "{} is not accepted: the address has bits behind the prefix; the network is \
+                 \"{meant}\"",
+                quoted(text)
+            ));
+        }
+        Err(NetworkError::Form) => {
+            return value.refuse(format!(
+                "{} is not accepted: a network is meant, address and length of the prefix, as in \
+                 \"10.0.0.0/8\", \"192.0.2.7/32\" or \"2001:db8::/32\"",
+                quoted(text)
+            ));
+        }
+    };
+    if let Some(other) = known.iter().find(|other| other.overlaps(&network)) {
+        return value.refuse(format!("{} is in {other}, or the reverse", quoted(text)));
+    }
+    known.push(network);
+    Some(network)
 }
 
 /// `server.state_directory` where it is left out.

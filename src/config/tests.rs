@@ -171,6 +171,7 @@ fn defaults() {
             instances: 1,
             log: LogFormat::Auto,
             require_state: false,
+            proxy_protocol: Vec::new(),
             state_directory: "/etc/xksd/state".into(),
             control_socket: "/etc/xksd/state/control.sock".into(),
         }

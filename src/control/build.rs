@@ -26,6 +26,7 @@ use crate::policy::budget::Budget;
 use crate::policy::cedar::Revision;
 use crate::policy::quota::{Bounds, Quota};
 use crate::sched::{Mailbox, Share};
+use crate::shard::Balancers;
 use crate::sigv4::{AccessKeyId, Credential, CredentialSet, SecretAccessKey};
 use crate::telemetry::{Level, Log};
 use crate::tls;
@@ -74,6 +75,7 @@ pub fn build(
     let unsealing = unsealing::managers(&config, wrapped, &managers, &key_files, &log);
     budgets.expect(&config, &managers);
     let stores = key_stores(&config, &managers, shards, &budgets, None)?;
+    let balancers = Balancers(config.server.proxy_protocol.clone());
     Ok(State {
         config_file,
         config: ArcSwap::from_pointee(config),
@@ -81,6 +83,7 @@ pub fn build(
         managers,
         stores: Arc::new(ArcSwap::from_pointee(stores)),
         tls: Arc::new(ArcSwap::from_pointee(tls)),
+        balancers: Arc::new(ArcSwap::from_pointee(balancers)),
         metrics: (0..shards).map(|_| Arc::default()).collect(),
         mailboxes,
         log,

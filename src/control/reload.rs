@@ -13,6 +13,7 @@ use crate::config::{self, Config, Invalid, Problem};
 use crate::key_manager::local::Local;
 use crate::keystore::KeyManager;
 use crate::policy::blocklist::Block;
+use crate::shard::Balancers;
 use crate::telemetry::Level;
 use crate::tls;
 
@@ -183,6 +184,7 @@ fn take_over(
     if let Some(tls) = tls {
         state.tls.store(Arc::new(tls));
     }
+    state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
     state.config.store(Arc::new(config));
     Ok(Reloaded { changes, warnings, waiting, not_served })
 }

@@ -52,6 +52,7 @@ impl Shards {
                 stores: state.stores.clone(),
                 blocks: state.blocks.list(),
                 tls: state.tls.clone(),
+                balancers: state.balancers.clone(),
                 mailbox: state.mailboxes[index].clone(),
                 metrics: state.metrics[index].clone(),
                 log: state.log.clone(),

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::key_manager::Health;
 use crate::keystore::{KeyManager, KeyStores};
 use crate::sched::Mailbox;
+use crate::shard::Balancers;
 use crate::telemetry::{Log, ShardMetrics};
 use crate::tls;
 
@@ -38,6 +39,8 @@ pub struct State {
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
     pub tls: Arc<ArcSwap<tls::Server>>,
+    /// Whose new connections shards expect to begin with a PROXY protocol header.
+    pub balancers: Arc<ArcSwap<Balancers>>,
     /// One a shard.
     pub metrics: Vec<Arc<ShardMetrics>>,
     /// One a shard.

@@ -17,7 +17,7 @@ pub struct Arrival {
     pub first_byte: Instant,
     /// When its head was read; signatures are judged by this.
     pub head_read: SystemTime,
-    /// The peer.
+    /// The peer, or the client whom a load balancer names.
     pub client: SocketAddr,
     /// Subject CN of its certificate, where it was asked for one.
     pub common_name: Option<Arc<str>>,
@@ -42,8 +42,10 @@ pub(super) fn unix_seconds(time: SystemTime) -> i64 {
 pub struct Record<'a> {
     /// When its head was read.
     pub time: SystemTime,
-    /// The peer.
+    /// The peer, or the client whom a load balancer names.
     pub client: SocketAddr,
+    /// The VPC endpoint of its connection.
+    pub connection_vpce: Option<Arc<str>>,
     /// Path prefix of the key store; empty where the request reached none.
     pub key_store: Arc<str>,
     /// External key id as in the path; empty if there is none.
@@ -148,6 +150,7 @@ impl Exchange<'_> {
         let record = Record {
             time: arrival.head_read,
             client: arrival.client,
+            connection_vpce: arrival.vpce.clone(),
             key_store: Arc::default(),
             key: "",
             key_version: None,
@@ -183,6 +186,7 @@ impl Exchange<'_> {
         line.key_store = record.key_store;
         line.access_key_id = record.access_key_id.unwrap_or_default();
         line.client = Some(record.client);
+        line.connection_vpce = record.connection_vpce;
         line.shard = shard;
         line.detail = diagnostics.detail;
         line.key_manager = diagnostics.key_manager;

@@ -11,6 +11,7 @@ use glommio::net::TcpStream;
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
 use super::handshake::Handshake;
+use super::origin::Origin;
 use crate::limits::EVICTED_CONNECTIONS_MAX;
 use crate::telemetry::{Level, Log};
 
@@ -73,7 +74,7 @@ impl Acceptor {
         }
         shard.metrics.connections_accepted.fetch_add(1, Ordering::Relaxed);
         let (requests, handshakes, log) = (self.requests, self.handshakes, self.log.clone());
-        let handshake = Handshake::new(shard.clone(), client, connections.add());
+        let handshake = Handshake::new(shard.clone(), Origin::of_peer(client), connections.add());
         let serving = async move {
             let Some(greeted) = handshake.greet(stream).await else { return };
             let serve_log = log.clone();

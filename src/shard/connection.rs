@@ -1,6 +1,5 @@
 //! One connection behind its handshake: requests one after the other until either side has enough.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use zeroize::Zeroize;
 
 use super::connection_table::{ConnectionEntry, Interrupt};
 use super::context::ShardContext;
+use super::origin::Origin;
 use super::yielding::{Fair, give_way};
 use crate::http1::{Body, CONTINUE, Header, Progress, Reject, RequestHead, Response, Version};
 use crate::limits::{
@@ -32,7 +32,7 @@ pub(super) struct Connection {
     /// The generation of TLS that admitted the client.
     tls: Arc<tls::Server>,
     stream: Stream,
-    client: SocketAddr,
+    origin: Origin,
     /// Of its certificate.
     common_name: Option<Arc<str>>,
     entry: ConnectionEntry,
@@ -83,7 +83,7 @@ impl Connection {
         shard: Rc<ShardContext>,
         tls: Arc<tls::Server>,
         stream: Stream,
-        client: SocketAddr,
+        origin: Origin,
         entry: ConnectionEntry,
     ) -> Connection {
         let common_name = tls::client_common_name(stream.get_ref().1).map(Arc::from);
@@ -91,7 +91,7 @@ impl Connection {
             shard,
             tls,
             stream,
-            client,
+            origin,
             common_name,
             entry,
             buffer: Vec::new(),
@@ -121,9 +121,9 @@ impl Connection {
             let mut arrival = Arrival {
                 first_byte: self.last_read,
                 head_read: SystemTime::UNIX_EPOCH,
-                client: self.client,
+                client: self.origin.client,
                 common_name: self.common_name.clone(),
-                vpce: None,
+                vpce: self.origin.vpce.clone(),
             };
             let read = match self.read_request(&mut arrival).await {
                 Ok(read) => read,
@@ -161,7 +161,7 @@ impl Connection {
                 true
             }
             Err(failure) => {
-                self.shard.withdrawn(self.client, &failure);
+                self.shard.withdrawn(self.origin.client, &failure);
                 false
             }
         }

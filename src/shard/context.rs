@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::handshake_log::HandshakeLog;
+use super::origin::Balancers;
 use crate::pipeline::Pipeline;
 use crate::telemetry::ShardMetrics;
 use crate::tls::{self, HandshakeFailure};
@@ -17,6 +18,8 @@ pub(super) struct ShardContext {
     pub(super) pipeline: Pipeline,
     /// For new connections; a reload swaps it.
     pub(super) tls: Arc<ArcSwap<tls::Server>>,
+    /// Whose connections begin with a PROXY protocol header; a reload swaps it.
+    pub(super) balancers: Arc<ArcSwap<Balancers>>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) handshakes: HandshakeLog,
 }

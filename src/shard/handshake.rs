@@ -4,7 +4,6 @@
 //! a signature, when those before it have been. Its time counts from accept, and from when it came:
 //! after a burst of thousands nothing is done for clients that have given up.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,6 +13,8 @@ use glommio::net::TcpStream;
 use super::connection::Connection;
 use super::connection_table::{ConnectionEntry, Interrupt};
 use super::context::ShardContext;
+use super::origin::{Origin, read_header};
+use super::proxy_protocol;
 use super::yielding::Fair;
 use crate::limits::HANDSHAKE_TIME_MAX;
 use crate::tls::{HandshakeFailure, Hello};
@@ -21,7 +22,7 @@ use crate::tls::{HandshakeFailure, Hello};
 /// A connection that was accepted.
 pub(super) struct Handshake {
     shard: Rc<ShardContext>,
-    client: SocketAddr,
+    origin: Origin,
     entry: ConnectionEntry,
 }
 
@@ -36,20 +37,29 @@ impl Handshake {
     /// Its time runs from now on.
     pub(super) fn new(
         shard: Rc<ShardContext>,
-        client: SocketAddr,
+        origin: Origin,
         entry: ConnectionEntry,
     ) -> Handshake {
         // Idle, because no request is cut off when draining ends it.
         entry.set_idle(Instant::now() + HANDSHAKE_TIME_MAX);
-        Handshake { shard, client, entry }
+        Handshake { shard, origin, entry }
     }
 
-    /// Reads the hello.
-    pub(super) async fn greet(self, stream: TcpStream) -> Option<Greeted> {
+    /// Reads the hello, and what a load balancer says before it.
+    pub(super) async fn greet(mut self, stream: TcpStream) -> Option<Greeted> {
         // Answers are written whole; waiting for more to send only adds latency.
         let _ = stream.set_nodelay(true);
-        let read = self.entry.wait(Hello::read(Fair::new(stream))).await;
+        let mut stream = Fair::new(stream);
+        if self.shard.balancers.load().has(&self.origin.client) {
+            let read = self.entry.wait(read_header(&mut stream)).await;
+            self.origin.told(self.succeeded(read)?);
+        }
+        let read = self.entry.wait(Hello::read(stream)).await;
         let hello = self.succeeded(read)?;
+        if proxy_protocol::is_header(hello.bytes()) {
+            let why = "a PROXY protocol header, and server.proxy_protocol does not expect one here";
+            return self.succeeded(Ok(Err(HandshakeFailure::proxy_protocol(&why))));
+        }
         Some(Greeted { handshake: self, hello, read_at: Instant::now() })
     }
 
@@ -61,7 +71,7 @@ impl Handshake {
             Err(Interrupt::Deadline) => HandshakeFailure::timed_out(),
             Err(Interrupt::Draining | Interrupt::Evicted) => return None,
         };
-        self.shard.handshake_failed(self.client, &failure);
+        self.shard.handshake_failed(self.origin.client, &failure);
         None
     }
 }
@@ -75,7 +85,7 @@ impl Greeted {
         let accepting = tls.accept(hello, read_at.elapsed());
         let accepted = handshake.entry.wait_in_time(accepting).await;
         let stream = handshake.succeeded(accepted)?;
-        let Handshake { shard, client, entry } = handshake;
+        let Handshake { shard, origin, entry } = handshake;
         shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
         let session = stream.get_ref().1;
         if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
@@ -84,6 +94,6 @@ impl Greeted {
         if session.peer_certificates().is_some() {
             entry.set_authenticated();
         }
-        Some(Connection::new(shard, tls, stream, client, entry))
+        Some(Connection::new(shard, tls, stream, origin, entry))
     }
 }

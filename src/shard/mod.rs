@@ -10,10 +10,13 @@ mod context;
 mod handshake;
 mod handshake_log;
 mod listener;
+mod origin;
+pub mod proxy_protocol;
 mod stop;
 mod thread;
 mod timeouts;
 mod yielding;
 
+pub use origin::Balancers;
 pub use stop::Stop;
 pub use thread::{ShardSeed, ShardThread};

@@ -15,6 +15,7 @@ use super::acceptor::Acceptor;
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
 use super::handshake_log::HandshakeLog;
+use super::origin::Balancers;
 use super::stop::Stop;
 use super::{clock, listener};
 use crate::audit::trail::Trail;
@@ -52,6 +53,8 @@ pub struct ShardSeed {
     pub blocks: Arc<ArcSwap<BlockList>>,
     /// TLS configuration for new connections.
     pub tls: Arc<ArcSwap<tls::Server>>,
+    /// Whose new connections begin with a PROXY protocol header.
+    pub balancers: Arc<ArcSwap<Balancers>>,
     /// Where lanes put outcomes for this shard.
     pub mailbox: Arc<Mailbox>,
     /// Figures.
@@ -122,6 +125,7 @@ impl ShardSeed {
                 audit.clone(),
             ),
             tls: self.tls,
+            balancers: self.balancers,
             metrics: self.metrics,
             handshakes: HandshakeLog::new(self.log.clone()),
         });

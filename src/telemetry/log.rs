@@ -81,6 +81,9 @@ pub struct RequestLine {
     /// awsSourceVpce.
     #[serde(rename = "awsSourceVpce", skip_serializing_if = "String::is_empty")]
     pub source_vpce: String,
+    /// The VPC endpoint of the connection, as the load balancer says.
+    #[serde(rename = "connectionVpce", skip_serializing_if = "Option::is_none")]
+    pub connection_vpce: Option<Arc<str>>,
     /// The credential that signed; empty unless authenticated.
     pub access_key_id: Arc<str>,
     /// The ids of the policies that decided.

@@ -47,8 +47,13 @@ impl HandshakeFailure {
         Self { reason: "malformed", detail, name: None }
     }
 
-    /// What [`handshake_failure_label`] or [`tls_failure_label`] says of it, or `timeout`, or
-    /// `overload`.
+    /// A load balancer does not say whose connection it is, or somebody does who is none.
+    pub fn proxy_protocol(why: &impl fmt::Display) -> Self {
+        Self { reason: "proxy_protocol", detail: why.to_string(), name: None }
+    }
+
+    /// What [`handshake_failure_label`] or [`tls_failure_label`] says of it, or `timeout`,
+    /// `overload` or `proxy_protocol`.
     pub fn reason(&self) -> &'static str {
         self.reason
     }

@@ -51,6 +51,11 @@ impl<S: AsyncRead + Unpin> Hello<S> {
         }
     }
 
+    /// What was read, from the first byte on.
+    pub fn bytes(&self) -> &[u8] {
+        &self.stream.ahead
+    }
+
     /// Whether the client has closed the connection behind its hello, as one does that has waited
     /// for long enough. It would not see an answer.
     pub(super) async fn is_abandoned(&mut self) -> bool {

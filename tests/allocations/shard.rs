@@ -54,6 +54,7 @@ impl Site {
             stores: fixture::key_stores(fixture::in_process()),
             blocks: Arc::default(),
             tls: Arc::new(ArcSwap::from_pointee(tls::server(&settings).expect("TLS"))),
+            balancers: Arc::default(),
             mailbox: Mailbox::new(),
             metrics: Arc::new(ShardMetrics::default()),
             log: log.clone(),

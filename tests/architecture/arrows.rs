@@ -116,7 +116,8 @@ const AUDIT_VALUES: &[&str] = &[
 const RECORDS: (&str, &[&str]) = ("audit::record", &["audit", "control", "pipeline"]);
 
 /// They are told what time it is, and are given bytes.
-const PURE: &[&str] = &["http1", "api", "sigv4", "policy", "sched::model"];
+const PURE: &[&str] =
+    &["http1", "api", "sigv4", "policy", "sched::model", "shard::proxy_protocol", "network"];
 const IMPURE: &[&str] = &[
     "std::env",
     "std::fs",

@@ -147,7 +147,7 @@ fn a_stopped_server_costs_nobody_an_answer() {
 }
 
 #[test]
-fn the_client_s_certificate_is_judged_behind_it_and_the_proxy_protocol_is_not_understood() {
+fn the_client_s_certificate_is_judged_behind_it() {
     let ca = Ca::root("Client Root");
     let installation = mutual(&ca);
     let server = installation.start();
@@ -162,7 +162,44 @@ fn the_client_s_certificate_is_judged_behind_it_and_the_proxy_protocol_is_not_un
     assert!(refused(&client(&installation, &ca, "somebody.else"), proxy.port));
     server.wait_event(&["TLS handshake with 127.0.0.1:", "wrong_subject", "somebody.else"]);
 
+    // Where the PROXY protocol is not configured, it is refused.
     let proxy = HaProxy::start(&installation, &[&server], "send-proxy-v2");
     assert!(refused(&client(&installation, &ca, KMS_NAME), proxy.port));
-    server.wait_event(&["failed: not_tls"]);
+    server.wait_event(&["failed: proxy_protocol", "does not expect one here"]);
+}
+
+#[test]
+fn the_client_is_whom_haproxy_names() {
+    let network = "proxy_protocol = [{ networks = [\"127.0.0.1/32\"] }]";
+    let installation = Installation::new(&Config::default().server(network));
+    let server = installation.start();
+    let tls = installation.client();
+    for options in ["send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
+        let proxy = HaProxy::start(&installation, &[&server], options);
+        let mut wire = Wire::connect_to(&tls, proxy.port).expect("a handshake");
+        let own = wire.stream.sock.local_addr().expect("an address").to_string();
+        assert_eq!(wire.call(&Request::health(&server, options)).status, 200);
+        assert_eq!(server.request_line(options)["client"], own);
+    }
+    let proxy = HaProxy::start(&installation, &[&server], "send-proxy");
+    assert!(Wire::connect_to(&tls, proxy.port).is_err());
+    server.wait_event(&["failed: proxy_protocol", "version 1; version 2 is required"]);
+    let proxy = HaProxy::start(&installation, &[&server], "");
+    assert!(Wire::connect_to(&tls, proxy.port).is_err());
+    server.wait_event(&["failed: proxy_protocol", "no PROXY protocol header"]);
+}
+
+/// With `check-send-proxy` HAProxy's own checks of the XKS port begin with a LOCAL header: they
+/// are accepted, and are HAProxy's.
+#[test]
+fn a_check_of_the_xks_port_is_haproxy_s_own_connection() {
+    let network = "proxy_protocol = [{ networks = [\"127.0.0.1/32\"] }]";
+    let installation = Installation::new(&Config::default().server(network));
+    let server = installation.start();
+    let options =
+        format!("send-proxy-v2 check-send-proxy port {} check-ssl verify none", server.port);
+    let _proxy = HaProxy::start(&installation, &[&server], &options);
+    eventually("a whole handshake of a check", || server.metric("xksd_tls_handshakes_total") > 0.0);
+    let refused = "xksd_tls_handshake_failures_total{reason=\"proxy_protocol\"}";
+    assert_eq!(server.metric(refused), 0.0);
 }

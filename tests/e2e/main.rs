@@ -20,6 +20,7 @@ mod nss;
 mod p11_kit;
 mod page;
 mod policy;
+mod proxy_protocol;
 mod quotas;
 mod reload;
 mod requests;

@@ -99,9 +99,14 @@ impl Wire {
 
     /// As [`Wire::connect_with`], to whatever stands before the server.
     pub fn connect_to(config: &Arc<ClientConfig>, port: u16) -> io::Result<Self> {
+        Self::connect_over(config, tcp_to(port))
+    }
+
+    /// As [`Wire::connect_to`], over a connection on which something was said already.
+    pub fn connect_over(config: &Arc<ClientConfig>, socket: TcpStream) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a name");
         let tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
-        let mut stream = StreamOwned::new(tls, tcp_to(port));
+        let mut stream = StreamOwned::new(tls, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }

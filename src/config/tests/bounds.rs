@@ -48,6 +48,13 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[server]", "[server]\nlog = \"xml\"", "server.log", "\"auto\", \"json\" or \"text\""),
     ("[server]", "[server]\nstate_directory = \"\"", "server.state_directory", "a path is not empty"),
     ("[server]", "[server]\ncontrol_socket = 1", "server.control_socket", "a string is expected"),
+    ("[tls]", "[[server.proxy_protocol]]\n[tls]", "server.proxy_protocol[0].networks", "missing: the networks of the load balancers"),
+    ("[tls]", "[server.proxy_protocol]\nnetworks = [\"10.0.0.0/8\"]\n[tls]", "server.proxy_protocol", "double brackets"),
+    ("[tls]", "[[server.proxy_protocol]]\nnetworks = []\n[tls]", "server.proxy_protocol[0].networks", "at least one"),
+    ("[tls]", "[[server.proxy_protocol]]\nnetworks = [\"10.0.0.0\"]\n[tls]", "server.proxy_protocol[0].networks[0]", "as in \"10.0.0.0/8\""),
+    ("[tls]", "[[server.proxy_protocol]]\nnetworks = [\"10.0.0.0/33\"]\n[tls]", "server.proxy_protocol[0].networks[0]", "length of the prefix"),
+    ("[tls]", "[[server.proxy_protocol]]\nnetworks = [\"10.0.0.1/8\"]\n[tls]", "server.proxy_protocol[0].networks[0]", "the network is \"10.0.0.0/8\""),
+    ("[tls]", "[[server.proxy_protocol]]\nnetworks = [\"10.0.0.0/8\"]\n[[server.proxy_protocol]]\nnetworks = [\"10.1.0.0/16\"]\n[tls]", "server.proxy_protocol[1].networks[0]", "\"10.1.0.0/16\" is in 10.0.0.0/8"),
     ("[\"us-east-1\"]", "[]", "server.regions", "at least one"),
     ("[\"us-east-1\"]", "\"us-east-1\"", "server.regions", "an array is expected here, not a \
         string"),

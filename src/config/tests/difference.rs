@@ -197,6 +197,8 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.log", "log = \"json\"", "log = \"text\""),
     ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
     ("server.require_state", "log = \"json\"", "log = \"json\"\nrequire_state = true"),
+    ("server.proxy_protocol", "log = \"json\"", "log = \"json\"\nproxy_protocol = [{ networks = [\"10.0.0.0/8\"] }]"),
+    ("server.proxy_protocol.networks", "log = \"json\"", "log = \"json\"\nproxy_protocol = [{ networks = [\"10.0.0.0/9\"] }]"),
     ("server.control_socket", "log = \"json\"", "log = \"json\"\ncontrol_socket = \"/c\""),
     ("tls", "certificate_chain = \"c\"", "certificate_chain = \"d\""),
     ("tls.certificate_chain", "certificate_chain = \"c\"", "certificate_chain = \"d\""),

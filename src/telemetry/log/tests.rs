@@ -59,6 +59,7 @@ fn a_record_comes_back_as_new() {
         kms_via_service: "ebs".into(),
         source_vpc: "vpc".into(),
         source_vpce: "vpce".into(),
+        connection_vpce: Some("vpce".into()),
         access_key_id: "ID".into(),
         policy: "s3-only".into(),
         dry_run: "a policy forbids it",
