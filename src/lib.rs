@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod file;
+pub mod hex;
 pub mod limits;
 pub mod network;
 pub mod secret;

@@ -192,6 +192,8 @@ pub const UNSEAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub const KEY_FOLDER_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an HSM may take for one step of opening key files.
 pub const UNSEAL_CALL_TIME: Duration = Duration::from_secs(5);
+/// Key files of one key manager that are opened at a time.
+pub const KEY_OPENERS_MAX: usize = 16;
 /// What the state directory says of key files, bytes: [`KEY_FILES_MAX`] of them, in several
 /// folders.
 pub const EPOCHS_FILE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -192,6 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hex::hex;
 
     struct InMemory(Vec<Hash>);
 
@@ -218,10 +219,6 @@ mod tests {
         (0..count).map(|i| leaf_hash(format!("record {i}").as_bytes())).collect()
     }
 
-    fn hex(hash: Hash) -> String {
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// The reference vectors of the Certificate Transparency implementations.
     #[test]
     fn known_roots() {
@@ -237,17 +234,17 @@ mod tests {
         ];
         let mut tree = Frontier::default();
         assert_eq!(
-            hex(tree.root()),
+            hex(&tree.root()),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
         tree.append(leaf_hash(records[0]));
         assert_eq!(
-            hex(tree.root()),
+            hex(&tree.root()),
             "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
         );
         records[1..].iter().for_each(|record| tree.append(leaf_hash(record)));
         assert_eq!(
-            hex(tree.root()),
+            hex(&tree.root()),
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
         );
     }

@@ -16,6 +16,7 @@ use super::consistency::{PROOF_HASHES_MAX, is_consistent};
 use super::cosignature::{Cosigner, CosignerKey};
 use super::note::{NotAccepted, split};
 use super::tree::{Hash, empty_root};
+use crate::hex::hex;
 
 /// Of the saved form. Another one is not understood.
 const VERSION: u32 = 1;
@@ -203,7 +204,7 @@ fn to_saved(latest: &Latest) -> Vec<u8> {
 }
 
 fn hex_sha256(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
 
 fn sha256_hex(text: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, text);
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::hex(hash.as_ref())
 }
 
 /// Errors of syntax draw further ones after them; more than these help nobody.

@@ -64,7 +64,8 @@ pub fn build(
             Opened::InProcess(keys) => KeyManager::in_process(name, keys),
             Opened::Wrapped(keys) => KeyManager::in_process(name, keys),
             Opened::Sessions(engine, sessions) => {
-                let clients = 1 + unsealing::opened_by(&config, name).count();
+                // The prober's, and of each key manager that it opens.
+                let clients = 1 + unsealing::clients(&config, name);
                 KeyManager::with_sessions(name, engine, sessions, &mailboxes, clients)
             }
         })

@@ -2,21 +2,21 @@
 //! whether it still would, and takes new files over.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
-use time::OffsetDateTime;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::probes::Inside;
 use super::reload;
 use super::state::State;
 use super::unsealing::Unsealing;
-use super::unsealing::hsm::{InNewSession, OfLanes};
+use super::unsealing::hsm::InNewSession;
+use super::unsealing::openers::{self, Done, Job, NotOpened};
 use crate::audit::record::Record;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{
-    Canary, Closed, Epoch, FileState, Finding, Folder, Loaded, NotLoaded, load, look_at_hsm,
+    Canary, Closed, FileState, Finding, Folder, look_at_hsm, needless_usage,
 };
 use crate::limits::{KEY_FOLDER_INTERVAL, UNSEAL_RETRY_INTERVAL};
 use crate::telemetry::Level;
@@ -25,6 +25,11 @@ use crate::telemetry::Level;
 const CANARIES_MAX: usize = 3;
 /// Between two looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Why files are refused, by label.
+type Reasons = HashMap<Arc<str>, String>;
+/// What happened to the key of a label.
+type News = (Arc<str>, String);
 
 /// Starts the threads; they end when `stop` is disconnected.
 ///
@@ -35,9 +40,27 @@ pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Ins
         let (state, unsealing, stop) = (state.clone(), unsealing.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("xksd-unseal".into());
         let name = unsealing.name.as_str().into();
-        Ok((name, thread.spawn(move || Keeper::new(&state, &unsealing).run(&stop))?))
+        Ok((name, thread.spawn(move || keep(&state, &unsealing, &stop))?))
     };
     state.unsealing.iter().map(thread).collect()
+}
+
+/// What opens the files are threads beside it.
+fn keep(state: &Arc<State>, unsealing: &Unsealing, stop: &Receiver<()>) {
+    let ((jobs, to_do), (done, opened)) = (unbounded(), unbounded());
+    std::thread::scope(|scope| {
+        // They end when no more jobs can come: when the keeper is dropped.
+        for _ in 0..unsealing.openers {
+            let (to_do, done) = (to_do.clone(), done.clone());
+            let thread = std::thread::Builder::new().name("xksd-open".into());
+            let run = move || openers::run(unsealing, &to_do, &done);
+            if let Err(error) = thread.spawn_scoped(scope, run) {
+                let message = format!("a thread that opens key files cannot be started: {error}");
+                state.log.event(Level::Error, message);
+            }
+        }
+        Keeper::new(state, unsealing, (jobs, opened)).run(stop);
+    });
 }
 
 struct Keeper<'a> {
@@ -45,6 +68,9 @@ struct Keeper<'a> {
     unsealing: &'a Unsealing,
     folder: Folder,
     hsms: Vec<Box<dyn Hsm + 'a>>,
+    /// To and from those that open files.
+    jobs: Sender<Job>,
+    opened: Receiver<Done>,
     look_at_hsm: Instant,
     look_at_folder: Instant,
     /// As they were when they were read last.
@@ -60,17 +86,19 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(state: &'a Arc<State>, unsealing: &'a Unsealing) -> Keeper<'a> {
-        let hsm = |manager: &'a Arc<_>| {
-            let client = crate::keystore::KeyManager::client(manager)?;
-            Some(Box::new(OfLanes { manager, client }) as Box<dyn Hsm + 'a>)
-        };
+    fn new(
+        state: &'a Arc<State>,
+        unsealing: &'a Unsealing,
+        (jobs, opened): (Sender<Job>, Receiver<Done>),
+    ) -> Keeper<'a> {
         let now = Instant::now();
         Keeper {
             state,
             unsealing,
             folder: Folder::new(&unsealing.settings.folder),
-            hsms: unsealing.hsms.iter().filter_map(hsm).collect(),
+            hsms: openers::hsms(unsealing),
+            jobs,
+            opened,
             look_at_hsm: now,
             look_at_folder: now,
             seen: BTreeMap::new(),
@@ -120,8 +148,20 @@ impl<'a> Keeper<'a> {
         if was_closed.is_some() && closed.is_none() {
             // Nothing is in memory.
             self.seen.clear();
+            self.tell_needless_usage();
         }
         self.tell_finding(&finding);
+    }
+
+    /// A master that may do more than it must is a weakness of the HSM's configuration, which only
+    /// its owner can end.
+    fn tell_needless_usage(&mut self) {
+        let Unsealing { name, settings, .. } = self.unsealing;
+        for hsm in &mut self.hsms {
+            if let Some(what) = needless_usage(&mut **hsm, &settings.master) {
+                self.state.log.event(Level::Warn, format!("key manager {name:?}: {what}"));
+            }
+        }
     }
 
     /// Whether some HSM opens what it sealed. One that does is enough; a no of one counts where
@@ -220,76 +260,81 @@ impl<'a> Keeper<'a> {
         }
         self.some_are_gone = false;
         self.incomplete = false;
-        self.unsealing.opening().clear();
-        let (mut refused, mut news) = (HashMap::new(), Vec::new());
-        for (label, file) in &files {
-            self.look_at_hsm_if_due();
-            let is_known = self.seen.get(label) == Some(file);
-            let label: Arc<str> = label.as_str().into();
-            // No hold on a key while the HSM is asked.
-            let table = self.unsealing.keys.table();
-            let before = table.key(&label).map(Arc::downgrade);
-            let epoch = table.key(&label).map(|key| key.epoch.clone());
-            let known = table.refused().find(|(refused, _)| **refused == label);
-            let known = known.map(|(_, why)| why.to_owned());
-            drop(table);
-            if is_known && before.is_some() && known.is_none() {
-                continue;
-            }
-            match self.open(&label, before.as_ref()) {
-                Ok(loaded) => {
-                    if epoch.is_none_or(|before| before != loaded.epoch) {
-                        let number = loaded.epoch.number;
-                        news.push((label.clone(), format!("epoch {number} is in use")));
-                    }
-                    self.unsealing.opening().insert(label, Arc::new(loaded));
-                }
-                Err(why) => {
-                    if known.is_none_or(|known| known != why) {
-                        news.push((label.clone(), format!("refused: {why}")));
-                    }
-                    refused.insert(label, why);
-                }
-            }
-            if self.unsealing.lock().closed().is_some() {
-                self.unsealing.opening().clear();
-                return;
-            }
-        }
+        let Some((refused, mut news)) = self.open(&files) else { return };
         if self.put_in_use(&files, refused, &mut news) {
             self.seen = files;
         }
         self.tell_news(news);
     }
 
-    /// Opens the file of a key, if it is to be believed.
-    fn open(&mut self, label: &str, before: Option<&Weak<Loaded>>) -> Result<Loaded, String> {
-        let Unsealing { name, settings, keys, .. } = self.unsealing;
-        let file = self.folder.read(label)?.ok_or("its file is gone")?;
-        let min = settings.min_epoch.get(label).copied().unwrap_or(0);
-        let files = &self.unsealing.files;
-        files.check_age(name, label, &Epoch::of(&file), min)?;
-        // On a host that has seen none before.
-        let first = self.unsealing.opening().values().next().map(|key| key.epoch.set.clone());
-        if let Some(set) = first.filter(|set| *set != file.set) {
-            return Err(format!("it is of the set {}, and others are of {set}", file.set));
-        }
-        if self.unsealing.absence(Instant::now()).is_some() {
-            // Each file would wait for it once more.
-            self.incomplete = true;
-            return Err("it is new, and the HSM that would open it is away".to_owned());
-        }
-        let now = OffsetDateTime::now_utc();
-        let loaded = load(&file, &mut self.hsms, keys.arena(), before, now).map_err(|why| {
-            if let NotLoaded::Hsm(_) = why {
-                self.look_at_hsm = Instant::now();
+    /// Has all be opened that is new; gives what is refused, and what is to be told. None if no key
+    /// may be used any more.
+    fn open(&mut self, files: &BTreeMap<String, FileState>) -> Option<(Reasons, Vec<News>)> {
+        let Unsealing { keys, opening, openers, .. } = self.unsealing;
+        let round = opening.clear();
+        let table = keys.table();
+        let is_new = |(label, file): &(&String, &FileState)| {
+            let is_refused = table.refused().any(|(refused, _)| **refused == ***label);
+            self.seen.get(*label) != Some(*file) || is_refused || table.key(label).is_none()
+        };
+        let mut new: Vec<Arc<str>> =
+            files.iter().filter(is_new).map(|(label, _)| label.as_str().into()).rev().collect();
+        // No hold on a key while the HSM is asked.
+        drop(table);
+        let (mut refused, mut news, mut waiting) = (Reasons::new(), Vec::new(), 0);
+        loop {
+            // The first one says of which set the folder is.
+            let most = if opening.look(HashMap::is_empty) { 1 } else { *openers };
+            while waiting < most
+                && let Some(label) = new.pop()
+            {
+                waiting += usize::from(self.jobs.send(Job { label, round }).is_ok());
             }
-            self.incomplete |= !matches!(why, NotLoaded::File(_));
-            format!("key file {}: {why}", self.folder.file(label).display())
-        })?;
-        // Somebody's edit is one thing, and another administrator's is another.
-        files.check_history(name, label, &loaded.epoch)?;
-        Ok(loaded)
+            if waiting == 0 {
+                return Some((refused, news));
+            }
+            match self.opened.recv_timeout(TICK) {
+                Ok(done) if done.round == round => {
+                    waiting -= 1;
+                    self.note(done, &mut refused, &mut news);
+                }
+                // Of a round that was given up.
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            self.look_at_hsm_if_due();
+            if self.unsealing.lock().closed().is_some() {
+                opening.clear();
+                return None;
+            }
+        }
+    }
+
+    /// Of one file.
+    fn note(
+        &mut self,
+        Done { label, result, .. }: Done,
+        refused: &mut Reasons,
+        news: &mut Vec<News>,
+    ) {
+        let table = self.unsealing.keys.table();
+        match result {
+            Ok(epoch) => {
+                if table.key(&label).is_none_or(|key| key.epoch != epoch) {
+                    news.push((label, format!("epoch {} is in use", epoch.number)));
+                }
+            }
+            Err(NotOpened { why, may_pass, by_hsm }) => {
+                if by_hsm {
+                    self.look_at_hsm = Instant::now();
+                }
+                self.incomplete |= may_pass;
+                if !table.refused().any(|(known, before)| *known == label && before == why) {
+                    news.push((label.clone(), format!("refused: {why}")));
+                }
+                refused.insert(label, why);
+            }
+        }
     }
 
     /// What was opened, and of what was in use before all that still has a file: a key whose new
@@ -297,18 +342,17 @@ impl<'a> Keeper<'a> {
     fn put_in_use(
         &mut self,
         files: &BTreeMap<String, FileState>,
-        refused: HashMap<Arc<str>, String>,
-        news: &mut Vec<(Arc<str>, String)>,
+        refused: Reasons,
+        news: &mut Vec<News>,
     ) -> bool {
         let Unsealing { name, files: known, keys: wrapped, .. } = self.unsealing;
-        let believed: Vec<_> = {
-            let opening = self.unsealing.opening();
+        let believed: Vec<_> = self.unsealing.opening.look(|opening| {
             opening.iter().map(|(label, key)| (label.clone(), key.epoch.clone())).collect()
-        };
+        });
         let written = known.believe(name, believed.iter().map(|(label, e)| (&**label, e)));
         self.tell_memory(written.err());
         let lease = self.unsealing.lock();
-        let mut keys = std::mem::take(&mut *self.unsealing.opening());
+        let mut keys = self.unsealing.opening.take();
         if lease.closed().is_some() {
             return false;
         }
@@ -340,7 +384,7 @@ impl<'a> Keeper<'a> {
         true
     }
 
-    fn tell_news(&self, news: Vec<(Arc<str>, String)>) {
+    fn tell_news(&self, news: Vec<News>) {
         for (label, what) in news {
             let name = &self.unsealing.name;
             let level = if what.starts_with("refused") { Level::Error } else { Level::Info };

@@ -2,14 +2,16 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::key_manager::unrequested::Unrequested;
 use crate::key_manager::{Answer, Fault, InProcess, Job, KeyRef, Task};
 use crate::sched::{Delivered, Inbox, Pool, Refused, Share};
 
-/// How often the answer is looked for: no request waits for it.
+/// How often it looks whether its time is over, or a session has opened.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Asks one key manager, and blocks until it has answered.
@@ -81,15 +83,26 @@ fn wait(pool: &Pool, inbox: &Rc<Inbox>, mut job: Job) -> Result<Delivered, Fault
             Err((refused, _)) => return Err(no_session(refused)),
         }
     };
-    let mut ticket = pin!(ticket);
+    let (mut ticket, mut deliver) = (pin!(ticket), pin!(inbox.deliver()));
+    let waker = Waker::from(Arc::new(Waiting(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
     loop {
+        // Never ready: from here on an answer wakes this thread.
+        let _ = deliver.as_mut().poll(&mut context);
         inbox.expire(Instant::now());
-        if let Poll::Ready(delivered) =
-            ticket.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        {
+        if let Poll::Ready(delivered) = ticket.as_mut().poll(&mut context) {
             return Ok(delivered);
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        std::thread::park_timeout(LOOK_INTERVAL);
+    }
+}
+
+/// A thread that waits for an answer.
+struct Waiting(Thread);
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

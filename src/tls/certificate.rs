@@ -9,7 +9,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::x509::X509Name;
 
-use super::chain::shown;
+use super::server_chain::shown;
 
 /// A certificate, as far as who operates the server must tell it from another.
 #[derive(Clone, Debug, PartialEq, Eq)]

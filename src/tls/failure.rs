@@ -6,8 +6,8 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use time::OffsetDateTime;
 
-use super::chain;
 use super::client_auth::{ChainRefused, SubjectRefused};
+use super::server_chain;
 
 /// The label of what a handshake over a socket ended with: rustls' errors arrive wrapped in
 /// [`io::Error`].
@@ -228,5 +228,5 @@ fn date(time: UnixTime) -> String {
     let instant = i64::try_from(time.as_secs())
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    instant.map_or_else(|| format!("second {} of Unix time", time.as_secs()), chain::shown)
+    instant.map_or_else(|| format!("second {} of Unix time", time.as_secs()), server_chain::shown)
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
 use super::settings::{CERTIFICATE_CHAIN, PRIVATE_KEY, Report, Settings};
-use super::{chain, ecdsa_key, pem_file};
+use super::{ecdsa_key, pem_file, server_chain};
 
 /// What the server shows and signs with.
 pub(super) struct Identity {
@@ -38,9 +38,9 @@ pub(super) fn load(
             return None;
         }
     };
-    let told = match chain::parse(&certificates) {
+    let told = match server_chain::parse(&certificates) {
         Ok(parsed) => {
-            chain::check(&parsed, &settings.certificate_chain, now, report);
+            server_chain::check(&parsed, &settings.certificate_chain, now, report);
             check_match(key.as_deref()?, &parsed, settings, report);
             described(&parsed, &certificates)
         }
@@ -61,7 +61,7 @@ pub(super) fn load(
 /// The certificates of a chain's file, for log and status; none where they cannot be read.
 pub fn chain_of(file: &Path) -> Vec<Certificate> {
     let certificates = pem_file::certificates(file).unwrap_or_default();
-    chain::parse(&certificates).map_or_else(|_| Vec::new(), |p| described(&p, &certificates))
+    server_chain::parse(&certificates).map_or_else(|_| Vec::new(), |p| described(&p, &certificates))
 }
 
 fn described(

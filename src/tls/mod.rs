@@ -16,7 +16,6 @@
 
 mod accept;
 mod certificate;
-mod chain;
 mod client_auth;
 mod ecdsa_key;
 mod failure;
@@ -27,6 +26,7 @@ mod name_constraints;
 mod pem_file;
 mod provider;
 mod server;
+mod server_chain;
 mod settings;
 mod signature_budget;
 #[cfg(test)]

@@ -13,7 +13,9 @@ use xksd::key_manager::pkcs11::{Pkcs11Engine, Profile};
 use xksd::key_manager::wrapped::edit::{self, RawKey};
 use xksd::key_manager::wrapped::key_file::{Encrypted, KeyFile};
 use xksd::key_manager::wrapped::wrap::Hsm;
-use xksd::key_manager::wrapped::{Canary, Finding, Loaded, NotLoaded, Wrapped, load, look_at_hsm};
+use xksd::key_manager::wrapped::{
+    Canary, Finding, Loaded, NotLoaded, Wrapped, load_first, look_at_hsm,
+};
 use xksd::key_manager::{
     Answer, Cipher, Engine, Fault, InProcess, Job, KeyRef, Outcome, Session, Task, VersionState,
 };
@@ -112,7 +114,7 @@ impl Module {
     /// From the bytes on disk, as the server does.
     fn load(&mut self, file: &KeyFile, into: &Wrapped) -> Result<Loaded, NotLoaded> {
         let file = KeyFile::parse(&file.to_text()).map_err(NotLoaded::File)?;
-        load(&file, &mut self.hsms, into.arena(), None, now())
+        load_first(&file, &mut self.hsms, into.arena(), now())
     }
 
     fn why_refused(&mut self, file: &KeyFile) -> NotLoaded {

@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// open them: each that some HSM has.
 fn open(file: &KeyFile, hsms: &mut Hsms, arena: &Arena) -> Result<(Vec<u16>, Vec<String>), String> {
     let now = OffsetDateTime::now_utc();
-    wrapped::load(file, &mut hsms.hsms, arena, None, now).map_err(|why| why.to_string())?;
+    wrapped::load_first(file, &mut hsms.hsms, arena, now).map_err(|why| why.to_string())?;
     let there = || file.versions.iter().filter(|version| !version.wraps.is_empty());
     let mut masters = Vec::new();
     for seal in file.seals() {

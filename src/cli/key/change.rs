@@ -16,8 +16,9 @@ use super::hsms::{Hsms, random};
 use super::instances::{self, Instance};
 use crate::config::Wrapped;
 use crate::file::shell_word;
+use crate::hex::hex;
 use crate::key_manager::Cipher;
-use crate::key_manager::wrapped::key_file::{KeyFile, SET_BYTES, hex};
+use crate::key_manager::wrapped::key_file::{KeyFile, SET_BYTES};
 use crate::key_manager::wrapped::{self, Folder, edit};
 
 /// Make a new key
@@ -310,7 +311,7 @@ fn finish(
 fn verify(file: &KeyFile, hsms: &mut Hsms) -> Result<(), String> {
     let arena = Arena::new(Wanted::Prefer).map_err(|error| error.to_string())?;
     let now = OffsetDateTime::now_utc();
-    wrapped::load(file, &mut hsms.hsms, &arena, None, now).map(drop).map_err(|e| e.to_string())
+    wrapped::load_first(file, &mut hsms.hsms, &arena, now).map(drop).map_err(|e| e.to_string())
 }
 
 fn open_hsms(config: &crate::config::Config, wrapped: &Wrapped) -> Result<Hsms, Failure> {

@@ -136,6 +136,6 @@ fn open_one(
 ) -> Result<wrapped::Loaded, String> {
     let file = folder.read(label)?.ok_or("its file is gone")?;
     let now = OffsetDateTime::now_utc();
-    wrapped::load(&file, &mut hsms.hsms, keys.arena(), None, now)
+    wrapped::load_first(&file, &mut hsms.hsms, keys.arena(), now)
         .map_err(|why| format!("key file {}: {why}", folder.file(label).display()))
 }

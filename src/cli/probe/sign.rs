@@ -6,6 +6,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use zeroize::Zeroizing;
 
+use crate::hex::hex;
+
 /// Who signs, and for where.
 pub struct Signer {
     /// Access key id.
@@ -22,10 +24,6 @@ pub struct Signed {
     pub date: String,
     /// `Authorization`.
     pub authorization: String,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn mac(key: &[u8], data: &str) -> hmac::Tag {

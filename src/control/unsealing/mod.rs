@@ -5,15 +5,15 @@
 
 pub mod hsm;
 mod key_files;
+pub mod openers;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
-use crate::key_manager::wrapped::{Closed, Lease, Loaded, Standing, Wrapped};
+use crate::key_manager::wrapped::{Closed, Lease, Opening, Standing, Wrapped};
 use crate::keystore::KeyManager;
-use crate::limits::UNSEAL_CALL_TIME;
+use crate::limits::{KEY_OPENERS_MAX, UNSEAL_CALL_TIME};
 use crate::telemetry::{Level, Log};
 
 pub use key_files::{KeyFiles, Seal, parse_key_files};
@@ -30,14 +30,13 @@ pub struct Unsealing {
     pub hsms: Vec<Arc<KeyManager>>,
     /// What is known of its files over restarts.
     pub files: Arc<KeyFiles>,
+    /// How many of its files are opened at a time.
+    pub openers: usize,
+    /// Keys that wait for others of their folder: what takes keys away finds them here.
+    pub opening: Opening,
     lease: Mutex<Lease>,
-    /// Keys that were opened and are not in use yet.
-    opening: Mutex<Opening>,
     log: Log,
 }
-
-/// Keys by label.
-type Opening = HashMap<Arc<str>, Arc<Loaded>>;
 
 /// The settings of the wrapped key managers that this one opens.
 pub fn opened_by<'a>(
@@ -46,6 +45,25 @@ pub fn opened_by<'a>(
 ) -> impl Iterator<Item = &'a config::Wrapped> {
     let wrapped = config.key_managers.iter().filter_map(config::KeyManager::wrapped);
     wrapped.filter(move |wrapped| wrapped.unseal_with.iter().any(|hsm| hsm == name))
+}
+
+/// How many clients of an HSM those want that it opens: one asks whether it still opens them, the
+/// others open files.
+pub fn clients(config: &Config, name: &str) -> usize {
+    opened_by(config, name).map(|wrapped| 1 + openers(config, wrapped)).sum()
+}
+
+/// How many files are opened at a time: one for each session of the HSM; of one that answers
+/// requests as well, half of them go on doing nothing else.
+fn openers(config: &Config, wrapped: &config::Wrapped) -> usize {
+    let sessions = |name: &String| {
+        let index = config.key_managers.iter().position(|manager| manager.name == *name)?;
+        let config::Kind::Pkcs11(pkcs11) = &config.key_managers[index].kind else { return None };
+        let serves = config.keystores.iter().any(|store| store.key_managers.contains(&index));
+        Some(if serves { pkcs11.sessions / 2 } else { pkcs11.sessions })
+    };
+    let most = wrapped.unseal_with.iter().filter_map(sessions).max();
+    most.unwrap_or(1).clamp(1, KEY_OPENERS_MAX)
 }
 
 /// Those of a configuration. `wrapped` and `managers` are in its order.
@@ -68,8 +86,9 @@ pub fn managers(
         }
         let lease = Mutex::new(lease);
         let (name, files, log) = (configured.name.clone(), files.clone(), log.clone());
+        let (openers, opening) = (openers(config, &settings), Opening::default());
         let unsealing =
-            Unsealing { name, settings, keys, hsms, files, lease, log, opening: Mutex::default() };
+            Unsealing { name, settings, keys, hsms, files, openers, opening, lease, log };
         unsealing.close_if(&unsealing.lock());
         Some(Arc::new(unsealing))
     };
@@ -86,21 +105,17 @@ impl Unsealing {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keys that wait for others of their folder: what takes keys away finds them here.
-    pub fn opening(&self) -> MutexGuard<'_, Opening> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the keys away if the lease says so.
     pub fn close_if(&self, lease: &Lease) {
         let Some(closed) = lease.closed() else { return };
+        // Also where the table says the same already: the HSM may have come back and gone since.
+        self.opening.clear();
         let table = self.keys.table();
         if table.closed() == Some(&closed) {
             return;
         }
         let why = closed.why().to_owned();
         self.keys.close(closed);
-        self.opening().clear();
         if table.closed().is_none() {
             let what = "no key can be used, and each was overwritten in memory";
             let message = format!("key manager {:?}: {what}: {why}", self.name);

@@ -1,7 +1,6 @@
 //! What a token holds, for `xksd keys`.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 use cryptoki_sys::{CK_FALSE, CK_OBJECT_HANDLE, CKA_EXTRACTABLE, CKA_SENSITIVE};
 
@@ -9,6 +8,7 @@ use super::attributes::today;
 use super::keys::{Key, KeyCache};
 use super::module::OpenSession;
 use super::search;
+use crate::hex::hex;
 use crate::key_manager::{Fault, KeyListing, TokenKeys};
 
 /// Searches the token, and keeps in `cache` what jobs that follow then need not search for.
@@ -63,13 +63,5 @@ fn exposure(session: &OpenSession, key: CK_OBJECT_HANDLE) -> [Option<bool>; 2] {
     [(); 2].map(|()| {
         let value = values.next()?.ok()??;
         value.first().map(|byte| *byte != CK_FALSE)
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }

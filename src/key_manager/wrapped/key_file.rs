@@ -4,6 +4,8 @@
 //! for each content, and no byte of a file can be changed unnoticed. docs/wrapped-keys.md has the
 //! form for those who write programs of their own.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::hex::hex;
 use crate::key_manager::{Cipher, VersionState};
 use crate::limits::{KEY_FILE_LABEL_BYTES_MAX, KEY_FILE_MASTERS_MAX, KEY_VERSIONS_MAX, TAG_BYTES};
 
@@ -173,6 +176,14 @@ impl KeyFile {
         }
         for (at, version) in self.versions.iter().enumerate() {
             version.validate().map_err(|why| format!("versions[{at}].{why}"))?;
+            // Whose HSM is not here cannot be asked; that it will have all it needs can be seen.
+            let masters = |all: &mut dyn Iterator<Item = &Encrypted>| -> BTreeSet<String> {
+                all.map(|one| one.master.clone()).collect()
+            };
+            let is_there = !version.wraps.is_empty();
+            if is_there && masters(&mut version.wraps.iter()) != masters(&mut self.seals()) {
+                return Err(format!("versions[{at}].wraps: not under the masters of the seals"));
+            }
             if at > 0 && self.versions[at - 1].version >= version.version {
                 return Err(format!("versions[{at}].version: not above the one before it"));
             }
@@ -273,9 +284,4 @@ pub(super) fn moment(text: &str) -> Option<OffsetDateTime> {
 pub fn timestamp(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC).replace_nanosecond(0).unwrap_or(at);
     at.format(&Rfc3339).unwrap_or_default()
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! A key file opened: what the HSM unwraps, put where it is used.
+//! Opens key files: what the HSM unwraps is put where it is used.
 
 use std::sync::{Arc, Weak};
 
@@ -7,101 +7,39 @@ use time::OffsetDateTime;
 
 use super::key_file::{Encrypted, FileVersion, KeyFile, moment};
 use super::lease::Finding;
+use super::loaded::{Canary, Epoch, Loaded, Version};
 use super::material::{Material, check_value};
 use super::not_loaded::NotLoaded;
+use super::opening::{Opening, Round};
 use super::wrap::{self, Hsm, first_of};
 use crate::key_manager::{
     Answer, Fault, KeyDescription, KeyRef, KeySpec, KeyUsage, ManagedVersion, Task, same_bytes,
 };
 
-/// A key that was opened.
-pub struct Loaded {
-    /// Which file it was.
-    pub epoch: Epoch,
-    /// By number, ascending.
-    versions: Vec<Version>,
-    canary: Canary,
-}
-
-/// What an HSM must go on opening, as long as keys may be used that it opened. Has nothing to do
-/// with the keys themselves, so that they can be overwritten while an HSM is asked.
-#[derive(Clone)]
-pub struct Canary {
-    digest: [u8; 32],
-    seals: Vec<Encrypted>,
-}
-
-impl Canary {
-    /// Of a file, whether it is to be believed or not.
-    pub fn of(file: &KeyFile) -> Canary {
-        Canary { digest: file.digest(), seals: file.seals().cloned().collect() }
-    }
-}
-
-/// Which of a key's files: each change gives another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Epoch {
-    /// Of the folder.
-    pub set: String,
-    /// Counted.
-    pub number: u64,
-    /// SHA-256 of the file, hexadecimal.
-    pub fingerprint: String,
-}
-
-struct Version {
-    managed: ManagedVersion,
-    created: String,
-    check: Vec<u8>,
+/// Where a key is opened to.
+#[derive(Clone, Copy)]
+pub struct To<'a> {
     /// Where it is used.
-    material: Option<Arc<Material>>,
+    pub arena: &'a Arena,
+    /// Where its versions wait for each other.
+    pub opening: &'a Opening,
+    /// Since when.
+    pub round: Round,
+    /// The same key as it is used now: what is in memory already is not asked for again.
+    pub before: Option<&'a Weak<Loaded>>,
 }
 
-impl Epoch {
-    /// Of a file.
-    pub fn of(file: &KeyFile) -> Epoch {
-        let (set, fingerprint) = (file.set.clone(), file.fingerprint());
-        Epoch { set, number: file.epoch, fingerprint }
-    }
-}
-
-impl Loaded {
-    /// All versions, by number.
-    pub fn versions(&self) -> impl Iterator<Item = &ManagedVersion> {
-        self.versions.iter().map(|version| &version.managed)
-    }
-
-    /// What shows whether the HSM still opens it.
-    pub fn canary(&self) -> &Canary {
-        &self.canary
-    }
-
-    pub(super) fn material(&self, number: u16) -> Option<&Material> {
-        let at = self.versions.binary_search_by_key(&number, |v| v.managed.number).ok()?;
-        self.versions[at].material.as_deref()
-    }
-
-    /// The same key in memory, if the file still has it.
-    fn same_material(&self, version: &FileVersion) -> Option<Arc<Material>> {
-        let known = self.versions.iter().find(|known| known.managed.number == version.version)?;
-        let same = known.created == version.created
-            && known.managed.cipher == version.cipher()
-            && same_bytes(&known.check, &version.check.0);
-        known.material.clone().filter(|_| same)
-    }
-}
-
-/// Opens a key file. What is in memory already, of `before`, is not asked for again.
+/// Opens a key file, without a hold on any of its versions while the HSM is asked.
 ///
 /// # Errors
 /// Why it is not believed, or cannot be opened now.
 pub fn load(
     file: &KeyFile,
     hsms: &mut [Box<dyn Hsm + '_>],
-    arena: &Arena,
-    before: Option<&Weak<Loaded>>,
+    to: To<'_>,
     now: OffsetDateTime,
 ) -> Result<Loaded, NotLoaded> {
+    let label: Arc<str> = file.label.as_str().into();
     let digest = file.digest();
     open_any(hsms, &mut file.seals(), |hsm, seal| wrap::verify_seal(hsm, digest, seal)).map_err(
         |fault| match fault {
@@ -112,26 +50,50 @@ pub fn load(
             fault => NotLoaded::Hsm(fault),
         },
     )?;
-    let mut versions = Vec::with_capacity(file.versions.len());
+    let mut held = Vec::with_capacity(file.versions.len());
     for version in &file.versions {
-        let state = version.state_at(now);
-        let material = if !state.decrypts() {
+        held.push(if !version.state_at(now).decrypts() {
             None
-        } else if let Some(same) =
-            before.and_then(|before| before.upgrade()?.same_material(version))
-        {
+        } else if let Some(same) = same_material(to.before, version) {
             Some(same)
         } else {
-            Some(Arc::new(unwrap_version(file, version, hsms, arena)?))
+            let opened = unwrap_version(file, version, hsms, to.arena)?;
+            Some(to.opening.hold(to.round, &label, opened)?)
+        });
+    }
+    let mut versions = Vec::with_capacity(file.versions.len());
+    for (version, held) in file.versions.iter().zip(held) {
+        let material = match held {
+            Some(held) => Some(held.upgrade().ok_or(NotLoaded::TakenAway)?),
+            None => None,
         };
         let (number, cipher) = (version.version, version.cipher());
         let promoted = version.promoted.as_deref().and_then(moment);
         let promoted = promoted.map(OffsetDateTime::unix_timestamp);
-        let managed = ManagedVersion { number, state, cipher, promoted };
+        let managed = ManagedVersion { number, state: version.state_at(now), cipher, promoted };
         let (created, check) = (version.created.clone(), version.check.0.clone());
         versions.push(Version { managed, created, check, material });
     }
     Ok(Loaded { epoch: Epoch::of(file), versions, canary: Canary::of(file) })
+}
+
+/// The same for one who has nothing in use, from whom nobody takes keys away.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_first(
+    file: &KeyFile,
+    hsms: &mut [Box<dyn Hsm + '_>],
+    arena: &Arena,
+    now: OffsetDateTime,
+) -> Result<Loaded, NotLoaded> {
+    let opening = &Opening::default();
+    load(file, hsms, To { arena, opening, round: opening.round(), before: None }, now)
+}
+
+/// That of the key as it is used now.
+fn same_material(before: Option<&Weak<Loaded>>, version: &FileVersion) -> Option<Weak<Material>> {
+    Some(Arc::downgrade(&before?.upgrade()?.same_material(version)?))
 }
 
 fn unwrap_version(

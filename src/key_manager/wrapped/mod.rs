@@ -8,8 +8,10 @@ mod folder;
 pub mod key_file;
 mod lease;
 mod load;
+mod loaded;
 mod material;
 mod not_loaded;
+mod opening;
 #[cfg(test)]
 mod tests;
 pub mod wrap;
@@ -34,9 +36,11 @@ use material::Material;
 
 pub use folder::{FileState, Folder};
 pub use lease::{Finding, Lease, Standing};
-pub use load::{Canary, Epoch, Loaded, load, look_at_hsm, needless_usage};
+pub use load::{To, load, load_first, look_at_hsm, needless_usage};
+pub use loaded::{Canary, Epoch, Loaded};
 pub use material::check_value;
-pub use not_loaded::NotLoaded;
+pub use not_loaded::{NotLoaded, TakenAway};
+pub use opening::{Opening, Round};
 
 /// A key manager of kind `wrapped`.
 pub struct Wrapped {
@@ -245,8 +249,9 @@ fn with_key(table: &Table, key: &KeyRef, execute: impl FnOnce(&LessSafeKey) -> O
     let loaded = table.find(&key.label)?;
     match (loaded.material(key.version).ok_or_else(no_version)?, key.subkey) {
         (Material::Direct(cipher), None) => execute(cipher),
+        // The message's own key is on the stack, and what it is computed with.
         (Material::Derived(base), Some(message)) => {
-            execute(&material::subkey(base, &key.label, message)?)
+            secret_memory::on_wiped_stack(|| execute(&material::subkey(base, &key.label, message)?))
         }
         // The metadata is of the other format: no such ciphertext was ever made.
         _ => Err(Fault::BadCiphertext),

@@ -11,14 +11,27 @@ pub enum NotLoaded {
     Hsm(Fault),
     /// There is no memory for secrets left.
     Memory(String),
+    /// No key may be used any more.
+    TakenAway,
 }
+
+/// All keys were taken away while this one was opened.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TakenAway;
 
 impl std::fmt::Display for NotLoaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             NotLoaded::File(why) | NotLoaded::Memory(why) => f.write_str(why),
             NotLoaded::Hsm(fault) => fault.fmt(f),
+            NotLoaded::TakenAway => f.write_str("no key may be used any more"),
         }
+    }
+}
+
+impl From<TakenAway> for NotLoaded {
+    fn from(_: TakenAway) -> NotLoaded {
+        NotLoaded::TakenAway
     }
 }
 

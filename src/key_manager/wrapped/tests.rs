@@ -61,12 +61,12 @@ fn rotated(hsms: &mut [Box<dyn Hsm>]) -> KeyFile {
 }
 
 fn loaded(file: &KeyFile, hsms: &mut [Box<dyn Hsm>]) -> Result<Loaded, NotLoaded> {
-    load(file, hsms, &Arena::new(Wanted::Prefer).unwrap(), None, now())
+    load_first(file, hsms, &Arena::new(Wanted::Prefer).unwrap(), now())
 }
 
 fn opened(file: &KeyFile, hsms: &mut [Box<dyn Hsm>]) -> Wrapped {
     let wrapped = Wrapped::new(Wanted::Prefer).unwrap();
-    let key = load(file, hsms, wrapped.arena(), None, now()).unwrap();
+    let key = load_first(file, hsms, wrapped.arena(), now()).unwrap();
     wrapped.open([(file.label.as_str().into(), Arc::new(key))].into(), HashMap::new());
     wrapped
 }
@@ -114,10 +114,58 @@ fn every_version_decrypts_what_it_encrypted_and_no_other_does() {
     assert!(matches!(encrypt(&wrapped, of(9, None), b"", b""), Err(Fault::Device { .. })));
 }
 
+/// The stack of a shard is used for long, and is no secret memory.
+#[test]
+fn the_key_of_a_message_does_not_stay_on_the_stack() {
+    use test_harness::memory_scan::{Needle, scan};
+    let mut hsms = hsms();
+    let wrapped = opened(&rotated(&mut hsms), &mut hsms);
+    let message = *b"of one test!";
+    fn subkey(message: &[u8]) -> Needle {
+        // HKDF-Expand for one block: HMAC(key, info ‖ 1).
+        let base = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &*key(2));
+        Needle::new(ring::hmac::sign(&base, &[b"foo", message, &[1]].concat()).as_ref())
+    }
+    let needle = subkey(&message);
+    secret_memory::burn_stack();
+    let turn = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let key = of(1, Some(message));
+            let sealed = encrypt(&wrapped, key.clone(), b"text", b"aad").unwrap();
+            assert_eq!(decrypt(&wrapped, key, &sealed), Ok(b"text".to_vec()));
+            turn.wait();
+            turn.wait();
+        });
+        turn.wait();
+        let found = scan(std::process::id(), &[needle]).expect("its own memory");
+        turn.wait();
+        assert!(found.copies[0].is_empty(), "{found:#?}");
+    });
+}
+
+/// One of its masters is in an HSM that is not here.
+#[test]
+fn a_wrap_that_is_missing_under_one_of_two_masters_is_seen_without_its_hsm() {
+    let mut hsms = hsms();
+    let mut file = rotated(&mut hsms);
+    edit::rewrap(&mut file, &mut hsms, "m2").unwrap();
+    edit::seal(&mut file, &mut hsms, &mut random).unwrap();
+    assert_eq!(KeyFile::parse(&file.to_text()).as_ref(), Ok(&file));
+    for at in 0..2 {
+        let mut without = file.clone();
+        without.versions[1].wraps.remove(at);
+        let why = KeyFile::parse(&without.to_text()).unwrap_err();
+        assert!(why.contains("versions[1].wraps: not under the masters"), "{why}");
+    }
+    file.other_seals.clear();
+    assert!(KeyFile::parse(&file.to_text()).unwrap_err().contains("masters of the seals"));
+}
+
 /// What a reader of these bytes comes to.
 fn read(text: &[u8], hsms: &mut [Box<dyn Hsm>], arena: &Arena) -> Result<Loaded, String> {
     let file = KeyFile::parse(text)?;
-    load(&file, hsms, arena, None, now()).map_err(|why| why.to_string())
+    load_first(&file, hsms, arena, now()).map_err(|why| why.to_string())
 }
 
 #[test]
@@ -351,15 +399,52 @@ fn a_key_that_stays_the_same_is_not_asked_for_again() {
     let mut hsms = hsms();
     let mut file = rotated(&mut hsms);
     let arena = Arena::new(Wanted::Prefer).unwrap();
-    let first = Arc::new(load(&file, &mut hsms, &arena, None, now()).unwrap());
+    let first = Arc::new(load_first(&file, &mut hsms, &arena, now()).unwrap());
     let before = Arc::downgrade(&first);
     edit::promote(&mut file, None, now()).unwrap();
     edit::seal(&mut file, &mut hsms, &mut random).unwrap();
     let asked = std::cell::Cell::new(0);
+    let opening = Opening::default();
+    let (round, before) = (opening.round(), Some(&before));
+    let to = To { arena: &arena, opening: &opening, round, before };
     let mut counting: Vec<Box<dyn Hsm>> = vec![Box::new(Counting(&mut *hsms[0], &asked))];
-    let second = load(&file, &mut counting, &arena, Some(&before), now()).unwrap();
+    let second = load(&file, &mut counting, to, now()).unwrap();
     assert_eq!((asked.get(), arena.slots()), (1, 3), "the seal, and nothing else");
     assert_ne!(second.epoch, first.epoch);
+}
+
+/// A seal does not wait until the HSM has opened the last version.
+#[test]
+fn what_is_half_opened_can_be_taken_away_while_the_hsm_is_asked() {
+    struct Sealing<'a>(&'a mut dyn Hsm, &'a Opening, &'a Arena, usize);
+    impl Hsm for Sealing<'_> {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+        fn execute(&mut self, key: &KeyRef, task: Task) -> Outcome {
+            // The seal, and then each version.
+            self.3 += 1;
+            assert_eq!(self.2.slots(), self.3.saturating_sub(2));
+            if self.3 == 4 {
+                self.1.clear();
+                assert_eq!(self.2.slots(), 0, "overwritten, and not only forgotten");
+            }
+            self.0.execute(key, task)
+        }
+    }
+    let mut hsms = hsms();
+    let file = rotated(&mut hsms);
+    let (arena, opening) = (Arena::new(Wanted::Prefer).unwrap(), Opening::default());
+    let to = To { arena: &arena, opening: &opening, round: opening.round(), before: None };
+    let mut sealing: Vec<Box<dyn Hsm>> =
+        vec![Box::new(Sealing(&mut *hsms[0], &opening, &arena, 0))];
+    let loaded = load(&file, &mut sealing, to, now());
+    assert!(matches!(loaded, Err(NotLoaded::TakenAway)));
+    assert_eq!(arena.slots(), 0);
+    drop(sealing);
+    let key = load_first(&file, &mut hsms, &arena, now()).unwrap();
+    assert_eq!(opening.insert(to.round, "foo".into(), key), Err(TakenAway));
+    assert_eq!(arena.slots(), 0);
 }
 
 /// Written for ever. docs/wrapped-keys.md says the same, and a script that is not ours finds it,

@@ -51,10 +51,9 @@ fn a_master_that_is_deleted_under_load_seals_and_another_one_of_its_name_does_no
     server.wait_event(&["no key can be used", "overwritten in memory"]);
 
     place.hsm.import_key(MASTER, 8);
-    // Asked at least twice more.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    let why = || near(&server)["why"].to_string();
+    eventually("asked", || why().contains("does not open what it sealed"));
     assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
-    assert!(near(&server)["why"].to_string().contains("does not open what it sealed"));
     pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", MASTER]);
     place.hsm.import_key(MASTER, 7);
     wait_for_state(&server, "open");
@@ -125,6 +124,19 @@ fn a_call_that_never_returns_does_not_keep_keys_in_use() {
     assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
 }
 
+/// SoftHSM lets a key do what nobody has forbidden.
+#[test]
+fn a_master_that_may_do_more_than_it_must_is_named_in_the_log() {
+    let place = Place::with_foo("");
+    let server = place.start();
+    server.wait_event(&[
+        "key manager \"near\"",
+        MASTER,
+        "more than encrypt and decrypt",
+        "CKA_WRAP",
+    ]);
+}
+
 #[test]
 fn without_patience_an_hsm_that_fails_ends_it_at_once() {
     let place = Place::with_foo("hsm_absent_max_s = 0");
@@ -191,8 +203,9 @@ fn a_seal_is_in_force_at_once_and_over_a_restart_until_it_is_taken_off() {
     drop(server);
     let server = place.spawn();
     sealed(&place, &server);
-    // Asked by nobody.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // The HSM serves, and is asked by nobody.
+    let health = || server.status()["key_managers"][0]["health"].clone();
+    eventually("probed", || health() == "ACTIVE");
     sealed(&place, &server);
     assert!(place.seal("unseal").status.success());
     wait_for_state(&server, "open");
@@ -214,10 +227,14 @@ fn a_seal_while_keys_are_being_opened_leaves_none_open() {
     // Opening them takes seconds.
     place.hsm.prepare("stall = { call = \"C_Decrypt\", ms = 150 }");
     let server = place.spawn();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let decrypts = |stats: &serde_json::Value| stats["calls"]["C_Decrypt"].as_u64().unwrap_or(0);
+    let asked = decrypts(&place.hsm.stats_when(|stats| decrypts(stats) > 5));
+    assert!(asked < 40, "all were opened before it was sealed: {asked}");
     assert!(place.seal("seal").status.success());
     place.hsm.heal();
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // One more at the most, which was under way; no other is begun.
+    let last = decrypts(&place.hsm.settled_stats());
     sealed(&place, &server);
+    assert!(last < 40, "{last}");
     assert!(near(&server)["keys"].as_array().is_some_and(Vec::is_empty));
 }
