@@ -12,6 +12,7 @@ use crate::control::connections::{self, Response};
 use crate::control::state::State;
 use crate::http1::{Header, Progress, Request, RequestHead};
 use crate::limits::HEADERS_MAX;
+use crate::shard::proxy_protocol::{self, HeaderError};
 
 /// Answers who connects, until the process ends; gives the address.
 ///
@@ -31,8 +32,15 @@ fn answer(state: &State, history: &History, stream: &TcpStream) -> std::io::Resu
     let end = connections::begin(stream)?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut chunk = [0; 2048];
+    let mut begun = false;
     let response = loop {
-        match head.parse(&buffer) {
+        if !begun {
+            begun = match take_proxy_header(&mut buffer) {
+                Ok(taken) => taken,
+                Err(error) => break text(400, format!("{error}\n")),
+            };
+        }
+        match if begun { head.parse(&buffer) } else { Ok(Progress::Partial) } {
             Ok(Progress::Complete { .. }) => {
                 let mut headers = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut headers);
@@ -51,6 +59,22 @@ fn answer(state: &State, history: &History, stream: &TcpStream) -> std::io::Resu
     // As GET, with the same head and no body (RFC 9110, 9.3.2), also where it is refused: load
     // balancers ask so.
     connections::end(stream, &response, head.is_head(&buffer))
+}
+
+/// Takes away a header of the PROXY protocol. AWS's NLB sends one with health checks of any port, if
+/// it is on for the target group; whom it names is of no interest here. False: more bytes must show
+/// whether there is one.
+fn take_proxy_header(buffer: &mut Vec<u8>) -> Result<bool, HeaderError> {
+    if proxy_protocol::look_at_begin(buffer).is_err() {
+        return Ok(true);
+    }
+    let Some(prefix) = buffer.first_chunk() else { return Ok(false) };
+    let length = proxy_protocol::header_length(prefix)?;
+    if buffer.len() < length {
+        return Ok(false);
+    }
+    buffer.drain(..length);
+    Ok(true)
 }
 
 fn text(status: u16, body: impl Into<String>) -> Response {

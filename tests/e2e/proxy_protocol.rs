@@ -1,6 +1,6 @@
 //! The PROXY protocol before TLS, byte by byte: who the client is, and what is refused.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use serde_json::{Value, json};
@@ -189,4 +189,30 @@ fn a_reload_changes_the_networks_for_new_connections() {
     assert!(server.reload().contains("reloaded"));
     assert_eq!(client(&installation, &server, &header), None);
     assert!(client(&installation, &server, b"").is_some());
+}
+
+/// AWS's NLB sends the header with health checks, too, whatever their port.
+#[test]
+fn health_checks_may_begin_with_a_header() {
+    let (_installation, server) = serving(HERE);
+    let ask = |parts: &[&[u8]]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.admin)).expect("connected");
+        for part in parts {
+            stream.write_all(part).expect("sent");
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    };
+    let request = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".as_slice();
+    let local = header(0, 0, &tlv(0x04, &[0; 81]));
+    let (first, second) = local.split_at(14);
+    let whole = [&padded(PROXY_HEADER_BYTES_MAX)[..], request].concat();
+    for parts in [&[request][..], &[&local, request], &[first, second, request], &[&whole]] {
+        assert!(ask(parts).starts_with("HTTP/1.1 200 "), "{parts:?}");
+    }
+    let too_long = ask(&[&padded(PROXY_HEADER_BYTES_MAX + 1)[..16]]);
+    assert!(too_long.starts_with("HTTP/1.1 400 "), "{too_long}");
+    assert!(too_long.contains("a PROXY protocol header of 2049 bytes"), "{too_long}");
+    assert!(ask(&[&local, &local, request]).starts_with("HTTP/1.1 400 "));
 }
