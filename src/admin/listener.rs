@@ -61,7 +61,7 @@ fn answer(state: &State, history: &History, stream: &TcpStream) -> std::io::Resu
     connections::end(stream, &response, head.is_head(&buffer))
 }
 
-/// Takes away a header of the PROXY protocol. AWS's NLB sends one with health checks of any port, if
+/// Takes away a header of the PROXY protocol. AWS's NLB sends one with health checks of any port if
 /// it is on for the target group; whom it names is of no interest here. False: more bytes must show
 /// whether there is one.
 fn take_proxy_header(buffer: &mut Vec<u8>) -> Result<bool, HeaderError> {
