@@ -8,6 +8,7 @@ mod check;
 mod credential;
 mod demo;
 mod files;
+mod instance;
 mod key;
 mod key_manager;
 mod keys;
@@ -16,6 +17,7 @@ mod policy;
 pub mod probe;
 mod serve;
 mod service;
+mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ To set it up:
 
 To run it:
   xksd status --config xksd.toml
+  xksd top --config xksd.toml
   xksd reload --config xksd.toml
   xksd block --config xksd.toml --key-store /example --reason \"incident 4711\"
 
@@ -78,6 +81,7 @@ enum Command {
     Blocks(block::BlocksArgs),
     Reload(service::ReloadArgs),
     Status(service::StatusArgs),
+    Top(top::Args),
 }
 
 /// A line on standard error is waited for so long.
@@ -102,6 +106,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Blocks(args) => finish(block::blocks(&args)),
         Command::Reload(args) => finish(service::reload(&args)),
         Command::Status(args) => finish(service::status(&args)),
+        Command::Top(args) => finish(top::run(&args)),
     }
 }
 

@@ -86,7 +86,7 @@ impl Service {
     }
 
     fn reply(&self, request: &Request) -> Result<Reply, Failure> {
-        let Reachable { control_socket, state_directory } = config::reachable(&self.config)?;
+        let Reachable { control_socket, state_directory, .. } = config::reachable(&self.config)?;
         let path = self.control_socket.clone().unwrap_or(control_socket);
         let failed = |error: std::io::Error| {
             let why = match error.kind() {

@@ -30,6 +30,7 @@ mod wrapped;
 pub(crate) mod tests;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -116,6 +117,8 @@ pub struct Reachable {
     pub control_socket: PathBuf,
     /// `server.state_directory`
     pub state_directory: PathBuf,
+    /// `admin.listen`, if there is one.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Where the process that runs on this file can be reached. The file may be wrong otherwise, and
@@ -130,14 +133,16 @@ pub fn reachable(file: &Path) -> Result<Reachable, Invalid> {
     })?;
     let text = String::from_utf8_lossy(&content.bytes);
     let (document, _) = DeTable::parse_recoverable(&text);
-    let named = |key| document.get_ref().get("server")?.get_ref().get(key)?.get_ref().as_str();
+    let of = |section, key| document.get_ref().get(section)?.get_ref().get(key)?.get_ref().as_str();
+    let named = |key| of("server", key);
     let beside = file.parent().unwrap_or(Path::new(""));
     let state_directory = beside.join(named("state_directory").unwrap_or(server::STATE_DIRECTORY));
     let control_socket = match named("control_socket") {
         Some(socket) => beside.join(socket),
         None => state_directory.join(server::CONTROL_SOCKET),
     };
-    Ok(Reachable { control_socket, state_directory })
+    let admin = of("admin", "listen").and_then(|address: &str| address.parse().ok());
+    Ok(Reachable { control_socket, state_directory, admin })
 }
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {

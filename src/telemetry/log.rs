@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
 
-pub(crate) use self::line::{timestamp, write_json};
+pub(crate) use self::line::{is_harmful, timestamp, write_json};
 pub use self::output::Lost;
 use self::output::Output;
 pub use self::panics::log_panics;

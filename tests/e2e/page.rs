@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use test_harness::Installation;
+use test_harness::{Api, Installation};
 
 /// The script's and the style's text, as the page has them.
 fn element<'p>(page: &'p str, name: &str) -> &'p str {
@@ -84,4 +84,33 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     let output = promtool.wait_with_output().expect("ended");
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// The same in a terminal.
+#[test]
+fn xksd_top_shows_it_and_fails_where_nobody_answers() {
+    let installation = Installation::default();
+    let server = installation.start();
+    Api::new(&installation, &server).round_trip("foo");
+    let top = |url: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(test_harness::programs::xksd());
+        command.args(["top", "--instance", url]).args(more).output().expect("runs")
+    };
+    let url = format!("http://127.0.0.1:{}", server.admin);
+    let shown = top(&url, &["--once"]);
+    let text = String::from_utf8(shown.stdout).expect("UTF-8");
+    assert!(shown.status.success() && text.starts_with("xksd "), "{text}");
+    for words in ["ready", "key manager", "ACTIVE", "key store", "certificate"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&top(&url, &["--once", "--json"]).stdout).expect("JSON");
+    assert_eq!(json["status"]["ready"], true);
+    assert!(json["history"]["samples"].is_array());
+    let address = server.admin;
+    drop(server);
+    let gone = top(&format!("http://127.0.0.1:{address}"), &[]);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    let none = top("10.0.0.1", &[]);
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
 }

@@ -10,10 +10,11 @@ use secret_memory::{Arena, Wanted};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
+use super::super::instance::Instance;
 use super::super::{Failure, block, print, tell};
 use super::OfKey;
 use super::hsms::{Hsms, random};
-use super::instances::{self, Instance};
+use super::instances;
 use crate::config::Wrapped;
 use crate::file::shell_word;
 use crate::hex::hex;
