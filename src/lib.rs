@@ -20,6 +20,8 @@ pub mod sigv4;
 
 pub mod policy;
 
+pub mod fleet;
+
 pub mod keystore;
 pub mod pipeline;
 

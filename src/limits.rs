@@ -2,7 +2,11 @@
 //! asserted at compile time below. "spec" is the AWS KMS External Key Store Proxy API
 //! Specification, version 1.0.3.
 
+mod fleet;
+
 use std::time::Duration;
+
+pub use fleet::*;
 
 // ---- HTTP/1.1 -----------------------------------------------------------------------------------
 
@@ -410,7 +414,7 @@ pub const QUOTA_CONCURRENT: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 // ---- Control socket and state directory ---------------------------------------------------------
 
 /// A request at the control socket, bytes.
-pub const CONTROL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 512 * 1024;
 /// A request at the control socket is read, and its answer written, within this.
 pub const CONTROL_TIME_MAX: Duration = Duration::from_secs(2);
 /// Requests at the control socket that are served at the same time; further ones are closed.

@@ -6,6 +6,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use super::process::Process;
 use crate::control::budgets::KeyName;
+use crate::control::fleet::Fleet;
 use crate::control::state::State;
 use crate::key_manager::Health;
 use crate::limits::BUDGETS_SHOWN_MAX;
@@ -27,8 +28,26 @@ pub fn expose(state: &State) -> String {
     key_managers(&mut text, state);
     wrapped_keys(&mut text, state);
     pools(&mut text, state);
+    fleet(&mut text, state);
     audit(&mut text, state);
     text.finish()
+}
+
+fn fleet(text: &mut Exposition, state: &State) {
+    text.metric(&names::FLEET_SIZE).sample(&[], state.fleet_size.load(Ordering::Relaxed));
+    text.metric(&names::FLEET_SHARES).sample(&[], state.config.load().server.instances);
+    // Without etcd there are no samples.
+    let Some(joined) = state.fleet.as_deref().and_then(Fleet::joined) else { return };
+    let connection = joined.members.connection();
+    let members = joined.members.all();
+    let away = members.iter().filter(|member| !member.present).count();
+    text.metric(&names::FLEET_INSTANCES_AWAY).sample(&[], away);
+    text.metric(&names::FLEET_CONNECTED).sample(&[], u8::from(connection.connected));
+    let age = connection.age.unwrap_or_else(|| state.started.elapsed());
+    text.metric(&names::FLEET_AGE).sample(&[], age.as_secs_f64());
+    text.metric(&names::FLEET_REFUSED).sample(&[], joined.members.all_refused().len());
+    let not_applied = joined.documents.not_applied().len();
+    text.metric(&names::FLEET_NOT_APPLIED).sample(&[], not_applied);
 }
 
 fn process(text: &mut Exposition, state: &State) {

@@ -15,6 +15,8 @@ use crate::config::{self, Config};
 use crate::control::block_shown::BlockShown;
 use crate::control::budgets::{Budgets, KeyName, Shown};
 use crate::control::state::{LastReload, State};
+use crate::control::{fleet_commands, instance};
+use crate::fleet;
 use crate::keystore::{Key, KeyStores, Version};
 use crate::telemetry::log::Lost;
 use crate::telemetry::metrics::{DenialKey, Latencies, RequestKey, Totals};
@@ -47,6 +49,10 @@ pub struct Status {
     policy_denials: Vec<Denials>,
     tls: Tls,
     blocks: Vec<BlockShown>,
+    /// What this instance says of itself to others.
+    instance: fleet::Summary,
+    /// None without etcd.
+    fleet: Option<fleet::status::Status>,
     /// None without one.
     audit: Option<Audit>,
     log: Log,
@@ -244,6 +250,8 @@ impl Status {
                 failures: handshake_failures,
             },
             blocks: blocks.iter().map(BlockShown::of).collect(),
+            instance: instance::summary(state),
+            fleet: state.fleet.as_deref().and_then(fleet_commands::known),
             audit: Audit::of(state),
             log: Log::of(state.log.lost()),
         }

@@ -13,6 +13,7 @@ The block survives restarts, and holds until `xksd unblock`, or for the time giv
 
 Examples:
   xksd block --config xksd.toml --key-store /example --reason \"incident 4711\"
+  xksd block --config xksd.toml --fleet --key-store /example --reason \"incident 4711\"
   xksd block --config xksd.toml --key-store /example --key foo --for 2h --reason \"a test\"")]
 pub struct BlockArgs {
     #[command(flatten)]
@@ -20,6 +21,10 @@ pub struct BlockArgs {
     /// For how long, for example 90s, 30m, 2h or 7d [default: until it is unblocked]
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     for_seconds: Option<u32>,
+    /// On all instances of the fleet: waits until each has confirmed, names those that have not,
+    /// and ends with exit code 1 then
+    #[arg(long)]
+    fleet: bool,
     #[command(flatten)]
     service: Service,
 }
@@ -29,6 +34,9 @@ pub struct BlockArgs {
 pub struct UnblockArgs {
     #[command(flatten)]
     target: TargetArgs,
+    /// What was blocked with --fleet
+    #[arg(long)]
+    fleet: bool,
     #[command(flatten)]
     service: Service,
 }
@@ -61,12 +69,13 @@ impl TargetArgs {
 
 pub(super) fn block(args: &BlockArgs) -> Result<(), Failure> {
     let (target, reason) = (args.target.target(), args.target.reason.clone());
-    args.service.ask(&Request::Block { target, reason, for_seconds: args.for_seconds })
+    let BlockArgs { for_seconds, fleet, .. } = *args;
+    args.service.ask(&Request::Block { target, reason, for_seconds, fleet })
 }
 
 pub(super) fn unblock(args: &UnblockArgs) -> Result<(), Failure> {
     let (target, reason) = (args.target.target(), args.target.reason.clone());
-    args.service.ask(&Request::Unblock { target, reason })
+    args.service.ask(&Request::Unblock { target, reason, fleet: args.fleet })
 }
 
 pub(super) fn blocks(args: &BlocksArgs) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ mod check;
 mod credential;
 mod demo;
 mod files;
+mod fleet;
 mod instance;
 mod key;
 mod key_manager;
@@ -79,6 +80,8 @@ enum Command {
     Block(block::BlockArgs),
     Unblock(block::UnblockArgs),
     Blocks(block::BlocksArgs),
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     Reload(service::ReloadArgs),
     Status(service::StatusArgs),
     Top(top::Args),
@@ -104,6 +107,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Block(args) => finish(block::block(&args)),
         Command::Unblock(args) => finish(block::unblock(&args)),
         Command::Blocks(args) => finish(block::blocks(&args)),
+        Command::Fleet(command) => finish(fleet::run(&command)),
         Command::Reload(args) => finish(service::reload(&args)),
         Command::Status(args) => finish(service::status(&args)),
         Command::Top(args) => finish(top::run(&args)),

@@ -26,7 +26,7 @@ pub struct Service {
     control_socket: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Have the running xksd read its configuration again
@@ -85,7 +85,8 @@ impl Service {
         print(&format!("{}\n", message.trim_end()))
     }
 
-    fn reply(&self, request: &Request) -> Result<Reply, Failure> {
+    /// Asks, and gives the answer.
+    pub(super) fn reply(&self, request: &Request) -> Result<Reply, Failure> {
         let Reachable { control_socket, state_directory, .. } = config::reachable(&self.config)?;
         let path = self.control_socket.clone().unwrap_or(control_socket);
         let failed = |error: std::io::Error| {
@@ -128,7 +129,7 @@ impl Service {
     }
 }
 
-fn print_json(value: &Value) -> Result<(), Failure> {
+pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     print(&format!("{text}\n"))
 }

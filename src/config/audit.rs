@@ -1,7 +1,5 @@
 //! `[audit]`: the provable record of who used which key.
 
-use std::fmt;
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +10,7 @@ use zeroize::Zeroizing;
 use super::reader::{Section, Value, all, distinct};
 use super::secret::secret;
 use super::table::{InForce, Said, Setting, names};
+use super::url::Url;
 use crate::audit::checkpoint::{Verifier, is_origin};
 use crate::audit::cosignature::CosignerKey;
 use crate::audit::trail::{Durability, WhenUnwritable};
@@ -47,20 +46,9 @@ pub struct Audit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditWitness {
     /// Where it is asked.
-    pub url: WitnessUrl,
+    pub url: Url,
     /// Verifies its cosignatures.
     pub verifier_key: CosignerKey,
-}
-
-/// `http://HOST[:PORT][/PREFIX]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WitnessUrl {
-    /// Name or address, IPv6 without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Empty, or with `/` in front and none at the end.
-    pub prefix: String,
 }
 
 /// `[audit]`, which is kept as a whole until the next start.
@@ -195,7 +183,8 @@ fn witness(value: &Value<'_>) -> Option<AuditWitness> {
     let url = section.must("url", "where the witness is asked", |value| {
         let accepted = "http://, a host, a port where it is not 80, and a path where there is one, \
                         as in \"http://10.0.0.2:9182\"";
-        WitnessUrl::parse(value.string_where(accepted, |text| WitnessUrl::parse(text).is_some())?)
+        let plain = |text: &str| Url::parse(text).filter(|url| !url.tls);
+        plain(value.string_where(accepted, |text| plain(text).is_some())?)
     });
     let key = section.must("verifier_key", "the key that verifies its cosignatures", |value| {
         let accepted = "a witness's verifier key is meant, as `xksd audit key new --witness` \
@@ -204,38 +193,6 @@ fn witness(value: &Value<'_>) -> Option<AuditWitness> {
         CosignerKey::parse(text)
     });
     Some(AuditWitness { url: url?, verifier_key: key? })
-}
-
-impl WitnessUrl {
-    fn parse(text: &str) -> Option<WitnessUrl> {
-        let rest = text.strip_prefix("http://")?;
-        let is_plain =
-            |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b));
-        let (authority, prefix) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-            _ => (authority, 80),
-        };
-        let host = match host.strip_prefix('[') {
-            Some(address) => address.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.to_string(),
-            None => Some(host).filter(|host| !host.contains(':'))?.to_owned(),
-        };
-        let prefix = prefix.trim_end_matches('/').to_owned();
-        let is_url = !host.is_empty() && port != 0 && is_plain(rest);
-        is_url.then_some(WitnessUrl { host, port, prefix })
-    }
-
-    /// Host and port, as in the field `Host`.
-    pub fn authority(&self) -> String {
-        let WitnessUrl { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    }
-}
-
-impl fmt::Display for WitnessUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.prefix)
-    }
 }
 
 fn is_seed(text: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use super::table::{self, Setting};
 use super::{Config, Credential, Key, KeyManager, KeyStore, Problem};
-use super::{audit, key_manager, keystore, server, tls, witness};
+use super::{audit, fleet, key_manager, keystore, server, tls, witness};
 use crate::policy::Mode;
 use crate::tls::Certificate;
 
@@ -39,6 +39,7 @@ pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> 
     said.extend(section("admin", server::ADMIN_KEYS, &config.admin));
     said.extend(section("audit", audit::KEYS, &config.audit));
     said.extend(section("witness", witness::KEYS, &config.witness));
+    said.extend(section("fleet", fleet::KEYS, &config.fleet));
     for manager in &config.key_managers {
         let keys = key_manager::ALL_KEYS;
         let words: Vec<String> = keys.iter().flat_map(|keys| all_words(keys, manager)).collect();
@@ -46,6 +47,11 @@ pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> 
     }
     said.extend(key_stores(None, config));
     said
+}
+
+/// What is served, without what may differ from machine to machine.
+pub fn served(config: &Config) -> Vec<String> {
+    key_stores(None, config)
 }
 
 /// A line for each change from `old` to `new`, in the order of the configuration, and who may
@@ -74,6 +80,10 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     waiting.extend(keep("admin", server::ADMIN_KEYS, &mut new.admin, &running.admin));
     waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
     waiting.extend(keep("witness", witness::KEYS, &mut new.witness, &running.witness));
+    // Its password first: what is kept is kept as a whole.
+    waiting.extend(keep("fleet.etcd", fleet::ETCD_KEYS, &mut new.fleet.clone(), &running.fleet));
+    waiting.extend(keep("fleet", fleet::KEYS, &mut new.fleet, &running.fleet));
+    new.fleet.clone_from(&running.fleet);
     waiting
 }
 

@@ -1,7 +1,9 @@
 //! Every key of the configuration.
 
 use super::table::{InForce, Setting};
-use super::{audit, key_manager, key_version, keystore, policy, quota, server, tls, witness};
+use super::{
+    audit, fleet, key_manager, key_version, keystore, policy, quota, server, tls, witness,
+};
 
 /// The sections.
 pub(super) const SECTIONS: &[Setting<()>] = &[
@@ -10,6 +12,7 @@ pub(super) const SECTIONS: &[Setting<()>] = &[
     Setting::structure("admin", InForce::Start),
     Setting::structure("audit", InForce::Start),
     Setting::structure("witness", InForce::Start),
+    Setting::structure("fleet", InForce::Start),
     Setting::structure("key_manager", InForce::Start),
     Setting::structure("keystore", InForce::Reload),
 ];
@@ -26,6 +29,8 @@ pub(super) fn all() -> Vec<(String, InForce)> {
     add("audit", audit::KEYS, &mut all);
     add("audit.witness", audit::WITNESS_KEYS, &mut all);
     add("witness", witness::KEYS, &mut all);
+    add("fleet", fleet::KEYS, &mut all);
+    add("fleet.etcd", fleet::ETCD_KEYS, &mut all);
     add("key_manager", key_manager::KEYS, &mut all);
     add("key_manager", key_manager::LOCAL_KEYS, &mut all);
     add("key_manager", key_manager::PKCS11_KEYS, &mut all);

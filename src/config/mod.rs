@@ -8,6 +8,7 @@ mod audit;
 mod aws;
 pub mod difference;
 mod environment;
+mod fleet;
 mod guess;
 mod key_manager;
 mod key_version;
@@ -23,6 +24,7 @@ mod server;
 mod sources;
 mod table;
 mod tls;
+mod url;
 mod witness;
 mod wrapped;
 
@@ -36,9 +38,10 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub(crate) use crate::file::shell_word;
-pub use audit::{Audit, AuditWitness, WitnessUrl};
+pub use audit::{Audit, AuditWitness};
 pub use environment::Environment;
 pub(crate) use environment::is_variable_name;
+pub use fleet::{Etcd, Fleet, Shared};
 pub use key_manager::{KeyManager, Kind, Pkcs11};
 pub use key_version::KeyVersion;
 pub use keystore::{API_PATH, Credential, ForeignCiphertext, Key, KeyStore};
@@ -48,6 +51,7 @@ pub use problem::{Invalid, Problem};
 pub use server::{Admin, LogFormat, Server};
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
+pub use url::Url;
 pub use witness::Witness;
 pub use wrapped::Wrapped;
 
@@ -71,6 +75,8 @@ pub struct Config {
     pub audit: Option<Audit>,
     /// `[witness]`; without it no other trail is cosigned.
     pub witness: Option<Witness>,
+    /// `[fleet]`; without it this instance knows of no other.
+    pub fleet: Option<Fleet>,
     /// Every `[[key_manager]]`, at least one.
     pub key_managers: Vec<KeyManager>,
     /// Every `[[keystore]]`, at least one.
@@ -216,6 +222,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     let admin = server::admin(&root);
     let audit = audit::audit(&root);
     let witness = witness::witness(&root);
+    let fleet = fleet::fleet(&root);
     let key_managers = key_manager::key_managers(&root);
     let keystores = keystore::keystores(&root, &key_manager_names(document));
 
@@ -238,6 +245,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
         admin: admin?,
         audit: audit?,
         witness: witness?,
+        fleet: fleet?,
         key_managers: key_managers?,
         keystores: keystores?,
         sha256: String::new(),

@@ -355,6 +355,17 @@ listen = "127.0.0.1:9182"
 name = "w.example/b"
 signing_key = { value = "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
 verifier_keys = ["a.example/b+2e10d46c+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
+[fleet]
+name = "site-a"
+secret = { value = "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" }
+trust_anchors = "etcd-ca.pem"
+[fleet.etcd]
+endpoints = ["https://10.0.0.1:2379", "https://[fd00::1]:2379"]
+prefix = "/xksd/bank"
+user = "xksd"
+password = { value = "pw" }
+client_certificate = "etcd.pem"
+client_private_key = "etcd-key.pem"
 [[key_manager]]
 name = "local"
 kind = "local"

@@ -1,4 +1,7 @@
 //! The block list of the running service: in force on every shard at once, and kept over restarts.
+//!
+//! It is what was blocked here and what is blocked in the fleet, together. Of two blocks for the
+//! same thing the one that lasts longer is in force, so that neither takes the other away.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -23,7 +26,12 @@ struct Saved {
 
 /// What is blocked, and the file of it.
 pub struct Blocks {
+    /// In force.
     list: Arc<ArcSwap<BlockList>>,
+    /// What was blocked here: the file's.
+    local: ArcSwap<BlockList>,
+    /// What is blocked in the fleet, which keeps it.
+    fleet: ArcSwap<BlockList>,
     dir: Arc<StateDir>,
     /// Held while the list changes. When to try again to save what is not on disk.
     unsaved_until: Mutex<Option<Instant>>,
@@ -53,8 +61,13 @@ impl Blocks {
                 )
             })?,
         };
-        let list = Arc::new(ArcSwap::from_pointee(list));
-        Ok(Blocks { list, dir, unsaved_until: Mutex::default() })
+        Ok(Blocks {
+            list: Arc::new(ArcSwap::from_pointee(list.clone())),
+            local: ArcSwap::from_pointee(list),
+            fleet: ArcSwap::default(),
+            dir,
+            unsaved_until: Mutex::default(),
+        })
     }
 
     /// For the shards.
@@ -65,6 +78,32 @@ impl Blocks {
     /// What is blocked at `now` (seconds since 1970).
     pub fn active(&self, now: i64) -> Vec<Block> {
         self.list.load().active(now).cloned().collect()
+    }
+
+    /// What is blocked in the fleet at `now`.
+    pub fn of_fleet(&self, now: i64) -> Vec<Block> {
+        self.fleet.load().active(now).cloned().collect()
+    }
+
+    /// From now on this is what is blocked in the fleet.
+    pub fn set_fleet(&self, list: BlockList) {
+        let _unsaved = self.lock();
+        self.fleet.store(Arc::new(list));
+        self.put_in_force();
+    }
+
+    fn set_local(&self, list: BlockList) {
+        self.local.store(Arc::new(list));
+        self.put_in_force();
+    }
+
+    /// To be called with the lock held.
+    fn put_in_force(&self) {
+        let (local, fleet) = (self.local.load(), self.fleet.load());
+        let mut all: Vec<Block> = local.all().chain(fleet.all()).cloned().collect();
+        // The later one of the list counts: none lasts longer than one without an end.
+        all.sort_by_key(|block| block.until.unwrap_or(i64::MAX));
+        self.list.store(Arc::new(BlockList::of(all)));
     }
 
     /// What is blocked now.
@@ -80,8 +119,8 @@ impl Blocks {
     pub fn block(&self, block: Block) -> Result<Saving, Full> {
         let mut unsaved = self.lock();
         let now = block.since;
-        let list = self.list.load().with(block, now)?;
-        self.list.store(Arc::new(list));
+        let list = self.local.load().with(block, now)?;
+        self.set_local(list);
         Ok(self.save(&mut unsaved, now))
     }
 
@@ -91,11 +130,11 @@ impl Blocks {
     /// When there is no such block, or it cannot be saved: then it stays in force.
     pub fn unblock(&self, key_store: &str, key: Option<&str>, now: i64) -> Result<(), String> {
         let _unsaved = self.lock();
-        let list = self.list.load().without(key_store, key, now);
+        let list = self.local.load().without(key_store, key, now);
         let list = list.ok_or_else(|| "it is not blocked".to_owned())?;
         let saved = self.dir.write(FILE, &text(list.active(now)));
         saved.map_err(|why| format!("it stays blocked, because {why}"))?;
-        self.list.store(Arc::new(list));
+        self.set_local(list);
         Ok(())
     }
 
@@ -110,7 +149,9 @@ impl Blocks {
         let list = self.list.load_full();
         let ended: Vec<Block> = list.ended(now).cloned().collect();
         if !ended.is_empty() {
-            self.list.store(Arc::new(BlockList::of(list.active(now).cloned())));
+            let active = |list: &BlockList| BlockList::of(list.active(now).cloned());
+            self.fleet.store(Arc::new(active(&self.fleet.load())));
+            self.set_local(active(&self.local.load()));
         }
         if !ended.is_empty() || unsaved.is_some_and(|at| at <= Instant::now()) {
             self.save(&mut unsaved, now);
@@ -124,7 +165,7 @@ impl Blocks {
     }
 
     fn save(&self, unsaved: &mut Option<Instant>, now: i64) -> Saving {
-        match self.dir.write(FILE, &text(self.list.load().active(now))) {
+        match self.dir.write(FILE, &text(self.local.load().active(now))) {
             Ok(()) => {
                 *unsaved = None;
                 Saving::Saved
@@ -170,7 +211,8 @@ pub fn parse(text: &[u8]) -> Result<BlockList, String> {
     Ok(list)
 }
 
-fn text<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<u8> {
+/// The text of a list that [`parse`] reads.
+pub fn text<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<u8> {
     let saved = Saved { version: VERSION, blocks: blocks.cloned().collect() };
     let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
     text.push(b'\n');
@@ -206,6 +248,26 @@ mod tests {
         assert_eq!(blocks.unblock("/a", Some("foo"), 200), Err("it is not blocked".to_owned()));
         drop(blocks);
         assert_eq!(load(&parent).unwrap().active(0), []);
+    }
+
+    #[test]
+    fn what_is_blocked_here_and_in_the_fleet_holds_as_long_as_either() {
+        let parent = tempfile::tempdir().unwrap();
+        let blocks = load(&parent).unwrap();
+        blocks.block(block("foo", Some(200))).unwrap();
+        blocks.set_fleet(BlockList::of([block("foo", None), block("bar", Some(150))]));
+        assert_eq!(blocks.active(100), [block("bar", Some(150)), block("foo", None)]);
+        assert_eq!(blocks.tick(150), [block("bar", Some(150))]);
+        blocks.block(block("foo", Some(300))).unwrap();
+        assert_eq!(blocks.active(250), [block("foo", None)], "a shorter one here changes nothing");
+        blocks.set_fleet(BlockList::default());
+        assert_eq!(blocks.active(250), [block("foo", Some(300))], "it goes on here");
+        assert_eq!(blocks.unblock("/a", Some("foo"), 250), Ok(()));
+        assert_eq!(blocks.active(250), []);
+        blocks.set_fleet(BlockList::of([block("foo", None)]));
+        assert!(blocks.unblock("/a", Some("foo"), 250).is_err(), "it is the fleet's");
+        drop(blocks);
+        assert_eq!(load(&parent).unwrap().active(0), [], "the fleet keeps its own");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -11,6 +11,8 @@ use arc_swap::ArcSwap;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
+use super::fleet::Fleet;
+use super::fleet_size;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
@@ -51,7 +53,10 @@ pub fn build(
         return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
     let dir = state_dir(&config, &log)?;
-    let blocks = Blocks::load(dir.clone())?;
+    let blocks = Arc::new(Blocks::load(dir.clone())?);
+    let fleet = config.fleet.as_ref().map(|fleet| Fleet::open(fleet, &dir, &blocks, &log));
+    let fleet = fleet.transpose()?.map(Arc::new);
+    let fleet_size = Arc::new(fleet_size::configured(&config).into());
     let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
     let witness = witness.transpose()?.map(Arc::new);
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
@@ -75,7 +80,7 @@ pub fn build(
     let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
     let unsealing = unsealing::managers(&config, wrapped, &managers, &key_files, &log);
     budgets.expect(&config, &managers);
-    let stores = key_stores(&config, &managers, shards, &budgets, None)?;
+    let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
     let balancers = Balancers(config.server.proxy_protocol.clone());
     Ok(State {
         config_file,
@@ -90,6 +95,8 @@ pub fn build(
         log,
         audit,
         blocks,
+        fleet,
+        fleet_size,
         witness,
         control_reachable: AtomicBool::new(true),
         unsealing,
@@ -186,7 +193,7 @@ pub fn key_stores(
     managers: &[Arc<KeyManager>],
     shards: usize,
     budgets: &Budgets,
-    running: Option<&KeyStores>,
+    (running, fleet_size): (Option<&KeyStores>, &Arc<AtomicU32>),
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     let revision = Revision::next();
@@ -227,6 +234,7 @@ pub fn key_stores(
             quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
             exhausted: store.invocation_budget,
             policy: policy(store, revision),
+            fleet_size: fleet_size.clone(),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }

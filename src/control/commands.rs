@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::admin_hooks::AdminHooks;
 use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::{Saving, name, unix_seconds};
+use super::fleet_commands::{self, Told};
 use super::reload::{self, Accepted};
 use super::state::State;
 use super::unsealing::{Seal, Unsealing};
@@ -29,6 +30,9 @@ pub enum Request {
         /// For how long, seconds; until it is unblocked where it is left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         for_seconds: Option<u32>,
+        /// On all instances of the fleet.
+        #[serde(default, skip_serializing_if = "is_false")]
+        fleet: bool,
     },
     /// Take a block away.
     Unblock {
@@ -36,6 +40,9 @@ pub enum Request {
         target: Target,
         /// Why.
         reason: String,
+        /// What was blocked on all instances of the fleet.
+        #[serde(default, skip_serializing_if = "is_false")]
+        fleet: bool,
     },
     /// All that is blocked.
     Blocks {},
@@ -64,6 +71,12 @@ pub enum Request {
     },
     /// As `/status`.
     Status {},
+    /// What is asked of the fleet.
+    Fleet(fleet_commands::Request),
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A key store, or one key of it.
@@ -103,10 +116,12 @@ impl Reply {
 /// Does what `line` asks for, on behalf of `who`.
 pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Reply {
     match serde_json::from_str(line) {
-        Ok(Request::Block { target, reason, for_seconds }) => {
-            block(state, target, reason, for_seconds, who)
+        Ok(Request::Block { target, reason, for_seconds, fleet }) => {
+            block(state, target, reason, for_seconds, (fleet, who))
         }
-        Ok(Request::Unblock { target, reason }) => unblock(state, &target, &reason, who),
+        Ok(Request::Unblock { target, reason, fleet }) => {
+            unblock(state, &target, &reason, (fleet, who))
+        }
         Ok(Request::Blocks {}) => blocks(state),
         Ok(Request::Reload { accept_loss_of_client_auth, accept_loss_of_forbids }) => {
             let loss_of_client_auth = accept_loss_of_client_auth;
@@ -116,6 +131,7 @@ pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Repl
         }
         Ok(Request::Seal { key_manager, reason }) => seal(state, &key_manager, reason, who),
         Ok(Request::Unseal { key_manager, reason }) => unseal(state, &key_manager, &reason, who),
+        Ok(Request::Fleet(request)) => reply(fleet_commands::run(state, request, who)),
         Ok(Request::Status {}) => Reply::done(String::new(), &(admin.status)(state)),
         Err(error) => Reply::refused(format!("this is not a request that xksd knows: {error}")),
     }
@@ -126,7 +142,7 @@ fn block(
     target: Target,
     reason: String,
     for_seconds: Option<u32>,
-    who: &str,
+    (fleet, who): (bool, &str),
 ) -> Reply {
     if let Err(why) = known(state, &target).and_then(|()| refuse_reason(&reason)) {
         return Reply::refused(why);
@@ -138,6 +154,45 @@ fn block(
     let Target { key_store, key } = target;
     let until = for_seconds.map(|seconds| since + i64::from(seconds));
     let block = Block { key_store, key, reason, who: who.to_owned(), since, until };
+    if fleet {
+        return block_fleet(state, &block);
+    }
+    block_here(state, block)
+}
+
+/// Here at once where the fleet cannot be reached: whoever cuts AWS off must not be left with
+/// nothing.
+fn block_fleet(state: &State, block: &Block) -> Reply {
+    let what = format!("{}{}", name(&block.key_store, block.key.as_deref()), end(block));
+    match fleet_commands::block(state, block) {
+        Ok(told) => {
+            state.audit.record(&Record::Block(audited(block, end_of(block).as_deref())));
+            let Block { who, reason, .. } = block;
+            let message = format!("{what} is blocked in the fleet by {who}: {reason:?}");
+            state.log.event(Level::Warn, message);
+            let message = format!("{what} is blocked in the fleet. {}", told.message);
+            Reply { message, ..reply(Ok(told)) }
+        }
+        Err(why) => {
+            let here = block_here(state, block.clone());
+            let message = format!(
+                "{}, on this instance only: {why}. Run `xksd block` on the others, too",
+                here.message
+            );
+            Reply { ok: false, message, ..here }
+        }
+    }
+}
+
+fn reply(told: Result<Told, String>) -> Reply {
+    match told {
+        Ok(Told { ok, message, data }) => Reply { ok, message, data },
+        Err(why) => Reply::refused(why),
+    }
+}
+
+fn block_here(state: &State, block: Block) -> Reply {
+    let who = block.who.clone();
     let Ok(saving) = state.blocks.block(block.clone()) else {
         return Reply::refused(
             "the block list is full. Block the key store, or set enabled = false in the \
@@ -160,23 +215,21 @@ fn block(
     }
 }
 
-fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
+fn unblock(state: &State, target: &Target, reason: &str, (fleet, who): (bool, &str)) -> Reply {
     let Target { key_store, key } = target;
     let what = name(key_store, key.as_deref());
     let now = unix_seconds();
     if let Err(why) = refuse_reason(reason) {
         return Reply::refused(why);
     }
-    if let Err(why) = state.blocks.unblock(key_store, key.as_deref(), now) {
-        let of = state.blocks.active(now);
-        let of_keys = of.iter().filter(|b| b.key_store == *key_store && b.key != *key).count();
-        let hint = match (of_keys, key) {
-            (0, _) => "",
-            (_, None) => ". Keys of it are, by themselves: see `xksd blocks`",
-            (_, Some(_)) => ". Its key store or other keys of it are: see `xksd blocks`",
-        };
-        return Reply::refused(format!("{what}: {why}{hint}"));
-    }
+    let unblocked = match fleet {
+        true => fleet_commands::unblock(state, key_store, key.as_deref()).map(Some),
+        false => state.blocks.unblock(key_store, key.as_deref(), now).map(|()| None),
+    };
+    let told = match unblocked {
+        Ok(told) => told,
+        Err(why) => return Reply::refused(format!("{what}: {why}{}", hint(state, target, fleet))),
+    };
     let key = key.as_deref();
     state.audit.record(&Record::Unblock(record::Block {
         key_store,
@@ -185,16 +238,42 @@ fn unblock(state: &State, target: &Target, reason: &str, who: &str) -> Reply {
         who,
         until: None,
     }));
-    state.log.event(Level::Warn, format!("{what} is no longer blocked, by {who}: {reason:?}"));
-    Reply::done(format!("{what} is no longer blocked"), &Value::Null)
+    let everywhere = if fleet { " in the fleet" } else { "" };
+    let done = format!("{what} is no longer blocked{everywhere}");
+    state.log.event(Level::Warn, format!("{done}, by {who}: {reason:?}"));
+    match told {
+        None => Reply::done(done, &Value::Null),
+        Some(told) => Reply { message: format!("{done}. {}", told.message), ..reply(Ok(told)) },
+    }
+}
+
+/// What an operator who unblocks what is not blocked may have meant.
+fn hint(state: &State, target: &Target, fleet: bool) -> &'static str {
+    let Target { key_store, key } = target;
+    let now = unix_seconds();
+    let is_it = |block: &Block| block.key_store == *key_store && block.key == *key;
+    if !fleet && state.blocks.of_fleet(now).iter().any(is_it) {
+        return " here. It is in the fleet: run `xksd unblock --fleet`";
+    }
+    let of = state.blocks.active(now);
+    if fleet && of.iter().any(is_it) {
+        return ". It is on this instance: run `xksd unblock` without --fleet";
+    }
+    let of_keys = of.iter().filter(|b| b.key_store == *key_store && b.key != *key).count();
+    match (of_keys, key) {
+        (0, _) => "",
+        (_, None) => ". Keys of it are, by themselves: see `xksd blocks`",
+        (_, Some(_)) => ". Its key store or other keys of it are: see `xksd blocks`",
+    }
 }
 
 fn blocks(state: &State) -> Reply {
-    let active = state.blocks.in_force();
+    let (active, of_fleet) = (state.blocks.in_force(), state.blocks.of_fleet(unix_seconds()));
     let line = |block: &Block| {
         let Block { key_store, key, reason, who, since, .. } = block;
         let (what, since) = (name(key_store, key.as_deref()), timestamp_of(*since));
-        format!("{what}, since {since}{}, by {who}: {reason:?}\n", end(block))
+        let fleet = if of_fleet.contains(block) { " in the fleet" } else { "" };
+        format!("{what}{fleet}, since {since}{}, by {who}: {reason:?}\n", end(block))
     };
     let mut message: String = active.iter().map(line).collect();
     if active.is_empty() {

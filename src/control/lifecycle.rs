@@ -20,7 +20,7 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::witness::listener as witness;
-use super::{commands, drain, probes, reload, socket, system, unsealer};
+use super::{commands, drain, fleet_thread, probes, reload, socket, system, unsealer};
 use crate::config::difference;
 use crate::telemetry::Level;
 
@@ -56,6 +56,7 @@ pub fn serve(
         .and_then(|keeper| socket::start(&state, hooks, control).map(|()| keeper))
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
     start_witness(&state, witness).map_err(Failure::Other)?;
+    fleet_thread::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served =

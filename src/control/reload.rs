@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::blocks;
 use super::build::key_stores;
+use super::fleet_size;
 use super::state::{LastReload, State};
 use crate::audit::record::Record;
 use crate::config::difference::{self, managers};
@@ -72,7 +73,8 @@ pub(super) fn renew_key_stores(state: &State) {
     let (config, running) = (state.config.load(), state.stores.load());
     let (managers, shards, budgets) = (&state.managers, state.metrics.len(), &state.budgets);
     budgets.expect(&config, managers);
-    match key_stores(&config, managers, shards, budgets, Some(&running)) {
+    let shared = (Some(&**running), &state.fleet_size);
+    match key_stores(&config, managers, shards, budgets, shared) {
         Ok(stores) => {
             budgets.wait_for_blocks();
             state.stores.store(Arc::new(stores));
@@ -174,10 +176,12 @@ fn take_over(
     let running = state.stores.load();
     let (managers, shards, budgets) = (&state.managers, state.metrics.len(), &state.budgets);
     budgets.expect(&config, managers);
-    let stores = key_stores(&config, managers, shards, budgets, Some(&running))?;
+    let shared = (Some(&**running), &state.fleet_size);
+    let stores = key_stores(&config, managers, shards, budgets, shared)?;
     budgets.wait_for_blocks();
     let changes =
         difference::at_reload((&old, (&**running_tls).into()), (&config, tls_in_force.into()));
+    fleet_size::reconfigured(state, &config);
     state.stores.store(Arc::new(stores));
     // A new configuration brings a new ticket key: what was agreed under the old one cannot be
     // resumed past a changed client check.

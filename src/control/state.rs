@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -11,11 +11,13 @@ use arc_swap::ArcSwap;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::Budgets;
+use super::fleet::Fleet;
 use super::unsealing::Unsealing;
 use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::key_manager::Health;
 use crate::keystore::{KeyManager, KeyStores};
+use crate::limits::FLEET_START_TIME_MAX;
 use crate::sched::Mailbox;
 use crate::shard::Balancers;
 use crate::telemetry::{Log, ShardMetrics};
@@ -50,7 +52,11 @@ pub struct State {
     /// The record of who used which key.
     pub audit: ServiceAudit,
     /// What is blocked.
-    pub blocks: Blocks,
+    pub blocks: Arc<Blocks>,
+    /// The other instances of the same service, where the configuration names them.
+    pub fleet: Option<Arc<Fleet>>,
+    /// How many instances there are, for AWS KMS.
+    pub fleet_size: Arc<AtomicU32>,
     /// How often keys have encrypted.
     pub budgets: Budgets,
     /// Key managers whose keys an HSM opens.
@@ -85,9 +91,22 @@ impl State {
             Some("starting")
         } else if !self.has_listed_keys() {
             Some("listing the keys for the first time")
+        } else if self.waits_for_fleet() {
+            Some("reading the state of the fleet for the first time")
         } else {
             None
         }
+    }
+
+    /// Whether what the fleet has blocked meanwhile may not be in force here yet. etcd is not
+    /// waited for any longer than that.
+    fn waits_for_fleet(&self) -> bool {
+        self.started.elapsed() < FLEET_START_TIME_MAX
+            && self
+                .fleet
+                .as_ref()
+                .and_then(|fleet| fleet.joined())
+                .is_some_and(|joined| joined.members.connection().age.is_none())
     }
 
     /// Whether all key managers that serve have listed their keys once. From then on it is so: one

@@ -122,14 +122,89 @@ impl StateDir {
     }
 
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(&self.path)?.sync_all()
+        replace(path, &path.with_extension("new"), content)
     }
+
+    /// A folder in it, which is made where it does not exist.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn folder(&self, name: &str) -> Result<Folder, String> {
+        let path = self.path.join(name);
+        let at = |error: io::Error| format!("{} cannot be made: {error}", path.display());
+        DirBuilder::new().mode(0o700).recursive(true).create(&path).map_err(at)?;
+        Ok(Folder { path })
+    }
+}
+
+/// A folder in the state directory. Files in it have any names.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of its files, in order.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn names(&self) -> Result<Vec<String>, String> {
+        let at = |error: io::Error| format!("{} cannot be read: {error}", self.path.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(at)? {
+            names.push(entry.map_err(at)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn read(&self, name: &str, bytes_max: usize) -> Result<file::Content, String> {
+        let path = self.path.join(name);
+        file::read(&path, bytes_max).map_err(|why| format!("{} {why}", path.display()))
+    }
+
+    /// Replaces a file; when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// A sentence for the operator. The old content is still there then.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), String> {
+        let path = self.path.join(name);
+        // Outside: no name in the folder is taken by it.
+        replace(&path, &self.path.with_extension("new"), content)
+            .map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn remove(&self, name: &str) -> Result<(), String> {
+        let path = self.path.join(name);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(&self.path).and_then(|folder| folder.sync_all()),
+        };
+        removed.map_err(|error| format!("{} cannot be removed: {error}", path.display()))
+    }
+}
+
+fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(beside, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Whoever else can write here could take a block away.
@@ -168,6 +243,22 @@ mod tests {
         drop(dir);
         let dir = StateDir::open(&path).unwrap();
         assert_eq!(dir.read("a.json", 5), Ok(Some(b"other".to_vec())));
+    }
+
+    #[test]
+    fn a_folder_takes_files_of_any_name() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&parent.path().join("state")).unwrap();
+        let folder = dir.folder("fleet/files").unwrap();
+        for name in ["a.new", "a.pem", "a"] {
+            folder.write(name, name.as_bytes()).unwrap();
+        }
+        assert_eq!(folder.names().unwrap(), ["a", "a.new", "a.pem"]);
+        assert_eq!(*folder.read("a.new", 9).unwrap().bytes, b"a.new");
+        assert_eq!(folder.read("a.pem", 9).unwrap().mode, 0o600);
+        folder.remove("a").unwrap();
+        folder.remove("a").unwrap();
+        assert!(folder.read("a", 9).err().unwrap().ends_with("does not exist"));
     }
 
     #[test]

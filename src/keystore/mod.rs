@@ -11,6 +11,7 @@ mod replicas;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::key_manager::Nonces;
@@ -57,6 +58,8 @@ pub struct KeyStore {
     pub quota: Option<Arc<Quota>>,
     /// What becomes of an encryption for which there is no budget.
     pub exhausted: Exhausted,
+    /// How many instances of xksd serve it, this one among them.
+    pub fleet_size: Arc<AtomicU32>,
     /// Who may do what with its keys; `None`: whoever may sign.
     pub policy: Option<Policy>,
 }

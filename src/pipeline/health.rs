@@ -1,6 +1,7 @@
 //! GetHealthStatus: what the probes found, of the key managers of one key store.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::api::response::{self, EkmFleetDetail};
@@ -41,9 +42,9 @@ pub(super) fn write(store: &KeyStore, now: Instant, out: &mut Vec<u8>) {
     if vendor.is_empty() {
         vendor.push_str("unknown");
     }
-    // One proxy knows only of itself: a fleet behind a load balancer is not visible from here.
+    let size = NonZeroU32::new(store.fleet_size.load(Ordering::Relaxed));
     let answer = response::Health {
-        xks_proxy_fleet_size: NonZeroU32::MIN,
+        xks_proxy_fleet_size: size.unwrap_or(NonZeroU32::MIN),
         xks_proxy_vendor: "xksd",
         xks_proxy_model: concat!("xksd ", env!("CARGO_PKG_VERSION")),
         ekm_vendor: &vendor,

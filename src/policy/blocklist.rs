@@ -87,6 +87,11 @@ impl BlockList {
         Some(BlockList::of(self.active(now).filter(|block| !is_it(block)).cloned()))
     }
 
+    /// All, also those that are over.
+    pub fn all(&self) -> impl Iterator<Item = &Block> {
+        self.stores.values().flat_map(BTreeMap::values)
+    }
+
     /// Those that are not over at `now`, in order of key stores and keys.
     pub fn active(&self, now: i64) -> impl Iterator<Item = &Block> {
         self.stores.values().flat_map(BTreeMap::values).filter(move |block| !block.is_over(now))

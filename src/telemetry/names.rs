@@ -178,6 +178,22 @@ metrics! {
     JOBS_CANCELLED: Counter "xksd_jobs_cancelled_total" ["key_manager"]
         "Jobs that nobody waited for any more before a session was free.";
 
+    // Fleet
+    FLEET_SIZE: Gauge "xksd_fleet_size" []
+        "Instances of this service, as AWS KMS is answered.";
+    FLEET_SHARES: Gauge "xksd_budget_shares" []
+        "Instances that share the invocation budgets: server.instances.";
+    FLEET_INSTANCES_AWAY: Gauge "xksd_fleet_instances_away" []
+        "Instances that belong to the fleet and are not there.";
+    FLEET_CONNECTED: Gauge "xksd_fleet_connected" []
+        "0 while etcd does not answer.";
+    FLEET_AGE: Gauge "xksd_fleet_age_seconds" []
+        "How long etcd has not answered.";
+    FLEET_REFUSED: Gauge "xksd_fleet_values_refused" []
+        "Values in etcd that are older than what is held, or were not sealed by this fleet.";
+    FLEET_NOT_APPLIED: Gauge "xksd_fleet_documents_not_applied" []
+        "Documents of the fleet that this instance holds and could not put in force or save.";
+
     // Audit trail, if there is one
     AUDIT_RECORDS: Gauge "xksd_audit_records" []
         "Records of the audit trail that are on disk.";

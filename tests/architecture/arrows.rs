@@ -27,6 +27,27 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
         ],
     ),
     // The API spells what a key manager says of itself and its keys, and knows no more of it.
+    (
+        &["fleet"],
+        &[
+            "admin",
+            "api",
+            "audit",
+            "cli",
+            "config",
+            "control",
+            "file",
+            "http1",
+            "key_manager",
+            "keystore",
+            "pipeline",
+            "sched",
+            "shard",
+            "sigv4",
+            "telemetry",
+            "tls",
+        ],
+    ),
     (&["http1", "sigv4", "policy"], &["key_manager"]),
     (&["http1", "sigv4"], &["policy"]),
     (AUDIT_VALUES, &["telemetry", "audit::store", "audit::trail"]),
@@ -116,8 +137,16 @@ const AUDIT_VALUES: &[&str] = &[
 const RECORDS: (&str, &[&str]) = ("audit::record", &["audit", "control", "pipeline"]);
 
 /// They are told what time it is, and are given bytes.
-const PURE: &[&str] =
-    &["http1", "api", "sigv4", "policy", "sched::model", "shard::proxy_protocol", "network"];
+const PURE: &[&str] = &[
+    "http1",
+    "api",
+    "sigv4",
+    "policy",
+    "fleet",
+    "sched::model",
+    "shard::proxy_protocol",
+    "network",
+];
 const IMPURE: &[&str] = &[
     "std::env",
     "std::fs",

@@ -221,13 +221,14 @@ fn wrong_requests_and_silent_clients_do_not_stop_the_control_socket() {
         stream.read_to_string(&mut answer).expect("answered");
         answer
     };
+    let long = vec![b'a'; 600_000];
     for wrong in [
         &b"\n"[..],
         b"{}\n",
         b"\xff\xfe\n",
         b"{\"command\":\"format\"}\n",
         b"{\"command\":\"blocks\",\"x\":1}\n",
-        &[&b"{\"command\":\""[..], &[b'a'; 20_000], b"\"}\n"].concat(),
+        &[&b"{\"command\":\""[..], &long, b"\"}\n"].concat(),
     ] {
         assert!(ask(wrong).starts_with("{\"ok\":false"), "{}", String::from_utf8_lossy(wrong));
     }

@@ -9,6 +9,7 @@ mod audit;
 mod blocks;
 mod budgets;
 mod calls;
+mod fleet;
 mod haproxy;
 mod hostile;
 mod http;

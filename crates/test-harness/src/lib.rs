@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod config;
+pub mod etcd;
 pub mod hsm_sim;
 pub mod installation;
 pub mod memory_scan;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use api::{Api, aad, b64, bytes, envelope, with};
 pub use config::{A, B, C, Config};
+pub use etcd::Etcd;
 pub use installation::Installation;
 pub use request::{Credential, Delivery, Request};
 pub use server::Server;

@@ -7,11 +7,24 @@ use super::*;
 #[rustfmt::skip]
 const REFUSED: &[(&str, &str, &str, &str)] = &[
     ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, audit, \
-        witness, key_manager, keystore"),
+        witness, fleet, key_manager, keystore"),
     ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, \
         shards"),
     ("[server]", "[server]\nlissten = \"0.0.0.0:443\"", "server.lissten", "unknown key; did you mean \"listen\"? Accepted here: listen"),
     ("[server]", "[sever]\n[server]", "sever", "unknown key; did you mean \"server\"? Accepted here: server, tls"),
+    ("[server]", "[fleet]\n[server]", "fleet", "missing: peers"),
+    ("[server]", "[fleet]\npeers = []\n[server]", "fleet.peers", "1 to 32 are accepted"),
+    ("[server]", "[fleet]\npeers = [\"10.0.0.2\"]\n[server]", "fleet.peers[0]", "https:// or http://"),
+    ("[server]", "[fleet]\npeers = [\"https://a\"]\n[server]", "fleet", "trust_anchors is missing"),
+    ("[server]", "[fleet]\nname = \".a\"\npeers = [\"http://a\"]\n[server]", "fleet.name", "not with a dot"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\npeers = [\"http://a\"]\n[server]", "fleet.secret", "with peers it has no use"),
+    ("[server]", "[fleet]\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\" }\n[server]", "fleet.secret", "xksd fleet secret new"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAA\" }\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\" }\n[server]", "fleet.secret", "base64 of 32 bytes"),
+    ("[server]", "[fleet]\npeers = [\"http://a\"]\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\" }\n[server]", "fleet", "not both"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a/\" }\n[server]", "fleet.etcd.prefix", "joined by /"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\", user = \"u\" }\n[server]", "fleet.etcd", "go together"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\", user = \"u\", password = { value = \"p\" } }\n[server]", "fleet.etcd", "readable on the way"),
+    ("[server]", "[fleet]\nsecret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\netcd = { endpoints = [\"http://a:1\"], prefix = \"/a\", client_certificate = \"c\" }\n[server]", "fleet.etcd", "go together"),
     ("[tls]", "[[key_store]]\n[tls]", "key_store", "unknown key; did you mean \"keystore\"?"),
     ("[tls]", "[tls]\nregions = []", "tls.regions", "unknown key; it belongs to [server]. Accepted here: certificate_chain"),
     ("[tls]", "[client]\n[tls]", "client", "unknown key; it belongs to [tls]. Accepted here"),

@@ -11,7 +11,7 @@ use crate::audit::layout::Layout;
 use crate::audit::record::Record;
 use crate::audit::trail::Trail;
 use crate::audit::witnessed::Witnessed;
-use crate::config::{AuditWitness, WitnessUrl};
+use crate::config::{AuditWitness, Url};
 use crate::limits::WITNESS_INTERVAL;
 use crate::telemetry::{Level, Log};
 
@@ -64,7 +64,7 @@ pub struct Client {
 }
 
 struct Asked {
-    url: WitnessUrl,
+    url: Url,
     witnessed: Witnessed,
     shown: Arc<Shown>,
     /// Whether it has been asked, and what is wrong was said.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Instant;
 
-use crate::config::WitnessUrl;
+use crate::config::Url;
 use crate::control::connections::read;
 use crate::limits::{WITNESS_ANSWER_BYTES_MAX, WITNESS_TIME_MAX};
 
@@ -16,7 +16,7 @@ const FIELDS_MAX: usize = 64;
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(super) fn post(url: &WitnessUrl, path: &str, body: &str) -> Result<(u16, String), String> {
+pub(super) fn post(url: &Url, path: &str, body: &str) -> Result<(u16, String), String> {
     let end = Instant::now() + WITNESS_TIME_MAX;
     let mut addresses = (url.host.as_str(), url.port)
         .to_socket_addrs()

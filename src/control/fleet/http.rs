@@ -1,0 +1,187 @@
+//! One request to etcd or to a peer, blocking, over HTTP or HTTPS.
+//!
+//! HTTP/1.0: an answer ends with its connection, and has no chunks; a watch is an answer that goes
+//! on. A few requests a second need no connection that is kept.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::config::Url;
+use crate::limits::{FLEET_ANSWER_BYTES_MAX, FLEET_CALL_TIME_MAX, FLEET_CONNECT_TIME_MAX};
+
+/// Field lines of an answer.
+const FIELDS_MAX: usize = 64;
+
+/// A request.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// With `/` in front.
+    pub path: &'a str,
+    /// `Authorization`, where there is one.
+    pub authorization: Option<&'a str>,
+    /// JSON; empty for none.
+    pub body: &'a [u8],
+}
+
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
+/// An answer whose head was read.
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    stream: Box<dyn Stream>,
+    socket: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// Sends a request and reads the head of its answer, within [`FLEET_CALL_TIME_MAX`].
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn send(
+    url: &Url,
+    tls: Option<&Arc<ClientConfig>>,
+    request: Request<'_>,
+) -> Result<Answer, String> {
+    let end = Instant::now() + FLEET_CALL_TIME_MAX;
+    let mut addresses = (url.host.as_str(), url.port)
+        .to_socket_addrs()
+        .map_err(|error| format!("looking up {}: {error}", url.host))?;
+    let address = addresses.next().ok_or_else(|| format!("{} has no address", url.host))?;
+    let socket = TcpStream::connect_timeout(&address, FLEET_CONNECT_TIME_MAX)
+        .map_err(|error| format!("connecting to {address}: {error}"))?;
+    let failed = |error: std::io::Error| format!("{url}: {}", words(&error));
+    socket.set_nodelay(true).map_err(failed)?;
+    socket.set_write_timeout(Some(FLEET_CALL_TIME_MAX)).map_err(failed)?;
+    let mut sent = socket.try_clone().map_err(failed)?;
+    sent.set_read_timeout(Some(FLEET_CONNECT_TIME_MAX)).map_err(failed)?;
+    let mut stream: Box<dyn Stream> = match tls.filter(|_| url.tls) {
+        None if url.tls => return Err(format!("{url}: no trust anchors are configured")),
+        None => Box::new(sent),
+        Some(config) => {
+            let name = ServerName::try_from(url.host.clone())
+                .map_err(|error| format!("{}: {error}", url.host))?;
+            let mut session = ClientConnection::new(config.clone(), name)
+                .map_err(|error| format!("{url}: TLS: {error}"))?;
+            while session.is_handshaking() {
+                refuse_late(end, url)?;
+                session.complete_io(&mut sent).map_err(failed)?;
+            }
+            Box::new(StreamOwned::new(session, sent))
+        }
+    };
+    let authorization = request
+        .authorization
+        .map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
+    let head = format!(
+        "{} {}{} HTTP/1.0\r\nHost: {}\r\n{authorization}Content-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        request.method,
+        url.prefix,
+        request.path,
+        url.authority(),
+        request.body.len()
+    );
+    let text = [head.as_bytes(), request.body].concat();
+    stream.write_all(&text).and_then(|()| stream.flush()).map_err(failed)?;
+    let mut answer = Answer { status: 0, stream, socket, buffer: Vec::new() };
+    while !answer.has_head().map_err(|why| format!("{url}: {why}"))? {
+        if !answer.read_more(end).map_err(failed)? {
+            return Err(format!("{url}: the connection ended without an answer"));
+        }
+    }
+    Ok(answer)
+}
+
+fn refuse_late(end: Instant, url: &Url) -> Result<(), String> {
+    if Instant::now() < end { Ok(()) } else { Err(format!("{url}: no answer in time")) }
+}
+
+/// What a person understands: a timeout is "resource temporarily unavailable" to the system.
+fn words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Answer {
+    /// The whole body, within what is left of [`FLEET_CALL_TIME_MAX`].
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn body(mut self) -> Result<Vec<u8>, String> {
+        let end = Instant::now() + FLEET_CALL_TIME_MAX;
+        while self.read_more(end).map_err(|error| words(&error))? {}
+        Ok(self.buffer)
+    }
+
+    /// The next line of an answer that goes on; `None` where none comes within `patience`.
+    ///
+    /// # Errors
+    /// When the answer has ended.
+    pub fn line(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, String> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(at + 1);
+                return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+            }
+            match self.read_more(end) {
+                Ok(true) => {}
+                Ok(false) => return Err("the answer has ended".to_owned()),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// False at the end.
+    fn read_more(&mut self, end: Instant) -> std::io::Result<bool> {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        let mut chunk = [0; 16 * 1024];
+        let count = match self.stream.read(&mut chunk) {
+            Ok(count) => count,
+            // Go's server ends without a close_notify.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        self.buffer.extend_from_slice(&chunk[..count]);
+        if self.buffer.len() > FLEET_ANSWER_BYTES_MAX {
+            let why = format!("an answer of more than {FLEET_ANSWER_BYTES_MAX} bytes");
+            return Err(std::io::Error::other(why));
+        }
+        Ok(count > 0)
+    }
+
+    fn has_head(&mut self) -> Result<bool, String> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut head = httparse::Response::new(&mut fields);
+        match head.parse(&self.buffer).map_err(|error| format!("no HTTP answer: {error}"))? {
+            httparse::Status::Partial => Ok(false),
+            httparse::Status::Complete(end) => {
+                self.status = head.code.unwrap_or(0);
+                self.buffer.drain(..end);
+                Ok(true)
+            }
+        }
+    }
+}

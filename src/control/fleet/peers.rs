@@ -1,0 +1,79 @@
+//! A fleet without etcd: each instance asks the admin listeners of the others.
+
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::Instant;
+
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use super::http::{self, Request};
+use super::unix_ms;
+use crate::config::Url;
+use crate::fleet::Summary;
+use crate::fleet::status::Member;
+
+/// The others.
+pub struct Peers {
+    urls: Vec<Url>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Peers {
+    /// Of these admin listeners.
+    pub fn new(urls: Vec<Url>, tls: Option<Arc<ClientConfig>>) -> Peers {
+        Peers { urls, tls }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.urls.len()
+    }
+
+    /// Asks all at once: one that does not answer must not keep the others' answers away.
+    pub fn ask(&self) -> Vec<Member> {
+        std::thread::scope(|scope| {
+            let ask = |url| {
+                let thread = Builder::new().name("xksd-peer".into());
+                (url, thread.spawn_scoped(scope, move || self.ask_one(url)))
+            };
+            let asked: Vec<_> = self.urls.iter().map(ask).collect();
+            let member = |(url, thread): (&Url, std::io::Result<_>)| {
+                let heard: Result<Member, String> = match thread {
+                    Ok(thread) => std::thread::ScopedJoinHandle::join(thread)
+                        .unwrap_or_else(|_| Err("the question failed".to_owned())),
+                    Err(error) => Err(error.to_string()),
+                };
+                heard.unwrap_or_else(|why| Member {
+                    name: url.to_string(),
+                    problem: Some(why),
+                    ..Member::default()
+                })
+            };
+            asked.into_iter().map(member).collect()
+        })
+    }
+
+    fn ask_one(&self, url: &Url) -> Result<Member, String> {
+        let start = Instant::now();
+        let request = Request { method: "GET", path: "/status", authorization: None, body: b"" };
+        let answer = http::send(url, self.tls.as_ref(), request)?;
+        if answer.status != 200 {
+            return Err(format!("{url}/status answered {}", answer.status));
+        }
+        let status: Value = serde_json::from_slice(&answer.body()?)
+            .map_err(|error| format!("{url}/status: {error}"))?;
+        let summary: Summary = serde_json::from_value(status["instance"].clone())
+            .map_err(|_| format!("{url}/status says nothing of its instance: an older xksd?"))?;
+        // It was said somewhere between question and answer.
+        let middle = unix_ms().cast_signed() - start.elapsed().as_millis() as i64 / 2;
+        Ok(Member {
+            name: summary.name.clone(),
+            clock_ms: Some(summary.unix_ms.cast_signed() - middle),
+            summary: Some(summary),
+            present: true,
+            age_ms: Some(0),
+            problem: None,
+        })
+    }
+}

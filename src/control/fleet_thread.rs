@@ -1,0 +1,196 @@
+//! Takes part in the fleet: registers this instance, takes over what changes, and puts back what
+//! etcd has lost. One thread, which no request waits for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use super::fleet::{Fleet, Joined};
+use super::fleet_size;
+use super::instance::summary;
+use super::reload::{self, Accepted};
+use super::state::State;
+use crate::limits::{
+    FLEET_KEEP_ALIVE_INTERVAL, FLEET_LEASE, FLEET_RESYNC_INTERVAL, FLEET_RETRY_INTERVAL,
+    FLEET_SUMMARY_INTERVAL, FLEET_TICK,
+};
+use crate::telemetry::Level;
+
+/// What was lost is put back this often at the most.
+const RESTORE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the thread, where there is an etcd.
+///
+/// # Errors
+/// When there is no thread.
+pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
+    let Some(fleet) = state.fleet.clone().filter(|fleet| fleet.joined().is_some()) else {
+        return Ok(());
+    };
+    let state = state.clone();
+    let run = move || {
+        let Some(joined) = fleet.joined() else { return };
+        let mut rest = FLEET_RETRY_INTERVAL;
+        while !is_draining(&state) {
+            match Session::begin(&state, &fleet, joined).and_then(Session::run) {
+                Ok(()) => rest = FLEET_RETRY_INTERVAL,
+                Err(why) => {
+                    if joined.members.lost(&why) {
+                        let message = format!(
+                            "fleet: etcd does not answer: {why}. What is in force stays in force"
+                        );
+                        state.log.event(Level::Error, message);
+                    }
+                    joined.etcd.next_endpoint();
+                }
+            }
+            joined.documents.tick(Instant::now());
+            std::thread::sleep(rest);
+        }
+    };
+    let thread = Builder::new().name("xksd-fleet".into()).spawn(run);
+    thread.map(drop).map_err(|error| format!("cannot start the fleet's thread: {error}"))
+}
+
+fn is_draining(state: &State) -> bool {
+    state.draining.load(Ordering::Acquire)
+}
+
+/// Documents in force and not in force, whether it is ready, and with which configuration.
+type News = (BTreeMap<String, u64>, BTreeMap<String, String>, bool, String);
+
+/// As long as one member of etcd answers and the lease holds.
+struct Session<'a> {
+    state: &'a Arc<State>,
+    fleet: &'a Fleet,
+    joined: &'a Joined,
+    lease: u64,
+    /// From where changes are watched.
+    revision: u64,
+    renewed: Instant,
+    summarised: Instant,
+    synced: Instant,
+    restored: Instant,
+    /// What this instance said last that others wait for.
+    said: Option<News>,
+}
+
+impl<'a> Session<'a> {
+    fn begin(
+        state: &'a Arc<State>,
+        fleet: &'a Fleet,
+        joined: &'a Joined,
+    ) -> Result<Session<'a>, String> {
+        let lease = joined.etcd.grant(FLEET_LEASE)?;
+        let revision = joined.sync()?;
+        joined.join(&fleet.name)?;
+        let now = Instant::now();
+        let mut session = Session {
+            state,
+            fleet,
+            joined,
+            lease,
+            revision,
+            renewed: now,
+            summarised: now,
+            synced: now,
+            restored: now,
+            said: None,
+        };
+        session.take_over();
+        session.say()?;
+        if !joined.members.connection().connected {
+            let (name, endpoint) = (&fleet.name, joined.etcd.endpoint());
+            let message = format!("fleet: {name:?} is registered in etcd at {endpoint}");
+            state.log.event(Level::Info, message);
+        }
+        joined.members.contact();
+        Ok(session)
+    }
+
+    /// Until this instance stops.
+    fn run(mut self) -> Result<(), String> {
+        let mut watch = self.joined.etcd.watch(self.joined.prefix(), self.revision + 1)?;
+        loop {
+            if is_draining(self.state) {
+                return self.end();
+            }
+            for change in watch.changes(FLEET_TICK)? {
+                self.joined.changed(&change, true);
+            }
+            self.take_over();
+            self.refuse_a_second_of_its_name();
+            let now = Instant::now();
+            if self.said.as_ref() != Some(&self.news())
+                || now >= self.summarised + FLEET_SUMMARY_INTERVAL
+            {
+                self.say()?;
+            }
+            if now >= self.renewed + FLEET_KEEP_ALIVE_INTERVAL {
+                if !self.joined.etcd.keep_alive(self.lease)? {
+                    return Err("the lease has ended".to_owned());
+                }
+                self.renewed = now;
+                self.joined.members.contact();
+            }
+            if now >= self.synced + FLEET_RESYNC_INTERVAL {
+                self.joined.sync()?;
+                self.synced = now;
+            }
+            if now >= self.restored + RESTORE_INTERVAL {
+                self.joined.restore()?;
+                self.restored = now;
+            }
+            self.joined.documents.tick(now);
+        }
+    }
+
+    /// It leaves by itself: nobody waits for its confirmation.
+    fn end(&self) -> Result<(), String> {
+        self.joined.leave(&self.fleet.name)?;
+        self.joined.etcd.revoke(self.lease)
+    }
+
+    /// Files that have changed come into force by a reload.
+    fn take_over(&mut self) {
+        if self.joined.documents.files_changed() {
+            // What is to be said of it stands in the log, and in the summary.
+            let _ = reload::reload(self.state, "the fleet's files", Accepted::default());
+        }
+        fleet_size::registered(self.state, self.joined.members.registered());
+    }
+
+    fn news(&self) -> News {
+        let documents = &self.joined.documents;
+        let config_sha256 = self.state.config.load().sha256.clone();
+        (documents.applied(), documents.not_applied(), self.state.is_ready(), config_sha256)
+    }
+
+    fn say(&mut self) -> Result<(), String> {
+        // Before the summary: what changes in between is said once more.
+        self.said = Some(self.news());
+        let summary = summary(self.state);
+        self.joined.register(&summary, self.lease)?;
+        self.joined.members.heard(summary, None);
+        self.summarised = Instant::now();
+        Ok(())
+    }
+
+    /// Two processes of one name would confirm for each other.
+    fn refuse_a_second_of_its_name(&self) {
+        let Fleet { name, run, .. } = self.fleet;
+        let all = self.joined.members.all();
+        let own = all.into_iter().find(|member| member.name == *name);
+        let other = own.and_then(|member| member.summary).filter(|summary| summary.run != *run);
+        let key = format!("instances/{name}");
+        if other.is_none() {
+            return self.joined.members.accepted(&key);
+        }
+        let why = "another instance has this name: give each its own fleet.name";
+        if self.joined.members.refused(&key, why) {
+            self.state.log.event(Level::Error, format!("fleet: {name:?}: {why}"));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Two instances that share an etcd, or know each other as peers.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use test_harness::api::{encrypt_body, name};
+use test_harness::{Api, Config, Etcd, Installation, Server, eventually, programs};
+
+const SECRET: &str = "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const BLOCKS: &str = "/xksd/test/documents/blocks";
+
+fn config(fleet: &str) -> Config {
+    let config = Config::default();
+    let admin = format!("{}\n\n[fleet]\n{fleet}", config.admin);
+    Config { admin, ..config }.server("instances = 2")
+}
+
+fn in_etcd(etcd: &Etcd, name: &str) -> Config {
+    config(&format!(
+        "name = \"{name}\"\nsecret = {{ file = \"secrets/fleet\" }}\netcd = {{ endpoints = \
+         [\"{}\"], prefix = \"/xksd/test\" }}",
+        etcd.url()
+    ))
+}
+
+fn installation(etcd: &Etcd, name: &str) -> Installation {
+    let installation = Installation::default();
+    installation.write("secrets/fleet", SECRET);
+    installation.configure(&in_etcd(etcd, name));
+    installation
+}
+
+fn xksd(installation: &Installation, arguments: &[&str]) -> Output {
+    let config = installation.config_file();
+    let mut command = Command::new(programs::xksd());
+    command.args(arguments).arg("--config").arg(config).output().expect("runs")
+}
+
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8(text).expect("text")
+}
+
+fn done(installation: &Installation, arguments: &[&str]) -> String {
+    let output = xksd(installation, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+fn failed(installation: &Installation, arguments: &[&str]) -> String {
+    let output = xksd(installation, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+const BLOCK: &[&str] = &["block", "--fleet", "--key-store", "/one", "--reason", "case 7"];
+const UNBLOCK: &[&str] = &["unblock", "--fleet", "--key-store", "/one", "--reason", "solved"];
+
+fn is_blocked(installation: &Installation, server: &Server) -> bool {
+    let mut api = Api::new(installation, server);
+    let outcome = api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})));
+    outcome == name(400, "InvalidStateException")
+}
+
+fn serves(installation: &Installation, server: &Server) {
+    Api::new(installation, server).round_trip("foo");
+}
+
+fn both_registered(server: &Server) {
+    eventually("both are registered", || server.metric("xksd_fleet_size") == 2.0);
+}
+
+#[test]
+fn a_block_reaches_all_and_outlives_etcd() {
+    let mut etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    let (server_a, mut server_b) = (a.start(), b.start());
+    both_registered(&server_a);
+    both_registered(&server_b);
+    assert_eq!(Api::new(&a, &server_a).health()["xksProxyFleetSize"], 2);
+
+    let text = done(&a, BLOCK);
+    assert_eq!(text, "key store \"/one\" is blocked in the fleet. 2 instances have confirmed\n");
+    assert!(is_blocked(&a, &server_a) && is_blocked(&b, &server_b), "at once, on both");
+    assert!(done(&b, &["blocks"]).contains("key store \"/one\" in the fleet, since"));
+    let here = failed(&b, &["unblock", "--key-store", "/one", "--reason", "x"]);
+    assert!(here.contains("run `xksd unblock --fleet`"), "{here}");
+    assert!(!etcd.get(BLOCKS).expect("there").windows(4).any(|w| w == b"/one"), "sealed");
+
+    etcd.kill();
+    eventually("it is seen", || server_a.metric("xksd_fleet_connected") == 0.0);
+    assert!(is_blocked(&a, &server_a));
+    server_b.kill();
+    let server_b = b.start();
+    assert!(is_blocked(&b, &server_b), "started without etcd");
+    let text = failed(&a, &[BLOCK, &["--key", "foo"]].concat());
+    assert!(text.contains("on this instance only"), "{text}");
+    assert!(failed(&a, UNBLOCK).contains("connecting to"), "nothing is unblocked here only");
+    assert!(is_blocked(&a, &server_a));
+
+    etcd.start_again();
+    both_registered(&server_a);
+    both_registered(&server_b);
+    let text = done(&b, UNBLOCK);
+    assert!(text.contains("no longer blocked in the fleet. 2 instances have confirmed"), "{text}");
+    serves(&b, &server_b);
+    assert!(is_blocked(&a, &server_a), "by its own block of the key");
+}
+
+#[test]
+fn what_is_older_or_forged_is_refused_and_put_back() {
+    let etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    let (server_a, server_b) = (a.start(), b.start());
+    both_registered(&server_a);
+    done(&a, &[BLOCK, &["--key", "off"]].concat());
+    let older = etcd.get(BLOCKS).expect("there");
+    done(&a, BLOCK);
+    let newest = etcd.get(BLOCKS).expect("there");
+
+    let mut forged = newest.clone();
+    *forged.last_mut().expect("bytes") ^= 1;
+    for (value, why) in [(older, "it is older"), (forged, "was not sealed"), (Vec::new(), "")] {
+        match why {
+            "" => etcd.delete(BLOCKS),
+            _ => etcd.put(BLOCKS, &value),
+        }
+        eventually("it is put back", || etcd.get(BLOCKS).as_ref() == Some(&newest));
+        assert!(is_blocked(&a, &server_a) && is_blocked(&b, &server_b), "{why}");
+        let refused = |line: &str| line.contains("is refused") && line.contains(why);
+        assert!(why.is_empty() || server_a.messages().iter().any(|line| refused(line)), "{why}");
+    }
+    eventually("nothing is refused", || server_a.metric("xksd_fleet_values_refused") == 0.0);
+
+    // Nobody registers without the secret.
+    etcd.put("/xksd/test/instances/evil", b"anything");
+    eventually("it is seen", || server_a.metric("xksd_fleet_values_refused") == 1.0);
+    assert_eq!(server_a.metric("xksd_fleet_size"), 2.0);
+    drop(server_b);
+
+    // What was changed on the disk is found, and not taken for nothing.
+    drop(server_a);
+    let kept = a.path().join("state/fleet/documents/blocks.sealed");
+    let mut bytes = fs::read(&kept).expect("kept");
+    bytes[30] ^= 1;
+    fs::write(&kept, bytes).expect("written");
+    let output = xksd(&a, &["serve"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = said(&output);
+    assert!(text.contains("blocks.sealed: it was changed"), "{text}");
+}
+
+#[test]
+fn files_come_to_all_and_take_effect() {
+    let etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    let (server_a, server_b) = (a.start(), b.start());
+    both_registered(&server_a);
+    let permit = a.write("permit.cedar", "@id(\"all\") permit(principal, action, resource);");
+    let deny = a.write("deny.cedar", "@id(\"none\") forbid(principal, action, resource);");
+    let put = |file: &std::path::Path| {
+        xksd(&a, &["fleet", "put", "who.cedar", file.to_str().expect("UTF-8")])
+    };
+    let output = put(&permit);
+    assert!(said(&output).contains("2 instances have confirmed"), "{}", said(&output));
+    let path = b.path().join("state/fleet/files/who.cedar");
+    assert_eq!(fs::read(&path).expect("there"), fs::read(&permit).expect("there"));
+
+    for (installation, name) in [(&a, "a"), (&b, "b")] {
+        let mut config = in_etcd(&etcd, name);
+        let section = "[keystore.policy]\nfiles = [\"state/fleet/files/who.cedar\"]\n";
+        let first = "[[keystore.credential]]";
+        config.key_stores = config.key_stores.replacen(first, &format!("{section}{first}"), 1);
+        installation.configure(&config);
+        done(installation, &["reload"]);
+    }
+    serves(&b, &server_b);
+    assert!(put(&deny).status.success());
+    let mut api = Api::new(&b, &server_b);
+    let outcome = api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})));
+    assert_eq!(outcome, name(403, "AccessDeniedException"));
+
+    // What cannot be taken over is said, by each that has not.
+    let output = put(&a.write("wrong.cedar", "permit("));
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("not reloaded here") && text.contains("NOT CONFIRMED: b"), "{text}");
+    assert!(put(&deny).status.success());
+    assert_eq!(
+        done(&b, &["fleet", "get", "who.cedar"]).as_bytes(),
+        fs::read(&deny).expect("there")
+    );
+    assert!(done(&b, &["fleet", "list"]).contains("who.cedar, "));
+    done(&a, &["fleet", "put", "other", permit.to_str().expect("UTF-8")]);
+    done(&a, &["fleet", "remove", "other"]);
+    assert!(!b.path().join("state/fleet/files/other").exists());
+    drop(server_a);
+}
+
+#[test]
+fn who_is_away_is_named_until_it_is_forgotten() {
+    let etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    let (server_a, mut server_b) = (a.start(), b.start());
+    both_registered(&server_a);
+    eventually("both are ready", || !done(&a, &["fleet", "status"]).contains("not ready"));
+    server_b.kill();
+    eventually("its lease ends", || server_a.metric("xksd_fleet_instances_away") == 1.0);
+    let text = failed(&a, BLOCK);
+    assert!(text.contains("NOT CONFIRMED: b: it is not there"), "{text}");
+    let output = xksd(&a, &["fleet", "status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &status["members"][1]["present"]), (Some(1), &json!(false)));
+
+    let server_b = b.start();
+    assert!(is_blocked(&b, &server_b), "ready with the block that was made meanwhile");
+    both_registered(&server_a);
+    assert_eq!(server_b.stop().0, Some(0));
+    eventually("it has left", || server_a.metric("xksd_fleet_size") == 1.0);
+    assert!(done(&a, UNBLOCK).contains("1 instance has confirmed"));
+}
+
+#[test]
+fn peers_are_asked_and_nothing_is_carried() {
+    let b = Installation::default();
+    let server_b = b.start();
+    let a = Installation::default();
+    a.configure(&config(&format!(
+        "name = \"a\"\npeers = [\"http://127.0.0.1:{}\"]",
+        server_b.admin
+    )));
+    let server_a = a.start();
+    assert_eq!(Api::new(&a, &server_a).health()["xksProxyFleetSize"], 2);
+    let output = xksd(&a, &["fleet", "status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        (&status["by"], status["members"].as_array().map(Vec::len)),
+        (&json!("peers"), Some(2))
+    );
+    assert!(failed(&a, BLOCK).contains("on this instance only: this fleet has peers and no etcd"));
+    assert!(is_blocked(&a, &server_a) && !is_blocked(&b, &server_b));
+    drop(server_b);
+    assert!(failed(&a, &["fleet", "status"]).contains("not there: http://127.0.0.1:"));
+}
