@@ -54,8 +54,7 @@ pub fn build(
     }
     let dir = state_dir(&config, &log)?;
     let blocks = Arc::new(Blocks::load(dir.clone())?);
-    let fleet = config.fleet.as_ref().map(|fleet| Fleet::open(fleet, &dir, &blocks, &log));
-    let fleet = fleet.transpose()?.map(Arc::new);
+    let fleet = fleet(&config, &dir, &blocks, &log)?;
     let fleet_size = Arc::new(fleet_size::configured(&config).into());
     let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
     let witness = witness.transpose()?.map(Arc::new);
@@ -108,6 +107,16 @@ pub fn build(
         draining: AtomicBool::new(false),
         started: Instant::now(),
     })
+}
+
+fn fleet(
+    config: &Config,
+    dir: &StateDir,
+    blocks: &Arc<Blocks>,
+    log: &Log,
+) -> Result<Option<Arc<Fleet>>, String> {
+    let open = |fleet: &config::Fleet| Fleet::open(fleet, dir, blocks, log).map(Arc::new);
+    config.fleet.as_ref().map(open).transpose()
 }
 
 /// The state directory. One without a state may be a volume that is not mounted: what was blocked
