@@ -334,6 +334,16 @@ pub const HSM_OUTPUT_SPARE_BYTES: usize = 48;
 pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
+/// A key manager that a reload brings must serve within this, or the one before it stays.
+pub const ACTIVATION_TIME_MAX: Duration = Duration::from_secs(20);
+/// For its last sessions it is waited no longer than this, if it serves without them.
+pub const LAST_SESSIONS_WAIT: Duration = Duration::from_secs(5);
+/// A key manager that is no longer used closes its sessions this long after the last request could
+/// have come to it.
+pub const RETIREMENT_TIME: Duration = Duration::from_secs(1);
+/// Clients that a PKCS#11 key manager has beside those of its configuration: so many can open
+/// wrapped keys with it before a reload has to open new sessions for them.
+pub const SPARE_CLIENTS: usize = 2 * (1 + KEY_OPENERS_MAX);
 /// Health probe of each key manager.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// And this soon again after one that failed.

@@ -112,7 +112,8 @@ struct Look {
 
 impl Look {
     fn at(state: &State) -> Look {
-        let pools = state.managers.iter().filter_map(|manager| manager.sessions());
+        let managers = state.managers.load();
+        let pools = managers.iter().filter_map(|manager| manager.sessions());
         let queued = pools.map(|stats| stats.queued.iter().sum::<usize>()).sum();
         Look::of(&Totals::of(&state.metrics).requests, queued)
     }

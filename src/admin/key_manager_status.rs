@@ -90,7 +90,7 @@ fn age_ms(at: Instant, now: Instant) -> u64 {
 
 impl KeyManagerStatus {
     pub(super) fn of_all(state: &State, config: &Config, now: Instant) -> Vec<Self> {
-        state.managers.iter().map(|manager| Self::of(manager, config, now)).collect()
+        state.managers.load().iter().map(|manager| Self::of(manager, config, now)).collect()
     }
 
     fn of(manager: &KeyManager, config: &Config, now: Instant) -> Self {

@@ -160,9 +160,9 @@ fn certificates(text: &mut Exposition, state: &State) {
 }
 
 fn key_managers(text: &mut Exposition, state: &State) {
-    let now = Instant::now();
+    let (now, managers) = (Instant::now(), state.managers.load());
     let mut metric = text.metric(&names::KEY_MANAGER_HEALTH);
-    for manager in &state.managers {
+    for manager in managers.iter() {
         let value = match manager.health(now) {
             Health::Active => 2,
             Health::Degraded => 1,
@@ -171,13 +171,13 @@ fn key_managers(text: &mut Exposition, state: &State) {
         metric.sample(&[&manager.name], value);
     }
     let mut metric = text.metric(&names::RESTART_NEEDED);
-    for manager in &state.managers {
+    for manager in managers.iter() {
         let stuck =
             manager.probe.load().as_ref().is_some_and(|probe| probe.info.library.stuck.is_some());
         metric.sample(&[&manager.name], u64::from(stuck));
     }
     let mut metric = text.metric(&names::KEY_FAILURES);
-    for manager in &state.managers {
+    for manager in managers.iter() {
         for (why, count) in
             [("cannot_serve", &manager.keys.cannot_serve), ("different", &manager.keys.different)]
         {
@@ -188,24 +188,24 @@ fn key_managers(text: &mut Exposition, state: &State) {
 
 /// Of key managers whose keys an HSM opens.
 fn wrapped_keys(text: &mut Exposition, state: &State) {
-    let now = Instant::now();
+    let (now, wrapped) = (Instant::now(), state.unsealing.load());
     let mut metric = text.metric(&names::KEYS_OPEN);
-    for unsealing in &state.unsealing {
+    for unsealing in wrapped.iter() {
         metric.sample(&[&unsealing.name], u8::from(unsealing.closed().is_none()));
     }
     let mut metric = text.metric(&names::HSM_ABSENT);
-    for unsealing in &state.unsealing {
+    for unsealing in wrapped.iter() {
         let absent = unsealing.absence(now).map_or(0.0, |(time, _)| time.as_secs_f64());
         metric.sample(&[&unsealing.name], absent);
     }
     let mut metric = text.metric(&names::KEY_FILES);
-    for unsealing in &state.unsealing {
+    for unsealing in wrapped.iter() {
         let table = unsealing.keys.table();
         metric.sample(&[&unsealing.name, "open"], table.keys().count());
         metric.sample(&[&unsealing.name, "refused"], table.refused().count());
     }
     let mut metric = text.metric(&names::KEY_FILE_EPOCHS);
-    for unsealing in &state.unsealing {
+    for unsealing in wrapped.iter() {
         let table = unsealing.keys.table();
         let epochs = table.keys().map(|(_, key)| key.epoch.number);
         let epochs = epochs.fold(0, u64::saturating_add);
@@ -215,11 +215,9 @@ fn wrapped_keys(text: &mut Exposition, state: &State) {
 
 /// Of key managers that have sessions.
 fn pools(text: &mut Exposition, state: &State) {
-    let pools: Vec<(&str, PoolStats)> = state
-        .managers
-        .iter()
-        .filter_map(|manager| Some((&*manager.name, manager.sessions()?)))
-        .collect();
+    let managers = state.managers.load();
+    let pools: Vec<(&str, PoolStats)> =
+        managers.iter().filter_map(|manager| Some((&*manager.name, manager.sessions()?))).collect();
     let mut metric = text.metric(&names::SESSIONS);
     for (name, stats) in &pools {
         for (state, count) in [

@@ -81,6 +81,7 @@ struct Reload {
     success_timestamp_seconds: f64,
     refused: Option<String>,
     waiting_for_restart: Vec<String>,
+    failed: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -299,6 +300,7 @@ impl Reload {
             success_timestamp_seconds: succeeded_at.as_secs_f64(),
             refused: last.refused.clone(),
             waiting_for_restart: last.waiting_for_restart.clone(),
+            failed: last.failed.clone(),
         }
     }
 }

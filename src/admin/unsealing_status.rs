@@ -40,7 +40,7 @@ struct RefusedFile {
 
 impl UnsealingStatus {
     pub(super) fn of_all(state: &State, now: Instant) -> Vec<UnsealingStatus> {
-        state.unsealing.iter().map(|unsealing| UnsealingStatus::of(unsealing, now)).collect()
+        state.unsealing.load().iter().map(|unsealing| UnsealingStatus::of(unsealing, now)).collect()
     }
 
     fn of(unsealing: &Unsealing, now: Instant) -> UnsealingStatus {
@@ -64,7 +64,7 @@ impl UnsealingStatus {
             state,
             why,
             hsm_absent_seconds: absence.map(|(time, _)| time.as_secs()),
-            hsm_absent_max_seconds: unsealing.settings.hsm_absent_max.as_secs(),
+            hsm_absent_max_seconds: unsealing.means.load().settings.hsm_absent_max.as_secs(),
             memory: unsealing.keys.protection().to_string(),
             keys,
             refused_files: refused

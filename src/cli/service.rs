@@ -152,6 +152,9 @@ fn summary(status: &Value) -> String {
     if let Some(why) = status["config_last_reload"]["refused"].as_str() {
         let _ = writeln!(text, "THE LAST RELOAD WAS REFUSED: {why}");
     }
+    for failed in elements(&status["config_last_reload"]["failed"]) {
+        let _ = writeln!(text, "COULD NOT BE HAD: {}", word(failed));
+    }
     for waiting in elements(&status["config_last_reload"]["waiting_for_restart"]) {
         let _ = writeln!(text, "waits for a restart: {}", word(waiting));
     }

@@ -3,7 +3,7 @@
 //!
 //! What of each key is said and what waits for a start is in the tables of the sections (`table`).
 
-use super::table::{self, Setting};
+use super::table::Setting;
 use super::{Config, Credential, Key, KeyManager, KeyStore, Problem};
 use super::{audit, fleet, key_manager, keystore, server, tls, witness};
 use crate::policy::Mode;
@@ -68,13 +68,19 @@ pub fn at_reload(
     said.extend(changes("admin", server::ADMIN_KEYS, &old.0.admin, &new.0.admin));
     said.extend(certificate_change(old.1.server, new.1.server));
     said.extend(who_may_connect(new.0, new.1.trust_anchors));
-    said.extend(key_stores(Some(old.0), new.0));
+    said.extend(of_key_managers_and_stores(old.0, new.0));
+    said
+}
+
+/// As [`at_reload`], of these.
+pub fn of_key_managers_and_stores(old: &Config, new: &Config) -> Vec<String> {
+    let mut said = key_managers(old, new);
+    said.extend(key_stores(Some(old), new));
     said
 }
 
 /// Gives the new configuration what runs in place of what waits for a start, so that the one in
 /// force tells the truth and the next reload compares with what runs, too. Gives a line for each.
-/// Key managers are another matter.
 pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
     waiting.extend(keep("admin", server::ADMIN_KEYS, &mut new.admin, &running.admin));
@@ -84,6 +90,15 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     waiting.extend(keep("fleet.etcd", fleet::ETCD_KEYS, &mut new.fleet.clone(), &running.fleet));
     waiting.extend(keep("fleet", fleet::KEYS, &mut new.fleet, &running.fleet));
     new.fleet.clone_from(&running.fleet);
+    for manager in &mut new.key_managers {
+        let mut before = running.key_managers.iter();
+        let before = before.find(|before| before.name == manager.name);
+        let same_kind = |before: &&KeyManager| before.kind.name() == manager.kind.name();
+        if let Some(before) = before.filter(same_kind) {
+            let path = format!("key_manager {:?}", manager.name);
+            waiting.extend(keep(&path, key_manager::PKCS11_KEYS, manager, before));
+        }
+    }
     waiting
 }
 
@@ -159,15 +174,6 @@ fn guard<T>(path: &str, keys: &[Setting<T>], running: &T, new: &T, problems: &mu
     problems.extend(missing.map(|(name, why)| Problem::of_key(format!("{path}.{name}"), why)));
 }
 
-/// The keys of a key manager that have another value than in the one that runs.
-pub fn changed_keys(running: &KeyManager, wanted: &KeyManager) -> String {
-    key_manager::ALL_KEYS
-        .iter()
-        .flat_map(|keys| table::different(keys, running, wanted))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 /// The server's certificates where they are not the `old` ones: its own first, then those above it.
 fn certificate_change(old: &[Certificate], new: &[Certificate]) -> Option<String> {
     let said = || new.iter().map(ToString::to_string).collect::<Vec<_>>().join("; above it ");
@@ -229,6 +235,32 @@ fn keep<T>(path: &str, keys: &[Setting<T>], new: &mut T, running: &T) -> Vec<Str
     // Not before all were compared: one may keep more than its own key.
     kept.into_iter().for_each(|keep| keep(new, running));
     waiting
+}
+
+fn key_managers(old: &Config, new: &Config) -> Vec<String> {
+    let mut said = Vec::new();
+    compare(
+        Some(&old.key_managers),
+        &new.key_managers,
+        |manager| &manager.name,
+        |manager, change| {
+            let name = format!("key manager {:?}", manager.name);
+            let words = |keys: &&[Setting<KeyManager>]| all_words(keys, manager);
+            match change {
+                Change::Removed => said.push(format!("{name} removed")),
+                Change::New(how) => {
+                    let words = key_manager::ALL_KEYS.iter().flat_map(words).collect::<Vec<_>>();
+                    said.push(format!("{name}{how}: {}", words.join(", ")));
+                }
+                Change::Stayed(before) => {
+                    let keys = key_manager::ALL_KEYS.into_iter().flatten();
+                    let changes = keys.filter_map(|key| key.change(before, manager));
+                    said.extend(changes.map(|change| format!("{name}: {change}")));
+                }
+            }
+        },
+    );
+    said
 }
 
 fn key_stores(old: Option<&Config>, new: &Config) -> Vec<String> {

@@ -124,10 +124,20 @@ pub struct Pkcs11 {
     pub read_write_sessions: bool,
 }
 
-/// `[[key_manager]]`: a change of any waits for a start.
+impl Pkcs11 {
+    /// Variables that it asks for and that this process does not have so.
+    pub fn variables_not_set(&self) -> Vec<&str> {
+        let lacks = |(name, text): &(&String, &String)| {
+            std::env::var_os(name).is_none_or(|now| now != text.as_str())
+        };
+        self.environment.iter().filter(lacks).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+/// `[[key_manager]]`.
 pub(super) const KEYS: &[Setting<KeyManager>] = &[
-    Setting::structure("name", InForce::Start),
-    Setting::waits("kind", |manager| Said::text(manager.kind.name())),
+    Setting::structure("name", InForce::Reload),
+    Setting::reloaded("kind", |manager| Said::text(manager.kind.name())),
 ];
 
 /// Of any kind.
@@ -135,63 +145,81 @@ pub(super) const ALL_KEYS: [&[Setting<KeyManager>]; 4] =
     [KEYS, LOCAL_KEYS, PKCS11_KEYS, WRAPPED_KEYS];
 
 /// Of `kind = "local"`.
-pub(super) const LOCAL_KEYS: &[Setting<KeyManager>] = &[Setting::waits("key_file", |manager| {
+pub(super) const LOCAL_KEYS: &[Setting<KeyManager>] = &[Setting::reloaded("key_file", |manager| {
     manager.kind.key_file().map_or(Said::Nothing, |file| Said::value(file.display()))
 })];
 
 /// Of `kind = "pkcs11"`.
 pub(super) const PKCS11_KEYS: &[Setting<KeyManager>] = &[
-    Setting::waits("module", |m| said_of(m, |hsm| Said::value(hsm.module.display()))),
-    Setting::waits("token", |m| {
+    Setting::reloaded("module", |m| said_of(m, |hsm| Said::value(hsm.module.display()))),
+    Setting::reloaded("token", |m| {
         said_of(m, |hsm| match &hsm.token {
             TokenSelector::Label(label) => Said::text(label),
             _ => Said::Nothing,
         })
     }),
-    Setting::waits("serial", |m| {
+    Setting::reloaded("serial", |m| {
         said_of(m, |hsm| match &hsm.token {
             TokenSelector::Serial(serial) => Said::text(serial),
             _ => Said::Nothing,
         })
     }),
-    Setting::waits("slot", |m| {
+    Setting::reloaded("slot", |m| {
         said_of(m, |hsm| match &hsm.token {
             TokenSelector::Slot(slot) => Said::value(slot),
             _ => Said::Nothing,
         })
     }),
-    Setting::waits("pin", |m| said_of(m, |hsm| Said::Secret(&hsm.pin))),
-    Setting::waits("profile", |m| said_of(m, |hsm| Said::text(hsm.profile.name()))),
-    Setting::waits("sessions", |m| said_of(m, |hsm| Said::value(hsm.sessions))),
-    Setting::waits("initialize_parameters", |m| {
-        said_of(m, |hsm| hsm.initialize_parameters.as_deref().map_or(Said::Nothing, Said::text))
+    Setting::reloaded("pin", |m| said_of(m, |hsm| Said::Secret(&hsm.pin))),
+    Setting::reloaded("profile", |m| said_of(m, |hsm| Said::text(hsm.profile.name()))),
+    Setting::reloaded("sessions", |m| said_of(m, |hsm| Said::value(hsm.sessions))),
+    Setting::kept(
+        "initialize_parameters",
+        |m| {
+            said_of(m, |hsm| hsm.initialize_parameters.as_deref().map_or(Said::Nothing, Said::text))
+        },
+        |new, running| {
+            keep(new, running, |new, running| {
+                new.initialize_parameters.clone_from(&running.initialize_parameters);
+            })
+        },
+    ),
+    Setting::kept(
+        "environment",
+        |m| said_of(m, |hsm| Said::Variables(&hsm.environment)),
+        |new, running| {
+            keep(new, running, |new, running| {
+                new.environment.clone_from(&running.environment);
+            })
+        },
+    ),
+    Setting::reloaded("verify_encryptions", |m| {
+        said_of(m, |hsm| Said::value(hsm.verify_encryptions))
     }),
-    Setting::waits("environment", |m| said_of(m, |hsm| Said::Variables(&hsm.environment))),
-    Setting::waits("verify_encryptions", |m| said_of(m, |hsm| Said::value(hsm.verify_encryptions))),
-    Setting::waits("read_write_sessions", |m| {
+    Setting::reloaded("read_write_sessions", |m| {
         said_of(m, |hsm| Said::value(hsm.read_write_sessions))
     }),
 ];
 
 /// Of `kind = "wrapped"`.
 pub(super) const WRAPPED_KEYS: &[Setting<KeyManager>] = &[
-    Setting::waits("folder", |m| {
+    Setting::reloaded("folder", |m| {
         said_of_wrapped(m, |wrapped| Said::value(wrapped.folder.display()))
     }),
-    Setting::waits("unseal_with", |m| {
+    Setting::reloaded("unseal_with", |m| {
         said_of_wrapped(m, |wrapped| Said::value(format!("{:?}", wrapped.unseal_with)))
     }),
-    Setting::waits("master", |m| said_of_wrapped(m, |wrapped| Said::text(&wrapped.master))),
-    Setting::waits("recheck_s", |m| {
+    Setting::reloaded("master", |m| said_of_wrapped(m, |wrapped| Said::text(&wrapped.master))),
+    Setting::reloaded("recheck_s", |m| {
         said_of_wrapped(m, |wrapped| Said::value(wrapped.recheck.as_secs()))
     }),
-    Setting::waits("hsm_absent_max_s", |m| {
+    Setting::reloaded("hsm_absent_max_s", |m| {
         said_of_wrapped(m, |wrapped| Said::value(wrapped.hsm_absent_max.as_secs()))
     }),
-    Setting::waits("secret_memory", |m| {
+    Setting::reloaded("secret_memory", |m| {
         said_of_wrapped(m, |wrapped| Said::text(wrapped::word(wrapped.memory)))
     }),
-    Setting::waits("min_epoch", |m| {
+    Setting::reloaded("min_epoch", |m| {
         said_of_wrapped(m, |Wrapped { min_epoch, .. }| match min_epoch.is_empty() {
             true => Said::Nothing,
             false => Said::value(format!("{min_epoch:?}")),
@@ -201,6 +229,12 @@ pub(super) const WRAPPED_KEYS: &[Setting<KeyManager>] = &[
 
 fn said_of_wrapped<'a>(manager: &'a KeyManager, say: fn(&'a Wrapped) -> Said<'a>) -> Said<'a> {
     manager.wrapped().map_or(Said::Nothing, say)
+}
+
+fn keep(new: &mut KeyManager, running: &KeyManager, keep: fn(&mut Pkcs11, &Pkcs11)) {
+    if let (Kind::Pkcs11(new), Some(running)) = (&mut new.kind, running.pkcs11()) {
+        keep(new, running);
+    }
 }
 
 fn said_of<'a>(manager: &'a KeyManager, say: fn(&'a Pkcs11) -> Said<'a>) -> Said<'a> {

@@ -13,7 +13,7 @@ pub(super) const SECTIONS: &[Setting<()>] = &[
     Setting::structure("audit", InForce::Start),
     Setting::structure("witness", InForce::Start),
     Setting::structure("fleet", InForce::Start),
-    Setting::structure("key_manager", InForce::Start),
+    Setting::structure("key_manager", InForce::Reload),
     Setting::structure("keystore", InForce::Reload),
 ];
 

@@ -93,11 +93,6 @@ impl<T> Setting<T> {
         Self { name, in_force, say: Some(say), keep: Some(keep), guard: None }
     }
 
-    /// One of a section that waits for a start as a whole.
-    pub(super) const fn waits(name: &'static str, say: Say<T>) -> Self {
-        Self { name, in_force: InForce::Start, say: Some(say), keep: None, guard: None }
-    }
-
     /// One that names its section, or is a section.
     pub(super) const fn structure(name: &'static str, in_force: InForce) -> Self {
         Self { name, in_force, say: None, keep: None, guard: None }
@@ -136,18 +131,9 @@ impl<T> Setting<T> {
             (_, now) => now.words(self.name).unwrap_or_else(|| format!("{} changed", self.name)),
         })
     }
-
-    fn differs(&self, old: &T, new: &T) -> bool {
-        self.say.is_some_and(|say| say(old) != say(new))
-    }
 }
 
 /// The names of keys.
 pub(super) fn names<T>(keys: &[Setting<T>]) -> Vec<&'static str> {
     keys.iter().map(|key| key.name).collect()
-}
-
-/// The names of those whose values differ.
-pub(super) fn different<T>(keys: &[Setting<T>], old: &T, new: &T) -> Vec<&'static str> {
-    keys.iter().filter(|key| key.differs(old, new)).map(|key| key.name).collect()
 }

@@ -160,9 +160,11 @@ fn settle(state: &State) {
 
 /// Encryptions that key managers have made of their own accord count as well.
 fn count_unrequested(state: &State) {
-    for manager in &state.managers {
-        for (label, count) in manager.take_unrequested() {
-            state.budgets.add(&manager.name, &label, count);
+    let config = state.config.load();
+    let is_counted = |name: &str| config.key_managers.iter().any(|manager| manager.name == name);
+    for (manager, counts) in state.attendants.take_unrequested(is_counted) {
+        for (label, count) in counts {
+            state.budgets.add(&manager, &label, count);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
@@ -23,6 +24,7 @@ use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::wrapped::Wrapped;
 use crate::key_manager::{Cipher, Engine, InProcess, KeyRef, Nonces};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
+use crate::limits::SPARE_CLIENTS;
 use crate::policy::Policy;
 use crate::policy::budget::Budget;
 use crate::policy::cedar::Revision;
@@ -62,30 +64,26 @@ pub fn build(
     let budgets = Budgets::load(dir)?;
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
+    let opened = config.key_managers.iter().zip(opened.into_iter().flatten());
     let start = |(configured, opened): (&config::KeyManager, Opened)| {
-        let name = &configured.name;
-        Arc::new(match opened {
-            Opened::InProcess(keys) => KeyManager::in_process(name, keys),
-            Opened::Wrapped(keys) => KeyManager::in_process(name, keys),
-            Opened::Sessions(engine, sessions) => {
-                // The prober's, and of each key manager that it opens.
-                let clients = 1 + unsealing::clients(&config, name);
-                KeyManager::with_sessions(name, engine, sessions, &mailboxes, clients)
-            }
-        })
+        let keys = opened.wrapped();
+        (keys, start(&config, configured, opened, &mailboxes))
     };
-    let opened: Vec<Opened> = opened.into_iter().flatten().collect();
-    let wrapped: Vec<_> = opened.iter().map(Opened::wrapped).collect();
-    let managers: Vec<_> = config.key_managers.iter().zip(opened).map(start).collect();
-    let unsealing = unsealing::managers(&config, wrapped, &managers, &key_files, &log);
+    let (wrapped, managers): (Vec<_>, Vec<_>) = opened.map(start).unzip();
+    let unsealing = config.key_managers.iter().zip(wrapped).filter_map(|(configured, keys)| {
+        unsealing::of((&config, configured), keys?, &managers, &key_files, &log)
+    });
+    let unsealing = unsealing.collect();
     budgets.expect(&config, &managers);
     let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
     let balancers = Balancers(config.server.proxy_protocol.clone());
     Ok(State {
         config_file,
         config: ArcSwap::from_pointee(config),
-        last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new())),
-        managers,
+        last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),
+        managers: ArcSwap::from_pointee(managers),
+        attendants: Attendants::default(),
+        candidate: ArcSwapOption::empty(),
         stores: Arc::new(ArcSwap::from_pointee(stores)),
         tls: Arc::new(ArcSwap::from_pointee(tls)),
         balancers: Arc::new(ArcSwap::from_pointee(balancers)),
@@ -98,9 +96,12 @@ pub fn build(
         fleet_size,
         witness,
         control_reachable: AtomicBool::new(true),
-        unsealing,
+        unsealing: ArcSwap::from_pointee(unsealing),
+        key_files,
         budgets,
         reloading: Mutex::new(()),
+        reloads_asked: AtomicUsize::new(0),
+        applying: Mutex::new(()),
         listening: OnceLock::new(),
         connections_a_shard,
         keys_listed: AtomicBool::new(false),
@@ -117,6 +118,30 @@ fn fleet(
 ) -> Result<Option<Arc<Fleet>>, String> {
     let open = |fleet: &config::Fleet| Fleet::open(fleet, dir, blocks, log).map(Arc::new);
     config.fleet.as_ref().map(open).transpose()
+}
+
+/// How many clients a key manager must have at a time: its prober and who opens wrapped keys with
+/// it, twice, since one that a reload brings stands beside the one before it for a while.
+pub fn clients(config: &Config, name: &str) -> usize {
+    1 + 2 * unsealing::clients(config, name)
+}
+
+/// Starts the lanes of a key manager.
+pub fn start(
+    config: &Config,
+    configured: &config::KeyManager,
+    opened: Opened,
+    mailboxes: &[Arc<Mailbox>],
+) -> Arc<KeyManager> {
+    let name = &configured.name;
+    Arc::new(match opened {
+        Opened::InProcess(keys) => KeyManager::in_process(name, keys),
+        Opened::Wrapped(keys) => KeyManager::in_process(name, keys),
+        Opened::Sessions(engine, sessions) => {
+            let clients = clients(config, name) + SPARE_CLIENTS;
+            KeyManager::with_sessions(name, engine, sessions, mailboxes, clients)
+        }
+    })
 }
 
 /// The state directory. One without a state may be a volume that is not mounted: what was blocked
@@ -154,7 +179,8 @@ pub enum Opened {
 }
 
 impl Opened {
-    fn wrapped(&self) -> Option<Arc<Wrapped>> {
+    /// The keys that an HSM is to open.
+    pub fn wrapped(&self) -> Option<Arc<Wrapped>> {
         match self {
             Opened::Wrapped(keys) => Some(keys.clone()),
             Opened::InProcess(_) | Opened::Sessions(..) => None,
@@ -186,6 +212,7 @@ pub fn open(configured: &config::KeyManager) -> Result<Opened, String> {
                 read_write_sessions: pkcs11.read_write_sessions,
             };
             let engine = Pkcs11Engine::new(settings)
+                .and_then(|engine| engine.refuse_other_parameters().map(|()| engine))
                 .map_err(|fault| format!("key manager {:?}: {fault}", configured.name))?;
             Ok(Opened::Sessions(engine, pkcs11.sessions))
         }

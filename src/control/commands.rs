@@ -9,7 +9,7 @@ use super::admin_hooks::AdminHooks;
 use super::block_shown::{BlockShown, end_of, timestamp_of};
 use super::blocks::{Saving, name, unix_seconds};
 use super::fleet_commands::{self, Told};
-use super::reload::{self, Accepted};
+use super::reload::{self, Accepted, Said};
 use super::state::State;
 use super::unsealing::{Seal, Unsealing};
 use crate::audit::record::{self, Record};
@@ -286,14 +286,15 @@ fn blocks(state: &State) -> Reply {
 }
 
 fn seal(state: &State, name: &str, reason: String, who: &str) -> Reply {
-    let unsealing =
-        match wrapped(state, name).and_then(|found| refuse_reason(&reason).map(|()| found)) {
-            Ok(found) => found,
-            Err(why) => return Reply::refused(why),
-        };
+    let all = match wrapped(state, name).and_then(|found| refuse_reason(&reason).map(|()| found)) {
+        Ok(found) => found,
+        Err(why) => return Reply::refused(why),
+    };
     let detail = format!("sealed by {who}: {reason}");
     let seal = Seal { who: who.to_owned(), reason, since: unix_seconds() };
-    let sealed = unsealing.seal(seal);
+    // Each of them: one that did not take it must not keep another one open.
+    let sealed: Vec<_> = all.iter().map(|unsealing| unsealing.seal(seal.clone())).collect();
+    let sealed: Result<(), String> = sealed.into_iter().collect();
     state.audit.record(&Record::KeyManager { name, state: "sealed", detail: &detail });
     match sealed {
         Ok(()) => {
@@ -305,12 +306,11 @@ fn seal(state: &State, name: &str, reason: String, who: &str) -> Reply {
 }
 
 fn unseal(state: &State, name: &str, reason: &str, who: &str) -> Reply {
-    let unsealing =
-        match wrapped(state, name).and_then(|found| refuse_reason(reason).map(|()| found)) {
-            Ok(found) => found,
-            Err(why) => return Reply::refused(why),
-        };
-    if let Err(why) = unsealing.unseal(who) {
+    let all = match wrapped(state, name).and_then(|found| refuse_reason(reason).map(|()| found)) {
+        Ok(found) => found,
+        Err(why) => return Reply::refused(why),
+    };
+    if let Err(why) = all.iter().try_for_each(|unsealing| unsealing.unseal(who)) {
         return Reply::refused(format!("key manager {name:?}: {why}"));
     }
     let detail = format!("unsealed by {who}: {reason}");
@@ -319,22 +319,27 @@ fn unseal(state: &State, name: &str, reason: &str, who: &str) -> Reply {
     Reply::done(message, &json!({ "key_manager": name, "state": "unsealed" }))
 }
 
-/// The wrapped key manager of a name.
-fn wrapped<'a>(state: &'a State, name: &str) -> Result<&'a Unsealing, String> {
-    let found = state.unsealing.iter().find(|unsealing| unsealing.name == name);
-    found.map(|unsealing| &**unsealing).ok_or_else(|| {
-        let all: Vec<&str> = state.unsealing.iter().map(|u| u.name.as_str()).collect();
-        let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
-        format!("no key manager of kind \"wrapped\" has the name {name:?}; there is: {all}")
-    })
+/// The wrapped key managers of a name: more than one while a reload replaces it.
+fn wrapped(state: &State, name: &str) -> Result<Vec<Arc<Unsealing>>, String> {
+    let found = state.attendants.unsealing(name);
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let wrapped = state.unsealing.load();
+    let all: Vec<&str> = wrapped.iter().map(|u| u.name.as_str()).collect();
+    let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+    Err(format!("no key manager of kind \"wrapped\" has the name {name:?}; there is: {all}"))
 }
 
 fn reloaded(state: &Arc<State>, who: &str, accepted: Accepted) -> Reply {
     match reload::reload(state, who, accepted) {
-        Ok(lines) => {
+        Ok(Said { lines, failed }) => {
             let mut message = "the configuration is reloaded\n".to_owned();
+            if failed > 0 {
+                message = "the configuration is reloaded, but for what failed\n".to_owned();
+            }
             lines.iter().for_each(|line| message.push_str(&format!("{line}\n")));
-            Reply::done(message, &lines)
+            Reply { ok: failed == 0, ..Reply::done(message, &lines) }
         }
         Err(why) => Reply::refused(format!("not reloaded, the old one stays in force:\n{why}")),
     }

@@ -8,14 +8,13 @@
 //!
 //! A second signal ends it at once.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use super::budget_keeper::{Ending, Keeper};
-use super::probes::Inside;
 use super::shards::Shards;
 use super::signals::Signals;
 use super::state::State;
@@ -68,16 +67,14 @@ pub(super) fn begin(state: &State, signal: i32, unready_time: Duration) -> Durat
 pub(super) fn end(
     state: &State,
     served: Result<Shards, String>,
-    stop_probes: Sender<()>,
-    threads: &[Inside],
     keeper: Keeper,
     signals: &mut Signals,
 ) -> Result<(), String> {
     state.draining.store(true, Ordering::Release);
-    drop(stop_probes);
+    state.attendants.stop();
     let drained = served.and_then(|shards| close_connections(state, shards, signals));
     let patience = drained.as_ref().map_or(CLOSE_TIME, |drained| CLOSE_TIME.max(drained.time_left));
-    let inside = leave_modules(state, threads, patience, signals);
+    let inside = leave_modules(state, patience, signals);
     let left_the_modules = inside.as_ref().is_ok_and(Vec::is_empty);
     let nobody_encrypts = left_the_modules && drained.as_ref().is_ok_and(|it| it.shards_finished);
     let ending = if nobody_encrypts { Ending::Settled } else { Ending::Reserved };
@@ -119,7 +116,7 @@ fn close_connections(
     shards.request_stop();
     while !shards.are_finished() && Instant::now() < deadline {
         heed_second_signal(signals)?;
-        state.tick_key_managers();
+        state.attendants.tick(Instant::now());
         std::thread::sleep(TICK);
     }
     let shards_finished = shards.are_finished();
@@ -140,22 +137,19 @@ fn close_connections(
 /// Ends lanes and threads that call into modules. Gives the key managers in whose modules some
 /// still are when `patience` is over, or when for [`HUNG_CALL_TIME`] none has come out: nobody is
 /// served by waiting for what hangs, and nothing is until the next start.
-fn leave_modules<'a>(
-    state: &'a State,
-    threads: &'a [Inside],
+fn leave_modules(
+    state: &State,
     patience: Duration,
     signals: &mut Signals,
-) -> Result<Vec<&'a str>, String> {
+) -> Result<Vec<Arc<str>>, String> {
     let deadline = Instant::now() + patience;
     let (mut sessions, mut moved) = (Vec::new(), Instant::now());
     loop {
-        let mut inside = state.stop_key_managers(Instant::now() + CLOSING_TIME);
-        let busy = threads.iter().filter(|(_, thread)| !thread.is_finished());
-        inside.extend(busy.map(|(name, _)| &**name));
+        let mut inside = state.attendants.close_all(Instant::now() + CLOSING_TIME);
         inside.sort_unstable();
         inside.dedup();
         let now = Instant::now();
-        let sessions_now = state.sessions();
+        let sessions_now = state.attendants.sessions();
         if sessions_now != sessions {
             (sessions, moved) = (sessions_now, now);
         }
@@ -180,7 +174,7 @@ fn heed_second_signal(signals: &mut Signals) -> Result<(), String> {
     }
 }
 
-fn log_the_end(state: &State, ended: &Result<Vec<&str>, String>, left_the_modules: bool) {
+fn log_the_end(state: &State, ended: &Result<Vec<Arc<str>>, String>, left_the_modules: bool) {
     match ended {
         Ok(_) if left_the_modules => state.log.event(Level::Info, "stopped"),
         Ok(inside) => {

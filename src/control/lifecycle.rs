@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
 use signal_hook::consts::SIGHUP;
 
 use super::admin_hooks::AdminHooks;
+use super::attendants::Gone;
+use super::attending::attend;
 use super::budget_keeper::Keeper;
 use super::reload::Accepted;
 use super::shards::Shards;
@@ -20,7 +21,7 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::witness::listener as witness;
-use super::{commands, drain, fleet_thread, probes, reload, socket, system, unsealer};
+use super::{commands, drain, fleet_thread, reload, socket, system};
 use crate::config::difference;
 use crate::telemetry::Level;
 
@@ -43,13 +44,7 @@ pub fn serve(
     let mut signals =
         Signals::watch().map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
     let Prepared { state, cores, admin, witness, control } = prepare(config_file)?;
-    let (stop_probes, probes_stopped) = bounded(0);
-    let mut inside = probes::start(&state, &probes_stopped)
-        .map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
-    inside.extend(
-        unsealer::start(&state, &probes_stopped)
-            .map_err(|e| Failure::Other(format!("cannot start to unseal keys: {e}")))?,
-    );
+    attend_all(&state).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     // Before the first request can come: what is served can be blocked.
     let path = state.config.load().server.control_socket.clone();
     let socket_keeper = SocketKeeper::new(&path, &control)
@@ -64,7 +59,16 @@ pub fn serve(
             serving(&state);
             run(&state, shards, &mut signals, (socket_keeper, hooks))
         });
-    drain::end(&state, served, stop_probes, &inside, keeper, &mut signals).map_err(Failure::Other)
+    drain::end(&state, served, keeper, &mut signals).map_err(Failure::Other)
+}
+
+/// Starts to look after all key managers.
+fn attend_all(state: &Arc<State>) -> std::io::Result<()> {
+    let unsealing = state.unsealing.load();
+    state.managers.load().iter().try_for_each(|manager| {
+        let of_manager = unsealing.iter().find(|unsealing| *unsealing.name == *manager.name);
+        attend(state, manager, of_manager)
+    })
 }
 
 /// Cosigns for others, where the configuration asks for it.
@@ -129,8 +133,7 @@ fn run(
         }
         for signal in signals.pending() {
             if signal == SIGHUP {
-                // What is to be said of it stands in the log.
-                let _ = reload::reload(state, "SIGHUP", Accepted::default());
+                reload_beside(state);
             } else if close_at.is_some() {
                 return Err(drain::SECOND_SIGNAL.into());
             } else {
@@ -141,7 +144,7 @@ fn run(
         if close_at.is_some_and(|at| at <= Instant::now()) {
             return Ok(shards);
         }
-        state.tick_key_managers();
+        tell_gone(state, state.attendants.tick(now));
         commands::tick(state);
         keeper.look(state, hooks);
         versions.look(state);
@@ -149,5 +152,36 @@ fn run(
             return Err(why);
         }
         shards.look()?;
+    }
+}
+
+/// Reloads on another thread: key managers that it opens take their time.
+fn reload_beside(state: &Arc<State>) {
+    let beside = state.clone();
+    let run = move || {
+        // What is to be said of it stands in the log.
+        let _ = reload::reload(&beside, "SIGHUP", Accepted::default());
+    };
+    if let Err(error) = std::thread::Builder::new().name("xksd-reload".into()).spawn(run) {
+        state.log.event(Level::Error, format!("not reloaded: no thread for it: {error}"));
+    }
+}
+
+/// What became of key managers that are no longer used.
+fn tell_gone(state: &State, gone: Vec<Gone>) {
+    for gone in gone {
+        let (level, message) = match gone {
+            Gone::Closed(name) => {
+                (Level::Info, format!("key manager {name:?} that is no longer used is closed"))
+            }
+            Gone::Hangs(name) => {
+                let message = format!(
+                    "key manager {name:?} is no longer used, and a call still hangs in its module: \
+                     its session is left open"
+                );
+                (Level::Warn, message)
+            }
+        };
+        state.log.event(level, message);
     }
 }

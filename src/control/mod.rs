@@ -2,12 +2,15 @@
 //! way.
 
 pub mod admin_hooks;
+pub mod attendants;
+pub mod attending;
 pub mod audit;
 pub mod block_shown;
 pub mod blocks;
 mod budget_keeper;
 pub mod budgets;
 pub mod build;
+pub mod challenges;
 pub mod commands;
 pub mod connections;
 mod drain;
@@ -20,6 +23,7 @@ pub mod instance;
 pub mod lifecycle;
 mod probes;
 mod reload;
+pub mod serving;
 mod shards;
 mod signals;
 pub mod socket;

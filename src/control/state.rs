@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::Budgets;
 use super::fleet::Fleet;
-use super::unsealing::Unsealing;
+use super::unsealing::{KeyFiles, Unsealing};
 use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::key_manager::Health;
@@ -36,7 +37,11 @@ pub struct State {
     /// Where the configuration asks for one: cosigns the checkpoints of other trails.
     pub witness: Option<Arc<Witness>>,
     /// In the configuration's order.
-    pub managers: Vec<Arc<KeyManager>>,
+    pub managers: ArcSwap<Vec<Arc<KeyManager>>>,
+    /// What looks after these, after those that a reload opens and after those that it closes.
+    pub attendants: Attendants,
+    /// What would be served if all key managers served that a reload opens.
+    pub candidate: ArcSwapOption<KeyStores>,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -60,9 +65,15 @@ pub struct State {
     /// How often keys have encrypted.
     pub budgets: Budgets,
     /// Key managers whose keys an HSM opens.
-    pub unsealing: Vec<Arc<Unsealing>>,
+    pub unsealing: ArcSwap<Vec<Arc<Unsealing>>>,
+    /// What is known of the files of wrapped keys over restarts.
+    pub key_files: Arc<KeyFiles>,
     /// Held by a reload: a signal and the control socket may ask for one at the same time.
     pub reloading: Mutex<()>,
+    /// Reloads that have it or wait for it.
+    pub reloads_asked: AtomicUsize,
+    /// Held while what is served is built from what is in force, and swapped.
+    pub applying: Mutex<()>,
     /// Where the shards listen, once they all do: the configuration may leave the port open.
     pub listening: OnceLock<SocketAddr>,
     /// Connections that each shard may have open.
@@ -117,7 +128,8 @@ impl State {
         }
         let now = Instant::now();
         let serves = |manager: &&Arc<KeyManager>| manager.health(now) != Health::Unavailable;
-        let mut serving = self.managers.iter().filter(serves).peekable();
+        let managers = self.managers.load();
+        let mut serving = managers.iter().filter(serves).peekable();
         let listed =
             serving.peek().is_some() && serving.all(|manager| manager.first_listing.is_over(now));
         if listed {
@@ -133,25 +145,17 @@ impl State {
         managers.any(|manager| manager.health(now) != Health::Unavailable)
     }
 
-    /// Has all key managers look for lanes that hang, late jobs and leases that have ended.
-    /// To be called often.
-    pub fn tick_key_managers(&self) {
-        let now = Instant::now();
-        self.managers.iter().for_each(|manager| manager.tick(now));
-        self.unsealing.iter().for_each(|unsealing| unsealing.tick(now));
-    }
-
-    /// Closes the sessions of all key managers, together by `deadline`. Gives those where a thread
-    /// is still inside the module: to be called again.
-    pub fn stop_key_managers(&self, deadline: Instant) -> Vec<&str> {
-        let left = self.managers.iter().filter(|manager| !manager.stop(deadline));
-        left.map(|manager| &*manager.name).collect()
-    }
-
-    /// Sessions of each key manager that has some, open and hung: what changes as they close.
-    pub fn sessions(&self) -> Vec<(usize, usize)> {
-        let stats = self.managers.iter().filter_map(|manager| manager.sessions());
-        stats.map(|stats| (stats.lanes_open, stats.lanes_hung)).collect()
+    /// The key stores that a key manager serves, or is to serve.
+    pub fn stores_of(&self, manager: &Arc<KeyManager>) -> Arc<KeyStores> {
+        let uses = |stores: &KeyStores| {
+            let mut managers = stores.by_prefix.values().flat_map(|store| &store.managers);
+            managers.any(|used| Arc::ptr_eq(used, manager))
+        };
+        let running = self.stores.load_full();
+        if uses(&running) {
+            return running;
+        }
+        self.candidate.load_full().filter(|candidate| uses(candidate)).unwrap_or(running)
     }
 }
 
@@ -167,11 +171,13 @@ pub struct LastReload {
     /// What the configuration that was taken over last asks for and is in force from the next start
     /// only, a line each, as the log's. Nothing at the start.
     pub waiting_for_restart: Vec<String>,
+    /// What it asks for and could not be had, a line each: another reload tries it again.
+    pub failed: Vec<String>,
 }
 
 impl LastReload {
     /// Now, and nothing was refused.
-    pub fn success(waiting_for_restart: Vec<String>) -> Self {
-        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart }
+    pub fn success(waiting_for_restart: Vec<String>, failed: Vec<String>) -> Self {
+        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart, failed }
     }
 }

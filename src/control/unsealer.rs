@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use super::probes::Inside;
-use super::reload;
+use super::serving;
 use super::state::State;
-use super::unsealing::Unsealing;
 use super::unsealing::hsm::InNewSession;
 use super::unsealing::openers::{self, Done, Job, NotOpened};
+use super::unsealing::{Means, Unsealing};
 use crate::audit::record::Record;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{
@@ -31,43 +31,54 @@ type Reasons = HashMap<Arc<str>, String>;
 /// What happened to the key of a label.
 type News = (Arc<str>, String);
 
-/// Starts the threads; they end when `stop` is disconnected.
+/// Starts the thread; it ends when `stop` is disconnected.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Inside>> {
-    let thread = |unsealing: &Arc<Unsealing>| {
-        let (state, unsealing, stop) = (state.clone(), unsealing.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name("xksd-unseal".into());
-        let name = unsealing.name.as_str().into();
-        Ok((name, thread.spawn(move || keep(&state, &unsealing, &stop))?))
-    };
-    state.unsealing.iter().map(thread).collect()
+pub fn start(
+    state: &Arc<State>,
+    unsealing: &Arc<Unsealing>,
+    stop: &Receiver<()>,
+) -> std::io::Result<JoinHandle<()>> {
+    let (state, unsealing, stop) = (state.clone(), unsealing.clone(), stop.clone());
+    let thread = std::thread::Builder::new().name("xksd-unseal".into());
+    // Again and again, where a reload brings other means.
+    thread.spawn(move || while keep(&state, &unsealing, &stop) == Ended::OtherMeans {})
+}
+
+/// Why a keeper has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// A reload has brought other settings, or other HSMs.
+    OtherMeans,
+    Stopped,
 }
 
 /// What opens the files are threads beside it.
-fn keep(state: &Arc<State>, unsealing: &Unsealing, stop: &Receiver<()>) {
+fn keep(state: &Arc<State>, unsealing: &Unsealing, stop: &Receiver<()>) -> Ended {
+    let means = unsealing.means.load_full();
     let ((jobs, to_do), (done, opened)) = (unbounded(), unbounded());
     std::thread::scope(|scope| {
         // They end when no more jobs can come: when the keeper is dropped.
-        for _ in 0..unsealing.openers {
-            let (to_do, done) = (to_do.clone(), done.clone());
+        for _ in 0..means.openers {
+            let (means, to_do, done) = (&means, to_do.clone(), done.clone());
             let thread = std::thread::Builder::new().name("xksd-open".into());
-            let run = move || openers::run(unsealing, &to_do, &done);
+            let run = move || openers::run(unsealing, means, &to_do, &done);
             if let Err(error) = thread.spawn_scoped(scope, run) {
                 let message = format!("a thread that opens key files cannot be started: {error}");
                 state.log.event(Level::Error, message);
             }
         }
-        Keeper::new(state, unsealing, (jobs, opened)).run(stop);
-    });
+        Keeper::new(state, unsealing, &means, (jobs, opened)).run(stop)
+    })
 }
 
 struct Keeper<'a> {
     state: &'a Arc<State>,
     unsealing: &'a Unsealing,
+    means: &'a Arc<Means>,
     folder: Folder,
-    hsms: Vec<Box<dyn Hsm + 'a>>,
+    hsms: Vec<Box<dyn Hsm>>,
     /// To and from those that open files.
     jobs: Sender<Job>,
     opened: Receiver<Done>,
@@ -89,14 +100,16 @@ impl<'a> Keeper<'a> {
     fn new(
         state: &'a Arc<State>,
         unsealing: &'a Unsealing,
+        means: &'a Arc<Means>,
         (jobs, opened): (Sender<Job>, Receiver<Done>),
     ) -> Keeper<'a> {
         let now = Instant::now();
         Keeper {
             state,
             unsealing,
-            folder: Folder::new(&unsealing.settings.folder),
-            hsms: openers::hsms(unsealing),
+            means,
+            folder: Folder::new(&means.settings.folder),
+            hsms: openers::hsms(means),
             jobs,
             opened,
             look_at_hsm: now,
@@ -110,8 +123,11 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn run(&mut self, stop: &Receiver<()>) {
+    fn run(&mut self, stop: &Receiver<()>) -> Ended {
         while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            if !Arc::ptr_eq(self.means, &self.unsealing.means.load()) {
+                return Ended::OtherMeans;
+            }
             if self.is_sealed() {
                 // To be opened from the beginning, should it be unsealed.
                 self.look_at_hsm = Instant::now();
@@ -123,6 +139,7 @@ impl<'a> Keeper<'a> {
                 self.look_at_folder = Instant::now() + KEY_FOLDER_INTERVAL;
             }
         }
+        Ended::Stopped
     }
 
     fn is_sealed(&self) -> bool {
@@ -141,8 +158,8 @@ impl<'a> Keeper<'a> {
         self.unsealing.close_if(&lease);
         drop(lease);
         let interval = match (&finding, &closed) {
-            (Finding::Yes, None) => self.unsealing.settings.recheck,
-            _ => UNSEAL_RETRY_INTERVAL.min(self.unsealing.settings.recheck),
+            (Finding::Yes, None) => self.means.settings.recheck,
+            _ => UNSEAL_RETRY_INTERVAL.min(self.means.settings.recheck),
         };
         self.look_at_hsm = Instant::now() + interval;
         if was_closed.is_some() && closed.is_none() {
@@ -156,7 +173,7 @@ impl<'a> Keeper<'a> {
     /// A master that may do more than it must is a weakness of the HSM's configuration, which only
     /// its owner can end.
     fn tell_needless_usage(&mut self) {
-        let Unsealing { name, settings, .. } = self.unsealing;
+        let (name, settings) = (&self.unsealing.name, &self.means.settings);
         for hsm in &mut self.hsms {
             if let Some(what) = needless_usage(&mut **hsm, &settings.master) {
                 self.state.log.event(Level::Warn, format!("key manager {name:?}: {what}"));
@@ -188,10 +205,10 @@ impl<'a> Keeper<'a> {
 
     /// The same of what one key's file says.
     fn finding_of(&mut self, canary: Option<&Canary>) -> Finding {
-        let master = &self.unsealing.settings.master;
+        let master = &self.means.settings.master;
         let is_in_use = self.unsealing.keys.table().closed().is_none();
         let mut finding = None;
-        for (hsm, manager) in self.hsms.iter_mut().zip(&self.unsealing.hsms) {
+        for (hsm, manager) in self.hsms.iter_mut().zip(&self.means.hsms) {
             let mut found = look_at_hsm(&mut **hsm, master, canary);
             if is_in_use && matches!(found, Finding::No(_)) {
                 // Keys are in use: once more, by a session that nothing of the others can mislead.
@@ -225,7 +242,7 @@ impl<'a> Keeper<'a> {
         let (level, message) = match &reported {
             None => (Level::Info, format!("key manager {name:?}: the HSM opens its keys")),
             Some(why) if self.unsealing.closed().is_none() => {
-                let seconds = self.unsealing.settings.hsm_absent_max.as_secs();
+                let seconds = self.means.settings.hsm_absent_max.as_secs();
                 let message = format!(
                     "key manager {name:?}: the HSM that opened its keys is away: {why}. They are \
                      used up to {seconds} s after its last answer, and then no more"
@@ -270,7 +287,7 @@ impl<'a> Keeper<'a> {
     /// Has all be opened that is new; gives what is refused, and what is to be told. None if no key
     /// may be used any more.
     fn open(&mut self, files: &BTreeMap<String, FileState>) -> Option<(Reasons, Vec<News>)> {
-        let Unsealing { keys, opening, openers, .. } = self.unsealing;
+        let (Unsealing { keys, opening, .. }, openers) = (self.unsealing, self.means.openers);
         let round = opening.clear();
         let table = keys.table();
         let is_new = |(label, file): &(&String, &FileState)| {
@@ -284,7 +301,7 @@ impl<'a> Keeper<'a> {
         let (mut refused, mut news, mut waiting) = (Reasons::new(), Vec::new(), 0);
         loop {
             // The first one says of which set the folder is.
-            let most = if opening.look(HashMap::is_empty) { 1 } else { *openers };
+            let most = if opening.look(HashMap::is_empty) { 1 } else { openers };
             while waiting < most
                 && let Some(label) = new.pop()
             {
@@ -380,7 +397,7 @@ impl<'a> Keeper<'a> {
             let message = format!("key manager {name:?}: {count} {are} open, in {memory}");
             self.state.log.event(Level::Info, message);
         }
-        reload::renew_key_stores(self.state);
+        serving::renew_key_stores(self.state);
         true
     }
 

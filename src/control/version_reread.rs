@@ -22,9 +22,9 @@ impl VersionReread {
         let of_shard = state.metrics.iter().map(|m| m.newer_key_versions.load(Ordering::Relaxed));
         let seen = of_shard.sum();
         let is_due = self.reread_at.is_none_or(|at| at.elapsed() >= VERSION_REREAD_INTERVAL);
-        if seen != self.seen && is_due {
+        // Not now: a reload is at it.
+        if seen != self.seen && is_due && reload::reread_versions(state) {
             (self.seen, self.reread_at) = (seen, Some(Instant::now()));
-            reload::reread_versions(state);
         }
     }
 }

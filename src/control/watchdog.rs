@@ -20,7 +20,7 @@ impl Watchdog {
         if !self.is_due(state.has_key_manager(), now) {
             return None;
         }
-        state.managers.iter().find_map(|manager| {
+        state.managers.load().iter().find_map(|manager| {
             let probe = manager.probe.load();
             let stuck = probe.as_ref()?.info.library.stuck.as_ref()?;
             Some(format!(

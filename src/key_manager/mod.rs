@@ -22,6 +22,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::limits::TAG_BYTES;
+use crate::secret::SecretString;
 
 pub use aes_gcm::Nonces;
 pub use description::{KeyDescription, KeySpec, KeyUsage, KeyUsages};
@@ -337,6 +338,9 @@ pub trait Engine: Send + Sync + 'static {
     fn library(&self) -> LibraryState {
         LibraryState::default()
     }
+    /// From now on another PIN, for the next login. One that is refused is tried once. Does not
+    /// block.
+    fn set_pin(&self, _pin: SecretString) {}
     /// Why its PIN is not tried any more; `None` where it is not refused. Does not block.
     fn refused_pin(&self) -> Option<String> {
         None

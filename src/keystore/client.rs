@@ -2,44 +2,71 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::key_manager::unrequested::Unrequested;
 use crate::key_manager::{Answer, Fault, InProcess, Job, KeyRef, Task};
-use crate::sched::{Delivered, Inbox, Pool, Refused, Share};
+use crate::sched::{Delivered, Inbox, Mailbox, Pool, Refused, Share};
 
 /// How often it looks whether its time is over, or a session has opened.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Asks one key manager, and blocks until it has answered.
-pub struct BlockingClient<'a> {
-    access: Access<'a>,
-    unrequested: &'a Unrequested,
+pub struct BlockingClient {
+    access: Access,
+    unrequested: Arc<Unrequested>,
 }
 
-enum Access<'a> {
-    InProcess(&'a dyn InProcess),
+enum Access {
+    InProcess(Arc<dyn InProcess>),
     /// As a guest beside the shards.
-    Lanes(&'a Pool, Rc<Inbox>),
+    Lanes {
+        pool: Arc<Pool>,
+        inbox: Rc<Inbox>,
+        _seat: Seat,
+    },
 }
 
-impl<'a> BlockingClient<'a> {
+/// Places from which jobs are submitted to a pool beside the shards, that nobody has taken.
+pub(super) type FreeGuests = Arc<Mutex<Vec<Guest>>>;
+
+/// A place from which jobs are submitted to a pool beside the shards.
+pub(super) struct Guest {
+    /// Index of its mailbox.
+    pub(super) index: usize,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// A guest's place, given back when the client is dropped.
+struct Seat(Option<Guest>, FreeGuests);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.take());
+    }
+}
+
+impl BlockingClient {
     pub(super) fn in_process(
-        keys: &'a dyn InProcess,
-        unrequested: &'a Unrequested,
-    ) -> BlockingClient<'a> {
+        keys: Arc<dyn InProcess>,
+        unrequested: Arc<Unrequested>,
+    ) -> BlockingClient {
         BlockingClient { access: Access::InProcess(keys), unrequested }
     }
 
+    /// `None` where no guest is free.
     pub(super) fn of_pool(
-        pool: &'a Pool,
-        inbox: Rc<Inbox>,
-        unrequested: &'a Unrequested,
-    ) -> BlockingClient<'a> {
-        BlockingClient { access: Access::Lanes(pool, inbox), unrequested }
+        pool: Arc<Pool>,
+        guests: &FreeGuests,
+        unrequested: Arc<Unrequested>,
+    ) -> Option<BlockingClient> {
+        let guest = guests.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let inbox = Inbox::new(guest.index, guest.mailbox.clone());
+        let seat = Seat(Some(guest), guests.clone());
+        Some(BlockingClient { access: Access::Lanes { pool, inbox, _seat: seat }, unrequested })
     }
 
     /// Waits for the outcome, no longer than `patience`; also returns how long the key manager
@@ -62,7 +89,7 @@ impl<'a> BlockingClient<'a> {
                 let start = Instant::now();
                 keys.execute(job).map(|answer| (answer, start.elapsed()))
             }
-            Access::Lanes(pool, inbox) => {
+            Access::Lanes { pool, inbox, .. } => {
                 let Delivered { outcome, hsm_time, .. } = wait(pool, inbox, job)?;
                 outcome.map(|answer| (answer, hsm_time))
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::client::BlockingClient;
+use super::client::{BlockingClient, FreeGuests, Guest};
 use crate::key_manager::unrequested::Unrequested;
 use crate::key_manager::{
     Engine, Fault, InProcess, Job, KeyRef, LibraryState, ManagedVersion, ManagerInfo, Outcome,
@@ -22,6 +22,7 @@ use crate::limits::{FIRST_LISTING_WAIT_MAX, HUNG_CALL_TIME, HUNG_OPEN_TIME};
 use crate::sched::{
     Delivered, Inbox, Mailbox, Pool, PoolSettings, PoolStats, Refused, Share, Snapshot,
 };
+use crate::secret::SecretString;
 
 /// A key manager and what is known of its health.
 pub struct KeyManager {
@@ -35,7 +36,7 @@ pub struct KeyManager {
     pub first_listing: FirstListing,
     access: Access,
     /// Encryptions that are no request's: by [`KeyManager::client`], [`KeyManager::differences`].
-    unrequested: Unrequested,
+    unrequested: Arc<Unrequested>,
 }
 
 /// How jobs reach a key manager.
@@ -49,16 +50,11 @@ enum Access {
 struct Sessions {
     pool: Arc<Pool>,
     engine: Arc<dyn Engine>,
-    guests: Mutex<Vec<Guest>>,
+    guests: FreeGuests,
+    /// How many there are, taken or not.
+    guests_max: usize,
     /// Tells that the engine, which was asked to, has closed.
     closed: Mutex<Option<Receiver<()>>>,
-}
-
-/// A place beside the shards from which jobs are submitted to a pool.
-struct Guest {
-    /// Index of its mailbox.
-    index: usize,
-    mailbox: Arc<Mailbox>,
 }
 
 /// What a deep probe found.
@@ -79,6 +75,8 @@ pub struct KeyFailures {
     /// Other keys than a replica has under the same label; counted at that of the two that found
     /// it.
     pub different: AtomicUsize,
+    /// Each was looked at once.
+    pub are_looked_at: AtomicBool,
 }
 
 /// The first look at all keys that are expected of a key manager. Until it is over, the first
@@ -115,7 +113,7 @@ impl KeyManager {
     }
 
     /// One with `sessions` sessions at most, which open in the background. `shards`: the mailbox of
-    /// each, in order. `clients`: how many [`KeyManager::client`] gives.
+    /// each, in order. `clients`: how many [`KeyManager::client`] gives at a time.
     pub fn with_sessions(
         name: &str,
         engine: Arc<dyn Engine>,
@@ -135,13 +133,17 @@ impl KeyManager {
         let mailboxes = guests.iter().map(|guest| &guest.mailbox);
         let mailboxes = shards.iter().chain(mailboxes).cloned().collect();
         let pool = Pool::start(settings, engine.clone(), mailboxes);
-        let (guests, closed) = (Mutex::new(guests), Mutex::new(None));
-        KeyManager::new(name, Access::Sessions(Sessions { pool, engine, guests, closed }))
+        let (guests, closed) = (Arc::new(Mutex::new(guests)), Mutex::new(None));
+        let guests_max = clients;
+        KeyManager::new(
+            name,
+            Access::Sessions(Sessions { pool, engine, guests, guests_max, closed }),
+        )
     }
 
     fn new(name: &str, access: Access) -> KeyManager {
         let (probe, keys) = (ArcSwapOption::empty(), KeyFailures::default());
-        let (first_listing, unrequested) = (FirstListing::default(), Unrequested::default());
+        let (first_listing, unrequested) = (FirstListing::default(), Arc::default());
         KeyManager { name: name.into(), probe, keys, first_listing, access, unrequested }
     }
 
@@ -161,17 +163,23 @@ impl KeyManager {
         }
     }
 
-    /// For jobs from a thread that may block. Of a key manager with sessions there are as many as
-    /// it was made with: `None` once they were taken.
-    pub fn client(&self) -> Option<BlockingClient<'_>> {
-        let unrequested = &self.unrequested;
+    /// For jobs from a thread that may block. Of a key manager with sessions there are as many at a
+    /// time as it was made with: `None` while all are taken.
+    pub fn client(&self) -> Option<BlockingClient> {
+        let unrequested = self.unrequested.clone();
         match &self.access {
-            Access::InProcess(keys) => Some(BlockingClient::in_process(&**keys, unrequested)),
-            Access::Sessions(sessions) => {
-                let guest = sessions.guests.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-                let inbox = Inbox::new(guest.index, guest.mailbox);
-                Some(BlockingClient::of_pool(&sessions.pool, inbox, unrequested))
+            Access::InProcess(keys) => Some(BlockingClient::in_process(keys.clone(), unrequested)),
+            Access::Sessions(Sessions { pool, guests, .. }) => {
+                BlockingClient::of_pool(pool.clone(), guests, unrequested)
             }
+        }
+    }
+
+    /// How many [`KeyManager::client`] gives at a time.
+    pub fn clients_max(&self) -> usize {
+        match &self.access {
+            Access::InProcess(_) => usize::MAX,
+            Access::Sessions(sessions) => sessions.guests_max,
         }
     }
 
@@ -184,6 +192,13 @@ impl KeyManager {
         match &self.access {
             Access::InProcess(keys) => keys.execute(job),
             Access::Sessions(sessions) => sessions.engine.open()?.execute(job),
+        }
+    }
+
+    /// As [`Engine::set_pin`].
+    pub fn set_pin(&self, pin: SecretString) {
+        if let Access::Sessions(sessions) = &self.access {
+            sessions.engine.set_pin(pin);
         }
     }
 

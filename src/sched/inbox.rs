@@ -73,7 +73,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// For the shard of this index, with the mailbox that the pools were given for it.
+    /// For the shard of this index, with the mailbox that the pools were given for it. One inbox at
+    /// a time.
     pub fn new(shard: usize, mailbox: Arc<Mailbox>) -> Rc<Inbox> {
         Rc::new(Inbox {
             shard,
@@ -115,7 +116,8 @@ impl Inbox {
                     return None;
                 }
                 slots.slots.push(Slot {
-                    generation: 0,
+                    // Not those of an inbox before it, whose jobs may still come back.
+                    generation: self.mailbox.generation(index),
                     state: SlotState::Free,
                     submitted,
                     deadline,

@@ -156,13 +156,19 @@ impl Mailbox {
         drop(self.waker.take());
     }
 
-    /// Makes room for the mark of a new slot, in generation 0. False at the bound.
+    /// Makes room for the mark of a new slot, in generation 0 unless an inbox before had it. False
+    /// at the bound.
     pub(super) fn add_mark(&self, index: usize) -> bool {
         let Some(chunk) = self.marks.get(index / CHUNK) else { return false };
         // `u64::MAX`: no job has begun, since a slot's first job has generation 0.
         let mark = |_| Mark { generation: AtomicU32::new(0), begun: AtomicU64::new(u64::MAX) };
         chunk.get_or_init(|| (0..CHUNK).map(mark).collect());
         true
+    }
+
+    /// What the slot's next job has, by the marks that an inbox before this one left.
+    pub(super) fn generation(&self, index: usize) -> u32 {
+        self.mark(index as u32).map_or(0, |mark| mark.generation.load(Ordering::Relaxed))
     }
 
     /// The slot's next job has this generation: the one before counts as cancelled.

@@ -24,6 +24,7 @@ mod policy;
 mod proxy_protocol;
 mod quotas;
 mod reload;
+mod reload_key_managers;
 mod requests;
 mod sigv4;
 mod sigv4_clients;

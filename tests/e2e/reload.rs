@@ -6,23 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::KeyPair;
 use serde_json::{Value, json};
-use test_harness::api::{encrypt_body, name, still_serves};
-use test_harness::config::{key, key_store};
 use test_harness::pki::{Ca, KMS_NAME, SERVER_NAME};
-use test_harness::{A, Api, B, Config, Installation, Server, Wire, eventually, programs};
-
-/// The default configuration with a second key manager over the same keys, and the key stores on
-/// these.
-fn on(key_managers: &str, uses: &str) -> Config {
-    let config = Config::default();
-    let key_stores =
-        config.key_stores.replace("key_manager = [\"local\"]", &format!("key_manager = [{uses}]"));
-    Config { key_managers: key_managers.to_owned(), key_stores, ..config }
-}
-
-fn local(name: &str) -> String {
-    format!("[[key_manager]]\nname = \"{name}\"\nkind = \"local\"\nkey_file = \"keys.json\"\n")
-}
+use test_harness::{Api, Config, Installation, Server, Wire, eventually, programs};
 
 /// With `enabled` of the first key store.
 fn enabled(config: &Config, enabled: bool) -> Config {
@@ -32,109 +17,6 @@ fn enabled(config: &Config, enabled: bool) -> Config {
         1,
     );
     Config { key_stores, ..config.clone() }
-}
-
-fn status_of_encrypt(api: &mut Api) -> (u16, String) {
-    api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
-}
-
-fn levels(server: &Server, words: &str) -> Vec<String> {
-    let lines: Vec<Value> =
-        server.log().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let told = lines
-        .iter()
-        .filter(|line| line["message"].as_str().is_some_and(|message| message.contains(words)));
-    told.map(|line| line["level"].as_str().expect("a level").to_owned()).collect()
-}
-
-#[test]
-fn key_managers_that_wait_for_a_restart_do_not_hold_up_who_is_to_be_cut_off() {
-    let second = local("local") + &local("b");
-    for (key_managers, uses) in [
-        (second.as_str(), "\"local\", \"b\""),
-        (&second, "\"b\", \"local\""),
-        (&second, "\"b\""),
-        (&local("renamed"), "\"renamed\""),
-    ] {
-        let installation = Installation::default();
-        let server = installation.start();
-        let mut api = Api::new(&installation, &server);
-        let before = api.encrypt("foo", b"text", &json!({}));
-        let wanted = on(key_managers, uses);
-        installation.configure(&enabled(&wanted, false));
-        assert!(server.reload().ends_with("reloaded"), "{uses}");
-        assert_eq!(status_of_encrypt(&mut api), name(400, "InvalidStateException"), "{uses}");
-        server.wait_event(&["reload: key store \"/one\": disabled"]);
-        server.wait_event(&[
-            "key store \"/one\" has the key managers [\"local\"] until the next start, and [",
-            uses,
-            "] from then on",
-        ]);
-        assert_eq!(server.status()["key_stores"][0]["key_managers"], json!(["local"]));
-
-        // And let in again, by the key manager that runs.
-        installation.configure(&enabled(&wanted, true));
-        assert!(server.reload().ends_with("reloaded"), "{uses}");
-        assert_eq!(api.decrypt("foo", &before, &json!({})), b"text");
-        assert_eq!(server.stop().0, Some(0));
-
-        let server = installation.start();
-        let now: Vec<Value> = uses.split(", ").map(|name| json!(name.trim_matches('"'))).collect();
-        assert_eq!(server.status()["key_stores"][0]["key_managers"], Value::from(now));
-        assert_eq!(Api::new(&installation, &server).decrypt("foo", &before, &json!({})), b"text");
-    }
-}
-
-#[test]
-fn a_new_key_store_has_those_of_its_key_managers_that_run_and_without_any_it_waits_alone() {
-    let installation = Installation::default();
-    let server = installation.start();
-    let wanted = |uses: &str| {
-        let new = key_store("/new", &format!("key_manager = [{uses}]"), &[&A], &key("foo", ""));
-        // Token it, the second credential of `/one` is taken away.
-        let b = format!(
-            "[[keystore.credential]]\naccess_key_id = \"{0}\"\nsecret_access_key = {{ file = \
-             \"secrets/{0}\" }}\n",
-            B.id
-        );
-        let config = Config::default();
-        let key_managers = format!("{}\n{}", config.key_managers, local("b"));
-        Config { key_managers, key_stores: config.key_stores.replacen(&b, "", 1) + &new, ..config }
-    };
-    let [mut old, mut new] = [("/one", B), ("/new", A)].map(|(prefix, credential)| Api {
-        prefix,
-        credential,
-        ..Api::new(&installation, &server)
-    });
-    old.round_trip("foo");
-
-    installation.configure(&wanted("\"b\""));
-    assert!(server.reload().ends_with("reloaded"));
-    assert_eq!(status_of_encrypt(&mut new), name(404, "InvalidUriPathException"));
-    assert_eq!(
-        status_of_encrypt(&mut old),
-        name(401, "AuthenticationFailedException"),
-        "the rest is taken over"
-    );
-    let told =
-        "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
-    server.wait_event(&[told]);
-    assert_eq!(levels(&server, told), ["error"]);
-    assert_eq!(server.metric("xksd_config_last_reload_successful"), 1.0);
-    still_serves(&installation, &server);
-
-    installation.configure(&wanted("\"b\", \"local\""));
-    assert!(server.reload().ends_with("reloaded"));
-    new.round_trip("foo");
-    let told = "key store \"/new\" has the key managers [\"local\"] until the next start, and \
-        [\"b\", \"local\"] from then on";
-    server.wait_event(&[told]);
-    assert_eq!(levels(&server, told), ["warn"]);
-
-    installation.configure(&wanted("\"b\""));
-    assert_eq!(server.stop().0, Some(0));
-    let server = installation.start();
-    Api { prefix: "/new", ..Api::new(&installation, &server) }.round_trip("foo");
 }
 
 #[test]
@@ -195,45 +77,17 @@ fn what_waits_for_a_restart_is_in_the_status_until_it_is_taken_back() {
     let waiting = || server.status()["config_last_reload"]["waiting_for_restart"].clone();
     assert_eq!(waiting(), json!([]));
 
-    let changed = Config { admin: String::new(), ..on(&local("renamed"), "\"renamed\"") };
-    installation.configure(&changed);
+    let changed = Config::default().text().replace("shards = 1", "shards = 2");
+    installation.write("xksd.toml", &changed);
     assert!(server.reload().ends_with("reloaded"));
-    let told = json!([
-        "key manager \"renamed\" is new: in force from the next start only",
-        "key manager \"local\" is no longer there: it is closed at the next start only",
-        "key store \"/one\" has the key managers [\"local\"] until the next start, and \
-         [\"renamed\"] from then on",
-        "key store \"/two\" has the key managers [\"local\"] until the next start, and \
-         [\"renamed\"] from then on",
-        "key store \"/off\" has the key managers [\"local\"] until the next start, and \
-         [\"renamed\"] from then on",
-        "admin.listen is left out now: in force from the next start only",
-    ]);
+    let told = json!(["server.shards is 2, was 1: in force from the next start only"]);
     assert_eq!(waiting(), told);
-    for line in told.as_array().expect("lines") {
-        server.wait_event(&[line.as_str().expect("text")]);
-    }
+    server.wait_event(&[told[0].as_str().expect("text")]);
 
     // One that is refused says nothing of what waits.
     installation.write("xksd.toml", "");
     assert!(server.reload().contains("not reloaded"));
     assert_eq!(waiting(), told);
-
-    // A key store that nothing can serve yet comes first.
-    let new = key_store("/new", "key_manager = [\"b\"]", &[&A], &key("foo", ""));
-    let config = Config::default();
-    installation.configure(&Config {
-        key_managers: config.key_managers.clone() + "\n" + &local("b"),
-        key_stores: config.key_stores + &new,
-        ..Config::default()
-    });
-    assert!(server.reload().ends_with("reloaded"));
-    let first =
-        "key store \"/new\" is not served: its key managers [\"b\"] run from the next start only";
-    assert_eq!(
-        waiting(),
-        json!([first, "key manager \"b\" is new: in force from the next start only"])
-    );
 
     installation.configure(&Config::default());
     assert!(server.reload().ends_with("reloaded"));

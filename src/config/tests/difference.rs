@@ -2,7 +2,7 @@
 //! out.
 
 use super::*;
-use crate::config::difference::{Certificates, at_reload, at_start, changed_keys};
+use crate::config::difference::{Certificates, at_reload, at_start};
 use crate::config::difference::{keep_running, omissions, only_key_versions};
 use crate::config::keys;
 use crate::config::table::InForce;
@@ -315,17 +315,7 @@ fn no_key_is_forgotten_by_a_reload() {
         }
         let mut new = read(&text).unwrap_or_else(|problems| panic!("{key}: {problems}"));
         let in_force = all.iter().find(|(path, _)| path == key).expect("there").1;
-        // What a reload does with the key managers is `control`'s.
-        let changed = new.key_managers.iter().flat_map(|wanted| {
-            match old.key_managers.iter().find(|running| running.name == wanted.name) {
-                Some(running) => changed_keys(running, wanted),
-                None => wanted.name.clone(),
-            }
-            .chars()
-            .collect::<Vec<_>>()
-        });
-        let mut waiting = changed.collect::<String>();
-        waiting += &keep_running(&mut new, &old).concat();
+        let waiting = keep_running(&mut new, &old).concat();
         let mut said: Vec<String> = omissions(&old, &new).iter().map(ToString::to_string).collect();
         said.extend(at_reload((&old, NO_CERTIFICATES), (&new, NO_CERTIFICATES)));
         said.retain(|line| !always.contains(line));

@@ -2,10 +2,11 @@
 //! replicas hold different keys under one label.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::control::challenges::Challenges;
 use crate::control::expected::{ExpectedKey, why_it_cannot_serve};
 use crate::key_manager::replica_check::Challenge;
 use crate::key_manager::{Fault, KeyRef, Outcome, Task};
@@ -53,35 +54,6 @@ impl Verdict {
                 why_it_cannot_serve(described).map_or(Verdict::Serves, Verdict::CannotServe)
             }
         }
-    }
-}
-
-/// A challenge of each key manager, with its name.
-type ChallengesOfKey = Vec<(Arc<str>, Arc<Challenge>)>;
-
-/// What the key managers have encrypted for one another, by key of a key store.
-#[derive(Default)]
-pub struct Challenges(Mutex<HashMap<String, ChallengesOfKey>>);
-
-impl Challenges {
-    /// Takes the place of the challenge that this key manager had; gives those of the others. Of
-    /// two that come at once, one finds the other's.
-    fn exchange(&self, key: &str, name: &Arc<str>, challenge: Challenge) -> ChallengesOfKey {
-        let mut challenges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_key = challenges.entry(key.to_owned()).or_default();
-        of_key.retain(|(other, _)| other != name);
-        let others = of_key.clone();
-        of_key.push((name.clone(), Arc::new(challenge)));
-        others
-    }
-
-    /// What is expected of this key manager has changed.
-    fn withdraw(&self, name: &Arc<str>) {
-        let mut challenges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        challenges.retain(|_, of_key| {
-            of_key.retain(|(other, _)| other != name);
-            !of_key.is_empty()
-        });
     }
 }
 

@@ -12,11 +12,13 @@ mod refused_keys;
 mod sessions;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use super::challenges::Challenges;
 use super::expected::expected_keys;
 use super::state::State;
 use crate::audit::record::Record;
@@ -28,33 +30,29 @@ use crate::telemetry::Level;
 
 use info::Info;
 use inventory::Inventory;
-use keys::{Challenges, Keys, Verdict};
+use keys::{Keys, Verdict};
 use library::Library;
 use refused_keys::RefusedKeys;
 use sessions::Sessions;
 
-/// A thread that calls into key managers' modules, and the name of its key manager.
-pub type Inside = (Arc<str>, JoinHandle<()>);
-
-/// Starts the probes of all key managers; they end when `stop` is disconnected.
+/// Starts the probes of a key manager; they end when `stop` is disconnected.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(state: &Arc<State>, stop: &Receiver<()>) -> std::io::Result<Vec<Inside>> {
-    let (mut threads, challenges) = (Vec::new(), Arc::new(Challenges::default()));
-    for manager in &state.managers {
-        let (state, manager, stop) = (state.clone(), manager.clone(), stop.clone());
-        let name = manager.name.clone();
-        let challenges = challenges.clone();
-        let thread = std::thread::Builder::new().name("xksd-probe".into());
-        let run = move || {
-            if let Some(mut prober) = Prober::new(&state, &manager, &challenges) {
-                prober.run(&stop);
-            }
-        };
-        threads.push((name, thread.spawn(run)?));
-    }
-    Ok(threads)
+pub fn start(
+    state: &Arc<State>,
+    manager: &Arc<KeyManager>,
+    challenges: &Arc<Challenges>,
+    stop: &Receiver<()>,
+) -> std::io::Result<JoinHandle<()>> {
+    let (state, manager, stop) = (state.clone(), manager.clone(), stop.clone());
+    let challenges = challenges.clone();
+    let thread = std::thread::Builder::new().name("xksd-probe".into());
+    thread.spawn(move || {
+        if let Some(mut prober) = Prober::new(&state, &manager, &challenges) {
+            prober.run(&stop);
+        }
+    })
 }
 
 /// Keys that are tried a second at the most, to see whether they work again.
@@ -64,7 +62,7 @@ struct Prober<'a> {
     state: &'a State,
     manager: &'a Arc<KeyManager>,
     challenges: &'a Challenges,
-    client: BlockingClient<'a>,
+    client: BlockingClient,
     info: Info,
     /// As it was logged last.
     reported: Option<Reported>,
@@ -226,7 +224,7 @@ impl Prober<'_> {
     fn tell_keys(&mut self) {
         let (name, now) = (&self.manager.name, Instant::now());
         self.manager.first_listing.begin(now);
-        let stores = self.state.stores.load_full();
+        let stores = self.state.stores_of(self.manager);
         if !self.stores.as_ref().is_some_and(|known| Arc::ptr_eq(known, &stores)) {
             self.keys.expect(expected_keys(&stores, self.manager), name, self.challenges);
             self.stores = Some(stores);
@@ -263,6 +261,9 @@ impl Prober<'_> {
             self.state.log.event(level, reported);
         }
         self.keys.count(self.refused_keys.names(), &self.manager.keys);
+        if !self.keys.is_looking() {
+            self.manager.keys.are_looked_at.store(true, Ordering::Release);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! An HSM that opens key files, asked through the sessions that it has for requests, too.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::key_manager::wrapped::wrap::Hsm;
@@ -8,14 +9,14 @@ use crate::keystore::{BlockingClient, KeyManager};
 use crate::limits::UNSEAL_CALL_TIME;
 
 /// Asked through its lanes.
-pub struct OfLanes<'a> {
+pub struct OfLanes {
     /// Which.
-    pub manager: &'a KeyManager,
+    pub manager: Arc<KeyManager>,
     /// One that nobody else has.
-    pub client: BlockingClient<'a>,
+    pub client: BlockingClient,
 }
 
-impl Hsm for OfLanes<'_> {
+impl Hsm for OfLanes {
     fn name(&self) -> &str {
         &self.manager.name
     }

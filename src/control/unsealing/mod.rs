@@ -10,6 +10,8 @@ pub mod openers;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use crate::config::{self, Config};
 use crate::key_manager::wrapped::{Closed, Lease, Opening, Standing, Wrapped};
 use crate::keystore::KeyManager;
@@ -22,16 +24,12 @@ pub use key_files::{KeyFiles, Seal, parse_key_files};
 pub struct Unsealing {
     /// Its name.
     pub name: String,
-    /// As configured.
-    pub settings: config::Wrapped,
+    /// How they are opened: a reload may bring other means.
+    pub means: ArcSwap<Means>,
     /// What may be used.
     pub keys: Arc<Wrapped>,
-    /// What opens them.
-    pub hsms: Vec<Arc<KeyManager>>,
     /// What is known of its files over restarts.
     pub files: Arc<KeyFiles>,
-    /// How many of its files are opened at a time.
-    pub openers: usize,
     /// Keys that wait for others of their folder: what takes keys away finds them here.
     pub opening: Opening,
     lease: Mutex<Lease>,
@@ -66,33 +64,59 @@ fn openers(config: &Config, wrapped: &config::Wrapped) -> usize {
     most.unwrap_or(1).clamp(1, KEY_OPENERS_MAX)
 }
 
-/// Those of a configuration. `wrapped` and `managers` are in its order.
-pub fn managers(
-    config: &Config,
-    wrapped: Vec<Option<Arc<Wrapped>>>,
+/// Of a wrapped key manager; `managers` are those that may open it.
+pub fn of(
+    (config, configured): (&Config, &config::KeyManager),
+    keys: Arc<Wrapped>,
     managers: &[Arc<KeyManager>],
     files: &Arc<KeyFiles>,
     log: &Log,
-) -> Vec<Arc<Unsealing>> {
-    let of = |(configured, keys): (&config::KeyManager, Option<Arc<Wrapped>>)| {
-        let (settings, keys) = (configured.wrapped()?.clone(), keys?);
+) -> Option<Arc<Unsealing>> {
+    let means = Means::of(config, configured.wrapped()?, managers);
+    let mut lease = Lease::new(means.answer_max(), means.settings.hsm_absent_max);
+    if let Some(seal) = files.seal(&configured.name) {
+        lease.seal(sealed_by(&seal));
+    }
+    let (lease, means) = (Mutex::new(lease), ArcSwap::from_pointee(means));
+    let (name, files, log) = (configured.name.clone(), files.clone(), log.clone());
+    let opening = Opening::default();
+    let unsealing = Unsealing { name, means, keys, files, lease, log, opening };
+    unsealing.close_if(&unsealing.lock());
+    Some(Arc::new(unsealing))
+}
+
+/// How keys are opened.
+#[derive(Clone)]
+pub struct Means {
+    /// As configured.
+    pub settings: config::Wrapped,
+    /// What opens them.
+    pub hsms: Vec<Arc<KeyManager>>,
+    /// How many files are opened at a time.
+    pub openers: usize,
+}
+
+impl Means {
+    fn of(config: &Config, settings: &config::Wrapped, managers: &[Arc<KeyManager>]) -> Means {
         let named = |name: &String| managers.iter().find(|m| *m.name == **name).cloned();
-        let hsms: Vec<_> = settings.unseal_with.iter().filter_map(named).collect();
+        let hsms = settings.unseal_with.iter().filter_map(named).collect();
+        Means { settings: settings.clone(), hsms, openers: openers(config, settings) }
+    }
+
+    /// How long they may take to answer.
+    fn answer_max(&self) -> Duration {
         // Two questions to each, and as many to confirm a no.
-        let asking = UNSEAL_CALL_TIME * 4 * u32::try_from(hsms.len()).unwrap_or(u32::MAX);
-        let mut lease = Lease::new(settings.recheck + asking, settings.hsm_absent_max);
-        if let Some(seal) = files.seal(&configured.name) {
-            lease.seal(sealed_by(&seal));
-        }
-        let lease = Mutex::new(lease);
-        let (name, files, log) = (configured.name.clone(), files.clone(), log.clone());
-        let (openers, opening) = (openers(config, &settings), Opening::default());
-        let unsealing =
-            Unsealing { name, settings, keys, hsms, files, openers, opening, lease, log };
-        unsealing.close_if(&unsealing.lock());
-        Some(Arc::new(unsealing))
-    };
-    config.key_managers.iter().zip(wrapped).filter_map(of).collect()
+        let hsms = u32::try_from(self.hsms.len()).unwrap_or(u32::MAX);
+        self.settings.recheck + UNSEAL_CALL_TIME * 4 * hsms
+    }
+
+    fn is_same(&self, other: &Means) -> bool {
+        let hsms = self.hsms.iter().zip(&other.hsms);
+        self.settings == other.settings
+            && self.openers == other.openers
+            && self.hsms.len() == other.hsms.len()
+            && hsms.into_iter().all(|(one, other)| Arc::ptr_eq(one, other))
+    }
 }
 
 fn sealed_by(Seal { who, reason, .. }: &Seal) -> String {
@@ -100,6 +124,24 @@ fn sealed_by(Seal { who, reason, .. }: &Seal) -> String {
 }
 
 impl Unsealing {
+    /// From now on they are opened so; the keys that are in use stay that.
+    pub fn set_means(
+        &self,
+        config: &Config,
+        settings: &config::Wrapped,
+        managers: &[Arc<KeyManager>],
+    ) {
+        let means = Means::of(config, settings, managers);
+        if self.means.load().is_same(&means) {
+            return;
+        }
+        let mut lease = self.lock();
+        lease.set_limits(means.answer_max(), means.settings.hsm_absent_max);
+        lease.expire(Instant::now());
+        self.close_if(&lease);
+        self.means.store(Arc::new(means));
+    }
+
     /// The lease: what may be used changes while it is held.
     pub fn lock(&self) -> MutexGuard<'_, Lease> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner)
@@ -142,6 +184,15 @@ impl Unsealing {
         self.files
             .set_seal(&self.name, Some(seal))
             .map_err(|why| format!("it is sealed, and would not be after a restart, because {why}"))
+    }
+
+    /// Takes the keys away if an operator has sealed a key manager of this name meanwhile.
+    pub fn heed_seal(&self) {
+        let mut lease = self.lock();
+        if let Some(seal) = self.files.seal(&self.name) {
+            lease.seal(sealed_by(&seal));
+            self.close_if(&lease);
+        }
     }
 
     /// Has the HSM open the keys again.

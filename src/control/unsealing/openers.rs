@@ -6,8 +6,9 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender};
 use time::OffsetDateTime;
 
-use super::Unsealing;
 use super::hsm::OfLanes;
+use super::{Means, Unsealing};
+use crate::config;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{Epoch, Folder, NotLoaded, Round, To, load};
 use crate::keystore::KeyManager;
@@ -41,19 +42,19 @@ pub struct NotOpened {
 }
 
 /// The HSMs of a key manager, through their lanes. Each call takes further clients.
-pub fn hsms(unsealing: &Unsealing) -> Vec<Box<dyn Hsm + '_>> {
-    let hsm = |manager| {
-        let client = KeyManager::client(manager)?;
-        Some(Box::new(OfLanes { manager, client }) as Box<dyn Hsm + '_>)
+pub fn hsms(means: &Means) -> Vec<Box<dyn Hsm>> {
+    let hsm = |manager: &Arc<KeyManager>| {
+        let (manager, client) = (manager.clone(), manager.client()?);
+        Some(Box::new(OfLanes { manager, client }) as Box<dyn Hsm>)
     };
-    unsealing.hsms.iter().map(|manager| &**manager).filter_map(hsm).collect()
+    means.hsms.iter().filter_map(hsm).collect()
 }
 
 /// Opens files until no more come.
-pub fn run(unsealing: &Unsealing, jobs: &Receiver<Job>, done: &Sender<Done>) {
-    let mut hsms = hsms(unsealing);
+pub fn run(unsealing: &Unsealing, means: &Means, jobs: &Receiver<Job>, done: &Sender<Done>) {
+    let mut hsms = hsms(means);
     for Job { label, round } in jobs {
-        let result = open(unsealing, &mut hsms, &label, round);
+        let result = open(unsealing, &means.settings, &mut hsms, &label, round);
         if result.is_err() {
             unsealing.opening.forget(&label);
         }
@@ -66,11 +67,12 @@ pub fn run(unsealing: &Unsealing, jobs: &Receiver<Job>, done: &Sender<Done>) {
 /// Opens the file of a key, if it is to be believed.
 fn open(
     unsealing: &Unsealing,
-    hsms: &mut [Box<dyn Hsm + '_>],
+    settings: &config::Wrapped,
+    hsms: &mut [Box<dyn Hsm>],
     label: &Arc<str>,
     round: Round,
 ) -> Result<Epoch, NotOpened> {
-    let Unsealing { name, settings, keys, files, opening, .. } = unsealing;
+    let Unsealing { name, keys, files, opening, .. } = unsealing;
     if opening.round() != round {
         return Err(NotLoaded::TakenAway.into());
     }

@@ -18,6 +18,7 @@ mod module;
 mod profile;
 mod quarantine;
 mod recent_fault;
+mod refused_pins;
 mod search;
 mod session;
 mod shared;
@@ -67,7 +68,7 @@ pub struct Settings {
     pub module: PathBuf,
     /// Which of its tokens.
     pub token: TokenSelector,
-    /// The user's PIN.
+    /// The user's PIN, until another one is [set](Engine::set_pin).
     pub pin: SecretString,
     /// The make of the HSM.
     pub profile: Profile,
@@ -182,11 +183,12 @@ impl Pkcs11Engine {
             settings.verify_encryptions,
             settings.read_write_sessions,
         );
+        let login = Login::new(settings.pin.clone());
         Ok(Arc::new(Pkcs11Engine {
             settings,
             parameters,
             module: OnceLock::new(),
-            login: Login::default(),
+            login,
             needs_login: AtomicBool::new(false),
             has_gcm_in: AtomicU64::new(0),
             keep_alive: KeepAlive::default(),
@@ -194,6 +196,15 @@ impl Pkcs11Engine {
             full_at: Mutex::new(None),
             shared: Arc::new(shared),
         }))
+    }
+
+    /// Fails if its module is in use in this process with other initialize parameters. Loads
+    /// nothing.
+    ///
+    /// # Errors
+    /// For the operator.
+    pub fn refuse_other_parameters(&self) -> Result<(), Fault> {
+        Module::refuse_other_parameters(&self.settings.module, self.parameters.as_ref())
     }
 
     fn module(&self) -> Result<Arc<Module>, Fault> {
@@ -237,10 +248,7 @@ impl Pkcs11Engine {
             let needs_login = info.login_required;
             self.needs_login.store(needs_login, Ordering::Relaxed);
             let newly = needs_login
-                && self
-                    .login
-                    .log_in(&session, self.settings.pin.expose())
-                    .map_err(NotOpen::Fault)?;
+                && self.login.log_in(&session, &info.identity()).map_err(NotOpen::Fault)?;
             if newly {
                 // The login was lost, or never was: with it went every handle.
                 self.shared.keys.clear();
@@ -401,6 +409,10 @@ impl Engine for Pkcs11Engine {
 
     fn library(&self) -> LibraryState {
         self.module.get().map(|module| module.library(Instant::now())).unwrap_or_default()
+    }
+
+    fn set_pin(&self, pin: SecretString) {
+        self.login.set_pin(pin);
     }
 
     fn refused_pin(&self) -> Option<String> {

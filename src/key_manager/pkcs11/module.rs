@@ -18,6 +18,7 @@ use cryptoki_sys::{
 
 use super::errors::{Call, CallError};
 use super::ffi::Functions;
+use super::refused_pins::RefusedPins;
 use crate::key_manager::{Fault, LibraryState, Stuck};
 use crate::limits::{
     HUNG_OPEN_TIME, INITIALIZE_INTERVAL, INITIALIZE_WAIT_MAX, REINITIALIZE_FAILURES,
@@ -30,7 +31,6 @@ static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new
 /// A loaded library.
 pub(super) struct Module {
     pub(super) functions: Functions,
-    parameters: Option<CString>,
     state: Mutex<State>,
     changed: Condvar,
     /// How often C_Initialize succeeded.
@@ -38,10 +38,13 @@ pub(super) struct Module {
     /// Counts C_Initialize. Handles of an older generation may by now be another session's or
     /// key's: they are neither used nor closed.
     generation: AtomicU64,
+    pub(super) refused_pins: RefusedPins,
 }
 
 #[derive(Default)]
 struct State {
+    /// For C_Initialize.
+    parameters: Option<CString>,
     phase: Phase,
     /// Threads that set something up in the module.
     visits: usize,
@@ -156,24 +159,45 @@ impl Module {
         let canonical = path.canonicalize().map_err(|error| failed(&error))?;
         let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(&canonical) {
-            if module.parameters.as_ref() != parameters {
-                return Err(failed(
-                    &"another key manager uses this library with other initialize parameters",
-                ));
-            }
+            module.take_parameters(parameters).map_err(|why| failed(&why))?;
             return Ok(module.clone());
         }
         let functions = Functions::load(&canonical).map_err(|why| failed(&why))?;
         let module = Arc::new(Module {
             functions,
-            parameters: parameters.cloned(),
-            state: Mutex::default(),
+            state: Mutex::new(State { parameters: parameters.cloned(), ..State::default() }),
             changed: Condvar::new(),
             initializations: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            refused_pins: RefusedPins::default(),
         });
         modules.insert(canonical, module.clone());
         Ok(module)
+    }
+
+    /// Fails if the module at `path` is initialised with other parameters. Loads nothing.
+    pub(super) fn refuse_other_parameters(
+        path: &Path,
+        parameters: Option<&CString>,
+    ) -> Result<(), Fault> {
+        let modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = path.canonicalize().ok().and_then(|path| modules.get(&path).cloned());
+        let taken = module.map_or(Ok(()), |module| module.take_parameters(parameters));
+        taken.map_err(|why| Fault::Device { detail: format!("module {}: {why}", path.display()) })
+    }
+
+    /// Others than it has are for a library that is not initialised: PKCS#11 has no way to change
+    /// them, and C_Finalize would end the sessions of those who use it.
+    fn take_parameters(&self, parameters: Option<&CString>) -> Result<(), &'static str> {
+        let mut state = self.state();
+        if state.parameters.as_ref() == parameters {
+            return Ok(());
+        }
+        if state.visits > 0 || !matches!(state.phase, Phase::Down | Phase::Failed { .. }) {
+            return Err("it is initialised in this process, with other initialize_parameters");
+        }
+        state.parameters = parameters.cloned();
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -239,7 +263,8 @@ impl Module {
         }
         // Before the call: from its first moment on, handles are new ones.
         self.generation.fetch_add(1, Ordering::AcqRel);
-        match self.functions.initialize(self.parameters.as_deref()) {
+        let parameters = self.state().parameters.clone();
+        match self.functions.initialize(parameters.as_deref()) {
             // Already: by other code in this process, which is as good.
             Ok(()) | Err(CallError { code: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {
                 self.initializations.fetch_add(1, Ordering::AcqRel);

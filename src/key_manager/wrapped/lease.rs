@@ -50,6 +50,11 @@ impl Lease {
         Lease { answer_max, absent_max, standing }
     }
 
+    /// As in [`Lease::new`], from now on.
+    pub fn set_limits(&mut self, answer_max: Duration, absent_max: Duration) {
+        (self.answer_max, self.absent_max) = (answer_max, absent_max);
+    }
+
     /// How it stands.
     pub fn standing(&self) -> &Standing {
         &self.standing

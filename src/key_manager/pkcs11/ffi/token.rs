@@ -22,6 +22,14 @@ pub(in super::super) struct TokenInfo {
     pub(in super::super) initialized: bool,
 }
 
+impl TokenInfo {
+    /// What tells it from other tokens of its module.
+    pub(in super::super) fn identity(&self) -> String {
+        let TokenInfo { manufacturer, model, serial, label, .. } = self;
+        format!("{manufacturer:?} {model:?} {serial:?} {label:?}")
+    }
+}
+
 /// A field of fixed length, padded with blanks; some modules pad with NUL.
 fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).trim_end_matches([' ', '\0']).to_owned()
