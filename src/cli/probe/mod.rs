@@ -17,8 +17,9 @@ use super::{Failure, print};
 use crate::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
 use crate::tls::{self, Certificate};
 
-/// Debian's bundle of public authorities.
-const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Bundles of public authorities: Debian's, Red Hat's.
+const SYSTEM_AUTHORITIES: [&str; 2] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 const NEEDED: &str = "give --config xksd.toml, which has all that is needed, or --endpoint, --key \
     and --access-key-id";
@@ -170,15 +171,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
         (None, None) => return Err(NEEDED.into()),
     };
     let (access_key_id, secret_access_key) = credential(args, store)?;
-    let ca = args.ca.clone().unwrap_or_else(|| {
-        let beside = args
-            .config
-            .as_ref()
-            .and_then(|path| path.parent())
-            .map(|dir| dir.join("ca.pem"))
-            .filter(|ca| ca.exists());
-        beside.unwrap_or_else(|| SYSTEM_AUTHORITIES.into())
-    });
+    let ca = authorities(args)?;
     let region = args
         .region
         .clone()
@@ -203,6 +196,20 @@ fn plan(args: &Args) -> Result<Plan, String> {
             .or_else(|| store.map(|store| store.path_prefix.clone()))
             .unwrap_or_default(),
         key,
+    })
+}
+
+/// The file of trusted authorities: named, or beside the configuration, or the system's.
+fn authorities(args: &Args) -> Result<PathBuf, String> {
+    if let Some(named) = &args.ca {
+        return Ok(named.clone());
+    }
+    let beside = args.config.as_deref().and_then(Path::parent).map(|dir| dir.join("ca.pem"));
+    let mut known = beside.into_iter().chain(SYSTEM_AUTHORITIES.map(PathBuf::from));
+    known.find(|file| file.exists()).ok_or_else(|| {
+        "no trusted authorities are installed here: name those of the proxy's certificate with \
+         --ca FILE, or install the package ca-certificates"
+            .to_owned()
     })
 }
 
