@@ -386,6 +386,11 @@ pub const DECISIONS_MAX: usize = 16_384;
 pub const DECISIONS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Different policies by which denials are counted; those of further ones are counted together.
 pub const DENYING_POLICIES_COUNTED_MAX: usize = 1_000;
+/// Keys, in the order of the configuration, whose requests are counted each; those of further ones
+/// are counted together.
+pub const KEYS_COUNTED_MAX: usize = 1_000;
+/// Counters of requests by key that a shard keeps: also keys that reloads have taken away.
+pub const KEY_COUNTERS_MAX: usize = 20_000;
 
 /// Keys and key stores that can be blocked at the same time.
 pub const BLOCKS_MAX: usize = 10_000;

@@ -82,6 +82,10 @@ fn requests(text: &mut Exposition, totals: &Totals) {
     for (key, count) in &requests.answered {
         metric.sample(&[&key.key_store, key.operation, key.error], count);
     }
+    let mut metric = text.metric(&names::KEY_REQUESTS);
+    for (key, count) in &requests.by_key {
+        metric.sample(&[&key.key_store, &key.key, key.operation, key.error], count);
+    }
     let mut metric = text.metric(&names::AUTHENTICATION_FAILURES);
     for (reason, count) in &requests.unauthenticated {
         metric.sample(&[reason], count);

@@ -12,8 +12,10 @@ pub mod framing;
 pub mod request;
 pub mod response;
 pub mod route;
+mod traceparent;
 
 pub use base64::Short;
 pub use error::{ApiError, ErrorName};
 pub use request::{Call, Decrypt, Encrypt, Rejection, RequestMetadata, ValidRequest, decode};
 pub use route::{Operation, Route, check_method, check_query, route};
+pub use traceparent::traceparent;

@@ -154,6 +154,9 @@ pub struct Request<'a> {
     /// The VPC endpoint of the connection, as the load balancer says.
     #[serde(rename = "connectionVpce", skip_serializing_if = "str::is_empty")]
     pub connection_vpce: &'a str,
+    /// W3C's, of a proxy or load balancer before xksd: nobody has signed it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub traceparent: &'a str,
     /// The credential that signed.
     pub access_key_id: &'a str,
     /// Peer, or whom the load balancer names.

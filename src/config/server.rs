@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::log::{self, LogFormat, LogLevel, LogOutput};
 use super::problem::quoted;
 use super::reader::{Section, Value, all};
 use super::table::{InForce, Said, Setting, names};
@@ -34,6 +35,10 @@ pub struct Server {
     pub instances: u64,
     /// Form of the log lines.
     pub log: LogFormat,
+    /// Lighter lines are not written.
+    pub log_level: LogLevel,
+    /// Where they go.
+    pub log_output: LogOutput,
     /// What must survive a restart, as the block list. It is made where it does not exist.
     pub state_directory: PathBuf,
     /// Whether a state directory without a state is refused: its volume may not be mounted.
@@ -42,17 +47,6 @@ pub struct Server {
     pub proxy_protocol: Vec<Network>,
     /// Where `xksd block`, `reload` and the like reach the running process.
     pub control_socket: PathBuf,
-}
-
-/// Form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 /// `[server]`.
@@ -65,6 +59,12 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
     Setting::reloaded("instances", |s| Said::value(s.instances)),
     Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
+    Setting::reloaded("log_level", |s| Said::text(s.log_level.name())),
+    Setting::kept(
+        "log_output",
+        |s| Said::text(&s.log_output.shown()),
+        |new, running| new.log_output.clone_from(&running.log_output),
+    ),
     Setting::kept(
         "state_directory",
         |s| Said::value(s.state_directory.display()),
@@ -118,18 +118,6 @@ pub(super) const ADMIN_KEYS: &[Setting<Option<Admin>>] = &[
     }),
 ];
 
-impl LogFormat {
-    const ALL: [Self; 3] = [Self::Auto, Self::Json, Self::Text];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Json => "json",
-            Self::Text => "text",
-        }
-    }
-}
-
 pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let section = root
         .required("server", "a section [server] with at least listen and regions")?
@@ -151,7 +139,9 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         section.or("shutdown_delay_ms", 5_000, |v| v.integer("milliseconds", SHUTDOWN_DELAY_MS));
     let shutdown = section.or("shutdown_ms", 10_000, |v| v.integer("milliseconds", SHUTDOWN_MS));
     let instances = section.or("instances", 1, |v| v.integer("instances", INSTANCES));
-    let log = section.or("log", LogFormat::Auto, log_format);
+    let log = section.or("log", LogFormat::Auto, log::format);
+    let log_level = section.or("log_level", LogLevel::Info, log::level);
+    let log_output = section.or("log_output", LogOutput::Stderr, log::output);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
     let require_state = section.or("require_state", false, Value::boolean);
     let balancers = section.or("proxy_protocol", Vec::new(), proxy_protocol);
@@ -166,6 +156,8 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         shutdown_time: Duration::from_millis(shutdown?),
         instances: instances?,
         log: log?,
+        log_level: log_level?,
+        log_output: log_output?,
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,
         require_state: require_state?,
@@ -281,9 +273,4 @@ fn is_region(text: &str) -> bool {
         && words.iter().all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase()))
         && (1..=2).contains(&number.len())
         && number.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn log_format(value: &Value<'_>) -> Option<LogFormat> {
-    let of_name = |name: &str| LogFormat::ALL.into_iter().find(|format| format.name() == name);
-    of_name(value.string_where("\"auto\", \"json\" or \"text\"", |t| of_name(t).is_some())?)
 }

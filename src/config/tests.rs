@@ -170,6 +170,8 @@ fn defaults() {
             shutdown_time: Duration::from_secs(10),
             instances: 1,
             log: LogFormat::Auto,
+            log_level: LogLevel::Info,
+            log_output: LogOutput::Stderr,
             require_state: false,
             proxy_protocol: Vec::new(),
             state_directory: "/etc/xksd/state".into(),

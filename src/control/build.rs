@@ -24,7 +24,7 @@ use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::wrapped::Wrapped;
 use crate::key_manager::{Cipher, Engine, InProcess, KeyRef, Nonces};
 use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
-use crate::limits::SPARE_CLIENTS;
+use crate::limits::{KEYS_COUNTED_MAX, SPARE_CLIENTS};
 use crate::policy::Policy;
 use crate::policy::budget::Budget;
 use crate::policy::cedar::Revision;
@@ -232,6 +232,7 @@ pub fn key_stores(
     (running, fleet_size): (Option<&KeyStores>, &Arc<AtomicU32>),
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
+    let mut counted = 0..KEYS_COUNTED_MAX;
     let revision = Revision::next();
     for (index, store) in config.keystores.iter().enumerate() {
         let before = running.and_then(|running| running.by_prefix.get(&store.path_prefix));
@@ -246,16 +247,17 @@ pub fn key_stores(
         }
         let of_store = |&index: &usize| managers.get(index).cloned();
         let of_store: Vec<_> = store.key_managers.iter().filter_map(of_store).collect();
-        let key = |configured: &config::Key| {
+        let mut key = |configured: &config::Key| {
             let built = key(configured, &of_store, budgets);
             let mut built = built
                 .ok_or_else(|| at(&format!("key {:?} has no primary version", configured.id)))?;
             let before = before.and_then(|before| before.keys.get(&configured.id));
             let before = before.and_then(|before| before.quota.as_ref());
             built.quota = quota(configured.quota, before, shards);
+            built.counted_as = counted.next().map(|_| configured.id.as_str().into());
             Ok((configured.id.clone(), built))
         };
-        let keys = store.keys.iter().map(key).collect::<Result<_, String>>()?;
+        let keys = store.keys.iter().map(&mut key).collect::<Result<_, String>>()?;
         let built = KeyStore {
             prefix: store.path_prefix.as_str().into(),
             enabled: store.enabled,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use super::admin_hooks::AdminHooks;
 use super::attendants::Gone;
@@ -134,6 +134,8 @@ fn run(
         for signal in signals.pending() {
             if signal == SIGHUP {
                 reload_beside(state);
+            } else if signal == SIGUSR1 {
+                state.log.reopen();
             } else if close_at.is_some() {
                 return Err(drain::SECOND_SIGNAL.into());
             } else {

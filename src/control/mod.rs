@@ -21,6 +21,7 @@ pub mod fleet_size;
 mod fleet_thread;
 pub mod instance;
 pub mod lifecycle;
+mod logging;
 mod probes;
 mod reload;
 pub mod serving;

@@ -4,6 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::build::key_stores;
 use super::fleet_size;
+use super::logging;
 use super::state::State;
 use crate::config::Config;
 use crate::keystore::KeyManager;
@@ -47,6 +48,7 @@ pub fn apply(state: &State, config: &Config, managers: &[Arc<KeyManager>]) -> Re
     fleet_size::reconfigured(state, config);
     state.managers.store(Arc::new(managers.to_vec()));
     state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
+    state.log.set_level(logging::level(config));
     state.config.store(Arc::new(config.clone()));
     Ok(())
 }

@@ -9,10 +9,10 @@ use std::mem::MaybeUninit;
 use std::ptr::null;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGXFSZ};
 
 /// Those that ask something of xksd.
-const REQUESTS: [c_int; 3] = [SIGTERM, SIGINT, SIGHUP];
+const REQUESTS: [c_int; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
 /// Each of these would end the process at a write that fails. With SIGXFSZ handled, one beyond
 /// RLIMIT_FSIZE (or a file system's largest file) fails as one on a full disk does; SIGPIPE is
 /// ignored from the start of every Rust program.

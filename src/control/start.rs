@@ -7,13 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::stdio::stderr;
-
 use super::state::State;
 use super::witness::listener as witness;
-use super::{build, socket, system};
-use crate::config::{Config, Invalid, LogFormat, Problem};
-use crate::telemetry::{Level, Log, log};
+use super::{build, logging, socket, system};
+use crate::config::{Config, Invalid, Problem};
+use crate::telemetry::{Level, Log};
 use crate::tls;
 
 /// A port that is taken is tried again for so long: of a process that was killed, the kernel closes
@@ -95,15 +93,7 @@ fn load(config_file: &Path) -> Result<(Config, tls::Server), Failure> {
 
 /// The log, with what is probably not meant in the configuration.
 fn start_log(config: &Config, tls: &tls::Server) -> Result<Log, Failure> {
-    let format = match config.server.log {
-        LogFormat::Json => log::Format::Json,
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Auto if rustix::termios::isatty(stderr()) => log::Format::Text,
-        LogFormat::Auto => log::Format::Json,
-    };
-    let (log, _writer) = Log::start(format, std::io::stderr())
-        .map_err(|e| Failure::Other(format!("cannot start the log: {e}")))?;
-    log::log_panics(&log, format);
+    let log = logging::start(config).map_err(Failure::Other)?;
     let of_tls = tls.warnings().iter().map(ToString::to_string);
     for warning in config.warnings.iter().map(ToString::to_string).chain(of_tls) {
         log.event(Level::Warn, warning);

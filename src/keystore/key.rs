@@ -38,6 +38,8 @@ pub struct Key {
     pub enabled: bool,
     /// How many requests it may have, within those of its key store.
     pub quota: Option<Arc<Quota>>,
+    /// What its requests are counted by: its id; `None` where they are counted with others'.
+    pub counted_as: Option<Arc<str>>,
 }
 
 /// Why a version cannot be used.
@@ -56,7 +58,7 @@ impl Key {
     pub fn new(label: &str, enabled: bool) -> Key {
         let only = Version::first(label);
         let versions = [only.clone()].into();
-        Key { versions, primary: only, managed: false, enabled, quota: None }
+        Key { versions, primary: only, managed: false, enabled, quota: None, counted_as: None }
     }
 
     /// One whose versions its key manager keeps: these, or `None` where it does not know them now.
@@ -75,7 +77,7 @@ impl Key {
         let versions = versions.unwrap_or_default().into_iter().map(version).collect();
         let known = Key::with_versions(versions, enabled).unwrap_or_else(|| {
             let (versions, primary) = (Box::default(), Version::first(&label));
-            Key { versions, primary, managed: true, enabled, quota: None }
+            Key { versions, primary, managed: true, enabled, quota: None, counted_as: None }
         });
         Key { managed: true, ..known }
     }
@@ -87,7 +89,14 @@ impl Key {
         let primary = versions.iter().find(|version| is_primary(version))?.clone();
         let one = versions.iter().filter(|version| is_primary(version)).count() == 1;
         let versions = versions.into();
-        one.then_some(Key { versions, primary, managed: false, enabled, quota: None })
+        one.then_some(Key {
+            versions,
+            primary,
+            managed: false,
+            enabled,
+            quota: None,
+            counted_as: None,
+        })
     }
 
     /// All versions, by number.

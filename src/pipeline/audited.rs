@@ -128,6 +128,7 @@ fn request<'a>(record: &'a Record<'_>, outcome: Outcome) -> AuditRecord<'a> {
         source_vpc: metadata.vpc.as_deref().unwrap_or_default(),
         source_vpce: metadata.vpce.as_deref().unwrap_or_default(),
         connection_vpce: record.connection_vpce.as_deref().unwrap_or_default(),
+        traceparent: record.traceparent.unwrap_or_default(),
         access_key_id: record.access_key_id.as_deref().unwrap_or_default(),
         client: Some(record.client),
         outcome: outcome.error.map_or("success", ErrorName::as_str),

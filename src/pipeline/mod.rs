@@ -147,6 +147,7 @@ impl Pipeline {
         exchange: &mut Exchange<'a>,
         out: &mut Vec<u8>,
     ) -> Result<(), ApiError> {
+        exchange.record.traceparent = crate::api::traceparent(request.values("traceparent"));
         let stores = self.stores.load_full();
         let (route, store) = self.route(&stores, request).inspect_err(|error| {
             // What stands before xksd may have rewritten the prefix: only here can that be seen.
@@ -159,6 +160,8 @@ impl Pipeline {
 
         let authenticated = self.authenticate(&stores, store, request, body, arrival)?;
         exchange.record.access_key_id = Some(authenticated.access_key_id().clone());
+        exchange.diagnostics.counted_as =
+            store.keys.get(route.key_id).map(|key| key.counted_as.clone());
 
         let valid = match crate::api::decode(route.operation, body) {
             Ok(valid) => valid,
@@ -239,6 +242,9 @@ impl Pipeline {
         let operation = record.operation_name();
         let key = RequestKey { key_store: record.key_store.clone(), operation, error };
         self.metrics.request(&key, total, diagnostics.times);
+        if let Some(counted_as) = diagnostics.counted_as.take() {
+            self.metrics.request_for_key(&key, counted_as);
+        }
         if diagnostics.newer_version {
             self.metrics.newer_key_versions.fetch_add(1, Ordering::Relaxed);
         }

@@ -46,6 +46,8 @@ pub struct Record<'a> {
     pub client: SocketAddr,
     /// The VPC endpoint of its connection.
     pub connection_vpce: Option<Arc<str>>,
+    /// The trace that it is part of, which nobody has signed.
+    pub traceparent: Option<&'a str>,
     /// Path prefix of the key store; empty where the request reached none.
     pub key_store: Arc<str>,
     /// External key id as in the path; empty if there is none.
@@ -127,7 +129,12 @@ pub(super) struct Diagnostics {
     pub(super) times: Option<(Duration, Duration)>,
     /// The ciphertext names a newer version of its key than is known here.
     pub(super) newer_version: bool,
+    /// By what it is counted, where it is for a key that there is.
+    pub(super) counted_as: Option<CountedAs>,
 }
+
+/// As [`Key::counted_as`](crate::keystore::Key) says.
+pub(super) type CountedAs = Option<Arc<str>>;
 
 impl Diagnostics {
     /// Adds what one try took.
@@ -151,6 +158,7 @@ impl Exchange<'_> {
             time: arrival.head_read,
             client: arrival.client,
             connection_vpce: arrival.vpce.clone(),
+            traceparent: None,
             key_store: Arc::default(),
             key: "",
             key_version: None,
@@ -179,6 +187,7 @@ impl Exchange<'_> {
             text.push_str(field.as_deref().unwrap_or_default());
         }
         line.key.push_str(record.key);
+        line.traceparent.push_str(record.traceparent.unwrap_or_default());
         line.policy.push_str(record.policy());
         line.dry_run = record.dry_run();
         line.operation = record.operation_name();

@@ -3,6 +3,7 @@
 //! Lines are made and written on their own thread, behind a bounded queue: a terminal or pipe
 //! that stalls costs lines (counted), never a request's time. So do lines that cannot be written.
 
+mod destination;
 mod line;
 mod output;
 mod panics;
@@ -12,12 +13,14 @@ mod tests;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
 
+pub use self::destination::Destination;
 pub(crate) use self::line::{is_harmful, timestamp, write_json};
 pub use self::output::Lost;
 use self::output::Output;
@@ -41,7 +44,7 @@ pub enum Format {
 }
 
 /// Weight of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Normal course.
@@ -50,6 +53,28 @@ pub enum Level {
     Warn,
     /// Something does not serve.
     Error,
+}
+
+impl Level {
+    /// As it stands in a line.
+    fn name(self) -> &'static str {
+        match self {
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+
+    /// Of a request's line.
+    fn of_status(status: u16) -> Level {
+        match status {
+            // What the request asks is not supported: nothing here has failed.
+            501 => Level::Warn,
+            500.. => Level::Error,
+            400.. => Level::Warn,
+            _ => Level::Info,
+        }
+    }
 }
 
 /// What is logged of one request. Never plaintext, ciphertext or secrets.
@@ -84,6 +109,9 @@ pub struct RequestLine {
     /// The VPC endpoint of the connection, as the load balancer says.
     #[serde(rename = "connectionVpce", skip_serializing_if = "Option::is_none")]
     pub connection_vpce: Option<Arc<str>>,
+    /// W3C's `traceparent`, as a proxy or load balancer before xksd sent it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub traceparent: String,
     /// The credential that signed; empty unless authenticated.
     pub access_key_id: Arc<str>,
     /// The ids of the policies that decided.
@@ -131,6 +159,7 @@ impl RequestLine {
             source_vpc: emptied(&mut self.source_vpc),
             source_vpce: emptied(&mut self.source_vpce),
             policy: emptied(&mut self.policy),
+            traceparent: emptied(&mut self.traceparent),
             ..RequestLine::default()
         };
     }
@@ -150,6 +179,10 @@ pub struct Log {
     /// Records that were written, to be used again.
     written: Receiver<Box<RequestLine>>,
     lost: Arc<Lost>,
+    /// Lighter lines are not written.
+    level: Arc<AtomicUsize>,
+    /// Set where the file is to be opened again.
+    reopen: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -161,10 +194,34 @@ impl Log {
         format: Format,
         out: impl Write + Send + 'static,
     ) -> std::io::Result<(Log, JoinHandle<()>)> {
+        Log::start_with(format, out, Arc::default())
+    }
+
+    /// Starts the writer on `destination`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or no thread can be started.
+    pub fn open(format: Format, destination: Destination) -> std::io::Result<Log> {
+        // What reads datagrams reads JSON.
+        let format = match destination {
+            Destination::Journal | Destination::Syslog => Format::Json,
+            Destination::Stderr | Destination::File(_) => format,
+        };
+        let reopen = Arc::<AtomicBool>::default();
+        let out = destination.open(reopen.clone())?;
+        Log::start_with(format, out, reopen).map(|(log, _writer)| log)
+    }
+
+    fn start_with(
+        format: Format,
+        out: impl Write + Send + 'static,
+        reopen: Arc<AtomicBool>,
+    ) -> std::io::Result<(Log, JoinHandle<()>)> {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
         let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
         let lost = Arc::new(Lost::default());
-        let log = Log { lines, written, lost: lost.clone() };
+        let level = Arc::default();
+        let log = Log { lines, written, lost: lost.clone(), level, reopen };
         let writer = std::thread::Builder::new()
             .name(THREAD.into())
             .spawn(move || write_lines(format, Output::new(out, &lost), &queue, &give_back))?;
@@ -178,13 +235,33 @@ impl Log {
         self.written.try_recv().unwrap_or_default()
     }
 
+    /// From now on lines of this weight are written, and of more.
+    pub fn set_level(&self, level: Level) {
+        self.level.store(level as usize, Ordering::Relaxed);
+    }
+
+    /// Has the next line open its file again, which somebody has renamed.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
+    fn has(&self, level: Level) -> bool {
+        level as usize >= self.level.load(Ordering::Relaxed)
+    }
+
     /// Queues a request's line; dropped and counted when the writer is behind.
     pub fn request(&self, record: Box<RequestLine>) {
+        if !self.has(Level::of_status(record.status)) {
+            return;
+        }
         self.send(Line::Request(SystemTime::now(), record));
     }
 
     /// Queues an event's line.
     pub fn event(&self, level: Level, message: impl Into<String>) {
+        if !self.has(level) {
+            return;
+        }
         self.send(Line::Event(SystemTime::now(), level, message.into()));
     }
 

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::limits::DENYING_POLICIES_COUNTED_MAX;
+use crate::limits::{DENYING_POLICIES_COUNTED_MAX, KEY_COUNTERS_MAX};
 
 /// Latencies are counted from 1 µs to this, microseconds; longer ones count as this long.
 const LATENCY_MAX_US: u64 = 60_000_000;
 /// Two digits: a figure is at most 1 % off, and a histogram takes 20 KiB.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// No policy has this id.
-const OTHER_POLICIES: &str = "(other)";
+/// No policy and no key has this id.
+const OTHER: &str = "(other)";
+/// Made once: no request allocates it.
+static OTHER_KEYS: LazyLock<Arc<str>> = LazyLock::new(|| OTHER.into());
 
 /// What requests are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +25,19 @@ pub struct RequestKey {
     /// Path prefix of the key store; empty for requests that reached none.
     pub key_store: Arc<str>,
     /// `encrypt`, `decrypt`, `metadata`, `health`, or `none`.
+    pub operation: &'static str,
+    /// The error's name, or `none`.
+    pub error: &'static str,
+}
+
+/// What requests for keys that there are are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyRequests {
+    /// Path prefix of the key store.
+    pub key_store: Arc<str>,
+    /// External key id, `(other)` for those that are counted together.
+    pub key: Arc<str>,
+    /// `encrypt`, `decrypt` or `metadata`.
     pub operation: &'static str,
     /// The error's name, or `none`.
     pub error: &'static str,
@@ -65,6 +80,8 @@ impl Latencies {
 pub struct Requests {
     /// Answers given.
     pub answered: BTreeMap<RequestKey, u64>,
+    /// Those for keys that there are.
+    pub by_key: BTreeMap<KeyRequests, u64>,
     /// Times, by operation.
     pub latencies: BTreeMap<&'static str, Latencies>,
     /// Refused authentications by reason.
@@ -138,6 +155,18 @@ impl ShardMetrics {
         }
     }
 
+    /// Counts the same request by its key; `counted_as` as the key says.
+    pub fn request_for_key(&self, request: &RequestKey, counted_as: Option<Arc<str>>) {
+        let RequestKey { key_store, operation, error } = request.clone();
+        let key = counted_as.unwrap_or_else(|| OTHER_KEYS.clone());
+        let mut key = KeyRequests { key_store, key, operation, error };
+        let by_key = &mut lock(&self.requests).by_key;
+        if by_key.len() >= KEY_COUNTERS_MAX && !by_key.contains_key(&key) {
+            key.key = OTHER_KEYS.clone();
+        }
+        *by_key.entry(key).or_default() += 1;
+    }
+
     /// Counts a refused authentication.
     pub fn unauthenticated(&self, reason: &'static str) {
         *lock(&self.requests).unauthenticated.entry(reason).or_default() += 1;
@@ -155,7 +184,7 @@ impl ShardMetrics {
         let denied = &mut requests.policy_denied;
         let mut key = DenialKey { key_store: key_store.clone(), policy: policy.clone(), mode };
         if denied.len() >= DENYING_POLICIES_COUNTED_MAX && !denied.contains_key(&key) {
-            key.policy = OTHER_POLICIES.into();
+            key.policy = OTHER.into();
         }
         *denied.entry(key).or_default() += 1;
     }
@@ -207,6 +236,9 @@ impl Totals {
             let requests = shard.requests();
             for (key, count) in requests.answered {
                 *totals.requests.answered.entry(key).or_default() += count;
+            }
+            for (key, count) in requests.by_key {
+                *totals.requests.by_key.entry(key).or_default() += count;
             }
             for (operation, latencies) in &requests.latencies {
                 totals.requests.latencies.entry(operation).or_default().add(latencies);
@@ -276,7 +308,24 @@ mod tests {
                 DenialKey { key_store: key_store.clone(), policy: policy.into(), mode: "enforce" };
             denied[&key]
         };
-        assert_eq!((count("0"), count("1"), count(OTHER_POLICIES)), (2, 1, 7));
+        assert_eq!((count("0"), count("1"), count(OTHER)), (2, 1, 7));
+    }
+
+    #[test]
+    fn keys_beyond_the_bound_are_counted_together() {
+        let metrics = ShardMetrics::default();
+        for number in 0..KEY_COUNTERS_MAX + 7 {
+            metrics.request_for_key(&key("none"), Some(number.to_string().into()));
+        }
+        metrics.request_for_key(&key("none"), Some("0".into()));
+        metrics.request_for_key(&key("none"), None);
+        let counts = metrics.requests().by_key;
+        let count = |id: &str| {
+            let of = |key: &KeyRequests| &*key.key == id;
+            counts.iter().filter(|(key, _)| of(key)).map(|(_, count)| count).sum::<u64>()
+        };
+        assert_eq!((count("0"), count("1"), count(OTHER)), (2, 1, 8));
+        assert_eq!(counts.len(), KEY_COUNTERS_MAX + 1);
     }
 
     #[test]

@@ -89,6 +89,8 @@ metrics! {
     // Requests
     REQUESTS: Counter "xksd_requests_total" ["key_store", "operation", "error"]
         "Requests answered, by key store, operation and errorName (none: success).";
+    KEY_REQUESTS: Counter "xksd_key_requests_total" ["key_store", "key", "operation", "error"]
+        "The same of each key: of the first 1,000 of the configuration; (other): of all others.";
     AUTHENTICATION_FAILURES: Counter "xksd_authentication_failures_total" ["reason"]
         "Requests whose signature was refused, by reason.";
     NEWER_KEY_VERSIONS: Counter "xksd_newer_key_versions_total" []

@@ -582,3 +582,21 @@ fn text_for_people_when_it_is_asked_for() {
     assert!(line.contains(" 200 encrypt /one key=foo ok ") && !line.contains('\u{1b}'), "{line}");
     assert!(serde_json::from_str::<Value>(&line).is_err());
 }
+
+/// What an unknown key is called is not put into the metrics.
+#[test]
+fn requests_are_counted_by_key() {
+    let installation = Installation::default();
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    api.round_trip("foo");
+    let _ = api.error("keys/nobody-has-it/encrypt", &encrypt_body(b"text", &json!({})));
+    let of_key = |key: &str, operation: &str| {
+        let labels = format!("key_store=\"/one\",key=\"{key}\",operation=\"{operation}\"");
+        server.metric(&format!("xksd_key_requests_total{{{labels},error=\"none\"}}"))
+    };
+    assert_eq!((of_key("foo", "encrypt"), of_key("foo", "decrypt")), (1.0, 1.0));
+    let (_, metrics) = server.admin_answer("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let told: Vec<&str> = metrics.lines().filter(|line| line.contains("nobody-has-it")).collect();
+    assert!(told.is_empty(), "{told:?}");
+}

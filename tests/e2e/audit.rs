@@ -278,3 +278,23 @@ fn the_metrics_are_those_that_are_documented() {
     // `tests/documents.rs` compares them with docs/metrics.md.
     assert_eq!(shown, named);
 }
+
+/// Of a proxy before xksd: in the log and in the record, if it is right, and nothing else changes.
+#[test]
+fn a_trace_is_in_the_log_and_in_the_record() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (installation, _) = audited("");
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    for (id, trace) in [("t1", TRACE), ("t2", "00-evil\u{e9}")] {
+        let request = api.request("keys/foo/encrypt", &encryption(id));
+        let response = api.wire.call(&request.header("traceparent", trace));
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    assert_eq!(server.request_line("t1")["traceparent"], TRACE);
+    assert!(server.request_line("t2")["traceparent"].is_null());
+    let records = records(&installation);
+    let traces: Vec<_> =
+        of_kind(&records, "request").iter().map(|record| &record["traceparent"]).collect();
+    assert_eq!(traces, [&json!(TRACE), &Value::Null]);
+}

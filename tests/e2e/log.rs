@@ -17,11 +17,17 @@ struct Known {
 
 impl Known {
     fn new() -> Self {
+        Known::with("")
+    }
+
+    /// `more`: lines of `[server]`.
+    fn with(more: &str) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").expect("a port");
         let (one, other) = (free(), free());
         let [port, admin] = [&one, &other].map(|l| l.local_addr().expect("bound").port());
         let mut config = Config::default();
         config.server = config.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        config.server += more;
         config.admin = config.admin.replace("127.0.0.1:0", &format!("127.0.0.1:{admin}"));
         Self { installation: Installation::new(&config), port, admin }
     }
@@ -107,4 +113,42 @@ fn what_was_lost_is_said_once_lines_can_be_written_again() {
         )]
     );
     assert_eq!(server.status()["log"]["write_error"], Value::Null);
+}
+
+#[test]
+fn a_log_in_a_file_is_opened_again_by_a_signal_and_its_level_changes_by_a_reload() {
+    let known = Known::with("\nlog_output = \"./xksd.log\"\n");
+    let server = known.serve(&[], std::process::Stdio::null());
+    let mut api = Api::new(&known.installation, &server);
+    let at = |name: &str| known.installation.path().join(name);
+    let read = |name: &str| fs::read_to_string(at(name)).unwrap_or_default();
+    let round_trips = |text: &str| text.matches("\"operation\":\"encrypt\"").count();
+    api.round_trip("foo");
+    eventually("written", || round_trips(&read("xksd.log")) == 1);
+    fs::rename(at("xksd.log"), at("xksd.log.1")).expect("renamed");
+    api.round_trip("foo");
+    eventually("the old one", || round_trips(&read("xksd.log.1")) == 2);
+    server.signal(rustix::process::Signal::USR1);
+    eventually("opened again", || {
+        api.round_trip("foo");
+        round_trips(&read("xksd.log")) > 0
+    });
+    let config = known.installation.config_file();
+    let text = fs::read_to_string(&config).expect("there");
+    known
+        .installation
+        .write("xksd.toml", &text.replace("log_output", "log_level = \"warn\"\nlog_output"));
+    let xksd = |words: &[&str]| {
+        let done = Command::new(programs::xksd()).args(words).arg("--config").arg(&config).output();
+        assert!(done.as_ref().is_ok_and(|done| done.status.success()), "{done:?}");
+    };
+    xksd(&["reload"]);
+    let before = round_trips(&read("xksd.log"));
+    api.round_trip("foo");
+    let _ = api.error(
+        "keys/nobody/encrypt",
+        &test_harness::api::encrypt_body(b"", &serde_json::json!({})),
+    );
+    eventually("only what failed", || read("xksd.log").contains("KeyNotFoundException"));
+    assert_eq!(round_trips(&read("xksd.log")), before + 1);
 }

@@ -33,13 +33,7 @@ pub(super) fn request_line(
         #[serde(flatten)]
         record: &'a RequestLine,
     }
-    let level = match record.status {
-        // What the request asks is not supported: nothing here has failed.
-        501 => Level::Warn,
-        500.. => Level::Error,
-        400.. => Level::Warn,
-        _ => Level::Info,
-    };
+    let level = Level::of_status(record.status);
     match format {
         Format::Json => {
             let _ =

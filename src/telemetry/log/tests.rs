@@ -60,6 +60,7 @@ fn a_record_comes_back_as_new() {
         source_vpc: "vpc".into(),
         source_vpce: "vpce".into(),
         connection_vpce: Some("vpce".into()),
+        traceparent: "00-0af7".into(),
         access_key_id: "ID".into(),
         policy: "s3-only".into(),
         dry_run: "a policy forbids it",
