@@ -58,8 +58,7 @@ pub fn build(
     let blocks = Arc::new(Blocks::load(dir.clone())?);
     let fleet = fleet(&config, &dir, &blocks, &log)?;
     let fleet_size = Arc::new(fleet_size::configured(&config).into());
-    let witness = config.witness.as_ref().map(|own| witness::listener::open(own, &dir));
-    let witness = witness.transpose()?.map(Arc::new);
+    let witness = config.witness.as_ref().map(|w| witness::listener::open(w, &dir)).transpose()?;
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
     let budgets = Budgets::load(dir)?;
     let audit = ServiceAudit::open(&config, shards, &log)?;
@@ -94,7 +93,7 @@ pub fn build(
         blocks,
         fleet,
         fleet_size,
-        witness,
+        witness: witness.map(Arc::new),
         control_reachable: AtomicBool::new(true),
         unsealing: ArcSwap::from_pointee(unsealing),
         key_files,

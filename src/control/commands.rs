@@ -164,8 +164,16 @@ fn block(
 /// nothing.
 fn block_fleet(state: &State, block: &Block) -> Reply {
     let what = format!("{}{}", name(&block.key_store, block.key.as_deref()), end(block));
+    // Until it stands in etcd, which may take seconds where members do not answer.
+    let is_it = |b: &Block| b.key_store == block.key_store && b.key == block.key;
+    let meanwhile =
+        !state.blocks.in_force().iter().any(is_it) && state.blocks.block(block.clone()).is_ok();
     match fleet_commands::block(state, block) {
         Ok(told) => {
+            if meanwhile {
+                let key = block.key.as_deref();
+                let _ = state.blocks.unblock(&block.key_store, key, unix_seconds());
+            }
             state.audit.record(&Record::Block(audited(block, end_of(block).as_deref())));
             let Block { who, reason, .. } = block;
             let message = format!("{what} is blocked in the fleet by {who}: {reason:?}");

@@ -32,6 +32,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 const AUDIT_CLOSE_TIME: Duration = Duration::from_secs(5);
 /// For what keys have encrypted, on a disk that is slow.
 const STATE_CLOSE_TIME: Duration = Duration::from_secs(1);
+/// For etcd to be told that this instance leaves.
+const FLEET_LEAVE_TIME: Duration = Duration::from_secs(1);
 /// For the log's last lines.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,9 @@ pub(super) fn end(
     let nobody_encrypts = left_the_modules && drained.as_ref().is_ok_and(|it| it.shards_finished);
     let ending = if nobody_encrypts { Ending::Settled } else { Ending::Reserved };
     keeper.stop(ending, Instant::now() + STATE_CLOSE_TIME);
+    if let Some(fleet) = &state.fleet {
+        fleet.wait_until_left(FLEET_LEAVE_TIME);
+    }
     if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {
         state.log.event(
             Level::Error,

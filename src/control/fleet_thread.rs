@@ -29,29 +29,28 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
     let Some(fleet) = state.fleet.clone().filter(|fleet| fleet.joined().is_some()) else {
         return Ok(());
     };
-    let state = state.clone();
+    let (state, of_thread) = (state.clone(), fleet.clone());
     let run = move || {
         let Some(joined) = fleet.joined() else { return };
-        let mut rest = FLEET_RETRY_INTERVAL;
         while !is_draining(&state) {
-            match Session::begin(&state, &fleet, joined).and_then(Session::run) {
-                Ok(()) => rest = FLEET_RETRY_INTERVAL,
-                Err(why) => {
-                    if joined.members.lost(&why) {
-                        let message = format!(
-                            "fleet: etcd does not answer: {why}. What is in force stays in force"
-                        );
-                        state.log.event(Level::Error, message);
-                    }
-                    joined.etcd.next_endpoint();
-                }
+            // Without an error it has left.
+            let Err(why) = Session::begin(&state, &fleet, joined).and_then(Session::run) else {
+                return;
+            };
+            if joined.members.lost(&why) {
+                let message =
+                    format!("fleet: etcd does not answer: {why}. What is in force stays in force");
+                state.log.event(Level::Error, message);
             }
+            joined.etcd.next_endpoint();
             joined.documents.tick(Instant::now());
-            std::thread::sleep(rest);
+            std::thread::sleep(FLEET_RETRY_INTERVAL);
         }
     };
     let thread = Builder::new().name("xksd-fleet".into()).spawn(run);
-    thread.map(drop).map_err(|error| format!("cannot start the fleet's thread: {error}"))
+    let thread = thread.map_err(|error| format!("cannot start the fleet's thread: {error}"))?;
+    let _ = of_thread.thread.set(thread);
+    Ok(())
 }
 
 fn is_draining(state: &State) -> bool {

@@ -26,6 +26,8 @@ pub const FLEET_PREFIX_BYTES_MAX: usize = 200;
 pub const FLEET_CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 /// One call to etcd or a peer, the connection included.
 pub const FLEET_CALL_TIME_MAX: Duration = Duration::from_secs(2);
+/// Members of etcd that one call tries.
+pub const FLEET_MEMBERS_A_CALL_MAX: usize = 3;
 /// An answer of etcd or a peer, bytes: a page of documents in base64 and JSON.
 pub const FLEET_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Documents asked for at once. etcd's gateway passes on 4 MiB.

@@ -3,9 +3,11 @@
 use std::fs;
 use std::process::{Command, Output};
 
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
-use test_harness::{Api, Config, Etcd, Installation, Server, eventually, programs};
+use test_harness::pki::{Ca, Leaf};
+use test_harness::{Api, Config, Etcd, Installation, Server, b64, eventually, programs};
 
 const SECRET: &str = "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const BLOCKS: &str = "/xksd/test/documents/blocks";
@@ -219,6 +221,68 @@ fn who_is_away_is_named_until_it_is_forgotten() {
     assert_eq!(server_b.stop().0, Some(0));
     eventually("it has left", || server_a.metric("xksd_fleet_size") == 1.0);
     assert!(done(&a, UNBLOCK).contains("1 instance has confirmed"));
+}
+
+/// A member with TLS that asks for a client's certificate, and users with passwords.
+#[test]
+fn etcd_over_tls_with_a_user_and_a_client_certificate() {
+    let a = installation_with_pki();
+    let path = |name: &str| a.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (ca, chain, key) = (path("ca.pem"), path("tls/chain.pem"), path("tls/key.pem"));
+    let server = ["--cert-file", &chain, "--key-file", &key, "--trusted-ca-file", &ca];
+    let client = ["--cacert", &ca, "--cert", &chain, "--key", &key].map(str::to_owned);
+    let etcd = Etcd::with_tls(&[&server[..], &["--client-cert-auth"]].concat(), client.to_vec());
+    for (call, body) in [
+        ("role/add", json!({"name": "xksd"})),
+        (
+            "role/grant",
+            json!({"name": "xksd", "perm": {
+                "permType": "READWRITE", "key": b64(b"/xksd/test/"), "range_end": b64(b"/xksd/test0"),
+            }}),
+        ),
+        ("user/add", json!({"name": "root", "password": "r"})),
+        ("user/grant", json!({"user": "root", "role": "root"})),
+        ("user/add", json!({"name": "xksd", "password": "pass"})),
+        ("user/grant", json!({"user": "xksd", "role": "xksd"})),
+        ("enable", json!({})),
+    ] {
+        etcd.call(&format!("/v3/auth/{call}"), &body);
+    }
+    let fleet = |password: &str, more: &str| {
+        config(&format!(
+            "name = \"a\"\nsecret = {{ file = \"secrets/fleet\" }}\ntrust_anchors = \"ca.pem\"\n\
+             [fleet.etcd]\nendpoints = [\"{}\"]\nprefix = \"/xksd/test\"\nuser = \"xksd\"\n\
+             password = {{ value = \"{password}\" }}\n{more}",
+            etcd.url()
+        ))
+    };
+    let certificate =
+        "client_certificate = \"tls/chain.pem\"\nclient_private_key = \"tls/key.pem\"";
+    for (password, more, why) in [("pass", "", "certificate"), ("wrong", certificate, "password")] {
+        a.configure(&fleet(password, more));
+        let server = Server::spawn(&a, &[], |_| ());
+        let message = server.wait_event(&["fleet: etcd does not answer"]).to_lowercase();
+        assert!(message.contains(why), "{message}");
+    }
+    a.configure(&fleet("pass", certificate));
+    let server = a.start();
+    server.wait_event(&["is registered in etcd at https://"]);
+    assert!(done(&a, BLOCK).contains("1 instance has confirmed"));
+    assert!(is_blocked(&a, &server));
+}
+
+/// Its server certificate is one for clients, too.
+fn installation_with_pki() -> Installation {
+    let installation = Installation::default();
+    let (ca, key) = (Ca::root("Test Root"), KeyPair::generate().expect("a key"));
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+    // etcd's gateway refuses client certificates with a common name.
+    let leaf = Leaf { dns_names: names, ..Leaf::new(&[]) };
+    installation.write("tls/chain.pem", &[ca.issue(&leaf, &key).pem(), ca.pem()].concat());
+    installation.write("tls/key.pem", &key.serialize_pem());
+    installation.write("ca.pem", &ca.pem());
+    installation.write("secrets/fleet", SECRET);
+    installation
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::http::{self, Answer, Request};
 use crate::config::{self, Url};
+use crate::limits::FLEET_MEMBERS_A_CALL_MAX;
 use crate::secret::SecretString;
 
 /// One etcd, over all its members.
@@ -180,9 +181,20 @@ impl Etcd {
         token.map(|token| Some(token.to_owned())).ok_or("etcd gave no token".to_owned())
     }
 
+    /// Asks one member after the other, until one answers.
     fn call(&self, path: &str, body: &Value) -> Result<Value, String> {
-        let token = self.token()?;
-        parsed(self.send(path, token.as_deref(), body)?)
+        let mut first = None;
+        for _ in 0..self.endpoints.len().min(FLEET_MEMBERS_A_CALL_MAX) {
+            let answer = self.token().and_then(|token| self.send(path, token.as_deref(), body));
+            match answer.and_then(parsed) {
+                Ok(answer) => return Ok(answer),
+                Err(why) => {
+                    first.get_or_insert(why);
+                    self.next_endpoint();
+                }
+            }
+        }
+        Err(first.unwrap_or_default())
     }
 
     fn send(
@@ -229,10 +241,17 @@ fn parsed(answer: Answer) -> Result<Value, String> {
 fn refused(answer: Answer) -> String {
     const ANSWER_CHARS: usize = 200;
     let status = answer.status;
-    let body = answer.body().unwrap_or_default();
+    let body = match answer.body() {
+        Ok(body) => body,
+        Err(why) => return format!("etcd answered {status}, and then {why}"),
+    };
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = json["error"].as_str().unwrap_or("").chars().take(ANSWER_CHARS).collect::<String>();
-    format!("etcd answered {status} {text:?}")
+    let text = match json["error"].as_str() {
+        Some(text) => text.to_owned(),
+        None => String::from_utf8_lossy(&body).into_owned(),
+    };
+    let text: String = text.chars().take(ANSWER_CHARS).collect();
+    format!("etcd answered {status}: {}", text.trim_end().escape_debug())
 }
 
 fn entry(kv: &Value) -> Option<Entry> {

@@ -12,8 +12,9 @@ pub mod peers;
 mod tls;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::system::uname;
 
@@ -33,6 +34,8 @@ use crate::limits::{
 };
 use crate::telemetry::{Level, Log};
 
+/// Whether it has left is looked at this often.
+const LEAVE_TICK: Duration = Duration::from_millis(10);
 const DOCUMENTS: &str = "documents/";
 const INSTANCES: &str = "instances/";
 const MEMBERS: &str = "members/";
@@ -45,6 +48,8 @@ pub struct Fleet {
     pub run: String,
     /// How it knows of the others.
     pub way: Way,
+    /// What takes part in it, once that has started.
+    pub thread: OnceLock<JoinHandle<()>>,
 }
 
 /// How an instance knows of the others.
@@ -105,7 +110,16 @@ impl Fleet {
                 }))
             }
         };
-        Ok(Fleet { name, run, way })
+        Ok(Fleet { name, run, way, thread: OnceLock::new() })
+    }
+
+    /// Waits until this instance has left, when it stops; no longer than `patience`.
+    pub fn wait_until_left(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while self.thread.get().is_some_and(|thread| !thread.is_finished()) && Instant::now() < end
+        {
+            std::thread::sleep(LEAVE_TICK);
+        }
     }
 
     /// The fleet that shares an etcd.
