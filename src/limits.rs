@@ -39,6 +39,9 @@ pub const BUFFER_KEPT_BYTES_MAX: usize = 24 * 1024;
 
 /// TLS handshake, from accept to established.
 pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A connection that a stop finds without a request may still send its first one for so long after
+/// accept: its client has just connected, and to cut it off would be a failed call.
+pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(1);
 /// A PROXY protocol header with its TLVs, bytes. Balancers send under 300; one that forwards the
 /// name of a client's certificate, or an id of its own, stays far below this.
 pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;

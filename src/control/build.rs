@@ -14,6 +14,7 @@ use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
 use super::fleet::Fleet;
 use super::fleet_size;
+use super::notify::Notify;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
@@ -75,9 +76,9 @@ pub fn build(
     let unsealing = unsealing.collect();
     budgets.expect(&config, &managers);
     let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
-    let balancers = Balancers(config.server.proxy_protocol.clone());
     Ok(State {
         config_file,
+        balancers: Arc::new(ArcSwap::from_pointee(Balancers(config.server.proxy_protocol.clone()))),
         config: ArcSwap::from_pointee(config),
         last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),
         managers: ArcSwap::from_pointee(managers),
@@ -85,7 +86,6 @@ pub fn build(
         candidate: ArcSwapOption::empty(),
         stores: Arc::new(ArcSwap::from_pointee(stores)),
         tls: Arc::new(ArcSwap::from_pointee(tls)),
-        balancers: Arc::new(ArcSwap::from_pointee(balancers)),
         metrics: (0..shards).map(|_| Arc::default()).collect(),
         mailboxes,
         log,
@@ -104,6 +104,7 @@ pub fn build(
         listening: OnceLock::new(),
         connections_a_shard,
         keys_listed: AtomicBool::new(false),
+        notify: Notify::from_environment(),
         draining: AtomicBool::new(false),
         started: Instant::now(),
     })

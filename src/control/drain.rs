@@ -45,6 +45,7 @@ pub(super) const SECOND_SIGNAL: &str = "ended at once by a second signal";
 /// hangs is not to wait for it.
 pub(super) fn begin(state: &State, signal: i32, unready_time: Duration) -> Duration {
     state.draining.store(true, Ordering::Release);
+    state.notify.stopping();
     let config = state.config.load();
     // Without the admin listener nobody can see it. Ctrl-C is a person's, who waits for it.
     let delay = if signal == SIGTERM && config.admin.is_some() {

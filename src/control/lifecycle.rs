@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGUSR1};
+use socket2::Socket;
 
 use super::admin_hooks::AdminHooks;
 use super::attendants::Gone;
@@ -43,7 +44,7 @@ pub fn serve(
     // what SIGHUP does where nobody watches for it.
     let mut signals =
         Signals::watch().map_err(|e| Failure::Other(format!("cannot watch signals: {e}")))?;
-    let Prepared { state, cores, admin, witness, control } = prepare(config_file)?;
+    let Prepared { state, cores, listen, admin, witness, control } = prepare(config_file)?;
     attend_all(&state).map_err(|e| Failure::Other(format!("cannot start a probe: {e}")))?;
     // Before the first request can come: what is served can be blocked.
     let path = state.config.load().server.control_socket.clone();
@@ -54,9 +55,10 @@ pub fn serve(
     fleet_thread::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
-    let served =
-        start_shards(&state, &cores, admin.map(|listener| (hooks, listener))).and_then(|shards| {
+    let served = start_shards(&state, &cores, listen, admin.map(|listener| (hooks, listener)))
+        .and_then(|shards| {
             serving(&state);
+            state.notify.ready();
             run(&state, shards, &mut signals, (socket_keeper, hooks))
         });
     drain::end(&state, served, keeper, &mut signals).map_err(Failure::Other)
@@ -85,6 +87,7 @@ fn start_witness(state: &State, listener: Option<TcpListener>) -> Result<(), Str
 fn start_shards(
     state: &Arc<State>,
     cores: &[usize],
+    listen: Vec<Arc<Socket>>,
     admin: Option<(AdminHooks, TcpListener)>,
 ) -> Result<Shards, String> {
     if let Some((hooks, listener)) = admin {
@@ -94,8 +97,7 @@ fn start_shards(
             format!("admin listener on http://{address}: / /livez /readyz /ping /metrics /status"),
         );
     }
-    let listen = state.config.load().server.listen;
-    let (listen, shards) = Shards::start(state, cores, listen)?;
+    let (listen, shards) = Shards::start(state, cores, &listen)?;
     let _ = state.listening.set(listen);
     state.log.event(
         Level::Info,
@@ -154,6 +156,9 @@ fn run(
             return Err(why);
         }
         shards.look()?;
+        if shards.are_moving() {
+            state.notify.alive(now, || state.summary());
+        }
     }
 }
 

@@ -22,6 +22,8 @@ mod fleet_thread;
 pub mod instance;
 pub mod lifecycle;
 mod logging;
+pub mod notify;
+mod passed;
 mod probes;
 mod reload;
 pub mod serving;

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
+use socket2::Socket;
 
 use super::state::State;
 use super::system;
-use crate::shard::{ShardSeed, ShardThread, Stop};
+use crate::shard::{Listen, ShardSeed, ShardThread, Stop};
 
 /// A shard that has not moved for so many looks is dead: at one look in 50 ms of the main thread's
 /// own running time, 10 s, so that a paused process is not taken for a dead one.
 const STILL_LOOKS_MAX: u32 = 200;
+/// Of one that has not moved for so many looks, a second, the service manager is not told that all
+/// is well.
+const STILL_LOOKS_NOTED: u32 = 20;
 /// A shard starts within some milliseconds, unless the machine stands still.
 const START_TIME: Duration = Duration::from_secs(10);
 /// A shard that there is not enough lockable memory for is tried again for so long: the kernel
@@ -33,21 +37,30 @@ struct Running {
 }
 
 impl Shards {
-    /// Starts one on each of `cores`, with the address on which they listen.
+    /// Starts one on each of `cores`, on the sockets that were passed or else on one that it opens;
+    /// with the address on which they listen.
     ///
     /// # Errors
     /// When one does not start.
     pub(super) fn start(
         state: &State,
         cores: &[usize],
-        mut listen: SocketAddr,
+        passed: &[Arc<Socket>],
     ) -> Result<(SocketAddr, Shards), String> {
         let mut shards = Vec::new();
+        let mut address = state.config.load().server.listen;
+        // Shards that have no socket of their own share one: each that is idle may accept from it.
+        let mut sockets = passed.iter().cycle();
         for (index, &core) in cores.iter().enumerate() {
+            let socket = sockets.next();
+            let listen = || match socket {
+                Some(socket) => Listen::Passed(socket.clone()),
+                None => Listen::On(address),
+            };
             let seed = |stop| ShardSeed {
                 index,
                 core,
-                listen,
+                listen: listen(),
                 connections_max: state.connections_a_shard,
                 stores: state.stores.clone(),
                 blocks: state.blocks.list(),
@@ -62,12 +75,12 @@ impl Shards {
             };
             // One after the other: where the port is 0, the others take the one that the first was
             // given.
-            let (address, thread, stop) =
+            let (bound, thread, stop) =
                 start_shard(seed).map_err(|why| format!("shard {index} did not start: {why}"))?;
-            listen = address;
+            address = bound;
             shards.push(Running { thread, stop, heartbeat: 0, still: 0 });
         }
-        Ok((listen, Shards(shards)))
+        Ok((address, Shards(shards)))
     }
 
     /// To be called every 50 ms.
@@ -87,6 +100,11 @@ impl Shards {
             }
         }
         Ok(())
+    }
+
+    /// Whether none has stood still for a second or more.
+    pub(super) fn are_moving(&self) -> bool {
+        self.0.iter().all(|shard| shard.still <= STILL_LOOKS_NOTED)
     }
 
     /// Asks all of them to close their listeners, answer what is in flight and end.

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
+use super::passed::Passed;
 use super::state::State;
 use super::witness::listener as witness;
 use super::{build, logging, socket, system};
@@ -34,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) state: Arc<State>,
     /// The core of each shard.
     pub(super) cores: Vec<usize>,
+    /// Sockets for the shards that were passed to this process.
+    pub(super) listen: Vec<Arc<Socket>>,
     /// Bound, and not yet answered.
     pub(super) admin: Option<TcpListener>,
     /// The same.
@@ -48,6 +53,7 @@ pub(super) struct Prepared {
 /// # Errors
 /// When anything is wrong with the configuration or lacks.
 pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
+    let passed = Passed::take().map_err(Failure::Other)?;
     let (config, tls) = load(config_file)?;
     system::raise_limits();
     system::check_io_uring().map_err(Failure::Other)?;
@@ -55,16 +61,18 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     let cores = system::place(config.server.shards, cores_kept(&config), &allowed);
     let connections_max =
         system::connections_a_shard(cores.len(), sessions(&config)).map_err(Failure::Other)?;
+    let admin_listen = config.admin.as_ref().map(|admin| admin.listen);
+    passed.fits(config.server.listen, admin_listen, cores.len()).map_err(Failure::Other)?;
     let log = start_log(&config, &tls)?;
     // Before any key manager logs in: one that is started again and again on a taken port must not
     // spend the tries of a wrong PIN.
-    refuse_taken(config.server.listen).map_err(Failure::Other)?;
-    let admin = config
-        .admin
-        .as_ref()
-        .map(|admin| bind_admin(admin.listen))
-        .transpose()
-        .map_err(Failure::Other)?;
+    if passed.xks.is_empty() {
+        refuse_taken(config.server.listen).map_err(Failure::Other)?;
+    }
+    let admin = match passed.admin {
+        Some(socket) => Some(socket),
+        None => admin_listen.map(bind_admin).transpose().map_err(Failure::Other)?,
+    };
     let witness = config.witness.as_ref().map(|witness| witness::bind(witness.listen));
     let witness = witness.transpose().map_err(Failure::Other)?;
     let file = config_file.to_path_buf();
@@ -72,7 +80,7 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
         .map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?;
     let control =
         socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
-    Ok(Prepared { state: Arc::new(state), cores, admin, witness, control })
+    Ok(Prepared { state: Arc::new(state), cores, listen: passed.xks, admin, witness, control })
 }
 
 /// Connections wait in the backlog until they are answered.

@@ -13,6 +13,7 @@ use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::Budgets;
 use super::fleet::Fleet;
+use super::notify::Notify;
 use super::unsealing::{KeyFiles, Unsealing};
 use crate::audit::witness::Witness;
 use crate::config::Config;
@@ -80,6 +81,8 @@ pub struct State {
     pub connections_a_shard: usize,
     /// Set once the keys of all key managers that serve were listed.
     pub keys_listed: AtomicBool,
+    /// What the service manager is told.
+    pub notify: Notify,
     /// Set once stopping has begun.
     pub draining: AtomicBool,
     /// Start of the process, nearly.
@@ -156,6 +159,27 @@ impl State {
             return running;
         }
         self.candidate.load_full().filter(|candidate| uses(candidate)).unwrap_or(running)
+    }
+
+    /// In a line, for who looks at it through the service manager.
+    pub fn summary(&self) -> String {
+        let now = Instant::now();
+        let serves = |manager: &&Arc<KeyManager>| manager.health(now) != Health::Unavailable;
+        let managers = self.managers.load();
+        let (serving, all) = (managers.iter().filter(serves).count(), managers.len());
+        let ready = match self.why_unready() {
+            None => "ready".to_owned(),
+            Some(why) => format!("not ready: {why}"),
+        };
+        let blocks = match self.blocks.in_force().len() {
+            0 => String::new(),
+            blocks => format!("; BLOCKS: {blocks}"),
+        };
+        let refused = match self.last_reload.load().refused {
+            None => "",
+            Some(_) => "; the last reload was refused",
+        };
+        format!("{ready}; {serving} of {all} key managers serve{blocks}{refused}")
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) deadline: Cell<Option<Instant>>,
     /// Nothing of a request has been read: may be closed when the shard drains.
     pub(super) idle: Cell<bool>,
+    /// No request has come yet, and draining waits for one until then.
+    pub(super) first_request_until: Cell<Option<Instant>>,
     pub(super) interrupt: Cell<Option<Interrupt>>,
     pub(super) waker: RefCell<Option<Waker>>,
 }
@@ -83,11 +85,12 @@ impl ConnectionTable {
         false
     }
 
-    /// From now on idle connections end, and none becomes idle again.
+    /// From now on idle connections end, and none becomes idle again. One that has just been
+    /// accepted has some time for a request.
     pub fn drain(&self) {
         self.draining.set(true);
         for (_, state) in self.states.borrow().iter() {
-            if state.idle.get() {
+            if state.idle.get() && !state.bound_to_first_request() {
                 state.end(Interrupt::Draining);
             }
         }
@@ -100,6 +103,14 @@ impl ConnectionTable {
 }
 
 impl State {
+    /// Gives it no longer than its first request may take; false where that has come.
+    pub(super) fn bound_to_first_request(&self) -> bool {
+        let Some(until) = self.first_request_until.get() else { return false };
+        let deadline = self.deadline.get().map_or(until, |deadline| deadline.min(until));
+        self.deadline.set(Some(deadline));
+        true
+    }
+
     pub(super) fn end(&self, why: Interrupt) {
         if self.interrupt.get().is_none() {
             self.interrupt.set(Some(why));

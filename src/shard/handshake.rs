@@ -16,7 +16,6 @@ use super::context::ShardContext;
 use super::origin::{Origin, read_header};
 use super::proxy_protocol;
 use super::yielding::Fair;
-use crate::limits::HANDSHAKE_TIME_MAX;
 use crate::tls::{HandshakeFailure, Hello};
 
 /// A connection that was accepted.
@@ -40,8 +39,7 @@ impl Handshake {
         origin: Origin,
         entry: ConnectionEntry,
     ) -> Handshake {
-        // Idle, because no request is cut off when draining ends it.
-        entry.set_idle(Instant::now() + HANDSHAKE_TIME_MAX);
+        entry.begin(Instant::now());
         Handshake { shard, origin, entry }
     }
 

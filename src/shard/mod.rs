@@ -17,6 +17,7 @@ mod thread;
 mod timeouts;
 mod yielding;
 
+pub use listener::{Listen, adopt};
 pub use origin::Balancers;
 pub use stop::Stop;
 pub use thread::{ShardSeed, ShardThread};

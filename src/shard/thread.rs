@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join;
+use glommio::net::TcpListener;
 use glommio::timer::sleep;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 
@@ -15,6 +16,7 @@ use super::acceptor::Acceptor;
 use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
 use super::handshake_log::HandshakeLog;
+use super::listener::Listen;
 use super::origin::Balancers;
 use super::stop::Stop;
 use super::{clock, listener};
@@ -43,8 +45,8 @@ pub struct ShardSeed {
     pub index: usize,
     /// Core it is pinned to.
     pub core: usize,
-    /// Address of the listener.
-    pub listen: SocketAddr,
+    /// Where connections come from.
+    pub listen: Listen,
     /// Connections it may have open at once.
     pub connections_max: usize,
     /// What is served.
@@ -98,7 +100,7 @@ impl ShardSeed {
     }
 
     async fn run(self, started: impl FnOnce(Result<SocketAddr, String>)) {
-        let listener = match listener::listen(self.listen) {
+        let listener = match listener::listen(&self.listen) {
             Ok((address, listener)) => {
                 started(Ok(address));
                 listener
@@ -157,7 +159,7 @@ impl ShardSeed {
             requests,
             handshakes,
         };
-        accept_all(&acceptor, listener, &self.stop).await;
+        accept_all(&acceptor, listener, &self.listen, &self.stop).await;
         connections.drain();
         while !connections.is_empty() {
             sleep(DEADLINE_TICK).await;
@@ -170,7 +172,7 @@ impl ShardSeed {
 }
 
 /// Admits connections until the shard is to stop, then closes the listener.
-async fn accept_all(acceptor: &Acceptor, listener: glommio::net::TcpListener, stop: &Stop) {
+async fn accept_all(acceptor: &Acceptor, listener: TcpListener, from: &Listen, stop: &Stop) {
     while let Some(accepted) = listener::accept(&listener, stop).await {
         // Nothing is waited for while connections stand in the backlog: without this those that are
         // open would wait for all of them.
@@ -182,6 +184,11 @@ async fn accept_all(acceptor: &Acceptor, listener: glommio::net::TcpListener, st
                 sleep(ACCEPT_BACKOFF).await;
             }
         }
+    }
+    if let Listen::Passed(_) = from
+        && let Some(stream) = listener::settle(&listener).await
+    {
+        acceptor.admit(stream).await;
     }
 }
 

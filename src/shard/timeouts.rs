@@ -11,7 +11,9 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::connection_table::{ConnectionEntry, ConnectionTable, Interrupt};
-use crate::limits::{IDLE_TIME_MAX, UNAUTHENTICATED_IDLE_TIME_MAX};
+use crate::limits::{
+    FIRST_REQUEST_TIME_MAX, HANDSHAKE_TIME_MAX, IDLE_TIME_MAX, UNAUTHENTICATED_IDLE_TIME_MAX,
+};
 
 /// Sweeps that make one round over all connections: with thousands of idle ones a whole round at
 /// once would hold up a request.
@@ -46,9 +48,17 @@ impl ConnectionEntry {
     pub fn set_idle(&self, deadline: Instant) {
         self.set_deadline(deadline);
         self.state.idle.set(true);
-        if self.is_draining() {
+        if self.is_draining() && !self.state.bound_to_first_request() {
             self.state.interrupt.set(Some(Interrupt::Draining));
         }
+    }
+
+    /// It was accepted at `now`: its handshake's time begins, and the one that draining gives it
+    /// for a first request.
+    pub fn begin(&self, now: Instant) {
+        self.state.first_request_until.set(Some(now + FIRST_REQUEST_TIME_MAX));
+        // Idle, because no request is cut off when draining ends it.
+        self.set_idle(now + HANDSHAKE_TIME_MAX);
     }
 
     /// Nothing of a request has been read: the idle timeout runs from `now` on.
@@ -60,6 +70,7 @@ impl ConnectionEntry {
 
     /// Takes the deadline off, for as long as a request is worked on: its budget is kept elsewhere.
     pub fn clear_deadline(&self) {
+        self.state.first_request_until.set(None);
         self.state.idle.set(false);
         self.state.deadline.set(None);
         self.state.interrupt.set(None);
@@ -137,6 +148,27 @@ mod tests {
             poll_once(connection.wait(pending::<()>())),
             Poll::Ready(Err(Interrupt::Deadline))
         );
+    }
+
+    #[test]
+    fn draining_gives_a_new_connection_time_for_one_request() {
+        let connections = Rc::new(ConnectionTable::default());
+        let start = Instant::now();
+        let (new, used) = (connections.add(), connections.add());
+        [&new, &used].iter().for_each(|connection| connection.begin(start));
+        used.clear_deadline();
+        used.await_request(start);
+        connections.drain();
+        let wait = |it: &ConnectionEntry| poll_once(it.wait(pending::<()>()));
+        assert_eq!(wait(&used), Poll::Ready(Err(Interrupt::Draining)));
+        new.await_request(start);
+        round(&connections, start + FIRST_REQUEST_TIME_MAX - Duration::from_millis(1));
+        assert_eq!(wait(&new), Poll::Pending);
+        round(&connections, start + FIRST_REQUEST_TIME_MAX);
+        assert_eq!(wait(&new), Poll::Ready(Err(Interrupt::Deadline)));
+        new.clear_deadline();
+        new.await_request(start);
+        assert_eq!(wait(&new), Poll::Ready(Err(Interrupt::Draining)), "it has had its request");
     }
 
     #[test]

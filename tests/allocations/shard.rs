@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use xksd::sched::Mailbox;
-use xksd::shard::{ShardSeed, ShardThread, Stop};
+use xksd::shard::{Listen, ShardSeed, ShardThread, Stop};
 use xksd::telemetry::log::Format;
 use xksd::telemetry::{Log, ShardMetrics};
 use xksd::tls;
@@ -49,7 +49,7 @@ impl Site {
                 .expect("an affinity")
                 .first()
                 .expect("a core"),
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listen: Listen::On(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             connections_max: 16,
             stores: fixture::key_stores(fixture::in_process()),
             blocks: Arc::default(),

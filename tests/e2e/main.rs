@@ -26,6 +26,7 @@ mod quotas;
 mod reload;
 mod reload_key_managers;
 mod requests;
+mod service_manager;
 mod sigv4;
 mod sigv4_clients;
 mod softhsm;

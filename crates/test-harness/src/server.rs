@@ -66,6 +66,7 @@ impl Server {
         if let Some(configuration) = installation.softhsm_configuration() {
             command.env("SOFTHSM2_CONF", configuration);
         }
+        command.stdin(Stdio::null());
         change(&mut command);
         Self::run(&mut command)
     }
@@ -93,8 +94,7 @@ impl Server {
     }
 
     fn run_child(command: &mut Command) -> (Self, Option<ChildStdout>) {
-        let mut child =
-            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
         let (log, stall) = (Arc::new(Log::default()), Stall::default());
         let reader = BufReader::new(child.stderr.take().expect("piped"));
         let (shared, gate) = (log.clone(), stall.clone());

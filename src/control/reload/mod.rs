@@ -76,13 +76,16 @@ impl Drop for Turn<'_> {
 /// What is wrong with it. Then nothing changes.
 pub fn reload(state: &Arc<State>, who: &str, accepted: Accepted) -> Result<Said, String> {
     let _turn = Turn::wait(state);
+    state.notify.reloading();
     let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
     let taken = loaded.and_then(|config| {
         let tls = tls::server(&config.tls.settings())
             .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
         take_over(state, who, config, Some(tls), accepted)
     });
-    finish(state, who, taken)
+    let finished = finish(state, who, taken);
+    state.notify.ready();
+    finished
 }
 
 /// Reads the configuration again because a ciphertext names a newer version of its key than is
