@@ -497,6 +497,8 @@ pub const WITNESS_FILE_BYTES_MAX: usize = 2 * WITNESS_TRAILS_MAX * BODY_BYTES_MA
 
 /// The configuration file, bytes: some ten thousand keys.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Files that a configuration includes.
+pub const CONFIG_INCLUDES_MAX: usize = 64;
 /// A file that holds one secret, bytes.
 pub const SECRET_FILE_BYTES_MAX: usize = 4 * 1024;
 /// `keystore.weight`.

@@ -16,6 +16,9 @@ const SECRET: &str = "5ecret5ecret5ecret5ecret5ecret5ecret5ecret5ecret";
 /// The content of every file of policies, which is no file of entities.
 const POLICY: &str = "@id(\"all\") permit(principal, action, resource);";
 
+/// The content of every file that is included.
+const MORE: &str = "[[keystore]]\npath_prefix = \"/more\"\nkey_manager = [\"a\"]\n";
+
 /// Nothing of this machine: the text names files of the fuzzer's choice.
 struct Nowhere;
 
@@ -38,6 +41,10 @@ impl Sources for Nowhere {
 
     fn policy_file(&self, path: &Path) -> Result<String, String> {
         if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(POLICY.into()) }
+    }
+
+    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
+        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok((MORE.into(), 0)) }
     }
 
     fn check_file(&self, path: &Path, _: Exposure) -> Result<(), String> {
@@ -65,7 +72,9 @@ fuzz_target!(|text: &str| {
         }
         Err(invalid) => {
             assert!(!invalid.problems.is_empty());
-            assert!(invalid.problems.iter().all(|problem| problem.line.is_some()));
+            // Of an included file the message tells the line.
+            let mut problems = invalid.problems.iter();
+            assert!(problems.all(|it| it.line.is_some() || it.message.starts_with('/')));
             invalid.to_string()
         }
     };

@@ -7,6 +7,7 @@ use super::{
 
 /// The sections.
 pub(super) const SECTIONS: &[Setting<()>] = &[
+    Setting::structure("include", InForce::Reload),
     Setting::structure("server", InForce::Reload),
     Setting::structure("tls", InForce::Reload),
     Setting::structure("admin", InForce::Start),

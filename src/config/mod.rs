@@ -10,6 +10,7 @@ pub mod difference;
 mod environment;
 mod fleet;
 mod guess;
+mod include;
 mod key_manager;
 mod key_version;
 mod keys;
@@ -67,6 +68,8 @@ use crate::limits::CONFIG_BYTES_MAX;
 /// read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// `include`: files with further key stores.
+    pub included: Vec<PathBuf>,
     /// `[server]`
     pub server: Server,
     /// `[tls]`
@@ -187,15 +190,17 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
 fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Config, Invalid> {
     let base = file.parent().unwrap_or(Path::new(""));
     let all_keys = keys::all().into_iter().map(|(path, _)| path).collect();
-    let reader = Reader::new(text, base, sources, all_keys);
-    let (document, errors) = DeTable::parse_recoverable(text);
+    let joined = include::join(text, base, sources);
+    let reader = Reader::new(&joined.text, base, sources, all_keys, &joined.begins);
+    let (document, errors) = DeTable::parse_recoverable(&joined.text);
     for error in errors.iter().take(SYNTAX_ERRORS_TOLD_MAX) {
         reader.syntax(error);
     }
     // What a broken text means is a guess: nothing is said of it.
-    let config = if errors.is_empty() { sections(&reader, document.get_ref()) } else { None };
+    let config =
+        if errors.is_empty() { sections(&reader, document.get_ref(), &joined) } else { None };
     if let Some((key, span)) = reader.inline_secret.take()
-        && let Err(why) = sources::refuse_open_mode(file, mode)
+        && let Err(why) = sources::refuse_open_mode(file, mode | joined.mode)
     {
         reader.problem(&key, &span, format!("a secret stands in this file, and the file {why}"));
     }
@@ -203,7 +208,7 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     problem::sort(&mut warnings);
     match config {
         Some(config) if problems.is_empty() => {
-            Ok(Config { warnings, sha256: sha256_hex(text.as_bytes()), ..config })
+            Ok(Config { warnings, sha256: sha256_hex(joined.text.as_bytes()), ..config })
         }
         _ => Err(Invalid::new(file, problems)),
     }
@@ -217,8 +222,13 @@ fn sha256_hex(text: &[u8]) -> String {
 /// Errors of syntax draw further ones after them; more than these help nobody.
 const SYNTAX_ERRORS_TOLD_MAX: usize = 10;
 
-fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
+fn sections(
+    reader: &Reader<'_>,
+    document: &DeTable<'_>,
+    joined: &include::Joined,
+) -> Option<Config> {
     let root = Section::root(reader, document, &names(keys::SECTIONS));
+    let included = include::included(&root, joined);
     let server = server::server(&root);
     let tls = tls::tls(&root);
     let admin = server::admin(&root);
@@ -242,6 +252,7 @@ fn sections(reader: &Reader<'_>, document: &DeTable<'_>) -> Option<Config> {
     }
     warn_of_what_aws_refuses(&root, server.as_ref(), tls.as_ref(), keystores.as_deref());
     Some(Config {
+        included: included?,
         server: server?,
         tls: tls?,
         admin: admin?,

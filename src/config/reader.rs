@@ -26,6 +26,8 @@ pub(super) struct Reader<'a> {
     keys: Vec<String>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// In which line each included file begins.
+    begins: &'a [(usize, PathBuf)],
     /// Line counting goes on from the place asked for last: (byte, line from 1). Problems come
     /// roughly in the order of the file.
     counted: Cell<(usize, usize)>,
@@ -37,8 +39,10 @@ impl<'a> Reader<'a> {
         base: &'a Path,
         sources: &'a dyn Sources,
         keys: Vec<String>,
+        begins: &'a [(usize, PathBuf)],
     ) -> Self {
         Self {
+            begins,
             text,
             base,
             sources,
@@ -67,8 +71,18 @@ impl<'a> Reader<'a> {
     }
 
     fn located(&self, key: &str, span: &Range<usize>, message: impl Into<String>) -> Problem {
-        let (line, message) = (Some(self.line(span.start)), message.into());
-        Problem { key: key.to_owned(), line, column: None, message }
+        let (key, line) = (key.to_owned(), Some(self.line(span.start)));
+        self.in_its_file(Problem { key, line, column: None, message: message.into() })
+    }
+
+    /// Of an included file the message tells name and line: lines are the configuration's.
+    fn in_its_file(&self, problem: Problem) -> Problem {
+        let Some(line) = problem.line else { return problem };
+        let Some((begin, file)) = self.begins.iter().rfind(|(begin, _)| *begin <= line) else {
+            return problem;
+        };
+        let message = format!("{}:{}: {}", file.display(), line - begin + 1, problem.message);
+        Problem { line: None, column: None, message, ..problem }
     }
 
     pub(super) fn syntax(&self, error: &toml::de::Error) {
@@ -83,7 +97,7 @@ impl<'a> Reader<'a> {
             column: Some(column),
             message,
         };
-        self.problems.borrow_mut().push(problem);
+        self.problems.borrow_mut().push(self.in_its_file(problem));
     }
 
     /// Problems and warnings.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::file::{self, shell_word};
 use crate::key_manager::InProcess;
 use crate::key_manager::local::Local;
-use crate::limits::{POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
+use crate::limits::{CONFIG_BYTES_MAX, POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
 use crate::tls;
 
 /// What a configuration may refer to besides its own text.
@@ -21,6 +21,9 @@ pub trait Sources {
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
     /// The text of a file of policies, or why it is not acceptable, in the same form.
     fn policy_file(&self, path: &Path) -> Result<String, String>;
+    /// The text of a file that the configuration includes and its permission bits, or why it is not
+    /// acceptable, in the same form.
+    fn included_file(&self, path: &Path) -> Result<(String, u32), String>;
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
     /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a
@@ -68,6 +71,13 @@ impl Sources for Machine {
             file::read(path, POLICY_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
         file::refuse_changeable(path)?;
         String::from_utf8(content.bytes.to_vec()).map_err(|_| "is not UTF-8 text".to_owned())
+    }
+
+    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
+        let content = file::read(path, CONFIG_BYTES_MAX).map_err(|refused| refused.to_string())?;
+        file::refuse_changeable(path)?;
+        let text = String::from_utf8(content.bytes.to_vec());
+        text.map(|text| (text, content.mode)).map_err(|_| "is not UTF-8 text".to_owned())
     }
 
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {

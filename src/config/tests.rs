@@ -45,6 +45,10 @@ impl Sources for Fake {
         Ok(String::from_utf8_lossy(content).into_owned())
     }
 
+    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
+        Ok((self.policy_file(path)?, 0o600))
+    }
+
     fn check_file(&self, _: &Path, _: Exposure) -> Result<(), String> {
         Ok(())
     }
@@ -66,6 +70,18 @@ const SECRET: &str = "Wlrnb7UMsTnhZcrBGwpXpTkkFtZ3dUMWXJ2Pn1Kmg5fA";
 
 const ALL: &str = "@id(\"all\") permit(principal, action, resource);";
 
+/// A further key store, as a file that is included.
+const MORE: &str = r#"
+[[keystore]]
+path_prefix = "/more"
+key_manager = ["hsm-a"]
+[[keystore.credential]]
+access_key_id = "MNOPQRSTUVWXMNOPQRST"
+secret_access_key = { file = "secrets/key" }
+[[keystore.key]]
+id = "foo"
+"#;
+
 fn fake() -> Fake {
     let file =
         |name: &str, content: &[u8]| (PathBuf::from("/etc/xksd").join(name), content.to_vec());
@@ -79,6 +95,11 @@ fn fake() -> Fake {
             file("secrets/empty", b""),
             file("secrets/newline", b"\n"),
             file("secrets/binary", b"\xff\xfe"),
+            file("more.toml", MORE.as_bytes()),
+            file("more-local.toml", MORE.replace("hsm-a", "local").as_bytes()),
+            file("more-wrong.toml", MORE.replace("key_manager", "key_managr").as_bytes()),
+            file("server.toml", b"[server]\nshards = 1"),
+            file("broken.toml", b"[[keystore]]\n= 1"),
             file("all.cedar", ALL.as_bytes()),
             file("none.cedar", b"@id(\"none\") forbid(principal, action, resource);"),
             file("wrong.cedar", b"\n@id(\"w\") permit(principal, action, resource == 1);"),

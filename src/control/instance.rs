@@ -80,5 +80,5 @@ fn key_versions(state: &State) -> (BTreeMap<String, u16>, String) {
 }
 
 fn hex(context: Context) -> String {
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::hex(context.finish().as_ref())
 }

@@ -6,12 +6,15 @@ use super::*;
 /// each.
 #[rustfmt::skip]
 const REFUSED: &[(&str, &str, &str, &str)] = &[
-    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: server, tls, admin, audit, \
+    ("[server]", "include = [\"absent.toml\"]\n[server]", "include[0]", "/etc/xksd/absent.toml does not exist"),
+    ("[server]", "include = [\"server.toml\"]\n[server]", "include[0]", "only [[keystore]] may be included"),
+    ("[server]", "include = \"more.toml\"\n[server]", "include", "an array is expected"),
+    ("[server]", "oops = 1\n[server]", "oops", "unknown key; accepted here: include, server, tls, admin, audit, \
         witness, fleet, key_manager, keystore"),
     ("[server]", "[server]\nport = 443", "server.port", "unknown key; accepted here: listen, \
         shards"),
     ("[server]", "[server]\nlissten = \"0.0.0.0:443\"", "server.lissten", "unknown key; did you mean \"listen\"? Accepted here: listen"),
-    ("[server]", "[sever]\n[server]", "sever", "unknown key; did you mean \"server\"? Accepted here: server, tls"),
+    ("[server]", "[sever]\n[server]", "sever", "unknown key; did you mean \"server\"? Accepted here: include, server, tls"),
     ("[server]", "[fleet]\n[server]", "fleet", "missing: peers"),
     ("[server]", "[fleet]\npeers = []\n[server]", "fleet.peers", "1 to 32 are accepted"),
     ("[server]", "[fleet]\npeers = [\"10.0.0.2\"]\n[server]", "fleet.peers[0]", "https:// or http://"),
@@ -189,6 +192,28 @@ fn each_problem_is_named() {
         assert!(found[0].message.contains(words), "{to:?}: {}", found[0].message);
         assert!(found[0].line.is_some(), "{to:?}");
     }
+}
+
+#[test]
+fn key_stores_are_included_and_their_problems_are_named_by_file_and_line() {
+    let text = replaced_include(&["more.toml"]);
+    let config = read(&text).expect("valid");
+    let prefixes: Vec<&str> = config.keystores.iter().map(|s| s.path_prefix.as_str()).collect();
+    assert_eq!(prefixes, ["/a", "/more"]);
+    assert_ne!(config.sha256, read(SMALL).expect("valid").sha256);
+    for (file, key, words) in [
+        ("broken.toml", "", "/etc/xksd/broken.toml:2: "),
+        ("more-wrong.toml", "keystore[1].key_managr", "/etc/xksd/more-wrong.toml:4: unknown key"),
+    ] {
+        let found = problems(&replaced_include(&["more.toml", file][1..]));
+        let problem = found.iter().find(|problem| problem.key == key).expect(file);
+        assert!(problem.message.starts_with(words), "{found:#?}");
+    }
+}
+
+/// `SMALL` with these files included.
+fn replaced_include(files: &[&str]) -> String {
+    format!("include = {files:?}\n{SMALL}")
 }
 
 /// A wrapped key manager behind that of `SMALL`, with further lines.

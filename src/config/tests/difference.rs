@@ -231,6 +231,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("witness.name", "w.example/b", "w.example/c"),
     ("witness.signing_key", "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "CAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ("witness.verifier_keys", "verifier_keys = [\"a.example/b+2e10d46c+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]", "verifier_keys = [\"a.example/d+84058c09+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]"),
+    ("include", "[server]", "include = [\"more-local.toml\"]\n[server]"),
     ("fleet", "name = \"site-a\"\n", "name = \"site-b\"\n"),
     ("fleet.name", "name = \"site-a\"\n", ""),
     ("fleet.secret", "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "EAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
@@ -329,7 +330,8 @@ fn no_key_is_forgotten_by_a_reload() {
         let told = format!("{waiting}{}", said.concat());
         let by_its_name =
             all.iter().filter(|(path, _)| path.starts_with(&format!("{key}."))).count() == 0;
-        let in_words = ["enabled", "id", "access_key_id", "path_prefix", "name"].contains(&name);
+        let in_words =
+            ["enabled", "id", "access_key_id", "path_prefix", "name", "include"].contains(&name);
         assert!(!by_its_name || in_words || told.contains(name), "{key}: {told}");
     }
 }

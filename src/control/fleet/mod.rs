@@ -91,7 +91,7 @@ impl Fleet {
             Some(name) => name.clone(),
             None => host_name()?,
         };
-        let run = nonce()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let run = crate::hex::hex(&nonce()?);
         let tls = tls::of(configured)?;
         let way = match &configured.shared {
             Shared::Peers(urls) => Way::Peers(Peers::new(urls.clone(), tls)),
