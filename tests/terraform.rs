@@ -54,5 +54,5 @@ fn resources_that_are_named_are_declared() {
             seen += 1;
         }
     }
-    assert!(seen > 5, "{seen}");
+    assert!(seen >= 5, "{seen}");
 }
