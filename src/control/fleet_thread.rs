@@ -33,24 +33,34 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
     let run = move || {
         let Some(joined) = fleet.joined() else { return };
         while !is_draining(&state) {
-            // Without an error it has left.
-            let Err(why) = Session::begin(&state, &fleet, joined).and_then(Session::run) else {
-                return;
+            let pause = match Session::begin(&state, &fleet, joined) {
+                // A member that goes is none of the operator's matter while another one answers.
+                Ok(session) => match session.run() {
+                    Ok(()) => return,
+                    Err(_) => FLEET_TICK,
+                },
+                Err(why) => {
+                    lost(&state, joined, &why);
+                    FLEET_RETRY_INTERVAL
+                }
             };
-            if joined.members.lost(&why) {
-                let message =
-                    format!("fleet: etcd does not answer: {why}. What is in force stays in force");
-                state.log.event(Level::Error, message);
-            }
             joined.etcd.next_endpoint();
             joined.documents.tick(Instant::now());
-            std::thread::sleep(FLEET_RETRY_INTERVAL);
+            std::thread::sleep(pause);
         }
     };
     let thread = Builder::new().name("xksd-fleet".into()).spawn(run);
     let thread = thread.map_err(|error| format!("cannot start the fleet's thread: {error}"))?;
     let _ = of_thread.thread.set(thread);
     Ok(())
+}
+
+fn lost(state: &State, joined: &Joined, why: &str) {
+    if joined.members.lost(why) {
+        let message =
+            format!("fleet: etcd does not answer: {why}. What is in force stays in force");
+        state.log.event(Level::Error, message);
+    }
 }
 
 fn is_draining(state: &State) -> bool {
