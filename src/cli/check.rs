@@ -4,12 +4,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::probe::aws::Options;
 use super::{Failure, key, print, tell};
 use crate::config::{Config, KeyManager, Kind, Pkcs11, Problem};
 use crate::control::build::{Opened, open};
 use crate::key_manager::{Answer, InProcess, Job, KeyRef, ProbeKey, Task};
 use crate::limits::HUNG_OPEN_TIME;
 use crate::sched::sessions_opened;
+use crate::tls::chain_of;
 
 /// Check a configuration and every file it names, and change nothing
 #[derive(Debug, clap::Args)]
@@ -22,8 +24,13 @@ A local key file is read as the server reads it; configured keys that are not in
 The HSM is not touched, unless --open is given: then each key manager is opened and must encrypt and
 decrypt a text. `xksd keys` shows whether the keys can be used.
 
+With --aws it looks at the running server over the network, as AWS KMS will before it takes the key
+store, and names the error of KMS's CreateCustomKeyStore where a check fails. Best from a machine
+outside your network:
+  xksd check --config xksd.toml --aws --url https://xks.example.com
+
 Exit codes: 0 the configuration can be used, 1 it can, but a key manager does not serve (with
---open), 2 it cannot.
+--open) or AWS KMS would not take a key store (with --aws), 2 it cannot.
 
 Example:
   runuser -u xksd -- xksd check --config /etc/xksd/xksd.toml && systemctl reload xksd
@@ -35,6 +42,8 @@ pub struct Args {
     /// Open each key manager, too: logs in to its token, so a wrong PIN counts as one try
     #[arg(long)]
     open: bool,
+    #[command(flatten)]
+    aws: Options,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -47,7 +56,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         tell(&format!("{} warning: {warning}", warning.place(&args.config)));
     }
     print(&format!("{} can be used.\n{}", args.config.display(), summary(&config)))?;
-    if args.open { open_all(&config) } else { Ok(()) }
+    if args.open {
+        open_all(&config)?;
+    }
+    if args.aws.is_wanted() {
+        let chain = chain_of(&config.tls.certificate_chain);
+        args.aws.run(args.config.clone(), &chain)?;
+    }
+    Ok(())
 }
 
 /// Whether each key manager serves.

@@ -63,6 +63,9 @@ const REGIONS: &[&str] = &[
     "us-west-2",
 ];
 
+/// When that was.
+pub(crate) const AUTHORITIES_PUBLISHED: &str = "10 November 2022";
+
 /// The root certificates that KMS accepts, as far as AWS has published them.
 const AUTHORITIES: &str = include_str!("aws_authorities.txt");
 
@@ -232,7 +235,7 @@ fn authorities() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 
 /// The name above the chain, where none of AWS's authorities is in it or above it. The root itself
 /// is seldom in the file: then its name is all there is to go by.
-fn unknown_root(chain: &[Certificate]) -> Option<&str> {
+pub(crate) fn unknown_root(chain: &[Certificate]) -> Option<&str> {
     let last = chain.last()?;
     let is_known = |certificate: &Certificate| {
         let fingerprint = certificate.fingerprint.replace(':', "");

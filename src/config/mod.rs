@@ -41,6 +41,7 @@ use toml::de::DeTable;
 
 pub(crate) use crate::file::shell_word;
 pub use audit::{Audit, AuditWitness};
+pub(crate) use aws::{AUTHORITIES_PUBLISHED, unknown_root};
 pub use environment::Environment;
 pub(crate) use environment::is_variable_name;
 pub use fleet::{Etcd, Fleet, Shared};

@@ -60,8 +60,12 @@ pub(super) fn load(
 
 /// The certificates of a chain's file, for log and status; none where they cannot be read.
 pub fn chain_of(file: &Path) -> Vec<Certificate> {
-    let certificates = pem_file::certificates(file).unwrap_or_default();
-    server_chain::parse(&certificates).map_or_else(|_| Vec::new(), |p| described(&p, &certificates))
+    describe_chain(&pem_file::certificates(file).unwrap_or_default())
+}
+
+/// The same of certificates that a server has shown.
+pub fn describe_chain(certificates: &[CertificateDer<'_>]) -> Vec<Certificate> {
+    server_chain::parse(certificates).map_or_else(|_| Vec::new(), |p| described(&p, certificates))
 }
 
 fn described(

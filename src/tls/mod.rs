@@ -37,6 +37,6 @@ pub use client_auth::{SubjectRefused, client_common_name};
 pub use failure::{handshake_failure_label, tls_failure_label};
 pub use handshake_failure::HandshakeFailure;
 pub use hello::{Hello, ReadAhead};
-pub use identity::chain_of;
+pub use identity::{chain_of, describe_chain};
 pub use server::{Server, check, server};
 pub use settings::{ClientSettings, Problem, Report, Settings};

@@ -799,3 +799,42 @@ fn the_demo_makes_nothing_where_a_port_is_taken() {
     }
     assert_eq!(std::fs::read_dir(directory.path()).expect("there").count(), 0);
 }
+
+/// Nothing else is wrong with a server of these tests than who has issued its certificate.
+#[test]
+fn check_looks_at_a_server_as_kms_will() {
+    let installation = Installation::new(&with_port(free_port()));
+    let (ca, key) = (Ca::root("Test Root"), KeyPair::generate().expect("a key"));
+    let name = "xks.bank.example";
+    let leaf = Leaf { dns_names: vec![name.to_owned()], ..Leaf::server() };
+    let leaf = Leaf { common_names: Leaf::new(&[name]).common_names, ..leaf };
+    let chain = [ca.issue(&leaf, &key).pem(), ca.pem()].concat();
+    installation.write("tls/chain.pem", &chain);
+    installation.write("tls/key.pem", &key.serialize_pem());
+    installation.write("ca.pem", &ca.pem());
+    let server = installation.start();
+    let connect = format!("127.0.0.1:{}", server.port);
+    let check = |words: &[&str]| {
+        let all = [&["check", "--config", "xksd.toml", "--aws", "--connect", &connect], words];
+        told(&xksd(installation.path(), &all.concat()))
+    };
+    let (code, out, err) = check(&[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("1 of the checks failed"), "{out}{err}");
+    let failed: Vec<&str> = out.lines().filter(|line| line.contains("FAIL")).collect();
+    assert!(failed[0].contains("XksProxyInvalidConfigurationException"), "{out}");
+    assert!(failed[0].contains("Test Root is not among the authorities"), "{out}");
+    for words in ["https://xks.bank.example", "XksProxyUriPath /one/kms/xks/v1", "local ACTIVE"] {
+        assert!(out.contains(words), "{out}");
+    }
+    let (code, out, _) = check(&["--url", "https://xks.bank.example:8443"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("ValidationException: KMS connects to port 443"), "{out}");
+    let (code, out, _) = check(&["--url", "https://other.example"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("XksProxyInvalidConfigurationException: TLS handshake"), "{out}");
+    drop(server);
+    let (code, out, _) = check(&[]);
+    assert_eq!(code, 1);
+    assert!(out.contains("XksProxyUriUnreachableException: connecting to"), "{out}");
+}

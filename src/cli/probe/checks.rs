@@ -24,7 +24,7 @@ pub(super) struct Checks<'a> {
     prefix: String,
     key: String,
     /// How long the last call took, whatever came of it.
-    time: Duration,
+    pub(super) time: Duration,
     /// A signature of this credential was accepted: only then does it say something that a wrong
     /// one is refused.
     believed: bool,
@@ -143,7 +143,7 @@ impl<'a> Checks<'a> {
         format!("keys/{}/{operation}", self.key)
     }
 
-    fn health(&mut self) -> Checked {
+    pub(super) fn health(&mut self) -> Checked {
         let of_kms = json!({"kmsRequestId": request_id(), "kmsOperation": "KmsHealthCheck"});
         let body = json!({"requestMetadata": of_kms});
         let answer = self.post("health", &body, false)?;

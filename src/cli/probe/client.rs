@@ -13,6 +13,8 @@ use rustls::{
     InvalidMessage, RootCertStore, StreamOwned,
 };
 
+use crate::tls::{self, Certificate};
+
 /// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is
 /// reported with its time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,6 +130,11 @@ impl Client {
     /// What goes into the Host field.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// What the server has shown: its own certificate, then those above it.
+    pub fn certificates(&self) -> Vec<Certificate> {
+        tls::describe_chain(self.stream.conn.peer_certificates().unwrap_or_default())
     }
 
     /// A call failed: whatever comes next on this connection would say nothing about the proxy.

@@ -1,5 +1,6 @@
 //! `xksd probe`: the four calls against any XKS proxy, every answer checked, every phase timed.
 
+pub mod aws;
 mod checks;
 pub mod client;
 pub mod sign;
