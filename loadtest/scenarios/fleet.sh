@@ -280,8 +280,8 @@ await_ready 1 2 3
 start_balancer
 sleep 2
 
-echo "$rate requests/s through HAProxy over 24 connections. Two seconds after each fault, instance x1 is asked for"
-echo "\`xksd block --fleet\`; a second after that ends, the fault is healed."
+echo "$rate requests/s through HAProxy over 24 connections. Two seconds after each fault, instance x1 is"
+echo "asked for \`xksd block --fleet\`; a second after that ends, the fault is healed."
 echo
 table "fault" "requests" "wrong" "failed" "errors" "in force where etcd is reached" "named by the command" "in force on the others, after healing"
 try "none" "1 2 3" "" yes nothing nothing 10
