@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::environment::{Environment, environment};
 use super::problem::quoted;
 use super::reader::{Section, Value, all, distinct};
-use super::secret::secret;
+use super::secret::{Late, PIN_FORM, is_pin, late_secret};
 use super::table::{InForce, Said, Setting, names};
 use super::wrapped::{self, Wrapped};
 use crate::key_manager::Concurrency;
@@ -110,6 +110,8 @@ pub struct Pkcs11 {
     pub token: TokenSelector,
     /// The user PIN.
     pub pin: SecretString,
+    /// The file that the PIN will come in; the PIN is empty until then, which none is.
+    pub awaited_pin: Option<PathBuf>,
     /// How the module differs from the standard.
     pub profile: Profile,
     /// Sessions over all shards.
@@ -365,7 +367,7 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
         section.must("module", "the vendor's PKCS#11 library, a shared object", Value::file);
     let token = token(section);
     let pin = section.must("pin", "the user PIN, for example { file = \"secrets/pin\" }", |v| {
-        secret(v, "a PIN has no NUL and no line end", |t| !t.contains(['\0', '\n', '\r']))
+        late_secret(v, PIN_FORM, is_pin)
     });
     let profile = section.or("profile", Profile::Generic, profile);
     let sessions =
@@ -379,10 +381,18 @@ fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
     let environment = section.or("environment", Environment::new(), environment);
     let verify_encryptions = section.or("verify_encryptions", true, Value::boolean);
     let read_write = section.or("read_write_sessions", None, |v| v.boolean().map(Some));
+    let (pin, awaited_pin) = match pin? {
+        Late::There(pin) => (pin, None),
+        Late::Awaited(file) => match SecretString::new("") {
+            Ok(none) => (none, Some(file)),
+            Err(why) => return section.refuse(why.to_string()),
+        },
+    };
     Some(Pkcs11 {
         module: module?,
         token: token?,
-        pin: pin?,
+        pin,
+        awaited_pin,
         profile: profile?,
         sessions: sessions?
             .map_or(Some(profile?.default_sessions()), |sessions| usize::try_from(sessions).ok())?,

@@ -52,6 +52,7 @@ pub(crate) use keystore::{PATH_PREFIX_FORM, is_path_prefix};
 pub use log::{LogFormat, LogLevel, LogOutput};
 pub use policy::Policy;
 pub use problem::{Invalid, Problem};
+pub use secret::late_pin;
 pub use server::{Admin, Server};
 pub use sources::{Exposure, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};

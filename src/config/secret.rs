@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 
 use super::environment::is_variable_name;
 use super::problem::quoted;
-use super::reader::Value;
+use super::reader::{Section, Value};
+use super::sources::{Machine, Sources};
 use crate::secret::SecretString;
 
 const FORMS: &str = "a secret is one of { file = \"…\" }, { credential = \"…\" }, { env = \"…\" } \
@@ -25,7 +26,77 @@ pub(super) fn secret(
     if !value.is_table() {
         return value.refuse(FORMS);
     }
-    let section = value.section(&KEYS)?;
+    read(value, &value.section(&KEYS)?, accepted, valid)
+}
+
+/// The text of a file that holds a secret, or why not, as a sentence.
+fn of_file(sources: &dyn Sources, path: &Path) -> Result<Zeroizing<String>, String> {
+    let at = path.display();
+    let content = sources.secret_file(path).map_err(|why| format!("{at} {why}"))?;
+    let text = std::str::from_utf8(&content)
+        .map_err(|_| format!("{at} holds bytes that are not UTF-8 text"))?;
+    // One line end is an editor's; more would be part of the secret, and then wrong.
+    let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A PIN out of the file in which it was awaited.
+///
+/// # Errors
+/// A sentence for the operator, why that cannot be one.
+pub fn late_pin(path: &Path) -> Result<SecretString, String> {
+    let text = of_file(&Machine { check_files: false }, path)?;
+    if text.is_empty() || !is_pin(&text) {
+        return Err(format!("{} holds no PIN: {PIN_FORM}", path.display()));
+    }
+    SecretString::new(&text).map_err(|why| why.to_string())
+}
+
+/// What a PIN is.
+pub(super) const PIN_FORM: &str = "a PIN is not empty, and has no NUL and no line end";
+
+pub(super) fn is_pin(text: &str) -> bool {
+    !text.contains(['\0', '\n', '\r'])
+}
+
+/// A secret, or the file that it will come in.
+pub(super) enum Late {
+    There(SecretString),
+    Awaited(PathBuf),
+}
+
+/// The same where `late = true` may stand beside `file`: the file need not be there yet.
+pub(super) fn late_secret(
+    value: &Value<'_>,
+    accepted: &str,
+    valid: impl Fn(&str) -> bool,
+) -> Option<Late> {
+    if !value.is_table() {
+        return value.refuse(FORMS);
+    }
+    let section = value.section(&[&KEYS[..], &["late"]].concat())?;
+    let is_late = section.or("late", false, Value::boolean)?;
+    match section.optional("file") {
+        Some(file) if is_late => {
+            let path = file.path()?;
+            if value.reader.sources.is_missing(&path) {
+                let why = format!("{} is not there yet: it is waited for", path.display());
+                value.reader.warning(&value.path, &value.span, why);
+                return Some(Late::Awaited(path));
+            }
+        }
+        None if is_late => return value.refuse("late belongs beside file"),
+        _ => {}
+    }
+    read(value, &section, accepted, valid).map(Late::There)
+}
+
+fn read(
+    value: &Value<'_>,
+    section: &Section<'_>,
+    accepted: &str,
+    valid: impl Fn(&str) -> bool,
+) -> Option<SecretString> {
     let given = KEYS.iter().filter(|key| section.has(key)).count();
     if given != 1 {
         return value.refuse(format!(
@@ -81,16 +152,10 @@ pub(super) fn secret(
 
 /// The text of the file that `value` names, and what to call it.
 fn content(value: &Value<'_>, path: &Path) -> Option<(String, Zeroizing<String>)> {
-    let content = match value.reader.sources.secret_file(path) {
-        Ok(content) => content,
-        Err(why) => return value.refuse(format!("{} {why}", path.display())),
-    };
-    let Ok(text) = std::str::from_utf8(&content) else {
-        return value.refuse(format!("{} holds bytes that are not UTF-8 text", path.display()));
-    };
-    // One line end is an editor's; more would be part of the secret, and then wrong.
-    let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
-    Some((format!("the content of {}", path.display()), Zeroizing::new(text.to_owned())))
+    match of_file(value.reader.sources, path) {
+        Ok(text) => Some((format!("the content of {}", path.display()), text)),
+        Err(why) => value.refuse(why),
+    }
 }
 
 /// The file of a credential that systemd has loaded for this unit.

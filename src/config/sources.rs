@@ -1,6 +1,7 @@
 //! Where secrets come from: files and the environment of this machine, or a map in tests.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -19,6 +20,8 @@ pub trait Sources {
     /// The whole content of a secret's file, or why it is not acceptable, as the end of a sentence
     /// that begins with the file's name.
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
+    /// Whether there is no such file.
+    fn is_missing(&self, path: &Path) -> bool;
     /// The text of a file of policies, or why it is not acceptable, in the same form.
     fn policy_file(&self, path: &Path) -> Result<String, String>;
     /// The text of a file that the configuration includes and its permission bits, or why it is not
@@ -64,6 +67,10 @@ impl Sources for Machine {
         refuse_open_mode(path, content.mode)?;
         file::refuse_changeable(path)?;
         Ok(content.bytes)
+    }
+
+    fn is_missing(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     fn policy_file(&self, path: &Path) -> Result<String, String> {

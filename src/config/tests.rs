@@ -40,6 +40,10 @@ impl Sources for Fake {
             .ok_or_else(|| "does not exist".to_owned())
     }
 
+    fn is_missing(&self, path: &Path) -> bool {
+        !self.files.contains_key(path)
+    }
+
     fn policy_file(&self, path: &Path) -> Result<String, String> {
         let content = self.files.get(path).ok_or("does not exist")?;
         Ok(String::from_utf8_lossy(content).into_owned())

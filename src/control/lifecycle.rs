@@ -11,6 +11,7 @@ use socket2::Socket;
 use super::admin_hooks::AdminHooks;
 use super::attendants::Gone;
 use super::attending::attend;
+use super::awaited_pins::AwaitedPins;
 use super::budget_keeper::Keeper;
 use super::reload::Accepted;
 use super::shards::Shards;
@@ -126,6 +127,7 @@ fn run(
 ) -> Result<Shards, String> {
     let mut close_at: Option<Instant> = None;
     let (mut watchdog, mut versions) = (Watchdog::default(), VersionReread::default());
+    let mut pins = AwaitedPins::default();
     loop {
         std::thread::sleep(TICK);
         let now = Instant::now();
@@ -152,6 +154,7 @@ fn run(
         commands::tick(state);
         keeper.look(state, hooks);
         versions.look(state);
+        pins.look(state);
         if let Some(why) = watchdog.look(state) {
             return Err(why);
         }

@@ -5,6 +5,7 @@ pub mod admin_hooks;
 pub mod attendants;
 pub mod attending;
 pub mod audit;
+mod awaited_pins;
 pub mod block_shown;
 pub mod blocks;
 mod budget_keeper;

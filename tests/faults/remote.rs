@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use test_harness::hsm_sim::KEY;
 use test_harness::token::PIN;
 use test_harness::{Installation, eventually, programs, softhsm};
 
@@ -74,6 +75,15 @@ fn socket(directory: &Path) -> PathBuf {
 }
 
 fn place() -> (Remote, Proxy) {
+    let (installation, remote, manager) = parts();
+    let server = Proxy::start(installation, &[manager, key_store("/s", &["remote"])]);
+    server.wait_until_ready();
+    server.wait_for_sessions("remote", SESSIONS as u64);
+    (remote, server)
+}
+
+/// An installation, its token on another machine, and the key manager that reaches it.
+fn parts() -> (Installation, Remote, String) {
     let installation = Installation::default();
     // For its token; the simulator in front of it is left out.
     let token = installation.hsm("hsm", "").name.clone();
@@ -85,10 +95,7 @@ fn place() -> (Remote, Proxy) {
         programs::p11_kit("p11-kit-client.so"),
         socket(installation.path()).display()
     );
-    let server = Proxy::start(installation, &[manager, key_store("/s", &["remote"])]);
-    server.wait_until_ready();
-    server.wait_for_sessions("remote", SESSIONS as u64);
-    (remote, server)
+    (installation, remote, manager)
 }
 
 /// All clients are answered, with nothing but faults once what was under way has ended.
@@ -156,5 +163,38 @@ fn a_remote_token_that_hangs_and_is_killed_comes_back_without_a_restart() {
     println!("hung and killed: serves after {:?}", load.serves(20));
     load.end();
     assert!(server.is_running());
+    server.kept_the_budget();
+}
+
+/// The token only opens key files.
+#[test]
+fn keys_that_a_remote_token_has_opened_are_used_while_it_is_away_and_come_back_with_it() {
+    let (installation, mut remote, manager) = parts();
+    let near = format!(
+        "[[key_manager]]\nname = \"near\"\nkind = \"wrapped\"\nfolder = \"keys\"\nunseal_with = \
+         [\"remote\"]\nmaster = {KEY:?}\nrecheck_s = 1\nhsm_absent_max_s = 5\n"
+    );
+    let server = Proxy::start(installation, &[manager, near, key_store("/s", &["near"])]);
+    let create = ["key", "create", "--key-manager", "near", "--label", KEY];
+    let (code, told) = server.xksd(&create);
+    assert_eq!(code, 0, "{told}");
+    server.wait_event(&[&format!("key {KEY:?}"), "epoch 1 is in use"]);
+    server.wait_until_ready();
+    let near = || server.status()["wrapped_key_managers"][0].clone();
+    let load = server.load("/s", 3);
+    load.serves(20);
+    remote.kill();
+    eventually("it is noticed", || near()["hsm_absent_seconds"].is_u64());
+    assert_eq!(near()["state"], "open");
+    load.serves(20);
+    eventually("it was away for too long", || near()["state"] == "hsm_away");
+    is_told(&load);
+    remote.restart();
+    println!("killed and back: serves after {:?}", load.serves(20));
+    // Away for so short that nobody is told anything but answers.
+    remote.kill();
+    remote.restart();
+    load.serves(20);
+    load.end();
     server.kept_the_budget();
 }

@@ -39,7 +39,9 @@ impl Plan {
                 && manager.clients_max() >= build::clients(wanted, &configured.name)
                 && runs_on(before, configured)
             {
-                if let Some(pkcs11) = configured.pkcs11() {
+                // One that is awaited comes by itself.
+                let pkcs11 = configured.pkcs11().filter(|pkcs11| pkcs11.awaited_pin.is_none());
+                if let Some(pkcs11) = pkcs11 {
                     manager.set_pin(pkcs11.pin.clone());
                 }
                 return of_key_file(configured, manager);
@@ -140,7 +142,10 @@ fn keep_keys(config: &mut Config, old: &Config) {
 fn runs_on(before: &config::KeyManager, wanted: &config::KeyManager) -> bool {
     let mut same = before.clone();
     match (&mut same.kind, &wanted.kind) {
-        (Kind::Pkcs11(before), Kind::Pkcs11(wanted)) => before.pin.clone_from(&wanted.pin),
+        (Kind::Pkcs11(before), Kind::Pkcs11(wanted)) => {
+            before.pin.clone_from(&wanted.pin);
+            before.awaited_pin.clone_from(&wanted.awaited_pin);
+        }
         (Kind::Wrapped(before), Kind::Wrapped(wanted)) => {
             return before.folder == wanted.folder && before.memory == wanted.memory;
         }

@@ -41,6 +41,16 @@ impl State {
     }
 }
 
+impl State {
+    fn may_log_in(&self) -> Result<(), Fault> {
+        if self.pin.expose().is_empty() {
+            // Not tried: to the HSM it would be a wrong one.
+            return Err(Fault::Device { detail: "its PIN is not there yet".to_owned() });
+        }
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+}
+
 impl Login {
     pub(super) fn new(pin: SecretString) -> Login {
         Login {
@@ -66,9 +76,14 @@ impl Login {
         }
     }
 
-    /// Fails when the PIN has been refused.
+    /// Why the PIN is not tried again, where it was refused.
+    pub(super) fn refused(&self) -> Option<Fault> {
+        self.state().refused.clone()
+    }
+
+    /// Fails when the PIN has been refused, or is not there yet.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        self.state().refused.clone().map_or(Ok(()), Err)
+        self.state().may_log_in()
     }
 
     /// Logs the session's token in unless it is; true when that was needed. `token`: what tells it
@@ -126,9 +141,7 @@ impl Login {
         let waiting_since = Instant::now();
         let mut state = self.state();
         loop {
-            if let Some(refused) = &state.refused {
-                return Err(refused.clone());
-            }
+            state.may_log_in()?;
             let pause = state
                 .failed_at
                 .and_then(|at| self.interval.checked_sub(at.elapsed()))

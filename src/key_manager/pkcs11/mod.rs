@@ -416,7 +416,7 @@ impl Engine for Pkcs11Engine {
     }
 
     fn refused_pin(&self) -> Option<String> {
-        self.login.check().err().map(|fault| fault.to_string())
+        self.login.refused().map(|fault| fault.to_string())
     }
 
     fn refused_keys(&self) -> Vec<RefusedKey> {

@@ -181,6 +181,36 @@ fn a_wrong_pin_is_tried_once_and_said() {
     assert_eq!(encrypt_error(&mut place.api(&server)), name(500, "InternalException"));
 }
 
+/// As an attestation service, or somebody who types it in, would release it.
+#[test]
+fn a_pin_that_a_script_releases_after_the_start_opens_the_keys() {
+    let place = Place::with_foo("");
+    let text = std::fs::read_to_string(place.path("xksd.toml")).unwrap();
+    let late = text.replace(&format!("{{ value = {PIN:?} }}"), "{ file = \"pin\", late = true }");
+    place.installation.write("xksd.toml", &late);
+    let checked = place.xksd(&["check"]);
+    assert!(checked.status.success(), "{checked:?}");
+    let server = place.spawn();
+    eventually("it says why", || near(&server)["why"].to_string().contains("PIN is not there yet"));
+    assert!(!server.is_ready());
+    assert_eq!(encrypt_error(&mut place.api(&server)), name(500, "InternalException"));
+    let release = |pin: &str| {
+        let script = format!("umask 077; printf '%s\n' {pin} > .pin; mv .pin pin");
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script]).current_dir(place.installation.path());
+        assert!(shell.status().expect("runs").success());
+    };
+    // What is wrong with it is said, has one try, and waits for another one.
+    release("87654321");
+    eventually("refused", || near(&server)["why"].to_string().contains("CKR_PIN_INCORRECT"));
+    release(PIN);
+    wait_for_state(&server, "open");
+    eventually("ready", || server.is_ready());
+    place.api(&server).round_trip("foo");
+    let logins = place.hsm.settled_stats()["calls"]["C_Login"].clone();
+    assert_eq!(logins, 2, "{logins}");
+}
+
 fn sealed(place: &Place, server: &Server) {
     let mut api = place.api(server);
     assert_eq!(encrypt_error(&mut api), name(400, "InvalidStateException"));
