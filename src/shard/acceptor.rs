@@ -12,6 +12,7 @@ use super::connection_table::ConnectionTable;
 use super::context::ShardContext;
 use super::handshake::Handshake;
 use super::origin::Origin;
+use super::yielding::in_turns;
 use crate::limits::EVICTED_CONNECTIONS_MAX;
 use crate::telemetry::{Level, Log};
 
@@ -39,7 +40,7 @@ fn spawn(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle, log: 
             );
         }
     });
-    match glommio::spawn_local_into(guarded, queue) {
+    match glommio::spawn_local_into(in_turns(guarded), queue) {
         Ok(task) => drop(task.detach()),
         Err(error) => log.event(Level::Error, format!("a connection could not be served: {error}")),
     }

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use futures_util::{AsyncRead, AsyncWrite};
@@ -29,6 +29,18 @@ pub(super) async fn give_way() {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    })
+    .await
+}
+
+/// Runs `task`, and after each of its turns lets the executor see whether time is over for all that
+/// are in its queue.
+pub(super) async fn in_turns<F: Future>(task: F) -> F::Output {
+    let mut task = pin!(task);
+    poll_fn(|cx| {
+        let polled = task.as_mut().poll(cx);
+        xksd_syscall::preempt_if_due();
+        polled
     })
     .await
 }

@@ -1,14 +1,20 @@
-//! Three of the executor's system calls, as a program with many sockets and cores needs them.
+//! Some of the executor's system calls, as a program with many sockets and cores needs them.
 //!
 //! glommio-ng 0.12.0 offers no setting for them, so the linker leads `syscall(2)` of what is linked
 //! into the program here (`ld --wrap`, in the program's `build.rs`): of the standard library and
 //! the crates, not of libc itself nor of a shared library. Each goes when the executor has it.
 
-use std::cell::Cell;
+mod entry;
+mod executor;
+mod held;
+mod ring;
+
 use std::ffi::c_long;
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
+
+use ring::Parameters;
 
 /// Without it the kernel interrupts the core of a thread that runs as often as one of its sockets
 /// becomes readable on another core; with it completions are run "at any kernel/user transition"
@@ -17,17 +23,6 @@ use std::time::Duration;
 const IORING_SETUP_COOP_TASKRUN: u32 = 1 << 8;
 #[cfg(target_arch = "x86_64")]
 const MEMBARRIER_CMD_PRIVATE_EXPEDITED: u32 = 1 << 3;
-
-/// The beginning of io_uring's `struct io_uring_params`.
-#[repr(C)]
-struct RingParameters {
-    sq_entries: u32,
-    cq_entries: u32,
-    flags: u32,
-    sq_thread_cpu: u32,
-    sq_thread_idle: u32,
-    features: u32,
-}
 
 const IORING_ENTER_GETEVENTS: u32 = 1 << 0;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
@@ -44,19 +39,19 @@ struct WaitArguments {
     time_out: *const [i64; 2],
 }
 
-/// The longest sleep after one that something ended: work that the executor sleeps over waits for
-/// so long. A small part of a request's budget.
-const SLEEP_MAX: Duration = Duration::from_millis(2);
-/// The longest sleep after one that nothing ended: a thread without work is not to be woken often.
-const FURTHER_SLEEP_MAX: Duration = Duration::from_millis(20);
+impl WaitArguments {
+    /// The kernel only reads the time, and only during the call.
+    fn new(time_out: &[i64; 2]) -> WaitArguments {
+        WaitArguments { signal_mask: 0, signal_mask_bytes: 0, padding: 0, time_out }
+    }
+}
+
+/// The longest sleep: work that the executor sleeps over waits for so long. A small part of a
+/// request's budget.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
 
 /// How often a submission is tried again; each time others may run, who may free memory.
 const SUBMISSION_TRIES: u32 = 100;
-
-thread_local! {
-    /// Nothing has ended this thread's last sleep but its time limit.
-    static UNDISTURBED: Cell<bool> = const { Cell::new(false) };
-}
 
 unsafe extern "C" {
     /// libc's.
@@ -85,6 +80,8 @@ impl Call {
     }
 
     fn make(&self) -> c_long {
+        #[cfg(test)]
+        MADE.with(|made| made.set(made.get() + 1));
         let [a, b, c, d, e, f] = self.arguments;
         // SAFETY: the caller's arguments, but for what the functions below put in their places.
         unsafe { __real_syscall(self.number, a, b, c, d, e, f) }
@@ -107,7 +104,8 @@ extern "C" fn __wrap_syscall(
     match number {
         libc::SYS_io_uring_setup if b != 0 => set_up(&call),
         libc::SYS_io_uring_enter => match (call.number_at(2), call.number_at(3), e) {
-            (1, IORING_ENTER_GETEVENTS, 0) => sleep(call),
+            (1, IORING_ENTER_GETEVENTS, 0) => executor::sleep(&call).unwrap_or_else(|| sleep(call)),
+            (0, 0, 0) => executor::hold(&call).unwrap_or_else(|| submit(&call)),
             (0, _, _) => submit(&call),
             _ => call.make(),
         },
@@ -128,7 +126,7 @@ extern "C" fn __wrap_syscall(
 
 /// A ring without interrupts, on a kernel that lets a sleep have a time limit.
 fn set_up(call: &Call) -> c_long {
-    let parameters = call.arguments[1] as *mut RingParameters;
+    let parameters = call.arguments[1] as *mut Parameters;
     // SAFETY: io_uring_setup(2) takes a pointer to parameters that the kernel writes to as well;
     // nobody else has them meanwhile.
     let flags = unsafe { &raw mut (*parameters).flags };
@@ -149,6 +147,10 @@ fn set_up(call: &Call) -> c_long {
         unsafe { libc::close(made as i32) };
         return fail(libc::ENOSYS);
     }
+    if made >= 0 {
+        // SAFETY: as above; the kernel has filled them.
+        executor::made(made, unsafe { &*parameters });
+    }
     made
 }
 
@@ -159,23 +161,14 @@ fn set_up(call: &Call) -> c_long {
 /// after that release). Nothing ends that sleep, for the executor's timers have fired already. A
 /// machine with other work to do is enough for it to happen.
 fn sleep(mut call: Call) -> c_long {
-    let longest = if UNDISTURBED.get() { FURTHER_SLEEP_MAX } else { SLEEP_MAX };
-    let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
-    // The kernel only reads it, and only during the call.
-    let wait = WaitArguments {
-        signal_mask: 0,
-        signal_mask_bytes: 0,
-        padding: 0,
-        time_out: &raw const time_out,
-    };
+    let time_out = [SLEEP_MAX.as_secs() as i64, i64::from(SLEEP_MAX.subsec_nanos())];
+    let wait = WaitArguments::new(&time_out);
     call.arguments[3] = c_long::from(IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG);
     call.arguments[4] = (&raw const wait) as c_long;
     call.arguments[5] = size_of::<WaitArguments>() as c_long;
     let entered = call.make();
-    let over = entered < 0 && last_error() == libc::ETIME;
-    UNDISTURBED.set(over);
     // As a signal would have ended it, which the executor expects.
-    if over { fail(libc::EINTR) } else { entered }
+    if entered < 0 && last_error() == libc::ETIME { fail(libc::EINTR) } else { entered }
 }
 
 /// Tries again a submission that the kernel had no memory for at that moment, or that was
@@ -193,6 +186,12 @@ fn submit(call: &Call) -> c_long {
     entered
 }
 
+/// To be called now and then by what runs on an executor: ends the turn of a task whose time is
+/// over. Without it a turn ends when there is nothing left to run.
+pub fn preempt_if_due() {
+    executor::preempt_if_due();
+}
+
 fn last_error() -> i32 {
     // SAFETY: this thread's errno.
     unsafe { *libc::__errno_location() }
@@ -205,8 +204,16 @@ fn fail(error: i32) -> c_long {
 }
 
 #[cfg(test)]
+thread_local! {
+    /// Calls that this thread made, of those that were led here.
+    static MADE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::task::Poll;
@@ -309,9 +316,70 @@ mod tests {
         executor.join().unwrap();
     }
 
-    /// A shard that makes no system call for a while is stopped by its timer all the same.
+    const ANSWERS: u64 = 2_000;
+
+    /// An executor that answers one byte with one byte, and sleeps between: the whole of it, apart
+    /// from the socket's own calls, which are libc's.
     #[test]
-    fn the_preemption_timer_needs_no_system_call() {
+    fn an_answer_takes_one_call() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).spawn(
+            move || async move {
+                use futures_util::{AsyncReadExt, AsyncWriteExt};
+                let mut client = glommio::net::TcpStream::connect(address).await.unwrap();
+                client.set_nodelay(true).unwrap();
+                let before = MADE.get();
+                for _ in 0..ANSWERS {
+                    let mut byte = [0];
+                    client.read_exact(&mut byte).await.unwrap();
+                    client.write_all(&byte).await.unwrap();
+                }
+                MADE.get() - before
+            },
+        );
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_nodelay(true).unwrap();
+        for _ in 0..ANSWERS {
+            server.write_all(&[7]).unwrap();
+            server.read_exact(&mut [0]).unwrap();
+        }
+        let made = executor.unwrap().join().unwrap();
+        // A sleep that ends at its time limit is one more; fewer where the next byte was there.
+        assert!(made <= ANSWERS * 12 / 10, "{made} calls for {ANSWERS} answers");
+    }
+
+    /// A connection that never waits keeps no other waiting: what is held is submitted.
+    #[test]
+    fn what_is_submitted_does_not_wait_for_a_sleep() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(0))
+            .io_memory(1 << 16)
+            .preempt_timer(Duration::from_millis(1))
+            .spawn(move || async move {
+                use futures_util::AsyncReadExt;
+                let mut client = glommio::net::TcpStream::connect(address).await.unwrap();
+                let busy = glommio::spawn_local(async {
+                    loop {
+                        preempt_if_due();
+                        glommio::executor().yield_task_queue_now().await;
+                    }
+                })
+                .detach();
+                client.read_exact(&mut [0; 2]).await.unwrap();
+                busy.cancel();
+            });
+        let (mut server, _) = listener.accept().unwrap();
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(50));
+            server.write_all(&[7]).unwrap();
+        }
+        executor.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_turn_ends_when_its_time_is_over() {
         let executor = LocalExecutorBuilder::new(Placement::Fixed(0))
             .io_memory(1 << 16)
             .preempt_timer(Duration::from_millis(1));
@@ -320,6 +388,7 @@ mod tests {
             glommio::executor().yield_task_queue_now().await;
             let since = Instant::now(); // the clock is read without one
             while !glommio::executor().need_preempt() {
+                preempt_if_due();
                 assert!(since.elapsed() < Duration::from_secs(20), "not stopped");
             }
         });
