@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
@@ -30,7 +30,11 @@ use crate::limits::{LOG_QUEUE_LINES, LOG_RECORDS_KEPT_MAX};
 /// The name of the thread that writes.
 const THREAD: &str = "xksd-log";
 /// A line is written at most this much later.
-const GATHER_TIME: Duration = Duration::from_millis(2);
+const GATHER_TIME_MAX: Duration = Duration::from_millis(50);
+/// Lines are written at most this often, however many come.
+const GATHER_TIME_MIN: Duration = Duration::from_millis(2);
+/// So many lines are to gather: half of the records that there are.
+const GATHERED_LINES: u32 = (LOG_RECORDS_KEPT_MAX / 2) as u32;
 /// While no line comes, the log tries this often to say that lines are lost.
 const RETRY_TIME: Duration = Duration::from_secs(1);
 
@@ -295,6 +299,7 @@ fn write_lines(
 ) {
     let mut gaps = Gaps::default();
     let mut text = Vec::with_capacity(1024);
+    let mut since = Instant::now();
     loop {
         // What is lost is said also where no line comes.
         let first = if gaps.is_empty(out.lost) {
@@ -307,7 +312,9 @@ fn write_lines(
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        let (gathered, mut lines) = (Instant::now(), 0);
         while let Some(line) = next {
+            lines += 1;
             text.clear();
             match line {
                 Line::Request(at, mut record) => {
@@ -331,8 +338,14 @@ fn write_lines(
         gaps.report(format, &mut out, &mut text);
         // Lines gather meanwhile: while the writer waits in the queue, each line costs its shard a
         // system call to wake it.
-        std::thread::sleep(GATHER_TIME);
+        std::thread::sleep(gather_time(since.elapsed(), lines));
+        since = gathered;
     }
+}
+
+/// How long lines are to gather, when so many have come within `time`.
+fn gather_time(time: Duration, lines: u32) -> Duration {
+    (time.saturating_mul(GATHERED_LINES) / lines.max(1)).clamp(GATHER_TIME_MIN, GATHER_TIME_MAX)
 }
 
 /// Gaps in the log that it has reported. Who reads it as a record must see where one is: before

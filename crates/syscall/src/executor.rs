@@ -66,9 +66,7 @@ pub(crate) fn made(descriptor: c_long, parameters: &Parameters) {
                 Some(latency) => Rings::All(Executor::new(main, latency)),
                 None => Rings::None,
             },
-            (_, false) => {
-                Ring::new(descriptor as i32, parameters).map_or(Rings::None, Rings::Main)
-            }
+            (_, false) => Ring::new(descriptor as i32, parameters).map_or(Rings::None, Rings::Main),
             (_, true) => Rings::None,
         };
     });
@@ -104,13 +102,7 @@ pub(crate) fn preempt_if_due() {
 
 impl Executor {
     fn new(main: Ring, latency: Ring) -> Executor {
-        Executor {
-            main,
-            latency,
-            held: Held::default(),
-            is_held_over: false,
-            released: Vec::new(),
-        }
+        Executor { main, latency, held: Held::default(), is_held_over: false, released: Vec::new() }
     }
 
     fn has(&self, ring: u32) -> bool {

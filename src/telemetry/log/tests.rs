@@ -153,3 +153,13 @@ fn a_panic_is_a_line_without_what_it_was_about() {
     assert!(line("panics-with-numbers").contains("the len is 0 but the index is 7"));
     assert!(!text.contains("secret \u{fc}"), "{text}");
 }
+
+#[test]
+fn lines_gather_for_longer_where_few_come() {
+    let second = Duration::from_secs(1);
+    assert_eq!(gather_time(second, 300), GATHER_TIME_MAX);
+    assert_eq!(gather_time(second, 10_240), Duration::from_millis(25));
+    assert_eq!(gather_time(second, 1_000_000), GATHER_TIME_MIN);
+    assert_eq!(gather_time(1_000_000 * second, 1), GATHER_TIME_MAX);
+    assert_eq!(gather_time(Duration::ZERO, 0), GATHER_TIME_MIN);
+}
