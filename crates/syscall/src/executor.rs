@@ -148,8 +148,8 @@ impl Executor {
         }
     }
 
-    /// Puts what is held into the main ring's queue, as much as there is room for; how many of these
-    /// do nothing.
+    /// Puts what is held into the main ring's queue, as much as there is room for; how many of
+    /// these do nothing.
     fn release(&mut self) -> u32 {
         self.released.clear();
         self.held.release(&mut self.released);
