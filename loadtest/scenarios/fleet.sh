@@ -297,7 +297,7 @@ try "x3 and x2 stopped and started, one after the other" "1 2 3" "" yes upgrade 
 echo
 aim "wrong answers" "$wrong" '==' 0
 aim "failed requests, but for those under way to an instance that is killed" "$failed_reachable" '==' 0
-note "requests under way to the killed instance, or sent to it until the balancer noticed: $killed. KMS sends them again."
+note "under way to the killed instance, or sent before the balancer noticed: $killed; KMS tries again."
 aim "latest block where etcd is reached, ms" "$slowest" '<' 1000
 aim "latest block after healing, ms" "$slowest_after" '<' 10000
 aim "commands that named others than those cut off" "$odd" '==' 0
