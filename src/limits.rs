@@ -337,6 +337,13 @@ pub const HSM_OUTPUT_SPARE_BYTES: usize = 48;
 pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A shard looks for jobs past their deadline this often.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
+/// Of a file that the configuration names, to see whether it has changed. Longer ones are not
+/// watched.
+pub const WATCHED_FILE_BYTES_MAX: usize = 1024 * 1024;
+/// Files that have changed are read once nothing has happened to them for so long.
+pub const FILES_SETTLE_TIME: Duration = Duration::from_millis(500);
+/// They are looked at this often where the kernel tells of no change.
+pub const FILES_POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// A key manager that a reload brings must serve within this, or the one before it stays.
 pub const ACTIVATION_TIME_MAX: Duration = Duration::from_secs(20);
 /// For its last sessions it is waited no longer than this, if it serves without them.

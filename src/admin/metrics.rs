@@ -58,6 +58,9 @@ fn process(text: &mut Exposition, state: &State) {
     text.metric(&names::RELOAD_SUCCESSFUL).sample(&[], u8::from(last.refused.is_none()));
     let at = last.succeeded_at.duration_since(UNIX_EPOCH).unwrap_or_default();
     text.metric(&names::RELOAD_SUCCEEDED_AT).sample(&[], at.as_secs_f64());
+    let mut metric = text.metric(&names::FILE_CHANGES);
+    metric.sample(&["taken"], state.watched.taken.load(Ordering::Relaxed));
+    metric.sample(&["refused"], state.watched.refused.load(Ordering::Relaxed));
     let reachable = state.control_reachable.load(Ordering::Relaxed);
     text.metric(&names::CONTROL_SOCKET_REACHABLE).sample(&[], u8::from(reachable));
     let lost = state.log.lost();

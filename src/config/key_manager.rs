@@ -355,7 +355,7 @@ const KINDS: &str = "\"pkcs11\", \"wrapped\" or \"local\"";
 /// Looked into by `check` alone. Who opens the key manager refuses what is wrong with the file, and
 /// a reload, which does not open it, only tells that.
 fn key_file(value: &Value<'_>) -> Option<PathBuf> {
-    let path = value.path()?;
+    let path = value.watched()?;
     match value.reader.sources.key_file_labels(&path) {
         Ok(_) => Some(path),
         Err(why) => value.refuse(why),
@@ -364,7 +364,7 @@ fn key_file(value: &Value<'_>) -> Option<PathBuf> {
 
 fn pkcs11(section: &Section<'_>) -> Option<Pkcs11> {
     let module =
-        section.must("module", "the vendor's PKCS#11 library, a shared object", Value::file);
+        section.must("module", "the vendor's PKCS#11 library, a shared object", Value::library);
     let token = token(section);
     let pin = section.must("pin", "the user PIN, for example { file = \"secrets/pin\" }", |v| {
         late_secret(v, PIN_FORM, is_pin)

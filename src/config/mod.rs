@@ -8,6 +8,7 @@ mod audit;
 mod aws;
 pub mod difference;
 mod environment;
+pub mod files;
 mod fleet;
 mod guess;
 mod include;
@@ -60,6 +61,7 @@ pub use url::Url;
 pub use witness::Witness;
 pub use wrapped::Wrapped;
 
+use files::Files;
 use reader::{Reader, Section};
 use table::names;
 
@@ -88,6 +90,8 @@ pub struct Config {
     pub key_managers: Vec<KeyManager>,
     /// Every `[[keystore]]`, at least one.
     pub keystores: Vec<KeyStore>,
+    /// The files that it names, apart from folders and modules, and what they held.
+    pub files: Files,
     /// SHA-256 of the file's text, hex: which configuration it was.
     pub sha256: String,
     /// What can be used and is probably not meant, for the operator to read.
@@ -206,11 +210,12 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     {
         reader.problem(&key, &span, format!("a secret stands in this file, and the file {why}"));
     }
+    let files = reader.files.take();
     let (problems, mut warnings) = reader.finish();
     problem::sort(&mut warnings);
     match config {
         Some(config) if problems.is_empty() => {
-            Ok(Config { warnings, sha256: sha256_hex(joined.text.as_bytes()), ..config })
+            Ok(Config { warnings, files, sha256: sha256_hex(joined.text.as_bytes()), ..config })
         }
         _ => Err(Invalid::new(file, problems)),
     }
@@ -263,6 +268,7 @@ fn sections(
         fleet: fleet?,
         key_managers: key_managers?,
         keystores: keystores?,
+        files: Files::new(),
         sha256: String::new(),
         warnings: Vec::new(),
     })

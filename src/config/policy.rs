@@ -77,7 +77,7 @@ fn few(value: &Value<'_>, files: &[Source]) -> bool {
 }
 
 fn source(value: &Value<'_>) -> Option<Source> {
-    let (name, path) = (value.string()?, value.path()?);
+    let (name, path) = (value.string()?, value.watched()?);
     match value.reader.sources.policy_file(&path) {
         Ok(text) => Some(Source { name: name.to_owned(), text }),
         Err(why) => value.refuse(format!("{} {why}", path.display())),

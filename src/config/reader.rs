@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::Files;
 use super::guess::nearest;
 use super::problem::{Problem, quoted};
 use super::sources::{Exposure, Sources};
@@ -22,6 +23,8 @@ pub(super) struct Reader<'a> {
     pub(super) sources: &'a dyn Sources,
     /// Key path of the first secret written into the configuration file itself.
     pub(super) inline_secret: RefCell<Option<(String, Range<usize>)>>,
+    /// What is to be watched of what the configuration names.
+    pub(super) files: RefCell<Files>,
     /// The paths of all keys, without places, for who has put one into another section.
     keys: Vec<String>,
     problems: RefCell<Vec<Problem>>,
@@ -48,6 +51,7 @@ impl<'a> Reader<'a> {
             sources,
             keys,
             inline_secret: RefCell::default(),
+            files: RefCell::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
             counted: Cell::new((0, 1)),
@@ -220,9 +224,32 @@ impl<'r> Value<'r> {
         Some(self.reader.base.join(text))
     }
 
+    /// A path of a file whose content comes into force by a reload, and by itself where files are
+    /// watched. To be called before it is read: what it holds from then on is seen.
+    pub(super) fn watched(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        self.watch(&path);
+        Some(path)
+    }
+
+    /// As [`Value::watched`], of a path that does not stand here.
+    pub(super) fn watch(&self, path: &Path) {
+        let digest = self.reader.sources.digest(path);
+        self.reader.files.borrow_mut().insert(path.to_owned(), digest);
+    }
+
     /// A path of a file that others may read.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.checked_file(Exposure::Public)
+    }
+
+    /// As [`Value::file`], of one that is loaded once and for all: a library.
+    pub(super) fn library(&self) -> Option<PathBuf> {
+        let path = self.path()?;
+        match self.reader.sources.check_file(&path, Exposure::Public) {
+            Ok(()) => Some(path),
+            Err(why) => self.refuse(format!("{} {why}", path.display())),
+        }
     }
 
     /// A path of a file that holds private keys.
@@ -231,7 +258,7 @@ impl<'r> Value<'r> {
     }
 
     fn checked_file(&self, exposure: Exposure) -> Option<PathBuf> {
-        let path = self.path()?;
+        let path = self.watched()?;
         match self.reader.sources.check_file(&path, exposure) {
             Ok(()) => Some(path),
             Err(why) => self.refuse(format!("{} {why}", path.display())),

@@ -105,9 +105,11 @@ fn read(
         ));
     }
     let (origin, text) = if let Some(file) = section.optional("file") {
-        content(&file, &file.path()?)?
+        content(&file, &file.watched()?)?
     } else if let Some(credential) = section.optional("credential") {
-        content(&credential, &credential_file(&credential)?)?
+        let path = credential_file(&credential)?;
+        credential.watch(&path);
+        content(&credential, &path)?
     } else if let Some(env) = section.optional("env") {
         let name = env.string()?;
         // Not quoted: the likely mistake is the secret itself in the place of the name.

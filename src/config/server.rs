@@ -39,6 +39,8 @@ pub struct Server {
     pub log_level: LogLevel,
     /// Where they go.
     pub log_output: LogOutput,
+    /// Whether files that the configuration names come into force by themselves.
+    pub watch_files: bool,
     /// What must survive a restart, as the block list. It is made where it does not exist.
     pub state_directory: PathBuf,
     /// Whether a state directory without a state is refused: its volume may not be mounted.
@@ -58,6 +60,7 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     Setting::reloaded("shutdown_delay_ms", |s| Said::value(s.shutdown_delay.as_millis())),
     Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
     Setting::reloaded("instances", |s| Said::value(s.instances)),
+    Setting::reloaded("watch_files", |s| Said::value(s.watch_files)),
     Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
     Setting::reloaded("log_level", |s| Said::text(s.log_level.name())),
     Setting::kept(
@@ -142,6 +145,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let log = section.or("log", LogFormat::Auto, log::format);
     let log_level = section.or("log_level", LogLevel::Info, log::level);
     let log_output = section.or("log_output", LogOutput::Stderr, log::output);
+    let watch_files = section.or("watch_files", true, Value::boolean);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
     let require_state = section.or("require_state", false, Value::boolean);
     let balancers = section.or("proxy_protocol", Vec::new(), proxy_protocol);
@@ -158,6 +162,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         log: log?,
         log_level: log_level?,
         log_output: log_output?,
+        watch_files: watch_files?,
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,
         require_state: require_state?,

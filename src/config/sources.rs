@@ -13,6 +13,8 @@ use crate::key_manager::local::Local;
 use crate::limits::{CONFIG_BYTES_MAX, POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
 use crate::tls;
 
+use super::files::{self, Digest};
+
 /// What a configuration may refer to besides its own text.
 pub trait Sources {
     /// An environment variable.
@@ -27,6 +29,10 @@ pub trait Sources {
     /// The text of a file that the configuration includes and its permission bits, or why it is not
     /// acceptable, in the same form.
     fn included_file(&self, path: &Path) -> Result<(String, u32), String>;
+    /// What a file holds now, where it is to be watched.
+    fn digest(&self, _path: &Path) -> Option<Digest> {
+        None
+    }
     /// Whether a file that the configuration names can be used later, or why not, in the same form.
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String>;
     /// Labels of the keys in the file of a local key manager, or why it cannot be used, as a
@@ -85,6 +91,10 @@ impl Sources for Machine {
         file::refuse_changeable(path)?;
         let text = String::from_utf8(content.bytes.to_vec());
         text.map(|text| (text, content.mode)).map_err(|_| "is not UTF-8 text".to_owned())
+    }
+
+    fn digest(&self, path: &Path) -> Option<Digest> {
+        files::digest(path)
     }
 
     fn check_file(&self, path: &Path, exposure: Exposure) -> Result<(), String> {

@@ -194,6 +194,7 @@ fn defaults() {
             shutdown_delay: Duration::from_secs(5),
             shutdown_time: Duration::from_secs(10),
             instances: 1,
+            watch_files: true,
             log: LogFormat::Auto,
             log_level: LogLevel::Info,
             log_output: LogOutput::Stderr,

@@ -18,6 +18,7 @@ use super::notify::Notify;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
+use super::watched::Watched;
 use super::witness;
 use crate::config::{self, Config, ForeignCiphertext, Kind, shell_word};
 use crate::key_manager::local::Local;
@@ -65,11 +66,8 @@ pub fn build(
     let audit = ServiceAudit::open(&config, shards, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let opened = config.key_managers.iter().zip(opened.into_iter().flatten());
-    let start = |(configured, opened): (&config::KeyManager, Opened)| {
-        let keys = opened.wrapped();
-        (keys, start(&config, configured, opened, &mailboxes))
-    };
-    let (wrapped, managers): (Vec<_>, Vec<_>) = opened.map(start).unzip();
+    let (wrapped, managers): (Vec<_>, Vec<_>) =
+        opened.map(|(c, opened)| (opened.wrapped(), start(&config, c, opened, &mailboxes))).unzip();
     let unsealing = config.key_managers.iter().zip(wrapped).filter_map(|(configured, keys)| {
         unsealing::of((&config, configured), keys?, &managers, &key_files, &log)
     });
@@ -94,6 +92,7 @@ pub fn build(
         fleet,
         fleet_size,
         witness: witness.map(Arc::new),
+        watched: Watched::default(),
         control_reachable: AtomicBool::new(true),
         unsealing: ArcSwap::from_pointee(unsealing),
         key_files,

@@ -23,7 +23,7 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::witness::listener as witness;
-use super::{commands, drain, fleet_thread, reload, socket, system};
+use super::{commands, drain, file_watch, fleet_thread, reload, socket, system};
 use crate::config::difference;
 use crate::telemetry::Level;
 
@@ -53,6 +53,8 @@ pub fn serve(
         .and_then(|keeper| socket::start(&state, hooks, control).map(|()| keeper))
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
     start_witness(&state, witness).map_err(Failure::Other)?;
+    file_watch::start(&state)
+        .map_err(|e| Failure::Other(format!("cannot start to watch files: {e}")))?;
     fleet_thread::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;

@@ -15,6 +15,7 @@ use super::budgets::Budgets;
 use super::fleet::Fleet;
 use super::notify::Notify;
 use super::unsealing::{KeyFiles, Unsealing};
+use super::watched::Watched;
 use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::key_manager::Health;
@@ -35,6 +36,8 @@ pub struct State {
     pub last_reload: ArcSwap<LastReload>,
     /// Whether the control socket is where `xksd block` looks for it.
     pub control_reachable: AtomicBool,
+    /// What became of files that changed.
+    pub watched: Watched,
     /// Where the configuration asks for one: cosigns the checkpoints of other trails.
     pub witness: Option<Arc<Witness>>,
     /// In the configuration's order.

@@ -70,6 +70,8 @@ metrics! {
         "0 when the last reload was refused and the configuration before it stays in force.";
     RELOAD_SUCCEEDED_AT: Gauge "xksd_config_last_reload_success_timestamp_seconds" []
         "When a configuration was taken over last, at the start or by a reload (Unix time).";
+    FILE_CHANGES: Counter "xksd_file_changes_total" ["result"]
+        "Contents of files that the configuration names, taken over or refused by themselves.";
     CONTROL_SOCKET_REACHABLE: Gauge "xksd_control_socket_reachable" []
         "0 while the control socket is not where xksd block looks for it.";
     LOG_LINES_DROPPED: Counter "xksd_log_lines_dropped_total" ["reason"]

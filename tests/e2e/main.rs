@@ -9,6 +9,7 @@ mod audit;
 mod blocks;
 mod budgets;
 mod calls;
+mod file_watch;
 mod fleet;
 mod haproxy;
 mod hostile;

@@ -68,8 +68,8 @@ impl Default for Config {
             key_store("/off", &format!("{managers}\nenabled = false"), &[&A], &key("foo", "")),
         ];
         Self {
-            server: "listen = \"127.0.0.1:0\"\nshards = 1\nregions = [\"us-east-1\", \
-                \"eu-west-3\"]\nshutdown_delay_ms = 0"
+            server: "listen = \"127.0.0.1:0\"\nwatch_files = false\nshards = 1\n\
+                regions = [\"us-east-1\", \"eu-west-3\"]\nshutdown_delay_ms = 0"
                 .to_owned(),
             tls: "certificate_chain = \"tls/chain.pem\"\nprivate_key = \"tls/key.pem\"".to_owned(),
             admin: "[admin]\nlisten = \"127.0.0.1:0\"".to_owned(),

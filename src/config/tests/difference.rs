@@ -57,7 +57,7 @@ fn all_is_said_at_the_start() {
             "any client may connect: no client certificate is asked for",
             "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
              [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, instances is 1, \
-             log is \"auto\", log_level is \"info\", log_output is \"stderr\", state_directory is /etc/xksd/state, require_state is false, control_socket is \
+             watch_files is true, log is \"auto\", log_level is \"info\", log_output is \"stderr\", state_directory is /etc/xksd/state, require_state is false, control_socket is \
              /etc/xksd/state/control.sock",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
@@ -194,6 +194,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.shutdown_delay_ms", "shutdown_delay_ms = 0", "shutdown_delay_ms = 1"),
     ("server.shutdown_ms", "shutdown_ms = 5000", "shutdown_ms = 5001"),
     ("server.instances", "log = \"json\"", "log = \"json\"\ninstances = 3"),
+    ("server.watch_files", "log = \"json\"", "log = \"json\"\nwatch_files = false"),
     ("server.log", "log = \"json\"", "log = \"text\""),
     ("server.log_level", "log = \"json\"", "log = \"json\"\nlog_level = \"warn\""),
     ("server.log_output", "log = \"json\"", "log = \"json\"\nlog_output = \"journal\""),

@@ -77,15 +77,39 @@ impl Drop for Turn<'_> {
 pub fn reload(state: &Arc<State>, who: &str, accepted: Accepted) -> Result<Said, String> {
     let _turn = Turn::wait(state);
     state.notify.reloading();
-    let loaded = Config::load(&state.config_file).map_err(|invalid| invalid.to_string());
-    let taken = loaded.and_then(|config| {
-        let tls = tls::server(&config.tls.settings())
-            .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
-        take_over(state, who, config, Some(tls), accepted)
-    });
+    let taken =
+        read(state).and_then(|(config, tls)| take_over(state, who, config, Some(tls), accepted));
     let finished = finish(state, who, taken);
     state.notify.ready();
     finished
+}
+
+/// The configuration as it is on disk, with what its files hold.
+fn read(state: &State) -> Result<(Config, tls::Server), String> {
+    let config = Config::load(&state.config_file).map_err(|invalid| invalid.to_string())?;
+    let tls = tls::server(&config.tls.settings())
+        .map_err(|problems| wrong_tls(&state.config_file, problems).to_string())?;
+    Ok((config, tls))
+}
+
+/// Takes over what files hold now that the configuration in force names. `None` while another
+/// reload is at it.
+///
+/// # Errors
+/// What is wrong with them. Then nothing changes. Also where the configuration has changed itself:
+/// it is not to come into force without a word of the operator's.
+pub(super) fn reload_files(state: &Arc<State>) -> Option<Result<Said, String>> {
+    let _turn = Turn::now(state)?;
+    let who = "file watch";
+    let taken = read(state).and_then(|(config, tls)| {
+        if config.sha256 == state.config.load().sha256 {
+            return take_over(state, who, config, Some(tls), Accepted::default());
+        }
+        Err("files have changed that the configuration names, and it has changed, too: reload it \
+             to have both"
+            .to_owned())
+    });
+    Some(finish(state, who, taken))
 }
 
 /// Reads the configuration again because a ciphertext names a newer version of its key than is
@@ -100,7 +124,9 @@ pub(super) fn reread_versions(state: &Arc<State>) -> bool {
         state.log.event(Level::Warn, message);
     };
     match Config::load(&state.config_file) {
-        Ok(config) if difference::only_key_versions(&state.config.load(), &config) => {
+        Ok(mut config) if difference::only_key_versions(&state.config.load(), &config) => {
+            // Of what else has changed in files, nothing is taken over here.
+            config.files.clone_from(&state.config.load().files);
             told("the configuration is read again");
             let who = "a newer key version";
             let taken = take_over(state, who, config, None, Accepted::default());
