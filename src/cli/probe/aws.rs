@@ -41,7 +41,7 @@ pub struct Options {
     /// health and times
     #[arg(long)]
     aws: bool,
-    /// XksProxyUriEndpoint of the key store, as https://xks.example.com [default: the name in the
+    /// XksProxyUriEndpoint of the key store: `https://` and a name [default: that of the
     /// certificate]
     #[arg(long, value_name = "URL", requires = "aws")]
     url: Option<String>,
