@@ -366,6 +366,7 @@ impl Proxy {
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
         let arrival = Arrival {
             first_byte: Instant::now(),
+            set_up: Duration::ZERO,
             head_read: received.at,
             client,
             common_name: None,

@@ -130,7 +130,7 @@ impl Pipeline {
     }
 
     fn deadline(&self, arrival: &Arrival) -> Instant {
-        arrival.first_byte + self.stores.load().request_budget
+        arrival.deadline(self.stores.load().request_budget)
     }
 
     /// Answers what is no HTTP request that could be read.
@@ -173,7 +173,7 @@ impl Pipeline {
         exchange.record.metadata = valid.metadata().clone();
 
         self.gate.refuse_blocked(arrival.unix_seconds(), exchange)?;
-        let deadline = arrival.first_byte + stores.request_budget;
+        let deadline = arrival.deadline(stores.request_budget);
         let target = Target::find(store, &route, body, deadline)?;
         if let Some(audit) = &self.audit {
             audit.may_serve(route.operation)?;

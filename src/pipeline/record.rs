@@ -15,6 +15,9 @@ use crate::telemetry::RequestLine;
 pub struct Arrival {
     /// Its first byte: the budget counts from here.
     pub first_byte: Instant,
+    /// What its connection has taken of the budget before: TCP, TLS and the round trips of both. Of
+    /// a connection's first request only.
+    pub set_up: Duration,
     /// When its head was read; signatures are judged by this.
     pub head_read: SystemTime,
     /// The peer, or the client whom a load balancer names.
@@ -26,6 +29,12 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// Until when it is to be answered. However long the connection took, half of the budget is
+    /// left: KMS may open connections ahead of need.
+    pub fn deadline(&self, budget: Duration) -> Instant {
+        self.first_byte + budget - self.set_up.min(budget / 2)
+    }
+
     /// When its head was read, in Unix seconds.
     pub(super) fn unix_seconds(&self) -> i64 {
         unix_seconds(self.head_read)
@@ -217,7 +226,24 @@ mod tests {
     fn arrival() -> Arrival {
         let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 50_000));
         let (common_name, vpce) = (None, None);
-        Arrival { first_byte: Instant::now(), head_read: UNIX_EPOCH, client, common_name, vpce }
+        Arrival {
+            first_byte: Instant::now(),
+            set_up: Duration::ZERO,
+            head_read: UNIX_EPOCH,
+            client,
+            common_name,
+            vpce,
+        }
+    }
+
+    #[test]
+    fn a_new_connection_has_used_up_to_half_of_the_budget() {
+        let budget = Duration::from_millis(200);
+        for (set_up, left) in [(0, 200), (30, 170), (99, 101), (100, 100), (5_000, 100)] {
+            let arrival = Arrival { set_up: Duration::from_millis(set_up), ..arrival() };
+            let deadline = arrival.first_byte + Duration::from_millis(left);
+            assert_eq!(arrival.deadline(budget), deadline, "after {set_up} ms");
+        }
     }
 
     #[test]

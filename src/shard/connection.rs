@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::Guard;
 use futures_rustls::server::TlsStream;
@@ -36,6 +36,8 @@ pub(super) struct Connection {
     /// Of its certificate.
     common_name: Option<Arc<str>>,
     entry: ConnectionEntry,
+    /// See [`Arrival::set_up`]; zero behind the first request.
+    set_up: Duration,
     /// Received and not yet done: a request's head, its body, and what is pipelined behind.
     buffer: Vec<u8>,
     /// When the bytes at the buffer's end came.
@@ -78,13 +80,14 @@ enum Read {
 }
 
 impl Connection {
-    /// Admitted by `tls`.
+    /// Admitted by `tls`, after `set_up`.
     pub(super) fn new(
         shard: Rc<ShardContext>,
         tls: Arc<tls::Server>,
         stream: Stream,
         origin: Origin,
         entry: ConnectionEntry,
+        set_up: Duration,
     ) -> Connection {
         let common_name = tls::client_common_name(stream.get_ref().1).map(Arc::from);
         Connection {
@@ -94,6 +97,7 @@ impl Connection {
             origin,
             common_name,
             entry,
+            set_up,
             buffer: Vec::new(),
             last_read: Instant::now(),
             head: RequestHead::new(),
@@ -120,6 +124,7 @@ impl Connection {
             }
             let mut arrival = Arrival {
                 first_byte: self.last_read,
+                set_up: std::mem::take(&mut self.set_up),
                 head_read: SystemTime::UNIX_EPOCH,
                 client: self.origin.client,
                 common_name: self.common_name.clone(),

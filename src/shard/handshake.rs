@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glommio::net::TcpStream;
 
@@ -23,6 +23,9 @@ pub(super) struct Handshake {
     shard: Rc<ShardContext>,
     origin: Origin,
     entry: ConnectionEntry,
+    accepted: Instant,
+    /// Of TCP's own handshake, which was over by then.
+    round_trip: Duration,
 }
 
 /// A connection whose hello was read.
@@ -39,14 +42,16 @@ impl Handshake {
         origin: Origin,
         entry: ConnectionEntry,
     ) -> Handshake {
-        entry.begin(Instant::now());
-        Handshake { shard, origin, entry }
+        let accepted = Instant::now();
+        entry.begin(accepted);
+        Handshake { shard, origin, entry, accepted, round_trip: Duration::ZERO }
     }
 
     /// Reads the hello, and what a load balancer says before it.
     pub(super) async fn greet(mut self, stream: TcpStream) -> Option<Greeted> {
         // Answers are written whole; waiting for more to send only adds latency.
         let _ = stream.set_nodelay(true);
+        self.round_trip = xksd_syscall::round_trip_time(&stream).unwrap_or_default();
         let mut stream = Fair::new(stream);
         if self.shard.balancers.load().has(&self.origin.client) {
             let read = self.entry.wait(read_header(&mut stream)).await;
@@ -83,7 +88,8 @@ impl Greeted {
         let accepting = tls.accept(hello, read_at.elapsed());
         let accepted = handshake.entry.wait_in_time(accepting).await;
         let stream = handshake.succeeded(accepted)?;
-        let Handshake { shard, origin, entry } = handshake;
+        let Handshake { shard, origin, entry, accepted, round_trip } = handshake;
+        let set_up = accepted.elapsed() + round_trip;
         shard.metrics.handshakes.fetch_add(1, Ordering::Relaxed);
         let session = stream.get_ref().1;
         if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
@@ -92,6 +98,6 @@ impl Greeted {
         if session.peer_certificates().is_some() {
             entry.set_authenticated();
         }
-        Some(Connection::new(shard, tls, stream, origin, entry))
+        Some(Connection::new(shard, tls, stream, origin, entry, set_up))
     }
 }
