@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Fault table of a fleet: three etcd, three instances behind HAProxy in network namespaces, under load; needs root [PATTERN: rows whose name has it]
+# Rows are functions that are called by their names.
+# shellcheck disable=SC2317
 # shellcheck source=loadtest/scenarios/common.sh
 . "$(dirname "$0")/common.sh"
 pattern="${1:-}"
@@ -189,7 +191,7 @@ try() {
         --connections 24 --warmup 1s --duration "$7s" --balancer HAProxy \
         --admin http://10.77.0.1:9180 --admin http://10.77.0.2:9180 --admin http://10.77.0.3:9180) >"$dir/load.txt" 2>"$dir/load.err" &
     client=$!
-    children[$client]=xksd-load
+    children[$client]="xksd-load"
     sleep 3
     "$5"
     sleep 2
