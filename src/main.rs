@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use xksd_syscall as _;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    xksd::shard::preempt_with(xksd_syscall::preempt_if_due);
     xksd::cli::run(xksd::cli::Cli::parse())
 }

@@ -15,6 +15,7 @@ use super::connection_table::{ConnectionEntry, Interrupt};
 use super::context::ShardContext;
 use super::origin::{Origin, read_header};
 use super::proxy_protocol;
+use super::round_trip::round_trip_time;
 use super::yielding::Fair;
 use crate::tls::{HandshakeFailure, Hello};
 
@@ -51,7 +52,7 @@ impl Handshake {
     pub(super) async fn greet(mut self, stream: TcpStream) -> Option<Greeted> {
         // Answers are written whole; waiting for more to send only adds latency.
         let _ = stream.set_nodelay(true);
-        self.round_trip = xksd_syscall::round_trip_time(&stream).unwrap_or_default();
+        self.round_trip = round_trip_time(&stream).unwrap_or_default();
         let mut stream = Fair::new(stream);
         if self.shard.balancers.load().has(&self.origin.client) {
             let read = self.entry.wait(read_header(&mut stream)).await;

@@ -19,6 +19,7 @@ use super::handshake_log::HandshakeLog;
 use super::listener::Listen;
 use super::origin::Balancers;
 use super::stop::Stop;
+use super::yielding::preempt_if_due;
 use super::{clock, listener};
 use crate::audit::trail::Trail;
 use crate::audit::waiter::Waiter;
@@ -176,7 +177,7 @@ async fn accept_all(acceptor: &Acceptor, listener: TcpListener, from: &Listen, s
     while let Some(accepted) = listener::accept(&listener, stop).await {
         // Nothing is waited for while connections stand in the backlog: without this those that are
         // open would wait for all of them.
-        xksd_syscall::preempt_if_due();
+        preempt_if_due();
         glommio::yield_if_needed().await;
         match accepted {
             Ok(stream) => acceptor.admit(stream).await,

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
 use futures_util::{AsyncRead, AsyncWrite};
@@ -33,13 +34,30 @@ pub(super) async fn give_way() {
     .await
 }
 
-/// Runs `task`, and after each of its turns lets the executor see whether time is over for all that
+/// See [`preempt_with`].
+static PREEMPT: OnceLock<fn()> = OnceLock::new();
+
+/// What ends the turn of a shard's queue whose time is over, for the program to set at its start:
+/// the executor's own timer is not in the kernel where the program's system calls are led through
+/// `xksd-syscall`. Only the first one counts.
+pub fn preempt_with(preempt: fn()) {
+    let _ = PREEMPT.set(preempt);
+}
+
+/// Ends the turn of the running queue if its time is over.
+pub(super) fn preempt_if_due() {
+    if let Some(preempt) = PREEMPT.get() {
+        preempt();
+    }
+}
+
+/// Runs `task`, and after each of its polls lets the executor see whether time is over for all that
 /// are in its queue.
 pub(super) async fn in_turns<F: Future>(task: F) -> F::Output {
     let mut task = pin!(task);
     poll_fn(|cx| {
         let polled = task.as_mut().poll(cx);
-        xksd_syscall::preempt_if_due();
+        preempt_if_due();
         polled
     })
     .await

@@ -8,7 +8,6 @@ mod entry;
 mod executor;
 mod held;
 mod ring;
-mod tcp;
 
 use std::ffi::c_long;
 #[cfg(target_arch = "x86_64")]
@@ -16,7 +15,6 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use ring::Parameters;
-pub use tcp::round_trip_time;
 
 /// Without it the kernel interrupts the core of a thread that runs as often as one of its sockets
 /// becomes readable on another core; with it completions are run "at any kernel/user transition"

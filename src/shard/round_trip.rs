@@ -1,11 +1,12 @@
-//! What the kernel knows of a TCP connection.
+//! The round-trip time of a TCP connection. `unsafe` is here because the standard library does not
+//! ask for it, and neither does a crate that is used.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// The round-trip time of a TCP connection as the kernel measures it, from its handshake on
 /// (`tcpi_rtt` of `TCP_INFO`, tcp(7)); `None` where it does not say.
-pub fn round_trip_time(connection: &impl AsRawFd) -> Option<Duration> {
+pub(super) fn round_trip_time(connection: &impl AsRawFd) -> Option<Duration> {
     let mut about = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: room for as many bytes as the kernel is told of.
