@@ -129,10 +129,14 @@ fn a_log_in_a_file_is_opened_again_by_a_signal_and_its_level_changes_by_a_reload
     api.round_trip("foo");
     eventually("the old one", || round_trips(&read("xksd.log.1")) == 2);
     server.signal(rustix::process::Signal::USR1);
+    let mut sent = 2;
     eventually("opened again", || {
         api.round_trip("foo");
+        sent += 1;
         round_trips(&read("xksd.log")) > 0
     });
+    let both = || round_trips(&read("xksd.log.1")) + round_trips(&read("xksd.log"));
+    eventually("all written", || both() == sent);
     let config = known.installation.config_file();
     let text = fs::read_to_string(&config).expect("there");
     known

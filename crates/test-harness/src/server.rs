@@ -267,6 +267,8 @@ impl Server {
     /// SIGHUP, and the event that says what became of it.
     pub fn reload(&self) -> String {
         let told = |lines: &[String]| lines.iter().filter(|line| line.contains("reloaded")).count();
+        // Lines of a reload before this one may still gather, for 50 ms.
+        std::thread::sleep(Duration::from_millis(100));
         let before = told(&self.log());
         self.signal(Signal::HUP);
         eventually("a reload", || told(&self.log()) > before);
