@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::engines::{engine, settings};
+use crate::engines::{engine, secret, settings};
 use crate::jobs::*;
 use cryptoki::object::Attribute;
 use cryptoki_sys::*;
@@ -657,9 +657,11 @@ own_process! {
     fn a_pin_is_given_once(_directory) {
         intercept();
         let _token = softhsm::new_token(&softhsm::load(), "xks");
+        let engine_with = |pin: &str| Pkcs11Engine::new(Settings { pin: secret(pin), ..settings() }).expect("made");
         for code in [CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED] {
             play(Trick::Code("Login", code));
-            let (engine, before) = (engine(), LOGINS.load(SeqCst));
+            let pin = format!("{code}");
+            let (engine, before) = (engine_with(&pin), LOGINS.load(SeqCst));
             std::thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| (0..3).for_each(|_| assert!(engine.open().is_err())));
@@ -667,7 +669,8 @@ own_process! {
             });
             assert!(engine.list().is_err());
             play(Trick::None);
-            assert!(engine.open().is_err(), "only a new engine tries again");
+            assert!(engine.open().is_err(), "not even where it would be right by now");
+            assert!(engine_with(&pin).open().is_err(), "nor by another engine");
             assert_eq!(LOGINS.load(SeqCst) - before, 1, "{code:#x}");
         }
         let (engine, before) = (engine(), LOGINS.load(SeqCst));

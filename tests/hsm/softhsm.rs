@@ -446,7 +446,7 @@ own_process! {
         drop(one);
         assert_eq!(decrypt(&mut *second, "foo", &sealed, b""), Ok(b"text".to_vec()));
         let clash = Settings { initialize_parameters: Some("other".to_owned()), ..settings() };
-        assert!(detail(&Pkcs11Engine::new(clash).expect("made").open().err().expect("a clash")).contains("other initialize parameters"));
+        assert!(detail(&Pkcs11Engine::new(clash).expect("made").open().err().expect("a clash")).contains("other initialize_parameters"));
     }
 }
 

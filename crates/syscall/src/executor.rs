@@ -51,6 +51,9 @@ struct Executor {
     held: Held,
     /// Work is held over which tasks were or will be run.
     is_held_over: bool,
+    /// Entries of the latency ring that complete in the main ring, and that the executor does not
+    /// know to be there: it counts what each ring took and what it completed.
+    moved: u32,
     /// To be submitted; empty between calls.
     released: Vec<Entry>,
 }
@@ -102,7 +105,14 @@ pub(crate) fn preempt_if_due() {
 
 impl Executor {
     fn new(main: Ring, latency: Ring) -> Executor {
-        Executor { main, latency, held: Held::default(), is_held_over: false, released: Vec::new() }
+        Executor {
+            main,
+            latency,
+            held: Held::default(),
+            is_held_over: false,
+            moved: 0,
+            released: Vec::new(),
+        }
     }
 
     fn has(&self, ring: u32) -> bool {
@@ -131,7 +141,12 @@ impl Executor {
             // Each turn of the executor sets one timer in the main ring, before its tasks.
             self.is_held_over = is_turn && self.held.has_work();
         }
-        c_long::from(call.number_at(1))
+        let taken = call.number_at(1);
+        if !is_main {
+            self.moved += taken;
+        }
+        let moved = if is_main && is_turn { std::mem::take(&mut self.moved) } else { 0 };
+        c_long::from(taken + moved)
     }
 
     /// Submits what is held.

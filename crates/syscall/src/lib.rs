@@ -349,6 +349,18 @@ mod tests {
         assert!(made <= ANSWERS * 12 / 10, "{made} calls for {ANSWERS} answers");
     }
 
+    /// Connections are opened in the latency ring's name: in the main ring they complete.
+    #[test]
+    fn a_connection_that_is_refused_again_and_again_is_told_each_time() {
+        let executor =
+            LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(1 << 16).spawn(|| async {
+                for _ in 0..500 {
+                    glommio::net::TcpStream::connect("127.0.0.1:1").await.unwrap_err();
+                }
+            });
+        executor.unwrap().join().unwrap();
+    }
+
     /// A connection that never waits keeps no other waiting: what is held is submitted.
     #[test]
     fn what_is_submitted_does_not_wait_for_a_sleep() {
