@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -49,8 +50,8 @@ struct Watcher {
     look_at: Instant,
     /// As they were at the last look, where they differ from what is in force.
     changed: Option<Files>,
-    /// What was refused: not to be tried again.
-    refused: Option<Files>,
+    /// What was refused, and under which configuration on disk: not to be tried again.
+    refused: Option<(Files, Files)>,
 }
 
 impl Watcher {
@@ -77,7 +78,7 @@ impl Watcher {
             self.look_at = now + FILES_SETTLE_TIME;
         }
         if !self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, &config)) {
-            self.watch_folders(&config);
+            self.watch_folders(state, &config);
             self.config = Some(config.clone());
         }
         if now < self.look_at || !config.server.watch_files {
@@ -85,7 +86,10 @@ impl Watcher {
         }
         let files: Files = config.files.keys().map(|path| (path.clone(), digest(path))).collect();
         self.look_at = now + FILES_POLL_INTERVAL;
-        if files == config.files || self.refused.as_ref() == Some(&files) {
+        // Not taken over by its change: but an edit that was undone is no reason to wait any more.
+        let written = of_configuration(state, &config);
+        let is_refused = |(of, under): &(Files, Files)| (of, under) == (&files, &written);
+        if files == config.files || self.refused.as_ref().is_some_and(is_refused) {
             self.changed = None;
             return;
         }
@@ -95,12 +99,12 @@ impl Watcher {
             self.look_at = now + FILES_SETTLE_TIME;
             return;
         }
-        self.take_over(state, files);
+        self.take_over(state, files, written);
         // Links may lead elsewhere now.
         self.config = None;
     }
 
-    fn take_over(&mut self, state: &Arc<State>, files: Files) {
+    fn take_over(&mut self, state: &Arc<State>, files: Files, written: Files) {
         match reload::reload_files(state) {
             // Another reload is at it.
             None => self.look_at = Instant::now() + FILES_SETTLE_TIME,
@@ -110,7 +114,7 @@ impl Watcher {
             }
             Some(Err(_)) => {
                 state.watched.refused.fetch_add(1, Ordering::Relaxed);
-                (self.changed, self.refused) = (None, Some(files));
+                (self.changed, self.refused) = (None, Some((files, written)));
             }
         }
     }
@@ -129,10 +133,10 @@ impl Watcher {
 
     /// The folder of each file and, where it is a link, that of the file behind it. One that is
     /// gone is watched again when it is back, or else the files are looked at now and then.
-    fn watch_folders(&self, config: &Config) {
+    fn watch_folders(&self, state: &State, config: &Config) {
         let Some(inotify) = &self.inotify else { return };
         let mut folders = BTreeSet::new();
-        for path in config.files.keys() {
+        for path in config.files.keys().chain(of_configuration(state, config).keys()) {
             let behind = path.canonicalize().ok();
             let both = [Some(path), behind.as_ref()];
             let of_both = both.into_iter().flatten().filter_map(|path| path.parent());
@@ -149,4 +153,12 @@ impl Watcher {
             let _ = inotify::add_watch(inotify, folder, flags);
         }
     }
+}
+
+/// The configuration's own file and those that it includes, as they are on disk.
+fn of_configuration(state: &State, config: &Config) -> Files {
+    let base = state.config_file.parent().unwrap_or(Path::new(""));
+    let included = config.included.iter().map(|path| base.join(path));
+    let paths = included.chain([state.config_file.clone()]);
+    paths.map(|path| (path.clone(), digest(&path))).collect()
 }

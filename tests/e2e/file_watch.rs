@@ -71,6 +71,28 @@ fn an_edited_configuration_does_not_come_into_force_by_a_file() {
     assert_eq!(server.status()["key_stores"][0]["enabled"], json!(false));
 }
 
+/// A file that is included is a part of the configuration: others wait while it differs, and no
+/// longer.
+#[test]
+fn an_edit_of_an_included_file_that_is_undone_stops_no_renewal() {
+    let installation = Installation::default();
+    let config = watching();
+    let (text, edited) = (config.key_stores.clone(), format!("{}\n# more\n", config.key_stores));
+    installation.write("stores.toml", &text);
+    let without = Config { key_stores: String::new(), ..config };
+    installation.write("xksd.toml", &format!("include = [\"stores.toml\"]\n{}", without.text()));
+    let server = installation.start();
+    let before = serial(&server);
+
+    installation.write("stores.toml", &edited);
+    installation.new_certificate();
+    server.wait_event(&["not reloaded", "files have changed that the configuration names"]);
+    assert_eq!(serial(&server), before);
+    installation.write("stores.toml", &text);
+    eventually("the certificate is in force", || serial(&server) != before);
+    Api::new(&installation, &server).round_trip("foo");
+}
+
 /// Writes a volume of files as kubelet does: into a new folder, to which `..data` leads then.
 fn publish(volume: &Path, version: &str, files: &[(&str, &str)]) {
     let folder = volume.join(version);
