@@ -283,7 +283,16 @@ fn confirmed(fleet: &Fleet, joined: &Joined, name: &str, document: &Document) ->
     let end = Instant::now() + FLEET_CONFIRM_TIME_MAX;
     loop {
         let mut members = joined.members.all();
+        // Before it has registered itself it may not have read who the others are.
+        let is_there = members.iter().any(|member| member.name == fleet.name && member.present);
         members.retain(|member| member.name != fleet.name);
+        if !is_there && Instant::now() < end {
+            std::thread::sleep(FLEET_CONFIRM_INTERVAL);
+            continue;
+        }
+        if !is_there {
+            return unknown(document.sequence);
+        }
         let open: Vec<_> = members
             .iter()
             .filter_map(|member| Some((&*member.name, missing(member, name, document.sequence)?)))
@@ -302,6 +311,14 @@ fn confirmed(fleet: &Fleet, joined: &Joined, name: &str, document: &Document) ->
         }
         std::thread::sleep(FLEET_CONFIRM_INTERVAL);
     }
+}
+
+fn unknown(sequence: u64) -> Told {
+    let message =
+        "it is not known who has confirmed: this instance is not registered in etcd. Run \
+                   xksd fleet status on another one"
+            .to_owned();
+    Told { ok: false, message, data: json!({ "sequence": sequence }) }
 }
 
 fn unconfirmed(members: &[Member], open: &[(&str, String)], sequence: u64) -> Told {
