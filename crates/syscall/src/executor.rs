@@ -17,20 +17,16 @@
 
 use std::cell::RefCell;
 use std::ffi::c_long;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::entry::Entry;
 use crate::held::Held;
 use crate::ring::{Parameters, Ring};
-use crate::{
-    Call, IORING_ENTER_EXT_ARG, IORING_ENTER_GETEVENTS, WaitArguments, fail, last_error, submit,
-};
+use crate::{Call, SLEEP_MAX, fail, last_error, submit, wait};
 
 const IORING_SETUP_IOPOLL: u32 = 1 << 0;
 /// As many entries wait at most: a small part of any ring.
 const HELD_MAX: usize = 64;
-/// The longest sleep: should a wake ever be missed, the executor looks again after that.
-const SLEEP_MAX: Duration = Duration::from_millis(20);
 
 thread_local! {
     static RINGS: RefCell<Rings> = const { RefCell::new(Rings::None) };
@@ -54,7 +50,7 @@ struct Executor {
     /// Entries of the latency ring that complete in the main ring, and that the executor does not
     /// know to be there: it counts what each ring took and what it completed.
     moved: u32,
-    /// To be submitted; empty between calls.
+    /// What was put into the main ring; memory that is used again.
     released: Vec<Entry>,
 }
 
@@ -156,7 +152,7 @@ impl Executor {
             if self.released.is_empty() {
                 return;
             }
-            let entered = submit(&self.enter(0, 0, None));
+            let entered = submit(&enter(&self.main, self.released.len(), 0));
             if !self.take_again() || entered < 0 {
                 return;
             }
@@ -183,33 +179,12 @@ impl Executor {
         self.released.is_empty()
     }
 
-    /// A call of io_uring_enter(2) that submits what was released.
-    fn enter(&self, completions: u32, flags: u32, wait: Option<&WaitArguments>) -> Call {
-        let (argument, bytes) = wait.map_or((std::ptr::null(), 0), |wait| {
-            (std::ptr::from_ref(wait), size_of::<WaitArguments>())
-        });
-        Call {
-            number: libc::SYS_io_uring_enter,
-            arguments: [
-                self.main.descriptor(),
-                self.released.len() as c_long,
-                c_long::from(completions),
-                c_long::from(flags),
-                argument as c_long,
-                bytes as c_long,
-            ],
-        }
-    }
-
     fn sleep(&mut self) -> c_long {
         self.is_held_over = false;
         let done = self.release();
         let until_due = self.held.due().map(|due| due.saturating_duration_since(Instant::now()));
         let longest = until_due.map_or(SLEEP_MAX, |until_due| until_due.min(SLEEP_MAX));
-        let time_out = [longest.as_secs() as i64, i64::from(longest.subsec_nanos())];
-        let wait = WaitArguments::new(&time_out);
-        let flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
-        let entered = self.enter(1 + done, flags, Some(&wait)).make();
+        let entered = wait(enter(&self.main, self.released.len(), 1 + done), longest);
         self.take_again();
         if entered < 0 && last_error() != libc::ETIME {
             return entered;
@@ -219,16 +194,18 @@ impl Executor {
     }
 
     fn preempt_if_due(&mut self) {
-        if self.held.due().is_none_or(|due| due > Instant::now()) {
-            return;
-        }
         let Some(timer) = self.held.expire(Instant::now()) else { return };
         self.latency.put(&[timer]);
-        submit(&Call {
-            number: libc::SYS_io_uring_enter,
-            arguments: [self.latency.descriptor(), 1, 0, 0, 0, 0],
-        });
+        submit(&enter(&self.latency, 1, 0));
         let held = &mut self.held;
         self.latency.take(|entry| held.give_back(&[entry]));
+    }
+}
+
+/// A call of io_uring_enter(2).
+fn enter(ring: &Ring, submissions: usize, completions: u32) -> Call {
+    Call {
+        number: libc::SYS_io_uring_enter,
+        arguments: [ring.descriptor(), submissions as c_long, c_long::from(completions), 0, 0, 0],
     }
 }

@@ -45,16 +45,8 @@ impl Held {
 
     /// Whether something is held that is neither a timer nor done.
     pub(crate) fn has_work(&self) -> bool {
-        self.without_timers().any(|entry| !entry.is_nothing())
-    }
-
-    /// All but timers and what waits for one.
-    fn without_timers(&self) -> impl Iterator<Item = &Entry> {
         let mut waits = false;
-        self.entries.iter().filter(move |entry| {
-            let waited = std::mem::replace(&mut waits, entry.is_timeout() && entry.is_linked());
-            !waited && !entry.is_timeout()
-        })
+        self.entries.iter().any(|entry| !stays(&mut waits, entry) && !entry.is_nothing())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -63,12 +55,8 @@ impl Held {
 
     /// Moves all but timers to `released`.
     pub(crate) fn release(&mut self, released: &mut Vec<Entry>) {
-        released.extend(self.without_timers());
         let mut waits = false;
-        self.entries.retain(|entry| {
-            let waited = std::mem::replace(&mut waits, entry.is_timeout() && entry.is_linked());
-            waited || entry.is_timeout()
-        });
+        released.extend(self.entries.extract_if(.., |entry| !stays(&mut waits, entry)));
     }
 
     /// Takes entries again that the kernel did not take.
@@ -88,6 +76,12 @@ impl Held {
         self.entries.retain(|held| held.user_data() != whose);
         Some(Entry::nothing(whose))
     }
+}
+
+/// Whether an entry is a timer, or waits for the one before it.
+fn stays(waits: &mut bool, entry: &Entry) -> bool {
+    let waited = std::mem::replace(waits, entry.is_timeout() && entry.is_linked());
+    waited || entry.is_timeout()
 }
 
 #[cfg(test)]
