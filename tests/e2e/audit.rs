@@ -282,7 +282,7 @@ fn the_metrics_are_those_that_are_documented() {
     let name_and_kind =
         |metric: &&names::Metric| format!("{} {}", metric.name, metric.kind.as_str());
     let all = names::ALL.iter().filter(|metric| !OF_A_FLEET.contains(&metric.name));
-    let mut named: Vec<String> = all.map(|metric| name_and_kind(&metric)).collect();
+    let mut named: Vec<String> = all.map(name_and_kind).collect();
     shown.sort();
     named.sort();
     // `tests/documents.rs` compares them with docs/metrics.md.
