@@ -1,4 +1,4 @@
-//! One request to etcd or to a peer, blocking, over HTTP or HTTPS.
+//! One request to etcd, a peer or a witness, blocking, over HTTP or HTTPS.
 //!
 //! HTTP/1.0: an answer ends with its connection, and has no chunks; a watch is an answer that goes
 //! on. A few requests a second need no connection that is kept.
@@ -12,10 +12,20 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::config::Url;
-use crate::limits::{FLEET_ANSWER_BYTES_MAX, FLEET_CALL_TIME_MAX, FLEET_CONNECT_TIME_MAX};
 
 /// Field lines of an answer.
 const FIELDS_MAX: usize = 64;
+
+/// What a request may take at the most.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Until there is a connection, and for each step of its TLS handshake.
+    pub connect: Duration,
+    /// All of it, from the connection to the answer's end; an answer that goes on apart.
+    pub call: Duration,
+    /// Head and body of the answer, bytes.
+    pub answer_bytes: usize,
+}
 
 /// A request.
 #[derive(Clone, Copy)]
@@ -26,7 +36,9 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// `Authorization`, where there is one.
     pub authorization: Option<&'a str>,
-    /// JSON; empty for none.
+    /// Media type of the body.
+    pub content_type: &'static str,
+    /// Empty for none.
     pub body: &'a [u8],
 }
 
@@ -41,9 +53,11 @@ pub struct Answer {
     stream: Box<dyn Stream>,
     socket: TcpStream,
     buffer: Vec<u8>,
+    end: Instant,
+    bytes_max: usize,
 }
 
-/// Sends a request and reads the head of its answer, within [`FLEET_CALL_TIME_MAX`].
+/// Sends a request and reads the head of its answer.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -51,19 +65,20 @@ pub fn send(
     url: &Url,
     tls: Option<&Arc<ClientConfig>>,
     request: Request<'_>,
+    bounds: Bounds,
 ) -> Result<Answer, String> {
-    let end = Instant::now() + FLEET_CALL_TIME_MAX;
+    let end = Instant::now() + bounds.call;
     let mut addresses = (url.host.as_str(), url.port)
         .to_socket_addrs()
         .map_err(|error| format!("looking up {}: {error}", url.host))?;
     let address = addresses.next().ok_or_else(|| format!("{} has no address", url.host))?;
-    let socket = TcpStream::connect_timeout(&address, FLEET_CONNECT_TIME_MAX)
+    let socket = TcpStream::connect_timeout(&address, bounds.connect)
         .map_err(|error| format!("connecting to {address}: {error}"))?;
     let failed = |error: std::io::Error| format!("{url}: {}", words(&error));
     socket.set_nodelay(true).map_err(failed)?;
-    socket.set_write_timeout(Some(FLEET_CALL_TIME_MAX)).map_err(failed)?;
+    socket.set_write_timeout(Some(bounds.call)).map_err(failed)?;
     let mut sent = socket.try_clone().map_err(failed)?;
-    sent.set_read_timeout(Some(FLEET_CONNECT_TIME_MAX)).map_err(failed)?;
+    sent.set_read_timeout(Some(bounds.connect)).map_err(failed)?;
     let mut stream: Box<dyn Stream> = match tls.filter(|_| url.tls) {
         None if url.tls => return Err(format!("{url}: no trust anchors are configured")),
         None => Box::new(sent),
@@ -83,17 +98,19 @@ pub fn send(
         .authorization
         .map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
     let head = format!(
-        "{} {}{} HTTP/1.0\r\nHost: {}\r\n{authorization}Content-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
+        "{} {}{} HTTP/1.0\r\nHost: {}\r\n{authorization}Content-Type: {}\r\nContent-Length: \
+         {}\r\n\r\n",
         request.method,
         url.prefix,
         request.path,
         url.authority(),
+        request.content_type,
         request.body.len()
     );
     let text = [head.as_bytes(), request.body].concat();
     stream.write_all(&text).and_then(|()| stream.flush()).map_err(failed)?;
-    let mut answer = Answer { status: 0, stream, socket, buffer: Vec::new() };
+    let (buffer, bytes_max) = (Vec::new(), bounds.answer_bytes);
+    let mut answer = Answer { status: 0, stream, socket, buffer, end, bytes_max };
     while !answer.has_head().map_err(|why| format!("{url}: {why}"))? {
         if !answer.read_more(end).map_err(failed)? {
             return Err(format!("{url}: the connection ended without an answer"));
@@ -115,12 +132,12 @@ fn words(error: &std::io::Error) -> String {
 }
 
 impl Answer {
-    /// The whole body, within what is left of [`FLEET_CALL_TIME_MAX`].
+    /// The whole body, within what is left of the call's time.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub fn body(mut self) -> Result<Vec<u8>, String> {
-        let end = Instant::now() + FLEET_CALL_TIME_MAX;
+        let end = self.end;
         while self.read_more(end).map_err(|error| words(&error))? {}
         Ok(self.buffer)
     }
@@ -165,8 +182,8 @@ impl Answer {
             Err(error) => return Err(error),
         };
         self.buffer.extend_from_slice(&chunk[..count]);
-        if self.buffer.len() > FLEET_ANSWER_BYTES_MAX {
-            let why = format!("an answer of more than {FLEET_ANSWER_BYTES_MAX} bytes");
+        if self.buffer.len() > self.bytes_max {
+            let why = format!("an answer of more than {} bytes", self.bytes_max);
             return Err(std::io::Error::other(why));
         }
         Ok(count > 0)

@@ -10,8 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
-use super::http::{self, Answer, Request};
+use super::BOUNDS;
 use crate::config::{self, Url};
+use crate::control::http_client::{self, Answer, Request};
 use crate::limits::FLEET_MEMBERS_A_CALL_MAX;
 use crate::secret::SecretString;
 
@@ -204,8 +205,9 @@ impl Etcd {
         body: &Value,
     ) -> Result<Answer, String> {
         let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
-        let request = Request { method: "POST", path, authorization, body: &body };
-        http::send(self.endpoint(), self.tls.as_ref(), request)
+        let (method, content_type) = ("POST", "application/json");
+        let request = Request { method, path, authorization, content_type, body: &body };
+        http_client::send(self.endpoint(), self.tls.as_ref(), request, BOUNDS)
     }
 }
 

@@ -6,7 +6,6 @@
 
 pub mod documents;
 pub mod etcd;
-pub mod http;
 mod members;
 pub mod peers;
 mod tls;
@@ -24,15 +23,24 @@ use self::documents::{Documents, nonce};
 use self::etcd::{Entry, Etcd};
 use self::peers::Peers;
 use super::blocks::Blocks;
+use super::http_client::Bounds;
 use super::state_dir::StateDir;
 use crate::config::{self, Shared};
 use crate::fleet::document::{is_document, is_name, next_sequence};
 use crate::fleet::{Content, Document, FleetKey, Summary, Verdict};
 use crate::limits::{
-    FLEET_CHANGE_TRIES, FLEET_DOCUMENTS_A_PAGE, FLEET_DOCUMENTS_MAX, FLEET_INSTANCES_A_PAGE,
-    FLEET_INSTANCES_MAX, FLEET_SUMMARY_BYTES_MAX,
+    FLEET_ANSWER_BYTES_MAX, FLEET_CALL_TIME_MAX, FLEET_CHANGE_TRIES, FLEET_CONNECT_TIME_MAX,
+    FLEET_DOCUMENTS_A_PAGE, FLEET_DOCUMENTS_MAX, FLEET_INSTANCES_A_PAGE, FLEET_INSTANCES_MAX,
+    FLEET_SUMMARY_BYTES_MAX,
 };
 use crate::telemetry::{Level, Log};
+
+/// What a call to etcd or a peer may take.
+const BOUNDS: Bounds = Bounds {
+    connect: FLEET_CONNECT_TIME_MAX,
+    call: FLEET_CALL_TIME_MAX,
+    answer_bytes: FLEET_ANSWER_BYTES_MAX,
+};
 
 /// Whether it has left is looked at this often.
 const LEAVE_TICK: Duration = Duration::from_millis(10);

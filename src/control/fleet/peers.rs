@@ -7,9 +7,9 @@ use std::time::Instant;
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use super::http::{self, Request};
-use super::unix_ms;
+use super::{BOUNDS, unix_ms};
 use crate::config::Url;
+use crate::control::http_client::{self, Request};
 use crate::fleet::Summary;
 use crate::fleet::status::Member;
 
@@ -56,8 +56,9 @@ impl Peers {
 
     fn ask_one(&self, url: &Url) -> Result<Member, String> {
         let start = Instant::now();
-        let request = Request { method: "GET", path: "/status", authorization: None, body: b"" };
-        let answer = http::send(url, self.tls.as_ref(), request)?;
+        let (method, path, content_type) = ("GET", "/status", "application/json");
+        let request = Request { method, path, authorization: None, content_type, body: b"" };
+        let answer = http_client::send(url, self.tls.as_ref(), request, BOUNDS)?;
         if answer.status != 200 {
             return Err(format!("{url}/status answered {}", answer.status));
         }

@@ -3,4 +3,3 @@
 
 pub mod client;
 pub mod listener;
-mod post;
