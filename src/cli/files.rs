@@ -15,7 +15,9 @@ pub(super) const PUBLIC: u32 = 0o644;
 /// Makes the directory that a secret shall lie in, mode 0700, where it is missing; true when it
 /// was. The one above must be there: a path with more that is missing is rather a mistyped one.
 pub(super) fn create_private_parent(path: &Path) -> Result<bool, Failure> {
-    let Some(parent) = path.parent() else { return Ok(false) };
+    // A bare name has an empty one: the current directory, which is there.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Some(parent) = parent else { return Ok(false) };
     match DirBuilder::new().mode(0o700).create(parent) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -60,5 +62,15 @@ pub(super) fn toml_path(path: &Path) -> Result<String, Failure> {
             "{}: a configuration cannot name a path that is not UTF-8",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_may_lie_in_the_current_directory() {
+        assert!(matches!(create_private_parent(Path::new("secret")), Ok(false)));
     }
 }
