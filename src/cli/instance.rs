@@ -1,34 +1,36 @@
 //! An instance that is asked through its admin listener.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// For each step of asking an instance.
-const STEP_TIME: Duration = Duration::from_secs(5);
-/// Of an answer; thousands of keys take some hundred bytes each.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+use crate::config::Url;
+use crate::control::http_client::{self, Bounds, Request};
+
+/// For asking an instance.
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(5),
+    call: Duration::from_secs(15),
+    // Thousands of keys take some hundred bytes each.
+    answer_bytes: 64 * 1024 * 1024,
+};
 
 /// An instance's admin listener.
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     pub(super) url: String,
-    /// Host and port.
-    address: String,
+    admin: Url,
 }
 
 impl Instance {
     /// `http://10.0.0.2:9180`
     pub(super) fn parse(url: &str) -> Result<Instance, String> {
-        let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let has_port = |address: &&str| {
-            let port = address.rsplit_once(':').map(|(host, port)| (!host.is_empty(), port));
-            port.is_some_and(|(has_host, port)| has_host && port.parse::<u16>().is_ok())
-        };
-        let address = address.filter(has_port).ok_or("http://ADDRESS:PORT is meant")?;
-        Ok(Instance { url: url.to_owned(), address: address.to_owned() })
+        let has_port =
+            |admin: &Url| url.trim_end_matches('/').ends_with(&format!(":{}", admin.port));
+        let admin = Url::parse(url).filter(|at| !at.tls && at.prefix.is_empty() && has_port(at));
+        let admin = admin.ok_or("http://ADDRESS:PORT is meant")?;
+        Ok(Instance { url: url.to_owned(), admin })
     }
 
     /// The admin listener of this machine.
@@ -39,33 +41,22 @@ impl Instance {
             IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
             IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
         };
-        Instance { url: format!("http://{address}"), address: address.to_string() }
+        let host = address.ip().to_string();
+        let admin = Url { tls: false, host, port: address.port(), prefix: String::new() };
+        Instance { url: admin.to_string(), admin }
     }
 
     /// The JSON at a path.
     pub(super) fn get(&self, path: &str) -> Result<Value, String> {
-        get(&self.address, path)
+        let failed = |why: String| format!("it cannot be asked: {why}");
+        let answer =
+            http_client::send(&self.admin, None, Request::get(path), BOUNDS).map_err(failed)?;
+        if answer.status != 200 {
+            return Err(format!("it answers {}", answer.status));
+        }
+        let body = answer.body().map_err(failed)?;
+        serde_json::from_slice(&body).map_err(|_| format!("its {path} is not JSON"))
     }
-}
-
-fn get(address: &str, path: &str) -> Result<Value, String> {
-    let failed = |error: std::io::Error| format!("it cannot be asked: {error}");
-    let to = address.to_socket_addrs().map_err(failed)?.next().ok_or("it has no address")?;
-    let mut stream = TcpStream::connect_timeout(&to, STEP_TIME).map_err(failed)?;
-    stream.set_read_timeout(Some(STEP_TIME)).map_err(failed)?;
-    stream.set_write_timeout(Some(STEP_TIME)).map_err(failed)?;
-    // HTTP/1.0: the answer ends with the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(failed)?;
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-    let (head, body) = answer.split_at(end.ok_or("it does not answer as an admin listener does")?);
-    let first = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    if first.split(|&byte| byte == b' ').nth(1) != Some(b"200") {
-        return Err(format!("it answers {:?}", String::from_utf8_lossy(first)));
-    }
-    serde_json::from_slice(&body[4..]).map_err(|_| format!("its {path} is not JSON"))
 }
 
 #[cfg(test)]
@@ -88,6 +79,7 @@ mod tests {
         for url in ["http://10.0.0.1:9180", "http://[::1]:9180/", "http://a.example:1"] {
             assert!(Instance::parse(url).is_ok(), "{url}");
         }
-        assert!(get("127.0.0.1:1", "/status").unwrap_err().contains("cannot be asked"));
+        let nobody = Instance::parse("http://127.0.0.1:1").unwrap();
+        assert!(nobody.get("/status").unwrap_err().contains("cannot be asked"));
     }
 }

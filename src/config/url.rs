@@ -20,7 +20,8 @@ const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
 
 impl Url {
-    pub(super) fn parse(text: &str) -> Option<Url> {
+    /// `None` where it is something else.
+    pub fn parse(text: &str) -> Option<Url> {
         let (tls, rest) = match text.strip_prefix("https://") {
             Some(rest) => (true, rest),
             None => (false, text.strip_prefix("http://")?),

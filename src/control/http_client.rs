@@ -1,4 +1,4 @@
-//! One request to etcd, a peer or a witness, blocking, over HTTP or HTTPS.
+//! One request to etcd, another instance or a witness, blocking, over HTTP or HTTPS.
 //!
 //! HTTP/1.0: an answer ends with its connection, and has no chunks; a watch is an answer that goes
 //! on. A few requests a second need no connection that is kept.
@@ -40,6 +40,14 @@ pub struct Request<'a> {
     pub content_type: &'static str,
     /// Empty for none.
     pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// Asks for what is at `path`.
+    pub fn get(path: &'a str) -> Request<'a> {
+        let content_type = "application/json";
+        Request { method: "GET", path, authorization: None, content_type, body: b"" }
+    }
 }
 
 trait Stream: Read + Write + Send {}

@@ -21,7 +21,7 @@ pub mod fleet;
 pub mod fleet_commands;
 pub mod fleet_size;
 mod fleet_thread;
-mod http_client;
+pub mod http_client;
 pub mod instance;
 pub mod lifecycle;
 mod logging;

@@ -56,9 +56,7 @@ impl Peers {
 
     fn ask_one(&self, url: &Url) -> Result<Member, String> {
         let start = Instant::now();
-        let (method, path, content_type) = ("GET", "/status", "application/json");
-        let request = Request { method, path, authorization: None, content_type, body: b"" };
-        let answer = http_client::send(url, self.tls.as_ref(), request, BOUNDS)?;
+        let answer = http_client::send(url, self.tls.as_ref(), Request::get("/status"), BOUNDS)?;
         if answer.status != 200 {
             return Err(format!("{url}/status answered {}", answer.status));
         }
