@@ -834,6 +834,8 @@ fn check_looks_at_a_server_as_kms_will() {
     assert_eq!(code, 1);
     assert!(out.contains("XksProxyInvalidConfigurationException: TLS handshake"), "{out}");
     drop(server);
+    // The kernel takes io_uring's listeners down a moment after the process.
+    eventually("nobody listens", || std::net::TcpStream::connect(&connect).is_err());
     let (code, out, _) = check(&[]);
     assert_eq!(code, 1);
     assert!(out.contains("XksProxyUriUnreachableException: connecting to"), "{out}");
