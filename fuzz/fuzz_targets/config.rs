@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use xksd::config::{Config, Exposure, Sources};
+use xksd::config::{Config, Exposure, IncludedFile, Sources};
 use xksd::key_manager::Secret;
 
 /// The content of every file and variable.
@@ -39,12 +39,20 @@ impl Sources for Nowhere {
         }
     }
 
+    fn is_missing(&self, path: &Path) -> bool {
+        path.ends_with("none")
+    }
+
     fn policy_file(&self, path: &Path) -> Result<String, String> {
         if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok(POLICY.into()) }
     }
 
-    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
-        if path.ends_with("none") { Err("does not exist".to_owned()) } else { Ok((MORE.into(), 0)) }
+    fn included_file(&self, path: &Path) -> Result<IncludedFile, String> {
+        if path.ends_with("none") {
+            Err("does not exist".to_owned())
+        } else {
+            Ok((MORE.to_owned().into(), 0))
+        }
     }
 
     fn check_file(&self, path: &Path, _: Exposure) -> Result<(), String> {

@@ -4,15 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use super::reader::{Section, Value};
-use super::sources::Sources;
+use super::sources::{IncludedFile, Sources};
 use crate::limits::CONFIG_INCLUDES_MAX;
 
 /// A configuration with what it includes.
 pub(super) struct Joined {
-    /// The file's text, and behind it that of each that could be read.
-    pub(super) text: String,
+    /// The file's text, and behind it that of each that could be read. Secrets may stand in both.
+    pub(super) text: Zeroizing<String>,
     /// In which line of `text` each of those begins, from 1.
     pub(super) begins: Vec<(usize, PathBuf)>,
     /// Of those that hold secrets for others to read: the permission bits of all of them.
@@ -23,28 +24,35 @@ pub(super) struct Joined {
 
 /// Reads what `text` includes.
 pub(super) fn join(text: &str, base: &Path, sources: &dyn Sources) -> Joined {
-    let mut joined =
-        Joined { text: text.to_owned(), begins: Vec::new(), mode: 0, refused: Vec::new() };
     let (document, _) = DeTable::parse_recoverable(text);
     let files = document.get_ref().get("include").and_then(|value| value.get_ref().as_array());
+    let (mut texts, mut mode, mut refused) = (Vec::new(), 0, Vec::new());
     for (place, file) in files.into_iter().flatten().enumerate().take(CONFIG_INCLUDES_MAX) {
         // What is no string is refused by `included`.
         let DeValue::String(file) = file.get_ref() else { continue };
         let path = base.join(&**file);
         match read(&path, sources) {
-            Ok((text, mode)) => {
-                joined.text.push('\n');
-                joined.begins.push((joined.text.matches('\n').count() + 1, path));
-                joined.text.push_str(&text);
-                joined.mode |= mode;
+            Ok((text, its_mode)) => {
+                texts.push((path, text));
+                mode |= its_mode;
             }
-            Err(why) => joined.refused.push((place, format!("{} {why}", path.display()))),
+            Err(why) => refused.push((place, format!("{} {why}", path.display()))),
         }
     }
-    joined
+    // At once: memory that had become too small would be given back with the secrets in it.
+    let bytes = text.len() + texts.iter().map(|(_, text)| 1 + text.len()).sum::<usize>();
+    let mut joined = Zeroizing::new(String::with_capacity(bytes));
+    joined.push_str(text);
+    let mut begins = Vec::new();
+    for (path, text) in texts {
+        joined.push('\n');
+        begins.push((joined.matches('\n').count() + 1, path));
+        joined.push_str(&text);
+    }
+    Joined { text: joined, begins, mode, refused }
 }
 
-fn read(path: &Path, sources: &dyn Sources) -> Result<(String, u32), String> {
+fn read(path: &Path, sources: &dyn Sources) -> Result<IncludedFile, String> {
     let (text, mode) = sources.included_file(path)?;
     let (document, _) = DeTable::parse_recoverable(&text);
     let other = document.get_ref().keys().find(|key| key.get_ref() != "keystore");

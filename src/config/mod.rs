@@ -55,7 +55,7 @@ pub use policy::Policy;
 pub use problem::{Invalid, Problem};
 pub use secret::late_pin;
 pub use server::{Admin, Server};
-pub use sources::{Exposure, Machine, Sources};
+pub use sources::{Exposure, IncludedFile, Machine, Sources};
 pub use tls::{ClientAuthentication, Tls, TlsClient};
 pub use url::Url;
 pub use witness::Witness;

@@ -15,6 +15,9 @@ use crate::tls;
 
 use super::files::{self, Digest};
 
+/// Text of an included file, in which secrets may stand, and its permission bits.
+pub type IncludedFile = (Zeroizing<String>, u32);
+
 /// What a configuration may refer to besides its own text.
 pub trait Sources {
     /// An environment variable.
@@ -26,9 +29,8 @@ pub trait Sources {
     fn is_missing(&self, path: &Path) -> bool;
     /// The text of a file of policies, or why it is not acceptable, in the same form.
     fn policy_file(&self, path: &Path) -> Result<String, String>;
-    /// The text of a file that the configuration includes and its permission bits, or why it is not
-    /// acceptable, in the same form.
-    fn included_file(&self, path: &Path) -> Result<(String, u32), String>;
+    /// A file that the configuration includes, or why it is not acceptable, in the same form.
+    fn included_file(&self, path: &Path) -> Result<IncludedFile, String>;
     /// What a file holds now, where it is to be watched.
     fn digest(&self, _path: &Path) -> Option<Digest> {
         None
@@ -86,11 +88,11 @@ impl Sources for Machine {
         String::from_utf8(content.bytes.to_vec()).map_err(|_| "is not UTF-8 text".to_owned())
     }
 
-    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
+    fn included_file(&self, path: &Path) -> Result<IncludedFile, String> {
         let content = file::read(path, CONFIG_BYTES_MAX).map_err(|refused| refused.to_string())?;
         file::refuse_changeable(path)?;
-        let text = String::from_utf8(content.bytes.to_vec());
-        text.map(|text| (text, content.mode)).map_err(|_| "is not UTF-8 text".to_owned())
+        let text = str::from_utf8(&content.bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+        Ok((Zeroizing::new(text.to_owned()), content.mode))
     }
 
     fn digest(&self, path: &Path) -> Option<Digest> {

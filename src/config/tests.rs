@@ -49,8 +49,8 @@ impl Sources for Fake {
         Ok(String::from_utf8_lossy(content).into_owned())
     }
 
-    fn included_file(&self, path: &Path) -> Result<(String, u32), String> {
-        Ok((self.policy_file(path)?, 0o600))
+    fn included_file(&self, path: &Path) -> Result<IncludedFile, String> {
+        Ok((self.policy_file(path)?.into(), 0o600))
     }
 
     fn check_file(&self, _: &Path, _: Exposure) -> Result<(), String> {
