@@ -21,7 +21,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bound
 use serde::Serialize;
 
 pub use self::destination::Destination;
-pub(crate) use self::line::{is_harmful, timestamp, write_json};
+pub(crate) use self::line::{Printable, timestamp, write_json};
 pub use self::output::Lost;
 use self::output::Output;
 pub use self::panics::log_panics;

@@ -11,6 +11,7 @@ use crate::control::commands::Request;
 use crate::control::fleet_commands;
 use crate::fleet::Summary;
 use crate::fleet::status::{Member, Status, odd_ones};
+use crate::telemetry::log::Printable;
 use crate::telemetry::log::timestamp;
 
 /// A clock that is off by more stands out, milliseconds.
@@ -78,7 +79,8 @@ fn text(status: &Status, now: i64, colour: bool) -> String {
     for row in &rows {
         let _ = write!(text, "{:width$}", row.name, width = widths[0]);
         for (at, (cell, odd)) in row.cells.iter().enumerate() {
-            let marked = if *odd { format!("* {cell}") } else { cell.clone() };
+            let cell = Printable(cell);
+            let marked = if *odd { format!("* {cell}") } else { cell.to_string() };
             let padded = format!("{marked:width$}", width = widths[at + 1]);
             let shown = if *odd { painted(&padded, colour) } else { padded };
             let _ = write!(text, "  {shown}");
@@ -87,7 +89,8 @@ fn text(status: &Status, now: i64, colour: bool) -> String {
         text.push('\n');
     }
     for (name, why) in problems(status) {
-        let _ = writeln!(text, "{}", painted(&format!("* {name}: {why}"), colour));
+        let line = format!("* {}: {}", Printable(&name), Printable(&why));
+        let _ = writeln!(text, "{}", painted(&line, colour));
     }
     text
 }
@@ -216,6 +219,16 @@ mod tests {
         assert!(!shown.contains(RED));
         assert!(text(&odd, 0, true).contains(&format!("{RED}* 2")));
         assert!(text(&odd, 95 * DAY_SECONDS, false).contains("* 5 days"));
+    }
+
+    /// With peers nobody has sealed what an instance says.
+    #[test]
+    fn what_an_instance_says_cannot_steer_the_terminal() {
+        let mut of = status(vec![member("a", "1\x1b[2J", 0), member("b", "1", 0)]);
+        of.members[0].problem = Some("gone\x1b]0;title\x07\u{202e}".into());
+        let shown = text(&of, 0, false).replace('\n', "");
+        assert!(shown.contains("1\u{fffd}[2J") && shown.contains("a: gone\u{fffd}]0;"), "{shown}");
+        assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::telemetry::log::is_harmful;
+use crate::telemetry::log::Printable;
 
 /// Rows below a head, in columns as wide as they must be; numbers to the right.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
@@ -29,7 +29,7 @@ pub(super) fn word(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
-    text.chars().map(|c| if is_harmful(c) { '\u{fffd}' } else { c }).collect()
+    Printable(&text).to_string()
 }
 
 /// What an array has; nothing of any other value.
