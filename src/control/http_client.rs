@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::config::Url;
 
+const LATE: &str = "no answer in time";
 /// Field lines of an answer.
 const FIELDS_MAX: usize = 64;
 
@@ -96,7 +97,9 @@ pub fn send(
             let mut session = ClientConnection::new(config.clone(), name)
                 .map_err(|error| format!("{url}: TLS: {error}"))?;
             while session.is_handshaking() {
-                refuse_late(end, url)?;
+                if Instant::now() >= end {
+                    return Err(format!("{url}: {LATE}"));
+                }
                 session.complete_io(&mut sent).map_err(failed)?;
             }
             Box::new(StreamOwned::new(session, sent))
@@ -127,16 +130,13 @@ pub fn send(
     Ok(answer)
 }
 
-fn refuse_late(end: Instant, url: &Url) -> Result<(), String> {
-    if Instant::now() < end { Ok(()) } else { Err(format!("{url}: no answer in time")) }
-}
-
 /// What a person understands: a timeout is "resource temporarily unavailable" to the system.
 fn words(error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_owned(),
-        _ => error.to_string(),
-    }
+    if is_late(error) { LATE.to_owned() } else { error.to_string() }
+}
+
+fn is_late(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 impl Answer {
@@ -164,11 +164,7 @@ impl Answer {
             match self.read_more(end) {
                 Ok(true) => {}
                 Ok(false) => return Err("the answer has ended".to_owned()),
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
-                    return Ok(None);
-                }
+                Err(error) if is_late(&error) => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             }
         }
