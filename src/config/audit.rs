@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::reader::{Section, Value, all, distinct};
 use super::secret::secret;
-use super::table::{InForce, Said, Setting, names};
+use super::table::{InForce, Said, Setting, names, said_of};
 use super::url::Url;
 use crate::audit::checkpoint::{Verifier, is_origin};
 use crate::audit::cosignature::CosignerKey;
@@ -53,44 +53,48 @@ pub struct AuditWitness {
 
 /// `[audit]`, which is kept as a whole until the next start.
 pub(super) const KEYS: &[Setting<Option<Audit>>] = &[
-    kept("directory", |a| said_of(a, |audit| Said::value(audit.directory.display()))),
-    kept("signing_key", |a| said_of(a, |audit| Said::Secret(&audit.signing_key))),
-    kept("origin", |a| said_of(a, |audit| Said::text(&audit.origin))),
-    kept("previous_verifier_keys", |a| {
+    Setting::kept_with_section("directory", |a| {
+        said_of(a, |audit| Said::value(audit.directory.display()))
+    }),
+    Setting::kept_with_section("signing_key", |a| {
+        said_of(a, |audit| Said::Secret(&audit.signing_key))
+    }),
+    Setting::kept_with_section("origin", |a| said_of(a, |audit| Said::text(&audit.origin))),
+    Setting::kept_with_section("previous_verifier_keys", |a| {
         said_of(a, |audit| {
             let keys = audit.previous_verifier_keys.iter().map(ToString::to_string);
             Said::value(format!("{:?}", keys.collect::<Vec<_>>()))
         })
     }),
-    kept("durability", |a| {
+    Setting::kept_with_section("durability", |a| {
         said_of(a, |audit| match audit.durability {
             Durability::Answer => Said::text("answer"),
             Durability::Interval(_) => Said::text("interval"),
         })
     }),
-    kept("interval_ms", |a| {
+    Setting::kept_with_section("interval_ms", |a| {
         said_of(a, |audit| match audit.durability {
             Durability::Answer => Said::Nothing,
             Durability::Interval(interval) => Said::value(interval.as_millis()),
         })
     }),
-    kept("when_unwritable", |a| {
+    Setting::kept_with_section("when_unwritable", |a| {
         said_of(a, |audit| match audit.when_unwritable {
             WhenUnwritable::Refuse => Said::text("refuse"),
             WhenUnwritable::Continue => Said::text("continue"),
         })
     }),
-    kept("retention_days", |a| {
+    Setting::kept_with_section("retention_days", |a| {
         said_of(a, |audit| {
             Said::value(audit.retention.map_or(0, |retention| retention.as_secs() / DAY_SECONDS))
         })
     }),
-    kept("syslog", |a| {
+    Setting::kept_with_section("syslog", |a| {
         said_of(a, |audit| {
             audit.syslog.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
         })
     }),
-    kept("witness", |a| {
+    Setting::kept_with_section("witness", |a| {
         said_of(a, |audit| {
             let one = |w: &AuditWitness| format!("url {} verifier_key {}", w.url, w.verifier_key);
             let all: Vec<String> = audit.witnesses.iter().map(one).collect();
@@ -104,17 +108,6 @@ pub(super) const WITNESS_KEYS: &[Setting<()>] = &[
     Setting::structure("url", InForce::Start),
     Setting::structure("verifier_key", InForce::Start),
 ];
-
-const fn kept(
-    name: &'static str,
-    say: for<'a> fn(&'a Option<Audit>) -> Said<'a>,
-) -> Setting<Option<Audit>> {
-    Setting::kept(name, say, |new, running| new.clone_from(running))
-}
-
-fn said_of<'a>(audit: &'a Option<Audit>, say: fn(&'a Audit) -> Said<'a>) -> Said<'a> {
-    audit.as_ref().map_or(Said::Nothing, say)
-}
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::reader::{Section, Value, all};
 use super::secret::secret;
-use super::table::{InForce, Said, Setting, names};
+use super::table::{InForce, Said, Setting, names, said_of};
 use super::url::Url;
 use crate::fleet::document::is_name;
 use crate::fleet::sealed::SECRET_BYTES;
@@ -62,20 +62,24 @@ impl Fleet {
 
 /// `[fleet]`, which is kept as a whole until the next start.
 pub(super) const KEYS: &[Setting<Option<Fleet>>] = &[
-    kept("name", |f| said_of(f, |f| f.name.as_deref().map_or(Said::Nothing, Said::text))),
-    kept("secret", |f| said_of(f, |f| f.etcd().map_or(Said::Nothing, |e| Said::Secret(&e.secret)))),
-    kept("trust_anchors", |f| {
+    Setting::kept_with_section("name", |f| {
+        said_of(f, |f| f.name.as_deref().map_or(Said::Nothing, Said::text))
+    }),
+    Setting::kept_with_section("secret", |f| {
+        said_of(f, |f| f.etcd().map_or(Said::Nothing, |e| Said::Secret(&e.secret)))
+    }),
+    Setting::kept_with_section("trust_anchors", |f| {
         said_of(f, |f| {
             f.trust_anchors.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
         })
     }),
-    kept("peers", |f| {
+    Setting::kept_with_section("peers", |f| {
         said_of(f, |f| match &f.shared {
             Shared::Peers(peers) => Said::value(format!("{:?}", shown(peers))),
             Shared::Etcd(_) => Said::Nothing,
         })
     }),
-    kept("etcd", |f| {
+    Setting::kept_with_section("etcd", |f| {
         said_of(f, |f| {
             f.etcd().map_or(Said::Nothing, |etcd| {
                 let client = etcd.client.as_ref().map(|(chain, key)| {
@@ -100,7 +104,7 @@ pub(super) const ETCD_KEYS: &[Setting<Option<Fleet>>] = &[
     Setting::structure("endpoints", InForce::Start),
     Setting::structure("prefix", InForce::Start),
     Setting::structure("user", InForce::Start),
-    kept("password", |f| {
+    Setting::kept_with_section("password", |f| {
         said_of(f, |f| {
             let user = f.etcd().and_then(|etcd| etcd.user.as_ref());
             user.map_or(Said::Nothing, |(_, password)| Said::Secret(password))
@@ -109,17 +113,6 @@ pub(super) const ETCD_KEYS: &[Setting<Option<Fleet>>] = &[
     Setting::structure("client_certificate", InForce::Start),
     Setting::structure("client_private_key", InForce::Start),
 ];
-
-const fn kept(
-    name: &'static str,
-    say: for<'a> fn(&'a Option<Fleet>) -> Said<'a>,
-) -> Setting<Option<Fleet>> {
-    Setting::kept(name, say, |new, running| new.clone_from(running))
-}
-
-fn said_of<'a>(fleet: &'a Option<Fleet>, say: fn(&'a Fleet) -> Said<'a>) -> Said<'a> {
-    fleet.as_ref().map_or(Said::Nothing, say)
-}
 
 fn shown(urls: &[Url]) -> Vec<String> {
     urls.iter().map(ToString::to_string).collect()

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::audit::{origin_name, signing_key, verifier_keys};
 use super::reader::Section;
 use super::server::socket_address;
-use super::table::{Said, Setting, names};
+use super::table::{Said, Setting, names, said_of};
 use crate::audit::checkpoint::Verifier;
 use crate::limits::WITNESS_TRAILS_MAX;
 use crate::secret::SecretString;
@@ -25,27 +25,18 @@ pub struct Witness {
 
 /// `[witness]`, which is kept as a whole until the next start.
 pub(super) const KEYS: &[Setting<Option<Witness>>] = &[
-    kept("listen", |w| said_of(w, |witness| Said::value(witness.listen))),
-    kept("name", |w| said_of(w, |witness| Said::text(&witness.name))),
-    kept("signing_key", |w| said_of(w, |witness| Said::Secret(&witness.signing_key))),
-    kept("verifier_keys", |w| {
+    Setting::kept_with_section("listen", |w| said_of(w, |witness| Said::value(witness.listen))),
+    Setting::kept_with_section("name", |w| said_of(w, |witness| Said::text(&witness.name))),
+    Setting::kept_with_section("signing_key", |w| {
+        said_of(w, |witness| Said::Secret(&witness.signing_key))
+    }),
+    Setting::kept_with_section("verifier_keys", |w| {
         said_of(w, |witness| {
             let keys = witness.verifier_keys.iter().map(ToString::to_string);
             Said::value(format!("{:?}", keys.collect::<Vec<_>>()))
         })
     }),
 ];
-
-const fn kept(
-    name: &'static str,
-    say: for<'a> fn(&'a Option<Witness>) -> Said<'a>,
-) -> Setting<Option<Witness>> {
-    Setting::kept(name, say, |new, running| new.clone_from(running))
-}
-
-fn said_of<'a>(witness: &'a Option<Witness>, say: fn(&'a Witness) -> Said<'a>) -> Said<'a> {
-    witness.as_ref().map_or(Said::Nothing, say)
-}
 
 /// `Some(None)` where the section is left out.
 pub(super) fn witness(root: &Section<'_>) -> Option<Option<Witness>> {
