@@ -4,6 +4,7 @@
 use zeroize::Zeroizing;
 
 use super::sealed::{FleetKey, NONCE_BYTES};
+use crate::file;
 use crate::limits::FLEET_FILE_NAME_BYTES_MAX;
 
 /// The document with the block list of the fleet.
@@ -116,9 +117,7 @@ pub fn is_document(name: &str) -> bool {
 
 /// Whether a file or an instance can have this name: one part of a path, not hidden.
 pub fn is_name(name: &str) -> bool {
-    (1..=FLEET_FILE_NAME_BYTES_MAX).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    file::is_plain_name(name, FLEET_FILE_NAME_BYTES_MAX)
 }
 
 #[cfg(test)]
