@@ -190,9 +190,7 @@ impl<'a> Session<'a> {
     /// Two processes of one name would confirm for each other.
     fn refuse_a_second_of_its_name(&self) {
         let Fleet { name, run, .. } = self.fleet;
-        let all = self.joined.members.all();
-        let own = all.into_iter().find(|member| member.name == *name);
-        let other = own.and_then(|member| member.summary).filter(|summary| summary.run != *run);
+        let other = self.joined.members.run_of(name).filter(|other| other != run);
         let key = format!("instances/{name}");
         if other.is_none() {
             return self.joined.members.accepted(&key);

@@ -117,12 +117,8 @@ impl StateDir {
     /// A sentence for the operator. The old content is still there then.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), String> {
         let path = self.path.join(name);
-        self.replace(&path, content)
+        replace(&path, &path.with_extension("new"), content)
             .map_err(|error| format!("{} cannot be written: {error}", path.display()))
-    }
-
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        replace(path, &path.with_extension("new"), content)
     }
 
     /// A folder in it, which is made where it does not exist.

@@ -132,6 +132,11 @@ impl Members {
         self.lock().all.values().filter(|instance| instance.registered).count()
     }
 
+    /// Which run of its process the instance of this name was heard of last.
+    pub fn run_of(&self, name: &str) -> Option<String> {
+        Some(self.lock().all.get(name)?.summary.as_ref()?.run.clone())
+    }
+
     /// All, by name.
     pub fn all(&self) -> Vec<Member> {
         let member = |(name, instance): (&String, &Instance)| Member {
