@@ -112,13 +112,6 @@ pub fn regular(metadata: &Metadata) -> Result<(), Refused> {
     }))
 }
 
-/// Whether a text from outside may be a file's name: one part of a path, not hidden.
-pub fn is_plain_name(text: &str, bytes_max: usize) -> bool {
-    (1..=bytes_max).contains(&text.len())
-        && !text.starts_with('.')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
-
 /// Reads a whole file of at most `bytes_max` bytes.
 ///
 /// # Errors

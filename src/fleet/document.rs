@@ -4,7 +4,6 @@
 use zeroize::Zeroizing;
 
 use super::sealed::{FleetKey, NONCE_BYTES};
-use crate::file;
 use crate::limits::FLEET_FILE_NAME_BYTES_MAX;
 
 /// The document with the block list of the fleet.
@@ -117,7 +116,9 @@ pub fn is_document(name: &str) -> bool {
 
 /// Whether a file or an instance can have this name: one part of a path, not hidden.
 pub fn is_name(name: &str) -> bool {
-    file::is_plain_name(name, FLEET_FILE_NAME_BYTES_MAX)
+    (1..=FLEET_FILE_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::file;
 use crate::hex::hex;
 use crate::key_manager::{Cipher, VersionState};
 use crate::limits::{KEY_FILE_LABEL_BYTES_MAX, KEY_FILE_MASTERS_MAX, KEY_VERSIONS_MAX, TAG_BYTES};
@@ -272,7 +271,9 @@ pub const LABEL_FORM: &str =
 
 /// Whether this is a label of a key file.
 pub fn is_label(text: &str) -> bool {
-    file::is_plain_name(text, KEY_FILE_LABEL_BYTES_MAX)
+    (1..=KEY_FILE_LABEL_BYTES_MAX).contains(&text.len())
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 pub(super) fn moment(text: &str) -> Option<OffsetDateTime> {
