@@ -8,7 +8,7 @@ seconds="${SECONDS_A_RUN:-6}"
 rows=0 failed=0
 
 # Last reload that changed something, as Unix time.
-reloaded() { status | jq -r '[.config_last_reload.successful, .config_last_reload.time] | @tsv'; }
+reloaded() { status | jq -r '[.config_last_reload.successful, .config_last_reload.success_timestamp_seconds] | @tsv'; }
 reload() { "$bin/xksd" reload --config "$config" >&2; }
 
 # A change by a file that is watched: in force when the last reload is a later one, and was taken.
@@ -44,11 +44,9 @@ change() {
 
 # ---- what is changed --------------------------------------------------------------------------------------------
 
-# A further certificate behind the server's own, which the client trusts.
+# Without the authority's own certificate, which the client has.
 certificate() {
-    openssl req -new -x509 -key "$dir/demo/tls/key.pem" -subj /CN=localhost -days 2 \
-        -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" -out "$dir/new.pem" 2>/dev/null
-    cat "$dir/demo/tls/chain.pem" "$dir/new.pem" >"$dir/chain.new"
+    sed '/END CERTIFICATE/q' "$dir/demo/tls/chain.pem" >"$dir/chain.new"
     mv "$dir/chain.new" "$dir/demo/tls/chain.pem"
 }
 policy_file() {
@@ -61,8 +59,9 @@ log_level() { sed -i '0,/^\[server\]/s//&\nlog_level = "warn"/' "$config"; }
 budget() { sed -i '0,/^\[server\]/s//&\nrequest_budget_ms = 190/' "$config"; }
 sessions() { sed -i "0,/^profile = .*/s//&\nsessions = $1/" "$config"; }
 credential() {
-    printf '\n[[keystore.credential]]\naccess_key_id = "%s"\nsecret_access_key = { value = "%s" }\n' \
-        AAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA >>"$config"
+    (umask 077; head -c 32 /dev/urandom | base64 >"$dir/demo/secrets/second")
+    printf '\n[[keystore.credential]]\naccess_key_id = "%s"\nsecret_access_key = { file = "secrets/second" }\n' \
+        AAAAAAAAAAAAAAAAAAAA >>"$config"
 }
 key() { printf '\n[[keystore.key]]\nid = "second"\nlabel = "demo"\n' >>"$config"; }
 key_manager() {
@@ -88,7 +87,6 @@ pin() {
 # ---- the rows ---------------------------------------------------------------------------------------------------
 
 begin demo
-command -v pkcs11-tool >/dev/null || die "pkcs11-tool is missing (Debian: opensc): it changes the PIN"
 token xks
 configure --module "$softhsm" --token xks --pin-file "$dir/pin" --profile softhsm
 sed -i "s|^\[server\]|&\nstate_directory = \"$dir/state\"\ncontrol_socket = \"$dir/control.sock\"|" "$config"
