@@ -92,7 +92,7 @@ configure --module "$softhsm" --token xks --pin-file "$dir/pin" --profile sofths
 sed -i "s|^\[server\]|&\nstate_directory = \"$dir/state\"\ncontrol_socket = \"$dir/control.sock\"|" "$config"
 serve
 
-echo "1,000 requests a second over 16 connections, five of which are opened anew each second; runs of $seconds s."
+echo "1,000 requests a second over 16 connections, five of which are exchanged each second; runs of $seconds s."
 echo
 table "changed" "by" "right answers" "failed"
 change "log level" "\`xksd reload\`" by_reload log_level
@@ -110,6 +110,6 @@ change "PIN of the HSM" "file" by_watch pin
 change "another key blocked" "\`xksd block\`" by_command block --key-store /demo --key second --reason scripts/performance
 change "and unblocked" "\`xksd unblock\`" by_command unblock --key-store /demo --key second --reason scripts/performance
 echo
-note "a running PKCS#11 module keeps its sessions when the PIN of its token changes; the new one is for the next login"
+note "sessions that are logged in stay so when the PIN changes: it is for the next login"
 aim "failed requests over $rows changes" "$failed" '==' 0
 finish

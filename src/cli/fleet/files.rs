@@ -26,7 +26,7 @@ pub struct PutArgs {
     /// Name of the file in the fleet
     #[arg(value_name = "NAME")]
     name: String,
-    /// What it is to hold
+    /// File to upload
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
