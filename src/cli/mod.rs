@@ -18,6 +18,7 @@ mod policy;
 pub mod probe;
 mod serve;
 mod service;
+mod table;
 mod top;
 
 use std::io::{self, Write};

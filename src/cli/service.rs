@@ -9,6 +9,7 @@ use rustix::process::geteuid;
 
 use serde_json::Value;
 
+use super::table::{elements, word};
 use super::{Failure, print};
 use crate::config::{self, Reachable};
 use crate::control::commands::{Reply, Request};
@@ -137,10 +138,6 @@ pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
 /// What a person in a hurry wants to see.
 fn summary(status: &Value) -> String {
     let mut text = String::new();
-    let word = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     let ready = match status["unready_reason"].as_str() {
         None => "ready".to_owned(),
         Some("stopping") => "stopping".to_owned(),
@@ -153,7 +150,7 @@ fn summary(status: &Value) -> String {
         let _ = writeln!(text, "THE LAST RELOAD WAS REFUSED: {why}");
     }
     for failed in elements(&status["config_last_reload"]["failed"]) {
-        let _ = writeln!(text, "COULD NOT BE HAD: {}", word(failed));
+        let _ = writeln!(text, "FAILED: {}", word(failed));
     }
     for waiting in elements(&status["config_last_reload"]["waiting_for_restart"]) {
         let _ = writeln!(text, "waits for a restart: {}", word(waiting));
@@ -205,8 +202,4 @@ fn budgets(store: &Value, text: &mut String) {
             }
         }
     }
-}
-
-fn elements(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,4 +1,4 @@
-//! What the log is like: three keys of `[server]`.
+//! Form, level and place of the log: three keys of `[server]`.
 
 use std::path::PathBuf;
 

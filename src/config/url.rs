@@ -1,4 +1,4 @@
-//! Where another service is asked.
+//! Addresses of other services: etcd, witnesses, instances.
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -1,4 +1,4 @@
-//! Starts what looks after a key manager.
+//! Starts the threads that probe a key manager or unseal its keys.
 
 use std::io;
 use std::sync::Arc;

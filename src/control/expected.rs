@@ -59,7 +59,7 @@ pub fn why_it_cannot_serve(described: Outcome) -> Option<String> {
             Some("today is outside its start and end date".into())
         }
         Ok(Answer::Described(_)) => None,
-        Ok(_) => Some("the key manager answered another question".into()),
+        Ok(_) => Some("the key manager gave an answer of the wrong kind".into()),
         Err(fault) => Some(fault.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! What became of files that changed.
+//! Counts how often changed files were taken over or refused.
 
 use std::sync::atomic::AtomicU64;
 

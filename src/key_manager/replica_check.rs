@@ -83,7 +83,7 @@ pub fn differences(one: &dyn InProcess, other: &dyn InProcess) -> Vec<String> {
 }
 
 fn another_question() -> Fault {
-    Fault::Device { detail: "the key manager answered another question".to_owned() }
+    Fault::Device { detail: "the key manager gave an answer of the wrong kind".to_owned() }
 }
 
 #[cfg(test)]

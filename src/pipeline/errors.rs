@@ -159,7 +159,7 @@ pub(super) fn no_manager() -> ApiError {
 
 /// A key manager answered something else than was asked: never to be passed on.
 pub(super) fn wrong_answer() -> ApiError {
-    ApiError::new(ErrorName::InternalException, "the key manager answered another question")
+    ApiError::new(ErrorName::InternalException, "the key manager gave an answer of the wrong kind")
 }
 
 #[cfg(test)]

@@ -188,7 +188,7 @@ metrics! {
     FLEET_SHARES: Gauge "xksd_budget_shares" []
         "Instances that share the invocation budgets: server.instances.";
     FLEET_INSTANCES_AWAY: Gauge "xksd_fleet_instances_away" []
-        "Instances that belong to the fleet and are not there.";
+        "Instances of the fleet whose lease has run out.";
     FLEET_CONNECTED: Gauge "xksd_fleet_connected" []
         "0 while etcd does not answer.";
     FLEET_AGE: Gauge "xksd_fleet_age_seconds" []
@@ -202,7 +202,7 @@ metrics! {
     AUDIT_RECORDS: Gauge "xksd_audit_records" []
         "Records of the audit trail that are on disk.";
     AUDIT_RECORDS_MISSED: Counter "xksd_audit_records_missed_total" []
-        "Records that found no place in the audit trail, since the start.";
+        "Records missing from the audit trail since the start.";
     AUDIT_WRITABLE: Gauge "xksd_audit_writable" []
         "0 while the audit trail cannot be written.";
     AUDIT_CHECKPOINT_SENT: Gauge "xksd_audit_checkpoint_sent" ["to"]

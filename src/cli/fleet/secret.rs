@@ -1,4 +1,4 @@
-//! `xksd fleet secret`
+//! `xksd fleet secret`: makes the secret that all instances of a fleet share.
 
 use std::path::PathBuf;
 

@@ -360,8 +360,7 @@ fn confirm(label: &str, version: u16, given: Option<&str>) -> Result<(), Failure
         Some(given) => given.to_owned(),
         None if !std::io::stdin().is_terminal() => {
             return Err(Failure::Usage(
-                "this is no terminal on which it could be asked: say the label with --confirm"
-                    .to_owned(),
+                "standard input is not a terminal: give the label with --confirm".to_owned(),
             ));
         }
         None => {

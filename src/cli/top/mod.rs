@@ -1,7 +1,6 @@
 //! `xksd top`: the page of the admin listener, in a terminal.
 
 mod problems;
-mod table;
 mod view;
 
 use std::io::IsTerminal;

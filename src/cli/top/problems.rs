@@ -3,7 +3,7 @@
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::table::{elements, span, word};
+use crate::cli::table::{elements, span, word};
 use crate::policy::budget::THRESHOLDS_PERCENT;
 
 /// Days before its end from which a certificate is named. AWS alarms below 10.
@@ -35,7 +35,7 @@ pub(super) fn problems(status: &Value) -> Vec<String> {
     }
     let missed = audit["records_missed"].as_u64().unwrap_or(0);
     if missed > 0 {
-        found.push(format!("{missed} records found no place in the audit trail"));
+        found.push(format!("{missed} records are missing from the audit trail"));
     }
     let log = &status["log"];
     let lost = ["lines_behind", "lines_unwritable"].map(|name| log[name].as_u64().unwrap_or(0));

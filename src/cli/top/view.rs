@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::problems::{days_left, problems};
-use super::table::{elements, span, table, word};
+use crate::cli::table::{elements, span, table, word};
 
 /// Of what is written on.
 #[derive(Clone, Copy, Debug)]

@@ -136,7 +136,7 @@ impl Prober<'_> {
         let (client, none) = (&self.client, KeyRef::first(""));
         let ask = || match client.execute(&none, Task::Probe, HUNG_CALL_TIME)? {
             (Answer::Probed(key), time) => Ok((time, key)),
-            _ => Err(Fault::Device { detail: "it answered another question".to_owned() }),
+            _ => Err(Fault::Device { detail: "it gave an answer of the wrong kind".to_owned() }),
         };
         // Once more: a session that was lost in silence, or one that hangs, says nothing of the
         // others.

@@ -115,7 +115,7 @@ impl Login {
         {
             let detail = format!(
                 "{error}; this process does not try the PIN again: reload another one, or restart \
-                 xksd if it is right by now"
+                 xksd if the HSM takes it now"
             );
             state.refused = Some(Fault::Device { detail });
         }

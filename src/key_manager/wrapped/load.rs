@@ -177,7 +177,9 @@ pub fn needless_usage(hsm: &mut dyn Hsm, master: &str) -> Option<String> {
 fn describe(hsm: &mut dyn Hsm, master: &str) -> Result<KeyDescription, Fault> {
     match hsm.execute(&KeyRef::first(master), Task::Describe)? {
         Answer::Described(described) => Ok(described),
-        _ => Err(Fault::Device { detail: "the HSM answered another question".to_owned() }),
+        _ => Err(Fault::Device {
+            detail: "the HSM did not describe the key that it was asked for".to_owned(),
+        }),
     }
 }
 

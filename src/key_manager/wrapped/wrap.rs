@@ -159,5 +159,5 @@ fn decrypt(hsm: &mut dyn Hsm, sealed: &Encrypted, aad: Vec<u8>) -> Result<Secret
 }
 
 fn another_answer() -> Fault {
-    Fault::Device { detail: "the HSM answered another question".to_owned() }
+    Fault::Device { detail: "the HSM gave an answer of the wrong kind".to_owned() }
 }
