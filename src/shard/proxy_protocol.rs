@@ -11,12 +11,14 @@ use crate::limits::{PROXY_HEADER_BYTES_MAX, VPC_ENDPOINT_ID_CHARS_MAX};
 /// Signature, version and command, family, and the length of the rest.
 pub const PREFIX_BYTES: usize = 16;
 
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How every header of version 2 begins.
+pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const SIGNATURE_OF_VERSION_1: &[u8; 6] = b"PROXY ";
 const TYPE_CRC32C: u8 = 0x03;
-/// AWS's own; its first byte says what follows.
-const TYPE_AWS: u8 = 0xEA;
-const AWS_VPC_ENDPOINT_ID: u8 = 0x01;
+/// Of the TLV that AWS has defined; its first byte says what follows.
+pub const TYPE_AWS: u8 = 0xEA;
+/// The first byte of such a TLV where the id of a VPC endpoint follows.
+pub const AWS_VPC_ENDPOINT_ID: u8 = 0x01;
 
 /// What the balancer says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,7 +184,11 @@ fn read_tlvs(header: &[u8], mut tlvs: &[u8]) -> Result<Option<String>, HeaderErr
     Ok(endpoint)
 }
 
-fn vpc_endpoint_id(id: &[u8]) -> Result<String, HeaderError> {
+/// The id of a VPC endpoint, if these bytes can be one.
+///
+/// # Errors
+/// When they cannot.
+pub fn vpc_endpoint_id(id: &[u8]) -> Result<String, HeaderError> {
     let accepted = (1..=VPC_ENDPOINT_ID_CHARS_MAX).contains(&id.len())
         && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
     let text = std::str::from_utf8(id).ok().filter(|_| accepted);

@@ -216,3 +216,27 @@ fn health_checks_may_begin_with_a_header() {
     assert!(too_long.contains("a PROXY protocol header of 2049 bytes"), "{too_long}");
     assert!(ask(&[&local, &local, request]).starts_with("HTTP/1.1 400 "));
 }
+
+#[test]
+fn the_probe_speaks_as_a_load_balancer_does() {
+    let probe = |installation: &Installation, server: &Server, options: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xksd"));
+        command.args(["probe", "--config"]).arg(installation.config_file());
+        command.args(["--connect", &server.host()]).args(options);
+        let out = command.output().expect("the probe runs");
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (here, server) = serving(HERE);
+    assert!(!probe(&here, &server, &[]).0);
+    assert_eq!(probe(&here, &server, &["--proxy-protocol"]), (true, String::new()));
+    assert_eq!(probe(&here, &server, &["--vpc-endpoint", "vpce-0abc"]), (true, String::new()));
+    server.wait_for("the endpoint", |line| {
+        line.contains("\"connectionVpce\":\"vpce-0abc\"").then_some(())
+    });
+    let (passed, why) = probe(&here, &server, &["--vpc-endpoint", "not an id"]);
+    assert!(!passed && why.contains("vpce-0123456789abcdef0"), "{why}");
+
+    let (elsewhere, server) = serving(ELSEWHERE);
+    assert!(probe(&elsewhere, &server, &[]).0);
+    assert!(!probe(&elsewhere, &server, &["--proxy-protocol"]).0);
+}

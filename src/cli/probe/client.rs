@@ -13,6 +13,7 @@ use rustls::{
     InvalidMessage, RootCertStore, StreamOwned,
 };
 
+use super::balancer::Balancer;
 use crate::tls::{self, Certificate};
 
 /// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is
@@ -29,6 +30,8 @@ pub struct Target {
     pub port: u16,
     /// Host name or address, and port, to connect to; those of the endpoint where it is left out.
     pub connect_to: Option<(String, u16)>,
+    /// What is sent before TLS, as a load balancer does.
+    pub balancer: Balancer,
     /// PEM file of the authorities trusted for the server's certificate.
     pub ca: PathBuf,
     /// Client certificate chain and key, for mutual TLS.
@@ -101,6 +104,7 @@ impl Client {
             .and_then(|()| socket.set_nodelay(true))
             .map_err(|e| format!("{address}: {e}"))?;
         let connect = start.elapsed();
+        announce(&mut socket, &target.balancer).map_err(|e| format!("{address}: {e}"))?;
         let mut tls =
             ClientConnection::new(Arc::new(config), name).map_err(|e| format!("TLS: {e}"))?;
         let start = Instant::now();
@@ -265,6 +269,14 @@ impl Client {
                 return Ok(body);
             }
         }
+    }
+}
+
+/// Says whose connection it is, where the proxy expects that.
+fn announce(socket: &mut TcpStream, balancer: &Balancer) -> io::Result<()> {
+    match balancer.header(socket.local_addr()?, socket.peer_addr()?) {
+        Some(header) => socket.write_all(&header),
+        None => Ok(()),
     }
 }
 

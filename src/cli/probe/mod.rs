@@ -1,6 +1,7 @@
 //! `xksd probe`: the four calls against any XKS proxy, every answer checked, every phase timed.
 
 pub mod aws;
+pub mod balancer;
 mod checks;
 pub mod client;
 pub mod sign;
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use self::balancer::Balancer;
 use self::checks::Checks;
 use self::client::{Client, Target};
 use self::sign::Signer;
 use super::{Failure, print};
 use crate::config::{Config, KeyStore, PATH_PREFIX_FORM, is_path_prefix};
+use crate::shard::proxy_protocol::vpc_endpoint_id;
 use crate::tls::{self, Certificate};
 
 /// Bundles of public authorities: Debian's, Red Hat's.
@@ -84,6 +87,14 @@ pub struct Args {
     /// Private key of the client certificate
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     client_key: Option<PathBuf>,
+    /// Send a PROXY protocol header first, as the load balancer in front of this proxy does
+    /// [default with --config: where the configuration expects one from here]
+    #[arg(long)]
+    proxy_protocol: bool,
+    /// Say in that header that the connection comes through this VPC endpoint, for policies on
+    /// connectionVpce
+    #[arg(long, value_name = "ID", value_parser = vpc_endpoint)]
+    vpc_endpoint: Option<String>,
 }
 
 /// What to probe, put together from options and configuration.
@@ -183,6 +194,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
             host,
             port,
             connect_to,
+            balancer: balancer(args, config.as_ref()),
             ca,
             client: args.client_certificate.clone().zip(args.client_key.clone()),
             client_names: config
@@ -198,6 +210,22 @@ fn plan(args: &Args) -> Result<Plan, String> {
             .unwrap_or_default(),
         key,
     })
+}
+
+/// Where another address than the configuration's is probed, a load balancer may be in between: it
+/// sends the header itself.
+fn balancer(args: &Args, config: Option<&Config>) -> Balancer {
+    let direct = args.endpoint.is_none() && args.connect.is_none();
+    let networks = config.filter(|_| direct).map(|config| config.server.proxy_protocol.clone());
+    Balancer {
+        wanted: args.proxy_protocol,
+        networks: networks.unwrap_or_default(),
+        vpc_endpoint: args.vpc_endpoint.clone(),
+    }
+}
+
+fn vpc_endpoint(id: &str) -> Result<String, String> {
+    vpc_endpoint_id(id.as_bytes()).map_err(|_| "an id looks like vpce-0123456789abcdef0".to_owned())
 }
 
 /// The file of trusted authorities: named, or beside the configuration, or the system's.
