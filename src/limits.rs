@@ -457,6 +457,12 @@ pub const LOG_QUEUE_LINES: usize = 16 * 1024;
 /// to the writer at 50,000 requests/s. Each keeps the memory of the longest texts it has held, 30
 /// KiB at the most.
 pub const LOG_RECORDS_KEPT_MAX: usize = 512;
+/// Spans that wait for the collector, about a KiB each; further ones are dropped and counted.
+pub const SPAN_QUEUE_MAX: usize = 4 * 1024;
+/// Spans posted at once.
+pub const SPAN_BATCH_MAX: usize = 512;
+/// `server.otlp_sample_one_in`.
+pub const OTLP_SAMPLE_ONE_IN: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 
 // ---- Audit trail --------------------------------------------------------------------------------
 

@@ -67,6 +67,9 @@ fn process(text: &mut Exposition, state: &State) {
     let mut metric = text.metric(&names::LOG_LINES_DROPPED);
     metric.sample(&["behind"], lost.behind());
     metric.sample(&["unwritable"], lost.unwritable());
+    let mut metric = text.metric(&names::TRACE_SPANS);
+    metric.sample(&["exported"], state.spans.exported.load(Ordering::Relaxed));
+    metric.sample(&["lost"], state.spans.lost.load(Ordering::Relaxed));
     // Without /proc there are no samples.
     let Some(process) = Process::read() else { return };
     text.metric(&names::PROCESS_CPU).sample(&[], process.cpu_seconds);

@@ -197,6 +197,8 @@ fn defaults() {
             watch_files: true,
             log: LogFormat::Auto,
             log_level: LogLevel::Info,
+            otlp_endpoint: None,
+            otlp_sample_one_in: 100,
             log_output: LogOutput::Stderr,
             require_state: false,
             proxy_protocol: Vec::new(),

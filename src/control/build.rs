@@ -15,6 +15,7 @@ use super::budgets::{Budgets, KeyName};
 use super::fleet::Fleet;
 use super::fleet_size;
 use super::notify::Notify;
+use super::span_export;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
@@ -74,8 +75,11 @@ pub fn build(
     let unsealing = unsealing.collect();
     budgets.expect(&config, &managers);
     let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
+    let spans = Arc::default();
+    span_export::configure(&config.server, &log, &spans)?;
     Ok(State {
         config_file,
+        spans,
         balancers: Arc::new(ArcSwap::from_pointee(Balancers(config.server.proxy_protocol.clone()))),
         config: ArcSwap::from_pointee(config),
         last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),

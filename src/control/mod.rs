@@ -33,6 +33,7 @@ pub mod serving;
 mod shards;
 mod signals;
 pub mod socket;
+pub mod span_export;
 mod start;
 pub mod state;
 pub mod state_dir;

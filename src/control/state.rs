@@ -23,6 +23,7 @@ use crate::keystore::{KeyManager, KeyStores};
 use crate::limits::FLEET_START_TIME_MAX;
 use crate::sched::Mailbox;
 use crate::shard::Balancers;
+use crate::telemetry::spans::SpanCounts;
 use crate::telemetry::{Log, ShardMetrics};
 use crate::tls;
 
@@ -38,6 +39,8 @@ pub struct State {
     pub control_reachable: AtomicBool,
     /// What became of files that changed.
     pub watched: Watched,
+    /// What became of the spans of requests.
+    pub spans: Arc<SpanCounts>,
     /// Where the configuration asks for one: cosigns the checkpoints of other trails.
     pub witness: Option<Arc<Witness>>,
     /// In the configuration's order.

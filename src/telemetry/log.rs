@@ -11,12 +11,12 @@ mod panics;
 mod tests;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ pub(crate) use self::line::{Printable, timestamp, write_json};
 pub use self::output::Lost;
 use self::output::Output;
 pub use self::panics::log_panics;
+use super::request_line::RequestLine;
+use super::spans::Spans;
 use crate::limits::{LOG_QUEUE_LINES, LOG_RECORDS_KEPT_MAX};
 
 /// The name of the thread that writes.
@@ -81,100 +83,15 @@ impl Level {
     }
 }
 
-/// What is logged of one request. Never plaintext, ciphertext or secrets.
-#[derive(Debug, Default, Serialize)]
-pub struct RequestLine {
-    /// What CloudTrail shows; empty where the request did not tell it.
-    #[serde(rename = "kmsRequestId")]
-    pub kms_request_id: String,
-    /// Path prefix of the key store.
-    pub key_store: Arc<str>,
-    /// External key id as in the path.
-    pub key: String,
-    /// `encrypt`, `decrypt`, `metadata`, `health`, `none`.
-    pub operation: &'static str,
-    /// The KMS call behind it.
-    #[serde(rename = "kmsOperation")]
-    pub kms_operation: String,
-    /// awsPrincipalArn.
-    pub principal: String,
-    /// kmsKeyArn.
-    #[serde(rename = "kmsKeyArn", skip_serializing_if = "String::is_empty")]
-    pub kms_key_arn: String,
-    /// kmsViaService.
-    #[serde(rename = "kmsViaService", skip_serializing_if = "String::is_empty")]
-    pub kms_via_service: String,
-    /// awsSourceVpc.
-    #[serde(rename = "awsSourceVpc", skip_serializing_if = "String::is_empty")]
-    pub source_vpc: String,
-    /// awsSourceVpce.
-    #[serde(rename = "awsSourceVpce", skip_serializing_if = "String::is_empty")]
-    pub source_vpce: String,
-    /// The VPC endpoint of the connection, as the load balancer says.
-    #[serde(rename = "connectionVpce", skip_serializing_if = "Option::is_none")]
-    pub connection_vpce: Option<Arc<str>>,
-    /// W3C's `traceparent`, as a proxy or load balancer before xksd sent it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub traceparent: String,
-    /// The credential that signed; empty unless authenticated.
-    pub access_key_id: Arc<str>,
-    /// The ids of the policies that decided.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub policy: String,
-    /// Why policies in a dry run would have denied what they let pass.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub dry_run: &'static str,
-    /// Peer address.
-    pub client: Option<SocketAddr>,
-    /// HTTP status.
-    pub status: u16,
-    /// errorName, or `none`.
-    pub error: &'static str,
-    /// Why, for the operator: more than the client gets.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub detail: String,
-    /// Key manager that did it.
-    pub key_manager: Arc<str>,
-    /// First byte to answer, microseconds.
-    pub total_us: u64,
-    /// Waiting for a session, microseconds.
-    pub queue_us: u64,
-    /// In the key manager, microseconds.
-    pub hsm_us: u64,
-    /// Shard that served it.
-    pub shard: usize,
-}
-
-impl RequestLine {
-    /// As new, but for the memory of its texts. What is not named here is new: nothing of one
-    /// request can stand in another one's line.
-    fn renew(&mut self) {
-        fn emptied(text: &mut String) -> String {
-            text.clear();
-            std::mem::take(text)
-        }
-        *self = RequestLine {
-            kms_request_id: emptied(&mut self.kms_request_id),
-            key: emptied(&mut self.key),
-            kms_operation: emptied(&mut self.kms_operation),
-            principal: emptied(&mut self.principal),
-            kms_key_arn: emptied(&mut self.kms_key_arn),
-            kms_via_service: emptied(&mut self.kms_via_service),
-            source_vpc: emptied(&mut self.source_vpc),
-            source_vpce: emptied(&mut self.source_vpce),
-            policy: emptied(&mut self.policy),
-            traceparent: emptied(&mut self.traceparent),
-            ..RequestLine::default()
-        };
-    }
-}
-
 enum Line {
-    Request(SystemTime, Box<RequestLine>),
+    Request(SystemTime, Box<RequestLine>, Wanted),
     Event(SystemTime, Level, String),
     /// Everything before it is written when this is answered.
     Flush(Sender<()>),
 }
+
+/// Whether a request's record becomes a line; if not, it is only for a span.
+type Wanted = bool;
 
 /// Handle of the log; cheap to clone.
 #[derive(Clone)]
@@ -185,6 +102,8 @@ pub struct Log {
     lost: Arc<Lost>,
     /// Lighter lines are not written.
     level: Arc<AtomicUsize>,
+    /// Where requests become spans, too.
+    spans: Arc<ArcSwapOption<Spans>>,
     /// Set where the file is to be opened again.
     reopen: Arc<AtomicBool>,
 }
@@ -224,11 +143,12 @@ impl Log {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
         let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
         let lost = Arc::new(Lost::default());
-        let level = Arc::default();
-        let log = Log { lines, written, lost: lost.clone(), level, reopen };
-        let writer = std::thread::Builder::new()
-            .name(THREAD.into())
-            .spawn(move || write_lines(format, Output::new(out, &lost), &queue, &give_back))?;
+        let spans = Arc::<ArcSwapOption<Spans>>::default();
+        let (level, traced) = (Arc::default(), spans.clone());
+        let log = Log { lines, written, lost: lost.clone(), level, spans, reopen };
+        let writer = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
+            write_lines(format, Output::new(out, &lost), &queue, &give_back, &traced)
+        })?;
         Ok((log, writer))
     }
 
@@ -244,6 +164,11 @@ impl Log {
         self.level.store(level as usize, Ordering::Relaxed);
     }
 
+    /// From now on requests become spans, too, or do not.
+    pub fn set_spans(&self, spans: Option<Spans>) {
+        self.spans.store(spans.map(Arc::new));
+    }
+
     /// Has the next line open its file again, which somebody has renamed.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Relaxed);
@@ -255,10 +180,10 @@ impl Log {
 
     /// Queues a request's line; dropped and counted when the writer is behind.
     pub fn request(&self, record: Box<RequestLine>) {
-        if !self.has(Level::of_status(record.status)) {
-            return;
+        let wanted = self.has(Level::of_status(record.status));
+        if wanted || self.spans.load().is_some() {
+            self.send(Line::Request(SystemTime::now(), record, wanted));
         }
-        self.send(Line::Request(SystemTime::now(), record));
     }
 
     /// Queues an event's line.
@@ -296,6 +221,7 @@ fn write_lines(
     mut out: Output<'_, impl Write>,
     queue: &Receiver<Line>,
     give_back: &Sender<Box<RequestLine>>,
+    spans: &ArcSwapOption<Spans>,
 ) {
     let mut gaps = Gaps::default();
     let mut text = Vec::with_capacity(1024);
@@ -317,8 +243,13 @@ fn write_lines(
             lines += 1;
             text.clear();
             match line {
-                Line::Request(at, mut record) => {
-                    line::request_line(format, &mut text, at, &record);
+                Line::Request(at, mut record, wanted) => {
+                    if wanted {
+                        line::request_line(format, &mut text, at, &record);
+                    }
+                    if let Some(spans) = &*spans.load() {
+                        spans.take(at, &record);
+                    }
                     record.renew();
                     // Enough of them are kept already.
                     let _ = give_back.try_send(record);

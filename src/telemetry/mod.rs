@@ -1,5 +1,5 @@
-//! What is seen from outside: counters and latency histograms of each shard, and the log. Knows
-//! nothing of the other modules.
+//! What is seen from outside: counters and latency histograms of each shard, the log, and spans.
+//! Knows nothing of the other modules.
 //!
 //! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while
 //! someone reads them.
@@ -9,7 +9,10 @@ pub mod log;
 pub mod metrics;
 pub mod names;
 pub mod prometheus;
+mod request_line;
+pub mod spans;
 
 pub use limiter::LogLimiter;
-pub use log::{Level, Log, RequestLine};
+pub use log::{Level, Log};
 pub use metrics::{Latencies, RequestKey, ShardMetrics};
+pub use request_line::RequestLine;

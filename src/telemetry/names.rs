@@ -74,6 +74,8 @@ metrics! {
         "Contents of files that the configuration names, taken over or refused by themselves.";
     CONTROL_SOCKET_REACHABLE: Gauge "xksd_control_socket_reachable" []
         "0 while the control socket is not where xksd block looks for it.";
+    TRACE_SPANS: Counter "xksd_trace_spans_total" ["result"]
+        "Spans of requests: exported, lost.";
     LOG_LINES_DROPPED: Counter "xksd_log_lines_dropped_total" ["reason"]
         "Log lines lost: behind (they came faster than they could be written), unwritable.";
     // Named as every Prometheus client names them: dashboards for all processes know them.

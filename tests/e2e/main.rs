@@ -19,6 +19,7 @@ mod keys;
 mod log;
 mod memory;
 mod nss;
+mod otlp;
 mod p11_kit;
 mod page;
 mod policy;

@@ -57,7 +57,7 @@ fn all_is_said_at_the_start() {
             "any client may connect: no client certificate is asked for",
             "server: listen is 0.0.0.0:443, shards is 0, request_budget_ms is 200, regions is \
              [\"us-east-1\"], shutdown_delay_ms is 5000, shutdown_ms is 10000, instances is 1, \
-             watch_files is true, log is \"auto\", log_level is \"info\", log_output is \"stderr\", state_directory is /etc/xksd/state, require_state is false, control_socket is \
+             watch_files is true, log is \"auto\", log_level is \"info\", log_output is \"stderr\", otlp_sample_one_in is 100, state_directory is /etc/xksd/state, require_state is false, control_socket is \
              /etc/xksd/state/control.sock",
             "tls: certificate_chain is /etc/xksd/chain.pem, private_key is /keys/key.pem",
             "key manager \"hsm-a\": kind is \"pkcs11\", module is /usr/lib/p11.so, token is \
@@ -198,6 +198,8 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.log", "log = \"json\"", "log = \"text\""),
     ("server.log_level", "log = \"json\"", "log = \"json\"\nlog_level = \"warn\""),
     ("server.log_output", "log = \"json\"", "log = \"json\"\nlog_output = \"journal\""),
+    ("server.otlp_endpoint", "log = \"json\"", "log = \"json\"\notlp_endpoint = \"http://127.0.0.1:4318\""),
+    ("server.otlp_sample_one_in", "log = \"json\"", "log = \"json\"\notlp_sample_one_in = 1"),
     ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
     ("server.require_state", "log = \"json\"", "log = \"json\"\nrequire_state = true"),
     ("server.proxy_protocol", "log = \"json\"", "log = \"json\"\nproxy_protocol = [{ networks = [\"10.0.0.0/8\"] }]"),

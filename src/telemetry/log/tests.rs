@@ -163,3 +163,16 @@ fn lines_gather_for_longer_where_few_come() {
     assert_eq!(gather_time(1_000_000 * second, 1), GATHER_TIME_MAX);
     assert_eq!(gather_time(Duration::ZERO, 0), GATHER_TIME_MIN);
 }
+
+#[test]
+fn a_request_without_a_line_may_have_a_span() {
+    let (queue, spans) = bounded(8);
+    let text = written(Format::Json, |log| {
+        log.set_level(Level::Warn);
+        log.request(hostile());
+        log.set_spans(Some(Spans::new(1, queue, Arc::default())));
+        log.request(hostile());
+    });
+    assert_eq!(text, "");
+    assert_eq!(spans.len(), 1);
+}
