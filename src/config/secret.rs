@@ -78,7 +78,7 @@ pub(super) fn late_secret(
     let is_late = section.or("late", false, Value::boolean)?;
     match section.optional("file") {
         Some(file) if is_late => {
-            let path = file.path()?;
+            let path = file.watched()?;
             if value.reader.sources.is_missing(&path) {
                 let why = format!("{} is not there yet: it is waited for", path.display());
                 value.reader.warning(&value.path, &value.span, why);

@@ -46,12 +46,8 @@ impl Plan {
                 }
                 return of_key_file(configured, manager);
             }
-            let lacking = configured.pkcs11().map(config::Pkcs11::variables_not_set);
-            match lacking.filter(|names| !names.is_empty()) {
-                Some(names) => Entry::Fails(format!(
-                    "its environment sets {}, which can only be done at a start",
-                    names.join(", ")
-                )),
+            match cannot_be_opened(configured, wanted.server.watch_files) {
+                Some(why) => Entry::Fails(why),
                 None => build::open(configured).map_or_else(Entry::Fails, Entry::Opens),
             }
         };
@@ -152,6 +148,23 @@ fn runs_on(before: &config::KeyManager, wanted: &config::KeyManager) -> bool {
         _ => {}
     }
     same == *wanted
+}
+
+/// Why a reload does not try to open it.
+fn cannot_be_opened(configured: &config::KeyManager, files_are_watched: bool) -> Option<String> {
+    let pkcs11 = configured.pkcs11()?;
+    let names = pkcs11.variables_not_set();
+    if !names.is_empty() {
+        let names = names.join(", ");
+        return Some(format!("its environment sets {names}, which can only be done at a start"));
+    }
+    // Put in force without it, it would take the place of one that serves.
+    let file = pkcs11.awaited_pin.as_ref()?.display();
+    Some(if files_are_watched {
+        format!("its PIN is not there yet: it is opened once {file} holds it")
+    } else {
+        format!("its PIN is not there yet: write it to {file}, then reload")
+    })
 }
 
 /// Whether the key file still holds what was read, where there is one.

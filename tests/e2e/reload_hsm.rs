@@ -1,0 +1,87 @@
+//! HSMs that a reload brings, with PINs that come late, are wrong, or change.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use test_harness::config::{key, key_store};
+use test_harness::hsm_sim::{KEY, SimulatedHsm};
+use test_harness::pki::write;
+use test_harness::token::PIN;
+use test_harness::{A, Api, Config, Installation, Server, eventually, programs};
+
+const LATE: &str = "{ file = \"pin\", late = true }";
+
+/// What `xksd reload` says, and its exit code.
+fn reload(installation: &Installation) -> (Option<i32>, String) {
+    let mut command = Command::new(programs::xksd());
+    command.args(["reload", "--config"]).arg(installation.config_file());
+    let output = command.output().expect("runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// A key store over the key manager `hsm`, which is this one; files are watched.
+fn over(hsm: &SimulatedHsm, pin: &str) -> Config {
+    let key_manager = format!(
+        "[[key_manager]]\nname = \"hsm\"\nkind = \"pkcs11\"\nmodule = {:?}\ntoken = {:?}\nsessions = \
+         1\npin = {pin}\n",
+        hsm.module, hsm.name
+    );
+    let config = Config::default();
+    Config {
+        server: config.server.replace("watch_files = false\n", ""),
+        key_managers: key_manager,
+        key_stores: key_store("/one", "key_manager = [\"hsm\"]", &[&A], &key(KEY, "")),
+        ..config
+    }
+}
+
+/// Writes the PIN's file as a whole, as whoever releases one does.
+fn release(installation: &Installation, pin: &str) {
+    write(installation.path(), "pin.new", pin);
+    let path = |name: &str| installation.path().join(name);
+    std::fs::rename(path("pin.new"), path("pin")).expect("renamed");
+}
+
+fn logins(hsm: &SimulatedHsm) -> Value {
+    hsm.settled_stats()["calls"]["C_Login"].clone()
+}
+
+/// Which of the HSMs the key manager `hsm` is.
+fn token(server: &Server) -> Value {
+    server.key_manager("hsm")["token"].clone()
+}
+
+#[test]
+fn a_late_pin_of_a_key_manager_that_a_reload_brings_is_awaited() {
+    let installation = Installation::default();
+    let (old, new) = (installation.hsm("old", ""), installation.hsm("new", ""));
+    installation.configure(&over(&old, &format!("{{ value = {PIN:?} }}")));
+    let server = installation.start();
+    let made = Api::new(&installation, &server).encrypt(KEY, b"text", &json!({}));
+
+    // Where files are not watched, somebody has to say when.
+    let unwatched = over(&new, LATE).server("watch_files = false");
+    installation.configure(&unwatched);
+    let (code, said) = reload(&installation);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("its PIN is not there yet: write it to "), "{said}");
+    assert!(said.contains("/pin, then reload"), "{said}");
+
+    installation.configure(&over(&new, LATE));
+    let (code, said) = reload(&installation);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("its PIN is not there yet: it is opened once "), "{said}");
+    assert!(said.contains("the one before it serves on"), "{said}");
+    assert_eq!((token(&server), new.stats()), (json!("old"), Value::Null), "nothing was opened");
+    Api::new(&installation, &server).round_trip(KEY);
+
+    // One that is wrong has one try; the next one another.
+    release(&installation, "87654321");
+    server.wait_event(&["\"hsm\" does not take over", "CKR_PIN_INCORRECT"]);
+    assert_eq!((token(&server), logins(&new)), (json!("old"), json!(1)));
+    release(&installation, PIN);
+    eventually("it takes over", || token(&server) == "new");
+    assert_eq!(logins(&new), 2);
+    assert_eq!(Api::new(&installation, &server).decrypt(KEY, &made, &json!({})), b"text");
+}
