@@ -11,6 +11,8 @@ use test_harness::{A, Api, Config, Installation, Server, eventually, programs};
 
 const LATE: &str = "{ file = \"pin\", late = true }";
 
+const TAKEN: &str = "xksd_file_changes_total{result=\"taken\"}";
+
 /// What `xksd reload` says, and its exit code.
 fn reload(installation: &Installation) -> (Option<i32>, String) {
     let mut command = Command::new(programs::xksd());
@@ -84,4 +86,30 @@ fn a_late_pin_of_a_key_manager_that_a_reload_brings_is_awaited() {
     eventually("it takes over", || token(&server) == "new");
     assert_eq!(logins(&new), 2);
     assert_eq!(Api::new(&installation, &server).decrypt(KEY, &made, &json!({})), b"text");
+}
+
+/// What a late file holds at the start is a PIN like any other; so is what it holds later.
+#[test]
+fn a_late_pin_that_is_there_and_changes_has_one_try_each_time() {
+    let installation = Installation::default();
+    let hsm = installation.hsm("hsm", "");
+    installation.configure(&over(&hsm, LATE));
+    release(&installation, "11111111");
+    let server = Server::spawn(&installation, &[], |_| ());
+    let refused = || server.key_manager("hsm")["health_reason"].to_string();
+    eventually("it is refused", || refused().contains("CKR_PIN_INCORRECT"));
+    assert_eq!(logins(&hsm), 1);
+    // The same one again has none, also where the file was away meanwhile.
+    release(&installation, "11111111");
+    std::fs::remove_file(installation.path().join("pin")).expect("it was there");
+    eventually("it is seen", || server.metric(TAKEN) >= 1.0);
+    release(&installation, "11111111");
+    eventually("it is read", || server.metric(TAKEN) >= 2.0);
+    assert_eq!(logins(&hsm), 1);
+    release(&installation, "22222222");
+    eventually("the next one is tried", || logins(&hsm) == 2);
+    release(&installation, PIN);
+    eventually("ready", || server.is_ready());
+    assert_eq!(logins(&hsm), 3);
+    Api::new(&installation, &server).round_trip(KEY);
 }
