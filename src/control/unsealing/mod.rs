@@ -228,3 +228,53 @@ impl Unsealing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::super::state_dir::StateDir;
+    use super::*;
+    use crate::config::tests::{SMALL, read};
+    use crate::key_manager::wrapped::tests::{hsms, rotated};
+    use crate::key_manager::wrapped::{Finding, TakenAway, load_first};
+    use crate::telemetry::log::Format;
+
+    const NEAR: &str = "[[key_manager]]\nname = \"near\"\nkind = \"wrapped\"\nfolder = \"keys\"\n\
+         unseal_with = [\"hsm-a\"]\nmaster = \"m1\"\n";
+
+    /// Keys that wait for others of their folder go with those that are in use, also where none is:
+    /// a seal must find all.
+    #[test]
+    fn what_closes_keys_takes_those_away_that_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = Arc::new(StateDir::open(&dir.path().join("state")).unwrap());
+        let files = Arc::new(KeyFiles::load(state_dir).unwrap());
+        let (log, _) = Log::start(Format::Json, std::io::sink()).unwrap();
+        let config = read(&format!("{SMALL}\n{NEAR}")).unwrap();
+        let near = config.key_managers.iter().find(|manager| manager.name == "near").unwrap();
+        let keys = Arc::new(Wrapped::new(near.wrapped().unwrap().memory).unwrap());
+        let unsealing = of((&config, near), keys.clone(), &[], &files, &log).unwrap();
+
+        let own = keys.arena().slots();
+        let mut hsms = hsms();
+        let (file, now) = (rotated(&mut hsms), OffsetDateTime::now_utc());
+        let mut key = || load_first(&file, &mut hsms, keys.arena(), now).unwrap();
+        let seal = || Seal { who: "uid 0".to_owned(), reason: "audit".to_owned(), since: 1 };
+        // The first one finds keys that may be used; for the second nothing changes.
+        for is_open in [true, false] {
+            if is_open {
+                unsealing.lock().found(Finding::Yes, Instant::now());
+                keys.open([("foo".into(), Arc::new(key()))].into(), [].into());
+            }
+            let round = unsealing.opening.round();
+            unsealing.opening.insert(round, "bar".into(), key()).unwrap();
+            assert!(keys.arena().slots() > own);
+            unsealing.seal(seal()).unwrap();
+            assert_eq!(keys.arena().slots(), own, "overwritten");
+            // What was under way brings nothing more in.
+            let late = unsealing.opening.insert(round, "bar".into(), key());
+            assert_eq!(late, Err(TakenAway));
+        }
+    }
+}

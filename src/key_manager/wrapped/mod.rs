@@ -13,7 +13,7 @@ mod material;
 mod not_loaded;
 mod opening;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod wrap;
 
 use std::collections::HashMap;

@@ -26,7 +26,7 @@ fn job(key: KeyRef, task: Task) -> Job {
     Job { key, task, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
-fn hsms() -> Vec<Box<dyn Hsm>> {
+pub(crate) fn hsms() -> Vec<Box<dyn Hsm>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.json");
     Local::create(&path, &["m1", "m2"]).unwrap();
@@ -47,8 +47,8 @@ fn key(byte: u8) -> edit::RawKey {
 
 const SET: &str = "000102030405060708090a0b0c0d0e0f";
 
-/// A key with a version of each cipher: 0 decrypts, 1 encrypts, 2 is staged.
-fn rotated(hsms: &mut [Box<dyn Hsm>]) -> KeyFile {
+/// The key `foo` with a version of each cipher: 0 decrypts, 1 encrypts, 2 is staged.
+pub(crate) fn rotated(hsms: &mut [Box<dyn Hsm>]) -> KeyFile {
     let names = (SET, "foo", "m1");
     let mut file = edit::create(hsms, names, (Cipher::Direct, &key(1)), now()).unwrap();
     edit::seal(&mut file, hsms, &mut random).unwrap();
