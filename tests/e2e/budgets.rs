@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
@@ -144,6 +145,65 @@ fn a_crash_under_load_counts_all_that_was_answered() {
         });
         let (least, counted) = (answered.load(Ordering::SeqCst), on_disk(&installation));
         assert!(counted >= least && counted <= least + round * 2 * BLOCK, "{counted} of {least}");
+    }
+}
+
+/// Encrypts until the server is gone, with many requests after one another: the same one, whose
+/// signature holds for minutes. `answered` counts.
+fn encrypt_until_it_is_gone(api: &mut Api, answered: &AtomicU64) {
+    let request = api.request("keys/foo/encrypt", &encrypt_body(b"text", &json!({}))).bytes();
+    let many = request.repeat(16);
+    while api.wire.try_send(&many).is_ok() {
+        for _ in 0..16 {
+            let Ok(response) = api.wire.try_response() else { return };
+            match response.error() {
+                (200, _) => answered.fetch_add(1, Ordering::SeqCst),
+                // Too late, where the machine is busy.
+                (503, _) => continue,
+                other => panic!("{other:?}"),
+            };
+        }
+    }
+}
+
+/// Beyond the first block, which the start reserves, a key encrypts with what is reserved under its
+/// requests. Where none was, it would be refused; where the disk had it later, a crash would count
+/// too few.
+#[test]
+fn the_next_block_is_reserved_before_the_first_is_used_up() {
+    let config = one_key("invocation_budget = \"refuse\"");
+    let installation = Installation::new(&config);
+    let answered = AtomicU64::new(0);
+    for _ in 0..2 {
+        let mut server = installation.start();
+        // A line of each request would be kept by this test.
+        installation.configure(&config.clone().server("log_level = \"error\""));
+        assert!(xksd(&installation, "reload").contains("log_level"));
+        installation.configure(&config);
+        let first = on_disk(&installation);
+        let before = used(&server);
+        assert!(before >= answered.load(Ordering::SeqCst) && first <= before + BLOCK, "{before}");
+        // So many more than the start has reserved.
+        let beyond = answered.load(Ordering::SeqCst) + BLOCK + BLOCK / 8;
+        let mut api = Api::new(&installation, &server);
+        let fewer = std::thread::scope(|scope| {
+            let client = scope.spawn(|| encrypt_until_it_is_gone(&mut api, &answered));
+            let mut fewer = None;
+            while fewer.is_none() && !client.is_finished() {
+                let made = answered.load(Ordering::SeqCst);
+                if made >= beyond {
+                    break;
+                }
+                fewer = Some((on_disk(&installation), made)).filter(|(counted, _)| *counted < made);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            server.kill();
+            fewer
+        });
+        assert_eq!(fewer, None);
+        let (least, counted) = (answered.load(Ordering::SeqCst), on_disk(&installation));
+        assert!(counted > first && counted >= least, "{counted} of {least}");
+        assert!(least >= beyond, "{least} of {beyond}");
     }
 }
 
