@@ -16,8 +16,10 @@ pub(super) struct Work {
     pub(super) id: JobId,
 }
 
-/// A lane's place, shared with those who wake it. It outlives the lanes that sit there.
+/// A lane's place, shared with those who wake it, on cache lines of no other lane. It outlives the
+/// lanes that sit there.
 #[derive(Default)]
+#[repr(align(64))]
 pub(super) struct LaneSlot {
     wake_pending: Mutex<bool>,
     wakeup: Condvar,

@@ -59,7 +59,8 @@ const CHUNKS: usize = 64;
 const CHUNK: usize = PENDING_JOBS_A_SHARD_MAX / CHUNKS;
 const _: () = assert!(CHUNKS * CHUNK == PENDING_JOBS_A_SHARD_MAX);
 
-/// Where lanes leave outcomes for one shard.
+/// Where lanes leave outcomes for one shard, on cache lines without another shard's.
+#[repr(align(128))]
 pub struct Mailbox {
     posted: Mutex<Vec<(JobId, Delivered)>>,
     /// A wake is under way that will see what has been posted.
