@@ -339,7 +339,7 @@ pub const KEY_FILE_BYTES_MAX: usize = 1024 * 1024;
 pub const DEADLINE_TICK: Duration = Duration::from_millis(5);
 /// Of a file that the configuration names, to see whether it has changed. Longer ones are not
 /// watched.
-pub const WATCHED_FILE_BYTES_MAX: usize = 1024 * 1024;
+pub const WATCHED_FILE_BYTES_MAX: usize = CONFIG_BYTES_MAX;
 /// Files that have changed are read once nothing has happened to them for so long.
 pub const FILES_SETTLE_TIME: Duration = Duration::from_millis(500);
 /// They are looked at this often where the kernel tells of no change.

@@ -108,6 +108,7 @@ pub fn only_key_versions(running: &Config, new: &Config) -> bool {
     same.sha256.clone_from(&running.sha256);
     same.warnings.clone_from(&running.warnings);
     same.files.clone_from(&running.files);
+    same.texts.clone_from(&running.texts);
     let before = running.keystores.iter().flat_map(|store| &store.keys);
     let keys = same.keystores.iter_mut().flat_map(|store| &mut store.keys);
     for (key, before) in keys.zip(before) {

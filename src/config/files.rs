@@ -32,7 +32,15 @@ static KEY: LazyLock<hmac::Key> = LazyLock::new(|| {
 
 /// What a file holds now.
 pub fn digest(path: &Path) -> Option<Digest> {
-    let content = file::read(path, WATCHED_FILE_BYTES_MAX).ok()?;
-    let tag = hmac::sign(&KEY, &content.bytes);
-    tag.as_ref().try_into().ok().map(Digest)
+    digest_of(&file::read(path, WATCHED_FILE_BYTES_MAX).ok()?.bytes)
+}
+
+/// Of what was read.
+pub fn digest_of(content: &[u8]) -> Option<Digest> {
+    hmac::sign(&KEY, content).as_ref().try_into().ok().map(Digest)
+}
+
+/// What all of these hold now.
+pub fn on_disk<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Files {
+    paths.map(|path| (path.clone(), digest(path))).collect()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
+use super::files::{Files, digest_of};
 use super::reader::{Section, Value};
 use super::sources::{IncludedFile, Sources};
 use crate::limits::CONFIG_INCLUDES_MAX;
@@ -16,6 +17,8 @@ pub(super) struct Joined {
     pub(super) text: Zeroizing<String>,
     /// In which line of `text` each of those begins, from 1.
     pub(super) begins: Vec<(usize, PathBuf)>,
+    /// What each of those held when it was read.
+    pub(super) held: Files,
     /// Of those that hold secrets for others to read: the permission bits of all of them.
     pub(super) mode: u32,
     /// Places in `include` of those that cannot be used, and why.
@@ -43,13 +46,14 @@ pub(super) fn join(text: &str, base: &Path, sources: &dyn Sources) -> Joined {
     let bytes = text.len() + texts.iter().map(|(_, text)| 1 + text.len()).sum::<usize>();
     let mut joined = Zeroizing::new(String::with_capacity(bytes));
     joined.push_str(text);
-    let mut begins = Vec::new();
+    let (mut begins, mut held) = (Vec::new(), Files::new());
     for (path, text) in texts {
         joined.push('\n');
+        held.insert(path.clone(), digest_of(text.as_bytes()));
         begins.push((joined.matches('\n').count() + 1, path));
         joined.push_str(&text);
     }
-    Joined { text: joined, begins, mode, refused }
+    Joined { text: joined, begins, held, mode, refused }
 }
 
 fn read(path: &Path, sources: &dyn Sources) -> Result<IncludedFile, String> {

@@ -92,6 +92,8 @@ pub struct Config {
     pub keystores: Vec<KeyStore>,
     /// The files that it names, apart from folders and modules, and what they held.
     pub files: Files,
+    /// The file itself and those that it includes, and what they held.
+    pub texts: Files,
     /// SHA-256 of the file's text, hex: which configuration it was.
     pub sha256: String,
     /// What can be used and is probably not meant, for the operator to read.
@@ -196,7 +198,9 @@ fn read(path: &Path, sources: &dyn Sources) -> Result<Config, Invalid> {
 fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Config, Invalid> {
     let base = file.parent().unwrap_or(Path::new(""));
     let all_keys = keys::all().into_iter().map(|(path, _)| path).collect();
-    let joined = include::join(text, base, sources);
+    let mut joined = include::join(text, base, sources);
+    let mut texts = std::mem::take(&mut joined.held);
+    texts.insert(file.to_owned(), files::digest_of(text.as_bytes()));
     let reader = Reader::new(&joined.text, base, sources, all_keys, &joined.begins);
     let (document, errors) = DeTable::parse_recoverable(&joined.text);
     for error in errors.iter().take(SYNTAX_ERRORS_TOLD_MAX) {
@@ -215,7 +219,8 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     problem::sort(&mut warnings);
     match config {
         Some(config) if problems.is_empty() => {
-            Ok(Config { warnings, files, sha256: sha256_hex(joined.text.as_bytes()), ..config })
+            let sha256 = sha256_hex(joined.text.as_bytes());
+            Ok(Config { warnings, files, texts, sha256, ..config })
         }
         _ => Err(Invalid::new(file, problems)),
     }
@@ -269,6 +274,7 @@ fn sections(
         key_managers: key_managers?,
         keystores: keystores?,
         files: Files::new(),
+        texts: Files::new(),
         sha256: String::new(),
         warnings: Vec::new(),
     })

@@ -50,8 +50,7 @@ pub fn build(
     connections_a_shard: usize,
     log: Log,
 ) -> Result<State, String> {
-    // All of them before the first logs in: a start that one of them refuses is tried again and
-    // again, and must not spend the tries of a PIN.
+    // All before the first logs in: a start that is refused must not spend the tries of a PIN.
     let (opened, refused): (Vec<_>, Vec<_>) =
         config.key_managers.iter().map(open).partition(Result::is_ok);
     if !refused.is_empty() {
@@ -97,6 +96,7 @@ pub fn build(
         fleet_size,
         witness: witness.map(Arc::new),
         watched: Watched::default(),
+        fleet_files: Mutex::default(),
         control_reachable: AtomicBool::new(true),
         unsealing: ArcSwap::from_pointee(unsealing),
         key_files,

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,9 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
 use super::reload;
-use super::state::State;
+use super::state::{LastReload, State};
 use crate::config::Config;
-use crate::config::files::{Files, digest};
+use crate::config::files::{Files, on_disk};
 use crate::limits::{FILES_POLL_INTERVAL, FILES_SETTLE_TIME};
 use crate::telemetry::Level;
 
@@ -50,8 +49,15 @@ struct Watcher {
     look_at: Instant,
     /// As they were at the last look, where they differ from what is in force.
     changed: Option<Files>,
-    /// What was refused, and under which configuration on disk: not to be tried again.
-    refused: Option<(Files, Files)>,
+    /// Not to be tried again.
+    refused: Option<Refused>,
+}
+
+struct Refused {
+    files: Files,
+    /// The configuration on disk.
+    written: Files,
+    told: Arc<LastReload>,
 }
 
 impl Watcher {
@@ -78,18 +84,25 @@ impl Watcher {
             self.look_at = now + FILES_SETTLE_TIME;
         }
         if !self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, &config)) {
-            self.watch_folders(state, &config);
+            self.watch_folders(&config);
             self.config = Some(config.clone());
         }
         if now < self.look_at || !config.server.watch_files {
             return;
         }
-        let files: Files = config.files.keys().map(|path| (path.clone(), digest(path))).collect();
+        let files: Files = on_disk(config.files.keys());
         self.look_at = now + FILES_POLL_INTERVAL;
         // Not taken over by its change: but an edit that was undone is no reason to wait any more.
-        let written = of_configuration(state, &config);
-        let is_refused = |(of, under): &(Files, Files)| (of, under) == (&files, &written);
-        if files == config.files || self.refused.as_ref().is_some_and(is_refused) {
+        let written = on_disk(config.texts.keys());
+        if files == config.files {
+            self.changed = None;
+            if let Some(refused) = self.refused.take() {
+                reload::put_back(state, &refused.told);
+            }
+            return;
+        }
+        let is_refused = |it: &Refused| (&it.files, &it.written) == (&files, &written);
+        if self.refused.as_ref().is_some_and(is_refused) {
             self.changed = None;
             return;
         }
@@ -105,7 +118,7 @@ impl Watcher {
     }
 
     fn take_over(&mut self, state: &Arc<State>, files: Files, written: Files) {
-        match reload::reload_files(state) {
+        match reload::reload_watched(state) {
             // Another reload is at it.
             None => self.look_at = Instant::now() + FILES_SETTLE_TIME,
             Some(Ok(_)) => {
@@ -114,7 +127,8 @@ impl Watcher {
             }
             Some(Err(_)) => {
                 state.watched.refused.fetch_add(1, Ordering::Relaxed);
-                (self.changed, self.refused) = (None, Some((files, written)));
+                let told = state.last_reload.load_full();
+                (self.changed, self.refused) = (None, Some(Refused { files, written, told }));
             }
         }
     }
@@ -133,10 +147,10 @@ impl Watcher {
 
     /// The folder of each file and, where it is a link, that of the file behind it. One that is
     /// gone is watched again when it is back, or else the files are looked at now and then.
-    fn watch_folders(&self, state: &State, config: &Config) {
+    fn watch_folders(&self, config: &Config) {
         let Some(inotify) = &self.inotify else { return };
         let mut folders = BTreeSet::new();
-        for path in config.files.keys().chain(of_configuration(state, config).keys()) {
+        for path in config.files.keys().chain(config.texts.keys()) {
             let behind = path.canonicalize().ok();
             let both = [Some(path), behind.as_ref()];
             let of_both = both.into_iter().flatten().filter_map(|path| path.parent());
@@ -153,12 +167,4 @@ impl Watcher {
             let _ = inotify::add_watch(inotify, folder, flags);
         }
     }
-}
-
-/// The configuration's own file and those that it includes, as they are on disk.
-fn of_configuration(state: &State, config: &Config) -> Files {
-    let base = state.config_file.parent().unwrap_or(Path::new(""));
-    let included = config.included.iter().map(|path| base.join(path));
-    let paths = included.chain([state.config_file.clone()]);
-    paths.map(|path| (path.clone(), digest(&path))).collect()
 }

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::blocks;
 use super::fleet::documents::block_list;
 use super::fleet::{Fleet, Joined, Way};
+use super::fleet_files;
 use super::instance::summary;
-use super::reload::{self, Accepted};
 use super::state::State;
 use crate::fleet::document::{BLOCKS, file_of, is_name, of_file};
 use crate::fleet::status::{Member, Status};
@@ -211,8 +211,7 @@ fn file_changed(
 ) -> Told {
     state.log.event(Level::Warn, format!("fleet: {done}, by {who}"));
     // The thread may have done so, or not yet: what it says is wanted here.
-    joined.documents.files_changed();
-    let reloaded = reload::reload(state, who, Accepted::default());
+    let reloaded = fleet_files::take_over(state, joined, who);
     let told = confirmed(fleet, joined, &of_file(name), document);
     let message = format!("{done}. {}", told.message);
     match reloaded {

@@ -8,9 +8,9 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::fleet::{Fleet, Joined};
+use super::fleet_files;
 use super::fleet_size;
 use super::instance::summary;
-use super::reload::{self, Accepted};
 use super::state::State;
 use crate::limits::{
     FLEET_KEEP_ALIVE_INTERVAL, FLEET_LEASE, FLEET_RESYNC_INTERVAL, FLEET_RETRY_INTERVAL,
@@ -33,6 +33,11 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
     let run = move || {
         let Some(joined) = fleet.joined() else { return };
         while !is_draining(&state) {
+            // Also while etcd is away: at the start, and when what could not be written is.
+            if fleet_files::are_refused(&state) {
+                joined.documents.look_again();
+            }
+            take_over_files(&state, joined);
             let pause = match Session::begin(&state, &fleet, joined) {
                 // A member that goes is none of the operator's matter while another one answers.
                 Ok(session) => match session.run() {
@@ -60,6 +65,14 @@ fn lost(state: &State, joined: &Joined, why: &str) {
         let message =
             format!("fleet: etcd does not answer: {why}. What is in force stays in force");
         state.log.event(Level::Error, message);
+    }
+}
+
+/// Files that have changed come into force.
+fn take_over_files(state: &Arc<State>, joined: &Joined) {
+    if joined.documents.files_changed() {
+        // What is to be said of it stands in the log, and in the summary.
+        let _ = fleet_files::take_over(state, joined, "the fleet's files");
     }
 }
 
@@ -151,6 +164,9 @@ impl<'a> Session<'a> {
             if now >= self.restored + RESTORE_INTERVAL {
                 self.joined.restore()?;
                 self.restored = now;
+                if fleet_files::are_refused(self.state) {
+                    self.joined.documents.look_again();
+                }
             }
             self.joined.documents.tick(now);
         }
@@ -162,12 +178,8 @@ impl<'a> Session<'a> {
         self.joined.etcd.revoke(self.lease)
     }
 
-    /// Files that have changed come into force by a reload.
     fn take_over(&mut self) {
-        if self.joined.documents.files_changed() {
-            // What is to be said of it stands in the log, and in the summary.
-            let _ = reload::reload(self.state, "the fleet's files", Accepted::default());
-        }
+        take_over_files(self.state, self.joined);
         fleet_size::registered(self.state, self.joined.members.registered());
     }
 

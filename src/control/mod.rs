@@ -19,6 +19,7 @@ pub mod expected;
 mod file_watch;
 pub mod fleet;
 pub mod fleet_commands;
+mod fleet_files;
 pub mod fleet_size;
 mod fleet_thread;
 pub mod http_client;

@@ -18,6 +18,7 @@ use super::unsealing::{KeyFiles, Unsealing};
 use super::watched::Watched;
 use crate::audit::witness::Witness;
 use crate::config::Config;
+use crate::config::files::Files;
 use crate::key_manager::Health;
 use crate::keystore::{KeyManager, KeyStores};
 use crate::limits::FLEET_START_TIME_MAX;
@@ -39,6 +40,8 @@ pub struct State {
     pub control_reachable: AtomicBool,
     /// What became of files that changed.
     pub watched: Watched,
+    /// Those of the fleet that are not in force.
+    pub fleet_files: Mutex<Option<RefusedFiles>>,
     /// What became of the spans of requests.
     pub spans: Arc<SpanCounts>,
     /// Where the configuration asks for one: cosigns the checkpoints of other trails.
@@ -203,6 +206,16 @@ pub struct LastReload {
     pub waiting_for_restart: Vec<String>,
     /// What it asks for and could not be had, a line each: another reload tries it again.
     pub failed: Vec<String>,
+}
+
+/// Files of the fleet that were refused.
+pub struct RefusedFiles {
+    /// What was on disk then: what the configuration names, and its texts.
+    pub found: Files,
+    /// Why.
+    pub why: String,
+    /// What was told of it.
+    pub told: Arc<LastReload>,
 }
 
 impl LastReload {

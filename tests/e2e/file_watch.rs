@@ -28,12 +28,20 @@ fn a_certificate_and_a_key_file_come_into_force_when_they_are_whole() {
 
     // Half a key file is refused, once, and what serves serves on.
     let keys = std::fs::read_to_string(installation.path().join("keys.json")).expect("keys");
+    let key = std::fs::read_to_string(installation.path().join("tls/key.pem")).expect("key");
     installation.write("tls/key.pem", "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw");
     eventually("it is refused", || server.metric(REFUSED) > 0.0);
     let refused = server.status()["config_last_reload"]["refused"].clone();
     assert!(refused.as_str().is_some_and(|why| why.contains("tls.private_key")), "{refused}");
     assert_eq!((serial(&server), server.metric(TAKEN)), (before.clone(), wrote));
     Api::new(&installation, &server).round_trip("foo");
+
+    // Put back, it is as if nothing had been.
+    installation.write("tls/key.pem", &key);
+    eventually("nothing is refused any more", || {
+        server.status()["config_last_reload"]["refused"] == Value::Null
+    });
+    assert_eq!(serial(&server), before);
 
     installation.new_certificate();
     eventually("it is in force", || serial(&server) != before);

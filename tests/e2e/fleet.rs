@@ -202,6 +202,97 @@ fn files_come_to_all_and_take_effect() {
     drop(server_a);
 }
 
+fn read(installation: &Installation, file: &str) -> String {
+    fs::read_to_string(installation.path().join(file)).expect("there")
+}
+
+/// With key stores that the fleet gives, and a policy.
+fn given(etcd: &Etcd, policy: &str) -> (Installation, String) {
+    let (installation, config) = (installation(etcd, "a"), in_etcd(etcd, "a"));
+    let server = installation.start();
+    eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
+    let section = "[keystore.policy]\nfiles = [\"state/fleet/files/who.cedar\"]\n";
+    let first = "[[keystore.credential]]";
+    let stores = config.key_stores.replacen(first, &format!("{section}{first}"), 1);
+    for (name, content) in [("who.cedar", policy), ("stores.toml", &stores)] {
+        let file = installation.write(name, content);
+        done(&installation, &["fleet", "put", name, file.to_str().expect("UTF-8")]);
+    }
+    let without = Config { key_stores: String::new(), ..config };
+    let text = format!("include = [\"state/fleet/files/stores.toml\"]\n{}", without.text());
+    installation.write("xksd.toml", &text);
+    drop(server);
+    (installation, stores)
+}
+
+const PERMIT: &str = "@id(\"all\") permit(principal, action, resource);";
+const FORBID: &str = "@id(\"none\") forbid(principal, action, resource);";
+
+#[test]
+fn files_of_the_fleet_bring_no_edit_of_the_configuration_into_force() {
+    let etcd = Etcd::start();
+    let (a, stores) = given(&etcd, PERMIT);
+    let server = a.start();
+    eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
+    let put = |name: &str, content: &str| {
+        let file = a.write(name, content);
+        xksd(&a, &["fleet", "put", name, file.to_str().expect("UTF-8")])
+    };
+    let digest = || server.status()["instance"]["config_sha256"].clone();
+    let before = digest();
+
+    // Key stores that are included come with the file, and by one reload.
+    let shorter = stores.rfind("[[keystore.key]]").expect("there");
+    let output = put("stores.toml", &stores[..shorter]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_ne!(digest(), before);
+    let output = put("stores.toml", &stores);
+    assert!(output.status.success() && digest() == before, "{}", said(&output));
+
+    // What nothing was read from brings no reload; what was waits for an edit that is not finished.
+    let (in_force, text) = (digest(), read(&a, "xksd.toml"));
+    a.write("xksd.toml", &format!("{text}\n# not finished\n"));
+    assert!(put("other", "anything").status.success());
+    let output = put("who.cedar", FORBID);
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("xksd.toml has changed, too"), "{}", said(&output));
+    assert_eq!(digest(), in_force);
+    serves(&a, &server);
+
+    a.write("xksd.toml", &text);
+    let forbidden = || {
+        let outcome =
+            Api::new(&a, &server).error("keys/foo/encrypt", &encrypt_body(b"t", &json!({})));
+        outcome == name(403, "AccessDeniedException")
+    };
+    eventually("the edit is undone: the policy is in force", || {
+        server.status()["config_last_reload"]["refused"] == Value::Null
+    });
+    assert!(forbidden());
+
+    // Refused, and taken back: nothing is left of it.
+    assert!(!put("who.cedar", "forbid(").status.success());
+    assert!(put("who.cedar", FORBID).status.success());
+    assert_eq!(server.status()["config_last_reload"]["refused"], Value::Null);
+    assert!(forbidden());
+}
+
+#[test]
+fn a_file_of_the_fleet_that_another_hand_changed_is_in_force_after_a_start_without_etcd() {
+    let mut etcd = Etcd::start();
+    let (a, _) = given(&etcd, FORBID);
+    etcd.kill();
+    a.write("state/fleet/files/who.cedar", PERMIT);
+    let server = a.start();
+    server.wait_event(&["reload: ", "polic"]);
+    eventually("what the fleet says is in force", || {
+        let outcome =
+            Api::new(&a, &server).error("keys/foo/encrypt", &encrypt_body(b"t", &json!({})));
+        outcome == name(403, "AccessDeniedException")
+    });
+    assert_eq!(read(&a, "state/fleet/files/who.cedar"), FORBID);
+}
+
 #[test]
 fn who_is_away_is_named_until_it_is_forgotten() {
     let etcd = Etcd::start();

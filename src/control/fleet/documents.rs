@@ -5,7 +5,7 @@
 //! them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -50,7 +50,8 @@ struct Held {
 }
 
 impl Documents {
-    /// As they were kept. All are in force when this returns.
+    /// As they were kept. All are in force when this returns, but for files that another hand had
+    /// changed: they are put right, and the configuration may have been read from them.
     ///
     /// # Errors
     /// A sentence for the operator. What cannot be read is never taken for nothing.
@@ -68,7 +69,6 @@ impl Documents {
                 )
             })?;
         }
-        documents.files_changed.store(false, Ordering::Relaxed);
         Ok(documents)
     }
 
@@ -94,6 +94,12 @@ impl Documents {
     /// Where the file of this name lies.
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.files.path().join(file)
+    }
+
+    /// Whether this is one of the fleet's files.
+    pub fn is_file(&self, path: &Path) -> bool {
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+        folder.is_some_and(|folder| self.files.path().canonicalize().is_ok_and(|own| own == folder))
     }
 
     /// The document of this name, if there was one.
@@ -164,6 +170,11 @@ impl Documents {
     /// Whether files have changed since this was asked last.
     pub fn files_changed(&self) -> bool {
         self.files_changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Files may have to be taken over although none has changed.
+    pub fn look_again(&self) {
+        self.files_changed.store(true, Ordering::Relaxed);
     }
 
     /// To be called now and then: tries again what could not be saved or put in force.

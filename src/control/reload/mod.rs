@@ -96,20 +96,54 @@ fn read(state: &State) -> Result<(Config, tls::Server), String> {
 /// reload is at it.
 ///
 /// # Errors
-/// What is wrong with them. Then nothing changes. Also where the configuration has changed itself:
-/// it is not to come into force without a word of the operator's.
-pub(super) fn reload_files(state: &Arc<State>) -> Option<Result<Said, String>> {
+/// As [`reload_files`].
+pub(super) fn reload_watched(state: &Arc<State>) -> Option<Result<Said, String>> {
     let _turn = Turn::now(state)?;
-    let who = "file watch";
-    let taken = read(state).and_then(|(config, tls)| {
-        if config.sha256 == state.config.load().sha256 {
-            return take_over(state, who, config, Some(tls), Accepted::default());
-        }
-        Err("files have changed that the configuration names, and it has changed, too: reload it \
-             to have both"
-            .to_owned())
+    Some(read_files(state, "file watch"))
+}
+
+/// As [`reload_watched`], on behalf of `who`, after another reload that is at it.
+///
+/// # Errors
+/// What is wrong with the files. Then nothing changes. Also where the configuration has changed
+/// itself: it is not to come into force without a word of the operator's. What the fleet has given
+/// to be included came with one.
+pub(super) fn reload_files(state: &Arc<State>, who: &str) -> Result<Said, String> {
+    let _turn = Turn::wait(state);
+    read_files(state, who)
+}
+
+fn read_files(state: &Arc<State>, who: &str) -> Result<Said, String> {
+    let taken = read(state).and_then(|(config, tls)| match edited(state, &config) {
+        None => take_over(state, who, config, Some(tls), Accepted::default()),
+        Some(path) => Err(format!(
+            "files have changed that the configuration names, and {} has changed, too: reload the \
+             configuration to have both",
+            path.display()
+        )),
     });
-    Some(finish(state, who, taken))
+    finish(state, who, taken)
+}
+
+/// A text of this configuration that is not the one in force, and that the fleet has not given.
+fn edited<'a>(state: &State, config: &'a Config) -> Option<&'a Path> {
+    let running = state.config.load();
+    let joined = state.fleet.as_ref().and_then(|fleet| fleet.joined());
+    let is_given = |path: &Path| joined.is_some_and(|joined| joined.documents.is_file(path));
+    let differs = |path: &Path, text| running.texts.get(path) != Some(text);
+    let mut texts = config.texts.iter();
+    texts.find(|(path, text)| differs(path, *text) && !is_given(path)).map(|(path, _)| &**path)
+}
+
+/// The files hold again what is in force: nothing is refused any more, unless by somebody else.
+pub(super) fn put_back(state: &State, refused: &Arc<LastReload>) {
+    let _turn = Turn::wait(state);
+    if Arc::ptr_eq(&state.last_reload.load(), refused) {
+        let last = LastReload { refused: None, ..LastReload::clone(refused) };
+        state.last_reload.store(Arc::new(last));
+        let message = "files hold again what is in force: nothing is refused any more";
+        state.log.event(Level::Info, message);
+    }
 }
 
 /// Reads the configuration again because a ciphertext names a newer version of its key than is
