@@ -39,7 +39,7 @@ use xksd::telemetry::{Log, ShardMetrics};
 
 pub const PREFIX: &str = "/example";
 pub const KEY_ID: &str = "foo";
-const KEY_MANAGER: &str = "hsm-a";
+pub const KEY_MANAGER: &str = "hsm-a";
 pub const REGION: &str = "us-east-1";
 const ACCESS_KEY_ID: &str = "BETWEENTWENTYANDTHIRTY";
 const SECRET_ACCESS_KEY: &str = "notASecretJustFortyThreeCharactersOrMore0123456789";
@@ -242,7 +242,6 @@ fn with_a_lane(mailbox: &Arc<Mailbox>) -> KeyManager {
     manager
 }
 
-/// Key stores with one key store, served by `manager`.
 /// Two policies as a bank would have: which services, which accounts.
 pub const POLICIES: &str = r#"
     @id("services") permit(principal, action, resource)
@@ -259,7 +258,10 @@ pub fn policies() -> Policies {
 }
 
 /// One whose encryptions are counted.
-fn key() -> Key {
+fn key(manager: &KeyManager) -> Key {
+    if manager.keeps_versions() {
+        return Key::managed(KEY_ID, manager.versions(KEY_ID), true, |_| Some(Budget::new(0)));
+    }
     let (key, budget) = (KeyRef::first(KEY_ID), Some(Budget::new(0)));
     let (state, cipher) = (VersionState::Primary, Cipher::Direct);
     let only = Version { key, state, cipher, budget };
@@ -275,6 +277,7 @@ fn policy() -> Option<Policy> {
     })
 }
 
+/// Key stores with one key store, served by `manager`.
 pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
     let info = ManagerInfo {
         vendor: "xksd".to_owned(),
@@ -292,7 +295,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         prefix: PREFIX.into(),
         enabled: true,
         credentials: credentials(),
-        keys: HashMap::from([(KEY_ID.to_owned(), key())]),
+        keys: HashMap::from([(KEY_ID.to_owned(), key(&manager))]),
         managers: vec![Arc::new(manager)],
         share: Share::of_key_store(0, 1),
         accept_aws_sample: false,
@@ -332,7 +335,12 @@ impl Wake for Unpark {
 impl Proxy {
     /// Over keys in this process; the log's lines are made and thrown away.
     pub fn local() -> Proxy {
-        Proxy::new(Mailbox::new(), in_process())
+        Proxy::over(in_process())
+    }
+
+    /// The same with another key manager.
+    pub fn over(manager: KeyManager) -> Proxy {
+        Proxy::new(Mailbox::new(), manager)
     }
 
     /// Over a lane.

@@ -1,6 +1,7 @@
 //! What the parts of a request's way cost, each by itself. See `README.md` beside this file.
 
 mod api;
+mod budget;
 mod fixture;
 mod http1;
 mod pipeline;
@@ -8,6 +9,7 @@ mod policy;
 mod sched;
 mod sigv4;
 mod tls;
+mod wrapped;
 
 use std::time::Duration;
 
@@ -30,6 +32,6 @@ criterion_group! {
     name = parts;
     config = criterion();
     targets = http1::benches, sigv4::benches, api::benches, pipeline::benches,
-        policy::benches, sched::benches, tls::benches
+        policy::benches, sched::benches, tls::benches, budget::benches, wrapped::benches
 }
 criterion_main!(parts);
