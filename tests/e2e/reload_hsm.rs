@@ -1,6 +1,8 @@
 //! HSMs that a reload brings, with PINs that come late, are wrong, or change.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_harness::config::{key, key_store};
@@ -111,5 +113,77 @@ fn a_late_pin_that_is_there_and_changes_has_one_try_each_time() {
     release(&installation, PIN);
     eventually("ready", || server.is_ready());
     assert_eq!(logins(&hsm), 3);
+    Api::new(&installation, &server).round_trip(KEY);
+}
+
+#[test]
+fn a_wrong_pin_of_an_hsm_that_a_reload_brings_is_tried_once_over_reloads() {
+    let installation = Installation::default();
+    let (old, new) = (installation.hsm("old", ""), installation.hsm("new", ""));
+    let pin = |pin: &str| format!("{{ value = {pin:?} }}");
+    installation.configure(&over(&old, &pin(PIN)));
+    let server = installation.start();
+    let made = Api::new(&installation, &server).encrypt(KEY, b"text", &json!({}));
+    for (wrong, tries) in [("11111111", 1), ("11111111", 1), ("22222222", 2), ("11111111", 2)] {
+        installation.configure(&over(&new, &pin(wrong)));
+        let (code, said) = reload(&installation);
+        assert_eq!(code, Some(1), "{said}");
+        for words in ["does not take over", "CKR_PIN_INCORRECT", "the one before it serves on"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!((logins(&new), token(&server)), (json!(tries), json!("old")), "{wrong}");
+        Api::new(&installation, &server).round_trip(KEY);
+    }
+    installation.configure(&over(&new, &pin(PIN)));
+    let (code, said) = reload(&installation);
+    assert_eq!((code, token(&server), logins(&new)), (Some(0), json!("new"), json!(3)), "{said}");
+    assert_eq!(Api::new(&installation, &server).decrypt(KEY, &made, &json!({})), b"text");
+}
+
+/// What is wrong with it is said as it is of one at the start; what runs, runs on.
+#[test]
+fn a_module_that_does_not_come_up_in_a_reload_is_refused_and_the_old_one_serves_on() {
+    std::thread::scope(|scope| {
+        for (fault, why) in [
+            ("initialize_fails = \"CKR_DEVICE_ERROR\"", "C_Initialize: CKR_DEVICE_ERROR"),
+            ("hang = \"C_Login\"", "does not serve within 20 s"),
+            ("token_removed = true", "the module shows no tokens"),
+        ] {
+            scope.spawn(move || stays_down(fault, why));
+        }
+    });
+}
+
+fn stays_down(fault: &str, why: &str) {
+    let installation = Installation::default();
+    let (old, new) = (installation.hsm("old", ""), installation.hsm("new", ""));
+    let pin = format!("{{ value = {PIN:?} }}");
+    installation.configure(&over(&old, &pin));
+    let server = installation.start();
+    new.prepare(fault);
+    installation.configure(&over(&new, &pin));
+    let mut api = Api::new(&installation, &server);
+    let done = AtomicBool::new(false);
+    let (code, said) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                api.round_trip(KEY);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let reloaded = reload(&installation);
+        done.store(true, Ordering::Relaxed);
+        reloaded
+    });
+    assert_eq!(code, Some(1), "{said}");
+    for words in ["\"hsm\" does not take over", why, "the one before it serves on"] {
+        assert!(said.contains(words), "{fault}: {said}");
+    }
+    assert_eq!(token(&server), "old");
+    assert!(server.is_ready());
+    // Once it is well, the next reload has it.
+    new.prepare("");
+    let (code, said) = reload(&installation);
+    assert_eq!((code, token(&server)), (Some(0), json!("new")), "{fault}: {said}");
     Api::new(&installation, &server).round_trip(KEY);
 }
