@@ -1,31 +1,27 @@
 //! The admin listener: health for load balancers, metrics, status. Plain HTTP for a private
 //! address; never the XKS API.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use super::history::History;
 use super::host::is_own_host;
 use super::status::Status;
 use super::{metrics, page};
+use crate::control::admin_listener::Answer;
 use crate::control::connections::{self, Response};
 use crate::control::state::State;
 use crate::http1::{Header, Progress, Request, RequestHead};
 use crate::limits::HEADERS_MAX;
 use crate::shard::proxy_protocol::{self, HeaderError};
 
-/// Answers who connects, until the process ends; gives the address.
+/// What answers connections; the last hour is kept from now on.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(state: &Arc<State>, listener: TcpListener) -> Result<SocketAddr, String> {
-    let state = state.clone();
-    History::start(state.clone())
-        .and_then(|history| {
-            let answer = move |stream: &TcpStream| answer(&state, &history, stream);
-            connections::serve("xksd-admin", listener, answer)
-        })
-        .map_err(|error| format!("admin.listen: {error}"))
+pub fn answer_to(state: &Arc<State>) -> std::io::Result<Answer> {
+    let (state, history) = (state.clone(), History::start(state.clone())?);
+    Ok(Arc::new(move |stream| answer(&state, &history, stream)))
 }
 
 fn answer(state: &State, history: &History, stream: &TcpStream) -> std::io::Result<()> {

@@ -14,6 +14,6 @@ use crate::control::admin_hooks::AdminHooks;
 
 /// For `control`, which starts the listener and answers `xksd status`.
 pub const HOOKS: AdminHooks = AdminHooks {
-    serve: listener::start,
+    answer: listener::answer_to,
     status: |state| serde_json::to_value(status::Status::of(state)).unwrap_or_default(),
 };

@@ -83,7 +83,6 @@ pub fn of_key_managers_and_stores(old: &Config, new: &Config) -> Vec<String> {
 /// force tells the truth and the next reload compares with what runs, too. Gives a line for each.
 pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
-    waiting.extend(keep("admin", server::ADMIN_KEYS, &mut new.admin, &running.admin));
     waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
     waiting.extend(keep("witness", witness::KEYS, &mut new.witness, &running.witness));
     // Its password first: what is kept is kept as a whole.

@@ -10,7 +10,7 @@ pub(super) const SECTIONS: &[Setting<()>] = &[
     Setting::structure("include", InForce::Reload),
     Setting::structure("server", InForce::Reload),
     Setting::structure("tls", InForce::Reload),
-    Setting::structure("admin", InForce::Start),
+    Setting::structure("admin", InForce::Reload),
     Setting::structure("audit", InForce::Start),
     Setting::structure("witness", InForce::Start),
     Setting::structure("fleet", InForce::Start),

@@ -116,14 +116,9 @@ pub struct Admin {
 
 /// `[admin]`.
 pub(super) const ADMIN_KEYS: &[Setting<Option<Admin>>] = &[
-    Setting::kept(
-        "listen",
-        |admin| admin.as_ref().map_or(Said::Nothing, |admin| Said::value(admin.listen)),
-        |new, running| match (new, running) {
-            (Some(new), Some(running)) => new.listen = running.listen,
-            (new, running) => new.clone_from(running),
-        },
-    ),
+    Setting::reloaded("listen", |admin| {
+        admin.as_ref().map_or(Said::Nothing, |admin| Said::value(admin.listen))
+    }),
     Setting::reloaded("hosts", |admin| match admin {
         Some(admin) if !admin.hosts.is_empty() => Said::value(format!("{:?}", admin.hosts)),
         _ => Said::Nothing,

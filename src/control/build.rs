@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::admin_listener::AdminListener;
 use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
@@ -74,11 +75,9 @@ pub fn build(
     let unsealing = unsealing.collect();
     budgets.expect(&config, &managers);
     let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
-    let spans = Arc::default();
-    span_export::configure(&config.server, &log, &spans)?;
     Ok(State {
         config_file,
-        spans,
+        spans: span_export::start(&config.server, &log)?,
         balancers: Arc::new(ArcSwap::from_pointee(Balancers(config.server.proxy_protocol.clone()))),
         config: ArcSwap::from_pointee(config),
         last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),
@@ -95,6 +94,7 @@ pub fn build(
         fleet,
         fleet_size,
         witness: witness.map(Arc::new),
+        admin: AdminListener::default(),
         watched: Watched::default(),
         fleet_files: Mutex::default(),
         control_reachable: AtomicBool::new(true),

@@ -4,9 +4,11 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, LINGER_TIME_MAX};
 
@@ -14,7 +16,28 @@ use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_TIME_MAX, HEAD_BYTES_MAX, LINGE
 /// once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Answers who connects, until the process ends; gives the address. `thread` names the threads.
+/// A listener that is answered.
+pub struct Listening {
+    address: SocketAddr,
+    socket: Arc<TcpListener>,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Listening {
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no connection any more; those that are open are answered.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        // What waits in accept(2) sees an error.
+        let _ = SockRef::from(&*self.socket).shutdown(Shutdown::Both);
+    }
+}
+
+/// Answers who connects, until it is closed. `thread` names the threads.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -22,12 +45,17 @@ pub fn serve(
     thread: &'static str,
     listener: TcpListener,
     answer: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
-) -> io::Result<SocketAddr> {
+) -> io::Result<Listening> {
     let address = listener.local_addr()?;
-    let answer = Arc::new(answer);
+    let (answer, socket) = (Arc::new(answer), Arc::new(listener));
+    let is_closed = Arc::<AtomicBool>::default();
+    let listening = Listening { address, socket: socket.clone(), is_closed: is_closed.clone() };
     let run = move || {
         let open = Arc::new(Open::default());
-        for stream in listener.incoming() {
+        for stream in socket.incoming() {
+            if is_closed.load(Ordering::Acquire) {
+                return;
+            }
             let Ok(stream) = stream else {
                 std::thread::sleep(ACCEPT_BACKOFF);
                 continue;
@@ -45,7 +73,7 @@ pub fn serve(
         }
     };
     std::thread::Builder::new().name(thread.into()).spawn(run)?;
-    Ok(address)
+    Ok(listening)
 }
 
 /// The open connections. Those of a client that is slow, or wants nothing but their places, must

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use socket2::Socket;
 
 use super::admin_hooks::AdminHooks;
+use super::admin_listener::Bound;
 use super::attendants::Gone;
 use super::attending::attend;
 use super::awaited_pins::AwaitedPins;
@@ -58,12 +59,11 @@ pub fn serve(
     fleet_thread::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
-    let served = start_shards(&state, &cores, listen, admin.map(|listener| (hooks, listener)))
-        .and_then(|shards| {
-            serving(&state);
-            state.notify.ready();
-            run(&state, shards, &mut signals, (socket_keeper, hooks))
-        });
+    let served = start_shards(&state, &cores, listen, (hooks, admin)).and_then(|shards| {
+        serving(&state);
+        state.notify.ready();
+        run(&state, shards, &mut signals, (socket_keeper, hooks))
+    });
     drain::end(&state, served, keeper, &mut signals).map_err(Failure::Other)
 }
 
@@ -91,15 +91,10 @@ fn start_shards(
     state: &Arc<State>,
     cores: &[usize],
     listen: Vec<Arc<Socket>>,
-    admin: Option<(AdminHooks, TcpListener)>,
+    (hooks, admin): (AdminHooks, Option<Bound>),
 ) -> Result<Shards, String> {
-    if let Some((hooks, listener)) = admin {
-        let address = (hooks.serve)(state, listener)?;
-        state.log.event(
-            Level::Info,
-            format!("admin listener on http://{address}: / /livez /readyz /ping /metrics /status"),
-        );
-    }
+    let answer = (hooks.answer)(state).map_err(|error| format!("admin.listen: {error}"))?;
+    state.admin.start(answer, admin, &state.log)?;
     let (listen, shards) = Shards::start(state, cores, &listen)?;
     let _ = state.listening.set(listen);
     state.log.event(

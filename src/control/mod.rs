@@ -2,6 +2,7 @@
 //! way.
 
 pub mod admin_hooks;
+pub mod admin_listener;
 pub mod attendants;
 pub mod attending;
 pub mod audit;

@@ -27,6 +27,15 @@ const BOUNDS: Bounds = Bounds {
     answer_bytes: 64 * 1024,
 };
 
+/// [`configure`], for the start.
+///
+/// # Errors
+/// The same.
+pub fn start(server: &Server, log: &Log) -> Result<Arc<SpanCounts>, String> {
+    let counts = Arc::default();
+    configure(server, log, &counts).map(|()| counts)
+}
+
 /// Has the log's writer make spans as this configuration says, or none.
 ///
 /// # Errors

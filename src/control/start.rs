@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::admin_listener::{self, Bound};
 use super::passed::Passed;
 use super::state::State;
 use super::witness::listener as witness;
@@ -40,7 +41,7 @@ pub(super) struct Prepared {
     /// Sockets for the shards that were passed to this process.
     pub(super) listen: Vec<Arc<Socket>>,
     /// Bound, and not yet answered.
-    pub(super) admin: Option<TcpListener>,
+    pub(super) admin: Option<Bound>,
     /// The same.
     pub(super) witness: Option<TcpListener>,
     /// The same.
@@ -69,9 +70,9 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     if passed.xks.is_empty() {
         refuse_taken(config.server.listen).map_err(Failure::Other)?;
     }
-    let admin = match passed.admin {
-        Some(socket) => Some(socket),
-        None => admin_listen.map(bind_admin).transpose().map_err(Failure::Other)?,
+    let admin = match (passed.admin, admin_listen) {
+        (Some(listener), Some(listen)) => Some(Bound { listen, listener, is_passed: true }),
+        (_, listen) => listen.map(admin_listener::bind).transpose().map_err(Failure::Other)?,
     };
     let witness = config.witness.as_ref().map(|witness| witness::bind(witness.listen));
     let witness = witness.transpose().map_err(Failure::Other)?;
@@ -81,11 +82,6 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     let control =
         socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
     Ok(Prepared { state: Arc::new(state), cores, listen: passed.xks, admin, witness, control })
-}
-
-/// Connections wait in the backlog until they are answered.
-fn bind_admin(listen: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(listen).map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))
 }
 
 fn load(config_file: &Path) -> Result<(Config, tls::Server), Failure> {

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::admin_listener::AdminListener;
 use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
@@ -36,6 +37,8 @@ pub struct State {
     pub config: ArcSwap<Config>,
     /// What became of the last attempt to take over another.
     pub last_reload: ArcSwap<LastReload>,
+    /// Where it is looked at from outside.
+    pub admin: AdminListener,
     /// Whether the control socket is where `xksd block` looks for it.
     pub control_reachable: AtomicBool,
     /// What became of files that changed.

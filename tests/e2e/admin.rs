@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
 use test_harness::config::{FOO, OTHER};
@@ -142,15 +143,16 @@ fn a_key_manager_that_does_not_serve_tells_why_and_since_when_and_which_token_it
 fn a_reload_tells_what_waits_for_a_restart_and_no_more_when_it_is_taken_back() {
     let installation = Installation::default();
     let server = installation.start();
-    let admin = "admin.listen is left out now: in force from the next start only";
-    for config in [Config { admin: String::new(), ..Config::default() }, Config::default()] {
-        installation.configure(&config);
+    let told = "server.shards is 2, was 1: in force from the next start only";
+    let text = Config::default().text();
+    for text in [text.replace("shards = 1", "shards = 2"), text] {
+        installation.write("xksd.toml", &text);
         for _ in 0..2 {
             assert!(server.reload().ends_with("reloaded"));
         }
     }
     let (_, log) = server.stop();
-    assert_eq!(log.iter().filter(|line| line.contains(admin)).count(), 2, "{log:?}");
+    assert_eq!(log.iter().filter(|line| line.contains(told)).count(), 2, "{log:?}");
 }
 
 #[test]
@@ -599,4 +601,47 @@ fn requests_are_counted_by_key() {
     let (_, metrics) = server.admin_answer("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let told: Vec<&str> = metrics.lines().filter(|line| line.contains("nobody-has-it")).collect();
     assert!(told.is_empty(), "{told:?}");
+}
+
+/// Nobody answers there any more.
+fn is_closed(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_err()
+}
+
+#[test]
+fn a_reload_moves_closes_and_opens_the_admin_listener() {
+    let installation = Installation::default();
+    let mut server = installation.start();
+    let text = Config::default().text();
+    let configure = |listen: &str| {
+        let listener = "[admin]\nlisten = \"127.0.0.1:0\"";
+        assert!(text.contains(listener), "{text}");
+        installation.write("xksd.toml", &text.replace(listener, listen));
+    };
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("bound").port()
+    };
+    let (before, taken) = (server.admin, std::net::TcpListener::bind("127.0.0.1:0").expect("one"));
+
+    // Taken: the old one stays.
+    configure(&format!("[admin]\nlisten = \"{}\"", taken.local_addr().expect("bound")));
+    server.signal(Signal::HUP);
+    server.wait_event(&["not reloaded", "admin.listen: cannot listen on"]);
+    assert_eq!(server.get("/readyz").0, 200);
+
+    let now = free();
+    configure(&format!("[admin]\nlisten = \"127.0.0.1:{now}\""));
+    server.reload();
+    eventually("the old one is closed", || is_closed(before));
+    server.admin = now;
+    assert_eq!(server.get("/readyz").0, 200);
+    assert!(server.status()["config_last_reload"]["refused"].is_null());
+
+    configure("");
+    server.reload();
+    eventually("it is closed", || is_closed(now));
+    configure(&format!("[admin]\nlisten = \"127.0.0.1:{now}\""));
+    server.reload();
+    assert_eq!(server.get("/livez").0, 200);
 }

@@ -243,10 +243,12 @@ fn take_over(
     let tls_in_force = tls.as_ref().unwrap_or(&old_tls);
     warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
     warnings.extend(blocks_of_nothing(state, &config));
+    let admin = state.admin.prepare(&config)?;
     let waiting = difference::keep_running(&mut config, &old);
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
+    state.admin.take_over(admin, &state.log)?;
     let first = before_opening.as_ref().map(|config| apply(state, config, &managers));
     first.transpose()?;
     let before = (&*old, Certificates::from(&*old_tls));

@@ -59,6 +59,7 @@ pub fn bind(listen: SocketAddr) -> Result<TcpListener, String> {
 pub fn start(witness: Arc<Witness>, log: Log, listener: TcpListener) -> Result<SocketAddr, String> {
     let log = Limited { log, limiter: Mutex::new(LogLimiter::new(LINES_A_MINUTE, MINUTE)) };
     connections::serve("xksd-witness", listener, move |stream| answer(&witness, &log, stream))
+        .map(|listening| listening.address())
         .map_err(|error| format!("witness.listen: {error}"))
 }
 

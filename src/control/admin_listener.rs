@@ -1,0 +1,124 @@
+//! Where `admin` answers: opened at the start, and moved or closed by a reload.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::connections::{self, Listening};
+use crate::config::Config;
+use crate::telemetry::{Level, Log};
+
+/// Answers one connection.
+pub type Answer = Arc<dyn Fn(&TcpStream) -> io::Result<()> + Send + Sync>;
+
+/// The listener that runs, if there is one.
+#[derive(Default)]
+pub struct AdminListener {
+    answer: OnceLock<Answer>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    /// As configured.
+    listen: SocketAddr,
+    listening: Listening,
+    is_passed: bool,
+}
+
+/// A socket that nobody answers yet.
+pub struct Bound {
+    /// As configured.
+    pub listen: SocketAddr,
+    /// The socket.
+    pub listener: TcpListener,
+    /// Whether the service manager has opened it.
+    pub is_passed: bool,
+}
+
+/// What a reload does to it.
+pub(super) enum Change {
+    Nothing,
+    /// Answers here, and no longer where it did.
+    Move(Bound),
+    Close,
+}
+
+/// Opens a socket. Connections wait in its backlog until they are answered.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn bind(listen: SocketAddr) -> Result<Bound, String> {
+    let listener = TcpListener::bind(listen)
+        .map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
+    Ok(Bound { listen, listener, is_passed: false })
+}
+
+impl AdminListener {
+    /// Answers on the socket of the start, if there is one, and on those of reloads.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn start(&self, answer: Answer, bound: Option<Bound>, log: &Log) -> Result<(), String> {
+        let _ = self.answer.set(answer);
+        bound.map_or(Ok(()), |bound| self.serve(bound, log))
+    }
+
+    /// Opens what this configuration needs, and closes nothing yet.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Change, String> {
+        let wanted = config.admin.as_ref().map(|admin| admin.listen);
+        let running = self.running();
+        let is = running.as_ref().map(|running| running.listen);
+        if wanted == is {
+            return Ok(Change::Nothing);
+        }
+        if running.as_ref().is_some_and(|running| running.is_passed) {
+            return Err("admin.listen: the service manager has opened its socket. Change the \
+                        socket unit, too, and restart both"
+                .to_owned());
+        }
+        wanted.map_or(Ok(Change::Close), |listen| bind(listen).map(Change::Move))
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// A sentence for the operator. Then nothing has changed.
+    pub(super) fn take_over(&self, change: Change, log: &Log) -> Result<(), String> {
+        match change {
+            Change::Nothing => Ok(()),
+            Change::Move(bound) => self.serve(bound, log),
+            Change::Close => {
+                if let Some(before) = self.running().take() {
+                    before.listening.close();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers there, and from then on no longer where it did.
+    fn serve(&self, bound: Bound, log: &Log) -> Result<(), String> {
+        let Some(answer) = self.answer.get().cloned() else { return Ok(()) };
+        let Bound { listen, listener, is_passed } = bound;
+        let answer = move |stream: &TcpStream| answer(stream);
+        let listening = connections::serve("xksd-admin", listener, answer)
+            .map_err(|error| format!("admin.listen: {error}"))?;
+        let message = format!(
+            "admin listener on http://{}: / /livez /readyz /ping /metrics /status",
+            listening.address()
+        );
+        log.event(Level::Info, message);
+        let now = Running { listen, listening, is_passed };
+        if let Some(before) = self.running().replace(now) {
+            before.listening.close();
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
