@@ -1,5 +1,6 @@
 //! A request's whole way with a wrapped key: with ciphertext format 0x01, where the key encrypts
-//! itself, and with 0x02, where each message has a key made of it. The difference is what 0x02 costs.
+//! itself, and with 0x02, where each message has a key made of it. The difference is what 0x02
+//! costs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
