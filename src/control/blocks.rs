@@ -80,6 +80,11 @@ impl Blocks {
         self.list.load().active(now).cloned().collect()
     }
 
+    /// What is blocked on this instance by itself at `now`.
+    pub fn of_instance(&self, now: i64) -> Vec<Block> {
+        self.local.load().active(now).cloned().collect()
+    }
+
     /// What is blocked in the fleet at `now`.
     pub fn of_fleet(&self, now: i64) -> Vec<Block> {
         self.fleet.load().active(now).cloned().collect()

@@ -170,16 +170,20 @@ fn block_fleet(state: &State, block: &Block) -> Reply {
         !state.blocks.in_force().iter().any(is_it) && state.blocks.block(block.clone()).is_ok();
     match fleet_commands::block(state, block) {
         Ok(told) => {
-            if meanwhile {
-                let key = block.key.as_deref();
-                let _ = state.blocks.unblock(&block.key_store, key, unix_seconds());
-            }
+            let left = meanwhile.then(|| end_meanwhile(state, block)).and_then(Result::err);
             state.audit.record(&Record::Block(audited(block, end_of(block).as_deref())));
             let Block { who, reason, .. } = block;
             let message = format!("{what} is blocked in the fleet by {who}: {reason:?}");
             state.log.event(Level::Warn, message);
             let message = format!("{what} is blocked in the fleet. {}", told.message);
-            Reply { message, ..reply(Ok(told)) }
+            let Some(why) = left else { return Reply { message, ..reply(Ok(told)) } };
+            let left = format!(
+                "{what} is blocked on this instance by itself, too: {why}. Run `xksd unblock` \
+                 without --fleet as well when it is over"
+            );
+            state.log.event(Level::Error, left.as_str());
+            let message = format!("{message}\n{left}");
+            Reply { ok: false, message, ..reply(Ok(told)) }
         }
         Err(why) => {
             let here = block_here(state, block.clone());
@@ -190,6 +194,21 @@ fn block_fleet(state: &State, block: &Block) -> Reply {
             Reply { ok: false, message, ..here }
         }
     }
+}
+
+/// Ends the block here that held until the fleet's did.
+///
+/// # Errors
+/// Why it stays.
+fn end_meanwhile(state: &State, block: &Block) -> Result<(), String> {
+    let (key_store, key, now) = (&block.key_store, block.key.as_deref(), unix_seconds());
+    let ended = state.blocks.unblock(key_store, key, now);
+    // Somebody else may have ended it.
+    let is_it = |b: &Block| b.key_store == *key_store && b.key.as_deref() == key;
+    ended.or_else(|why| match state.blocks.of_instance(now).iter().any(is_it) {
+        true => Err(why),
+        false => Ok(()),
+    })
 }
 
 fn reply(told: Result<Told, String>) -> Reply {
