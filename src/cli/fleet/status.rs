@@ -42,10 +42,13 @@ pub(super) fn run(service: &Service) -> Result<(), Failure> {
     }
     let away: Vec<&str> =
         status.members.iter().filter(|member| !member.present).map(|m| &*m.name).collect();
-    if away.is_empty() {
-        return Ok(());
+    if !away.is_empty() {
+        return Err(Failure::Failed(format!("not there: {}", away.join(", "))));
     }
-    Err(Failure::Failed(format!("not there: {}", away.join(", "))))
+    match status.refused.len() {
+        0 => Ok(()),
+        count => Err(Failure::Failed(format!("{count} values in etcd are refused"))),
+    }
 }
 
 /// A row of the table: what each instance says of one thing, and whether that stands out.
@@ -107,6 +110,14 @@ fn problems(status: &Status) -> Vec<(String, String)> {
         if let Some(why) = &summary.reload_refused {
             all.push((member.name.clone(), format!("its last reload was refused: {why}")));
         }
+        let (shares, count) = (summary.budget_shares, status.members.len());
+        if shares < count as u64 {
+            let why = format!(
+                "server.instances is {shares}, and the fleet has {count}: together they may \
+                 encrypt more often with a key than is safe"
+            );
+            all.push((member.name.clone(), why));
+        }
         for (document, why) in &summary.not_applied {
             all.push((member.name.clone(), format!("{document}: {why}")));
         }
@@ -150,7 +161,7 @@ fn rows(members: &[Member], now: i64) -> Vec<Row> {
             let percent = summary.budget_percent;
             (format!("{percent:.1} %"), percent > BUDGET_PERCENT_MAX)
         }),
-        compared("budget shares", &|summary| summary.budget_shares.to_string()),
+        shares(members),
         each("clock", &|member, _| match member.clock_ms {
             None => ("?".to_owned(), false),
             Some(off) => (format!("{:+.1} s", off as f64 / 1_000.0), off.abs() > CLOCK_MS_MAX),
@@ -163,6 +174,17 @@ fn rows(members: &[Member], now: i64) -> Vec<Row> {
             }
         }),
     ]
+}
+
+/// What is not the usual stands out, and what is less than there are instances.
+fn shares(members: &[Member]) -> Row {
+    let said = |member: &Member| member.summary.as_ref().map(|summary| summary.budget_shares);
+    let shares: Vec<Option<u64>> = members.iter().map(said).collect();
+    let cell = |(shares, odd): (&Option<u64>, bool)| match shares {
+        None => ("?".to_owned(), true),
+        Some(shares) => (shares.to_string(), odd || *shares < members.len() as u64),
+    };
+    Row { name: "budget shares", cells: shares.iter().zip(odd_ones(&shares)).map(cell).collect() }
 }
 
 fn away(member: &Member) -> String {
@@ -195,6 +217,7 @@ mod tests {
             name: name.into(),
             version: version.into(),
             ready: true,
+            budget_shares: 3,
             certificate_not_after: Some(100 * DAY_SECONDS),
             ..Summary::default()
         };
@@ -219,6 +242,11 @@ mod tests {
         assert!(!shown.contains(RED));
         assert!(text(&odd, 0, true).contains(&format!("{RED}* 2")));
         assert!(text(&odd, 95 * DAY_SECONDS, false).contains("* 5 days"));
+        let mut few = odd.clone();
+        few.members[1].summary.as_mut().expect("there").budget_shares = 1;
+        let shown = text(&few, 0, false);
+        assert!(shown.contains("* b: server.instances is 1, and the fleet has 3"), "{shown}");
+        assert!(!shown.contains("* a: server.instances"), "{shown}");
     }
 
     /// With peers nobody has sealed what an instance says.

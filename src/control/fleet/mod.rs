@@ -47,6 +47,8 @@ const LEAVE_TICK: Duration = Duration::from_millis(10);
 const DOCUMENTS: &str = "documents/";
 const INSTANCES: &str = "instances/";
 const MEMBERS: &str = "members/";
+const NOT_OF_FLEET: &str = "it was not sealed by an instance of this fleet: has it another \
+                            fleet.secret than this one?";
 
 /// A fleet, seen from one instance.
 pub struct Fleet {
@@ -256,7 +258,7 @@ impl Joined {
         };
         let summary = Some(sealed).filter(|sealed| sealed.len() <= FLEET_SUMMARY_BYTES_MAX);
         let summary = summary.and_then(|sealed| Summary::open(self.documents.key(), name, sealed));
-        let summary = summary.ok_or("it was not sealed by an instance of this fleet")?;
+        let summary = summary.ok_or(NOT_OF_FLEET)?;
         self.members.heard(summary, just_now.then(unix_ms));
         Ok(())
     }
@@ -265,7 +267,7 @@ impl Joined {
         let place = format!("{MEMBERS}{name}");
         let is_right = |sealed: &[u8]| self.documents.key().open(&place, sealed).is_some();
         if sealed.is_some_and(|sealed| !is_right(sealed)) {
-            return Err("it was not sealed by an instance of this fleet".to_owned());
+            return Err(NOT_OF_FLEET.to_owned());
         }
         self.members.set_member(name, sealed.is_some());
         Ok(())
