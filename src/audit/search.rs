@@ -115,7 +115,7 @@ pub struct Comparison {
     events: BTreeMap<String, Event>,
     /// First and last time of the export.
     span: Option<(OffsetDateTime, OffsetDateTime)>,
-    /// KMS keys that the trail knows.
+    /// ARNs of the KMS keys of this key store: those that were named, and those of the trail.
     keys: BTreeSet<String>,
     /// Request ids that both have.
     pub in_both: BTreeSet<String>,
@@ -135,11 +135,12 @@ const KEY_CALLS: [&str; 6] = [
 ];
 
 impl Comparison {
-    /// Reads an export: an object with `Records`, or a list of events.
+    /// Reads an export: an object with `Records`, or a list of events. `keys` are in this key store
+    /// even if the trail has never seen them.
     ///
     /// # Errors
     /// Why it is none.
-    pub fn read(export: &[u8]) -> Result<Comparison, serde_json::Error> {
+    pub fn read(export: &[u8], keys: &[String]) -> Result<Comparison, serde_json::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Export {
@@ -152,8 +153,9 @@ impl Comparison {
         let events = match serde_json::from_slice(export)? {
             Export::Object { records } | Export::List(records) => records,
         };
-        let mut comparison = Comparison::default();
-        for event in events {
+        let keys = keys.iter().cloned().collect();
+        let mut comparison = Comparison { keys, ..Comparison::default() };
+        for (index, event) in events.into_iter().enumerate() {
             if event.event_source != "kms.amazonaws.com" {
                 continue;
             }
@@ -161,9 +163,9 @@ impl Comparison {
                 let (first, last) = comparison.span.unwrap_or((time, time));
                 comparison.span = Some((first.min(time), last.max(time)));
             }
-            if let Some(id) = event.request_id.clone() {
-                comparison.events.insert(id, event);
-            }
+            let id = event.request_id.clone();
+            let id = id.unwrap_or_else(|| format!("event {index} of the export has no requestID"));
+            comparison.events.insert(id, event);
         }
         Ok(comparison)
     }
@@ -198,18 +200,35 @@ impl Comparison {
     }
 
     /// Events that must have a record here and have none, a line each: successful uses of KMS keys
-    /// that the trail knows.
+    /// that are in this key store.
     pub fn only_there(&self) -> Vec<String> {
-        let missing = self.events.iter().filter(|(id, event)| {
-            let mut arns = event.resources.iter().flatten().map(|resource| &resource.arn);
+        self.missing()
+            .filter(|(_, event)| self.is_ours(event))
+            .map(|(id, event)| format!("{} {} {id}", event.event_time, event.event_name))
+            .collect()
+    }
+
+    /// How many successful uses of a key have no record here, and may be right: nothing says that
+    /// their KMS key is in this key store.
+    pub fn of_unknown_keys(&self) -> usize {
+        self.missing().filter(|(_, event)| !self.is_ours(event)).count()
+    }
+
+    /// Whether any KMS key is known to be in this key store. If not, no event can be missed.
+    pub fn knows_a_key(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    fn missing(&self) -> impl Iterator<Item = (&String, &Event)> {
+        self.events.iter().filter(|(id, event)| {
             !self.in_both.contains(*id)
                 && event.error_code.is_none()
                 && KEY_CALLS.contains(&&*event.event_name)
-                && arns.any(|arn| self.keys.contains(arn))
-        });
-        missing
-            .map(|(id, event)| format!("{} {} {id}", event.event_time, event.event_name))
-            .collect()
+        })
+    }
+
+    fn is_ours(&self, event: &Event) -> bool {
+        event.resources.iter().flatten().any(|resource| self.keys.contains(&resource.arn))
     }
 }
 
@@ -266,7 +285,7 @@ mod tests {
             event("failed", "Decrypt", r#","errorCode":"AccessDenied""#),
             event("other", "DescribeKey", ""),
         );
-        let mut comparison = Comparison::read(export.as_bytes()).unwrap();
+        let mut comparison = Comparison::read(export.as_bytes(), &[]).unwrap();
         comparison.look(&record("both", "foo", "2026-11-28T10:00:00.100000Z"));
         comparison.look(&record("here", "foo", "2026-11-28T10:00:00.500000Z"));
         comparison.look(&record("later", "foo", "2026-11-28T10:00:30.000000Z"));
@@ -275,6 +294,32 @@ mod tests {
         assert!(comparison.only_here[0].contains("here"));
         let there = comparison.only_there();
         assert!(there.len() == 1 && there[0].ends_with("there"), "{there:?}");
-        assert!(Comparison::read(b"{}").is_err());
+        assert_eq!(comparison.of_unknown_keys(), 0);
+        assert!(Comparison::read(b"{}", &[]).is_err());
+    }
+
+    #[test]
+    fn a_trail_without_records_misses_the_uses_of_the_keys_that_are_named() {
+        let event = |more: &str| {
+            format!(
+                r#"{{"eventTime":"2026-11-28T10:00:00Z","eventSource":"kms.amazonaws.com",
+                "eventName":"Decrypt"{more}}}"#
+            )
+        };
+        let export = format!(
+            "[{},{},{}]",
+            event(r#","requestID":"ours","resources":[{"ARN":"arn:key"}]"#),
+            event(r#","resources":[{"ARN":"arn:key"}]"#),
+            event(r#","requestID":"nobody's""#),
+        );
+        let unnamed = Comparison::read(export.as_bytes(), &[]).unwrap();
+        assert!(!unnamed.knows_a_key() && unnamed.only_there().is_empty());
+        assert_eq!(unnamed.of_unknown_keys(), 3);
+
+        let named = Comparison::read(export.as_bytes(), &["arn:key".to_owned()]).unwrap();
+        let there = named.only_there();
+        assert!(named.knows_a_key() && there.len() == 2, "{there:?}");
+        assert!(there.iter().any(|line| line.ends_with("ours")), "{there:?}");
+        assert_eq!(named.of_unknown_keys(), 1);
     }
 }

@@ -308,3 +308,30 @@ fn a_trace_is_in_the_log_and_in_the_record() {
         of_kind(&records, "request").iter().map(|record| &record["traceparent"]).collect();
     assert_eq!(traces, [&json!(TRACE), &Value::Null]);
 }
+
+#[test]
+fn a_trail_without_records_is_not_in_order_beside_cloudtrail() {
+    let (installation, _) = audited("");
+    let server = installation.start();
+    server.stop();
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let event = |id: &str| {
+        format!(
+            r#"{{"eventTime":"2026-11-28T10:00:00Z","eventSource":"kms.amazonaws.com",
+            "eventName":"Decrypt","requestID":"{id}","resources":[{{"ARN":"{key}"}}]}}"#
+        )
+    };
+    let export = installation.path().join("export.json");
+    std::fs::write(&export, format!(r#"{{"Records":[{},{}]}}"#, event("a"), event("b"))).unwrap();
+
+    let unnamed = audit(&installation, &["search", "--cloudtrail", text(&export)]);
+    let said = String::from_utf8_lossy(&unnamed.stderr).into_owned();
+    assert_eq!(unnamed.status.code(), Some(1), "{said}");
+    assert!(said.contains("2 events are not compared") && said.contains("--kms-key-arn"), "{said}");
+
+    let named = &["search", "--cloudtrail", text(&export), "--kms-key-arn", key];
+    let named = audit(&installation, named);
+    let printed = String::from_utf8_lossy(&named.stdout).into_owned();
+    assert_eq!(named.status.code(), Some(1), "{printed}");
+    assert_eq!(printed.matches("only in CloudTrail: ").count(), 2, "{printed}");
+}

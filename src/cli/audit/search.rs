@@ -21,9 +21,11 @@ Records are printed as they stand, a JSON object a line.
 Examples:
   xksd audit search --config xksd.toml --kms-request-id 4a5f…
   xksd audit search --config xksd.toml --key foo --from 2026-11-01T00:00:00Z
-  xksd audit search --config xksd.toml --cloudtrail export.json    # in one and not in the other
+  xksd audit search --config xksd.toml --cloudtrail export.json \\
+    --kms-key-arn arn:aws:kms:eu-central-1:123456789012:key/4a5f…  # in one and not in the other
 
-Exit codes: 0 done; 1 nothing was found, or the export and the trail differ; 2 wrong usage.")]
+Exit codes: 0 done; 1 nothing was found, the export and the trail differ, or no KMS key is known;
+2 wrong usage.")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -54,6 +56,10 @@ pub struct Args {
     /// Compare with this CloudTrail export (JSON): what one has and the other has not
     #[arg(long, value_name = "FILE")]
     cloudtrail: Option<PathBuf>,
+    /// ARN of a KMS key in this key store: its uses must be in the trail, even if the trail has no
+    /// record of that key; may be given several times
+    #[arg(long, value_name = "ARN", requires = "cloudtrail", value_parser = key_arn)]
+    kms_key_arn: Vec<String>,
     /// Print the comparison as JSON; records are JSON always
     #[arg(long)]
     json: bool,
@@ -62,6 +68,12 @@ pub struct Args {
 fn moment(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|_| "a time is meant as in 2026-11-28T10:00:00Z".to_owned())
+}
+
+fn key_arn(text: &str) -> Result<String, String> {
+    let is_one = text.starts_with("arn:") && text.contains(":kms:") && text.contains(":key/");
+    let wrong = || "a key's ARN is meant, as in arn:aws:kms:REGION:ACCOUNT:key/ID".to_owned();
+    is_one.then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 impl Args {
@@ -83,7 +95,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let opened = args.source.open()?;
     let query = args.query();
     let mut comparison = match &args.cloudtrail {
-        Some(file) => Some(read_export(file)?),
+        Some(file) => Some(read_export(file, &args.kms_key_arn)?),
         None => None,
     };
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -121,20 +133,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn read_export(file: &PathBuf) -> Result<Comparison, Failure> {
+fn read_export(file: &PathBuf, keys: &[String]) -> Result<Comparison, Failure> {
     let wrong = |why: String| Failure::Usage(format!("{}: {why}", file.display()));
     let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
-    Comparison::read(&text).map_err(|error| wrong(format!("this is no CloudTrail export: {error}")))
+    Comparison::read(&text, keys)
+        .map_err(|error| wrong(format!("this is no CloudTrail export: {error}")))
 }
 
 fn tell(comparison: &Comparison, as_json: bool) -> Result<(), Failure> {
     let (both, here, there) =
         (comparison.in_both.len(), &comparison.only_here, comparison.only_there());
+    let unknown = comparison.of_unknown_keys();
     if as_json {
-        let value = json!({"in_both": both, "only_in_trail": here, "only_in_cloudtrail": there});
+        let value = json!({"in_both": both, "only_in_trail": here, "only_in_cloudtrail": there,
+            "of_unknown_keys": unknown});
         print(&format!("{value}\n"))?;
     } else {
-        let mut text = format!("{both} requests are in both.\n");
+        let mut text = format!("{} in both.\n", are(both, "request"));
         for line in here {
             text.push_str(&format!("only in this trail: {line}\n"));
         }
@@ -143,13 +158,32 @@ fn tell(comparison: &Comparison, as_json: bool) -> Result<(), Failure> {
         }
         print(&text)?;
     }
+    if unknown > 0 {
+        let are = are(unknown, "event");
+        super::super::tell(&format!(
+            "{are} not compared: this trail does not know the KMS key. Name the keys of this key \
+             store with --kms-key-arn"
+        ));
+    }
+    if !comparison.knows_a_key() {
+        return Err(Failure::Failed(
+            "no record has a KMS key, and none is named with --kms-key-arn: uses of keys that are \
+             missing in this trail cannot be found"
+                .to_owned(),
+        ));
+    }
     if here.is_empty() && there.is_empty() {
         return Ok(());
     }
     Err(Failure::Failed(format!(
-        "{} requests are only in this trail, {} only in CloudTrail. CloudTrail delivers events \
-         some minutes late; look again before you draw conclusions",
-        here.len(),
+        "{} only in this trail, {} only in CloudTrail. CloudTrail delivers events some minutes \
+         late; look again before you draw conclusions",
+        are(here.len(), "request"),
         there.len()
     )))
+}
+
+/// As `1 request is` and `2 requests are`.
+fn are(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what} is") } else { format!("{count} {what}s are") }
 }
