@@ -23,7 +23,7 @@ mod handshake_failure;
 mod hello;
 mod identity;
 mod name_constraints;
-mod pem_file;
+pub mod pem_file;
 mod provider;
 mod server;
 mod server_chain;

@@ -8,8 +8,11 @@ use rustls::pki_types::pem::{self, PemObject};
 use crate::file::{self, Content};
 use crate::limits::PEM_FILE_BYTES_MAX;
 
-/// Reads a PEM file; why not, in words that begin with its name.
-pub(super) fn read(path: &Path) -> Result<Content, String> {
+/// Reads a PEM file.
+///
+/// # Errors
+/// Why it cannot be read, in words that begin with its name.
+pub fn read(path: &Path) -> Result<Content, String> {
     file::read(path, PEM_FILE_BYTES_MAX).map_err(|refused| match refused {
         file::Refused::TooLong(_) => {
             format!("{} {refused}: not a PEM file of certificates or a key", path.display())
@@ -19,7 +22,10 @@ pub(super) fn read(path: &Path) -> Result<Content, String> {
 }
 
 /// All certificates of a file, in its order; at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+///
+/// # Errors
+/// As [`read`], and where it holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let file = read(path)?;
     let shown = path.display();
     let certificates = CertificateDer::pem_slice_iter(&file.bytes)
