@@ -43,6 +43,10 @@ pub struct ReloadArgs {
     /// from then on any client may connect
     #[arg(long)]
     accept_loss_of_client_auth: bool,
+    /// Reload also a configuration without [audit] where an audit trail is kept: the next start
+    /// keeps none
+    #[arg(long)]
+    accept_loss_of_audit: bool,
     /// Reload also if policies that forbid are missing from the files of a key store
     #[arg(long)]
     accept_loss_of_forbids: bool,
@@ -60,8 +64,17 @@ pub struct StatusArgs {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    let &ReloadArgs { accept_loss_of_client_auth, accept_loss_of_forbids, .. } = args;
-    args.service.ask(&Request::Reload { accept_loss_of_client_auth, accept_loss_of_forbids })
+    let &ReloadArgs {
+        ref service,
+        accept_loss_of_client_auth,
+        accept_loss_of_audit,
+        accept_loss_of_forbids,
+    } = args;
+    service.ask(&Request::Reload {
+        accept_loss_of_client_auth,
+        accept_loss_of_audit,
+        accept_loss_of_forbids,
+    })
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {

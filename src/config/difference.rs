@@ -120,11 +120,19 @@ pub fn only_key_versions(running: &Config, new: &Config) -> bool {
 /// Where [`omissions`] finds that client certificates would no longer be asked for.
 pub const CLIENT_AUTH: &str = "tls.client";
 
-/// What the new configuration leaves out and must not, because that would let in whom the running
-/// one keeps out.
+/// Where [`omissions`] finds that the audit trail would end.
+pub const AUDIT: &str = "audit";
+
+/// What the new configuration leaves out and must not: that would let in whom the running one keeps
+/// out, or end the record of it.
 pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     guard("tls", tls::KEYS, &running.tls, &new.tls, &mut problems);
+    if running.audit.is_some() && new.audit.is_none() {
+        let why = "missing, and an audit trail is kept now. If it is to end with the next start, \
+                   run: xksd reload --config FILE --accept-loss-of-audit";
+        problems.push(Problem::of_key(AUDIT, why.to_owned()));
+    }
     for (s, store) in new.keystores.iter().enumerate() {
         let same = |before: &&KeyStore| before.path_prefix == store.path_prefix;
         let Some(before) = running.keystores.iter().find(same) else { continue };

@@ -15,13 +15,19 @@ use crate::limits::{BLOCKS_FILE_BYTES_MAX, STATE_RETRY_INTERVAL};
 use crate::policy::blocklist::{Block, BlockList, Full};
 
 /// Of the file's form. Another one is not understood, and xksd does not start.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without a digest.
+const VERSION_WITHOUT_DIGEST: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     version: u32,
     blocks: Vec<Block>,
+    /// SHA-256 of the blocks as JSON without spaces: one name that a disk has changed would block
+    /// something else. It keeps nobody out who may write the file.
+    #[serde(default)]
+    sha256: String,
 }
 
 /// What is blocked, and the file of it.
@@ -52,8 +58,9 @@ impl Blocks {
     /// # Errors
     /// A sentence for the operator. A list that cannot be read is never taken for an empty one.
     pub fn load(dir: Arc<StateDir>) -> Result<Blocks, String> {
+        let had = dir.has_had_blocks()?;
         let list = match dir.read(FILE, BLOCKS_FILE_BYTES_MAX)? {
-            None => BlockList::default(),
+            None => none(&dir)?,
             Some(bytes) => parse(&bytes).map_err(|why| {
                 format!(
                     "the block list in {FILE} of the state directory cannot be read: {why}. \
@@ -61,6 +68,9 @@ impl Blocks {
                 )
             })?,
         };
+        if !had {
+            dir.mark_blocks()?;
+        }
         Ok(Blocks {
             list: Arc::new(ArcSwap::from_pointee(list.clone())),
             local: ArcSwap::from_pointee(list),
@@ -199,14 +209,36 @@ pub(super) fn name(key_store: &str, key: Option<&str>) -> String {
     }
 }
 
+/// The list of a directory without one: empty, if there never was one. From now on there is.
+fn none(dir: &StateDir) -> Result<BlockList, String> {
+    if dir.has_had_blocks()? {
+        return Err(format!(
+            "the block list {FILE} of the state directory is missing. xksd does not start without \
+             it: it says what must not be answered. Restore it; or, if you are sure that nothing \
+             is to be blocked, run: rm {}",
+            dir.marker().display()
+        ));
+    }
+    dir.write(FILE, &text(std::iter::empty()))?;
+    Ok(BlockList::default())
+}
+
+fn digest(blocks: &[Block]) -> String {
+    let text = serde_json::to_vec(blocks).unwrap_or_default();
+    crate::hex::hex(ring::digest::digest(&ring::digest::SHA256, &text).as_ref())
+}
+
 /// Reads the file's text.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn parse(text: &[u8]) -> Result<BlockList, String> {
     let saved: Saved = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if saved.version != VERSION {
-        return Err(format!("version {} is not known to this xksd", saved.version));
+    match saved.version {
+        VERSION if saved.sha256 == digest(&saved.blocks) => {}
+        VERSION => return Err("it was changed or damaged: its sha256 is another one".to_owned()),
+        VERSION_WITHOUT_DIGEST => {}
+        other => return Err(format!("version {other} is not known to this xksd")),
     }
     let count = saved.blocks.len();
     let list = BlockList::of(saved.blocks);
@@ -218,7 +250,8 @@ pub fn parse(text: &[u8]) -> Result<BlockList, String> {
 
 /// The text of a list that [`parse`] reads.
 pub fn text<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<u8> {
-    let saved = Saved { version: VERSION, blocks: blocks.cloned().collect() };
+    let blocks: Vec<Block> = blocks.cloned().collect();
+    let saved = Saved { version: VERSION, sha256: digest(&blocks), blocks };
     let mut text = serde_json::to_vec_pretty(&saved).unwrap_or_default();
     text.push(b'\n');
     text

@@ -51,6 +51,9 @@ pub enum Request {
         /// Also if `[tls.client]` is missing and was in force.
         #[serde(default)]
         accept_loss_of_client_auth: bool,
+        /// Also if `[audit]` is missing and was in force.
+        #[serde(default)]
+        accept_loss_of_audit: bool,
         /// Also if policies that forbid are missing and were in force.
         #[serde(default)]
         accept_loss_of_forbids: bool,
@@ -123,11 +126,12 @@ pub fn run(state: &Arc<State>, admin: AdminHooks, line: &str, who: &str) -> Repl
             unblock(state, &target, &reason, (fleet, who))
         }
         Ok(Request::Blocks {}) => blocks(state),
-        Ok(Request::Reload { accept_loss_of_client_auth, accept_loss_of_forbids }) => {
-            let loss_of_client_auth = accept_loss_of_client_auth;
-            let accepted =
-                Accepted { loss_of_client_auth, loss_of_forbids: accept_loss_of_forbids };
-            reloaded(state, who, accepted)
+        Ok(Request::Reload {
+            accept_loss_of_client_auth: loss_of_client_auth,
+            accept_loss_of_audit: loss_of_audit,
+            accept_loss_of_forbids: loss_of_forbids,
+        }) => {
+            reloaded(state, who, Accepted { loss_of_client_auth, loss_of_audit, loss_of_forbids })
         }
         Ok(Request::Seal { key_manager, reason }) => seal(state, &key_manager, reason, who),
         Ok(Request::Unseal { key_manager, reason }) => unseal(state, &key_manager, &reason, who),

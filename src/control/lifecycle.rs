@@ -109,6 +109,9 @@ fn start_shards(
             state.connections_a_shard
         ),
     );
+    for warning in reload::blocks_of_nothing(state, &state.config.load()) {
+        state.log.event(Level::Warn, warning);
+    }
     // From here on, and with the lines of reloads, the log says who could use which key when.
     let reported = difference::at_start(&state.config.load(), (&**state.tls.load()).into());
     reported.into_iter().for_each(|line| state.log.event(Level::Info, format!("start: {line}")));

@@ -23,6 +23,8 @@ const LOCK_FILE: &str = "lock";
 pub const BLOCKS_FILE: &str = "blocks.json";
 /// There since the first start.
 const MARK: &str = "initialised";
+/// What stands in it once there is a block list: from then on one that is missing was lost.
+const HAS_BLOCKS: &[u8] = b"blocks.json\n";
 
 /// The directory, which no other process uses.
 #[derive(Debug)]
@@ -91,6 +93,22 @@ impl StateDir {
     /// A sentence for the operator.
     pub fn mark(&self) -> Result<(), String> {
         if self.marker().exists() { Ok(()) } else { self.write(MARK, b"") }
+    }
+
+    /// Whether a block list was written here before.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn has_had_blocks(&self) -> Result<bool, String> {
+        Ok(self.read(MARK, HAS_BLOCKS.len())?.is_some_and(|mark| mark == HAS_BLOCKS))
+    }
+
+    /// A block list is written here.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn mark_blocks(&self) -> Result<(), String> {
+        self.write(MARK, HAS_BLOCKS)
     }
 
     /// What a file holds; `None` where there is none.

@@ -335,3 +335,18 @@ fn a_trail_without_records_is_not_in_order_beside_cloudtrail() {
     assert_eq!(named.status.code(), Some(1), "{printed}");
     assert_eq!(printed.matches("only in CloudTrail: ").count(), 2, "{printed}");
 }
+
+#[test]
+fn a_reload_does_not_end_the_trail_by_omission() {
+    let (installation, _) = audited("");
+    let server = installation.start();
+    installation.configure(&Config::default());
+    assert!(server.reload().contains("--accept-loss-of-audit"));
+    let mut command = Command::new(programs::xksd());
+    command.args(["reload", "--accept-loss-of-audit", "--config"]);
+    let accepted = command.arg(installation.config_file()).output().expect("runs");
+    let said = String::from_utf8_lossy(&accepted.stdout);
+    assert!(accepted.status.success() && said.contains("from the next start only"), "{said}");
+    // Until then it goes on.
+    assert_eq!(server.status()["audit"]["writable"], true);
+}

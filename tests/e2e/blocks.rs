@@ -138,10 +138,41 @@ fn a_block_list_that_cannot_be_read_is_not_served_without() {
     let file = installation.path().join("state/blocks.json");
     let text = fs::read_to_string(&file).expect("there");
     fs::write(&file, &text[..text.len() / 2]).expect("cut");
-    let output = xksd(&installation, &["serve"]);
-    assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("blocks.json") && said.contains("must not be answered"), "{said}");
+    let refused = |why: &str| {
+        let output = xksd(&installation, &["serve"]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("blocks.json") && said.contains("must not be answered"), "{said}");
+        assert!(said.contains(why), "{said}");
+        said
+    };
+    refused("cannot be read");
+    // One letter of what is blocked.
+    fs::write(&file, text.replace("/one", "/onf")).expect("changed");
+    refused("its sha256 is another one");
+    fs::remove_file(&file).expect("removed");
+    let said = refused("is missing");
+    // The message says what to do where that is meant.
+    let mark = installation.path().join("state/initialised");
+    assert!(said.contains(&format!("run: rm {}", mark.display())), "{said}");
+    fs::remove_file(mark).expect("removed");
+    let server = installation.start();
+    assert_eq!(server.status()["blocks"], json!([]));
+    drop(server);
+    fs::remove_file(&file).expect("written at every start that finds none");
+    refused("is missing");
+}
+
+#[test]
+fn a_block_of_nothing_is_told_at_the_start() {
+    let installation = Installation::default();
+    let server = installation.start();
+    block(&installation, &[]);
+    drop(server);
+    let renamed = Config::default().text().replace("\"/one\"", "\"/uno\"");
+    installation.write("xksd.toml", &renamed);
+    let server = installation.start();
+    server.wait_event(&["key store \"/one\" is blocked and is not in this configuration"]);
 }
 
 #[test]

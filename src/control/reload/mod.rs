@@ -30,6 +30,8 @@ use managers::Plan;
 pub struct Accepted {
     /// `[tls.client]` is missing, and client authentication goes.
     pub loss_of_client_auth: bool,
+    /// `[audit]` is missing, and the next start keeps no trail.
+    pub loss_of_audit: bool,
     /// Policies that forbid are missing.
     pub loss_of_forbids: bool,
 }
@@ -286,6 +288,9 @@ fn refuse_omissions(
     if accepted.loss_of_client_auth {
         omissions.retain(|problem| problem.key != difference::CLIENT_AUTH);
     }
+    if accepted.loss_of_audit {
+        omissions.retain(|problem| problem.key != difference::AUDIT);
+    }
     if !accepted.loss_of_forbids {
         omissions.extend(difference::lost_forbids(old, config));
     }
@@ -296,7 +301,7 @@ fn refuse_omissions(
 }
 
 /// Blocks that hold for nothing any more: a key store or key that was renamed is not blocked.
-fn blocks_of_nothing(state: &State, config: &Config) -> Vec<String> {
+pub(super) fn blocks_of_nothing(state: &State, config: &Config) -> Vec<String> {
     let is_there = |block: &&Block| {
         let mut stores = config.keystores.iter();
         stores.find(|store| store.path_prefix == block.key_store).is_some_and(|store| {
