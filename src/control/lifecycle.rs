@@ -26,10 +26,13 @@ use super::watchdog::Watchdog;
 use super::witness::listener as witness;
 use super::{commands, drain, file_watch, fleet_thread, reload, socket, system};
 use crate::config::difference;
+use crate::limits::OPENING_WAIT_MAX;
 use crate::telemetry::Level;
 
 /// The main thread looks at signals, shards and hung lanes this often.
 const TICK: Duration = Duration::from_millis(50);
+/// Key managers that open are looked at this often: requests wait for them.
+const OPENING_TICK: Duration = Duration::from_millis(2);
 
 /// Serves until a signal says stop. `serving` is called once requests are answered; a key manager
 /// may still be opening.
@@ -61,7 +64,6 @@ pub fn serve(
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served = start_shards(&state, &cores, listen, (hooks, admin)).and_then(|shards| {
         serving(&state);
-        state.notify.ready();
         run(&state, shards, &mut signals, (socket_keeper, hooks))
     });
     drain::end(&state, served, keeper, &mut signals).map_err(Failure::Other)
@@ -95,6 +97,9 @@ fn start_shards(
 ) -> Result<Shards, String> {
     let answer = (hooks.answer)(state).map_err(|error| format!("admin.listen: {error}"))?;
     state.admin.start(answer, admin, &state.log)?;
+    if !listen.is_empty() {
+        wait_for_key_manager(state);
+    }
     let (listen, shards) = Shards::start(state, cores, &listen)?;
     let _ = state.listening.set(listen);
     state.log.event(
@@ -116,6 +121,16 @@ fn start_shards(
     let reported = difference::at_start(&state.config.load(), (&**state.tls.load()).into());
     reported.into_iter().for_each(|line| state.log.event(Level::Info, format!("start: {line}")));
     Ok(shards)
+}
+
+/// Connections wait in sockets that were passed, and in an upgrade they come all the time: they are
+/// taken once they can be served. Without such sockets they would be refused meanwhile, which is no
+/// better than an error.
+fn wait_for_key_manager(state: &State) {
+    let end = Instant::now() + OPENING_WAIT_MAX;
+    while !state.has_key_manager() && Instant::now() < end {
+        std::thread::sleep(OPENING_TICK);
+    }
 }
 
 /// Until a signal says stop and load balancers have seen it.
@@ -159,6 +174,7 @@ fn run(
             return Err(why);
         }
         shards.look()?;
+        state.notify.starting(|| state.is_ready(), state.started.elapsed());
         if shards.are_moving() {
             state.notify.alive(now, || state.summary());
         }

@@ -82,7 +82,7 @@ pub fn reload(state: &Arc<State>, who: &str, accepted: Accepted) -> Result<Said,
     let taken =
         read(state).and_then(|(config, tls)| take_over(state, who, config, Some(tls), accepted));
     let finished = finish(state, who, taken);
-    state.notify.ready();
+    state.notify.reloaded();
     finished
 }
 
