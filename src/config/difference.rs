@@ -54,8 +54,8 @@ pub fn served(config: &Config) -> Vec<String> {
     key_stores(None, config)
 }
 
-/// A line for each change from `old` to `new`, in the order of the configuration, and who may
-/// connect from now on, changed or not.
+/// A line for each change from `old` to `new`, in the order of the configuration. Who may connect
+/// is said as a whole where anything of it changed.
 pub fn at_reload(
     old: (&Config, Certificates<'_>),
     new: (&Config, Certificates<'_>),
@@ -67,7 +67,12 @@ pub fn at_reload(
     }
     said.extend(changes("admin", server::ADMIN_KEYS, &old.0.admin, &new.0.admin));
     said.extend(certificate_change(old.1.server, new.1.server));
-    said.extend(who_may_connect(new.0, new.1.trust_anchors));
+    let may_connect = who_may_connect(new.0, new.1.trust_anchors);
+    if old.1.trust_anchors != new.1.trust_anchors
+        || may_connect != who_may_connect(old.0, old.1.trust_anchors)
+    {
+        said.extend(may_connect);
+    }
     said.extend(of_key_managers_and_stores(old.0, new.0));
     said
 }
