@@ -70,11 +70,9 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// And for this long.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-/// At a start, connections wait for so long in a socket that was passed until a key manager serves:
-/// an HSM's log-in takes less. After it they are answered with an error, which says more.
+/// Connections in a socket that was passed wait so long at a start until a key manager serves.
 pub const OPENING_WAIT_MAX: Duration = Duration::from_secs(3);
-/// Then the service manager takes a start for done that is not ready yet. systemd ends one after
-/// 90 s by default.
+/// After it the service manager is told that a start is done. systemd ends one after 90 s.
 pub const STARTED_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connections of one shard that the kernel holds until they are accepted, less where
 /// `net.core.somaxconn` is. One that finds no place tries again after a second: of 10,000 that came
