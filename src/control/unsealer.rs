@@ -10,24 +10,22 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::serving;
 use super::state::State;
-use super::unsealing::hsm::InNewSession;
+use super::unsealing::look::{Look, look};
 use super::unsealing::openers::{self, Done, Job, NotOpened};
 use super::unsealing::{Means, Unsealing};
 use crate::audit::record::Record;
 use crate::key_manager::wrapped::wrap::Hsm;
 use crate::key_manager::wrapped::{
-    Canary, Closed, FileState, Finding, Folder, look_at_hsm, needless_usage,
+    Closed, FileState, Finding, Folder, Refusal, Standing, needless_usage,
 };
 use crate::limits::{KEY_FOLDER_INTERVAL, UNSEAL_RETRY_INTERVAL};
 use crate::telemetry::Level;
 
-/// So many files are tried where none is in use yet: some of them may be damaged.
-const CANARIES_MAX: usize = 3;
 /// Between two looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Why files are refused, by label.
-type Reasons = HashMap<Arc<str>, String>;
+type Reasons = HashMap<Arc<str>, Refusal>;
 /// What happened to the key of a label.
 type News = (Arc<str>, String);
 
@@ -150,13 +148,27 @@ impl<'a> Keeper<'a> {
         if Instant::now() < self.look_at_hsm {
             return;
         }
-        let finding = self.finding();
+        let Look { mut finding, refused } =
+            look(self.unsealing, self.means, &mut self.hsms, &self.folder);
         let mut lease = self.unsealing.lock();
         let was_closed = lease.closed();
+        if let (Finding::No(why), Standing::NotOpened(_)) = (&finding, lease.standing())
+            && self.means.hsms.iter().any(|hsm| hsm.refused_pin().is_some())
+        {
+            // Nothing was opened: that is the operator's, who puts the right PIN there.
+            finding = Finding::Away(why.clone());
+        }
         lease.found(finding.clone(), Instant::now());
         let closed = lease.closed();
         self.unsealing.close_if(&lease);
+        let news = if closed.is_none() { self.refuse(&refused) } else { Vec::new() };
         drop(lease);
+        if !news.is_empty() {
+            // Their files may be opened again one day.
+            self.incomplete = true;
+            serving::renew_key_stores(self.state);
+            self.tell_news(news);
+        }
         let interval = match (&finding, &closed) {
             (Finding::Yes, None) => self.means.settings.recheck,
             _ => UNSEAL_RETRY_INTERVAL.min(self.means.settings.recheck),
@@ -181,52 +193,11 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Whether some HSM opens what it sealed. One that does is enough; a no of one counts where
-    /// none does.
-    fn finding(&mut self) -> Finding {
-        // Without a hold on the keys, which are to go at once when time is over.
-        let in_use = self.unsealing.keys.table().keys().next().map(|(_, key)| key.canary().clone());
-        if let Some(canary) = in_use {
-            return self.finding_of(Some(&canary));
-        }
-        // Nothing is in use: what lies there to be opened, of which some may not be right.
-        let labels = self.folder.scan().unwrap_or_default().into_keys();
-        let files = labels.filter_map(|label| self.folder.read(&label).ok()?).take(CANARIES_MAX);
-        let canaries: Vec<Canary> = files.map(|file| Canary::of(&file)).collect();
-        let mut finding = None;
-        for canary in &canaries {
-            match self.finding_of(Some(canary)) {
-                Finding::No(why) => finding = Some(Finding::No(why)),
-                found => return found,
-            }
-        }
-        finding.unwrap_or_else(|| self.finding_of(None))
-    }
-
-    /// The same of what one key's file says.
-    fn finding_of(&mut self, canary: Option<&Canary>) -> Finding {
-        let master = &self.means.settings.master;
-        let is_in_use = self.unsealing.keys.table().closed().is_none();
-        let mut finding = None;
-        for (hsm, manager) in self.hsms.iter_mut().zip(&self.means.hsms) {
-            let mut found = look_at_hsm(&mut **hsm, master, canary);
-            if is_in_use && matches!(found, Finding::No(_)) {
-                // Keys are in use: once more, by a session that nothing of the others can mislead.
-                found = match look_at_hsm(&mut InNewSession(manager), master, canary) {
-                    // It gives no further session, perhaps.
-                    Finding::Away(_) => look_at_hsm(&mut **hsm, master, canary),
-                    found => found,
-                };
-            }
-            let named = |why: String| format!("{}: {why}", manager.name);
-            finding = match (found, finding) {
-                (Finding::Yes, _) => return Finding::Yes,
-                (Finding::No(why), _) => Some(Finding::No(named(why))),
-                (Finding::Away(_), Some(before)) => Some(before),
-                (Finding::Away(why), None) => Some(Finding::Away(named(why))),
-            };
-        }
-        finding.unwrap_or_else(|| Finding::Away("no HSM is configured".to_owned()))
+    /// Keys that no HSM opens any more, while it opens others, are no longer used.
+    fn refuse(&self, refused: &[(Vec<String>, String)]) -> Vec<News> {
+        let keys = &self.unsealing.keys;
+        let news = refused.iter().flat_map(|(masters, why)| keys.refuse(masters, why));
+        news.map(|(label, why)| (label, format!("refused: {why}"))).collect()
     }
 
     /// A line when it becomes another one.
@@ -341,7 +312,7 @@ impl<'a> Keeper<'a> {
                     news.push((label, format!("epoch {} is in use", epoch.number)));
                 }
             }
-            Err(NotOpened { why, may_pass, by_hsm }) => {
+            Err(NotOpened { why, may_pass, by_hsm, is_refused_by_hsm }) => {
                 if by_hsm {
                     self.look_at_hsm = Instant::now();
                 }
@@ -349,7 +320,7 @@ impl<'a> Keeper<'a> {
                 if !table.refused().any(|(known, before)| *known == label && before == why) {
                     news.push((label.clone(), format!("refused: {why}")));
                 }
-                refused.insert(label, why);
+                refused.insert(label, Refusal { why, by_hsm: is_refused_by_hsm });
             }
         }
     }
@@ -383,7 +354,9 @@ impl<'a> Keeper<'a> {
             }
         }
         let count = keys.len();
-        if let (0, Some((_, why)), Some(_)) = (count, refused.iter().next(), before.closed()) {
+        if let (0, Some((_, Refusal { why, .. })), Some(_)) =
+            (count, refused.iter().next(), before.closed())
+        {
             // Not ready: it would have nothing to serve with.
             let why = why.clone();
             wrapped.refuse_all(refused, why);

@@ -120,7 +120,7 @@ pub(in crate::cli) fn open_all(
             Ok(loaded) => drop(opened.insert(label, Arc::new(loaded))),
             Err(why) => {
                 wrong.push(why.clone());
-                refused.insert(label, why);
+                refused.insert(label, wrapped::Refusal { why, by_hsm: false });
             }
         }
     }

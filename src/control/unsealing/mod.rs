@@ -5,6 +5,7 @@
 
 pub mod hsm;
 mod key_files;
+pub mod look;
 pub mod openers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

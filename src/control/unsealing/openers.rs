@@ -39,6 +39,8 @@ pub struct NotOpened {
     pub may_pass: bool,
     /// The HSM did not do it.
     pub by_hsm: bool,
+    /// It is there, and says no.
+    pub is_refused_by_hsm: bool,
 }
 
 /// The HSMs of a key manager, through their lanes. Each call takes further clients.
@@ -89,7 +91,7 @@ fn open(
     if unsealing.absence(Instant::now()).is_some() {
         // Each file would wait for it once more.
         let why = "it is new, and the HSM that would open it is away".to_owned();
-        return Err(NotOpened { why, may_pass: true, by_hsm: false });
+        return Err(NotOpened { may_pass: true, ..why.into() });
     }
     // No hold on a key while the HSM is asked.
     let before = keys.table().key(label).map(Arc::downgrade);
@@ -107,13 +109,15 @@ fn open(
 impl From<String> for NotOpened {
     /// Of a file that is not believed.
     fn from(why: String) -> NotOpened {
-        NotOpened { why, may_pass: false, by_hsm: false }
+        NotOpened { why, may_pass: false, by_hsm: false, is_refused_by_hsm: false }
     }
 }
 
 impl From<NotLoaded> for NotOpened {
     fn from(why: NotLoaded) -> NotOpened {
         let may_pass = !matches!(why, NotLoaded::File(_));
-        NotOpened { may_pass, by_hsm: matches!(why, NotLoaded::Hsm(_)), why: why.to_string() }
+        let (by_hsm, is_refused_by_hsm) =
+            (matches!(why, NotLoaded::Hsm(_)), why.is_refused_by_hsm());
+        NotOpened { may_pass, by_hsm, is_refused_by_hsm, why: why.to_string() }
     }
 }

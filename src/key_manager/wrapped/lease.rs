@@ -75,9 +75,7 @@ impl Lease {
             // Asked before that.
             (_, Standing::Closed(closed @ Closed::Sealed(_))) => Standing::Closed(closed.clone()),
             (Finding::Yes, _) => Standing::Open { renewed: now, away: None },
-            (Finding::No(why) | Finding::Away(why), Standing::NotOpened(_)) => {
-                Standing::NotOpened(why)
-            }
+            (Finding::Away(why), Standing::NotOpened(_)) => Standing::NotOpened(why),
             (Finding::No(why), _) => Standing::Closed(Closed::Refused(why)),
             (Finding::Away(why), Standing::Open { renewed, .. }) => {
                 Standing::Open { renewed: *renewed, away: Some(why) }
@@ -181,10 +179,10 @@ mod tests {
         assert_eq!(lease.closed(), Some(Closed::Refused("no key \"master\"".to_owned())));
         lease.found(Finding::Yes, now);
         assert_eq!(lease.closed(), None);
-        // Before anything was opened nothing is known of a rule that changed.
+        // Whoever destroys the master while nothing runs finds its keys stopped as well.
         let mut lease = Lease::new(ANSWER, ANSWER);
         lease.found(no(), now);
-        assert_eq!(lease.closed(), Some(Closed::NotOpened("no key \"master\"".to_owned())));
+        assert_eq!(lease.closed(), Some(Closed::Refused("no key \"master\"".to_owned())));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::key_file::{Encrypted, FileVersion, KeyFile, moment};
 use super::lease::Finding;
 use super::loaded::{Canary, Epoch, Loaded, Version};
 use super::material::{Material, check_value};
-use super::not_loaded::NotLoaded;
+use super::not_loaded::{NotLoaded, says_no};
 use super::opening::{Opening, Round};
 use super::wrap::{self, Hsm, first_of};
 use crate::key_manager::{
@@ -196,13 +196,5 @@ fn master_opens(hsm: &mut dyn Hsm, master: &str) -> Result<(), Fault> {
 
 fn finding_of(fault: Fault) -> Finding {
     let why = fault.to_string();
-    match fault {
-        Fault::KeyNotFound { .. }
-        | Fault::KeyDisabled
-        | Fault::KeyUsage
-        | Fault::KeyRefused { .. }
-        | Fault::Sealed { .. }
-        | Fault::BadCiphertext => Finding::No(why),
-        Fault::Device { .. } | Fault::Busy | Fault::Timeout => Finding::Away(why),
-    }
+    if says_no(&fault) { Finding::No(why) } else { Finding::Away(why) }
 }

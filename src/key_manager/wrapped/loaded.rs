@@ -28,6 +28,12 @@ impl Canary {
     pub fn of(file: &KeyFile) -> Canary {
         Canary { digest: file.digest(), seals: file.seals().cloned().collect() }
     }
+
+    /// The masters that the file is sealed under. What an HSM says of one such file, it says of
+    /// all that have the same.
+    pub fn masters(&self) -> Vec<&str> {
+        self.seals.iter().map(|seal| seal.master.as_str()).collect()
+    }
 }
 
 /// Which of a key's files: each change gives another.

@@ -56,8 +56,8 @@ pub struct Wrapped {
 pub struct Table {
     /// By label.
     keys: HashMap<Arc<str>, Arc<Loaded>>,
-    /// Files that are not believed, and why.
-    refused: HashMap<Arc<str>, String>,
+    /// Files that were not opened, and why.
+    refused: HashMap<Arc<str>, Refusal>,
     /// Why none may be used; `None` where they may.
     closed: Option<Closed>,
 }
@@ -73,6 +73,23 @@ pub enum Closed {
     Refused(String),
     /// An operator has sealed it.
     Sealed(String),
+}
+
+/// Why the file of one key was not opened, while others may be in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the operator.
+    pub why: String,
+    /// It is no fault of the file: the HSM says no, to whoever asks.
+    pub by_hsm: bool,
+}
+
+impl Refusal {
+    fn fault(&self) -> Fault {
+        let detail = self.why.clone();
+        // A key whose file is not believed is not lost: its file is to be mended.
+        if self.by_hsm { Fault::Sealed { detail } } else { Fault::Device { detail } }
+    }
 }
 
 impl Closed {
@@ -129,7 +146,7 @@ impl Wrapped {
     }
 
     /// From now on these may be used, and no others.
-    pub fn open(&self, keys: HashMap<Arc<str>, Arc<Loaded>>, refused: HashMap<Arc<str>, String>) {
+    pub fn open(&self, keys: HashMap<Arc<str>, Arc<Loaded>>, refused: HashMap<Arc<str>, Refusal>) {
         self.table.store(Arc::new(Table { keys, refused, closed: None }));
     }
 
@@ -139,9 +156,28 @@ impl Wrapped {
         self.table.store(Arc::new(Table { closed: Some(closed), ..Table::default() }));
     }
 
+    /// The HSM no longer opens the files under these masters: their keys may not be used from now
+    /// on, the others may. Gives those that are taken away.
+    pub fn refuse(&self, masters: &[String], why: &str) -> Vec<(Arc<str>, String)> {
+        let Table { keys, refused, closed: None } = &*self.table() else { return Vec::new() };
+        let is_refused = |(_, key): &(&Arc<str>, &Arc<Loaded>)| key.canary.masters() == masters;
+        let taken: Vec<Arc<str>> =
+            keys.iter().filter(is_refused).map(|(label, _)| label.clone()).collect();
+        if taken.is_empty() {
+            return Vec::new();
+        }
+        let (mut keys, mut refused) = (keys.clone(), refused.clone());
+        keys.retain(|label, _| !taken.contains(label));
+        let refusal = Refusal { why: why.to_owned(), by_hsm: true };
+        refused.extend(taken.iter().map(|label| (label.clone(), refusal.clone())));
+        self.open(keys, refused);
+        taken.into_iter().map(|label| (label, why.to_owned())).collect()
+    }
+
     /// None may be used, for each file was refused.
-    pub fn refuse_all(&self, refused: HashMap<Arc<str>, String>, why: String) {
-        let closed = Some(Closed::NotOpened(why));
+    pub fn refuse_all(&self, refused: HashMap<Arc<str>, Refusal>, why: String) {
+        let by_hsm = refused.values().all(|refusal| refusal.by_hsm);
+        let closed = Some(if by_hsm { Closed::Refused(why) } else { Closed::NotOpened(why) });
         self.table.store(Arc::new(Table { keys: HashMap::new(), refused, closed }));
     }
 }
@@ -162,22 +198,21 @@ impl Table {
         self.keys.get(label)
     }
 
-    /// Files that are not believed, and why.
+    /// Files that were not opened, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&Arc<str>, &str)> {
-        self.refused.iter().map(|(label, why)| (label, why.as_str()))
+        self.refused.iter().map(|(label, refusal)| (label, refusal.why.as_str()))
     }
 
     fn find(&self, label: &str) -> Result<&Loaded, Fault> {
-        if let Some(closed) = &self.closed {
-            return Err(closed.fault());
-        }
-        if let Some(key) = self.keys.get(label) {
+        if let (None, Some(key)) = (&self.closed, self.keys.get(label)) {
             return Ok(key);
         }
-        Err(match self.refused.get(label) {
-            // The key is not lost: its file is to be mended.
-            Some(why) => Fault::Device { detail: why.clone() },
-            None => Fault::KeyNotFound { detail: format!("there is no key file for \"{label}\"") },
+        Err(match (self.refused.get(label), &self.closed) {
+            (Some(refusal), _) => refusal.fault(),
+            (None, Some(closed)) => closed.fault(),
+            (None, None) => {
+                Fault::KeyNotFound { detail: format!("there is no key file for \"{label}\"") }
+            }
         })
     }
 }

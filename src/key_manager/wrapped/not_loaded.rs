@@ -15,6 +15,13 @@ pub enum NotLoaded {
     TakenAway,
 }
 
+impl NotLoaded {
+    /// An HSM was asked, and says no.
+    pub fn is_refused_by_hsm(&self) -> bool {
+        matches!(self, NotLoaded::Hsm(fault) if says_no(fault))
+    }
+}
+
 /// All keys were taken away while this one was opened.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TakenAway;
@@ -38,5 +45,18 @@ impl From<TakenAway> for NotLoaded {
 impl From<secret_memory::Error> for NotLoaded {
     fn from(error: secret_memory::Error) -> NotLoaded {
         NotLoaded::Memory(error.to_string())
+    }
+}
+
+/// Whether an HSM that gives this fault is there, and refuses.
+pub(super) fn says_no(fault: &Fault) -> bool {
+    match fault {
+        Fault::KeyNotFound { .. }
+        | Fault::KeyDisabled
+        | Fault::KeyUsage
+        | Fault::KeyRefused { .. }
+        | Fault::Sealed { .. }
+        | Fault::BadCiphertext => true,
+        Fault::Device { .. } | Fault::Busy | Fault::Timeout => false,
     }
 }

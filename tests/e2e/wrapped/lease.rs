@@ -8,7 +8,7 @@ use test_harness::api::{encrypt_body, name};
 use test_harness::token::PIN;
 use test_harness::{Api, Server, Token, eventually, own_process, softhsm};
 
-use super::{MASTER, Place, near, wait_for_state};
+use super::{MASTER, Place, near, refused, wait_for_refusal, wait_for_state};
 
 fn encrypt_error(api: &mut Api) -> (u16, String) {
     api.error("keys/foo/encrypt", &encrypt_body(b"text", &json!({})))
@@ -59,6 +59,47 @@ fn a_master_that_is_deleted_under_load_seals_and_another_one_of_its_name_does_no
     wait_for_state(&server, "open");
     eventually("ready", || server.is_ready());
     assert_eq!(api.decrypt("foo", &made, &json!({})), b"text");
+}
+
+/// The other one has foo's file as well.
+#[test]
+fn keys_of_a_master_that_is_deleted_stop_also_after_a_restart_and_others_serve() {
+    let place = Place::with_foo("");
+    place.key("create", "bar", &[]);
+    place.hsm.import_key("m2", 9);
+    place.key("rewrap", "foo", &["--master", "m2"]);
+    let server = place.start();
+    let mut api = place.api(&server);
+    let made = [api.encrypt("foo", b"text", &json!({})), api.encrypt("bar", b"text", &json!({}))];
+    let bar_is_refused = |server: &Server| {
+        wait_for_refusal(server, "bar", &format!("no secret key labelled {MASTER:?}"));
+        let mut api = place.api(server);
+        let refused = name(400, "InvalidStateException");
+        assert_eq!(api.decrypt_error("bar", &made[1], &json!({})), refused);
+        assert_eq!(api.error("keys/bar/encrypt", &encrypt_body(b"text", &json!({}))), refused);
+        assert_eq!(api.decrypt("foo", &made[0], &json!({})), b"text");
+        api.round_trip("foo");
+    };
+    let delete = || {
+        pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", MASTER]);
+    };
+    delete();
+    bar_is_refused(&server);
+    drop(server);
+    let server = place.start();
+    bar_is_refused(&server);
+    place.hsm.import_key(MASTER, 7);
+    eventually("opened again", || refused(&server, "bar").is_none());
+    assert_eq!(place.api(&server).decrypt("bar", &made[1], &json!({})), b"text");
+    // None is left: nothing serves, also after a restart.
+    delete();
+    pkcs11_tool(&place, &["--delete-object", "--type", "secrkey", "--label", "m2"]);
+    wait_for_state(&server, "hsm_refuses");
+    drop(server);
+    let server = place.spawn();
+    wait_for_state(&server, "hsm_refuses");
+    assert!(!server.is_ready());
+    assert_eq!(encrypt_error(&mut place.api(&server)), name(400, "InvalidStateException"));
 }
 
 #[test]
