@@ -3,7 +3,7 @@
 //!
 //! [`record`] is what a line says, [`tree`] and [`checkpoint`] are pure, [`layout`] names the
 //! files. [`recovery`] opens a trail, [`store`] writes it; [`reader`] goes over its records.
-//! [`trail`] is the way of a record from a shard to the disk.
+//! [`trail`] is the way of a record from a shard to the disk. [`verify`] fills a [`report`].
 
 pub mod checkpoint;
 pub mod consistency;
@@ -14,6 +14,7 @@ pub mod proof;
 pub mod reader;
 pub mod record;
 pub mod recovery;
+pub mod report;
 mod retired;
 pub mod search;
 pub mod store;

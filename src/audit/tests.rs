@@ -8,10 +8,11 @@ use super::checkpoint::{Signer, Verifier};
 use super::layout::Layout;
 use super::record::{Record, write_line};
 use super::recovery::{Recovered, open};
+use super::report::Report;
 use super::store::Store;
 use super::trail::{Durability, News, NoPlace, Settings, Trail, WhenUnwritable};
 use super::tree::Leaves;
-use super::verify::{Report, verify};
+use super::verify::verify;
 
 const ORIGIN: &str = "xks.bank.example/site-a";
 
@@ -175,6 +176,13 @@ fn records_taken_out_put_in_and_in_another_order_are_found() {
         fs::write(&path, lines.join("\n") + "\n").unwrap();
         assert!(!look(directory.path(), None).problems.is_empty(), "{lines:?}");
     }
+    // What follows from the first is not a problem each.
+    fs::write(&path, good[1..].join("\n") + "\n").unwrap();
+    let found = look(directory.path(), None).problems;
+    let hashes: Vec<_> = found.iter().filter(|said| said.contains("the hash kept of it")).collect();
+    let expected = "record 0 differs from the hash kept of it; the same is wrong 8 more times";
+    assert!(hashes.len() == 1 && hashes[0].starts_with(expected), "{found:?}");
+
     fs::write(&path, &content).unwrap();
     fs::rename(&path, directory.path().join("records/0000000001.jsonl")).unwrap();
     assert!(!look(directory.path(), None).problems.is_empty(), "renamed");

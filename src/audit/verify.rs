@@ -14,49 +14,9 @@ use super::layout::Layout;
 use super::note::{NotAccepted, notes};
 use super::reader::{Broken, read_all};
 use super::recovery::open_note;
+use super::report::{Alike, Cosigned, Report};
 use super::retired::Seen;
 use super::tree::{Frontier, HASH_BYTES, Hash, leaf_hash};
-
-/// More of them help nobody: the first says where to look.
-const PROBLEMS_MAX: usize = 100;
-
-/// What a trail is, and what is wrong with it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Records in the tree.
-    pub records: u64,
-    /// Of them, those that are not there any more; their hashes are.
-    pub deleted: u64,
-    /// Checkpoints that were looked at.
-    pub checkpoints: usize,
-    /// Records that the newest checkpoint covers.
-    pub signed: u64,
-    /// How far each witness that was asked for has cosigned.
-    pub cosigned: Vec<Cosigned>,
-    /// A record that is being written, or was when the machine went down, bytes.
-    pub unfinished_bytes: u64,
-    /// A sentence each; none when all is well.
-    pub problems: Vec<String>,
-}
-
-/// The largest checkpoint that a witness has cosigned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cosigned {
-    /// The witness.
-    pub name: String,
-    /// Records that it covers; none where there is no such checkpoint.
-    pub records: Option<u64>,
-    /// When the witness saw them, seconds since 1970.
-    pub at: u64,
-}
-
-impl Report {
-    fn problem(&mut self, problem: String) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem);
-        }
-    }
-}
 
 /// Reads the whole trail. `witnesses` must have cosigned; `against`: a checkpoint that was kept
 /// elsewhere.
@@ -81,11 +41,17 @@ pub fn verify(
         signed: &signed,
         report: &mut report,
         retired: Vec::new(),
+        other_roots: Alike::default(),
+        other_hashes: Alike::default(),
     };
     leaves.look();
     read(layout, &mut leaves)?;
-    let (size, retired) = (leaves.tree.size(), leaves.retired);
+    let LeavesOf { tree, retired, other_roots, other_hashes, .. } = leaves;
+    let size = tree.size();
     report.records = size;
+    for alike in [other_hashes, other_roots] {
+        alike.said().into_iter().for_each(|problem| report.problem(problem));
+    }
     for (&beyond, stated) in signed.range(size + 1..) {
         for (_, whence) in stated {
             report.problem(format!(
@@ -189,6 +155,9 @@ struct LeavesOf<'a> {
     report: &'a mut Report,
     /// Records that say what is deleted: their index, and up to where.
     retired: Vec<(u64, u64)>,
+    /// Checkpoints and kept hashes that do not agree with the records.
+    other_roots: Alike,
+    other_hashes: Alike,
 }
 
 impl LeavesOf<'_> {
@@ -202,10 +171,12 @@ impl LeavesOf<'_> {
         let Some(stated) = self.signed.get(&size) else { return };
         let root = self.tree.root();
         for (_, whence) in stated.iter().filter(|(stated, _)| *stated != root) {
-            self.report.problem(format!(
-                "{whence} states another tree of {size} records: a record before {size} was \
-                 changed, put in or taken out"
-            ));
+            self.other_roots.note(|| {
+                format!(
+                    "{whence} states another tree of {size} records: a record before {size} was \
+                     changed, put in or taken out"
+                )
+            });
         }
     }
 }
@@ -231,7 +202,8 @@ fn read(layout: &Layout, leaves: &mut LeavesOf<'_>) -> io::Result<()> {
         let leaf = leaf_hash(line);
         match next_hash(&mut hashes) {
             Ok(Some(kept)) if kept != leaf => {
-                leaves.report.problem(format!("record {index} differs from the hash kept of it"));
+                let differs = || format!("record {index} differs from the hash kept of it");
+                leaves.other_hashes.note(differs);
             }
             Ok(_) => {}
             Err(error) => failed = Some(error),

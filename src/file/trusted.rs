@@ -76,7 +76,7 @@ fn refuse_at(at: &Path, own: u32, path: &Path) -> Result<Option<Metadata>, Strin
             } else {
                 format!("could be changed by another user: {} ", at.display())
             };
-            Err(format!("{what}{by}; run: {help} {}", super::shell_word(at)))
+            Err(format!("{what}{by}; {help} {}", super::shell_word(at)))
         }
     }
 }
@@ -93,14 +93,16 @@ fn why_changeable(owner: u32, mode: u32, is_link: bool, own: u32) -> Option<Chan
             "belongs to another user (uid {owner}), neither to root nor to this process's user \
              (uid {own})"
         );
-        return Some(Changeable { by, help: "chown -h root" });
+        // What it is was his to choose until now, and stays so after the command.
+        let help = "look first at what is in it, or make a new one; then run: chown -h root";
+        return Some(Changeable { by, help });
     }
     // A link has no mode: its directory counts.
     if is_link || mode & WRITABLE == 0 || mode & STICKY != 0 {
         return None;
     }
     let by = format!("can be written by every user (mode {:04o})", mode & 0o7777);
-    Some(Changeable { by, help: "chmod o-w" })
+    Some(Changeable { by, help: "run: chmod o-w" })
 }
 
 #[cfg(test)]

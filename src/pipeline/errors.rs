@@ -81,7 +81,7 @@ pub(super) fn refused(why: &Refused, detail: &mut String) -> ApiError {
             *detail = last_fault.as_deref().unwrap_or("no session was ever open").to_string();
             ApiError::new(
                 ErrorName::InternalException,
-                "no session with the key manager is open; the proxy's log says why",
+                "the key manager does not serve; the proxy's log says why",
             )
         }
         Refused::Hung => {

@@ -203,7 +203,7 @@ fn a_token_without_aes_gcm_is_told_by_all_that_tell_of_it() {
     let reply = server.client("/s").encrypt(b"no");
     assert_eq!((reply.status, reply.json["errorName"].as_str()), (500, Some("InternalException")));
     let told = reply.json["errorMessage"].as_str();
-    assert_eq!(told, Some("no session with the key manager is open; the proxy's log says why"));
+    assert_eq!(told, Some("the key manager does not serve; the proxy's log says why"));
     for words in [["keys"].as_slice(), &["check", "--open"]] {
         let (code, told) = server.xksd(words);
         assert!(code == 1 && told.contains(WHY), "{words:?}: {told}");

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::Source;
 use crate::audit::cosignature::CosignerKey;
-use crate::audit::verify::{Cosigned, Report, verify};
+use crate::audit::report::{Cosigned, PROBLEMS_MAX, Report};
+use crate::audit::verify::verify;
 use crate::cli::{Failure, print};
 use crate::telemetry::log::timestamp;
 
@@ -52,6 +53,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match report.problems.len() {
         0 => Ok(()),
         1 => Err(Failure::Failed(format!("{directory}: 1 problem"))),
+        PROBLEMS_MAX => {
+            Err(Failure::Failed(format!("{directory}: at least {PROBLEMS_MAX} problems")))
+        }
         count => Err(Failure::Failed(format!("{directory}: {count} problems"))),
     }
 }
@@ -104,10 +108,13 @@ fn as_text(report: &Report) -> String {
         ));
     }
     if signed < records {
+        let (last, them) = match records - signed {
+            1 => ("record is".to_owned(), "it"),
+            count => (format!("{count} records are"), "them"),
+        };
         text.push_str(&format!(
-            "The last {} records are not signed yet: the service signs them within a second, or \
-             when it starts again.\n",
-            records - signed
+            "The last {last} not signed yet: the service signs {them} within a second, or when it \
+             starts again.\n"
         ));
     }
     if *unfinished_bytes > 0 {

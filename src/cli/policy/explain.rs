@@ -16,7 +16,8 @@ Exit codes: 0 it was explained, whatever the decision; 2 wrong configuration or 
 
 Example:
   xksd policy explain --config xksd.toml --operation decrypt --key foo \\
-      --principal arn:aws:iam::111122223333:role/app --via-service s3.eu-west-1.amazonaws.com")]
+      --principal arn:aws:iam::111122223333:role/app \\
+      --kms-via-service s3.eu-west-1.amazonaws.com")]
 pub struct Args {
     #[command(flatten)]
     common: Common,

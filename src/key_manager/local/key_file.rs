@@ -48,8 +48,9 @@ pub(super) fn read(path: &Path, arena: &Arena) -> Result<Keys, String> {
         .map_err(|refused| format!("key file {} {refused}", path.display()))?;
     if content.mode & OTHERS != 0 {
         return Err(failed(&format_args!(
-            "mode {:04o} lets every user at the keys: chmod o= it",
-            content.mode
+            "mode {:04o} gives every user access to the keys; run: chmod o= {}",
+            content.mode,
+            file::shell_word(path)
         )));
     }
     file::refuse_changeable(path).map_err(|why| format!("key file {} {why}", path.display()))?;
