@@ -236,7 +236,8 @@ pub(super) fn destroy(args: &DestroyArgs) -> Result<(), Failure> {
         let at = at.and_then(|version| version.destroy_after.as_deref()).unwrap_or_default();
         Ok(format!(
             "key {label:?}: version {version} is disabled, and is to be destroyed after {at}: run \
-             this command once more then"
+             this command once more then. Backups of the file keep it: only the destruction of \
+             the master shreds those"
         ))
     })
 }

@@ -80,7 +80,7 @@ own_process! {
             );
         }
         // Nobody is there to be asked, whatever comes through the pipe.
-        site.key("destroy", "foo", &["--version", "1"]).refused(2, "say the label with --confirm");
+        site.key("destroy", "foo", &["--version", "1"]).refused(2, "give the label with --confirm");
         assert_eq!(site.text("foo"), before);
         let told = site.at_a_terminal(destroy, "foo\n");
         assert!(
