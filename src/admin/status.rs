@@ -357,7 +357,8 @@ impl KeyBudget {
         KeyBudget {
             used: shown.used.encryptions,
             share: shown.share,
-            percent: shown.percent(),
+            // As a person reads it.
+            percent: (shown.percent() * 1000.0).round() / 1000.0,
             counted_since: shown.counted_since_shown(),
             since_promoted: shown.used.since_promoted,
         }

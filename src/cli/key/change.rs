@@ -12,9 +12,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::super::instance::Instance;
 use super::super::{Failure, block, print, tell};
-use super::OfKey;
 use super::hsms::{Hsms, random};
 use super::instances;
+use super::{Of, OfKey};
 use crate::config::Wrapped;
 use crate::file::shell_word;
 use crate::hex::hex;
@@ -63,6 +63,9 @@ pub struct PromoteArgs {
     /// http://10.0.0.2:9180; may be given several times
     #[arg(long = "instance", value_name = "URL", value_parser = Instance::parse)]
     instances: Vec<Instance>,
+    /// No other instance uses the key: ask none, although the configuration has several
+    #[arg(long, conflicts_with = "instances")]
+    only_instance: bool,
 }
 
 /// Stop using a version: what it encrypted is answered InvalidStateException
@@ -195,6 +198,16 @@ pub(super) fn rotate(args: &RotateArgs) -> Result<(), Failure> {
 
 pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     let label = &args.key.label;
+    let config = args.key.of.load()?;
+    let has_others = config.server.instances > 1 || config.fleet.is_some();
+    if has_others && args.instances.is_empty() && !args.only_instance {
+        return Err(Failure::Usage(
+            "the configuration has several instances, and one that does not have the version yet \
+             could not decrypt: give each other one with --instance, or say --only-instance. \
+             Nothing was changed"
+                .to_owned(),
+        ));
+    }
     change(&args.key, |file, _, now| {
         let number = edit::promote(file, args.version, now).map_err(Failure::Failed)?;
         instances::refuse_without(&args.instances, label, number)?;
@@ -261,7 +274,18 @@ pub(super) fn rewrap(args: &RewrapArgs) -> Result<(), Failure> {
         }
         let masters = edit::masters(file).join(", ");
         Ok(format!("key {:?}: wrapped under {masters}", args.key.label))
-    })
+    })?;
+    let Of { key_manager, config, .. } = &args.key.of;
+    let configured = args.key.of.load()?;
+    let master = &args.key.of.wrapped(&configured)?.master;
+    if args.drop.as_ref() == Some(master) {
+        tell(&format!(
+            "warning: {master:?} is still the `master` of key manager {key_manager:?} in {}, and \
+             new keys are wrapped under it. Set `master` to the new one there, on every instance",
+            config.display()
+        ));
+    }
+    Ok(())
 }
 
 /// Opens a key's file through the HSM, has it edited, and puts it in the old one's place.

@@ -83,7 +83,8 @@ impl Folder {
             return Err(at(&"can be written by every user; run: chmod o-w on it"));
         }
         file::refuse_changeable(&path).map_err(|why| at(&why))?;
-        let file = KeyFile::parse(&content.bytes).map_err(|why| at(&why))?;
+        let file = KeyFile::parse(&content.bytes)
+            .map_err(|why| at(&format_args!("{why}. Restore this file from a backup")))?;
         if file.label != label {
             return Err(at(&format_args!("is that of the key {:?}: it was renamed", file.label)));
         }

@@ -75,7 +75,9 @@ own_process! {
         done("cancel-destroy", &zero, "version 0 stays, disabled", 7);
         site.token.make_key("m2", 32, &super::proper());
         done("rewrap", &["--master", "m2"], "wrapped under m1, m2", 8);
-        done("rewrap", &["--drop", "m1"], "wrapped under m2", 9);
+        let dropped = site.key("rewrap", "foo", &["--drop", "m1"]);
+        assert_eq!(dropped.out, format!("key \"foo\": wrapped under m2\n{}", file("foo", 9)));
+        assert!(dropped.err.contains("\"m1\" is still the `master`"), "{}", dropped.err);
         let list = site.run(&["key", "list", "--key-manager", "near"]);
         assert_eq!(
             list.out,
@@ -231,6 +233,20 @@ own_process! {
         of("hsm-a", "are made and kept by the HSM, with the HSM's own tools");
         of("local", "\"local\" is of kind \"local\"; keys for trying out have no versions");
         site.run(&["key-manager", "seal", "near"]).refused(1, "nobody listens here");
+    }
+}
+
+own_process! {
+    fn of_several_instances_none_is_forgotten(_directory) {
+        let site = Site::with_foo();
+        site.done("rotate", "foo", &[]);
+        let path = site.installation.path().join("xksd.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("[server]\n").count(), 1);
+        std::fs::write(&path, text.replace("[server]\n", "[server]\ninstances = 2\n")).unwrap();
+        site.key("promote", "foo", &[]).refused(2, "give each other one with --instance");
+        assert!(site.done("describe", "foo", &[]).contains("staged"));
+        site.done("promote", "foo", &["--only-instance"]);
     }
 }
 
