@@ -156,6 +156,31 @@ fn every_byte_that_is_changed_is_found() {
 }
 
 #[test]
+fn a_file_of_checkpoints_that_is_taken_away_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let problems = || look(directory.path(), None).problems;
+    let (mut store, _) = reopened(directory.path()).unwrap();
+    store.append(&lines(0..4)).unwrap();
+    store.checkpoint().unwrap().unwrap();
+    let (newest, log) = (store.layout.checkpoint(), store.layout.checkpoints_log());
+    // As a crash between the log and the file leaves it, which only the first one can.
+    fs::remove_file(&newest).unwrap();
+    assert_eq!(problems(), Vec::<String>::new());
+    store.append(&lines(4..7)).unwrap();
+    store.checkpoint().unwrap().unwrap();
+    for file in [newest, log] {
+        let content = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let found = problems();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(found.len() == 1 && found[0].contains(name), "{name}: {found:?}");
+        assert!(found[0].contains("taken away"), "{found:?}");
+        fs::write(&file, content).unwrap();
+        assert_eq!(problems(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn records_taken_out_put_in_and_in_another_order_are_found() {
     let directory = tempfile::tempdir().unwrap();
     trail(directory.path());

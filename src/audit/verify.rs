@@ -92,7 +92,8 @@ fn checkpoints(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         read => read,
     };
-    let (log, current) = (read(layout.checkpoints_log())?, read(layout.checkpoint())?);
+    // In this order: each checkpoint is in the log first, and one may be made just now.
+    let (current, log) = (read(layout.checkpoint())?, read(layout.checkpoints_log())?);
     let mut signed = Signed::new();
     let mut last = 0;
     for (number, note) in (1..).zip(notes(&log)) {
@@ -107,9 +108,18 @@ fn checkpoints(
             signed.entry(size).or_default().push((root, whence));
         }
     }
-    if log.is_empty() && current.is_empty() {
-        report.problem("there is no checkpoint".to_owned());
-    }
+    // The first one of all is in the log only while it is made, or after a crash just then.
+    let missing = match (current.is_empty(), log.is_empty()) {
+        (true, true) => Some("there is no checkpoint"),
+        (false, true) => {
+            Some("checkpoints.log is missing or empty: the checkpoints were taken away")
+        }
+        (true, false) if signed.len() > 1 => {
+            Some("the file checkpoint is missing or empty: it was taken away")
+        }
+        _ => None,
+    };
+    missing.into_iter().for_each(|missing| report.problem(missing.to_owned()));
     for (note, whence) in [
         (Some(&*current).filter(|note| !note.is_empty()), "the file checkpoint"),
         (against, "the checkpoint that was kept elsewhere"),
