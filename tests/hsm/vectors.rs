@@ -1,4 +1,4 @@
-//! Wycheproof's vectors for AES-256-GCM with a 96-bit IV and a 128-bit tag, through both kinds of
+//! Wycheproof's vectors for AES-256-GCM with a 96-bit IV and a 128-bit tag, through each kind of
 //! key manager. An encryption takes no IV from its caller, so the vectors are decrypted; each key
 //! also encrypts, and decrypts that.
 
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::engines::engine;
 use crate::jobs::job;
+use crate::wrapped::imported;
 
 struct Vector {
     number: usize,
@@ -113,5 +114,13 @@ own_process! {
             .expect("written");
         let local = Local::load(&file).expect("a key file");
         run(vectors, |job| local.execute(job));
+    }
+}
+
+own_process! {
+    fn wycheproofs_vectors_in_wrapped_keys(_directory) {
+        let (vectors, keys) = vectors();
+        let wrapped = imported(&keys);
+        run(vectors, |job| wrapped.execute(job));
     }
 }

@@ -130,6 +130,25 @@ impl Module {
     }
 }
 
+/// These keys by label, imported and wrapped in SoftHSM, and opened.
+pub(crate) fn imported(keys: &std::collections::BTreeMap<String, Vec<u8>>) -> Wrapped {
+    let token = softhsm::new_token(&softhsm::load(), "xks");
+    let mut module = Module::new((engine(), token), 12);
+    let wrapped = Wrapped::new(Wanted::Prefer).expect("memory");
+    let mut opened = HashMap::new();
+    for (label, key) in keys {
+        let key = Zeroizing::new(key.as_slice().try_into().expect("32 bytes"));
+        let names = (SET, label.as_str(), "m1");
+        let mut file =
+            edit::create(&mut module.hsms, names, (Cipher::Direct, &key), now()).expect("made");
+        module.seal(&mut file);
+        let loaded = module.load(&file, &wrapped).unwrap_or_else(|why| panic!("{why}"));
+        opened.insert(label.as_str().into(), Arc::new(loaded));
+    }
+    wrapped.open(opened, HashMap::new());
+    wrapped
+}
+
 fn encrypted(file: &KeyFile) -> impl Iterator<Item = &Encrypted> {
     file.versions.iter().flat_map(|version| &version.wraps).chain(file.seals())
 }
