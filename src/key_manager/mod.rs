@@ -191,6 +191,8 @@ pub enum Fault {
     Sealed {
         /// For the operator's log; no secrets.
         detail: String,
+        /// The HSM does, not an operator.
+        by_hsm: bool,
     },
     /// The key manager says it has too much to do.
     Busy,
@@ -204,7 +206,7 @@ impl std::fmt::Display for Fault {
             Fault::KeyNotFound { detail }
             | Fault::KeyRefused { detail }
             | Fault::Device { detail }
-            | Fault::Sealed { detail } => detail,
+            | Fault::Sealed { detail, .. } => detail,
             Fault::KeyDisabled => "the key is disabled, or outside its start and end date",
             Fault::KeyUsage => "the key is not an AES-256 key that allows this operation",
             Fault::BadCiphertext => "the ciphertext is not what was encrypted under this key",

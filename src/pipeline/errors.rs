@@ -49,11 +49,15 @@ pub(super) fn to_api_error(fault: Fault, begun: bool, detail: &mut String) -> Ap
                 "the key manager failed; the proxy's log says how",
             )
         }
-        Fault::Sealed { detail: why } => {
+        Fault::Sealed { detail: why, by_hsm } => {
             *detail = why;
             ApiError::new(
                 ErrorName::InvalidStateException,
-                "the key manager is sealed; the proxy's log says why",
+                if by_hsm {
+                    "the HSM refuses to open the key; the proxy's log says why"
+                } else {
+                    "an operator has sealed the key manager; the proxy's log says why"
+                },
             )
         }
         Fault::Busy => {

@@ -88,7 +88,7 @@ impl Refusal {
     fn fault(&self) -> Fault {
         let detail = self.why.clone();
         // A key whose file is not believed is not lost: its file is to be mended.
-        if self.by_hsm { Fault::Sealed { detail } } else { Fault::Device { detail } }
+        if self.by_hsm { Fault::Sealed { detail, by_hsm: true } } else { Fault::Device { detail } }
     }
 }
 
@@ -108,7 +108,8 @@ impl Closed {
         match self {
             // KMS tries again: it will pass, for all that is known.
             Closed::NotOpened(_) | Closed::Away(_) => Fault::Device { detail },
-            Closed::Refused(_) | Closed::Sealed(_) => Fault::Sealed { detail },
+            Closed::Refused(_) => Fault::Sealed { detail, by_hsm: true },
+            Closed::Sealed(_) => Fault::Sealed { detail, by_hsm: false },
         }
     }
 }

@@ -366,19 +366,21 @@ fn nothing_is_used_while_it_is_closed_and_keys_leave_the_memory() {
     let wrapped = opened(&rotated(&mut hsms), &mut hsms);
     assert_eq!(wrapped.arena().slots(), 4, "three versions and the test key");
     assert!(wrapped.serves());
-    for (closed, is_sealed) in [
-        (Closed::NotOpened("x".to_owned()), false),
-        (Closed::Away("x".to_owned()), false),
-        (Closed::Refused("x".to_owned()), true),
-        (Closed::Sealed("x".to_owned()), true),
+    for (closed, sealed_by_hsm) in [
+        (Closed::NotOpened("x".to_owned()), None),
+        (Closed::Away("x".to_owned()), None),
+        (Closed::Refused("x".to_owned()), Some(true)),
+        (Closed::Sealed("x".to_owned()), Some(false)),
     ] {
         wrapped.close(closed);
         assert_eq!((wrapped.serves(), wrapped.arena().slots()), (false, 1));
         let tasks = [Task::Describe, Task::Probe];
         for fault in tasks.map(|task| wrapped.execute(job(of(0, None), task)).unwrap_err()) {
             let detail = "x".to_owned();
-            let expected =
-                if is_sealed { Fault::Sealed { detail } } else { Fault::Device { detail } };
+            let expected = match sealed_by_hsm {
+                Some(by_hsm) => Fault::Sealed { detail, by_hsm },
+                None => Fault::Device { detail },
+            };
             assert_eq!(fault, expected);
         }
     }
