@@ -105,6 +105,16 @@ table_of_calls
 stop_server
 echo
 
+say "the same with the key in the HSM"
+sed 's/^key_manager = .*/key_manager = ["hsm"]/' "$dir/wrapped.toml" >"$config"
+rm -rf "$dir/demo/state"
+serve
+start_load --mix encrypt=45,decrypt=45,metadata=5,health=5 --tls 1.3 --rate 1800 --duration 10s --warmup 1s
+await_load
+note "the same load with \`kind = \"pkcs11\"\` for 10 s: $(calc %d "$(field .throughput)") answered right a second; $(errors_by_name)"
+stop_server
+echo
+
 say "$keys key files"
 token many
 sed -e 's/^token = .*/token = "many"/' -e "s#^module = .*#module = \"$softhsm\"#" "$dir/wrapped.toml" >"$config"
