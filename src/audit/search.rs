@@ -125,11 +125,12 @@ pub struct Comparison {
 
 /// KMS calls that use a key of an external key store, and so must have a record here where they
 /// succeeded.
-const KEY_CALLS: [&str; 6] = [
+const KEY_CALLS: [&str; 7] = [
     "Decrypt",
     "Encrypt",
     "GenerateDataKey",
     "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
     "GenerateDataKeyWithoutPlaintext",
     "ReEncrypt",
 ];

@@ -262,7 +262,11 @@ fn the_manual_is_complete() {
     site.write("policies/s3-only.cedar", policy, 0o644);
     site.write("policies/groups.json", b"[]", 0o644);
     // In a test the environment cannot be changed without harm to other threads.
-    let text = example.replace("{ env = \"XKSD_NSS_PIN\" }", "{ file = \"secrets/pin\" }");
+    let text = example
+        .replace("{ env = \"XKSD_NSS_PIN\" }", "{ file = \"secrets/pin\" }")
+        .replace("{ credential = \"fleet-secret\" }", "{ file = \"secrets/fleet\" }");
+    site.write("secrets/fleet", format!("{}=", "A".repeat(43)).as_bytes(), 0o600);
+    site.write("keys.toml", b"", 0o600);
     site.write("xksd.toml", text.as_bytes(), 0o600);
     let config = site.load().unwrap();
     assert_eq!(config.warnings, []);

@@ -13,6 +13,10 @@ use crate::audit::reader::read_all;
 use crate::audit::search::{Comparison, Query, parse};
 use crate::cli::{Failure, print};
 
+/// They choose records, and would leave all events of an export that they do not fit without one.
+const CONDITIONS: [&str; 8] =
+    ["kms_request_id", "key_store", "key", "principal", "kind", "outcome", "from", "until"];
+
 /// Print the records that fit all conditions, or compare them with a CloudTrail export
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -53,8 +57,9 @@ pub struct Args {
     /// Before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<OffsetDateTime>,
-    /// Compare with this CloudTrail export (JSON): what one has and the other has not
-    #[arg(long, value_name = "FILE")]
+    /// Compare with this CloudTrail export (JSON), over its time: what one has and the other has
+    /// not
+    #[arg(long, value_name = "FILE", conflicts_with_all = CONDITIONS)]
     cloudtrail: Option<PathBuf>,
     /// ARN of a KMS key in this key store: its uses must be in the trail, even if the trail has no
     /// record of that key; may be given several times
