@@ -176,8 +176,7 @@ fn witness(value: &Value<'_>) -> Option<AuditWitness> {
     let url = section.must("url", "where the witness is asked", |value| {
         let accepted = "http://, a host, a port where it is not 80, and a path where there is one, \
                         as in \"http://10.0.0.2:9182\"";
-        let plain = |text: &str| Url::parse(text).filter(|url| !url.tls);
-        plain(value.string_where(accepted, |text| plain(text).is_some())?)
+        Url::parse_plain(value.string_where(accepted, |text| Url::parse_plain(text).is_some())?)
     });
     let key = section.must("verifier_key", "the key that verifies its cosignatures", |value| {
         let accepted = "a witness's verifier key is meant, as `xksd audit key new --witness` \

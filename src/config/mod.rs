@@ -219,16 +219,11 @@ fn parse(text: &str, file: &Path, mode: u32, sources: &dyn Sources) -> Result<Co
     problem::sort(&mut warnings);
     match config {
         Some(config) if problems.is_empty() => {
-            let sha256 = sha256_hex(joined.text.as_bytes());
+            let sha256 = crate::hex::sha256_hex(joined.text.as_bytes());
             Ok(Config { warnings, files, texts, sha256, ..config })
         }
         _ => Err(Invalid::new(file, problems)),
     }
-}
-
-fn sha256_hex(text: &[u8]) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, text);
-    crate::hex::hex(hash.as_ref())
 }
 
 /// Errors of syntax draw further ones after them; more than these help nobody.

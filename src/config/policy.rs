@@ -131,7 +131,7 @@ pub(super) fn said(policy: Option<&Policy>) -> Said<'static> {
     let Policy { files, entities, ids_in_errors, .. } = policy;
     let list = |files: &[Source]| {
         let one = |file: &Source| {
-            let hash = super::sha256_hex(file.text.as_bytes());
+            let hash = crate::hex::sha256_hex(file.text.as_bytes());
             format!("{:?} with SHA-256 {hash}", file.name)
         };
         files.iter().map(one).collect::<Vec<_>>().join(", ")

@@ -183,8 +183,7 @@ fn collector(value: &Value<'_>) -> Option<Url> {
     let accepted = "http://, a host, a port and a path where there is one, as in \
                     \"http://127.0.0.1:4318\"; a collector on this machine can pass spans on over \
                     https";
-    let is_plain = |text: &str| Url::parse(text).is_some_and(|url| !url.tls);
-    Url::parse(value.string_where(accepted, is_plain)?)
+    Url::parse_plain(value.string_where(accepted, |text| Url::parse_plain(text).is_some())?)
 }
 
 /// The networks of all its sections, of which none overlaps another.

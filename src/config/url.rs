@@ -42,6 +42,11 @@ impl Url {
         is_url.then_some(Url { tls, host, port, prefix })
     }
 
+    /// The same, if it is not https.
+    pub(super) fn parse_plain(text: &str) -> Option<Url> {
+        Url::parse(text).filter(|url| !url.tls)
+    }
+
     /// Host and port, as in the field `Host`.
     pub fn authority(&self) -> String {
         let Url { host, port, .. } = self;

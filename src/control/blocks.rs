@@ -60,7 +60,7 @@ impl Blocks {
     pub fn load(dir: Arc<StateDir>) -> Result<Blocks, String> {
         let had = dir.has_had_blocks()?;
         let list = match dir.read(FILE, BLOCKS_FILE_BYTES_MAX)? {
-            None => none(&dir)?,
+            None => none(&dir, had)?,
             Some(bytes) => parse(&bytes).map_err(|why| {
                 format!(
                     "the block list in {FILE} of the state directory cannot be read: {why}. \
@@ -209,9 +209,9 @@ pub(super) fn name(key_store: &str, key: Option<&str>) -> String {
     }
 }
 
-/// The list of a directory without one: empty, if there never was one. From now on there is.
-fn none(dir: &StateDir) -> Result<BlockList, String> {
-    if dir.has_had_blocks()? {
+/// The list of a directory without one: empty, unless it had one. From now on there is one.
+fn none(dir: &StateDir, had: bool) -> Result<BlockList, String> {
+    if had {
         return Err(format!(
             "the block list {FILE} of the state directory is missing. xksd does not start without \
              it: it says what must not be answered. Restore it; or, if you are sure that nothing \
@@ -225,7 +225,7 @@ fn none(dir: &StateDir) -> Result<BlockList, String> {
 
 fn digest(blocks: &[Block]) -> String {
     let text = serde_json::to_vec(blocks).unwrap_or_default();
-    crate::hex::hex(ring::digest::digest(&ring::digest::SHA256, &text).as_ref())
+    crate::hex::sha256_hex(&text)
 }
 
 /// Reads the file's text.
@@ -286,6 +286,18 @@ mod tests {
         assert_eq!(blocks.unblock("/a", Some("foo"), 200), Err("it is not blocked".to_owned()));
         drop(blocks);
         assert_eq!(load(&parent).unwrap().active(0), []);
+    }
+
+    #[test]
+    fn whatever_marks_a_directory_before_its_first_start_the_list_is_missed_after_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = |name: &str| parent.path().join("state").join(name);
+        drop(StateDir::open(&parent.path().join("state")).unwrap());
+        std::fs::write(file("initialised"), "by configuration management\n").unwrap();
+        assert_eq!(load(&parent).unwrap().active(0), []);
+        std::fs::remove_file(file(FILE)).unwrap();
+        let why = load(&parent).err().unwrap();
+        assert!(why.contains("is missing") && why.contains("initialised"), "{why}");
     }
 
     #[test]

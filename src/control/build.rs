@@ -167,7 +167,6 @@ fn state_dir(config: &Config, log: &Log) -> Result<Arc<StateDir>, String> {
         );
         log.event(Level::Warn, message);
     }
-    dir.mark()?;
     Ok(Arc::new(dir))
 }
 

@@ -25,6 +25,8 @@ pub const BLOCKS_FILE: &str = "blocks.json";
 const MARK: &str = "initialised";
 /// What stands in it once there is a block list: from then on one that is missing was lost.
 const HAS_BLOCKS: &[u8] = b"blocks.json\n";
+/// Whoever makes it before the first start may write something else there.
+const MARK_BYTES_MAX: usize = 4096;
 
 /// The directory, which no other process uses.
 #[derive(Debug)]
@@ -87,23 +89,15 @@ impl StateDir {
         self.path.join(MARK)
     }
 
-    /// From now on it is not new.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub fn mark(&self) -> Result<(), String> {
-        if self.marker().exists() { Ok(()) } else { self.write(MARK, b"") }
-    }
-
     /// Whether a block list was written here before.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub fn has_had_blocks(&self) -> Result<bool, String> {
-        Ok(self.read(MARK, HAS_BLOCKS.len())?.is_some_and(|mark| mark == HAS_BLOCKS))
+        Ok(self.read(MARK, MARK_BYTES_MAX)?.is_some_and(|mark| mark == HAS_BLOCKS))
     }
 
-    /// A block list is written here.
+    /// A block list is written here, and the directory is not new any more.
     ///
     /// # Errors
     /// A sentence for the operator.

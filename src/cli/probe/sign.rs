@@ -1,12 +1,12 @@
 //! SigV4 signing, the client's side. Deliberately not the server's canonicalisation: the probe must
 //! notice when that is wrong.
 
-use ring::{digest, hmac};
+use ring::hmac;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use zeroize::Zeroizing;
 
-use crate::hex::hex;
+use crate::hex::{hex, sha256_hex};
 
 /// Who signs, and for where.
 pub struct Signer {
@@ -41,13 +41,11 @@ impl Signer {
         let canonical = format!(
             "POST\n{path}\n\ncontent-type:application/json\nhost:{host}\nx-amz-date:{date}\n\n\
              content-type;host;x-amz-date\n{}",
-            hex(digest::digest(&digest::SHA256, body).as_ref())
+            sha256_hex(body)
         );
         let scope = format!("{day}/{}/kms-xks-proxy/aws4_request", self.region);
-        let to_sign = format!(
-            "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
-            hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
-        );
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256_hex(canonical.as_bytes()));
         let secret = Zeroizing::new(format!("AWS4{}", self.secret_access_key.as_str()));
         let key = mac(
             mac(mac(mac(secret.as_bytes(), day).as_ref(), &self.region).as_ref(), "kms-xks-proxy")
