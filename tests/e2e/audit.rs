@@ -344,11 +344,8 @@ fn a_reload_does_not_end_the_trail_by_omission() {
     let server = installation.start();
     installation.configure(&Config::default());
     assert!(server.reload().contains("--accept-loss-of-audit"));
-    let mut command = Command::new(programs::xksd());
-    command.args(["reload", "--accept-loss-of-audit", "--config"]);
-    let accepted = command.arg(installation.config_file()).output().expect("runs");
-    let said = String::from_utf8_lossy(&accepted.stdout);
-    assert!(accepted.status.success() && said.contains("from the next start only"), "{said}");
+    let (code, said) = installation.reload(&["--accept-loss-of-audit"]);
+    assert!(code == Some(0) && said.contains("from the next start only"), "{said}");
     // Until then it goes on.
     assert_eq!(server.status()["audit"]["writable"], true);
 }

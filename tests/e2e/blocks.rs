@@ -34,6 +34,13 @@ fn refused(installation: &Installation, arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).expect("text")
 }
 
+/// It must not start; why.
+fn refused_start(installation: &Installation) -> String {
+    let output = xksd(installation, &["serve"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
 fn block(installation: &Installation, more: &[&str]) -> String {
     done(installation, &[&["block", "--key-store", "/one", "--reason", "case 7"], more].concat())
 }
@@ -139,9 +146,7 @@ fn a_block_list_that_cannot_be_read_is_not_served_without() {
     let text = fs::read_to_string(&file).expect("there");
     fs::write(&file, &text[..text.len() / 2]).expect("cut");
     let refused = |why: &str| {
-        let output = xksd(&installation, &["serve"]);
-        assert_eq!(output.status.code(), Some(2));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = refused_start(&installation);
         assert!(said.contains("blocks.json") && said.contains("must not be answered"), "{said}");
         assert!(said.contains(why), "{said}");
         said
@@ -179,9 +184,7 @@ fn a_block_of_nothing_is_told_at_the_start() {
 fn two_processes_do_not_share_a_state_directory() {
     let installation = Installation::default();
     let server = installation.start();
-    let output = xksd(&installation, &["serve"]);
-    assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = refused_start(&installation);
     assert!(said.contains("another xksd uses it"), "{said}");
     Api::new(&installation, &server).round_trip("foo");
 }
@@ -369,9 +372,7 @@ fn a_socket_that_is_removed_is_bound_again() {
 #[test]
 fn a_state_directory_that_is_empty_is_not_taken_for_the_first_start() {
     let installation = Installation::new(&Config::default().server("require_state = true"));
-    let refused = xksd(&installation, &["serve"]);
-    assert_eq!(refused.status.code(), Some(2));
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let why = refused_start(&installation);
     assert!(why.contains("is its volume mounted?"), "{why}");
     let touched =
         why.split("run: ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
@@ -379,7 +380,7 @@ fn a_state_directory_that_is_empty_is_not_taken_for_the_first_start() {
     assert!(done.success(), "{touched}");
     assert_eq!(installation.start().stop().0, Some(0));
     fs::remove_dir_all(installation.path().join("state")).expect("removed");
-    assert_eq!(xksd(&installation, &["serve"]).status.code(), Some(2));
+    refused_start(&installation);
     // Where it is not asked for, it is said.
     installation.configure(&Config::default());
     let server = installation.start();

@@ -281,13 +281,8 @@ fn a_forbid_that_is_cut_off_is_not_given_up_unless_that_is_said() {
     installation.write("roles.cedar", &format!("{ROLES}{}", forbid("first")));
     assert!(server.reload().contains("not reloaded"));
     server.wait_event(&["keystore[0].policy: forbids less: \"second\""]);
-    let accept = || {
-        let mut command = Command::new(programs::xksd());
-        command.args(["reload", "--accept-loss-of-forbids", "--config"]);
-        command.arg(installation.config_file()).output().expect("runs")
-    };
-    let accepted = accept();
-    assert!(accepted.status.success(), "{accepted:?}");
+    let accepted = installation.reload(&["--accept-loss-of-forbids"]);
+    assert_eq!(accepted.0, Some(0), "{accepted:?}");
     // Neither by hiding it behind another one of its name that permits.
     let permits = forbid("first").replace("forbid(", "permit(");
     installation.write("roles.cedar", &format!("{ROLES}{permits}"));

@@ -1,6 +1,5 @@
 //! HSMs that a reload brings, with PINs that come late, are wrong, or change.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,20 +8,11 @@ use test_harness::config::{key, key_store};
 use test_harness::hsm_sim::{KEY, SimulatedHsm};
 use test_harness::pki::write;
 use test_harness::token::PIN;
-use test_harness::{A, Api, Config, Installation, Server, eventually, programs};
+use test_harness::{A, Api, Config, Installation, Server, eventually};
 
 const LATE: &str = "{ file = \"pin\", late = true }";
 
 const TAKEN: &str = "xksd_file_changes_total{result=\"taken\"}";
-
-/// What `xksd reload` says, and its exit code.
-fn reload(installation: &Installation) -> (Option<i32>, String) {
-    let mut command = Command::new(programs::xksd());
-    command.args(["reload", "--config"]).arg(installation.config_file());
-    let output = command.output().expect("runs");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-}
 
 /// A key store over the key manager `hsm`, which is this one; files are watched.
 fn over(hsm: &SimulatedHsm, pin: &str) -> Config {
@@ -67,13 +57,13 @@ fn a_late_pin_of_a_key_manager_that_a_reload_brings_is_awaited() {
     // Where files are not watched, somebody has to say when.
     let unwatched = over(&new, LATE).server("watch_files = false");
     installation.configure(&unwatched);
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("its PIN is not there yet: write it to "), "{said}");
     assert!(said.contains("/pin, then reload"), "{said}");
 
     installation.configure(&over(&new, LATE));
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("its PIN is not there yet: it is opened once "), "{said}");
     assert!(said.contains("the one before it serves on"), "{said}");
@@ -126,7 +116,7 @@ fn a_wrong_pin_of_an_hsm_that_a_reload_brings_is_tried_once_over_reloads() {
     let made = Api::new(&installation, &server).encrypt(KEY, b"text", &json!({}));
     for (wrong, tries) in [("11111111", 1), ("11111111", 1), ("22222222", 2), ("11111111", 2)] {
         installation.configure(&over(&new, &pin(wrong)));
-        let (code, said) = reload(&installation);
+        let (code, said) = installation.reload(&[]);
         assert_eq!(code, Some(1), "{said}");
         for words in ["does not take over", "CKR_PIN_INCORRECT", "the one before it serves on"] {
             assert!(said.contains(words), "{said}");
@@ -135,7 +125,7 @@ fn a_wrong_pin_of_an_hsm_that_a_reload_brings_is_tried_once_over_reloads() {
         Api::new(&installation, &server).round_trip(KEY);
     }
     installation.configure(&over(&new, &pin(PIN)));
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!((code, token(&server), logins(&new)), (Some(0), json!("new"), json!(3)), "{said}");
     assert_eq!(Api::new(&installation, &server).decrypt(KEY, &made, &json!({})), b"text");
 }
@@ -171,7 +161,7 @@ fn stays_down(fault: &str, why: &str) {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let reloaded = reload(&installation);
+        let reloaded = installation.reload(&[]);
         done.store(true, Ordering::Relaxed);
         reloaded
     });
@@ -183,7 +173,7 @@ fn stays_down(fault: &str, why: &str) {
     assert!(server.is_ready());
     // Once it is well, the next reload has it.
     new.prepare("");
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!((code, token(&server)), (Some(0), json!("new")), "{fault}: {said}");
     Api::new(&installation, &server).round_trip(KEY);
 }

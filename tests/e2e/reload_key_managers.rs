@@ -1,23 +1,13 @@
 //! Key managers that a reload adds, removes, renames and changes, under requests: none fails, and
 //! what cannot be had leaves what runs.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
 use test_harness::config::{key, key_store};
-use test_harness::{A, Api, B, Config, Installation, Server, eventually, programs};
-
-/// What `xksd reload` says, and its exit code.
-fn reload(installation: &Installation) -> (Option<i32>, String) {
-    let mut command = Command::new(programs::xksd());
-    command.args(["reload", "--config"]).arg(installation.config_file());
-    let output = command.output().expect("runs");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
-}
+use test_harness::{A, Api, B, Config, Installation, Server, eventually};
 
 /// Does `change` while requests come without a pause, on connections of their own; none may fail.
 fn under_requests<T>(
@@ -76,7 +66,7 @@ fn key_managers_are_added_renamed_and_removed() {
         (local("c"), "\"c\"", &["c"]),
     ] {
         installation.configure(&on(&key_managers, uses));
-        let (code, said) = under_requests(&installation, &server, || reload(&installation));
+        let (code, said) = under_requests(&installation, &server, || installation.reload(&[]));
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(self::key_managers(&server), run);
         let of_store = server.status()["key_stores"][0]["key_managers"].clone();
@@ -101,7 +91,7 @@ fn a_key_manager_that_does_not_serve_holds_up_nobody_who_is_to_be_cut_off() {
     let disabled = "\nenabled = false\n[[keystore.credential]]";
     wanted.key_stores = wanted.key_stores.replacen("\n[[keystore.credential]]", disabled, 1);
     installation.configure(&wanted);
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("key manager \"b\" does not take over, and it is not used: "), "{said}");
     assert!(
@@ -124,7 +114,7 @@ fn a_key_manager_that_does_not_serve_holds_up_nobody_who_is_to_be_cut_off() {
         "missing.json",
         &std::fs::read_to_string(installation.path().join("keys.json")).expect("keys"),
     );
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(key_managers(&server), ["local", "b"]);
     assert_eq!(server.status()["config_last_reload"]["failed"], json!([]));
@@ -150,7 +140,7 @@ fn a_new_key_store_without_a_key_manager_waits_and_holds_up_no_other_change() {
         key_stores: config.key_stores.replacen(&b, "", 1) + &new,
         ..config
     });
-    let (code, said) = reload(&installation);
+    let (code, said) = installation.reload(&[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains("key store \"/new\" is not served: none of its key managers [\"b\"] serves"),
@@ -180,7 +170,7 @@ fn a_key_file_is_taken_over_when_it_is_whole_and_lacks_no_key() {
         (&keys.to_string(), "keys of key stores cannot serve from it"),
     ] {
         installation.write("keys.json", text);
-        let (code, said) = under_requests(&installation, &server, || reload(&installation));
+        let (code, said) = under_requests(&installation, &server, || installation.reload(&[]));
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(why) && said.contains("the one before it serves on"), "{said}");
     }
@@ -190,7 +180,7 @@ fn a_key_file_is_taken_over_when_it_is_whole_and_lacks_no_key() {
     config.key_stores =
         config.key_stores.replacen("id = \"foo\"", "id = \"foo\"\nlabel = \"more\"", 1);
     installation.configure(&config);
-    let (code, said) = under_requests(&installation, &server, || reload(&installation));
+    let (code, said) = under_requests(&installation, &server, || installation.reload(&[]));
     assert_eq!(code, Some(0), "{said}");
     eventually("the one before is closed", || {
         server.log().iter().any(|line| line.contains("that is no longer used is closed"))

@@ -1,6 +1,7 @@
 //! A directory with everything a server needs: certificates, secrets, keys, configuration.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -14,7 +15,7 @@ use serde_json::json;
 use crate::config::{A, B, C, Config, FOO, OTHER};
 use crate::hsm_sim::SimulatedHsm;
 use crate::pki::{Ca, Leaf, write};
-use crate::{Server, softhsm, wire};
+use crate::{Server, programs, softhsm, wire};
 
 /// The directory.
 pub struct Installation {
@@ -100,6 +101,15 @@ impl Installation {
     /// What SOFTHSM2_CONF must name for its server, if it has an HSM.
     pub fn softhsm_configuration(&self) -> Option<PathBuf> {
         Some(self.path().join("softhsm2.conf")).filter(|path| path.exists())
+    }
+
+    /// The exit code of `xksd reload` with these options, and what it says.
+    pub fn reload(&self, options: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(programs::xksd());
+        command.arg("reload").args(options).arg("--config").arg(self.config_file());
+        let output = command.output().expect("runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Starts the server and waits until it is ready.
