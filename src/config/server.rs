@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::log::{self, LogFormat, LogLevel, LogOutput};
+use super::otlp::{self, Otlp};
 use super::problem::quoted;
 use super::reader::{Section, Value, all};
 use super::table::{InForce, Said, Setting, names};
-use super::url::Url;
 use crate::limits::{
-    HOST_NAME_CHARS_MAX, INSTANCES, OTLP_SAMPLE_ONE_IN, REGION_CHARS_MAX, REQUEST_BUDGET_MS,
-    SHARDS, SHUTDOWN_DELAY_MS, SHUTDOWN_MS,
+    HOST_NAME_CHARS_MAX, INSTANCES, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS,
+    SHUTDOWN_DELAY_MS, SHUTDOWN_MS,
 };
 use crate::network::{Network, NetworkError};
 
@@ -40,10 +40,8 @@ pub struct Server {
     pub log_level: LogLevel,
     /// Where they go.
     pub log_output: LogOutput,
-    /// The collector of OpenTelemetry that requests are told as spans, plain HTTP.
-    pub otlp_endpoint: Option<Url>,
-    /// One in so many requests becomes a span, where it is part of no trace.
-    pub otlp_sample_one_in: u64,
+    /// Requests as spans.
+    pub otlp: Otlp,
     /// Whether files that the configuration names come into force by themselves.
     pub watch_files: bool,
     /// What must survive a restart, as the block list. It is made where it does not exist.
@@ -73,10 +71,13 @@ pub(super) const KEYS: &[Setting<Server>] = &[
         |s| Said::text(&s.log_output.shown()),
         |new, running| new.log_output.clone_from(&running.log_output),
     ),
-    Setting::reloaded("otlp_endpoint", |s| {
-        s.otlp_endpoint.as_ref().map_or(Said::Nothing, Said::value)
+    Setting::reloaded(otlp::ENDPOINT, |s| {
+        s.otlp.endpoint.as_ref().map_or(Said::Nothing, Said::value)
     }),
-    Setting::reloaded("otlp_sample_one_in", |s| Said::value(s.otlp_sample_one_in)),
+    Setting::reloaded(otlp::TRUST_ANCHORS, |s| {
+        s.otlp.trust_anchors.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
+    }),
+    Setting::reloaded(otlp::SAMPLE_ONE_IN, |s| Said::value(s.otlp.sample_one_in)),
     Setting::kept(
         "state_directory",
         |s| Said::value(s.state_directory.display()),
@@ -149,9 +150,7 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
     let log = section.or("log", LogFormat::Auto, log::format);
     let log_level = section.or("log_level", LogLevel::Info, log::level);
     let log_output = section.or("log_output", LogOutput::Stderr, log::output);
-    let collector = section.or("otlp_endpoint", None, |v| collector(v).map(Some));
-    let one_in =
-        section.or("otlp_sample_one_in", 100, |v| v.integer("requests", OTLP_SAMPLE_ONE_IN));
+    let otlp = otlp::otlp(&section);
     let watch_files = section.or("watch_files", true, Value::boolean);
     let state = section.or("state_directory", root.reader.beside(STATE_DIRECTORY), Value::path);
     let require_state = section.or("require_state", false, Value::boolean);
@@ -169,21 +168,13 @@ pub(super) fn server(root: &Section<'_>) -> Option<Server> {
         log: log?,
         log_level: log_level?,
         log_output: log_output?,
-        otlp_endpoint: collector?,
-        otlp_sample_one_in: one_in?,
+        otlp: otlp?,
         watch_files: watch_files?,
         control_socket: socket?.unwrap_or_else(|| state.join(CONTROL_SOCKET)),
         state_directory: state,
         require_state: require_state?,
         proxy_protocol: balancers?,
     })
-}
-
-fn collector(value: &Value<'_>) -> Option<Url> {
-    let accepted = "http://, a host, a port and a path where there is one, as in \
-                    \"http://127.0.0.1:4318\"; a collector on this machine can pass spans on over \
-                    https";
-    Url::parse_plain(value.string_where(accepted, |text| Url::parse_plain(text).is_some())?)
 }
 
 /// The networks of all its sections, of which none overlaps another.

@@ -42,6 +42,10 @@ pub trait Sources {
     fn key_file_labels(&self, path: &Path) -> Result<Option<Vec<String>>, String>;
     /// What is wrong or unwise with what stands in the TLS files.
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
+    /// Whether a file of trust anchors can be used, or why not, as a sentence.
+    fn check_trust_anchors(&self, _path: &Path) -> Result<(), String> {
+        Ok(())
+    }
     /// The certificates in a chain's file, none where files are not looked into.
     fn certificates(&self, chain: &Path) -> Vec<tls::Certificate>;
 }
@@ -125,6 +129,10 @@ impl Sources for Machine {
 
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report {
         if self.check_files { tls::check(settings) } else { tls::Report::default() }
+    }
+
+    fn check_trust_anchors(&self, path: &Path) -> Result<(), String> {
+        if self.check_files { tls::client::trusting_file(path).map(drop) } else { Ok(()) }
     }
 
     fn certificates(&self, chain: &Path) -> Vec<tls::Certificate> {

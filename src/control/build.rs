@@ -77,7 +77,7 @@ pub fn build(
     let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
     Ok(State {
         config_file,
-        spans: span_export::start(&config.server, &log)?,
+        spans: span_export::start(&config.server.otlp, &log)?,
         balancers: Arc::new(ArcSwap::from_pointee(Balancers(config.server.proxy_protocol.clone()))),
         config: ArcSwap::from_pointee(config),
         last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),

@@ -5,7 +5,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::build::key_stores;
 use super::fleet_size;
 use super::logging;
-use super::span_export;
 use super::state::State;
 use crate::config::Config;
 use crate::keystore::KeyManager;
@@ -50,12 +49,6 @@ pub fn apply(state: &State, config: &Config, managers: &[Arc<KeyManager>]) -> Re
     state.managers.store(Arc::new(managers.to_vec()));
     state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
     state.log.set_level(logging::level(config));
-    let (running, new) = (&state.config.load().server, &config.server);
-    if (&running.otlp_endpoint, running.otlp_sample_one_in)
-        != (&new.otlp_endpoint, new.otlp_sample_one_in)
-    {
-        span_export::configure(new, &state.log, &state.spans)?;
-    }
     state.config.store(Arc::new(config.clone()));
     Ok(())
 }

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
 use rustix::system::uname;
+use rustls::ClientConfig;
 use serde_json::Value;
 
 use super::http_client::{self, Bounds, Request};
-use crate::config::{Server, Url};
+use crate::config::{Config, Otlp, Url};
 use crate::limits::{SPAN_BATCH_MAX, SPAN_QUEUE_MAX};
 use crate::telemetry::spans::{SpanCounts, Spans, batch};
 use crate::telemetry::{Level, Log};
+use crate::tls::client;
 
 const THREAD: &str = "xksd-spans";
 /// Spans gather for so long.
@@ -27,33 +29,54 @@ const BOUNDS: Bounds = Bounds {
     answer_bytes: 64 * 1024,
 };
 
-/// [`configure`], for the start.
-///
-/// # Errors
-/// The same.
-pub fn start(server: &Server, log: &Log) -> Result<Arc<SpanCounts>, String> {
-    let counts = Arc::default();
-    configure(server, log, &counts).map(|()| counts)
-}
-
 /// Has the log's writer make spans as this configuration says, or none.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn configure(server: &Server, log: &Log, counts: &Arc<SpanCounts>) -> Result<(), String> {
-    let Some(collector) = server.otlp_endpoint.clone() else {
-        log.set_spans(None);
-        return Ok(());
-    };
+pub fn start(otlp: &Otlp, log: &Log) -> Result<Arc<SpanCounts>, String> {
+    let counts = Arc::default();
+    log.set_spans(open(otlp, log, &counts)?);
+    Ok(counts)
+}
+
+/// What is to make spans from a reload on: `None` where nothing changes.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn change(
+    running: &Config,
+    new: &Config,
+    log: &Log,
+    counts: &Arc<SpanCounts>,
+) -> Result<Option<Option<Spans>>, String> {
+    let (before, wanted) = (&running.server.otlp, &new.server.otlp);
+    let anchors = wanted.trust_anchors.as_ref();
+    let is_same = anchors.is_none_or(|path| running.files.get(path) == new.files.get(path));
+    if before == wanted && is_same {
+        return Ok(None);
+    }
+    open(wanted, log, counts).map(Some)
+}
+
+/// What makes spans as this configuration says, if it asks for some, and the thread that posts
+/// them: it ends when nothing makes spans for it any more.
+fn open(otlp: &Otlp, log: &Log, counts: &Arc<SpanCounts>) -> Result<Option<Spans>, String> {
+    let Some(collector) = otlp.endpoint.clone() else { return Ok(None) };
+    let tls = otlp.trust_anchors.as_deref().map(client::trusting_file).transpose();
+    let tls = tls.map_err(|why| format!("server.otlp_trust_anchors: {why}"))?;
     let (queue, spans) = bounded(SPAN_QUEUE_MAX);
-    let export =
-        Export { collector, instance: instance(), counts: counts.clone(), log: log.clone() };
+    let export = Export {
+        collector,
+        tls: tls.map(|builder| Arc::new(builder.with_no_client_auth())),
+        instance: instance(),
+        counts: counts.clone(),
+        log: log.clone(),
+    };
     thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || export.run(&spans))
         .map_err(|error| format!("server.otlp_endpoint: no thread can be started: {error}"))?;
-    log.set_spans(Some(Spans::new(server.otlp_sample_one_in, queue, counts.clone())));
-    Ok(())
+    Ok(Some(Spans::new(otlp.sample_one_in, queue, counts.clone())))
 }
 
 fn instance() -> String {
@@ -62,6 +85,7 @@ fn instance() -> String {
 
 struct Export {
     collector: Url,
+    tls: Option<Arc<ClientConfig>>,
     instance: String,
     counts: Arc<SpanCounts>,
     log: Log,
@@ -108,7 +132,7 @@ impl Export {
             content_type: "application/json",
             body: body.as_bytes(),
         };
-        let answer = http_client::send(&self.collector, None, request, BOUNDS)?;
+        let answer = http_client::send(&self.collector, self.tls.as_ref(), request, BOUNDS)?;
         match answer.status {
             200..=299 => Ok(()),
             status => Err(format!("{}{PATH}: status {status}", self.collector)),

@@ -16,6 +16,7 @@
 
 mod accept;
 mod certificate;
+pub mod client;
 mod client_auth;
 mod ecdsa_key;
 mod failure;

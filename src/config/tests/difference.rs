@@ -204,6 +204,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("server.log_level", "log = \"json\"", "log = \"json\"\nlog_level = \"warn\""),
     ("server.log_output", "log = \"json\"", "log = \"json\"\nlog_output = \"journal\""),
     ("server.otlp_endpoint", "log = \"json\"", "log = \"json\"\notlp_endpoint = \"http://127.0.0.1:4318\""),
+    ("server.otlp_trust_anchors", "log = \"json\"", "log = \"json\"\notlp_endpoint = \"https://127.0.0.1:4318\"\notlp_trust_anchors = \"o\""),
     ("server.otlp_sample_one_in", "log = \"json\"", "log = \"json\"\notlp_sample_one_in = 1"),
     ("server.state_directory", "log = \"json\"", "log = \"json\"\nstate_directory = \"/s\""),
     ("server.require_state", "log = \"json\"", "log = \"json\"\nrequire_state = true"),

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::ClientConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::Fleet;
-use crate::tls::pem_file;
+use crate::tls::{client, pem_file};
 
 /// Of this configuration; `None` where nothing needs it.
 ///
@@ -16,15 +15,8 @@ use crate::tls::pem_file;
 /// A sentence for the operator.
 pub fn of(fleet: &Fleet) -> Result<Option<Arc<ClientConfig>>, String> {
     let Some(trust_anchors) = &fleet.trust_anchors else { return Ok(None) };
-    let mut roots = RootCertStore::empty();
-    let anchors = pem_file::certificates(trust_anchors);
-    for certificate in anchors.map_err(|why| format!("fleet.trust_anchors: {why}"))? {
-        roots.add(certificate).map_err(|e| format!("fleet.trust_anchors: {e}"))?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
+    let builder = client::trusting_file(trust_anchors)
+        .map_err(|why| format!("fleet.trust_anchors: {why}"))?;
     let client = fleet.etcd().and_then(|etcd| etcd.client.as_ref());
     let config = match client {
         None => builder.with_no_client_auth(),

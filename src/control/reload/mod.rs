@@ -16,6 +16,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::blocks;
 use super::serving::apply;
+use super::span_export;
 use super::state::{LastReload, State};
 use crate::audit::record::Record;
 use crate::config::difference::{self, Certificates};
@@ -246,11 +247,15 @@ fn take_over(
     warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
     warnings.extend(blocks_of_nothing(state, &config));
     let admin = state.admin.prepare(&config)?;
+    let spans = span_export::change(&old, &config, &state.log, &state.spans)?;
     let waiting = difference::keep_running(&mut config, &old);
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
     state.admin.take_over(admin, &state.log)?;
+    if let Some(spans) = spans {
+        state.log.set_spans(spans);
+    }
     let first = before_opening.as_ref().map(|config| apply(state, config, &managers));
     first.transpose()?;
     let before = (&*old, Certificates::from(&*old_tls));
