@@ -68,7 +68,8 @@ impl LogOutput {
     const NAMED: [(&str, Self); 3] =
         [("stderr", Self::Stderr), ("journal", Self::Journal), ("syslog", Self::Syslog)];
 
-    pub(super) fn shown(&self) -> String {
+    /// As it stands in the file.
+    pub fn shown(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
             output => {

@@ -11,8 +11,8 @@ use super::problem::quoted;
 use super::reader::{Section, Value, all};
 use super::table::{InForce, Said, Setting, names};
 use crate::limits::{
-    HOST_NAME_CHARS_MAX, INSTANCES, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS,
-    SHUTDOWN_DELAY_MS, SHUTDOWN_MS,
+    HOST_NAME_CHARS_MAX, INSTANCES, REGION_CHARS_MAX, REQUEST_BUDGET_MS, SHARDS, SHUTDOWN_DELAY_MS,
+    SHUTDOWN_MS,
 };
 use crate::network::{Network, NetworkError};
 
@@ -64,13 +64,9 @@ pub(super) const KEYS: &[Setting<Server>] = &[
     Setting::reloaded("shutdown_ms", |s| Said::value(s.shutdown_time.as_millis())),
     Setting::reloaded("instances", |s| Said::value(s.instances)),
     Setting::reloaded("watch_files", |s| Said::value(s.watch_files)),
-    Setting::kept("log", |s| Said::text(s.log.name()), |new, running| new.log = running.log),
+    Setting::reloaded("log", |s| Said::text(s.log.name())),
     Setting::reloaded("log_level", |s| Said::text(s.log_level.name())),
-    Setting::kept(
-        "log_output",
-        |s| Said::text(&s.log_output.shown()),
-        |new, running| new.log_output.clone_from(&running.log_output),
-    ),
+    Setting::reloaded("log_output", |s| Said::text(&s.log_output.shown())),
     Setting::reloaded(otlp::ENDPOINT, |s| {
         s.otlp.endpoint.as_ref().map_or(Said::Nothing, Said::value)
     }),

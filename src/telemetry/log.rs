@@ -1,4 +1,4 @@
-//! The log: one line a request and one an event, on standard error, JSON or text.
+//! The log: one line a request and one an event, JSON or text, on standard error or elsewhere.
 //!
 //! Lines are made and written on their own thread, behind a bounded queue: a terminal or pipe
 //! that stalls costs lines (counted), never a request's time. So do lines that cannot be written.
@@ -10,7 +10,7 @@ mod panics;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -21,6 +21,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bound
 use serde::Serialize;
 
 pub use self::destination::Destination;
+use self::destination::Out;
 pub(crate) use self::line::{Printable, timestamp, write_json};
 pub use self::output::Lost;
 use self::output::Output;
@@ -88,6 +89,36 @@ enum Line {
     Event(SystemTime, Level, String),
     /// Everything before it is written when this is answered.
     Flush(Sender<()>),
+    /// The same; what comes after it goes elsewhere.
+    Divert(Opened, Sender<()>),
+}
+
+/// A place for lines, and their form there.
+pub struct Opened {
+    format: Format,
+    out: Out,
+}
+
+impl Opened {
+    fn new(format: Format, destination: Destination, reopen: &Arc<AtomicBool>) -> io::Result<Self> {
+        // What reads datagrams reads JSON.
+        let format = match destination {
+            Destination::Journal | Destination::Syslog => Format::Json,
+            Destination::Stderr | Destination::File(_) => format,
+        };
+        Ok(Opened { format, out: destination.open(reopen.clone())? })
+    }
+}
+
+/// What became of [`Log::divert`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Diverted {
+    /// All lines of before are written.
+    Now,
+    /// They are not written yet; it will be as soon as they are.
+    Later,
+    /// Lines are lost already, so many wait. It will not be.
+    Never,
 }
 
 /// Whether a request's record becomes a line; if not, it is only for a span.
@@ -116,30 +147,21 @@ impl Log {
     pub fn start(
         format: Format,
         out: impl Write + Send + 'static,
-    ) -> std::io::Result<(Log, JoinHandle<()>)> {
-        Log::start_with(format, out, Arc::default())
+    ) -> io::Result<(Log, JoinHandle<()>)> {
+        Log::start_with(Opened { format, out: Box::new(out) }, Arc::default())
     }
 
     /// Starts the writer on `destination`.
     ///
     /// # Errors
     /// When it cannot be opened, or no thread can be started.
-    pub fn open(format: Format, destination: Destination) -> std::io::Result<Log> {
-        // What reads datagrams reads JSON.
-        let format = match destination {
-            Destination::Journal | Destination::Syslog => Format::Json,
-            Destination::Stderr | Destination::File(_) => format,
-        };
+    pub fn open(format: Format, destination: Destination) -> io::Result<Log> {
         let reopen = Arc::<AtomicBool>::default();
-        let out = destination.open(reopen.clone())?;
-        Log::start_with(format, out, reopen).map(|(log, _writer)| log)
+        let opened = Opened::new(format, destination, &reopen)?;
+        Log::start_with(opened, reopen).map(|(log, _writer)| log)
     }
 
-    fn start_with(
-        format: Format,
-        out: impl Write + Send + 'static,
-        reopen: Arc<AtomicBool>,
-    ) -> std::io::Result<(Log, JoinHandle<()>)> {
+    fn start_with(opened: Opened, reopen: Arc<AtomicBool>) -> io::Result<(Log, JoinHandle<()>)> {
         let (lines, queue) = bounded(LOG_QUEUE_LINES);
         let (give_back, written) = bounded(LOG_RECORDS_KEPT_MAX);
         let lost = Arc::new(Lost::default());
@@ -147,6 +169,7 @@ impl Log {
         let (level, traced) = (Arc::default(), spans.clone());
         let log = Log { lines, written, lost: lost.clone(), level, spans, reopen };
         let writer = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
+            let Opened { format, out } = opened;
             write_lines(format, Output::new(out, &lost), &queue, &give_back, &traced)
         })?;
         Ok((log, writer))
@@ -172,6 +195,28 @@ impl Log {
     /// Has the next line open its file again, which somebody has renamed.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// Opens another place for lines, for [`Log::divert`].
+    ///
+    /// # Errors
+    /// When it cannot be opened, or nobody is there who would read.
+    pub fn prepare(&self, format: Format, destination: Destination) -> io::Result<Opened> {
+        destination.reach()?;
+        Opened::new(format, destination, &self.reopen)
+    }
+
+    /// From now on lines go there. Waits until all that was queued before is written where lines
+    /// went before, or `patience` is over.
+    pub fn divert(&self, opened: Opened, patience: Duration) -> Diverted {
+        let (done, written) = bounded(1);
+        if self.lines.send_timeout(Line::Divert(opened, done), patience).is_err() {
+            return Diverted::Never;
+        }
+        match written.recv_timeout(patience) {
+            Ok(()) => Diverted::Now,
+            Err(_) => Diverted::Later,
+        }
     }
 
     fn has(&self, level: Level) -> bool {
@@ -217,8 +262,8 @@ impl Log {
 }
 
 fn write_lines(
-    format: Format,
-    mut out: Output<'_, impl Write>,
+    mut format: Format,
+    mut out: Output<'_, Out>,
     queue: &Receiver<Line>,
     give_back: &Sender<Box<RequestLine>>,
     spans: &ArcSwapOption<Spans>,
@@ -259,6 +304,11 @@ fn write_lines(
                 }
                 Line::Flush(done) => {
                     out.write();
+                    let _ = done.send(());
+                }
+                Line::Divert(opened, done) => {
+                    out.divert(opened.out);
+                    format = opened.format;
                     let _ = done.send(());
                 }
             }

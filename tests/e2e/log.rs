@@ -4,9 +4,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
-use test_harness::{Api, Config, Installation, Server, eventually, programs};
+use test_harness::api::request_id;
+use test_harness::{Api, Config, Installation, Request, Server, Wire, eventually, programs};
 
 /// An installation whose server listens on ports that are known before.
 struct Known {
@@ -155,4 +157,66 @@ fn a_log_in_a_file_is_opened_again_by_a_signal_and_its_level_changes_by_a_reload
     );
     eventually("only what failed", || read("xksd.log").contains("KeyNotFoundException"));
     assert_eq!(round_trips(&read("xksd.log")), before + 1);
+}
+
+/// The place of the log, its form, and where the test finds it.
+const PLACES: [(&str, &str, &str); 3] =
+    [("./a.log", "json", "a.log"), ("stderr", "text", "stderr.log"), ("./b.log", "json", "b.log")];
+
+#[test]
+fn a_reload_moves_the_log_under_load_and_no_line_is_lost_or_doubled() {
+    let known = Known::new();
+    let stderr = File::create(known.installation.path().join("stderr.log")).expect("a file");
+    let mut server = known.serve(&[], stderr);
+    let text = fs::read_to_string(known.installation.config_file()).expect("there");
+    let place = |output: &str, format: &str| {
+        let keys = format!("log = \"{format}\"\nlog_output = \"{output}\"\nregions");
+        known.installation.write("xksd.toml", &text.replacen("regions", &keys, 1));
+        known.installation.reload(&[])
+    };
+    let done = AtomicBool::new(false);
+    let client = || {
+        let (mut wire, mut sent) = (Wire::connect(&known.installation, &server), Vec::new());
+        while !done.load(Ordering::Relaxed) {
+            let id = request_id();
+            assert_eq!(wire.call(&Request::health(&server, &id)).status, 200);
+            sent.push(id);
+        }
+        sent
+    };
+    let sent: Vec<String> = std::thread::scope(|scope| {
+        let clients = [0; 2].map(|_| scope.spawn(client));
+        for (output, format, _) in PLACES.iter().cycle().take(7) {
+            let (code, said) = place(output, format);
+            assert_eq!(code, Some(0), "{said}");
+        }
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
+    });
+    let refused = place("./nowhere/xksd.log", "json");
+    assert_eq!(refused.0, Some(1));
+    for words in ["server.log_output: ", "nowhere/xksd.log cannot be opened: No such file"] {
+        assert!(refused.1.contains(words), "{}", refused.1);
+    }
+    let dropped = ["behind", "unwritable"]
+        .map(|why| server.metric(&format!("xksd_log_lines_dropped_total{{reason=\"{why}\"}}")));
+    assert_eq!(dropped, [0.0; 2]);
+    server.terminate();
+    assert!(server.wait().success());
+    let logs = PLACES.map(|(_, _, name)| {
+        fs::read_to_string(known.installation.path().join(name)).expect("a log")
+    });
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let ids = |log: &'_ String| -> Vec<String> {
+        let words = log.split(|c| !is_of_word(c)).filter(|word| word.starts_with("request-"));
+        words.map(ToOwned::to_owned).collect()
+    };
+    let written = logs.each_ref().map(ids);
+    assert!(written.iter().all(|ids| !ids.is_empty()), "each had some");
+    let (mut written, mut sent) = (written.concat(), sent);
+    written.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(written, sent);
+    assert!(logs[0].contains("not reloaded"), "it goes on where it was");
+    assert!(logs[1].contains("the log goes on in"));
 }

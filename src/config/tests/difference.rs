@@ -355,7 +355,7 @@ fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
         in_force = new;
         waiting
     };
-    let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nlog = \"text\"";
+    let other = "listen = \"0.0.0.0:8443\"\nshards = 3\nrequire_state = true";
     let changed = SMALL.replace("listen = \"0.0.0.0:443\"", other);
     for _ in 0..2 {
         assert_eq!(
@@ -363,7 +363,7 @@ fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
             [
                 "server.listen is 0.0.0.0:8443, was 0.0.0.0:443: in force from the next start only",
                 "server.shards is 3, was 0: in force from the next start only",
-                "server.log is \"text\", was \"auto\": in force from the next start only",
+                "server.require_state is true, was false: in force from the next start only",
             ]
         );
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::blocks;
+use super::logging;
 use super::serving::apply;
 use super::span_export;
 use super::state::{LastReload, State};
@@ -247,11 +248,14 @@ fn take_over(
     warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
     warnings.extend(blocks_of_nothing(state, &config));
     let admin = state.admin.prepare(&config)?;
+    let log = logging::prepare(&old, &config, &state.log)?;
     let spans = span_export::change(&old, &config, &state.log, &state.spans)?;
     let waiting = difference::keep_running(&mut config, &old);
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
+    let diverted = log.map(|opened| logging::divert(&state.log, opened, &config));
+    warnings.extend(diverted.transpose()?.flatten());
     state.admin.take_over(admin, &state.log)?;
     if let Some(spans) = spans {
         state.log.set_spans(spans);

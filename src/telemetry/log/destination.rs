@@ -24,6 +24,9 @@ const FACILITY: u8 = 3;
 /// Of a field's name: systemd.journal-fields(7).
 const FIELD_CHARS_MAX: usize = 64;
 
+/// What lines are written to.
+pub(super) type Out = Box<dyn Write + Send>;
+
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -38,12 +41,24 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// Whether there is a daemon to send to, where one is needed.
+    ///
+    /// # Errors
+    /// Why none can be reached.
+    pub(super) fn reach(&self) -> io::Result<()> {
+        match self {
+            Destination::Journal => reach(Path::new(JOURNAL)),
+            Destination::Syslog => reach(Path::new(SYSLOG)),
+            Destination::Stderr | Destination::File(_) => Ok(()),
+        }
+    }
+
     /// What lines are written to. `reopen` is watched by a file.
     ///
     /// # Errors
     /// When a file cannot be opened. Who has no daemon to send to finds out at the first line.
-    pub(super) fn open(self, reopen: Arc<AtomicBool>) -> io::Result<Box<dyn Write + Send>> {
-        let lines = |socket: &str, encode| -> io::Result<Box<dyn Write + Send>> {
+    pub(super) fn open(self, reopen: Arc<AtomicBool>) -> io::Result<Out> {
+        let lines = |socket: &str, encode| -> io::Result<Out> {
             let (socket, datagrams) = (socket.into(), UnixDatagram::unbound()?);
             Ok(Box::new(Datagrams { socket, datagrams, encode }))
         };
@@ -57,6 +72,10 @@ impl Destination {
             }
         }
     }
+}
+
+fn reach(socket: &Path) -> io::Result<()> {
+    UnixDatagram::unbound()?.connect(socket)
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -243,6 +262,17 @@ mod tests {
             of_nothing.starts_with("<30>1 2") && of_nothing.ends_with(" - - x"),
             "{of_nothing}"
         );
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_not_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("log");
+        assert!(reach(&socket).is_err());
+        let daemon = UnixDatagram::bind(&socket).unwrap();
+        assert!(reach(&socket).is_ok());
+        drop(daemon);
+        assert!(reach(&socket).is_err());
     }
 
     #[test]

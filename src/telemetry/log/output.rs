@@ -79,6 +79,13 @@ impl<'a, W: Write> Output<'a, W> {
         }
     }
 
+    /// From now on lines go there; those that were gathered go where lines went before.
+    pub(super) fn divert(&mut self, out: W) {
+        self.write();
+        self.out = out;
+        self.is_torn = false;
+    }
+
     /// Writes what is gathered. What the operating system does not take is lost, and counted.
     pub(super) fn write(&mut self) {
         let lost = self.try_write();

@@ -176,3 +176,51 @@ fn a_request_without_a_line_may_have_a_span() {
     assert_eq!(text, "");
     assert_eq!(spans.len(), 1);
 }
+
+#[test]
+fn a_log_is_diverted_between_two_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    let log = Log::open(Format::Json, Destination::File(one.clone())).unwrap();
+    log.event(Level::Info, "first");
+    let opened = log.prepare(Format::Text, Destination::File(other.clone())).unwrap();
+    log.event(Level::Info, "second");
+    assert_eq!(log.divert(opened, Duration::from_secs(10)), Diverted::Now);
+    log.event(Level::Info, "third");
+    log.flush(Duration::from_secs(10));
+    let (one, other) = (read(&one), read(&other));
+    assert!(one.lines().count() == 2 && one.contains("first") && one.contains("second"), "{one}");
+    assert!(other.ends_with(" info third\n") && other.lines().count() == 1, "{other}");
+    let nowhere = Destination::File(dir.path().join("none/xksd.log"));
+    assert!(log.prepare(Format::Json, nowhere).is_err());
+}
+
+#[test]
+fn a_log_that_stands_still_is_diverted_once_it_goes_on_or_not_at_all() {
+    struct Stalled(Receiver<()>);
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (path, patience) = (dir.path().join("log"), Duration::from_millis(10));
+    let opened = |log: &Log| log.prepare(Format::Text, Destination::File(path.clone())).unwrap();
+    let (release, stall) = bounded(0);
+    let (log, _writer) = Log::start(Format::Text, Stalled(stall)).unwrap();
+    log.event(Level::Info, "before");
+    assert_eq!(log.divert(opened(&log), patience), Diverted::Later);
+    log.event(Level::Info, "after");
+    (0..LOG_QUEUE_LINES).for_each(|_| log.event(Level::Info, "more"));
+    assert!(log.lost().behind() > 0, "it is full");
+    assert_eq!(log.divert(opened(&log), patience), Diverted::Never);
+    drop(release);
+    log.flush(Duration::from_secs(10));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.lines().next().is_some_and(|line| line.ends_with("after")), "{text}");
+}
