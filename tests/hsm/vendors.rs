@@ -194,6 +194,29 @@ own_process! {
 }
 
 own_process! {
+    fn an_hsm_with_too_much_work_is_busy_and_does_not_lose_its_trust(directory) {
+        let hsm = simulator(directory, "seed = 11\n[gcm]\niv = \"fill\"\nbad_tag = \
+            \"CKR_FUNCTION_FAILED\"");
+        let _token = hsm.token();
+        let mut session = hsm.engine(Profile::CloudHsm).open().expect("opens");
+        encrypt_checked(&mut *session, "foo", b"text", b"aad", b"").expect("encrypts");
+        for share in ["0.5", "0.8"] {
+            hsm.control(&format!("error = {{ call = [\"C_Encrypt\", \"C_Decrypt\"], \
+                code = \"CKR_FUNCTION_FAILED\", probability = {share} }}"));
+            let (mut busy, mut good) = (0, 0);
+            for _ in 0..3000 {
+                match encrypt_checked(&mut *session, "foo", b"text", b"aad", b"") {
+                    Ok(_) => good += 1,
+                    Err(Fault::Busy) => busy += 1,
+                    Err(other) => panic!("{share}: {other:?}"),
+                }
+            }
+            assert!(good > 10 && busy > 1000, "{share}: {good} good, {busy} busy");
+        }
+    }
+}
+
+own_process! {
     fn a_passing_fault_is_no_bad_ciphertext(directory) {
         let hsm = simulator(directory, "seed = 3\n[gcm]\niv = \"fill\"\nbad_tag = \
             \"CKR_FUNCTION_FAILED\"");

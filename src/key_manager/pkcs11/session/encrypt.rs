@@ -1,5 +1,6 @@
 //! Encrypting, and the proof that what was encrypted decrypts to what it was.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ring::digest;
@@ -13,7 +14,7 @@ use super::gcm::{Sealed, TEST_TEXT, Under};
 use crate::key_manager::{Answer, Fault, same_bytes};
 use crate::limits::{
     ECHO_BYTES_MIN, HSM_OUTPUT_SPARE_BYTES, IV_BYTES, IV_BYTES_MAX, REFUSALS_DOUBTED,
-    REFUSALS_UNAMBIGUOUS, TAG_BYTES,
+    REFUSALS_PERHAPS_BUSY, REFUSALS_UNAMBIGUOUS, TAG_BYTES,
 };
 
 /// What an encryption made.
@@ -49,7 +50,7 @@ impl HsmSession {
         });
         if integrity.is_some() || verified {
             let sealed = Sealed { key: under.key, iv: iv.as_slice(), aad, bytes: &sealed };
-            self.verify(sealed, plaintext, deadline)?;
+            self.verify(under.label, sealed, plaintext, deadline)?;
         }
         let (ciphertext, tag) = sealed.split_at(plaintext.len());
         let tag = std::array::from_fn(|n| tag[n]);
@@ -195,6 +196,7 @@ impl HsmSession {
     /// only a ciphertext that is refused each time is a wrong one.
     pub(super) fn verify(
         &mut self,
+        label: Option<&Arc<str>>,
         sealed: Sealed<'_>,
         plaintext: &[u8],
         deadline: Option<Instant>,
@@ -211,7 +213,11 @@ impl HsmSession {
             // Once it was refused it is found out why, whoever still waits for this one.
             let enough = match (self.reaction(&error), refused) {
                 (Reaction::BadCiphertext, _) => REFUSALS_UNAMBIGUOUS,
-                (Reaction::Ambiguous | Reaction::BusyOrBadCiphertext, _) => REFUSALS_DOUBTED,
+                (Reaction::Ambiguous, _) => REFUSALS_DOUBTED,
+                (Reaction::BusyOrBadCiphertext, _) => {
+                    self.is_not_busy(Under { key: sealed.key, label })?;
+                    REFUSALS_PERHAPS_BUSY
+                }
                 // Too much work hits the calls in between as well.
                 (Reaction::Busy, _) | (_, None) => return Err(error.into()),
                 // It cannot be asked again: the refusal stands.
@@ -228,5 +234,16 @@ impl HsmSession {
             self.shared.refused_good.record(Instant::now());
         }
         Ok(())
+    }
+
+    /// An HSM with too much work refuses encryptions as well; one that spoils what it encrypts does
+    /// not.
+    fn is_not_busy(&mut self, under: Under<'_>) -> Result<(), Failure> {
+        match self.encrypt_unrequested(under, &TEST_TEXT, b"", None) {
+            Err(Failure::Call(error)) if self.reaction(&error) == Reaction::Busy => {
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -44,7 +44,7 @@ impl HsmSession {
         let made = self.encrypt_unrequested(under, &TEST_TEXT, b"", deadline)?;
         let sealed =
             Sealed { key: under.key, iv: made.iv.as_slice(), aad: b"", bytes: &made.bytes };
-        self.verify(sealed, &TEST_TEXT, deadline)
+        self.verify(under.label, sealed, &TEST_TEXT, deadline)
     }
 
     /// Keys that are known to be good: the session test key or, where the module makes none, some
