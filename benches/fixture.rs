@@ -301,7 +301,7 @@ pub fn key_stores(manager: KeyManager) -> Arc<ArcSwap<KeyStores>> {
         accept_aws_sample: false,
         quota: None,
         exhausted: Exhausted::Warn,
-        fleet_size: Arc::default(),
+        fleet: Arc::default(),
         policy: policy(),
     };
     let by_prefix = HashMap::from([(PREFIX.to_owned(), Arc::new(store))]);

@@ -34,7 +34,7 @@ pub fn expose(state: &State) -> String {
 }
 
 fn fleet(text: &mut Exposition, state: &State) {
-    text.metric(&names::FLEET_SIZE).sample(&[], state.fleet_size.load(Ordering::Relaxed));
+    text.metric(&names::FLEET_SIZE).sample(&[], state.fleet_view.size.load(Ordering::Relaxed));
     text.metric(&names::FLEET_SHARES).sample(&[], state.config.load().server.instances);
     // Without etcd there are no samples.
     let Some(joined) = state.fleet.as_deref().and_then(Fleet::joined) else { return };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
 use super::fleet::Fleet;
-use super::fleet_size;
+use super::fleet_view;
 use super::notify::Notify;
 use super::span_export;
 use super::state::{LastReload, State};
@@ -27,7 +27,7 @@ use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
 use crate::key_manager::wrapped::Wrapped;
 use crate::key_manager::{Cipher, Engine, InProcess, KeyRef, Nonces};
-use crate::keystore::{Key, KeyManager, KeyStore, KeyStores, Version};
+use crate::keystore::{FleetView, Key, KeyManager, KeyStore, KeyStores, Version};
 use crate::limits::{KEYS_COUNTED_MAX, SPARE_CLIENTS};
 use crate::policy::Policy;
 use crate::policy::budget::Budget;
@@ -60,7 +60,7 @@ pub fn build(
     let dir = state_dir(&config, &log)?;
     let blocks = Arc::new(Blocks::load(dir.clone())?);
     let fleet = fleet(&config, &dir, &blocks, &log)?;
-    let fleet_size = Arc::new(fleet_size::configured(&config).into());
+    let fleet_view = fleet_view::new(&config);
     let witness = config.witness.as_ref().map(|w| witness::listener::open(w, &dir)).transpose()?;
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
     let budgets = Budgets::load(dir)?;
@@ -74,7 +74,7 @@ pub fn build(
     });
     let unsealing = unsealing.collect();
     budgets.expect(&config, &managers);
-    let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_size))?;
+    let stores = key_stores(&config, &managers, shards, &budgets, (None, &fleet_view))?;
     Ok(State {
         config_file,
         spans: span_export::start(&config.server.otlp, &log)?,
@@ -92,7 +92,7 @@ pub fn build(
         audit,
         blocks,
         fleet,
-        fleet_size,
+        fleet_view,
         witness: witness.map(Arc::new),
         admin: AdminListener::default(),
         watched: Watched::default(),
@@ -231,7 +231,7 @@ pub fn key_stores(
     managers: &[Arc<KeyManager>],
     shards: usize,
     budgets: &Budgets,
-    (running, fleet_size): (Option<&KeyStores>, &Arc<AtomicU32>),
+    (running, fleet_view): (Option<&KeyStores>, &Arc<FleetView>),
 ) -> Result<KeyStores, String> {
     let mut by_prefix = HashMap::new();
     let mut counted = 0..KEYS_COUNTED_MAX;
@@ -274,7 +274,7 @@ pub fn key_stores(
             quota: quota(store.quota, before.and_then(|before| before.quota.as_ref()), shards),
             exhausted: store.invocation_budget,
             policy: policy(store, revision),
-            fleet_size: fleet_size.clone(),
+            fleet: fleet_view.clone(),
         };
         by_prefix.insert(store.path_prefix.clone(), Arc::new(built));
     }

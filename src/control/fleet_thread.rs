@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use super::fleet::{Fleet, Joined};
 use super::fleet_files;
-use super::fleet_size;
+use super::fleet_view;
 use super::instance::summary;
 use super::state::State;
+use crate::fleet::Summary;
 use crate::limits::{
-    FLEET_KEEP_ALIVE_INTERVAL, FLEET_LEASE, FLEET_RESYNC_INTERVAL, FLEET_RETRY_INTERVAL,
-    FLEET_SUMMARY_INTERVAL, FLEET_TICK,
+    FLEET_HEALTH_AGE_MAX, FLEET_KEEP_ALIVE_INTERVAL, FLEET_LEASE, FLEET_RESYNC_INTERVAL,
+    FLEET_RETRY_INTERVAL, FLEET_SUMMARY_INTERVAL, FLEET_TICK,
 };
 use crate::telemetry::Level;
 
-/// What was lost is put back this often at the most.
+/// What was lost is put back this often at the most, and AWS KMS is shown what was heard.
 const RESTORE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the thread, where there is an etcd.
@@ -46,6 +47,7 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
                 },
                 Err(why) => {
                     lost(&state, joined, &why);
+                    show(&state, &fleet, joined);
                     FLEET_RETRY_INTERVAL
                 }
             };
@@ -66,6 +68,12 @@ fn lost(state: &State, joined: &Joined, why: &str) {
             format!("fleet: etcd does not answer: {why}. What is in force stays in force");
         state.log.event(Level::Error, message);
     }
+}
+
+/// Key managers of the others, for AWS KMS.
+fn show(state: &State, fleet: &Fleet, joined: &Joined) {
+    let see = |others: &[(&str, &Summary)]| fleet_view::heard(state, others);
+    joined.members.of_others(&fleet.name, FLEET_HEALTH_AGE_MAX, see);
 }
 
 /// Files that have changed come into force.
@@ -164,6 +172,7 @@ impl<'a> Session<'a> {
             if now >= self.restored + RESTORE_INTERVAL {
                 self.joined.restore()?;
                 self.restored = now;
+                show(self.state, self.fleet, self.joined);
                 if fleet_files::are_refused(self.state) {
                     self.joined.documents.look_again();
                 }
@@ -180,7 +189,7 @@ impl<'a> Session<'a> {
 
     fn take_over(&mut self) {
         take_over_files(self.state, self.joined);
-        fleet_size::registered(self.state, self.joined.members.registered());
+        fleet_view::registered(self.state, self.joined.members.registered());
     }
 
     fn news(&self) -> News {

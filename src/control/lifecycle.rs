@@ -24,7 +24,7 @@ use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
 use super::witness::listener as witness;
-use super::{commands, drain, file_watch, fleet_thread, reload, socket, system};
+use super::{commands, drain, file_watch, fleet_peers, fleet_thread, reload, socket, system};
 use crate::config::difference;
 use crate::limits::OPENING_WAIT_MAX;
 use crate::telemetry::Level;
@@ -60,6 +60,7 @@ pub fn serve(
     file_watch::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start to watch files: {e}")))?;
     fleet_thread::start(&state).map_err(Failure::Other)?;
+    fleet_peers::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served = start_shards(&state, &cores, listen, (hooks, admin)).and_then(|shards| {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::build::key_stores;
-use super::fleet_size;
+use super::fleet_view;
 use super::logging;
 use super::state::State;
 use crate::config::Config;
@@ -31,7 +31,7 @@ fn serve(
 ) -> Result<(), String> {
     let (shards, budgets, running) = (state.metrics.len(), &state.budgets, state.stores.load());
     budgets.expect(config, managers);
-    let shared = (Some(&**running), &state.fleet_size);
+    let shared = (Some(&**running), &state.fleet_view);
     let stores = key_stores(config, managers, shards, budgets, shared)?;
     budgets.wait_for_blocks();
     state.stores.store(Arc::new(stores));
@@ -45,7 +45,7 @@ fn serve(
 pub fn apply(state: &State, config: &Config, managers: &[Arc<KeyManager>]) -> Result<(), String> {
     let applying = state.applying.lock().unwrap_or_else(PoisonError::into_inner);
     serve(state, config, managers, &applying)?;
-    fleet_size::reconfigured(state, config);
+    fleet_view::reconfigured(state, config);
     state.managers.store(Arc::new(managers.to_vec()));
     state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
     state.log.set_level(logging::level(config));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -21,7 +21,7 @@ use crate::audit::witness::Witness;
 use crate::config::Config;
 use crate::config::files::Files;
 use crate::key_manager::Health;
-use crate::keystore::{KeyManager, KeyStores};
+use crate::keystore::{FleetView, KeyManager, KeyStores};
 use crate::limits::FLEET_START_TIME_MAX;
 use crate::sched::Mailbox;
 use crate::shard::Balancers;
@@ -73,8 +73,8 @@ pub struct State {
     pub blocks: Arc<Blocks>,
     /// The other instances of the same service, where the configuration names them.
     pub fleet: Option<Arc<Fleet>>,
-    /// How many instances there are, for AWS KMS.
-    pub fleet_size: Arc<AtomicU32>,
+    /// What AWS KMS is shown of it.
+    pub fleet_view: Arc<FleetView>,
     /// How often keys have encrypted.
     pub budgets: Budgets,
     /// Key managers whose keys an HSM opens.

@@ -4,6 +4,7 @@
 //! Pure: nothing here knows where a document comes from. `control::fleet` brings them.
 
 pub mod document;
+pub mod key_managers;
 pub mod sealed;
 pub mod status;
 pub mod summary;

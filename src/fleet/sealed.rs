@@ -20,6 +20,8 @@ const SALT: &[u8] = b"xksd fleet";
 pub const SECRET_BYTES: usize = 32;
 /// What a nonce has, bytes.
 pub const NONCE_BYTES: usize = NONCE_LEN;
+/// By how much a sealed value is longer than its content, bytes.
+pub const SEAL_BYTES: usize = HEAD_BYTES + 16;
 
 /// Seals and opens the values of one fleet.
 pub struct FleetKey {
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn a_value_opens_in_its_place_only() {
         let sealed = key(1, "/a").seal("blocks", 7, [9; NONCE_BYTES], b"text");
-        assert_eq!(sealed.len(), HEAD_BYTES + 4 + 16);
+        assert_eq!(sealed.len(), 4 + SEAL_BYTES);
         let opened = key(1, "/a").open("blocks", &sealed).unwrap();
         assert_eq!((opened.sequence, &opened.content[..]), (7, &b"text"[..]));
         assert_eq!(key(2, "/a").open("blocks", &sealed), None, "another secret");

@@ -234,6 +234,24 @@ pub struct ManagerInfo {
     pub library: LibraryState,
 }
 
+impl ManagerInfo {
+    /// Which HSM it is, as far as it says so: the same from whatever machine it is used, and after
+    /// an update.
+    pub fn hsm(&self) -> String {
+        words(&[&self.model, &self.token, &self.serial])
+    }
+
+    /// The same with its versions.
+    pub fn shown(&self) -> String {
+        words(&[&self.model, &self.token, &self.serial, &self.versions])
+    }
+}
+
+fn words(parts: &[&str]) -> String {
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    parts.join(", ")
+}
+
 /// How a key manager's library fares in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LibraryState {

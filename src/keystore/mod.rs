@@ -5,13 +5,13 @@
 //! store's serves a request, [`BlockingClient`] is for jobs that are no request's.
 
 mod client;
+mod fleet_view;
 mod key;
 mod manager;
 mod replicas;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use crate::key_manager::Nonces;
@@ -22,6 +22,7 @@ use crate::sched::Share;
 use crate::sigv4::CredentialSet;
 
 pub use client::BlockingClient;
+pub use fleet_view::FleetView;
 pub use key::{Key, NoVersion, Version};
 pub use manager::{KeyFailures, KeyManager, Probe};
 pub use replicas::{may_pass_elsewhere, missing_sessions, time_of_a_try};
@@ -58,8 +59,8 @@ pub struct KeyStore {
     pub quota: Option<Arc<Quota>>,
     /// What becomes of an encryption for which there is no budget.
     pub exhausted: Exhausted,
-    /// How many instances of xksd serve it, this one among them.
-    pub fleet_size: Arc<AtomicU32>,
+    /// What AWS KMS is shown of the other instances.
+    pub fleet: Arc<FleetView>,
     /// Who may do what with its keys; `None`: whoever may sign.
     pub policy: Option<Policy>,
 }

@@ -16,6 +16,17 @@ pub const FLEET_DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
 pub const FLEET_INSTANCES_MAX: usize = *INSTANCES.end() as usize;
 /// Keys whose primary version an instance tells the others.
 pub const FLEET_KEY_VERSIONS_MAX: usize = 100;
+/// Key managers that an instance tells the others.
+pub const FLEET_KEY_MANAGERS_MAX: usize = 32;
+/// Key stores that it tells with them, each counted with each of its key managers.
+pub const FLEET_KEY_STORES_MAX: usize = 256;
+/// What a key manager of another instance is, characters.
+pub const FLEET_KEY_MANAGER_TEXT_CHARS_MAX: usize = 256;
+/// What another instance said of its key managers is shown for so long. AWS KMS wants nothing that
+/// is older than a minute.
+pub const FLEET_HEALTH_AGE_MAX: Duration = Duration::from_secs(30);
+/// Peers are asked this often.
+pub const FLEET_PEERS_INTERVAL: Duration = Duration::from_secs(10);
 /// One instance's summary as it is sealed, bytes.
 pub const FLEET_SUMMARY_BYTES_MAX: usize = 64 * 1024;
 /// etcd endpoints, or peers.

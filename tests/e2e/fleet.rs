@@ -112,6 +112,59 @@ fn a_block_reaches_all_and_outlives_etcd() {
     assert!(is_blocked(&a, &server_a), "by its own block of the key");
 }
 
+/// The same, with a second key manager, which key store `/one` has and no other.
+fn with_second_key_manager(config: Config, name: &str) -> Config {
+    let second = config.key_managers.replace("\"local\"\nkind", &format!("\"{name}\"\nkind"));
+    let (one, both) =
+        ("key_manager = [\"local\"]", format!("key_manager = [\"local\", \"{name}\"]"));
+    let key_managers = format!("{}\n{second}", config.key_managers);
+    let key_stores = config.key_stores.replacen(one, &both, 1);
+    Config { key_managers, key_stores, ..config }
+}
+
+/// The key managers that AWS KMS is shown of a key store.
+fn shown(installation: &Installation, server: &Server, key_store: &'static str) -> Vec<String> {
+    let mut api = Api::new(installation, server);
+    (api.prefix, api.credential) =
+        (key_store, if key_store == "/two" { test_harness::C } else { test_harness::A });
+    let health = api.health();
+    let all = health["ekmFleetDetails"].as_array().expect("some");
+    let one = |one: &Value| format!("{} {}", one["id"], one["healthStatus"]).replace('"', "");
+    all.iter().map(one).collect()
+}
+
+#[test]
+fn health_shows_the_key_managers_of_all_instances_by_key_store() {
+    let etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    b.configure(&with_second_key_manager(in_etcd(&etcd, "b"), "site-b"));
+    let (server_a, server_b) = (a.start(), b.start());
+    both_registered(&server_a);
+    let both = ["local ACTIVE", "site-b ACTIVE"];
+    eventually("those of b are shown", || shown(&a, &server_a, "/one") == both);
+    assert_eq!(shown(&b, &server_b, "/one"), both, "its own");
+    assert_eq!(shown(&a, &server_a, "/two"), ["local ACTIVE"], "nothing of another key store's");
+
+    assert_eq!(server_b.stop().0, Some(0));
+    eventually("those of b are gone", || shown(&a, &server_a, "/one") == ["local ACTIVE"]);
+}
+
+#[test]
+fn health_shows_the_key_managers_of_peers() {
+    let b = Installation::default();
+    b.configure(&with_second_key_manager(Config::default(), "site-b"));
+    let server_b = b.start();
+    let a = Installation::default();
+    let peers = format!("name = \"a\"\npeers = [\"http://127.0.0.1:{}\"]", server_b.admin);
+    a.configure(&config(&peers));
+    let server_a = a.start();
+    let both = ["local ACTIVE", "site-b ACTIVE"];
+    eventually("those of b are shown", || shown(&a, &server_a, "/one") == both);
+    assert_eq!(shown(&a, &server_a, "/two"), ["local ACTIVE"]);
+    drop(server_b);
+    eventually("those of b are gone", || shown(&a, &server_a, "/one") == ["local ACTIVE"]);
+}
+
 #[test]
 fn what_is_older_or_forged_is_refused_and_put_back() {
     let etcd = Etcd::start();

@@ -132,6 +132,23 @@ impl Members {
         self.lock().all.values().filter(|instance| instance.registered).count()
     }
 
+    /// Calls `see` with what each instance but `own` has said of itself, of those that are there
+    /// and were heard within `age_max`.
+    pub fn of_others<T>(
+        &self,
+        own: &str,
+        age_max: Duration,
+        see: impl FnOnce(&[(&str, &Summary)]) -> T,
+    ) -> T {
+        let seen = self.lock();
+        let is_there = |instance: &Instance| {
+            instance.registered && instance.heard.is_some_and(|at| at.elapsed() <= age_max)
+        };
+        let others = seen.all.iter().filter(|(name, one)| *name != own && is_there(one));
+        let said = others.filter_map(|(name, one)| Some((&**name, one.summary.as_ref()?)));
+        see(&said.collect::<Vec<_>>())
+    }
+
     /// Which run of its process the instance of this name was heard of last.
     pub fn run_of(&self, name: &str) -> Option<String> {
         Some(self.lock().all.get(name)?.summary.as_ref()?.run.clone())
@@ -180,6 +197,25 @@ mod tests {
         assert!(all[0].problem.is_some() && all[0].summary.is_some());
         members.keep(&[], &[]);
         assert_eq!(members.all(), []);
+    }
+
+    #[test]
+    fn only_others_that_are_there_and_were_heard_lately_are_seen() {
+        let members = Members::default();
+        for name in ["a", "b", "c"] {
+            members.heard(summary(name, 1), None);
+        }
+        members.set_member("b", true);
+        let seen = |age_max| {
+            let names = |others: &[(&str, &Summary)]| -> Vec<String> {
+                others.iter().map(|(name, _)| (*name).to_owned()).collect()
+            };
+            members.of_others("a", age_max, names)
+        };
+        assert_eq!(seen(Duration::MAX), ["b", "c"]);
+        assert_eq!(seen(Duration::ZERO), [""; 0], "too long ago");
+        members.gone("b");
+        assert_eq!(seen(Duration::MAX), ["c"], "b is expected, and not there");
     }
 
     #[test]

@@ -66,8 +66,10 @@ impl Peers {
             .map_err(|_| format!("{url}/status says nothing of its instance: an older xksd?"))?;
         // It was said somewhere between question and answer.
         let middle = unix_ms().cast_signed() - start.elapsed().as_millis() as i64 / 2;
+        // It has no [fleet].
+        let is_nameless = summary.name.is_empty();
         Ok(Member {
-            name: summary.name.clone(),
+            name: if is_nameless { url.to_string() } else { summary.name.clone() },
             clock_ms: Some(summary.unix_ms.cast_signed() - middle),
             summary: Some(summary),
             present: true,

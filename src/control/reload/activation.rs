@@ -73,7 +73,7 @@ pub(super) fn start(
         &arranged.managers,
         shards,
         budgets,
-        (None, &state.fleet_size),
+        (None, &state.fleet_view),
     )
     .ok();
     state.candidate.store(stores.map(Arc::new));
