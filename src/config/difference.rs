@@ -40,6 +40,7 @@ pub fn at_start(config: &Config, certificates: Certificates<'_>) -> Vec<String> 
     said.extend(section("audit", audit::KEYS, &config.audit));
     said.extend(section("witness", witness::KEYS, &config.witness));
     said.extend(section("fleet", fleet::KEYS, &config.fleet));
+    said.extend(section("fleet.etcd", fleet::ETCD_KEYS, &config.fleet));
     for manager in &config.key_managers {
         let keys = key_manager::ALL_KEYS;
         let words: Vec<String> = keys.iter().flat_map(|keys| all_words(keys, manager)).collect();
@@ -66,6 +67,7 @@ pub fn at_reload(
         said.extend(changes("tls.client", tls::CLIENT_KEYS, old, new));
     }
     said.extend(changes("admin", server::ADMIN_KEYS, &old.0.admin, &new.0.admin));
+    said.extend(fleet_changes(old.0, new.0));
     said.extend(certificate_change(old.1.server, new.1.server));
     let may_connect = who_may_connect(new.0, new.1.trust_anchors);
     if old.1.trust_anchors != new.1.trust_anchors
@@ -74,6 +76,21 @@ pub fn at_reload(
         said.extend(may_connect);
     }
     said.extend(of_key_managers_and_stores(old.0, new.0));
+    said
+}
+
+/// How the others are reached. A file that is named as before may hold something else.
+pub fn fleet_changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut said = changes("fleet", fleet::KEYS, &old.fleet, &new.fleet);
+    said.extend(changes("fleet.etcd", fleet::ETCD_KEYS, &old.fleet, &new.fleet));
+    let (Some(before), Some(now)) = (&old.fleet, &new.fleet) else { return said };
+    let before = before.files();
+    let differs = |path| {
+        // A file that is no longer named here is that of what waits for a start.
+        old.files.get(path).zip(new.files.get(path)).is_some_and(|(before, now)| before != now)
+    };
+    let files = now.files().into_iter().filter(|file| before.contains(file) && differs(file.1));
+    said.extend(files.map(|(key, path)| format!("fleet.{key}: {} has changed", path.display())));
     said
 }
 
@@ -90,10 +107,7 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
     waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
     waiting.extend(keep("witness", witness::KEYS, &mut new.witness, &running.witness));
-    // Its password first: what is kept is kept as a whole.
-    waiting.extend(keep("fleet.etcd", fleet::ETCD_KEYS, &mut new.fleet.clone(), &running.fleet));
-    waiting.extend(keep("fleet", fleet::KEYS, &mut new.fleet, &running.fleet));
-    new.fleet.clone_from(&running.fleet);
+    waiting.extend(keep_fleet(new, running));
     for manager in &mut new.key_managers {
         let mut before = running.key_managers.iter();
         let before = before.find(|before| before.name == manager.name);
@@ -104,6 +118,18 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
         }
     }
     waiting
+}
+
+fn keep_fleet(new: &mut Config, running: &Config) -> Vec<String> {
+    if fleet::is_of_one_kind(&running.fleet, &new.fleet) {
+        let mut waiting = keep("fleet", fleet::KEYS, &mut new.fleet, &running.fleet);
+        waiting.extend(keep("fleet.etcd", fleet::ETCD_KEYS, &mut new.fleet, &running.fleet));
+        return waiting;
+    }
+    let mut waiting = changes("fleet", fleet::KEYS, &running.fleet, &new.fleet);
+    waiting.extend(changes("fleet.etcd", fleet::ETCD_KEYS, &running.fleet, &new.fleet));
+    new.fleet.clone_from(&running.fleet);
+    waiting.iter().map(|change| waits(change)).collect()
 }
 
 /// Whether nothing but the versions of keys differs.
@@ -236,13 +262,17 @@ fn changes<T>(path: &str, keys: &[Setting<T>], old: &T, new: &T) -> Vec<String> 
     lines.map(|line| format!("{path}.{line}")).collect()
 }
 
+fn waits(change: &str) -> String {
+    format!("{change}: in force from the next start only")
+}
+
 fn keep<T>(path: &str, keys: &[Setting<T>], new: &mut T, running: &T) -> Vec<String> {
     let mut waiting = Vec::new();
     let mut kept = Vec::new();
     for key in keys {
         let Some(keep) = key.keep else { continue };
         if let Some(change) = key.change(running, new) {
-            waiting.push(format!("{path}.{change}: in force from the next start only"));
+            waiting.push(waits(&format!("{path}.{change}")));
             kept.push(keep);
         }
     }

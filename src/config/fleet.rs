@@ -1,6 +1,6 @@
 //! `[fleet]`: the other instances of the same service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -58,64 +58,100 @@ impl Fleet {
             Shared::Peers(_) => None,
         }
     }
+
+    /// The files that connections are made with, by the key that names each.
+    pub fn files(&self) -> Vec<(&'static str, &Path)> {
+        let anchors = self.trust_anchors.iter().map(|path| ("trust_anchors", &**path));
+        let client = self.etcd().and_then(|etcd| etcd.client.as_ref());
+        let client = client.into_iter().flat_map(|(chain, key)| {
+            [("etcd.client_certificate", &**chain), ("etcd.client_private_key", &**key)]
+        });
+        anchors.chain(client).collect()
+    }
 }
 
-/// `[fleet]`, which is kept as a whole until the next start.
+/// `[fleet]`. That it is there, and whether with peers or with etcd, waits for a start:
+/// [`is_of_one_kind`].
 pub(super) const KEYS: &[Setting<Option<Fleet>>] = &[
-    Setting::kept_with_section("name", |f| {
-        said_of(f, |f| f.name.as_deref().map_or(Said::Nothing, Said::text))
+    Setting::kept(
+        "name",
+        |f| said_of(f, |f| f.name.as_deref().map_or(Said::Nothing, Said::text)),
+        |new, running| {
+            if let (Some(new), Some(running)) = (new, running) {
+                new.name.clone_from(&running.name);
+            }
+        },
+    ),
+    Setting::kept(
+        "secret",
+        |f| of_etcd(f, |etcd| Said::Secret(&etcd.secret)),
+        |new, running| keep_of_etcd(new, running, |etcd| &mut etcd.secret, |etcd| &etcd.secret),
+    ),
+    Setting::reloaded("trust_anchors", |f| {
+        said_of(f, |f| f.trust_anchors.as_ref().map_or(Said::Nothing, said_path))
     }),
-    Setting::kept_with_section("secret", |f| {
-        said_of(f, |f| f.etcd().map_or(Said::Nothing, |e| Said::Secret(&e.secret)))
-    }),
-    Setting::kept_with_section("trust_anchors", |f| {
-        said_of(f, |f| {
-            f.trust_anchors.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
-        })
-    }),
-    Setting::kept_with_section("peers", |f| {
+    Setting::reloaded("peers", |f| {
         said_of(f, |f| match &f.shared {
-            Shared::Peers(peers) => Said::value(format!("{:?}", shown(peers))),
+            Shared::Peers(peers) => said_urls(peers),
             Shared::Etcd(_) => Said::Nothing,
         })
     }),
-    Setting::kept_with_section("etcd", |f| {
-        said_of(f, |f| {
-            f.etcd().map_or(Said::Nothing, |etcd| {
-                let client = etcd.client.as_ref().map(|(chain, key)| {
-                    let (chain, key) = (chain.display(), key.display());
-                    format!(", client_certificate {chain}, client_private_key {key}")
-                });
-                let user = etcd.user.as_ref().map(|(user, _)| format!(", user {user:?}"));
-                Said::value(format!(
-                    "endpoints {:?}, prefix {:?}{}{}",
-                    shown(&etcd.endpoints),
-                    etcd.prefix,
-                    user.unwrap_or_default(),
-                    client.unwrap_or_default()
-                ))
-            })
-        })
-    }),
+    Setting::structure("etcd", InForce::Start),
 ];
 
-/// `[fleet.etcd]`; said as a whole, by `fleet`.
+/// `[fleet.etcd]`
 pub(super) const ETCD_KEYS: &[Setting<Option<Fleet>>] = &[
-    Setting::structure("endpoints", InForce::Start),
-    Setting::structure("prefix", InForce::Start),
-    Setting::structure("user", InForce::Start),
-    Setting::kept_with_section("password", |f| {
-        said_of(f, |f| {
-            let user = f.etcd().and_then(|etcd| etcd.user.as_ref());
-            user.map_or(Said::Nothing, |(_, password)| Said::Secret(password))
+    Setting::reloaded("endpoints", |f| of_etcd(f, |etcd| said_urls(&etcd.endpoints))),
+    Setting::kept(
+        "prefix",
+        |f| of_etcd(f, |etcd| Said::text(&etcd.prefix)),
+        |new, running| keep_of_etcd(new, running, |etcd| &mut etcd.prefix, |etcd| &etcd.prefix),
+    ),
+    Setting::reloaded("user", |f| {
+        of_etcd(f, |etcd| etcd.user.as_ref().map_or(Said::Nothing, |(user, _)| Said::text(user)))
+    }),
+    Setting::reloaded("password", |f| {
+        of_etcd(f, |etcd| {
+            etcd.user.as_ref().map_or(Said::Nothing, |(_, password)| Said::Secret(password))
         })
     }),
-    Setting::structure("client_certificate", InForce::Start),
-    Setting::structure("client_private_key", InForce::Start),
+    Setting::reloaded("client_certificate", |f| {
+        of_etcd(f, |etcd| etcd.client.as_ref().map_or(Said::Nothing, |(chain, _)| said_path(chain)))
+    }),
+    Setting::reloaded("client_private_key", |f| {
+        of_etcd(f, |etcd| etcd.client.as_ref().map_or(Said::Nothing, |(_, key)| said_path(key)))
+    }),
 ];
 
-fn shown(urls: &[Url]) -> Vec<String> {
-    urls.iter().map(ToString::to_string).collect()
+/// Whether both are left out, or know of the others by the same means: then a reload can bring the
+/// second in place of the first.
+pub(super) fn is_of_one_kind(a: &Option<Fleet>, b: &Option<Fleet>) -> bool {
+    let kind = |fleet: &Option<Fleet>| fleet.as_ref().map(|fleet| fleet.etcd().is_some());
+    kind(a) == kind(b)
+}
+
+fn of_etcd<'a>(fleet: &'a Option<Fleet>, say: fn(&'a Etcd) -> Said<'a>) -> Said<'a> {
+    fleet.as_ref().and_then(Fleet::etcd).map_or(Said::Nothing, say)
+}
+
+fn keep_of_etcd<T: Clone>(
+    new: &mut Option<Fleet>,
+    running: &Option<Fleet>,
+    of_new: fn(&mut Etcd) -> &mut T,
+    of_running: fn(&Etcd) -> &T,
+) {
+    let running = running.as_ref().and_then(Fleet::etcd);
+    if let (Some(Fleet { shared: Shared::Etcd(new), .. }), Some(running)) = (new, running) {
+        of_new(new).clone_from(of_running(running));
+    }
+}
+
+fn said_path(path: &PathBuf) -> Said<'_> {
+    Said::value(path.display())
+}
+
+fn said_urls(urls: &[Url]) -> Said<'_> {
+    Said::value(format!("{:?}", urls.iter().map(ToString::to_string).collect::<Vec<_>>()))
 }
 
 /// `Some(None)` where the section is left out.

@@ -21,9 +21,11 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
     let state = state.clone();
     let run = move || {
         let Way::Peers(peers) = &fleet.way else { return };
-        let mut next = Instant::now();
+        let (mut next, mut reach) = (Instant::now(), peers.reach());
         while !state.draining.load(Ordering::Acquire) {
-            if Instant::now() >= next {
+            // A reload may have brought other peers.
+            let before = std::mem::replace(&mut reach, peers.reach());
+            if Instant::now() >= next || !Arc::ptr_eq(&before, &reach) {
                 let members = peers.ask();
                 let others = members.iter().filter(|member| member.name != fleet.name);
                 let others: Vec<_> = others

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::fleet::{Fleet, Joined};
+use super::fleet::{Fleet, Joined, Reach};
 use super::fleet_files;
 use super::fleet_view;
 use super::instance::summary;
@@ -97,6 +97,8 @@ struct Session<'a> {
     fleet: &'a Fleet,
     joined: &'a Joined,
     lease: u64,
+    /// How etcd was reached when it began.
+    reach: Arc<Reach>,
     /// From where changes are watched.
     revision: u64,
     renewed: Instant,
@@ -113,6 +115,7 @@ impl<'a> Session<'a> {
         fleet: &'a Fleet,
         joined: &'a Joined,
     ) -> Result<Session<'a>, String> {
+        let reach = joined.etcd.reach();
         let lease = joined.etcd.grant(FLEET_LEASE)?;
         let revision = joined.sync()?;
         joined.join(&fleet.name)?;
@@ -122,6 +125,7 @@ impl<'a> Session<'a> {
             fleet,
             joined,
             lease,
+            reach,
             revision,
             renewed: now,
             summarised: now,
@@ -146,6 +150,9 @@ impl<'a> Session<'a> {
         loop {
             if is_draining(self.state) {
                 return self.end();
+            }
+            if !Arc::ptr_eq(&self.reach, &self.joined.etcd.reach()) {
+                return Err("a reload has brought another way to etcd".to_owned());
             }
             for change in watch.changes(FLEET_TICK)? {
                 self.joined.changed(&change, true);

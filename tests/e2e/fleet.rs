@@ -155,14 +155,47 @@ fn health_shows_the_key_managers_of_peers() {
     b.configure(&with_second_key_manager(Config::default(), "site-b"));
     let server_b = b.start();
     let a = Installation::default();
-    let peers = format!("name = \"a\"\npeers = [\"http://127.0.0.1:{}\"]", server_b.admin);
-    a.configure(&config(&peers));
+    let peers = |port: u16| config(&format!("name = \"a\"\npeers = [\"http://127.0.0.1:{port}\"]"));
+    // Nobody is there, until a reload names the right one.
+    a.configure(&peers(9));
     let server_a = a.start();
+    assert_eq!(shown(&a, &server_a, "/one"), ["local ACTIVE"]);
+    a.configure(&peers(server_b.admin));
+    assert!(done(&a, &["reload"]).contains("fleet.peers is"));
     let both = ["local ACTIVE", "site-b ACTIVE"];
     eventually("those of b are shown", || shown(&a, &server_a, "/one") == both);
     assert_eq!(shown(&a, &server_a, "/two"), ["local ACTIVE"]);
     drop(server_b);
     eventually("those of b are gone", || shown(&a, &server_a, "/one") == ["local ACTIVE"]);
+}
+
+#[test]
+fn a_reload_brings_other_members_of_etcd() {
+    let (before, after) = (Etcd::start(), Etcd::start());
+    let a = installation(&before, "a");
+    let server = a.start();
+    eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
+    done(&a, BLOCK);
+    a.configure(&in_etcd(&after, "other-name"));
+    let said = done(&a, &["reload"]);
+    assert!(said.contains("fleet.etcd.endpoints is"), "{said}");
+    assert!(
+        said.contains("fleet.name is \"other-name\", was \"a\": in force from the next"),
+        "{said}"
+    );
+    eventually("it is there", || after.get("/xksd/test/instances/a").is_some());
+    let blocks = before.get(BLOCKS).expect("there");
+    eventually("it brings what it holds", || after.get(BLOCKS).as_ref() == Some(&blocks));
+    assert!(is_blocked(&a, &server));
+    assert!(done(&a, UNBLOCK).contains("1 instance has confirmed"));
+
+    // What cannot be used changes nothing.
+    a.write("empty.pem", "");
+    let text = read(&a, "xksd.toml");
+    a.write("xksd.toml", &text.replace("[fleet]\n", "[fleet]\ntrust_anchors = \"empty.pem\"\n"));
+    let said = failed(&a, &["reload"]);
+    assert!(said.contains("fleet.trust_anchors: "), "{said}");
+    assert!(done(&a, BLOCK).contains("1 instance has confirmed"));
 }
 
 #[test]
@@ -397,26 +430,47 @@ fn etcd_over_tls_with_a_user_and_a_client_certificate() {
         etcd.call(&format!("/v3/auth/{call}"), &body);
     }
     let fleet = |password: &str, more: &str| {
-        config(&format!(
+        let config = config(&format!(
             "name = \"a\"\nsecret = {{ file = \"secrets/fleet\" }}\ntrust_anchors = \"ca.pem\"\n\
              [fleet.etcd]\nendpoints = [\"{}\"]\nprefix = \"/xksd/test\"\nuser = \"xksd\"\n\
              password = {{ value = \"{password}\" }}\n{more}",
             etcd.url()
-        ))
+        ));
+        let server = config.server.replace("watch_files = false", "watch_files = true");
+        Config { server, ..config }
     };
     let certificate =
         "client_certificate = \"tls/chain.pem\"\nclient_private_key = \"tls/key.pem\"";
-    for (password, more, why) in [("pass", "", "certificate"), ("wrong", certificate, "password")] {
-        a.configure(&fleet(password, more));
-        let server = Server::spawn(&a, &[], |_| ());
-        let message = server.wait_event(&["fleet: etcd does not answer"]).to_lowercase();
-        assert!(message.contains(why), "{message}");
-    }
+    a.configure(&fleet("pass", ""));
+    let server = Server::spawn(&a, &[], |_| ());
+    let message = server.wait_event(&["fleet: etcd does not answer"]).to_lowercase();
+    assert!(message.contains("certificate"), "{message}");
+    let problem = |words: &str| {
+        let why = server.status()["fleet"]["problem"].to_string();
+        why.to_lowercase().contains(words)
+    };
+
+    // All of it by a reload.
+    a.configure(&fleet("wrong", certificate));
+    let said = done(&a, &["reload"]);
+    assert!(said.contains("fleet.etcd.client_certificate is"), "{said}");
+    eventually("the certificate is right, and the password wrong", || problem("password"));
     a.configure(&fleet("pass", certificate));
-    let server = a.start();
+    assert!(done(&a, &["reload"]).contains("fleet.etcd.password changed"));
     server.wait_event(&["is registered in etcd at https://"]);
     assert!(done(&a, BLOCK).contains("1 instance has confirmed"));
     assert!(is_blocked(&a, &server));
+
+    // Certificates also by their files: the first is from an authority that etcd does not know.
+    let files = ["tls/chain.pem", "tls/key.pem", "ca.pem"].map(|name| (name, read(&a, name)));
+    a.new_certificate();
+    server.wait_event(&["reload: ", "fleet.etcd.client_certificate: ", "has changed"]);
+    eventually("etcd is not trusted any more", || problem("certificate"));
+    assert!(is_blocked(&a, &server), "what is in force stays");
+    for (name, text) in &files {
+        a.write(name, text);
+    }
+    eventually("it is back", || server.metric("xksd_fleet_connected") == 1.0);
 }
 
 /// Its server certificate is one for clients, too.

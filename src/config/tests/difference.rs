@@ -34,8 +34,11 @@ pub(super) fn replaced(text: &str, edits: &[(&str, &str)]) -> String {
 
 /// What a reload says of a change, besides who may connect.
 fn told_of(old: &str, new: &str) -> Vec<String> {
-    let (old, new) = (read(old).expect("valid"), read(new).expect("valid"));
-    let mut told = at_reload((&old, NO_CERTIFICATES), (&new, NO_CERTIFICATES));
+    told_of_configs(&read(old).expect("valid"), &read(new).expect("valid"))
+}
+
+fn told_of_configs(old: &Config, new: &Config) -> Vec<String> {
+    let mut told = at_reload((old, NO_CERTIFICATES), (new, NO_CERTIFICATES));
     told.retain(|line| !line.contains("may connect"));
     told
 }
@@ -245,7 +248,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("fleet.name", "name = \"site-a\"\n", ""),
     ("fleet.secret", "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "EAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ("fleet.trust_anchors", "etcd-ca.pem", "other-ca.pem"),
-    ("fleet.peers", "secret = { value = \"DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\ntrust_anchors = \"etcd-ca.pem\"\n[fleet.etcd]\nendpoints = [\"https://10.0.0.1:2379\", \"https://[fd00::1]:2379\"]\nprefix = \"/xksd/bank\"\nuser = \"xksd\"\npassword = { value = \"pw\" }\nclient_certificate = \"etcd.pem\"\nclient_private_key = \"etcd-key.pem\"", "trust_anchors = \"etcd-ca.pem\"\npeers = [\"https://10.0.0.2:9181\"]"),
+    ("fleet.peers", "10.0.0.2:9181", "10.0.0.3:9181"),
     ("fleet.etcd", "/xksd/bank", "/xksd/other"),
     ("fleet.etcd.endpoints", ", \"https://[fd00::1]:2379\"", ""),
     ("fleet.etcd.prefix", "/xksd/bank", "/xksd/other"),
@@ -309,6 +312,14 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("keystore.key.quota.concurrent", "concurrent = 5 }", "concurrent = 6 }"),
 ];
 
+/// `FULL` with peers in place of etcd.
+fn with_peers() -> String {
+    let etcd = &FULL[FULL.find("secret = { value = \"DAA").expect("there")..];
+    let etcd = &etcd[..etcd.find("\n[[key_manager]]").expect("the next section")];
+    let peers = "trust_anchors = \"etcd-ca.pem\"\npeers = [\"https://10.0.0.2:9181\"]\n";
+    FULL.replacen(etcd, peers, 1)
+}
+
 #[test]
 fn no_key_is_forgotten_by_a_reload() {
     let mut named: Vec<&str> = EDITS.iter().map(|(key, ..)| *key).collect();
@@ -318,9 +329,11 @@ fn no_key_is_forgotten_by_a_reload() {
     expected.sort_unstable();
     assert_eq!(named, expected, "each key of the tables, with a change of it");
 
-    let old = read(FULL).expect("valid");
+    let with_peers = with_peers();
     for (key, from, to) in EDITS {
-        let mut text = replaced(FULL, &[(from, to)]);
+        let full = if *key == "fleet.peers" { &with_peers } else { FULL };
+        let old = read(full).expect("valid");
+        let mut text = replaced(full, &[(from, to)]);
         if *key == "key_manager.name" {
             text = replaced(&text, &[("\"nss\", \"local\"", "\"nss\", \"other\"")]);
         }
@@ -368,6 +381,38 @@ fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
         );
     }
     assert!(told(SMALL).is_empty());
+}
+
+#[test]
+fn of_the_fleet_a_reload_brings_how_it_is_reached_and_not_which_it_is() {
+    let (etcd, peers) = (read(FULL).expect("valid"), read(&with_peers()).expect("valid"));
+    let none = Config { fleet: None, ..etcd.clone() };
+    for (running, new) in [(&etcd, &peers), (&peers, &etcd), (&etcd, &none), (&none, &peers)] {
+        let mut kept = new.clone();
+        let waiting = keep_running(&mut kept, running);
+        assert!(waiting.iter().any(|line| line.starts_with("fleet.")), "{waiting:?}");
+        assert_eq!(kept.fleet, running.fleet);
+        assert_eq!(told_of_configs(running, &kept), [""; 0]);
+    }
+    let edits = [("/xksd/bank", "/b"), ("\"site-a\"", "\"b\""), ("\"xksd\"", "\"u\"")];
+    let mut new = read(&replaced(FULL, &edits)).expect("valid");
+    let waiting = keep_running(&mut new, &etcd).join("\n");
+    assert_eq!(waiting.lines().count(), 2, "{waiting}");
+    assert!(waiting.contains("fleet.name is \"b\"") && waiting.contains("fleet.etcd.prefix is"));
+    let running = new.fleet.as_ref().and_then(|fleet| fleet.etcd()).expect("etcd");
+    assert_eq!(running.prefix, "/xksd/bank");
+    assert_eq!(told_of_configs(&etcd, &new), ["fleet.etcd.user is \"u\", was \"xksd\""]);
+}
+
+#[test]
+fn a_certificate_of_the_fleet_that_was_renewed_is_said() {
+    let old = read(FULL).expect("valid");
+    let mut new = old.clone();
+    let path = old.fleet.as_ref().expect("one").files()[1].1.to_owned();
+    let digest = crate::config::files::digest_of(b"another");
+    assert_ne!(new.files.insert(path.clone(), digest.clone()), Some(digest));
+    let said = format!("fleet.etcd.client_certificate: {} has changed", path.display());
+    assert_eq!(told_of_configs(&old, &new), [said]);
 }
 
 #[test]

@@ -5,24 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use super::BOUNDS;
-use crate::config::{self, Url};
+use super::reach::Reach;
+use crate::config::Url;
 use crate::control::http_client::{self, Answer, Request};
 use crate::limits::FLEET_MEMBERS_A_CALL_MAX;
-use crate::secret::SecretString;
 
 /// One etcd, over all its members.
 pub struct Etcd {
-    endpoints: Vec<Url>,
-    /// The one that is asked.
+    reach: Arc<ArcSwap<Reach>>,
+    /// The member that is asked.
     at: AtomicUsize,
-    tls: Option<Arc<ClientConfig>>,
-    user: Option<(String, SecretString)>,
 }
 
 /// A value with its key.
@@ -51,10 +49,14 @@ pub struct Page {
 pub struct Watch(Answer);
 
 impl Etcd {
-    /// Of this configuration.
-    pub fn new(configured: &config::Etcd, tls: Option<Arc<ClientConfig>>) -> Etcd {
-        let config::Etcd { endpoints, user, .. } = configured;
-        Etcd { endpoints: endpoints.clone(), at: AtomicUsize::new(0), tls, user: user.clone() }
+    /// At these members.
+    pub fn new(reach: Arc<ArcSwap<Reach>>) -> Etcd {
+        Etcd { reach, at: AtomicUsize::new(0) }
+    }
+
+    /// How it is reached now.
+    pub fn reach(&self) -> Arc<Reach> {
+        self.reach.load_full()
     }
 
     /// From now on the next member is asked.
@@ -63,8 +65,12 @@ impl Etcd {
     }
 
     /// The member that is asked.
-    pub fn endpoint(&self) -> &Url {
-        &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()]
+    pub fn endpoint(&self) -> Url {
+        self.member(&self.reach()).clone()
+    }
+
+    fn member<'r>(&self, reach: &'r Reach) -> &'r Url {
+        &reach.urls[self.at.load(Ordering::Relaxed) % reach.urls.len()]
     }
 
     /// A page of the keys from `first` on that begin with `prefix`.
@@ -163,8 +169,9 @@ impl Etcd {
             "key": base64(prefix), "range_end": end_of(prefix),
             "start_revision": revision.to_string(),
         }});
-        let token = self.token()?;
-        let answer = self.send("/v3/watch", token.as_deref(), &body)?;
+        let reach = self.reach();
+        let token = self.token(&reach)?;
+        let answer = self.send(&reach, "/v3/watch", token.as_deref(), &body)?;
         if answer.status != 200 {
             return Err(refused(answer));
         }
@@ -172,10 +179,10 @@ impl Etcd {
     }
 
     /// One is asked for each time: it ends after some minutes, and with a change of the user.
-    fn token(&self) -> Result<Option<String>, String> {
-        let Some((user, password)) = &self.user else { return Ok(None) };
+    fn token(&self, reach: &Reach) -> Result<Option<String>, String> {
+        let Some((user, password)) = &reach.user else { return Ok(None) };
         let body = json!({ "name": user, "password": password.expose() });
-        let answer = parsed(self.send("/v3/auth/authenticate", None, &body)?)?;
+        let answer = parsed(self.send(reach, "/v3/auth/authenticate", None, &body)?)?;
         let token = answer["token"]
             .as_str()
             .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -184,9 +191,10 @@ impl Etcd {
 
     /// Asks one member after the other, until one answers.
     fn call(&self, path: &str, body: &Value) -> Result<Value, String> {
-        let mut first = None;
-        for _ in 0..self.endpoints.len().min(FLEET_MEMBERS_A_CALL_MAX) {
-            let answer = self.token().and_then(|token| self.send(path, token.as_deref(), body));
+        let (mut first, reach) = (None, self.reach());
+        for _ in 0..reach.urls.len().min(FLEET_MEMBERS_A_CALL_MAX) {
+            let token = self.token(&reach);
+            let answer = token.and_then(|token| self.send(&reach, path, token.as_deref(), body));
             match answer.and_then(parsed) {
                 Ok(answer) => return Ok(answer),
                 Err(why) => {
@@ -200,6 +208,7 @@ impl Etcd {
 
     fn send(
         &self,
+        reach: &Reach,
         path: &str,
         authorization: Option<&str>,
         body: &Value,
@@ -207,7 +216,7 @@ impl Etcd {
         let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
         let (method, content_type) = ("POST", "application/json");
         let request = Request { method, path, authorization, content_type, body: &body };
-        http_client::send(self.endpoint(), self.tls.as_ref(), request, BOUNDS)
+        http_client::send(self.member(reach), reach.tls.as_ref(), request, BOUNDS)
     }
 }
 

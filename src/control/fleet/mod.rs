@@ -8,16 +8,18 @@ pub mod documents;
 pub mod etcd;
 mod members;
 pub mod peers;
-mod tls;
+mod reach;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use rustix::system::uname;
 
 pub use members::{Connection, Members};
+pub use reach::Reach;
 
 use self::documents::{Documents, nonce};
 use self::etcd::{Entry, Etcd};
@@ -58,6 +60,7 @@ pub struct Fleet {
     pub run: String,
     /// How it knows of the others.
     pub way: Way,
+    reach: Arc<ArcSwap<Reach>>,
     /// What takes part in it, once that has started.
     pub thread: OnceLock<JoinHandle<()>>,
 }
@@ -102,16 +105,16 @@ impl Fleet {
             None => host_name()?,
         };
         let run = crate::hex::hex(&nonce()?);
-        let tls = tls::of(configured)?;
+        let reach = Arc::new(ArcSwap::from_pointee(Reach::of(configured)?));
         let way = match &configured.shared {
-            Shared::Peers(urls) => Way::Peers(Peers::new(urls.clone(), tls)),
+            Shared::Peers(_) => Way::Peers(Peers::new(reach.clone())),
             Shared::Etcd(etcd) => {
                 let secret = etcd.secret.base64();
                 let key = secret.and_then(|secret| FleetKey::new(&secret, &etcd.prefix));
                 let key = key.ok_or("fleet.secret is not the base64 of 32 bytes")?;
                 Way::Etcd(Box::new(Joined {
-                    etcd: Etcd::new(etcd, tls.clone()),
-                    commands: Etcd::new(etcd, tls),
+                    etcd: Etcd::new(reach.clone()),
+                    commands: Etcd::new(reach.clone()),
                     prefix: format!("{}/", etcd.prefix),
                     documents: Documents::load(key, dir, blocks.clone())?,
                     members: Members::default(),
@@ -120,7 +123,12 @@ impl Fleet {
                 }))
             }
         };
-        Ok(Fleet { name, run, way, thread: OnceLock::new() })
+        Ok(Fleet { name, run, way, reach, thread: OnceLock::new() })
+    }
+
+    /// From now on the others are reached so.
+    pub fn set_reach(&self, reach: Reach) {
+        self.reach.store(Arc::new(reach));
     }
 
     /// Waits until this instance has left, when it stops; no longer than `patience`.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Instant;
 
-use rustls::ClientConfig;
+use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::reach::Reach;
 use super::{BOUNDS, unix_ms};
 use crate::config::Url;
 use crate::control::http_client::{self, Request};
@@ -15,29 +16,29 @@ use crate::fleet::status::Member;
 
 /// The others.
 pub struct Peers {
-    urls: Vec<Url>,
-    tls: Option<Arc<ClientConfig>>,
+    reach: Arc<ArcSwap<Reach>>,
 }
 
 impl Peers {
-    /// Of these admin listeners.
-    pub fn new(urls: Vec<Url>, tls: Option<Arc<ClientConfig>>) -> Peers {
-        Peers { urls, tls }
+    /// Behind their admin listeners.
+    pub fn new(reach: Arc<ArcSwap<Reach>>) -> Peers {
+        Peers { reach }
     }
 
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.urls.len()
+    /// How they are reached now.
+    pub fn reach(&self) -> Arc<Reach> {
+        self.reach.load_full()
     }
 
     /// Asks all at once: one that does not answer must not keep the others' answers away.
     pub fn ask(&self) -> Vec<Member> {
+        let reach = &self.reach();
         std::thread::scope(|scope| {
             let ask = |url| {
                 let thread = Builder::new().name("xksd-peer".into());
-                (url, thread.spawn_scoped(scope, move || self.ask_one(url)))
+                (url, thread.spawn_scoped(scope, move || reach.ask(url)))
             };
-            let asked: Vec<_> = self.urls.iter().map(ask).collect();
+            let asked: Vec<_> = reach.urls.iter().map(ask).collect();
             let member = |(url, thread): (&Url, std::io::Result<_>)| {
                 let heard: Result<Member, String> = match thread {
                     Ok(thread) => std::thread::ScopedJoinHandle::join(thread)
@@ -53,8 +54,10 @@ impl Peers {
             asked.into_iter().map(member).collect()
         })
     }
+}
 
-    fn ask_one(&self, url: &Url) -> Result<Member, String> {
+impl Reach {
+    fn ask(&self, url: &Url) -> Result<Member, String> {
         let start = Instant::now();
         let answer = http_client::send(url, self.tls.as_ref(), Request::get("/status"), BOUNDS)?;
         if answer.status != 200 {

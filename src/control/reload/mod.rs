@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::blocks;
+use super::fleet::Reach;
 use super::logging;
 use super::serving::apply;
 use super::span_export;
@@ -251,12 +252,16 @@ fn take_over(
     let log = logging::prepare(&old, &config, &state.log)?;
     let spans = span_export::change(&old, &config, &state.log, &state.spans)?;
     let waiting = difference::keep_running(&mut config, &old);
+    let fleet = if tls.is_some() { fleet_reach(&old, &config)? } else { None };
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
     let diverted = log.map(|opened| logging::divert(&state.log, opened, &config));
     warnings.extend(diverted.transpose()?.flatten());
     state.admin.take_over(admin, &state.log)?;
+    if let (Some(fleet), Some(reach)) = (&state.fleet, fleet) {
+        fleet.set_reach(reach);
+    }
     if let Some(spans) = spans {
         state.log.set_spans(spans);
     }
@@ -284,6 +289,12 @@ fn take_over(
     };
     let changes = difference::at_reload(before, (&config, certificates));
     Ok(Reloaded { changes, warnings, waiting, failed })
+}
+
+/// How the fleet is reached, where that has changed; its certificates are read.
+fn fleet_reach(old: &Config, new: &Config) -> Result<Option<Reach>, String> {
+    let changed = new.fleet.as_ref().filter(|_| !difference::fleet_changes(old, new).is_empty());
+    changed.map(Reach::of).transpose()
 }
 
 /// Fails where the new configuration leaves out what must not be given up so.

@@ -1,4 +1,4 @@
-//! The TLS of a client of etcd and of peers.
+//! How etcd or peers are reached. A reload may bring another way.
 
 use std::sync::Arc;
 
@@ -6,14 +6,35 @@ use rustls::ClientConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::Fleet;
+use crate::config::{Fleet, Shared, Url};
+use crate::secret::SecretString;
 use crate::tls::{client, pem_file};
 
-/// Of this configuration; `None` where nothing needs it.
-///
-/// # Errors
-/// A sentence for the operator.
-pub fn of(fleet: &Fleet) -> Result<Option<Arc<ClientConfig>>, String> {
+/// Where they are, and who asks.
+pub struct Reach {
+    /// The members of etcd, or the peers.
+    pub(super) urls: Vec<Url>,
+    /// `None` where nothing needs it.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Of etcd.
+    pub(super) user: Option<(String, SecretString)>,
+}
+
+impl Reach {
+    /// Of this configuration. Reads its certificates.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn of(fleet: &Fleet) -> Result<Reach, String> {
+        let (urls, user) = match &fleet.shared {
+            Shared::Peers(peers) => (peers.clone(), None),
+            Shared::Etcd(etcd) => (etcd.endpoints.clone(), etcd.user.clone()),
+        };
+        Ok(Reach { urls, tls: tls(fleet)?, user })
+    }
+}
+
+fn tls(fleet: &Fleet) -> Result<Option<Arc<ClientConfig>>, String> {
     let Some(trust_anchors) = &fleet.trust_anchors else { return Ok(None) };
     let builder = client::trusting_file(trust_anchors)
         .map_err(|why| format!("fleet.trust_anchors: {why}"))?;
