@@ -88,7 +88,7 @@ pub(super) const KEYS: &[Setting<Option<Fleet>>] = &[
         |new, running| keep_of_etcd(new, running, |etcd| &mut etcd.secret, |etcd| &etcd.secret),
     ),
     Setting::reloaded("trust_anchors", |f| {
-        said_of(f, |f| f.trust_anchors.as_ref().map_or(Said::Nothing, said_path))
+        said_of(f, |f| f.trust_anchors.as_deref().map_or(Said::Nothing, said_path))
     }),
     Setting::reloaded("peers", |f| {
         said_of(f, |f| match &f.shared {
@@ -146,7 +146,7 @@ fn keep_of_etcd<T: Clone>(
     }
 }
 
-fn said_path(path: &PathBuf) -> Said<'_> {
+fn said_path(path: &Path) -> Said<'_> {
     Said::value(path.display())
 }
 
