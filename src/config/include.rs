@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::files::{Files, digest_of};
 use super::reader::{Section, Value};
-use super::sources::{IncludedFile, Sources};
+use super::sources::{IncludedFile, Sources, path_from};
 use crate::limits::CONFIG_INCLUDES_MAX;
 
 /// A configuration with what it includes.
@@ -33,7 +33,7 @@ pub(super) fn join(text: &str, base: &Path, sources: &dyn Sources) -> Joined {
     for (place, file) in files.into_iter().flatten().enumerate().take(CONFIG_INCLUDES_MAX) {
         // What is no string is refused by `included`.
         let DeValue::String(file) = file.get_ref() else { continue };
-        let path = base.join(&**file);
+        let path = path_from(base, file, sources);
         match read(&path, sources) {
             Ok((text, its_mode)) => {
                 texts.push((path, text));

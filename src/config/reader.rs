@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::files::Files;
 use super::guess::nearest;
 use super::problem::{Problem, quoted};
-use super::sources::{Exposure, Sources};
+use super::sources::{Exposure, Sources, path_from};
 
 /// What reading a configuration needs at hand and what it finds.
 pub(super) struct Reader<'a> {
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
 
     /// A path beside the configuration file.
     pub(super) fn beside(&self, path: &str) -> PathBuf {
-        self.base.join(path)
+        path_from(self.base, path, self.sources)
     }
 
     pub(super) fn problem(&self, key: &str, span: &Range<usize>, message: impl Into<String>) {
@@ -221,7 +221,7 @@ impl<'r> Value<'r> {
         let text = self.string_where("a path is not empty and has no NUL", |t| {
             !t.is_empty() && !t.contains('\0')
         })?;
-        Some(self.reader.base.join(text))
+        Some(self.reader.beside(text))
     }
 
     /// A path of a file whose content comes into force by a reload, and by itself where files are

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -27,6 +27,10 @@ pub trait Sources {
     fn secret_file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String>;
     /// Whether there is no such file.
     fn is_missing(&self, path: &Path) -> bool;
+    /// Whether a path is of a folder, and not of a link to one.
+    fn is_folder(&self, _path: &Path) -> bool {
+        false
+    }
     /// The text of a file of policies, or why it is not acceptable, in the same form.
     fn policy_file(&self, path: &Path) -> Result<String, String>;
     /// A file that the configuration includes, or why it is not acceptable, in the same form.
@@ -85,6 +89,10 @@ impl Sources for Machine {
         std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
+    fn is_folder(&self, path: &Path) -> bool {
+        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+    }
+
     fn policy_file(&self, path: &Path) -> Result<String, String> {
         let content =
             file::read(path, POLICY_FILE_BYTES_MAX).map_err(|refused| refused.to_string())?;
@@ -140,6 +148,21 @@ impl Sources for Machine {
     }
 }
 
+/// A path that the configuration names, relative ones from `base`. `folder/..` goes where `folder`
+/// is one; behind a link it leads elsewhere, and stays.
+pub(super) fn path_from(base: &Path, named: &str, sources: &dyn Sources) -> PathBuf {
+    let mut path = PathBuf::new();
+    for part in base.join(named).components() {
+        let is_name = matches!(path.components().next_back(), Some(Component::Normal(_)));
+        if part == Component::ParentDir && is_name && sources.is_folder(&path) {
+            path.pop();
+        } else {
+            path.push(part);
+        }
+    }
+    if path.as_os_str().is_empty() { PathBuf::from(".") } else { path }
+}
+
 /// A file that holds a secret must be closed to all but its owner and group: any bit for others is
 /// refused, as ssh does. The group may read: services are commonly given files of root:service,
 /// mode 0640.
@@ -151,5 +174,29 @@ pub(super) fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), String> {
             mode & 0o7777,
             shell_word(path)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_and_back_goes_and_a_link_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, machine) = (dir.path().join("demo"), Machine { check_files: false });
+        std::fs::create_dir(&base).unwrap();
+        std::os::unix::fs::symlink(dir.path(), base.join("link")).unwrap();
+        let from = |named: &str| path_from(&base, named, &machine);
+        assert_eq!(from("../keys/foo").as_os_str(), dir.path().join("keys/foo").as_os_str());
+        assert_eq!(from("./keys").as_os_str(), base.join("keys").as_os_str());
+        assert_eq!(from("link/../keys").as_os_str(), base.join("link/../keys").as_os_str());
+        assert_eq!(from("none/../keys").as_os_str(), base.join("none/../keys").as_os_str());
+        assert_eq!(from("/none/../keys"), Path::new("/none/../keys"));
+        // Relative to the working directory, which is this crate's.
+        let relative = |named: &str| path_from(Path::new("src"), named, &machine);
+        assert_eq!(relative("../docs"), Path::new("docs"));
+        assert_eq!(relative(".."), Path::new("."));
+        assert_eq!(relative("../../x"), Path::new("../x"));
     }
 }

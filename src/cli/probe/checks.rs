@@ -192,7 +192,8 @@ impl<'a> Checks<'a> {
             .as_array()
             .map(|u| u.iter().filter_map(Value::as_str).collect())
             .unwrap_or_default();
-        let note = format!("{spec}, {status}, {}", usage.join(" "));
+        let usages = if usage.is_empty() { "no keyUsage".to_owned() } else { usage.join(" ") };
+        let note = format!("{spec}, {status}, {usages}");
         // What KMS demands of a key before it makes a KMS key of it.
         if spec != "AES_256"
             || status != "ENABLED"

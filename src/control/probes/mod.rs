@@ -195,14 +195,8 @@ impl Prober<'_> {
             Ok((time, key)) => log.event(
                 Level::Info,
                 format!(
-                    "key manager {name:?} serves: {} {}{}, probe {} µs{}",
-                    info.vendor,
-                    info.model,
-                    if info.token.is_empty() {
-                        String::new()
-                    } else {
-                        format!(" token {:?}", info.token)
-                    },
+                    "key manager {name:?} serves: {}, probe {} µs{}",
+                    what_it_is(info),
                     time.as_micros(),
                     match key {
                         ProbeKey::Own => "",
@@ -267,8 +261,36 @@ impl Prober<'_> {
     }
 }
 
+/// As it says itself. It may not have answered yet, and a module may leave each of these empty.
+fn what_it_is(info: &ManagerInfo) -> String {
+    let token = if info.token.is_empty() { "" } else { &*format!("token {:?}", info.token) };
+    let words = [&*info.vendor, &*info.model, token];
+    let said: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    if said.is_empty() { "it does not say what it is".to_owned() } else { said.join(" ") }
+}
+
 /// What the log said last of a key manager's health.
 struct Reported {
     at: Instant,
     why_not: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_module_leaves_empty_is_left_out() {
+        let info = |vendor: &str, model: &str, token: &str| {
+            let (vendor, model, token) = (vendor.into(), model.into(), token.into());
+            what_it_is(&ManagerInfo { vendor, model, token, ..ManagerInfo::default() })
+        };
+        assert_eq!(
+            info("SoftHSM project", "SoftHSM v2", "xks"),
+            "SoftHSM project SoftHSM v2 token \"xks\""
+        );
+        assert_eq!(info("xksd", "", ""), "xksd");
+        assert_eq!(info("", "", "xks"), "token \"xks\"");
+        assert_eq!(info("", "", ""), "it does not say what it is");
+    }
 }

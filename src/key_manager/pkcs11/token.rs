@@ -60,7 +60,7 @@ pub(super) fn find(
                 // SoftHSM always shows one more, for the next token; its label and serial number
                 // are empty.
                 seen.push(if info.initialized {
-                    format!("\"{}\" (serial {}, slot {slot})", info.label, info.serial)
+                    format!("\"{}\" ({}, slot {slot})", info.label, serial(&info))
                 } else {
                     format!("slot {slot} (not initialised)")
                 });
@@ -73,12 +73,10 @@ pub(super) fn find(
         }
     }
     if found.len() > 1 {
-        let candidates: Vec<String> = found
-            .iter()
-            .map(|(slot, info)| format!("serial {}, slot {slot}", info.serial))
-            .collect();
+        let candidates: Vec<String> =
+            found.iter().map(|(slot, info)| format!("{}, slot {slot}", serial(info))).collect();
         return Err(NoToken::Choice(format!(
-            "{selector} is ambiguous ({}): choose by serial",
+            "{selector} is ambiguous ({}): choose by serial or slot",
             candidates.join("; ")
         )));
     }
@@ -92,5 +90,12 @@ pub(super) fn find(
             "{selector} not found; the module shows {}",
             seen.join(", ")
         ))),
+    }
+}
+
+fn serial(info: &TokenInfo) -> String {
+    match &*info.serial {
+        "" => "no serial number".to_owned(),
+        serial => format!("serial {serial}"),
     }
 }
