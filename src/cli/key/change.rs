@@ -156,9 +156,13 @@ pub(super) fn create_with(
         let at = folder.file(label);
         return Err(Failure::Failed(format!("{} exists already", at.display())));
     }
-    let set = set_of(&folder)?;
+    let known = set_of(&folder)?;
     let mut hsms = open_hsms(&config, wrapped)?;
-    hsms.warn_of_usage(&wrapped.master);
+    // Once; from then on the service's log and `xksd keys` say it.
+    if known.is_none() {
+        hsms.warn_of_usage(&wrapped.master);
+    }
+    let set = known.map_or_else(new_set, Ok)?;
     let raw = key(&mut hsms)?;
     let names = (set.as_str(), label.as_str(), wrapped.master.as_str());
     let now = OffsetDateTime::now_utc();
@@ -360,20 +364,21 @@ fn lock(folder: &Folder) -> Result<File, Failure> {
     Ok(lock)
 }
 
-/// The set of the keys in a folder; a new one in an empty folder.
-fn set_of(folder: &Folder) -> Result<String, Failure> {
+/// The set of the keys in a folder; `None` in an empty folder.
+fn set_of(folder: &Folder) -> Result<Option<String>, Failure> {
     let mut wrong = None;
     for label in folder.scan().map_err(Failure::Failed)?.into_keys() {
         match folder.read(&label) {
-            Ok(Some(file)) => return Ok(file.set),
+            Ok(Some(file)) => return Ok(Some(file.set)),
             Ok(None) => {}
             Err(why) => wrong = Some(why),
         }
     }
     // Of a set of which nothing can be read, no other one may be made.
-    if let Some(why) = wrong {
-        return Err(Failure::Failed(why));
-    }
+    wrong.map_or(Ok(None), |why| Err(Failure::Failed(why)))
+}
+
+fn new_set() -> Result<String, Failure> {
     let mut set = [0; SET_BYTES];
     random(&mut set).map_err(Failure::Failed)?;
     Ok(hex(&set))

@@ -43,10 +43,23 @@ own_process! {
         assert_eq!(site.all_open().code, 0);
         site.key("create", "bar", &[])
             .refused(1, "the master \"m1\": the key is not an AES-256 key that allows");
-        site.exchange_master(&[Attribute::Sign(true), Attribute::Wrap(true)]);
-        let created = site.key("create", "bar", &[]);
-        let warning = "warning: the master \"m1\" in hsm-a allows more than encrypt and decrypt: CKA_SIGN, CKA_WRAP\n";
-        assert_eq!((created.code, created.err.as_str()), (0, warning));
+        // Said with the first key, and where a key gets another master.
+        let others = [Attribute::Sign(true), Attribute::Wrap(true)];
+        site.exchange_master(&others);
+        fs::remove_file(site.file("foo")).expect("there");
+        let warning = |master: &str| {
+            format!(
+                "warning: the master {master:?} in hsm-a allows more than encrypt and decrypt: \
+                 CKA_SIGN, CKA_WRAP\n"
+            )
+        };
+        for (label, said) in [("bar", warning("m1")), ("foo", String::new())] {
+            let created = site.key("create", label, &[]);
+            assert_eq!((created.code, created.err), (0, said));
+        }
+        site.token.import_key("m2", KeyType::AES, &MASTER, &proper_but(&others));
+        let rewrapped = site.key("rewrap", "foo", &["--master", "m2"]);
+        assert_eq!((rewrapped.code, rewrapped.err), (0, warning("m2")));
     }
 }
 
