@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 
-use crate::file::{self, Content};
+use crate::file::{self, Content, Refused};
 use crate::limits::PEM_FILE_BYTES_MAX;
 
 /// Reads a PEM file.
@@ -26,13 +26,25 @@ pub fn read(path: &Path) -> Result<Content, String> {
 /// # Errors
 /// As [`read`], and where it holds none.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let file = read(path)?;
+    certificates_in(path, &read(path)?.bytes)
+}
+
+/// As [`certificates`], for a command that reads it once: it may be a pipe.
+///
+/// # Errors
+/// The same.
+pub fn certificates_once(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let content = std::fs::read(path).map_err(Refused::from);
+    certificates_in(path, &content.map_err(|refused| format!("{} {refused}", path.display()))?)
+}
+
+fn certificates_in(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
-    let certificates = CertificateDer::pem_slice_iter(&file.bytes)
+    let certificates = CertificateDer::pem_slice_iter(content)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("{shown}: {}", describe(&error)))?;
     if certificates.is_empty() {
-        return Err(match starts_like_der(&file.bytes) {
+        return Err(match starts_like_der(content) {
             true => format!(
                 "{shown} looks like DER, not PEM: convert it with `openssl x509 -inform DER -in \
                  {shown} -out CHAIN.pem`"

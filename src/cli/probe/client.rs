@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, InconsistentKeys,
-    InvalidMessage, RootCertStore, StreamOwned,
+    InvalidMessage, StreamOwned,
 };
 
 use super::balancer::Balancer;
-use crate::tls::{self, Certificate};
+use crate::tls::pem_file::certificates_once;
+use crate::tls::{self, Certificate, client};
 
 /// A probe waits this long for anything: well beyond KMS's 250 ms, so that a slow answer is
 /// reported with its time.
@@ -376,29 +377,14 @@ impl Hints {
 /// # Errors
 /// A sentence with the file or the option that cannot be used.
 pub fn tls_config(target: &Target) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let file =
-        |path: &PathBuf, e: rustls::pki_types::pem::Error| format!("{}: {e}", path.display());
-    for certificate in CertificateDer::pem_file_iter(&target.ca).map_err(|e| file(&target.ca, e))? {
-        // Bundles of public authorities hold some that cannot be used; the handshake tells when the
-        // needed one is missing.
-        let _ = roots.add(certificate.map_err(|e| file(&target.ca, e))?);
-    }
-    if roots.is_empty() {
-        return Err(format!("{}: no certificate that can be trusted", target.ca.display()));
-    }
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots);
+    let builder = client::trusting(certificates_once(&target.ca)?)
+        .map_err(|why| format!("{}: {why}", target.ca.display()))?;
     let mut config = match &target.client {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
-            let certificates = CertificateDer::pem_file_iter(chain)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(|e| file(chain, e))?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, e))?;
+            let certificates = certificates_once(chain)?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| format!("{}: {error}", key.display()))?;
             builder.with_client_auth_cert(certificates, key).map_err(|e| match e {
                 rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                     "--client-key does not belong to --client-certificate".to_owned()
