@@ -55,6 +55,8 @@ policy_file() {
 }
 policy() { policy_file first; printf '\n[keystore.policy]\nfiles = ["all.cedar"]\n' >>"$config"; }
 quota() { printf '\n[keystore.quota]\nrequests_per_second = 100000\n' >>"$config"; }
+log_output() { sed -i '0,/^\[server\]/s//&\nlog_output = ".\/xksd.log"/' "$config"; }
+spans() { sed -i '0,/^\[server\]/s//&\notlp_endpoint = "http:\/\/127.0.0.1:1"/' "$config"; }
 log_level() { sed -i '0,/^\[server\]/s//&\nlog_level = "warn"/' "$config"; }
 budget() { sed -i '0,/^\[server\]/s//&\nrequest_budget_ms = 190/' "$config"; }
 sessions() { sed -i "0,/^profile = .*/s//&\nsessions = $1/" "$config"; }
@@ -95,6 +97,8 @@ serve
 echo "1,000 requests a second over 16 connections, five of which are exchanged each second; runs of $seconds s."
 echo
 table "changed" "by" "right answers" "failed"
+change "place of the log" "\`xksd reload\`" by_reload log_output
+change "collector of spans, which is away" "\`xksd reload\`" by_reload spans
 change "log level" "\`xksd reload\`" by_reload log_level
 change "request budget" "\`xksd reload\`" by_reload budget
 change "quota" "\`xksd reload\`" by_reload quota

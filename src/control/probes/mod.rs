@@ -266,7 +266,7 @@ fn what_it_is(info: &ManagerInfo) -> String {
     let token = if info.token.is_empty() { "" } else { &*format!("token {:?}", info.token) };
     let words = [&*info.vendor, &*info.model, token];
     let said: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-    if said.is_empty() { "it does not say what it is".to_owned() } else { said.join(" ") }
+    if said.is_empty() { "vendor and model unknown".to_owned() } else { said.join(" ") }
 }
 
 /// What the log said last of a key manager's health.
@@ -291,6 +291,6 @@ mod tests {
         );
         assert_eq!(info("xksd", "", ""), "xksd");
         assert_eq!(info("", "", "xks"), "token \"xks\"");
-        assert_eq!(info("", "", ""), "it does not say what it is");
+        assert_eq!(info("", "", ""), "vendor and model unknown");
     }
 }
