@@ -9,6 +9,7 @@ mod policy;
 mod sched;
 mod sigv4;
 mod tls;
+mod wake;
 mod wrapped;
 
 use std::time::Duration;
@@ -32,6 +33,7 @@ criterion_group! {
     name = parts;
     config = criterion();
     targets = http1::benches, sigv4::benches, api::benches, pipeline::benches,
-        policy::benches, sched::benches, tls::benches, budget::benches, wrapped::benches
+        policy::benches, sched::benches, wake::benches, tls::benches, budget::benches,
+        wrapped::benches
 }
 criterion_main!(parts);
