@@ -19,6 +19,8 @@ use ring::{digest, hmac};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
+use xksd::audit::recording::Recording;
+use xksd::audit::waiter::Waiter;
 use xksd::http1::{Header, Progress, Request, RequestHead};
 use xksd::key_manager::local::Local;
 use xksd::key_manager::{
@@ -360,7 +362,7 @@ impl Proxy {
             inbox.clone(),
             Arc::new(ShardMetrics::default()),
             log.clone(),
-            None,
+            Waiter::new(Arc::new(Recording::new(1)), 0),
         );
         Proxy { pipeline, log, answered: Vec::new(), inbox, waker: waker() }
     }

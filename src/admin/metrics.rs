@@ -286,6 +286,6 @@ fn audit(text: &mut Exposition, state: &State) {
     text.metric(&names::AUDIT_WRITABLE).sample(&[], u8::from(trail.is_writable()));
     let mut metric = text.metric(&names::AUDIT_CHECKPOINT_SENT);
     for (to, sent) in state.audit.sent() {
-        metric.sample(&[to], u8::from(sent));
+        metric.sample(&[&to], u8::from(sent));
     }
 }

@@ -277,7 +277,7 @@ impl Audit {
             records: trail.size(),
             records_missed: trail.missed(),
             writable: trail.is_writable(),
-            checkpoint_sent: state.audit.sent().map(|(to, sent)| (to.to_owned(), sent)).collect(),
+            checkpoint_sent: state.audit.sent().into_iter().collect(),
         })
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! [`record`] is what a line says, [`tree`] and [`checkpoint`] are pure, [`layout`] names the
 //! files. [`recovery`] opens a trail, [`store`] writes it; [`reader`] goes over its records.
-//! [`trail`] is the way of a record from a shard to the disk. [`verify`] fills a [`report`].
+//! [`trail`] is the way of a record from a shard to the disk, which shards find through
+//! [`recording`]. [`verify`] fills a [`report`].
 
 pub mod checkpoint;
 pub mod consistency;
@@ -13,6 +14,7 @@ pub mod note;
 pub mod proof;
 pub mod reader;
 pub mod record;
+pub mod recording;
 pub mod recovery;
 pub mod report;
 mod retired;

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::checkpoint::{Signer, Verifier};
@@ -10,7 +12,7 @@ use super::record::{Record, write_line};
 use super::recovery::{Recovered, open};
 use super::report::Report;
 use super::store::Store;
-use super::trail::{Durability, News, NoPlace, Settings, Trail, WhenUnwritable};
+use super::trail::{Durability, News, NoPlace, Settings, Trail, Wakers, WhenUnwritable};
 use super::tree::Leaves;
 use super::verify::verify;
 
@@ -344,7 +346,11 @@ fn a_record_is_proved_by_what_another_program_can_read() {
 }
 
 fn settings(when_unwritable: WhenUnwritable) -> Settings {
-    Settings { durability: Durability::Answer, when_unwritable, retention: None, shards: 1 }
+    Settings { durability: Durability::Answer, when_unwritable, retention: None }
+}
+
+fn wakers() -> Arc<Wakers> {
+    Arc::new(Wakers::new(1))
 }
 
 fn soon(what: impl Fn() -> bool) {
@@ -359,7 +365,8 @@ fn soon(what: impl Fn() -> bool) {
 fn threads_append_and_learn_when_it_is_on_disk() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = reopened(directory.path()).unwrap();
-    let (trail, writer) = Trail::start(store, settings(WhenUnwritable::Refuse), |_| {}).unwrap();
+    let (trail, writer) =
+        Trail::start(store, settings(WhenUnwritable::Refuse), wakers(), |_| {}).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -384,10 +391,11 @@ fn a_full_disk_is_told_and_what_found_no_place_is_counted() {
     let good = store.records.try_clone().unwrap();
     store.records = fs::File::options().write(true).open("/dev/full").unwrap();
     let (said, news) = crossbeam::channel::unbounded();
-    let (trail, writer) = Trail::start(store, settings(WhenUnwritable::Refuse), move |told| {
+    let tell = move |told| {
         let _ = said.send(told);
-    })
-    .unwrap();
+    };
+    let (trail, writer) =
+        Trail::start(store, settings(WhenUnwritable::Refuse), wakers(), tell).unwrap();
     let mut scratch = Vec::new();
     let index = trail.append(&Record::Stop {}, &mut scratch).unwrap();
     let told = news.recv_timeout(Duration::from_secs(20)).unwrap();
@@ -402,4 +410,64 @@ fn a_full_disk_is_told_and_what_found_no_place_is_counted() {
     writer.join().unwrap();
     drop(good);
     assert_eq!(look(directory.path(), None).records, 0);
+}
+
+#[test]
+fn settings_change_while_records_wait_and_none_is_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = reopened(directory.path()).unwrap();
+    let never = Durability::Interval(Duration::from_secs(1_000_000));
+    let at_once = settings(WhenUnwritable::Refuse);
+    let late = Settings { durability: never, ..settings(WhenUnwritable::Continue) };
+    let (trail, writer) = Trail::start(store, late, wakers(), |_| {}).unwrap();
+    let append = || trail.append(&Record::Stop {}, &mut Vec::new()).unwrap();
+    let first = append();
+    assert!(!trail.answers_wait() && trail.may_go_unrecorded() && !trail.is_durable(first));
+    // Nothing but the change wakes the writer.
+    trail.set(at_once);
+    assert!(trail.answers_wait() && !trail.may_go_unrecorded());
+    soon(|| trail.is_durable(first));
+    let waited_for = append();
+    trail.set(late);
+    soon(|| trail.is_durable(waited_for));
+    append();
+    trail.stop();
+    writer.join().unwrap();
+    let found = look(directory.path(), None);
+    assert_eq!((found.records, found.signed, found.problems), (3, 3, vec![]));
+}
+
+#[test]
+fn settings_change_under_load_and_each_record_gets_to_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = reopened(directory.path()).unwrap();
+    let strict = settings(WhenUnwritable::Refuse);
+    let late = Settings { durability: Durability::Interval(Duration::from_secs(3600)), ..strict };
+    let (trail, writer) = Trail::start(store, late, wakers(), |_| {}).unwrap();
+    let ended = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let index = trail.append(&Record::Stop {}, &mut Vec::new()).unwrap();
+                    // As an answer does: once it waits, the record comes, whatever is set by then.
+                    if trail.answers_wait() {
+                        soon(|| trail.is_durable(index));
+                    }
+                }
+                ended.fetch_add(1, Ordering::Release);
+            });
+        }
+        for round in 0.. {
+            trail.set(if round % 2 == 0 { strict } else { late });
+            std::thread::sleep(Duration::from_micros(200));
+            if ended.load(Ordering::Acquire) == 4 {
+                break;
+            }
+        }
+    });
+    trail.stop();
+    writer.join().unwrap();
+    let found = look(directory.path(), None);
+    assert_eq!((found.records, found.signed, found.problems), (2000, 2000, vec![]));
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use futures_util::task::AtomicWaker;
 
 use super::record::{Record, write_line};
@@ -34,7 +35,7 @@ pub enum WhenUnwritable {
     Continue,
 }
 
-/// How a trail is written.
+/// How a trail is written. May change while it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// When an answer may leave.
@@ -43,8 +44,32 @@ pub struct Settings {
     pub when_unwritable: WhenUnwritable,
     /// Files of records older than this are deleted; never if it is left out.
     pub retention: Option<Duration>,
-    /// Shards that wait for their records.
-    pub shards: usize,
+}
+
+/// Of the task of each shard that hands out news of what is on disk.
+pub struct Wakers(Vec<AtomicWaker>);
+
+impl Wakers {
+    /// For so many shards.
+    pub fn new(shards: usize) -> Wakers {
+        Wakers((0..shards).map(|_| AtomicWaker::new()).collect())
+    }
+
+    /// From now on the writer wakes this shard's task when more is on disk.
+    pub fn register(&self, shard: usize, waker: &std::task::Waker) {
+        if let Some(place) = self.0.get(shard) {
+            place.register(waker);
+        }
+    }
+
+    /// The writer wakes this shard's task no more.
+    pub fn forget(&self, shard: usize) {
+        drop(self.0.get(shard).and_then(AtomicWaker::take));
+    }
+
+    fn wake(&self) {
+        self.0.iter().for_each(AtomicWaker::wake);
+    }
 }
 
 /// What the writer has to say to the operator.
@@ -90,7 +115,7 @@ pub struct Trail {
 }
 
 struct Shared {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     waiting: Mutex<Waiting>,
     /// There is something for the writer.
     arrived: Condvar,
@@ -98,8 +123,7 @@ struct Shared {
     durable: AtomicU64,
     writable: AtomicBool,
     missed_total: AtomicU64,
-    /// Of the task of each shard that hands out news of what is on disk.
-    wakers: Vec<AtomicWaker>,
+    wakers: Arc<Wakers>,
 }
 
 #[derive(Default)]
@@ -112,12 +136,18 @@ struct Waiting {
     missed: u64,
     /// A checkpoint with the lines of witnesses, and its size.
     cosigned: Option<(u64, String)>,
+    /// The lines are to be written whatever the interval says.
+    at_once: bool,
     stopping: bool,
 }
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> Settings {
+        **self.settings.load()
     }
 }
 
@@ -129,17 +159,18 @@ impl Trail {
     pub fn start(
         store: Store,
         settings: Settings,
+        wakers: Arc<Wakers>,
         tell: impl FnMut(News) + Send + 'static,
     ) -> std::io::Result<(Trail, JoinHandle<()>)> {
         let size = store.size();
         let shared = Arc::new(Shared {
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             waiting: Mutex::new(Waiting { end: size, ..Waiting::default() }),
             arrived: Condvar::new(),
             durable: AtomicU64::new(size),
             writable: AtomicBool::new(true),
             missed_total: AtomicU64::new(0),
-            wakers: (0..settings.shards).map(|_| AtomicWaker::new()).collect(),
+            wakers,
         });
         let checkpoint_at = Instant::now();
         let writer = Writer { shared: shared.clone(), store, tell, checkpoint_at, retiring: None };
@@ -148,9 +179,20 @@ impl Trail {
         Ok((Trail { shared }, thread))
     }
 
+    /// From now on it is written so. What was appended before is written at once: somebody may wait
+    /// for it who would not be thought of after the next long interval.
+    pub fn set(&self, settings: Settings) {
+        let mut waiting = self.shared.waiting();
+        // Under the lock: whoever appends from here on goes by it.
+        self.shared.settings.store(Arc::new(settings));
+        waiting.at_once = true;
+        drop(waiting);
+        self.shared.arrived.notify_one();
+    }
+
     /// Whether answers wait for their records.
     pub fn answers_wait(&self) -> bool {
-        self.shared.settings.durability == Durability::Answer
+        self.shared.settings().durability == Durability::Answer
     }
 
     /// Whether a request may use a key just now. False where records cannot be written, and the
@@ -161,7 +203,7 @@ impl Trail {
 
     /// Whether an answer may leave although its record could not be written.
     pub fn may_go_unrecorded(&self) -> bool {
-        self.shared.settings.when_unwritable == WhenUnwritable::Continue
+        self.shared.settings().when_unwritable == WhenUnwritable::Continue
     }
 
     /// Whether the last write succeeded.
@@ -223,18 +265,6 @@ impl Trail {
         index.is_below(self.size())
     }
 
-    /// From now on the writer wakes this shard's task when more is on disk.
-    pub fn listen(&self, shard: usize, waker: &std::task::Waker) {
-        if let Some(place) = self.shared.wakers.get(shard) {
-            place.register(waker);
-        }
-    }
-
-    /// The writer wakes this shard's task no more.
-    pub fn stop_listening(&self, shard: usize) {
-        drop(self.shared.wakers.get(shard).and_then(AtomicWaker::take));
-    }
-
     /// Has the writer keep what witnesses have added to the checkpoint of this size.
     pub fn keep_cosigned(&self, size: u64, note: String) {
         self.shared.waiting().cosigned = Some((size, note));
@@ -254,8 +284,17 @@ struct Writer<F> {
     tell: F,
     /// Not before then.
     checkpoint_at: Instant,
-    /// The first record that is to stay, and where the record stands that says so.
-    retiring: Option<(u64, Index)>,
+    retiring: Option<Retiring>,
+}
+
+/// Old records that are about to be deleted.
+struct Retiring {
+    /// The first one that is to stay.
+    before: u64,
+    /// Where the record stands that says so.
+    told: Index,
+    /// How old they are at least.
+    age: Duration,
 }
 
 impl<F: FnMut(News)> Writer<F> {
@@ -279,13 +318,15 @@ impl<F: FnMut(News)> Writer<F> {
     /// Until there is something to write or to sign; true when it is the last.
     fn wait(&self, lines: &mut Vec<u8>) -> bool {
         let mut waiting = self.shared.waiting();
-        let interval = match self.shared.settings.durability {
-            Durability::Answer => None,
-            Durability::Interval(interval) => Some(interval),
-        };
         let begun = Instant::now();
         loop {
-            let due = interval.is_none_or(|interval| begun.elapsed() >= interval);
+            // Looked at again after each wait: it may have changed.
+            let interval = match self.shared.settings().durability {
+                Durability::Answer => None,
+                Durability::Interval(interval) => Some(interval),
+            };
+            let due = std::mem::take(&mut waiting.at_once)
+                || interval.is_none_or(|interval| begun.elapsed() >= interval);
             if waiting.stopping || due && !waiting.lines.is_empty() {
                 std::mem::swap(lines, &mut waiting.lines);
                 return waiting.stopping;
@@ -312,7 +353,7 @@ impl<F: FnMut(News)> Writer<F> {
             if self.shared.writable.swap(false, Ordering::AcqRel) {
                 (self.tell)(News::Unwritable(error.to_string()));
                 // Those that wait are refused, or go.
-                self.wake_shards();
+                self.shared.wakers.wake();
             }
             if stopping || self.shared.waiting().stopping {
                 return false;
@@ -320,16 +361,12 @@ impl<F: FnMut(News)> Writer<F> {
             std::thread::sleep(AUDIT_RETRY_INTERVAL);
         }
         self.shared.durable.store(self.store.size(), Ordering::Release);
-        self.wake_shards();
+        self.shared.wakers.wake();
         if !self.shared.writable.swap(true, Ordering::AcqRel) {
             let missed = self.shared.missed_total.load(Ordering::Relaxed);
             (self.tell)(News::Writable { missed });
         }
         true
-    }
-
-    fn wake_shards(&self) {
-        self.shared.wakers.iter().for_each(AtomicWaker::wake);
     }
 
     fn sign(&mut self) {
@@ -339,8 +376,9 @@ impl<F: FnMut(News)> Writer<F> {
         self.checkpoint_at = Instant::now() + AUDIT_CHECKPOINT_INTERVAL;
         let signed = self.store.checkpoint();
         self.checkpointed(signed, false);
-        if let Some(age) = self.shared.settings.retention {
-            self.retire(age);
+        match self.shared.settings().retention {
+            Some(age) => self.retire(age),
+            None => self.retiring = None,
         }
     }
 
@@ -354,11 +392,13 @@ impl<F: FnMut(News)> Writer<F> {
     }
 
     /// Deletes old records once a signed record says so: without one, whoever reads the trail
-    /// cannot know that they were not taken away.
+    /// cannot know that they were not taken away. Where `age` has changed since, they stay: what is
+    /// deleted cannot be brought back.
     fn retire(&mut self, age: Duration) {
-        if let Some((before, told)) = self.retiring {
-            if told.is_below(self.store.signed())
-                && let Ok(deleted) = self.store.delete_before(before)
+        self.retiring.take_if(|retiring| retiring.age != age);
+        if let Some(retiring) = &self.retiring {
+            if retiring.told.is_below(self.store.signed())
+                && let Ok(deleted) = self.store.delete_before(retiring.before)
             {
                 self.retiring = None;
                 (self.tell)(News::Deleted(deleted));
@@ -370,7 +410,7 @@ impl<F: FnMut(News)> Writer<F> {
         let record = Record::Retired { before, older_than_seconds: age.as_secs() };
         let mut waiting = self.shared.waiting();
         write_line(&record, now, &mut waiting.lines);
-        self.retiring = Some((before, Index(waiting.end)));
+        self.retiring = Some(Retiring { before, told: Index(waiting.end), age });
         waiting.end += 1;
     }
 
@@ -388,6 +428,6 @@ impl<F> Drop for Writer<F> {
     /// However it ended: nobody waits for a writer that is gone.
     fn drop(&mut self) {
         self.shared.writable.store(false, Ordering::Release);
-        self.shared.wakers.iter().for_each(AtomicWaker::wake);
+        self.shared.wakers.wake();
     }
 }

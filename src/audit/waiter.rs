@@ -5,14 +5,16 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::recording::Recording;
 use super::trail::{Index, Trail};
 
 /// What one shard waits for.
 pub struct Waiter {
-    trail: Trail,
+    recording: Arc<Recording>,
     shard: usize,
     waiting: RefCell<Vec<Waiting>>,
 }
@@ -25,13 +27,13 @@ struct Waiting {
 
 impl Waiter {
     /// For the shard with this index.
-    pub fn new(trail: Trail, shard: usize) -> Rc<Waiter> {
-        Rc::new(Waiter { trail, shard, waiting: RefCell::default() })
+    pub fn new(recording: Arc<Recording>, shard: usize) -> Rc<Waiter> {
+        Rc::new(Waiter { recording, shard, waiting: RefCell::default() })
     }
 
-    /// The trail whose records are waited for.
-    pub fn trail(&self) -> &Trail {
-        &self.trail
+    /// The trail whose records are waited for, if there is one.
+    pub fn trail(&self) -> Option<&Trail> {
+        self.recording.trail()
     }
 
     /// Waits until this record is on disk. False when it is not by the deadline, or cannot be
@@ -52,7 +54,8 @@ impl Waiter {
         if self.waiting.borrow().is_empty() {
             return;
         }
-        let (size, writable) = (self.trail.size(), self.trail.is_writable());
+        let Some(trail) = self.trail() else { return };
+        let (size, writable) = (trail.size(), trail.is_writable());
         let due = |waiting: &mut Waiting| {
             !writable || waiting.deadline <= now || waiting.index.is_below(size)
         };
@@ -80,10 +83,11 @@ impl Future for Durable<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let Durable { waiter, index, deadline } = *self;
-        if waiter.trail.is_durable(index) {
+        let Some(trail) = waiter.trail() else { return Poll::Ready(false) };
+        if trail.is_durable(index) {
             return Poll::Ready(true);
         }
-        if !waiter.trail.is_writable() || Instant::now() >= deadline {
+        if !trail.is_writable() || Instant::now() >= deadline {
             return Poll::Ready(false);
         }
         let waker = cx.waker().clone();
@@ -103,7 +107,7 @@ impl Future for Deliver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Infallible> {
         // Before looking: what is written from here on wakes again.
-        self.waiter.trail.listen(self.waiter.shard, cx.waker());
+        self.waiter.recording.wakers().register(self.waiter.shard, cx.waker());
         self.waiter.look(Instant::now());
         Poll::Pending
     }
@@ -111,6 +115,6 @@ impl Future for Deliver {
 
 impl Drop for Deliver {
     fn drop(&mut self) {
-        self.waiter.trail.stop_listening(self.waiter.shard);
+        self.waiter.recording.wakers().forget(self.waiter.shard);
     }
 }

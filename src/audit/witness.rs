@@ -4,7 +4,7 @@
 //! Knows no network. What it must not forget is given to who keeps it before anything is answered.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,12 +34,17 @@ struct Saved {
 /// Puts what must not be forgotten on disk.
 type Save = dyn Fn(&[u8]) -> Result<(), String> + Send + Sync;
 
+/// What has been cosigned, whatever the key and the logs of the witness are by now.
+pub struct Memory {
+    latest: Mutex<Latest>,
+    save: Box<Save>,
+}
+
 /// A witness, and what it has seen.
 pub struct Witness {
     cosigner: Cosigner,
     logs: Vec<Verifier>,
-    latest: Mutex<Latest>,
-    save: Box<Save>,
+    memory: Arc<Memory>,
 }
 
 /// What becomes of a checkpoint.
@@ -61,19 +66,25 @@ pub enum Answer {
     NotSaved(String),
 }
 
-impl Witness {
+impl Memory {
     /// `saved`: what was saved the last time, if it was. `save` returns when it is on disk.
     ///
     /// # Errors
     /// When `saved` cannot be read: who forgets what he has seen is no witness.
-    pub fn new(
-        cosigner: Cosigner,
-        logs: Vec<Verifier>,
-        saved: Option<&[u8]>,
-        save: Box<Save>,
-    ) -> Result<Witness, String> {
+    pub fn new(saved: Option<&[u8]>, save: Box<Save>) -> Result<Memory, String> {
         let latest = saved.map_or(Ok(Latest::new()), parse_saved)?;
-        Ok(Witness { cosigner, logs, latest: Mutex::new(latest), save })
+        Ok(Memory { latest: Mutex::new(latest), save })
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Witness {
+    /// Cosigns what these logs have signed. Others with the same memory may be at it meanwhile.
+    pub fn new(cosigner: Cosigner, logs: Vec<Verifier>, memory: Arc<Memory>) -> Witness {
+        Witness { cosigner, logs, memory }
     }
 
     /// What verifies the cosignatures.
@@ -95,7 +106,7 @@ impl Witness {
             return Answer::Malformed("the old size is above the checkpoint's");
         }
         // Held until it is saved: nobody may go back behind what another one is answered.
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.memory.latest();
         let before = latest.get(&checkpoint.origin).and_then(|note| of_note(note));
         let (old_size, old_root) =
             before.map_or((0, empty_root()), |before| (before.size, before.root));
@@ -114,7 +125,7 @@ impl Witness {
         if size > old_size || !latest.contains_key(&checkpoint.origin) {
             let mut next = latest.clone();
             next.insert(checkpoint.origin, format!("{text}\n{signatures}{line}"));
-            if let Err(why) = (self.save)(&to_saved(&next)) {
+            if let Err(why) = (self.memory.save)(&to_saved(&next)) {
                 return Answer::NotSaved(why);
             }
             *latest = next;
@@ -124,7 +135,7 @@ impl Witness {
 
     /// The newest checkpoint of the log with this SHA-256 of its origin, hex, with our cosignature.
     pub fn checkpoint(&self, origin_hash: &str) -> Option<String> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = self.memory.latest();
         let (_, note) = latest.iter().find(|(origin, _)| hex_sha256(origin) == origin_hash)?;
         Some(note.clone())
     }

@@ -51,63 +51,116 @@ pub struct AuditWitness {
     pub verifier_key: CosignerKey,
 }
 
-/// `[audit]`, which is kept as a whole until the next start.
+/// `[audit]`. A trail that runs goes on under its name, where it is; without the section it goes on
+/// until the next start.
 pub(super) const KEYS: &[Setting<Option<Audit>>] = &[
-    Setting::kept_with_section("directory", |a| {
-        said_of(a, |audit| Said::value(audit.directory.display()))
-    }),
-    Setting::kept_with_section("signing_key", |a| {
-        said_of(a, |audit| Said::Secret(&audit.signing_key))
-    }),
-    Setting::kept_with_section("origin", |a| said_of(a, |audit| Said::text(&audit.origin))),
-    Setting::kept_with_section("previous_verifier_keys", |a| {
+    Setting::kept(
+        "directory",
+        |a| said_of(a, |audit| Said::value(audit.directory.display())),
+        |new, running| keep(new, running, |new, old| new.directory.clone_from(&old.directory)),
+    ),
+    Setting::kept(
+        "signing_key",
+        |a| said_of(a, |audit| Said::Secret(&audit.signing_key)),
+        |new, running| keep(new, running, |new, old| new.signing_key = old.signing_key.clone()),
+    ),
+    Setting::kept(
+        "origin",
+        |a| said_of(a, |audit| Said::text(&audit.origin)),
+        |new, running| keep(new, running, |new, old| new.origin.clone_from(&old.origin)),
+    ),
+    Setting::reloaded("previous_verifier_keys", |a| {
         said_of(a, |audit| {
             let keys = audit.previous_verifier_keys.iter().map(ToString::to_string);
             Said::value(format!("{:?}", keys.collect::<Vec<_>>()))
         })
     }),
-    Setting::kept_with_section("durability", |a| {
+    Setting::reloaded("durability", |a: &Option<Audit>| {
         said_of(a, |audit| match audit.durability {
             Durability::Answer => Said::text("answer"),
             Durability::Interval(_) => Said::text("interval"),
         })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| {
+            old.durability == Durability::Answer && new.durability != Durability::Answer
+        })
     }),
-    Setting::kept_with_section("interval_ms", |a| {
+    Setting::reloaded("interval_ms", |a: &Option<Audit>| {
         said_of(a, |audit| match audit.durability {
             Durability::Answer => Said::Nothing,
             Durability::Interval(interval) => Said::value(interval.as_millis()),
         })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| match (old.durability, new.durability) {
+            (Durability::Interval(old), Durability::Interval(new)) => new > old,
+            _ => false,
+        })
     }),
-    Setting::kept_with_section("when_unwritable", |a| {
+    Setting::reloaded("when_unwritable", |a: &Option<Audit>| {
         said_of(a, |audit| match audit.when_unwritable {
             WhenUnwritable::Refuse => Said::text("refuse"),
             WhenUnwritable::Continue => Said::text("continue"),
         })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| {
+            (old.when_unwritable, new.when_unwritable)
+                == (WhenUnwritable::Refuse, WhenUnwritable::Continue)
+        })
     }),
-    Setting::kept_with_section("retention_days", |a| {
+    Setting::reloaded("retention_days", |a: &Option<Audit>| {
         said_of(a, |audit| {
             Said::value(audit.retention.map_or(0, |retention| retention.as_secs() / DAY_SECONDS))
         })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| {
+            new.retention.is_some_and(|days| old.retention.is_none_or(|before| days < before))
+        })
     }),
-    Setting::kept_with_section("syslog", |a| {
+    Setting::reloaded("syslog", |a: &Option<Audit>| {
         said_of(a, |audit| {
             audit.syslog.as_ref().map_or(Said::Nothing, |path| Said::value(path.display()))
         })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| old.syslog.is_some() && new.syslog.is_none())
     }),
-    Setting::kept_with_section("witness", |a| {
+    Setting::reloaded("witness", |a: &Option<Audit>| {
         said_of(a, |audit| {
             let one = |w: &AuditWitness| format!("url {} verifier_key {}", w.url, w.verifier_key);
             let all: Vec<String> = audit.witnesses.iter().map(one).collect();
             if all.is_empty() { Said::Nothing } else { Said::value(format!("{all:?}")) }
+        })
+    })
+    .weaker_if(|running, new| {
+        both(running, new, |old, new| {
+            let key = |witness: &AuditWitness| witness.verifier_key.clone();
+            old.witnesses.iter().any(|old| !new.witnesses.iter().any(|new| key(new) == key(old)))
         })
     }),
 ];
 
 /// `[[audit.witness]]`; said as a whole, by `audit`.
 pub(super) const WITNESS_KEYS: &[Setting<()>] = &[
-    Setting::structure("url", InForce::Start),
-    Setting::structure("verifier_key", InForce::Start),
+    Setting::structure("url", InForce::Reload),
+    Setting::structure("verifier_key", InForce::Reload),
 ];
+
+/// Keeps what `copy` copies of a trail that runs.
+fn keep(new: &mut Option<Audit>, running: &Option<Audit>, copy: fn(&mut Audit, &Audit)) {
+    match (new, running) {
+        (Some(new), Some(running)) => copy(new, running),
+        (new, running) => new.clone_from(running),
+    }
+}
+
+/// Whether it is so of a trail that goes on.
+fn both(old: &Option<Audit>, new: &Option<Audit>, so: fn(&Audit, &Audit) -> bool) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if so(old, new))
+}
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 

@@ -67,6 +67,8 @@ pub fn at_reload(
         said.extend(changes("tls.client", tls::CLIENT_KEYS, old, new));
     }
     said.extend(changes("admin", server::ADMIN_KEYS, &old.0.admin, &new.0.admin));
+    said.extend(changes("audit", audit::KEYS, &old.0.audit, &new.0.audit));
+    said.extend(changes("witness", witness::KEYS, &old.0.witness, &new.0.witness));
     said.extend(fleet_changes(old.0, new.0));
     said.extend(certificate_change(old.1.server, new.1.server));
     let may_connect = who_may_connect(new.0, new.1.trust_anchors);
@@ -94,6 +96,13 @@ pub fn fleet_changes(old: &Config, new: &Config) -> Vec<String> {
     said
 }
 
+/// Those lines of [`at_reload`] that tell of less protection.
+pub fn weakened(old: &Config, new: &Config) -> Vec<String> {
+    let mut said = weaker("audit", audit::KEYS, &old.audit, &new.audit);
+    said.extend(weaker("witness", witness::KEYS, &old.witness, &new.witness));
+    said
+}
+
 /// As [`at_reload`], of these.
 pub fn of_key_managers_and_stores(old: &Config, new: &Config) -> Vec<String> {
     let mut said = key_managers(old, new);
@@ -105,8 +114,10 @@ pub fn of_key_managers_and_stores(old: &Config, new: &Config) -> Vec<String> {
 /// force tells the truth and the next reload compares with what runs, too. Gives a line for each.
 pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     let mut waiting = keep("server", server::KEYS, &mut new.server, &running.server);
-    waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
-    waiting.extend(keep("witness", witness::KEYS, &mut new.witness, &running.witness));
+    // Where there is none, a trail can begin.
+    if running.audit.is_some() {
+        waiting.extend(keep("audit", audit::KEYS, &mut new.audit, &running.audit));
+    }
     waiting.extend(keep_fleet(new, running));
     for manager in &mut new.key_managers {
         let mut before = running.key_managers.iter();
@@ -260,6 +271,12 @@ fn all_words<T>(keys: &[Setting<T>], section: &T) -> Vec<String> {
 fn changes<T>(path: &str, keys: &[Setting<T>], old: &T, new: &T) -> Vec<String> {
     let lines = keys.iter().filter_map(|key| key.change(old, new));
     lines.map(|line| format!("{path}.{line}")).collect()
+}
+
+/// As [`changes`], those for the worse.
+fn weaker<T>(path: &str, keys: &[Setting<T>], old: &T, new: &T) -> Vec<String> {
+    let weaker = keys.iter().filter(|key| key.is_weaker(old, new));
+    weaker.filter_map(|key| key.change(old, new)).map(|line| format!("{path}.{line}")).collect()
 }
 
 fn waits(change: &str) -> String {

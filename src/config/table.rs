@@ -70,6 +70,8 @@ pub(super) struct Setting<T: 'static> {
     /// Copies what runs over what the file says, where a change waits for a start.
     pub(super) keep: Option<fn(&mut T, &T)>,
     guard: Option<Guard<T>>,
+    /// Whether the second protects less than the first.
+    weakens: Option<fn(&T, &T) -> bool>,
 }
 
 /// What must not be given up by leaving a key out: who cuts a file short, or writes it again and
@@ -84,24 +86,42 @@ struct Guard<T: 'static> {
 impl<T> Setting<T> {
     /// One that a reload takes over.
     pub(super) const fn reloaded(name: &'static str, say: Say<T>) -> Self {
-        Self { name, in_force: InForce::Reload, say: Some(say), keep: None, guard: None }
+        Self {
+            name,
+            in_force: InForce::Reload,
+            say: Some(say),
+            keep: None,
+            guard: None,
+            weakens: None,
+        }
     }
 
     /// One that waits for a start; until then `keep` keeps what runs.
     pub(super) const fn kept(name: &'static str, say: Say<T>, keep: fn(&mut T, &T)) -> Self {
         let in_force = InForce::Start;
-        Self { name, in_force, say: Some(say), keep: Some(keep), guard: None }
+        Self { name, in_force, say: Some(say), keep: Some(keep), guard: None, weakens: None }
     }
 
     /// One that names its section, or is a section.
     pub(super) const fn structure(name: &'static str, in_force: InForce) -> Self {
-        Self { name, in_force, say: None, keep: None, guard: None }
+        Self { name, in_force, say: None, keep: None, guard: None, weakens: None }
     }
 
     /// With the rule that leaving it out must not let anybody in.
     pub(super) const fn guarded(mut self, lets_in: fn(&T, &T) -> bool, why: &'static str) -> Self {
         self.guard = Some(Guard { lets_in, why });
         self
+    }
+
+    /// With what is a change for the worse: it is in force, and the log warns of it.
+    pub(super) const fn weaker_if(mut self, weakens: fn(&T, &T) -> bool) -> Self {
+        self.weakens = Some(weakens);
+        self
+    }
+
+    /// Whether a change of it is for the worse.
+    pub(super) fn is_weaker(&self, running: &T, new: &T) -> bool {
+        self.weakens.is_some_and(|weakens| weakens(running, new))
     }
 
     /// Why this key must not be left out, where that would let somebody in.

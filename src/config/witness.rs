@@ -23,18 +23,24 @@ pub struct Witness {
     pub verifier_keys: Vec<Verifier>,
 }
 
-/// `[witness]`, which is kept as a whole until the next start.
+/// `[witness]`
 pub(super) const KEYS: &[Setting<Option<Witness>>] = &[
-    Setting::kept_with_section("listen", |w| said_of(w, |witness| Said::value(witness.listen))),
-    Setting::kept_with_section("name", |w| said_of(w, |witness| Said::text(&witness.name))),
-    Setting::kept_with_section("signing_key", |w| {
-        said_of(w, |witness| Said::Secret(&witness.signing_key))
-    }),
-    Setting::kept_with_section("verifier_keys", |w| {
+    Setting::reloaded("listen", |w: &Option<Witness>| {
+        said_of(w, |witness| Said::value(witness.listen))
+    })
+    .weaker_if(|running, new| running.is_some() && new.is_none()),
+    Setting::reloaded("name", |w| said_of(w, |witness| Said::text(&witness.name))),
+    Setting::reloaded("signing_key", |w| said_of(w, |witness| Said::Secret(&witness.signing_key))),
+    Setting::reloaded("verifier_keys", |w: &Option<Witness>| {
         said_of(w, |witness| {
             let keys = witness.verifier_keys.iter().map(ToString::to_string);
             Said::value(format!("{:?}", keys.collect::<Vec<_>>()))
         })
+    })
+    .weaker_if(|running: &Option<Witness>, new| {
+        let keys = |w: &Option<Witness>| w.clone().map_or_else(Vec::new, |w| w.verifier_keys);
+        let now = keys(new);
+        keys(running).iter().any(|key| !now.contains(key))
     }),
 ];
 

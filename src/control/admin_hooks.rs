@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::admin_listener::Answer;
+use super::movable_listener::Answer;
 use super::state::State;
 
 /// What `admin` can do.

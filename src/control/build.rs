@@ -8,20 +8,20 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::admin_listener::AdminListener;
 use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
 use super::fleet::Fleet;
 use super::fleet_view;
+use super::movable_listener::MovableListener;
 use super::notify::Notify;
 use super::span_export;
 use super::state::{LastReload, State};
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
 use super::watched::Watched;
-use super::witness;
+use super::witness::listener::ServiceWitness;
 use crate::config::{self, Config, ForeignCiphertext, Kind, shell_word};
 use crate::key_manager::local::Local;
 use crate::key_manager::pkcs11::{Pkcs11Engine, Settings};
@@ -61,10 +61,11 @@ pub fn build(
     let blocks = Arc::new(Blocks::load(dir.clone())?);
     let fleet = fleet(&config, &dir, &blocks, &log)?;
     let fleet_view = fleet_view::new(&config);
-    let witness = config.witness.as_ref().map(|w| witness::listener::open(w, &dir)).transpose()?;
+    let witness = ServiceWitness::open(&config, &dir)?;
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
     let budgets = Budgets::load(dir)?;
-    let audit = ServiceAudit::open(&config, shards, &log)?;
+    let audit = ServiceAudit::new(shards);
+    audit.take_over(audit.prepare(&config)?, &config, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let opened = config.key_managers.iter().zip(opened.into_iter().flatten());
     let (wrapped, managers): (Vec<_>, Vec<_>) =
@@ -93,8 +94,8 @@ pub fn build(
         blocks,
         fleet,
         fleet_view,
-        witness: witness.map(Arc::new),
-        admin: AdminListener::default(),
+        witness,
+        admin: admin_listener(),
         watched: Watched::default(),
         fleet_files: Mutex::default(),
         control_reachable: AtomicBool::new(true),
@@ -110,6 +111,12 @@ pub fn build(
         notify: Notify::from_environment(),
         draining: AtomicBool::new(false),
         started: Instant::now(),
+    })
+}
+
+fn admin_listener() -> MovableListener {
+    MovableListener::new("admin.listen", "xksd-admin", |address| {
+        format!("admin listener on http://{address}: / /livez /readyz /ping /metrics /status")
     })
 }
 

@@ -1,6 +1,5 @@
 //! The life of `xksd serve`, on the main thread: start, run, reload; how it ends stands in `drain`.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +8,11 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use socket2::Socket;
 
 use super::admin_hooks::AdminHooks;
-use super::admin_listener::Bound;
 use super::attendants::Gone;
 use super::attending::attend;
 use super::awaited_pins::AwaitedPins;
 use super::budget_keeper::Keeper;
+use super::movable_listener::Bound;
 use super::reload::Accepted;
 use super::shards::Shards;
 use super::signals::Signals;
@@ -23,7 +22,6 @@ use super::start::{Prepared, prepare};
 use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
-use super::witness::listener as witness;
 use super::{commands, drain, file_watch, fleet_peers, fleet_thread, reload, socket, system};
 use crate::config::difference;
 use crate::limits::OPENING_WAIT_MAX;
@@ -56,7 +54,7 @@ pub fn serve(
     let socket_keeper = SocketKeeper::new(&path, &control)
         .and_then(|keeper| socket::start(&state, hooks, control).map(|()| keeper))
         .map_err(|e| Failure::Other(format!("cannot start the control socket: {e}")))?;
-    start_witness(&state, witness).map_err(Failure::Other)?;
+    state.witness.start(witness, &state.log).map_err(Failure::Other)?;
     file_watch::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start to watch files: {e}")))?;
     fleet_thread::start(&state).map_err(Failure::Other)?;
@@ -77,16 +75,6 @@ fn attend_all(state: &Arc<State>) -> std::io::Result<()> {
         let of_manager = unsealing.iter().find(|unsealing| *unsealing.name == *manager.name);
         attend(state, manager, of_manager)
     })
-}
-
-/// Cosigns for others, where the configuration asks for it.
-fn start_witness(state: &State, listener: Option<TcpListener>) -> Result<(), String> {
-    if let (Some(listener), Some(own)) = (listener, &state.witness) {
-        let address = witness::start(own.clone(), state.log.clone(), listener)?;
-        let message = format!("witness {} on http://{address}: /add-checkpoint", own.key());
-        state.log.event(Level::Info, message);
-    }
-    Ok(())
 }
 
 /// Answers on the admin listener, then on the shards' port.

@@ -2,7 +2,6 @@
 //! way.
 
 pub mod admin_hooks;
-pub mod admin_listener;
 pub mod attendants;
 pub mod attending;
 pub mod audit;
@@ -13,6 +12,7 @@ mod budget_keeper;
 pub mod budgets;
 pub mod build;
 pub mod challenges;
+pub mod checkpoints;
 pub mod commands;
 pub mod connections;
 mod drain;
@@ -28,6 +28,7 @@ pub mod http_client;
 pub mod instance;
 pub mod lifecycle;
 mod logging;
+pub mod movable_listener;
 pub mod notify;
 mod passed;
 mod probes;

@@ -69,7 +69,7 @@ impl Shards {
                 mailbox: state.mailboxes[index].clone(),
                 metrics: state.metrics[index].clone(),
                 log: state.log.clone(),
-                audit: state.audit.trail(),
+                audit: state.audit.recording(),
                 stop,
                 heartbeat: Arc::default(),
             };

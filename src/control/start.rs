@@ -1,7 +1,7 @@
 //! From a configuration file to a state whose key managers open their sessions: everything before
 //! the first shard.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::admin_listener::{self, Bound};
+use super::movable_listener::{self, Bound};
 use super::passed::Passed;
 use super::state::State;
 use super::witness::listener as witness;
@@ -43,7 +43,7 @@ pub(super) struct Prepared {
     /// Bound, and not yet answered.
     pub(super) admin: Option<Bound>,
     /// The same.
-    pub(super) witness: Option<TcpListener>,
+    pub(super) witness: Option<Bound>,
     /// The same.
     pub(super) control: UnixListener,
 }
@@ -72,16 +72,20 @@ pub(super) fn prepare(config_file: &Path) -> Result<Prepared, Failure> {
     }
     let admin = match (passed.admin, admin_listen) {
         (Some(listener), Some(listen)) => Some(Bound { listen, listener, is_passed: true }),
-        (_, listen) => listen.map(admin_listener::bind).transpose().map_err(Failure::Other)?,
+        (_, listen) => bind("admin.listen", listen)?,
     };
-    let witness = config.witness.as_ref().map(|witness| witness::bind(witness.listen));
-    let witness = witness.transpose().map_err(Failure::Other)?;
+    let witness = bind(witness::LISTEN, config.witness.as_ref().map(|witness| witness.listen))?;
     let file = config_file.to_path_buf();
     let state = build::build(file, config, tls, cores.len(), connections_max, log)
         .map_err(|why| wrong(config_file, vec![Problem::of_key("", why)]))?;
     let control =
         socket::bind(&state.config.load().server.control_socket).map_err(Failure::Other)?;
     Ok(Prepared { state: Arc::new(state), cores, listen: passed.xks, admin, witness, control })
+}
+
+fn bind(key: &str, listen: Option<SocketAddr>) -> Result<Option<Bound>, Failure> {
+    let bound = listen.map(|listen| movable_listener::bind(key, listen));
+    bound.transpose().map_err(Failure::Other)
 }
 
 fn load(config_file: &Path) -> Result<(Config, tls::Server), Failure> {

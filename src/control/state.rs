@@ -8,16 +8,16 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::admin_listener::AdminListener;
 use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::Budgets;
 use super::fleet::Fleet;
+use super::movable_listener::MovableListener;
 use super::notify::Notify;
 use super::unsealing::{KeyFiles, Unsealing};
 use super::watched::Watched;
-use crate::audit::witness::Witness;
+use super::witness::listener::ServiceWitness;
 use crate::config::Config;
 use crate::config::files::Files;
 use crate::key_manager::Health;
@@ -38,7 +38,7 @@ pub struct State {
     /// What became of the last attempt to take over another.
     pub last_reload: ArcSwap<LastReload>,
     /// Where it is looked at from outside.
-    pub admin: AdminListener,
+    pub admin: MovableListener,
     /// Whether the control socket is where `xksd block` looks for it.
     pub control_reachable: AtomicBool,
     /// What became of files that changed.
@@ -47,8 +47,8 @@ pub struct State {
     pub fleet_files: Mutex<Option<RefusedFiles>>,
     /// What became of the spans of requests.
     pub spans: Arc<SpanCounts>,
-    /// Where the configuration asks for one: cosigns the checkpoints of other trails.
-    pub witness: Option<Arc<Witness>>,
+    /// Where the configuration asks for it: cosigns the checkpoints of other trails.
+    pub witness: ServiceWitness,
     /// In the configuration's order.
     pub managers: ArcSwap<Vec<Arc<KeyManager>>>,
     /// What looks after these, after those that a reload opens and after those that it closes.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::record::{Exchange, Outcome, Record};
 use crate::api::{ApiError, ErrorName, Operation};
 use crate::audit::record::{Record as AuditRecord, Request};
+use crate::audit::trail::Trail;
 use crate::audit::waiter::Waiter;
 use crate::limits::{AUDIT_UNAUTHENTICATED_INTERVAL, AUDIT_UNAUTHENTICATED_RECORDS_MAX};
 use crate::telemetry::LogLimiter;
@@ -28,13 +29,18 @@ impl Audited {
         Audited { waiter, scratch: RefCell::default(), unauthenticated }
     }
 
+    /// The trail, if there is one.
+    pub(super) fn trail(&self) -> Option<&Trail> {
+        self.waiter.trail()
+    }
+
     pub(super) fn look(&self) {
         self.waiter.look(Instant::now());
     }
 
     /// Refuses what would have no record, before a key is used.
     pub(super) fn may_serve(&self, operation: Operation) -> Result<(), ApiError> {
-        if operation == Operation::Health || self.waiter.trail().may_serve() {
+        if operation == Operation::Health || self.trail().is_none_or(Trail::may_serve) {
             return Ok(());
         }
         Err(unwritable())
@@ -44,6 +50,7 @@ impl Audited {
     /// wait. The error in place of the outcome where no answer may leave.
     pub(super) async fn recorded(
         &self,
+        trail: &Trail,
         result: Result<(), ApiError>,
         exchange: &mut Exchange<'_>,
         deadline: Instant,
@@ -56,9 +63,8 @@ impl Audited {
         let outcome = Outcome::of(&result);
         let appended = {
             let record = request(record, outcome);
-            self.waiter.trail().append(&record, &mut self.scratch.borrow_mut())
+            trail.append(&record, &mut self.scratch.borrow_mut())
         };
-        let trail = self.waiter.trail();
         let recorded = match appended {
             Ok(index) if trail.answers_wait() => self.waiter.durable(index, deadline).await,
             Ok(_) => true,
@@ -76,6 +82,9 @@ impl Audited {
 
     /// Records a request whose signature was refused, or counts it. Nobody waits for it.
     pub(super) fn unauthenticated(&self, record: &Record<'_>, reason: &str) {
+        if self.trail().is_none() {
+            return;
+        }
         let now = Instant::now();
         self.sweep(now);
         if self.unauthenticated.borrow_mut().take(WRONG_SIGNATURE, now) {
@@ -92,8 +101,10 @@ impl Audited {
     }
 
     fn append(&self, record: &AuditRecord<'_>) {
-        // Without a place it is counted, and the trail says so.
-        let _ = self.waiter.trail().append(record, &mut self.scratch.borrow_mut());
+        if let Some(trail) = self.trail() {
+            // Without a place it is counted, and the trail says so.
+            let _ = trail.append(record, &mut self.scratch.borrow_mut());
+        }
     }
 }
 

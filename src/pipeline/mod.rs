@@ -48,7 +48,7 @@ pub struct Pipeline {
     authorizer: Authorizer,
     metrics: Arc<ShardMetrics>,
     log: Log,
-    audit: Option<Audited>,
+    audit: Audited,
     /// Lines of the log that requests without a valid signature may have, by errorName.
     unauthenticated_lines: RefCell<LogLimiter>,
 }
@@ -62,7 +62,7 @@ impl Pipeline {
         inbox: Rc<Inbox>,
         metrics: Arc<ShardMetrics>,
         log: Log,
-        audit: Option<Rc<Waiter>>,
+        audit: Rc<Waiter>,
     ) -> Pipeline {
         let lines = LogLimiter::new(UNAUTHENTICATED_LOG_LINES_MAX, UNAUTHENTICATED_LOG_INTERVAL);
         Pipeline {
@@ -75,7 +75,7 @@ impl Pipeline {
             authorizer: Authorizer::new(metrics.clone()),
             metrics,
             log,
-            audit: audit.map(Audited::new),
+            audit: Audited::new(audit),
             unauthenticated_lines: RefCell::new(lines),
         }
     }
@@ -102,10 +102,11 @@ impl Pipeline {
         self.look();
         let mut exchange = Exchange::new(arrival);
         let result = self.serve(request, body, arrival, &mut exchange, out).await;
-        let result = match &self.audit {
-            Some(audit) => {
-                let done = result.is_ok();
-                let recorded = audit.recorded(result, &mut exchange, self.deadline(arrival)).await;
+        let audit = &self.audit;
+        let result = match audit.trail() {
+            Some(trail) => {
+                let (done, deadline) = (result.is_ok(), self.deadline(arrival));
+                let recorded = audit.recorded(trail, result, &mut exchange, deadline).await;
                 // A block may have come while the record was on its way to the disk.
                 let now = record::unix_seconds(SystemTime::now());
                 let result = recorded.and_then(|()| self.gate.refuse_blocked(now, &mut exchange));
@@ -124,9 +125,7 @@ impl Pipeline {
     /// other threads' wakes late.
     fn look(&self) {
         self.inbox.look();
-        if let Some(audit) = &self.audit {
-            audit.look();
-        }
+        self.audit.look();
     }
 
     fn deadline(&self, arrival: &Arrival) -> Instant {
@@ -175,9 +174,7 @@ impl Pipeline {
         self.gate.refuse_blocked(arrival.unix_seconds(), exchange)?;
         let deadline = arrival.deadline(stores.request_budget);
         let target = Target::find(store, &route, body, deadline)?;
-        if let Some(audit) = &self.audit {
-            audit.may_serve(route.operation)?;
-        }
+        self.audit.may_serve(route.operation)?;
         let _admitted = self.gate.admit(&stores, &route, &target, exchange)?;
         let budget = self.spending.budget(&stores, route.operation, &target);
         let authorizer = &self.authorizer;
@@ -248,10 +245,10 @@ impl Pipeline {
         if diagnostics.newer_version {
             self.metrics.newer_key_versions.fetch_add(1, Ordering::Relaxed);
         }
-        if let (Some(audit), None) = (&self.audit, &record.access_key_id)
+        if record.access_key_id.is_none()
             && record.outcome.error == Some(ErrorName::AuthenticationFailedException)
         {
-            audit.unauthenticated(record, &diagnostics.detail);
+            self.audit.unauthenticated(record, &diagnostics.detail);
         }
         // What a credential stands behind is logged in any number.
         if record.access_key_id.is_some() || self.may_log_unauthenticated(error) {
@@ -271,7 +268,7 @@ impl Pipeline {
     /// Logs how many refused requests were left out of the log, once their interval is over. To be
     /// called now and then.
     pub fn sweep(&self, now: Instant) {
-        self.audit.iter().for_each(|audit| audit.sweep(now));
+        self.audit.sweep(now);
         self.unauthenticated_lines.borrow_mut().sweep(now, |error, left_out| {
             self.log.event(
                 Level::Warn,

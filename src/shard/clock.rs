@@ -20,19 +20,17 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 pub(super) async fn keep_time(
     shard: Rc<ShardContext>,
     inbox: Rc<Inbox>,
-    audit: Option<Rc<Waiter>>,
+    audit: Rc<Waiter>,
     connections: Rc<ConnectionTable>,
     heartbeat: Arc<AtomicU64>,
 ) {
     loop {
         heartbeat.fetch_add(1, Ordering::Relaxed);
-        let waiting = inbox.pending() + audit.as_ref().map_or(0, |audit| audit.pending());
+        let waiting = inbox.pending() + audit.pending();
         sleep(if waiting > 0 { DEADLINE_TICK } else { IDLE_TICK }).await;
         let now = Instant::now();
         inbox.expire(now);
-        if let Some(audit) = &audit {
-            audit.look(now);
-        }
+        audit.look(now);
         // Here and not at accept: connections also end while none comes.
         shard.metrics.connections_open.store(connections.len() as u64, Ordering::Relaxed);
         connections.sweep(now);

@@ -21,7 +21,7 @@ use super::origin::Balancers;
 use super::stop::Stop;
 use super::yielding::preempt_if_due;
 use super::{clock, listener};
-use crate::audit::trail::Trail;
+use crate::audit::recording::Recording;
 use crate::audit::waiter::Waiter;
 use crate::keystore::KeyStores;
 use crate::limits::{DEADLINE_TICK, IO_MEMORY_BYTES, RING_DEPTH};
@@ -65,7 +65,7 @@ pub struct ShardSeed {
     /// Log.
     pub log: Log,
     /// Where records of requests go, if anywhere.
-    pub audit: Option<Trail>,
+    pub audit: Arc<Recording>,
     /// Tells the shard to drain.
     pub stop: Arc<Stop>,
     /// See [`ShardThread::heartbeat`]; a new counter.
@@ -116,7 +116,7 @@ impl ShardSeed {
         let (requests, handshakes) = (queue("requests"), queue("handshakes"));
         let connections = Rc::new(ConnectionTable::default());
         let inbox = Inbox::new(self.index, self.mailbox);
-        let audit = self.audit.map(|trail| Waiter::new(trail, self.index));
+        let audit = Waiter::new(self.audit, self.index);
         let shard = Rc::new(ShardContext {
             pipeline: Pipeline::new(
                 self.index,
@@ -134,13 +134,7 @@ impl ShardSeed {
         });
         let delivering = {
             let (inbox, audit) = (inbox.clone(), audit.clone());
-            let deliver = async move {
-                match audit {
-                    Some(audit) => drop(join(inbox.deliver(), audit.deliver()).await),
-                    None => drop(inbox.deliver().await),
-                }
-            };
-            glommio::spawn_local_into(deliver, requests)
+            glommio::spawn_local_into(join(inbox.deliver(), audit.deliver()), requests)
         };
         let keeping_time = {
             glommio::spawn_local_into(

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use xksd::audit::recording::Recording;
 use xksd::sched::Mailbox;
 use xksd::shard::{Listen, ShardSeed, ShardThread, Stop};
 use xksd::telemetry::log::Format;
@@ -58,7 +59,7 @@ impl Site {
             mailbox: Mailbox::new(),
             metrics: Arc::new(ShardMetrics::default()),
             log: log.clone(),
-            audit: None,
+            audit: Arc::new(Recording::new(1)),
             stop: stop.clone(),
             heartbeat: Arc::default(),
         };

@@ -26,7 +26,8 @@ fn witness(saved: Option<&[u8]>) -> (Witness, Arc<Mutex<Vec<u8>>>) {
         }
     };
     let logs = vec![signer(1).verifier().clone(), signer(2).verifier().clone()];
-    (Witness::new(cosigner(), logs, saved, Box::new(save)).unwrap(), file)
+    let memory = Memory::new(saved, Box::new(save)).unwrap();
+    (Witness::new(cosigner(), logs, Arc::new(memory)), file)
 }
 
 struct All;
@@ -126,7 +127,8 @@ fn a_tree_of_no_records_has_one_root() {
 fn what_cannot_be_saved_is_not_cosigned_and_what_cannot_be_read_is_not_forgotten() {
     let full = |_: &[u8]| Err("No space left".to_owned());
     let logs = vec![signer(1).verifier().clone()];
-    let witness = Witness::new(cosigner(), logs, None, Box::new(full)).unwrap();
+    let memory = Memory::new(None, Box::new(full)).unwrap();
+    let witness = Witness::new(cosigner(), logs, Arc::new(memory));
     let answer = witness.add_checkpoint(request(0, 5).as_bytes(), 77);
     assert_eq!(answer, Answer::NotSaved("No space left".to_owned()));
     assert_eq!(witness.add_checkpoint(request(5, 6).as_bytes(), 77), Answer::Conflict(0));
@@ -138,4 +140,22 @@ fn what_cannot_be_saved_is_not_cosigned_and_what_cannot_be_read_is_not_forgotten
     ] {
         assert!(parse_saved(wrong.as_bytes()).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn another_witness_with_the_same_memory_goes_on_from_it() {
+    let (before, file) = witness(None);
+    assert!(is_cosigned(&before.add_checkpoint(request(0, 5).as_bytes(), 77), &note(5)));
+    let logs = vec![signer(1).verifier().clone()];
+    let renamed = Cosigner::new(&[8; 32], "witness.example/w2").unwrap();
+    let after = Witness::new(renamed, logs, before.memory.clone());
+    assert_eq!(after.add_checkpoint(request(0, 5).as_bytes(), 77), Answer::Conflict(5));
+    // Of a request that came before.
+    assert!(is_cosigned(&before.add_checkpoint(request(5, 9).as_bytes(), 77), &note(9)));
+    let Answer::Cosigned(line) = after.add_checkpoint(request(9, 12).as_bytes(), 77) else {
+        panic!("not cosigned");
+    };
+    assert_eq!(after.key().cosigned_at(&format!("{}{line}", note(12))), Ok(77));
+    let saved = parse_saved(&file.lock().unwrap()).unwrap();
+    assert!(saved[ORIGIN].starts_with(&note(12)), "{saved:?}");
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::config::difference::{Certificates, at_reload, at_start};
-use crate::config::difference::{keep_running, omissions, only_key_versions};
+use crate::config::difference::{keep_running, omissions, only_key_versions, weakened};
 use crate::config::keys;
 use crate::config::table::InForce;
 use crate::tls::{Certificate, Name};
@@ -225,7 +225,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("admin", "[admin]\nlisten = \"127.0.0.1:9180\"\nhosts = [\"xksd-1.example.com\"]\n", ""),
     ("admin.listen", "127.0.0.1:9180", "127.0.0.1:9181"),
     ("admin.hosts", "hosts = [\"xksd-1.example.com\"]", "hosts = [\"xksd-2.example.com\"]"),
-    ("audit", "[audit]\ndirectory = \"audit\"\nsigning_key = { value = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }\norigin = \"a.example/b\"\ndurability = \"interval\"\ninterval_ms = 100\nwhen_unwritable = \"continue\"\nretention_days = 7\n[[audit.witness]]\nurl = \"http://10.0.0.2:9182\"\nverifier_key = \"w.example/a+52ea87ed+BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\n", ""),
+    ("audit", "retention_days = 7\n", ""),
     ("audit.directory", "directory = \"audit\"", "directory = \"other\""),
     ("audit.signing_key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ("audit.origin", "a.example/b", "a.example/c"),
@@ -381,6 +381,88 @@ fn what_waits_for_a_start_is_told_at_each_reload_until_it_is_taken_back() {
         );
     }
     assert!(told(SMALL).is_empty());
+}
+
+/// An audit trail and a witness, as strict as they can be.
+const WATCHED: &str = "[audit]
+directory = \"audit\"
+signing_key = { value = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }
+origin = \"a.example/b\"
+syslog = \"/dev/log\"
+[[audit.witness]]
+url = \"http://10.0.0.2:9182\"
+verifier_key = \"w.example/a+52ea87ed+BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"
+[witness]
+listen = \"127.0.0.1:9182\"
+name = \"w.example/b\"
+signing_key = { value = \"BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\" }
+verifier_keys = [\"a.example/b+2e10d46c+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]
+[[key_manager]]";
+
+#[test]
+fn a_trail_that_runs_keeps_its_name_and_place_and_takes_over_the_rest() {
+    let with = |section: &str| read(&replaced(SMALL, &[("[[key_manager]]", section)]));
+    let (none, running) = (with("[[key_manager]]").expect("valid"), with(WATCHED).expect("valid"));
+    let mut begins = running.clone();
+    assert_eq!(keep_running(&mut begins, &none), [""; 0], "one can begin");
+    assert_eq!(begins, running);
+
+    let edits = [
+        ("directory = \"audit\"", "directory = \"other\"\ndurability = \"interval\""),
+        ("a.example/b\"\nsyslog = \"/dev/log\"", "a.example/c\""),
+    ];
+    let mut other = with(&replaced(WATCHED, &edits)).expect("valid");
+    assert_eq!(
+        keep_running(&mut other, &running),
+        [
+            "audit.directory is /etc/xksd/other, was /etc/xksd/audit: in force from the next \
+             start only",
+            "audit.origin is \"a.example/c\", was \"a.example/b\": in force from the next start \
+             only"
+        ]
+    );
+    let (other, running_trail) = (other.audit.expect("there"), running.audit.clone());
+    let running_trail = running_trail.expect("there");
+    assert_eq!(other.origin, running_trail.origin);
+    assert_eq!(other.directory, running_trail.directory);
+    assert!(other.syslog.is_none() && other.durability != running_trail.durability);
+
+    let mut ends = none.clone();
+    assert!(keep_running(&mut ends, &running).len() > 2);
+    assert_eq!(ends.audit, running.audit, "until the next start");
+}
+
+#[test]
+fn what_weakens_the_audit_is_known_as_such() {
+    let with =
+        |section: &str| read(&replaced(SMALL, &[("[[key_manager]]", section)])).expect("valid");
+    let running = with(WATCHED);
+    let of_witness = &WATCHED[WATCHED.find("[[audit.witness]]").expect("there")..];
+    let (asked, cosigns) = of_witness.split_at(of_witness.find("[witness]").expect("there"));
+    let cosigns = cosigns.strip_suffix("[[key_manager]]").expect("there");
+    let origin = "origin = \"a.example/b\"";
+    for (from, to, key) in [
+        (origin, "durability = \"interval\"", "audit.durability is"),
+        (origin, "when_unwritable = \"continue\"", "audit.when_unwritable is"),
+        (origin, "retention_days = 7", "audit.retention_days is"),
+        ("syslog = \"/dev/log\"\n", "", "audit.syslog is left out"),
+        (asked, "", "audit.witness is left out"),
+        (cosigns, "", "witness.listen is left out"),
+    ] {
+        let to = if from == origin { format!("{origin}\n{to}") } else { to.to_owned() };
+        let weaker = with(&replaced(WATCHED, &[(from, &to)]));
+        let told = weakened(&running, &weaker);
+        assert!(told.iter().any(|line| line.starts_with(key)), "{key}: {told:?}");
+        let all = at_reload((&running, NO_CERTIFICATES), (&weaker, NO_CERTIFICATES));
+        assert!(told.iter().all(|line| all.contains(line)), "{key}: {told:?}");
+        assert_eq!(weakened(&weaker, &running), [""; 0], "{key}: back again");
+    }
+    let interval = |ms: u32| {
+        let trail = format!("{origin}\ndurability = \"interval\"\ninterval_ms = {ms}");
+        with(&replaced(WATCHED, &[(origin, &trail)]))
+    };
+    assert_eq!(weakened(&interval(10), &interval(20)), ["audit.interval_ms is 20, was 10"]);
+    assert_eq!(weakened(&interval(20), &interval(10)), [""; 0]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod activation;
 mod arrangement;
 mod managers;
+mod prepared;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +17,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::blocks;
 use super::fleet::Reach;
-use super::logging;
 use super::serving::apply;
-use super::span_export;
 use super::state::{LastReload, State};
 use crate::audit::record::Record;
 use crate::config::difference::{self, Certificates};
@@ -27,6 +26,7 @@ use crate::policy::blocklist::Block;
 use crate::telemetry::Level;
 use crate::tls;
 use managers::Plan;
+use prepared::Prepared;
 
 /// What an operator has said is meant, although it looks like a file that was cut short.
 #[derive(Clone, Copy, Debug, Default)]
@@ -182,11 +182,11 @@ pub(super) fn reread_versions(state: &Arc<State>) -> bool {
 
 /// Tells what became of it: the audit trail, `/status`, the log, and who asked.
 fn finish(state: &State, who: &str, result: Result<Reloaded, String>) -> Result<Said, String> {
-    let Reloaded { changes, warnings, waiting, failed } = match result {
+    let Reloaded { changes, weakened, warnings, waiting, failed } = match result {
         Ok(reloaded) => reloaded,
         Err(problems) => return Err(refused(state, who, problems)),
     };
-    tell_changes(state, who, &changes);
+    tell_changes(state, who, &changes, &weakened);
     state.last_reload.store(Arc::new(LastReload::success(waiting.clone(), failed.clone())));
     let file = state.config_file.display();
     state.log.event(Level::Info, format!("configuration {file} reloaded"));
@@ -199,12 +199,14 @@ fn finish(state: &State, who: &str, result: Result<Reloaded, String>) -> Result<
     Ok(Said { lines, failed: count })
 }
 
-/// What is in force now, for whoever must prove who could use which key when.
-fn tell_changes(state: &State, who: &str, changes: &[String]) {
+/// What is in force now, for whoever must prove who could use which key when. The log warns of what
+/// is `weakened` by it.
+fn tell_changes(state: &State, who: &str, changes: &[String], weakened: &[String]) {
     let config_sha256 = &*state.config.load().sha256;
     state.audit.record(&Record::Reload { who, config_sha256, changes, refused: None });
     for change in changes {
-        state.log.event(Level::Info, format!("reload: {change}"));
+        let level = if weakened.contains(change) { Level::Warn } else { Level::Info };
+        state.log.event(level, format!("reload: {change}"));
     }
 }
 
@@ -226,6 +228,8 @@ fn refused(state: &State, who: &str, problems: String) -> String {
 struct Reloaded {
     /// What is in force by it and was not told before.
     changes: Vec<String>,
+    /// Those of them that mean less protection.
+    weakened: Vec<String>,
     /// What can be used and is probably not meant.
     warnings: Vec<String>,
     /// What has to wait for a restart.
@@ -248,22 +252,15 @@ fn take_over(
     let tls_in_force = tls.as_ref().unwrap_or(&old_tls);
     warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
     warnings.extend(blocks_of_nothing(state, &config));
-    let admin = state.admin.prepare(&config)?;
-    let log = logging::prepare(&old, &config, &state.log)?;
-    let spans = span_export::change(&old, &config, &state.log, &state.spans)?;
     let waiting = difference::keep_running(&mut config, &old);
     let fleet = if tls.is_some() { fleet_reach(&old, &config)? } else { None };
+    let prepared = Prepared::new(state, &old, &config)?;
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
-    let diverted = log.map(|opened| logging::divert(&state.log, opened, &config));
-    warnings.extend(diverted.transpose()?.flatten());
-    state.admin.take_over(admin, &state.log)?;
+    warnings.extend(prepared.take_over(state, &config)?);
     if let (Some(fleet), Some(reach)) = (&state.fleet, fleet) {
         fleet.set_reach(reach);
-    }
-    if let Some(spans) = spans {
-        state.log.set_spans(spans);
     }
     let first = before_opening.as_ref().map(|config| apply(state, config, &managers));
     first.transpose()?;
@@ -278,17 +275,19 @@ fn take_over(
     let (config, failed) = match before_opening {
         None => plan.carry_out(state, config, &old)?,
         Some(first) => {
-            tell_changes(state, who, &difference::at_reload(before, (&first, certificates)));
+            let changes = difference::at_reload(before, (&first, certificates));
+            tell_changes(state, who, &changes, &difference::weakened(&old, &first));
             let message =
                 "key managers are being opened; all else of the configuration is in force";
             state.log.event(Level::Info, message);
             let (config, failed) = plan.carry_out(state, config, &first)?;
             let changes = difference::of_key_managers_and_stores(&first, &config);
-            return Ok(Reloaded { changes, warnings, waiting, failed });
+            return Ok(Reloaded { changes, weakened: Vec::new(), warnings, waiting, failed });
         }
     };
     let changes = difference::at_reload(before, (&config, certificates));
-    Ok(Reloaded { changes, warnings, waiting, failed })
+    let weakened = difference::weakened(&old, &config);
+    Ok(Reloaded { changes, weakened, warnings, waiting, failed })
 }
 
 /// How the fleet is reached, where that has changed; its certificates are read.

@@ -2,65 +2,141 @@
 //! It has no other authentication than the trail's own signature on what is sent, and changes
 //! nothing but the memory of what was cosigned.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
+
 use crate::audit::cosignature::Cosigner;
-use crate::audit::witness::{Answer, Witness};
-use crate::config;
+use crate::audit::witness::{Answer, Memory, Witness};
+use crate::config::{self, Config};
 use crate::control::connections::{self, Response};
+use crate::control::movable_listener::{self, Bound, MovableListener};
 use crate::control::state_dir::StateDir;
 use crate::http1::{Body, Header, Progress, RequestHead};
 use crate::limits::{HEADERS_MAX, WITNESS_FILE_BYTES_MAX};
 use crate::telemetry::limiter::LogLimiter;
 use crate::telemetry::{Level, Log};
 
+/// The key of the configuration.
+pub const LISTEN: &str = "witness.listen";
 const FILE: &str = "witness.json";
 /// Whoever reaches the listener can have so many lines of a kind logged within a minute.
 const LINES_A_MINUTE: u32 = 5;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The witness of this configuration, with what it has seen.
-///
-/// # Errors
-/// A sentence for the operator.
-pub fn open(configured: &config::Witness, dir: &Arc<StateDir>) -> Result<Witness, String> {
-    let cosigner = configured
-        .signing_key
-        .base64()
-        .and_then(|seed| Cosigner::new(&seed, &configured.name))
-        .ok_or("witness.signing_key is not an Ed25519 seed")?;
-    let saved = dir.read(FILE, WITNESS_FILE_BYTES_MAX)?;
-    let dir = dir.clone();
-    let save = move |bytes: &[u8]| dir.write(FILE, bytes);
-    let logs = configured.verifier_keys.clone();
-    Witness::new(cosigner, logs, saved.as_deref(), Box::new(save)).map_err(|why| {
-        format!(
-            "{FILE} of the state directory cannot be read: {why}. A witness that has forgotten \
-             what it has seen would cosign a trail that went back: bring the file back. Where that \
-             cannot be, move it away and tell who relies on this witness"
-        )
-    })
+/// The witness that runs, if there is one.
+pub struct ServiceWitness {
+    dir: Arc<StateDir>,
+    /// Read once. It stays while there is no witness: what is under way may still add to it.
+    memory: OnceLock<Arc<Memory>>,
+    running: Arc<Running>,
+    listener: MovableListener,
 }
 
-/// Binds the listener.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub fn bind(listen: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(listen).map_err(|e| format!("witness.listen: cannot listen on {listen}: {e}"))
+type Running = ArcSwapOption<Configured>;
+
+/// A witness, and what it was made of.
+struct Configured {
+    by: config::Witness,
+    witness: Witness,
 }
 
-/// Answers who connects, until the process ends; gives the address.
-///
-/// # Errors
-/// When no thread can be started.
-pub fn start(witness: Arc<Witness>, log: Log, listener: TcpListener) -> Result<SocketAddr, String> {
-    let log = Limited { log, limiter: Mutex::new(LogLimiter::new(LINES_A_MINUTE, MINUTE)) };
-    connections::serve("xksd-witness", listener, move |stream| answer(&witness, &log, stream))
-        .map(|listening| listening.address())
-        .map_err(|error| format!("witness.listen: {error}"))
+/// What a reload does to it.
+pub(in crate::control) struct Change {
+    wanted: Option<Arc<Configured>>,
+    listener: movable_listener::Change,
+}
+
+impl ServiceWitness {
+    /// The witness of this configuration, if it has one, with what it has seen. Does not listen
+    /// yet.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn open(config: &Config, dir: &Arc<StateDir>) -> Result<ServiceWitness, String> {
+        let running = Arc::<Running>::default();
+        let shown = running.clone();
+        let told = move |address| {
+            let running = shown.load();
+            let key = running.as_ref().map_or_else(String::new, |it| it.witness.key().to_string());
+            format!("witness {key} on http://{address}: /add-checkpoint")
+        };
+        let listener = MovableListener::new(LISTEN, "xksd-witness", told);
+        let service =
+            ServiceWitness { dir: dir.clone(), memory: OnceLock::new(), running, listener };
+        service.running.store(service.configured(config)?);
+        Ok(service)
+    }
+
+    /// Answers on the socket of the start, if there is one, and on those of reloads.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn start(&self, bound: Option<Bound>, log: &Log) -> Result<(), String> {
+        let limiter = Mutex::new(LogLimiter::new(LINES_A_MINUTE, MINUTE));
+        let (running, limited) = (self.running.clone(), Limited { log: log.clone(), limiter });
+        let answer = move |stream: &TcpStream| answer(&running, &limited, stream);
+        self.listener.start(Arc::new(answer), bound, log)
+    }
+
+    /// Reads and opens what this configuration needs, and changes nothing yet. `None`: it is as it
+    /// runs.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(in crate::control) fn prepare(&self, config: &Config) -> Result<Option<Change>, String> {
+        let running = self.running.load_full();
+        if running.as_ref().map(|running| &running.by) == config.witness.as_ref() {
+            return Ok(None);
+        }
+        let wanted = self.configured(config)?;
+        let listen = config.witness.as_ref().map(|witness| witness.listen);
+        Ok(Some(Change { wanted, listener: self.listener.prepare(listen)? }))
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// A sentence for the operator. Then nothing has changed.
+    pub(in crate::control) fn take_over(
+        &self,
+        change: Option<Change>,
+        log: &Log,
+    ) -> Result<(), String> {
+        let Some(Change { wanted, listener }) = change else { return Ok(()) };
+        let before = self.running.swap(wanted);
+        self.listener.take_over(listener, log).inspect_err(|_| self.running.store(before))
+    }
+
+    fn configured(&self, config: &Config) -> Result<Option<Arc<Configured>>, String> {
+        let Some(by) = &config.witness else { return Ok(None) };
+        let cosigner = by
+            .signing_key
+            .base64()
+            .and_then(|seed| Cosigner::new(&seed, &by.name))
+            .ok_or("witness.signing_key is not an Ed25519 seed")?;
+        let witness = Witness::new(cosigner, by.verifier_keys.clone(), self.memory()?);
+        Ok(Some(Arc::new(Configured { by: by.clone(), witness })))
+    }
+
+    fn memory(&self) -> Result<Arc<Memory>, String> {
+        if let Some(memory) = self.memory.get() {
+            return Ok(memory.clone());
+        }
+        let saved = self.dir.read(FILE, WITNESS_FILE_BYTES_MAX)?;
+        let dir = self.dir.clone();
+        let save = move |bytes: &[u8]| dir.write(FILE, bytes);
+        let memory = Memory::new(saved.as_deref(), Box::new(save)).map_err(|why| {
+            format!(
+                "{FILE} of the state directory cannot be read: {why}. A witness that has \
+                 forgotten what it has seen would cosign a trail that went back: bring the file \
+                 back. Where that cannot be, move it away and tell who relies on this witness"
+            )
+        })?;
+        Ok(self.memory.get_or_init(|| Arc::new(memory)).clone())
+    }
 }
 
 struct Limited {
@@ -81,7 +157,7 @@ impl Limited {
     }
 }
 
-fn answer(witness: &Witness, log: &Limited, stream: &TcpStream) -> std::io::Result<()> {
+fn answer(running: &Running, log: &Limited, stream: &TcpStream) -> std::io::Result<()> {
     let end = connections::begin(stream)?;
     let (mut buffer, mut head) = (Vec::new(), RequestHead::new());
     let mut body: Option<Body> = None;
@@ -97,7 +173,10 @@ fn answer(witness: &Witness, log: &Limited, stream: &TcpStream) -> std::io::Resu
                 let mut headers = [Header::EMPTY; HEADERS_MAX];
                 let request = head.request(&buffer, &mut headers);
                 let content = buffer.get(body.start()..end).unwrap_or_default();
-                break respond(witness, log, (request.method, request.path), content);
+                break match &*running.load() {
+                    Some(it) => respond(&it.witness, log, (request.method, request.path), content),
+                    None => text(404, "there is no witness here any more\n"),
+                };
             }
             (Ok(Progress::Partial), _) => match connections::read(stream, &mut chunk, end)? {
                 0 => return Ok(()),

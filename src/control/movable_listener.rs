@@ -1,19 +1,27 @@
-//! Where `admin` answers: opened at the start, and moved or closed by a reload.
+//! A small listener, as `admin` has one: opened at the start or by a reload, and moved or closed by
+//! a reload.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::connections::{self, Listening};
-use crate::config::Config;
 use crate::telemetry::{Level, Log};
 
 /// Answers one connection.
 pub type Answer = Arc<dyn Fn(&TcpStream) -> io::Result<()> + Send + Sync>;
 
+/// What the log says of the listener at this address.
+pub type Told = dyn Fn(SocketAddr) -> String + Send + Sync;
+
 /// The listener that runs, if there is one.
-#[derive(Default)]
-pub struct AdminListener {
+pub struct MovableListener {
+    /// The key of the configuration.
+    key: &'static str,
+    /// Names its threads.
+    thread: &'static str,
+    told: Box<Told>,
+    /// Known once there is what is to be shown.
     answer: OnceLock<Answer>,
     running: Mutex<Option<Running>>,
 }
@@ -43,17 +51,28 @@ pub(super) enum Change {
     Close,
 }
 
-/// Opens a socket. Connections wait in its backlog until they are answered.
+/// Opens a socket. Connections wait in its backlog until they are answered. `key`: of the
+/// configuration.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn bind(listen: SocketAddr) -> Result<Bound, String> {
-    let listener = TcpListener::bind(listen)
-        .map_err(|e| format!("admin.listen: cannot listen on {listen}: {e}"))?;
+pub fn bind(key: &str, listen: SocketAddr) -> Result<Bound, String> {
+    let listener =
+        TcpListener::bind(listen).map_err(|e| format!("{key}: cannot listen on {listen}: {e}"))?;
     Ok(Bound { listen, listener, is_passed: false })
 }
 
-impl AdminListener {
+impl MovableListener {
+    /// One that does not listen yet.
+    pub fn new(
+        key: &'static str,
+        thread: &'static str,
+        told: impl Fn(SocketAddr) -> String + Send + Sync + 'static,
+    ) -> MovableListener {
+        let (answer, running) = (OnceLock::new(), Mutex::default());
+        MovableListener { key, thread, told: Box::new(told), answer, running }
+    }
+
     /// Answers on the socket of the start, if there is one, and on those of reloads.
     ///
     /// # Errors
@@ -63,23 +82,24 @@ impl AdminListener {
         bound.map_or(Ok(()), |bound| self.serve(bound, log))
     }
 
-    /// Opens what this configuration needs, and closes nothing yet.
+    /// Opens what is wanted, and closes nothing yet.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Change, String> {
-        let wanted = config.admin.as_ref().map(|admin| admin.listen);
+    pub(super) fn prepare(&self, wanted: Option<SocketAddr>) -> Result<Change, String> {
         let running = self.running();
         let is = running.as_ref().map(|running| running.listen);
         if wanted == is {
             return Ok(Change::Nothing);
         }
         if running.as_ref().is_some_and(|running| running.is_passed) {
-            return Err("admin.listen: the service manager has opened its socket. Change the \
-                        socket unit, too, and restart both"
-                .to_owned());
+            return Err(format!(
+                "{}: the service manager has opened its socket. Change the socket unit, too, and \
+                 restart both",
+                self.key
+            ));
         }
-        wanted.map_or(Ok(Change::Close), |listen| bind(listen).map(Change::Move))
+        wanted.map_or(Ok(Change::Close), |listen| bind(self.key, listen).map(Change::Move))
     }
 
     /// Does it.
@@ -104,13 +124,9 @@ impl AdminListener {
         let Some(answer) = self.answer.get().cloned() else { return Ok(()) };
         let Bound { listen, listener, is_passed } = bound;
         let answer = move |stream: &TcpStream| answer(stream);
-        let listening = connections::serve("xksd-admin", listener, answer)
-            .map_err(|error| format!("admin.listen: {error}"))?;
-        let message = format!(
-            "admin listener on http://{}: / /livez /readyz /ping /metrics /status",
-            listening.address()
-        );
-        log.event(Level::Info, message);
+        let listening = connections::serve(self.thread, listener, answer)
+            .map_err(|error| format!("{}: {error}", self.key))?;
+        log.event(Level::Info, (self.told)(listening.address()));
         let now = Running { listen, listening, is_passed };
         if let Some(before) = self.running().replace(now) {
             before.listening.close();

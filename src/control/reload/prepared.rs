@@ -1,0 +1,56 @@
+//! What a reload opens beside key managers: listeners, the audit trail, the log and who gets its
+//! spans. First all of it is opened, and then put in force.
+
+use crate::config::Config;
+use crate::control::state::State;
+use crate::control::witness::listener as witness;
+use crate::control::{audit, logging, movable_listener, span_export};
+use crate::telemetry::log::Opened;
+use crate::telemetry::spans::Spans;
+
+/// Nothing of it is in force yet.
+pub(super) struct Prepared {
+    admin: movable_listener::Change,
+    witness: Option<witness::Change>,
+    log: Option<Opened>,
+    spans: Option<Option<Spans>>,
+    audit: audit::Change,
+}
+
+impl Prepared {
+    /// Opens what this configuration needs, and closes nothing yet.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn new(state: &State, old: &Config, config: &Config) -> Result<Prepared, String> {
+        Ok(Prepared {
+            admin: state.admin.prepare(config.admin.as_ref().map(|admin| admin.listen))?,
+            witness: state.witness.prepare(config)?,
+            log: logging::prepare(old, config, &state.log)?,
+            spans: span_export::change(old, config, &state.log, &state.spans)?,
+            // Last: a trail that begins makes files.
+            audit: state.audit.prepare(config)?,
+        })
+    }
+
+    /// Puts it in force; gives what is to be warned of.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn take_over(
+        self,
+        state: &State,
+        config: &Config,
+    ) -> Result<Option<String>, String> {
+        let Prepared { admin, witness, log, spans, audit } = self;
+        let diverted = log.map(|opened| logging::divert(&state.log, opened, config));
+        let warning = diverted.transpose()?.flatten();
+        state.admin.take_over(admin, &state.log)?;
+        state.witness.take_over(witness, &state.log)?;
+        state.audit.take_over(audit, config, &state.log)?;
+        if let Some(spans) = spans {
+            state.log.set_spans(spans);
+        }
+        Ok(warning)
+    }
+}
