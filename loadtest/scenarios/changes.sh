@@ -80,6 +80,29 @@ no_key_manager() {
         !skip' "$config" >"$config.new"
     mv "$config.new" "$config"
 }
+section() { printf '\n%s\n' "$1" >>"$config"; }
+audit() {
+    "$bin/xksd" audit key new --write-secret "$dir/audit-key" --origin xksd.example/changes >"$dir/verifier"
+    section "[audit]
+directory = \"$dir/trail\"
+signing_key = { file = \"$dir/audit-key\" }
+origin = \"xksd.example/changes\""
+}
+audit_setting() { sed -i "0,/^origin = .*/s//&\n$1/" "$config"; }
+# The same process, which is enough for what is measured.
+witness() {
+    "$bin/xksd" audit key new --write-secret "$dir/witness-key" --witness xksd.example/witness >"$dir/witness"
+    section "[witness]
+listen = \"127.0.0.1:$witness_port\"
+name = \"xksd.example/witness\"
+signing_key = { file = \"$dir/witness-key\" }
+verifier_keys = [\"$(cat "$dir/verifier")\"]"
+}
+audit_witness() {
+    section "[[audit.witness]]
+url = \"http://127.0.0.1:$witness_port\"
+verifier_key = \"$(cat "$dir/witness")\""
+}
 pin() {
     pkcs11-tool --module "$softhsm" --token-label xks --login --pin 123456 --change-pin --new-pin 654321 >&2
     (umask 077; echo 654321 >"$dir/pin.new")
@@ -92,6 +115,7 @@ begin demo
 token xks
 configure --module "$softhsm" --token xks --pin-file "$dir/pin" --profile softhsm
 sed -i "s|^\[server\]|&\nstate_directory = \"$dir/state\"\ncontrol_socket = \"$dir/control.sock\"|" "$config"
+witness_port="$(free_port)"
 serve
 
 echo "1,000 requests a second over 16 connections, five of which are exchanged each second; runs of $seconds s."
@@ -111,9 +135,16 @@ change "key manager added" "\`xksd reload\`" by_reload key_manager
 change "key manager removed" "\`xksd reload\`" by_reload no_key_manager
 change "sessions of the HSM" "\`xksd reload\`" by_reload sessions 6
 change "PIN of the HSM" "file" by_watch pin
+change "audit trail added" "\`xksd reload\`" by_reload audit
+change "durability of the audit trail" "\`xksd reload\`" by_reload audit_setting 'durability = "interval"'
+change "witness of other trails added" "\`xksd reload\`" by_reload witness
+change "witness of the audit trail added" "\`xksd reload\`" by_reload audit_witness
 change "another key blocked" "\`xksd block\`" by_command block --key-store /demo --key second --reason scripts/performance
 change "and unblocked" "\`xksd unblock\`" by_command unblock --key-store /demo --key second --reason scripts/performance
 echo
 note "sessions that are logged in stay so when the PIN changes: it is for the next login"
 aim "failed requests over $rows changes" "$failed" '==' 0
+verified=0
+"$bin/xksd" audit verify --config "$config" >&2 || verified="$?"
+aim "exit code of \`xksd audit verify\` with its witness" "$verified" '==' 0
 finish

@@ -604,7 +604,7 @@ fn requests_are_counted_by_key() {
 }
 
 /// Nobody answers there any more.
-fn is_closed(port: u16) -> bool {
+pub(super) fn is_closed(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_err()
 }
 

@@ -26,6 +26,7 @@ mod policy;
 mod proxy_protocol;
 mod quotas;
 mod reload;
+mod reload_audit;
 mod reload_hsm;
 mod reload_key_managers;
 mod requests;

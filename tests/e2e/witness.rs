@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use test_harness::{Api, Config, Installation, Server, programs};
 
-const ORIGIN: &str = "xks.bank.example/site-a";
-const WITNESS: &str = "xks.bank.example/witness-b";
+pub(super) const ORIGIN: &str = "xks.bank.example/site-a";
+pub(super) const WITNESS: &str = "xks.bank.example/witness-b";
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
@@ -22,7 +22,7 @@ fn xksd(arguments: &[&str]) -> Output {
 }
 
 /// Makes a key in `secrets/NAME`; gives its verifier key.
-fn new_key(installation: &Installation, name: &str, of: [&str; 2]) -> String {
+pub(super) fn new_key(installation: &Installation, name: &str, of: [&str; 2]) -> String {
     let file = installation.path().join("secrets").join(name);
     let made = xksd(&["audit", "key", "new", of[0], of[1], "--write-secret", text(&file)]);
     assert!(made.status.success(), "{made:?}");
@@ -30,12 +30,12 @@ fn new_key(installation: &Installation, name: &str, of: [&str; 2]) -> String {
 }
 
 /// With these sections besides.
-fn with_sections(installation: &Installation, sections: &str) {
+pub(super) fn with_sections(installation: &Installation, sections: &str) {
     let admin = format!("{}\n\n{sections}", Config::default().admin);
     installation.configure(&Config { admin, ..Config::default() });
 }
 
-fn audited(installation: &Installation, more: &str) {
+pub(super) fn audited(installation: &Installation, more: &str) {
     let sections = format!(
         "[audit]\ndirectory = \"audit\"\nsigning_key = {{ file = \"secrets/audit-key\" }}\n\
          origin = \"{ORIGIN}\"\n{more}"
@@ -47,29 +47,36 @@ fn audited(installation: &Installation, more: &str) {
 fn witness_of(verifier: &str) -> (Installation, String) {
     let installation = Installation::default();
     let key = new_key(&installation, "witness-key", ["--witness", WITNESS]);
-    with_sections(
-        &installation,
-        &format!(
-            "[witness]\nlisten = \"127.0.0.1:0\"\nname = \"{WITNESS}\"\n\
-             signing_key = {{ file = \"secrets/witness-key\" }}\nverifier_keys = [\"{verifier}\"]"
-        ),
-    );
+    with_sections(&installation, &witness_section(WITNESS, "witness-key", verifier));
     (installation, key)
+}
+
+/// A witness of this trail with this name and the key in this file.
+pub(super) fn witness_section(name: &str, key: &str, verifier: &str) -> String {
+    format!(
+        "[witness]\nlisten = \"127.0.0.1:0\"\nname = \"{name}\"\n\
+         signing_key = {{ file = \"secrets/{key}\" }}\nverifier_keys = [\"{verifier}\"]"
+    )
 }
 
 /// Where it is asked.
 fn url(witness: &Server) -> String {
-    let line = witness.wait_event(&["witness", "/add-checkpoint"]);
+    url_of(witness, WITNESS)
+}
+
+/// Where the witness of this name is asked.
+pub(super) fn url_of(witness: &Server, name: &str) -> String {
+    let line = witness.wait_event(&["witness", name, "/add-checkpoint"]);
     let at = line.find("http://").expect("a URL");
     line[at..].split(": ").next().expect("an address").to_owned()
 }
 
-fn asks(installation: &Installation, url: &str, key: &str) {
+pub(super) fn asks(installation: &Installation, url: &str, key: &str) {
     let section = format!("[[audit.witness]]\nurl = \"{url}\"\nverifier_key = \"{key}\"");
     audited(installation, &section);
 }
 
-fn verify(installation: &Installation, more: &[&str]) -> (Option<i32>, String) {
+pub(super) fn verify(installation: &Installation, more: &[&str]) -> (Option<i32>, String) {
     let config = installation.config_file();
     let output = xksd(&[&["audit", "verify", "--config", text(&config)], more].concat());
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -80,7 +87,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
-fn sent(server: &Server) -> f64 {
+pub(super) fn sent(server: &Server) -> f64 {
     server.metric(&format!("xksd_audit_checkpoint_sent{{to=\"{WITNESS}\"}}"))
 }
 
@@ -151,7 +158,7 @@ fn without_its_witness_an_instance_serves_and_alarms() {
 }
 
 /// Status line, head and body.
-fn ask(url: &str, request: &str) -> (String, String) {
+pub(super) fn ask(url: &str, request: &str) -> (String, String) {
     let address = url.strip_prefix("http://").expect("a URL");
     let mut stream = TcpStream::connect(address).expect("connected");
     stream.write_all(request.as_bytes()).expect("sent");
