@@ -1,5 +1,5 @@
-//! Whether there is a trail: from the start, or since a reload has begun one. Then until the process
-//! ends.
+//! Whether there is a trail: from the start, or since a reload has begun one. It then goes on until
+//! the process ends.
 
 use std::sync::{Arc, OnceLock};
 

@@ -62,7 +62,8 @@ impl ServiceAudit {
         Ok(Change::Begin(audit, Box::new(store), recovered))
     }
 
-    /// Does it. Nothing that was appended is lost, and answers that wait for their records go on to.
+    /// Does it. Nothing that was appended is lost, and answers that wait for their records get
+    /// them.
     ///
     /// # Errors
     /// A sentence for the operator. Then nothing has changed.
