@@ -153,13 +153,6 @@ impl<T> Setting<T> {
     }
 }
 
-impl<T: Clone> Setting<Option<T>> {
-    /// One of a section that may be left out, and that waits for a start as a whole.
-    pub(super) const fn kept_with_section(name: &'static str, say: Say<Option<T>>) -> Self {
-        Self::kept(name, say, |new, running| new.clone_from(running))
-    }
-}
-
 /// A value of a section that may be left out.
 pub(super) fn said_of<'a, T>(section: &'a Option<T>, say: fn(&'a T) -> Said<'a>) -> Said<'a> {
     section.as_ref().map_or(Said::Nothing, say)
