@@ -4,7 +4,7 @@
 //! on. A few requests a second need no connection that is kept.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,12 +77,11 @@ pub fn send(
     bounds: Bounds,
 ) -> Result<Answer, String> {
     let end = Instant::now() + bounds.call;
-    let mut addresses = (url.host.as_str(), url.port)
+    let addresses = (url.host.as_str(), url.port)
         .to_socket_addrs()
         .map_err(|error| format!("looking up {}: {error}", url.host))?;
-    let address = addresses.next().ok_or_else(|| format!("{} has no address", url.host))?;
-    let socket = TcpStream::connect_timeout(&address, bounds.connect)
-        .map_err(|error| format!("connecting to {address}: {error}"))?;
+    let socket = connect(addresses, bounds.connect, end)
+        .map_err(|why| why.unwrap_or_else(|| format!("{} has no address", url.host)))?;
     let failed = |error: std::io::Error| format!("{url}: {}", words(&error));
     socket.set_nodelay(true).map_err(failed)?;
     socket.set_write_timeout(Some(bounds.call)).map_err(failed)?;
@@ -128,6 +127,27 @@ pub fn send(
         }
     }
     Ok(answer)
+}
+
+/// To the first that answers: `localhost` may be an IPv6 address on which nobody listens. The
+/// error is the last one's; `None` where there is no address.
+fn connect(
+    addresses: impl Iterator<Item = SocketAddr>,
+    patience: Duration,
+    end: Instant,
+) -> Result<TcpStream, Option<String>> {
+    let mut failed = None;
+    for address in addresses {
+        let left = end.saturating_duration_since(Instant::now()).min(patience);
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = Some(format!("connecting to {address}: {error}")),
+        }
+    }
+    Err(failed)
 }
 
 /// What a person understands: a timeout is "resource temporarily unavailable" to the system.
@@ -204,5 +224,27 @@ impl Answer {
                 Ok(true)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_address_that_answers_is_taken() {
+        let [listener, gone] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [open, closed] = [&listener, &gone].map(|socket| socket.local_addr().unwrap());
+        drop(gone);
+        let to = |all: &[SocketAddr]| {
+            let patience = Duration::from_secs(10);
+            connect(all.iter().copied(), patience, Instant::now() + patience)
+        };
+        assert_eq!(to(&[closed, open]).unwrap().peer_addr().unwrap(), open);
+        let why = to(&[closed]).unwrap_err().unwrap();
+        assert!(why.starts_with(&format!("connecting to {closed}: ")), "{why}");
+        assert_eq!(to(&[]).unwrap_err(), None);
     }
 }
