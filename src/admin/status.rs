@@ -14,8 +14,9 @@ use super::unsealing_status::UnsealingStatus;
 use crate::config::{self, Config};
 use crate::control::block_shown::BlockShown;
 use crate::control::budgets::{Budgets, KeyName, Shown};
-use crate::control::state::{LastReload, State};
-use crate::control::{fleet_commands, instance};
+use crate::control::last_reload::LastReload;
+use crate::control::state::State;
+use crate::control::{instance, sharing};
 use crate::fleet;
 use crate::keystore::{Key, KeyStores, Version};
 use crate::telemetry::log::Lost;
@@ -252,7 +253,7 @@ impl Status {
             },
             blocks: blocks.iter().map(BlockShown::of).collect(),
             instance: instance::summary(state),
-            fleet: state.fleet.as_deref().and_then(fleet_commands::known),
+            fleet: state.fleet.as_deref().and_then(sharing::commands::known),
             audit: Audit::of(state),
             log: Log::of(state.log.lost()),
         }

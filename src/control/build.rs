@@ -12,12 +12,13 @@ use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
-use super::fleet::Fleet;
-use super::fleet_view;
+use super::digests::Digests;
+use super::fleet::{Fleet, view};
+use super::last_reload::LastReload;
 use super::movable_listener::MovableListener;
 use super::notify::Notify;
 use super::span_export;
-use super::state::{LastReload, State};
+use super::state::State;
 use super::state_dir::StateDir;
 use super::unsealing::{self, KeyFiles};
 use super::watched::Watched;
@@ -52,22 +53,18 @@ pub fn build(
     log: Log,
 ) -> Result<State, String> {
     // All before the first logs in: a start that is refused must not spend the tries of a PIN.
-    let (opened, refused): (Vec<_>, Vec<_>) =
-        config.key_managers.iter().map(open).partition(Result::is_ok);
-    if !refused.is_empty() {
-        return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
-    }
+    let opened = open_all(&config)?;
     let dir = state_dir(&config, &log)?;
     let blocks = Arc::new(Blocks::load(dir.clone())?);
     let fleet = fleet(&config, &dir, &blocks, &log)?;
-    let fleet_view = fleet_view::new(&config);
+    let fleet_view = view::new(&config);
     let witness = ServiceWitness::open(&config, &dir)?;
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
     let budgets = Budgets::load(dir)?;
     let audit = ServiceAudit::new(shards);
     audit.take_over(audit.prepare(&config)?, &config, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
-    let opened = config.key_managers.iter().zip(opened.into_iter().flatten());
+    let opened = config.key_managers.iter().zip(opened);
     let (wrapped, managers): (Vec<_>, Vec<_>) =
         opened.map(|(c, opened)| (opened.wrapped(), start(&config, c, opened, &mailboxes))).unzip();
     let unsealing = config.key_managers.iter().zip(wrapped).filter_map(|(configured, keys)| {
@@ -80,6 +77,7 @@ pub fn build(
         config_file,
         spans: span_export::start(&config.server.otlp, &log)?,
         balancers: Arc::new(ArcSwap::from_pointee(Balancers(config.server.proxy_protocol.clone()))),
+        digests: ArcSwap::from_pointee(Digests::of(&config, &stores)),
         config: ArcSwap::from_pointee(config),
         last_reload: ArcSwap::from_pointee(LastReload::success(Vec::new(), Vec::new())),
         managers: ArcSwap::from_pointee(managers),
@@ -97,7 +95,7 @@ pub fn build(
         witness,
         admin: admin_listener(),
         watched: Watched::default(),
-        fleet_files: Mutex::default(),
+        refused_files: Mutex::default(),
         control_reachable: AtomicBool::new(true),
         unsealing: ArcSwap::from_pointee(unsealing),
         key_files,
@@ -112,6 +110,15 @@ pub fn build(
         draining: AtomicBool::new(false),
         started: Instant::now(),
     })
+}
+
+fn open_all(config: &Config) -> Result<Vec<Opened>, String> {
+    let (opened, refused): (Vec<_>, Vec<_>) =
+        config.key_managers.iter().map(open).partition(Result::is_ok);
+    if refused.is_empty() {
+        return Ok(opened.into_iter().flatten().collect());
+    }
+    Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"))
 }
 
 fn admin_listener() -> MovableListener {

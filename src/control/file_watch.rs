@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
+use super::changed_files::{self, are_as};
 use super::reload;
-use super::state::{LastReload, State};
+use super::state::State;
 use crate::config::Config;
-use crate::config::files::{Files, on_disk};
+use crate::config::files::Files;
 use crate::limits::{FILES_POLL_INTERVAL, FILES_SETTLE_TIME};
 use crate::telemetry::Level;
 
@@ -49,15 +49,6 @@ struct Watcher {
     look_at: Instant,
     /// As they were at the last look, where they differ from what is in force.
     changed: Option<Files>,
-    /// Not to be tried again.
-    refused: Option<Refused>,
-}
-
-struct Refused {
-    files: Files,
-    /// The configuration on disk.
-    written: Files,
-    told: Arc<LastReload>,
 }
 
 impl Watcher {
@@ -69,13 +60,7 @@ impl Watcher {
                 format!("files are looked at every {seconds} s and not at once: inotify: {error}");
             state.log.event(Level::Warn, message);
         }
-        Watcher {
-            inotify: inotify.ok(),
-            config: None,
-            look_at: Instant::now(),
-            changed: None,
-            refused: None,
-        }
+        Watcher { inotify: inotify.ok(), config: None, look_at: Instant::now(), changed: None }
     }
 
     fn look(&mut self, state: &Arc<State>, now: Instant) {
@@ -90,47 +75,35 @@ impl Watcher {
         if now < self.look_at || !config.server.watch_files {
             return;
         }
-        let files: Files = on_disk(config.files.keys());
+        let found = changed_files::found(&config);
         self.look_at = now + FILES_POLL_INTERVAL;
-        // Not taken over by its change: but an edit that was undone is no reason to wait any more.
-        let written = on_disk(config.texts.keys());
-        if files == config.files {
+        // The configuration is not taken over by its change: but an edit that was undone is no
+        // reason to refuse others any more.
+        if are_as(config.files.iter(), &found) {
             self.changed = None;
-            if let Some(refused) = self.refused.take() {
-                reload::put_back(state, &refused.told);
-            }
+            changed_files::put_back(state, &found);
             return;
         }
-        let is_refused = |it: &Refused| (&it.files, &it.written) == (&files, &written);
-        if self.refused.as_ref().is_some_and(is_refused) {
+        if changed_files::why_refused(state, &found).is_some() {
             self.changed = None;
             return;
         }
-        if self.changed.as_ref() != Some(&files) {
+        if self.changed.as_ref() != Some(&found) {
             // Perhaps they are still being written.
-            self.changed = Some(files);
+            self.changed = Some(found);
             self.look_at = now + FILES_SETTLE_TIME;
             return;
         }
-        self.take_over(state, files, written);
-        // Links may lead elsewhere now.
-        self.config = None;
-    }
-
-    fn take_over(&mut self, state: &Arc<State>, files: Files, written: Files) {
         match reload::reload_watched(state) {
             // Another reload is at it.
             None => self.look_at = Instant::now() + FILES_SETTLE_TIME,
-            Some(Ok(_)) => {
-                state.watched.taken.fetch_add(1, Ordering::Relaxed);
-                (self.changed, self.refused) = (None, None);
-            }
-            Some(Err(_)) => {
-                state.watched.refused.fetch_add(1, Ordering::Relaxed);
-                let told = state.last_reload.load_full();
-                (self.changed, self.refused) = (None, Some(Refused { files, written, told }));
+            Some(reloaded) => {
+                self.changed = None;
+                changed_files::tried(state, found, &reloaded);
             }
         }
+        // Links may lead elsewhere now.
+        self.config = None;
     }
 
     /// Whether something has happened in a folder since the last call.

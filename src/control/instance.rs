@@ -1,26 +1,21 @@
 //! What this instance says of itself, to its fleet and in `/status`.
 
-use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
-
-use ring::digest::{Context, SHA256};
 
 use super::fleet::unix_ms;
 use super::state::State;
-use crate::config::{Config, difference};
+use crate::config::Config;
 use crate::fleet::{Summary, key_managers};
 use crate::key_manager::{Health, ManagerInfo};
 use crate::keystore::KeyManager;
-use crate::limits::{
-    EKM_FLEET_MAX, FLEET_KEY_MANAGERS_MAX, FLEET_KEY_STORES_MAX, FLEET_KEY_VERSIONS_MAX,
-};
+use crate::limits::{EKM_FLEET_MAX, FLEET_KEY_MANAGERS_MAX, FLEET_KEY_STORES_MAX};
 
 /// As it is now.
 pub fn summary(state: &State) -> Summary {
     let config = state.config.load();
     let fleet = state.fleet.as_ref();
     let documents = fleet.and_then(|fleet| fleet.joined()).map(|joined| &joined.documents);
-    let (key_versions, key_versions_sha256) = key_versions(state);
+    let digests = state.digests.load();
     let most_used = state.budgets.most_used(&config);
     let started = SystemTime::now().checked_sub(state.started.elapsed());
     let started = started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -32,10 +27,10 @@ pub fn summary(state: &State) -> Summary {
         started: started.map_or(0, |since| since.as_secs().cast_signed()),
         ready: state.is_ready(),
         config_sha256: config.sha256.clone(),
-        key_stores_sha256: key_stores_sha256(&config),
+        key_stores_sha256: digests.key_stores_sha256.clone(),
         reload_refused: state.last_reload.load().refused.clone(),
-        key_versions,
-        key_versions_sha256,
+        key_versions: digests.key_versions.clone(),
+        key_versions_sha256: digests.key_versions_sha256.clone(),
         budget_percent: most_used.first().map_or(0.0, |key| key.percent()),
         budget_shares: config.server.instances,
         certificate_not_after: certificate_end(state),
@@ -88,40 +83,4 @@ fn key_manager(manager: &KeyManager, now: Instant) -> key_managers::KeyManager {
 fn certificate_end(state: &State) -> Option<i64> {
     let tls = state.tls.load();
     tls.certificates().iter().map(|certificate| certificate.not_after.unix_timestamp()).min()
-}
-
-/// Of what the key stores say, with the digests of their policies.
-fn key_stores_sha256(config: &Config) -> String {
-    let mut context = Context::new(&SHA256);
-    for line in difference::served(config) {
-        context.update(line.as_bytes());
-        context.update(b"\n");
-    }
-    hex(context)
-}
-
-/// The primary version of the first keys, and the digest of all versions of all keys.
-fn key_versions(state: &State) -> (BTreeMap<String, u16>, String) {
-    let stores = state.stores.load();
-    let mut all = BTreeMap::new();
-    for store in stores.by_prefix.values() {
-        for (id, key) in &store.keys {
-            all.insert(format!("{} {id}", store.prefix), key);
-        }
-    }
-    let mut context = Context::new(&SHA256);
-    for (name, key) in &all {
-        for version in key.versions() {
-            let (number, label, state) =
-                (version.key.version, &version.key.label, version.state.name());
-            context.update(format!("{name} {number} {label} {state}\n").as_bytes());
-        }
-    }
-    let first = all.into_iter().take(FLEET_KEY_VERSIONS_MAX);
-    let primary = first.map(|(name, key)| (name, key.primary().key.version)).collect();
-    (primary, hex(context))
-}
-
-fn hex(context: Context) -> String {
-    crate::hex::hex(context.finish().as_ref())
 }

@@ -22,7 +22,7 @@ use super::start::{Prepared, prepare};
 use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
-use super::{commands, drain, file_watch, fleet_peers, fleet_thread, reload, socket, system};
+use super::{commands, drain, file_watch, reload, sharing, socket, system};
 use crate::config::difference;
 use crate::limits::OPENING_WAIT_MAX;
 use crate::telemetry::Level;
@@ -57,8 +57,7 @@ pub fn serve(
     state.witness.start(witness, &state.log).map_err(Failure::Other)?;
     file_watch::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start to watch files: {e}")))?;
-    fleet_thread::start(&state).map_err(Failure::Other)?;
-    fleet_peers::start(&state).map_err(Failure::Other)?;
+    sharing::start(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served = start_shards(&state, &cores, listen, (hooks, admin)).and_then(|shards| {

@@ -3,7 +3,8 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::build::key_stores;
-use super::fleet_view;
+use super::digests::Digests;
+use super::fleet::view;
 use super::logging;
 use super::state::State;
 use crate::config::Config;
@@ -34,6 +35,7 @@ fn serve(
     let shared = (Some(&**running), &state.fleet_view);
     let stores = key_stores(config, managers, shards, budgets, shared)?;
     budgets.wait_for_blocks();
+    state.digests.store(Arc::new(Digests::of(config, &stores)));
     state.stores.store(Arc::new(stores));
     Ok(())
 }
@@ -45,7 +47,7 @@ fn serve(
 pub fn apply(state: &State, config: &Config, managers: &[Arc<KeyManager>]) -> Result<(), String> {
     let applying = state.applying.lock().unwrap_or_else(PoisonError::into_inner);
     serve(state, config, managers, &applying)?;
-    fleet_view::reconfigured(state, config);
+    view::reconfigured(&state.fleet_view, state.fleet.as_deref(), config);
     state.managers.store(Arc::new(managers.to_vec()));
     state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
     state.log.set_level(logging::level(config));

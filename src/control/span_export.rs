@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
-use rustix::system::uname;
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -15,7 +14,7 @@ use super::http_client::{self, Bounds, Request};
 use crate::config::{Config, Otlp, Url};
 use crate::limits::{SPAN_BATCH_MAX, SPAN_QUEUE_MAX};
 use crate::telemetry::spans::{SpanCounts, Spans, batch};
-use crate::telemetry::{Level, Log};
+use crate::telemetry::{Level, Log, host};
 use crate::tls::client;
 
 const THREAD: &str = "xksd-spans";
@@ -68,7 +67,7 @@ fn open(otlp: &Otlp, log: &Log, counts: &Arc<SpanCounts>) -> Result<Option<Spans
     let export = Export {
         collector,
         tls: tls.map(|builder| Arc::new(builder.with_no_client_auth())),
-        instance: instance(),
+        instance: host::name(),
         counts: counts.clone(),
         log: log.clone(),
     };
@@ -77,10 +76,6 @@ fn open(otlp: &Otlp, log: &Log, counts: &Arc<SpanCounts>) -> Result<Option<Spans
         .spawn(move || export.run(&spans))
         .map_err(|error| format!("server.otlp_endpoint: no thread can be started: {error}"))?;
     Ok(Some(Spans::new(otlp.sample_one_in, queue, counts.clone())))
-}
-
-fn instance() -> String {
-    uname().nodename().to_string_lossy().into_owned()
 }
 
 struct Export {

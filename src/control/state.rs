@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -12,14 +12,15 @@ use super::attendants::Attendants;
 use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::Budgets;
+use super::digests::Digests;
 use super::fleet::Fleet;
+use super::last_reload::{LastReload, RefusedFiles};
 use super::movable_listener::MovableListener;
 use super::notify::Notify;
 use super::unsealing::{KeyFiles, Unsealing};
 use super::watched::Watched;
 use super::witness::listener::ServiceWitness;
 use crate::config::Config;
-use crate::config::files::Files;
 use crate::key_manager::Health;
 use crate::keystore::{FleetView, KeyManager, KeyStores};
 use crate::limits::FLEET_START_TIME_MAX;
@@ -43,8 +44,8 @@ pub struct State {
     pub control_reachable: AtomicBool,
     /// What became of files that changed.
     pub watched: Watched,
-    /// Those of the fleet that are not in force.
-    pub fleet_files: Mutex<Option<RefusedFiles>>,
+    /// What they hold and is not in force.
+    pub refused_files: Mutex<Option<RefusedFiles>>,
     /// What became of the spans of requests.
     pub spans: Arc<SpanCounts>,
     /// Where the configuration asks for it: cosigns the checkpoints of other trails.
@@ -55,6 +56,8 @@ pub struct State {
     pub attendants: Attendants,
     /// What would be served if all key managers served that a reload opens.
     pub candidate: ArcSwapOption<KeyStores>,
+    /// What is said of what shards serve.
+    pub digests: ArcSwap<Digests>,
     /// What shards serve.
     pub stores: Arc<ArcSwap<KeyStores>>,
     /// What shards greet new connections with.
@@ -192,38 +195,5 @@ impl State {
             Some(_) => "; the last reload was refused",
         };
         format!("{ready}; {serving} of {all} key managers serve{blocks}{refused}")
-    }
-}
-
-/// What became of the last reload, for `/status` and `/metrics`: who cuts AWS off by one must see
-/// that it was taken over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastReload {
-    /// When a configuration was taken over last; the start counts as one.
-    pub succeeded_at: SystemTime,
-    /// The first line of why the last reload was refused; `None` where it was not. As the log's,
-    /// without anything secret.
-    pub refused: Option<String>,
-    /// What the configuration that was taken over last asks for and is in force from the next start
-    /// only, a line each, as the log's. Nothing at the start.
-    pub waiting_for_restart: Vec<String>,
-    /// What it asks for and could not be had, a line each: another reload tries it again.
-    pub failed: Vec<String>,
-}
-
-/// Files of the fleet that were refused.
-pub struct RefusedFiles {
-    /// What was on disk then: what the configuration names, and its texts.
-    pub found: Files,
-    /// Why.
-    pub why: String,
-    /// What was told of it.
-    pub told: Arc<LastReload>,
-}
-
-impl LastReload {
-    /// Now, and nothing was refused.
-    pub fn success(waiting_for_restart: Vec<String>, failed: Vec<String>) -> Self {
-        Self { succeeded_at: SystemTime::now(), refused: None, waiting_for_restart, failed }
     }
 }

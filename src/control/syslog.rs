@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::telemetry::host::name_for_syslog;
 use crate::telemetry::log::timestamp;
 
 /// Facility "security/authorization messages (private)" (10), severity "notice" (5): RFC 5424,
@@ -18,13 +19,8 @@ const PRIORITY: u8 = 10 * 8 + 5;
 pub(super) fn send(socket: &Path, message_id: &str, message: &str) -> io::Result<()> {
     let datagram = UnixDatagram::unbound()?;
     datagram.set_nonblocking(true)?;
-    let system = rustix::system::uname();
-    // HOSTNAME and the rest are words without spaces; "-" where there is none.
-    let host = match system.nodename().to_str() {
-        Ok(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()) => name,
-        _ => "-",
-    };
     let (time, process) = (timestamp(SystemTime::now()), std::process::id());
+    let host = name_for_syslog();
     let line = format!("<{PRIORITY}>1 {time} {host} xksd {process} {message_id} - {message}");
     datagram.send_to(line.as_bytes(), socket).map(drop)
 }

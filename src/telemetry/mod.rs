@@ -4,6 +4,7 @@
 //! A shard writes only its own [`ShardMetrics`], so its locks are never waited for but while
 //! someone reads them.
 
+pub mod host;
 pub mod limiter;
 pub mod log;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use rcgen::KeyPair;
 use serde_json::{Value, json};
@@ -363,6 +364,40 @@ fn files_of_the_fleet_bring_no_edit_of_the_configuration_into_force() {
     assert!(put("who.cedar", FORBID).status.success());
     assert_eq!(server.status()["config_last_reload"]["refused"], Value::Null);
     assert!(forbidden());
+}
+
+#[test]
+fn a_file_of_the_fleet_that_is_refused_is_refused_once_by_whoever_sees_it() {
+    let etcd = Etcd::start();
+    let (a, _) = given(&etcd, PERMIT);
+    let text = read(&a, "xksd.toml").replace("watch_files = false", "watch_files = true");
+    a.write("xksd.toml", &text);
+    let server = a.start();
+    eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
+    let put = |content: &str| {
+        let file = a.write("who.cedar", content);
+        xksd(&a, &["fleet", "put", "who.cedar", file.to_str().expect("UTF-8")])
+    };
+    let refused = || server.metric("xksd_file_changes_total{result=\"refused\"}");
+    assert!(!put("forbid(").status.success());
+    // Time for the watch to see the change, too.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!put("forbid(").status.success(), "the same again, which changes nothing");
+    let lines = server.messages();
+    let count = lines.iter().filter(|line| line.contains("configuration not reloaded")).count();
+    assert_eq!((count, refused()), (1, 1.0), "{lines:#?}");
+
+    // What else is refused meanwhile is not forgotten by the fleet's file that is put right.
+    let key = read(&a, "tls/key.pem");
+    a.write("tls/key.pem", "no key");
+    eventually("the watch has refused it", || refused() == 2.0);
+    put(PERMIT);
+    assert_ne!(server.status()["config_last_reload"]["refused"], Value::Null);
+    a.write("tls/key.pem", &key);
+    eventually("nothing is refused any more", || {
+        server.status()["config_last_reload"]["refused"] == Value::Null
+    });
+    serves(&a, &server);
 }
 
 #[test]

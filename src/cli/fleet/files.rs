@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::cli::service::Service;
 use crate::cli::{Failure, files};
 use crate::control::commands::Request;
-use crate::control::fleet_commands;
+use crate::control::sharing::commands as fleet_commands;
 use crate::file;
 use crate::limits::FLEET_FILE_BYTES_MAX;
 

@@ -7,7 +7,7 @@ mod status;
 use super::Failure;
 use super::service::Service;
 use crate::control::commands::Request;
-use crate::control::fleet_commands;
+use crate::control::sharing::commands as fleet_commands;
 
 /// See and change all instances of the service together
 #[derive(Debug, clap::Subcommand)]

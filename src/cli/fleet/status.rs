@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::cli::service::{Service, print_json};
 use crate::cli::{Failure, print};
 use crate::control::commands::Request;
-use crate::control::fleet_commands;
+use crate::control::sharing::commands as fleet_commands;
 use crate::fleet::Summary;
 use crate::fleet::status::{Member, Status, odd_ones};
 use crate::telemetry::log::Printable;

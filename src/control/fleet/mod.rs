@@ -1,5 +1,5 @@
 //! The fleet as this instance takes part in it. What is shared stands in etcd, sealed; etcd is
-//! asked by one thread (`control::fleet_thread`) and by commands, and never on a request's way.
+//! asked by one thread (`control::sharing`) and by commands, and never on a request's way.
 //!
 //! Below the prefix: `documents/…` (block list and files), `instances/NAME` (what each says of
 //! itself, under a lease) and `members/NAME` (who belongs to the fleet, until it leaves by itself).
@@ -9,6 +9,7 @@ pub mod etcd;
 mod members;
 pub mod peers;
 mod reach;
+pub mod view;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use rustix::system::uname;
 
 pub use members::{Connection, Members};
 pub use reach::Reach;
@@ -35,7 +35,7 @@ use crate::limits::{
     FLEET_DOCUMENTS_A_PAGE, FLEET_DOCUMENTS_MAX, FLEET_INSTANCES_A_PAGE, FLEET_INSTANCES_MAX,
     FLEET_SUMMARY_BYTES_MAX,
 };
-use crate::telemetry::{Level, Log};
+use crate::telemetry::{Level, Log, host};
 
 /// What a call to etcd or a peer may take.
 const BOUNDS: Bounds = Bounds {
@@ -84,6 +84,8 @@ pub struct Joined {
     pub documents: Documents,
     /// Who they are.
     pub members: Members,
+    /// Held by who takes over files that have changed.
+    pub taking_over: Mutex<()>,
     /// Documents that etcd has lost, or has in an older form.
     to_restore: Mutex<BTreeSet<String>>,
     log: Log,
@@ -102,7 +104,7 @@ impl Fleet {
     ) -> Result<Fleet, String> {
         let name = match &configured.name {
             Some(name) => name.clone(),
-            None => host_name()?,
+            None => name_of_host()?,
         };
         let run = crate::hex::hex(&nonce()?);
         let reach = Arc::new(ArcSwap::from_pointee(Reach::of(configured)?));
@@ -118,6 +120,7 @@ impl Fleet {
                     prefix: format!("{}/", etcd.prefix),
                     documents: Documents::load(key, dir, blocks.clone())?,
                     members: Members::default(),
+                    taking_over: Mutex::default(),
                     to_restore: Mutex::default(),
                     log: log.clone(),
                 }))
@@ -149,8 +152,8 @@ impl Fleet {
     }
 }
 
-fn host_name() -> Result<String, String> {
-    let name = uname().nodename().to_string_lossy().into_owned();
+fn name_of_host() -> Result<String, String> {
+    let name = host::name();
     if is_name(&name) {
         return Ok(name);
     }

@@ -16,9 +16,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::blocks;
-use super::fleet::Reach;
+use super::last_reload::LastReload;
 use super::serving::apply;
-use super::state::{LastReload, State};
+use super::state::State;
 use crate::audit::record::Record;
 use crate::config::difference::{self, Certificates};
 use crate::config::{Config, Invalid, Problem};
@@ -253,15 +253,11 @@ fn take_over(
     warnings.extend(tls_in_force.warnings().iter().map(ToString::to_string));
     warnings.extend(blocks_of_nothing(state, &config));
     let waiting = difference::keep_running(&mut config, &old);
-    let fleet = if tls.is_some() { fleet_reach(&old, &config)? } else { None };
     let prepared = Prepared::new(state, &old, &config)?;
     let plan = Plan::new(state, &old, &config);
     let before_opening = plan.before_opening(&config, &old);
     let managers = state.managers.load_full();
     warnings.extend(prepared.take_over(state, &config)?);
-    if let (Some(fleet), Some(reach)) = (&state.fleet, fleet) {
-        fleet.set_reach(reach);
-    }
     let first = before_opening.as_ref().map(|config| apply(state, config, &managers));
     first.transpose()?;
     let before = (&*old, Certificates::from(&*old_tls));
@@ -288,12 +284,6 @@ fn take_over(
     let changes = difference::at_reload(before, (&config, certificates));
     let weakened = difference::weakened(&old, &config);
     Ok(Reloaded { changes, weakened, warnings, waiting, failed })
-}
-
-/// How the fleet is reached, where that has changed; its certificates are read.
-fn fleet_reach(old: &Config, new: &Config) -> Result<Option<Reach>, String> {
-    let changed = new.fleet.as_ref().filter(|_| !difference::fleet_changes(old, new).is_empty());
-    changed.map(Reach::of).transpose()
 }
 
 /// Fails where the new configuration leaves out what must not be given up so.

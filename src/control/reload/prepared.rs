@@ -1,7 +1,8 @@
 //! What a reload opens beside key managers: listeners, the audit trail, the log and who gets its
-//! spans. First all of it is opened, and then put in force.
+//! spans, the way to the fleet. First all of it is opened, and then put in force.
 
-use crate::config::Config;
+use crate::config::{Config, difference};
+use crate::control::fleet::Reach;
 use crate::control::state::State;
 use crate::control::witness::listener as witness;
 use crate::control::{audit, logging, movable_listener, span_export};
@@ -14,6 +15,8 @@ pub(super) struct Prepared {
     witness: Option<witness::Change>,
     log: Option<Opened>,
     spans: Option<Option<Spans>>,
+    /// Where that has changed.
+    fleet: Option<Reach>,
     audit: audit::Change,
 }
 
@@ -28,6 +31,7 @@ impl Prepared {
             witness: state.witness.prepare(config)?,
             log: logging::prepare(old, config, &state.log)?,
             spans: span_export::change(old, config, &state.log, &state.spans)?,
+            fleet: fleet_reach(old, config)?,
             // Last: a trail that begins makes files.
             audit: state.audit.prepare(config)?,
         })
@@ -42,7 +46,7 @@ impl Prepared {
         state: &State,
         config: &Config,
     ) -> Result<Option<String>, String> {
-        let Prepared { admin, witness, log, spans, audit } = self;
+        let Prepared { admin, witness, log, spans, fleet, audit } = self;
         let diverted = log.map(|opened| logging::divert(&state.log, opened, config));
         let warning = diverted.transpose()?.flatten();
         state.admin.take_over(admin, &state.log)?;
@@ -51,6 +55,15 @@ impl Prepared {
         if let Some(spans) = spans {
             state.log.set_spans(spans);
         }
+        if let (Some(fleet), Some(reach)) = (&state.fleet, fleet) {
+            fleet.set_reach(reach);
+        }
         Ok(warning)
     }
+}
+
+/// Reads its certificates.
+fn fleet_reach(old: &Config, new: &Config) -> Result<Option<Reach>, String> {
+    let changed = new.fleet.as_ref().filter(|_| !difference::fleet_changes(old, new).is_empty());
+    changed.map(Reach::of).transpose()
 }

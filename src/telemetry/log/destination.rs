@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::Level;
 use super::line::timestamp;
+use crate::telemetry::host::{is_word, name_for_syslog};
 
 /// Where systemd-journald and syslog daemons listen.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -185,12 +186,10 @@ fn field_name(name: &str) -> String {
 /// RFC 5424. The message is the line of JSON; MSGID is its event.
 fn syslog_message(line: &[u8], values: &Map<String, Value>) -> Vec<u8> {
     let text = |name: &str| values.get(name).and_then(Value::as_str);
-    let is_word = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic());
     let now = || timestamp(SystemTime::now());
-    let time = text("time").filter(is_word).map_or_else(now, ToOwned::to_owned);
-    let event = text("event").filter(is_word).unwrap_or("-");
-    let system = rustix::system::uname();
-    let host = system.nodename().to_str().ok().filter(|name| is_word(name)).unwrap_or("-");
+    let time = text("time").filter(|word| is_word(word)).map_or_else(now, ToOwned::to_owned);
+    let event = text("event").filter(|word| is_word(word)).unwrap_or("-");
+    let host = name_for_syslog();
     let (priority, process) = (FACILITY * 8 + severity(values), std::process::id());
     let mut message = format!("<{priority}>1 {time} {host} xksd {process} {event} - ").into_bytes();
     message.extend_from_slice(line);

@@ -1,21 +1,21 @@
 //! Hears from peers now and then what key managers they have. One thread, which no request waits
 //! for.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Builder;
 use std::time::Instant;
 
-use super::fleet::{Fleet, Way};
-use super::fleet_view;
-use super::state::State;
+use crate::control::fleet::{Fleet, Way, view};
+use crate::control::state::State;
 use crate::limits::{FLEET_PEERS_INTERVAL, FLEET_TICK};
 
 /// Starts the thread, where there are peers.
 ///
 /// # Errors
 /// When there is no thread.
-pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
+pub(super) fn start(state: &Arc<State>) -> io::Result<()> {
     let has_peers = |fleet: &Arc<Fleet>| matches!(fleet.way, Way::Peers(_));
     let Some(fleet) = state.fleet.clone().filter(has_peers) else { return Ok(()) };
     let state = state.clone();
@@ -31,12 +31,11 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
                 let others: Vec<_> = others
                     .filter_map(|member| Some((&*member.name, member.summary.as_ref()?)))
                     .collect();
-                fleet_view::heard(&state, &others);
+                view::heard(&state.fleet_view, &state.stores.load(), &others);
                 next = Instant::now() + FLEET_PEERS_INTERVAL;
             }
             std::thread::sleep(FLEET_TICK);
         }
     };
-    let thread = Builder::new().name("xksd-peers".into()).spawn(run);
-    thread.map(drop).map_err(|error| format!("cannot start the fleet's thread: {error}"))
+    Builder::new().name("xksd-peers".into()).spawn(run).map(drop)
 }

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::blocks;
-use super::fleet::documents::block_list;
-use super::fleet::{Fleet, Joined, Way};
-use super::fleet_files;
-use super::instance::summary;
-use super::state::State;
+use super::files;
+use crate::control::blocks;
+use crate::control::fleet::documents::block_list;
+use crate::control::fleet::{Fleet, Joined, Way};
+use crate::control::instance::summary;
+use crate::control::state::State;
 use crate::fleet::document::{BLOCKS, file_of, is_name, of_file};
 use crate::fleet::status::{Member, Status};
 use crate::fleet::{Content, Document};
@@ -71,7 +71,7 @@ impl Told {
 }
 
 /// Does what is asked, on behalf of `who`.
-pub(super) fn run(state: &Arc<State>, request: Request, who: &str) -> Result<Told, String> {
+pub fn run(state: &Arc<State>, request: Request, who: &str) -> Result<Told, String> {
     let fleet = fleet(state)?;
     match request {
         Request::Status {} => {
@@ -101,7 +101,7 @@ fn joined(fleet: &Fleet) -> Result<&Joined, String> {
 }
 
 /// All that is known of the fleet: from etcd, or by asking the others.
-pub(super) fn status(state: &State, fleet: &Fleet) -> Status {
+fn status(state: &State, fleet: &Fleet) -> Status {
     let asked = fleet.name.clone();
     match &fleet.way {
         Way::Etcd(_) => known(fleet).unwrap_or_default(),
@@ -142,7 +142,7 @@ pub fn known(fleet: &Fleet) -> Option<Status> {
 ///
 /// # Errors
 /// When it could not be written: then it is in force nowhere.
-pub(super) fn block(state: &State, block: &Block) -> Result<Told, String> {
+pub fn block(state: &State, block: &Block) -> Result<Told, String> {
     let fleet = fleet(state)?;
     let joined = joined(fleet)?;
     let document = joined.change(BLOCKS, |content| {
@@ -158,7 +158,7 @@ pub(super) fn block(state: &State, block: &Block) -> Result<Told, String> {
 ///
 /// # Errors
 /// When there is no such block in the fleet, or it could not be written.
-pub(super) fn unblock(state: &State, key_store: &str, key: Option<&str>) -> Result<Told, String> {
+pub fn unblock(state: &State, key_store: &str, key: Option<&str>) -> Result<Told, String> {
     let fleet = fleet(state)?;
     let joined = joined(fleet)?;
     let now = blocks::unix_seconds();
@@ -211,7 +211,7 @@ fn file_changed(
 ) -> Told {
     state.log.event(Level::Warn, format!("fleet: {done}, by {who}"));
     // The thread may have done so, or not yet: what it says is wanted here.
-    let reloaded = fleet_files::take_over(state, joined, who);
+    let reloaded = files::take_over(state, joined, who);
     let told = confirmed(fleet, joined, &of_file(name), document);
     let message = format!("{done}. {}", told.message);
     match reloaded {

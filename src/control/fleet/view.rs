@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::state::State;
+use super::Fleet;
 use crate::config::{Config, Shared};
 use crate::fleet::Summary;
 use crate::fleet::key_managers::of_others;
-use crate::keystore::FleetView;
+use crate::keystore::{FleetView, KeyStores};
 
 /// As far as a configuration says it.
 pub fn new(config: &Config) -> Arc<FleetView> {
@@ -27,27 +27,26 @@ fn configured(config: &Config) -> u32 {
 }
 
 /// Another configuration is in force. What etcd has said stays.
-pub(super) fn reconfigured(state: &State, config: &Config) {
-    let joined = state.fleet.as_ref().and_then(|fleet| fleet.joined());
+pub fn reconfigured(view: &FleetView, fleet: Option<&Fleet>, config: &Config) {
+    let joined = fleet.and_then(Fleet::joined);
     if joined.is_none_or(|joined| joined.members.registered() == 0) {
-        state.fleet_view.size.store(configured(config), Ordering::Relaxed);
+        view.size.store(configured(config), Ordering::Relaxed);
     }
 }
 
 /// So many are registered.
-pub(super) fn registered(state: &State, count: usize) {
+pub fn registered(view: &FleetView, count: usize) {
     if let Ok(count @ 1..) = u32::try_from(count) {
-        state.fleet_view.size.store(count, Ordering::Relaxed);
+        view.size.store(count, Ordering::Relaxed);
     }
 }
 
 /// This is what the others say of themselves, by name. An instance that is not among them, or is
 /// not heard, has no key managers any more.
-pub(super) fn heard(state: &State, others: &[(&str, &Summary)]) {
-    let stores = state.stores.load();
+pub fn heard(view: &FleetView, served: &KeyStores, others: &[(&str, &Summary)]) {
     let said = others.iter().map(|(name, summary)| (*name, &summary.key_managers[..]));
-    let others = of_others(said, |key_store| stores.by_prefix.contains_key(key_store));
-    if others != **state.fleet_view.others.load() {
-        state.fleet_view.others.store(Arc::new(others));
+    let others = of_others(said, |key_store| served.by_prefix.contains_key(key_store));
+    if others != **view.others.load() {
+        view.others.store(Arc::new(others));
     }
 }

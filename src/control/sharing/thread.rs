@@ -2,16 +2,18 @@
 //! etcd has lost. One thread, which no request waits for.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use super::fleet::{Fleet, Joined, Reach};
-use super::fleet_files;
-use super::fleet_view;
-use super::instance::summary;
-use super::state::State;
+use super::files;
+use crate::control::changed_files;
+use crate::control::fleet::view;
+use crate::control::fleet::{Fleet, Joined, Reach};
+use crate::control::instance::summary;
+use crate::control::state::State;
 use crate::fleet::Summary;
 use crate::limits::{
     FLEET_HEALTH_AGE_MAX, FLEET_KEEP_ALIVE_INTERVAL, FLEET_LEASE, FLEET_RESYNC_INTERVAL,
@@ -26,7 +28,7 @@ const RESTORE_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When there is no thread.
-pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
+pub(super) fn start(state: &Arc<State>) -> io::Result<()> {
     let Some(fleet) = state.fleet.clone().filter(|fleet| fleet.joined().is_some()) else {
         return Ok(());
     };
@@ -35,7 +37,7 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
         let Some(joined) = fleet.joined() else { return };
         while !is_draining(&state) {
             // Also while etcd is away: at the start, and when what could not be written is.
-            if fleet_files::are_refused(&state) {
+            if changed_files::are_refused(&state) {
                 joined.documents.look_again();
             }
             take_over_files(&state, joined);
@@ -56,8 +58,7 @@ pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
             std::thread::sleep(pause);
         }
     };
-    let thread = Builder::new().name("xksd-fleet".into()).spawn(run);
-    let thread = thread.map_err(|error| format!("cannot start the fleet's thread: {error}"))?;
+    let thread = Builder::new().name("xksd-fleet".into()).spawn(run)?;
     let _ = of_thread.thread.set(thread);
     Ok(())
 }
@@ -72,7 +73,8 @@ fn lost(state: &State, joined: &Joined, why: &str) {
 
 /// Key managers of the others, for AWS KMS.
 fn show(state: &State, fleet: &Fleet, joined: &Joined) {
-    let see = |others: &[(&str, &Summary)]| fleet_view::heard(state, others);
+    let (view, served) = (&state.fleet_view, state.stores.load());
+    let see = |others: &[(&str, &Summary)]| view::heard(view, &served, others);
     joined.members.of_others(&fleet.name, FLEET_HEALTH_AGE_MAX, see);
 }
 
@@ -80,7 +82,7 @@ fn show(state: &State, fleet: &Fleet, joined: &Joined) {
 fn take_over_files(state: &Arc<State>, joined: &Joined) {
     if joined.documents.files_changed() {
         // What is to be said of it stands in the log, and in the summary.
-        let _ = fleet_files::take_over(state, joined, "the fleet's files");
+        let _ = files::take_over(state, joined, "the fleet's files");
     }
 }
 
@@ -180,7 +182,7 @@ impl<'a> Session<'a> {
                 self.joined.restore()?;
                 self.restored = now;
                 show(self.state, self.fleet, self.joined);
-                if fleet_files::are_refused(self.state) {
+                if changed_files::are_refused(self.state) {
                     self.joined.documents.look_again();
                 }
             }
@@ -196,7 +198,7 @@ impl<'a> Session<'a> {
 
     fn take_over(&mut self) {
         take_over_files(self.state, self.joined);
-        fleet_view::registered(self.state, self.joined.members.registered());
+        view::registered(&self.state.fleet_view, self.joined.members.registered());
     }
 
     fn news(&self) -> News {
