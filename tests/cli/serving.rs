@@ -11,7 +11,7 @@ use rcgen::KeyPair;
 use rustix::process::Signal;
 use test_harness::config::{key, key_store};
 use test_harness::pki::{Ca, KMS_NAME, Leaf};
-use test_harness::{A, Api, B, Config, Installation, Server, eventually};
+use test_harness::{A, Api, B, Config, Installation, Server, eventually, free_port};
 
 fn xksd(directory: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xksd"))
@@ -25,11 +25,6 @@ fn xksd(directory: &Path, words: &[&str]) -> Output {
 fn told(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 /// A configuration with a port that `xksd probe --config` can know.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use test_harness::api::{encrypt_body, name};
 use test_harness::config::{FOO, OTHER};
 use test_harness::{
-    A, Api, B, C, Config, Installation, Request, Server, Wire, aad, b64, envelope, eventually, with,
+    A, Api, B, C, Config, Installation, Request, Server, Wire, aad, b64, envelope, eventually,
+    free_port, with,
 };
 
 fn requests(server: &Server, key_store: &str, operation: &str, error: &str) -> f64 {
@@ -618,10 +619,6 @@ fn a_reload_moves_closes_and_opens_the_admin_listener() {
         assert!(text.contains(listener), "{text}");
         installation.write("xksd.toml", &text.replace(listener, listen));
     };
-    let free = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("bound").port()
-    };
     let (before, taken) = (server.admin, std::net::TcpListener::bind("127.0.0.1:0").expect("one"));
 
     // Taken: the old one stays.
@@ -630,7 +627,7 @@ fn a_reload_moves_closes_and_opens_the_admin_listener() {
     server.wait_event(&["not reloaded", "admin.listen: cannot listen on"]);
     assert_eq!(server.get("/readyz").0, 200);
 
-    let now = free();
+    let now = free_port();
     configure(&format!("[admin]\nlisten = \"127.0.0.1:{now}\""));
     server.reload();
     eventually("the old one is closed", || is_closed(before));

@@ -2,13 +2,14 @@
 //! counted and said.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use test_harness::api::request_id;
-use test_harness::{Api, Config, Installation, Request, Server, Wire, eventually, programs};
+use test_harness::{
+    Api, Config, Installation, Request, Server, Wire, eventually, free_port, programs,
+};
 
 /// An installation whose server listens on ports that are known before.
 struct Known {
@@ -24,9 +25,7 @@ impl Known {
 
     /// `more`: lines of `[server]`.
     fn with(more: &str) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").expect("a port");
-        let (one, other) = (free(), free());
-        let [port, admin] = [&one, &other].map(|l| l.local_addr().expect("bound").port());
+        let [port, admin] = [(); 2].map(|()| free_port());
         let mut config = Config::default();
         config.server = config.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
         config.server += more;

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::eventually;
+use crate::{eventually, free_port};
 
 /// The process; it ends with this.
 pub struct Etcd {
@@ -15,11 +15,6 @@ pub struct Etcd {
     dir: tempfile::TempDir,
     pub port: u16,
     tls: Vec<String>,
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound").port()
 }
 
 impl Etcd {

@@ -20,6 +20,8 @@ pub mod softhsm;
 pub mod token;
 pub mod wire;
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub use api::{Api, aad, b64, bytes, envelope, with};
@@ -33,6 +35,22 @@ pub use wire::{Response, Wire};
 
 /// Only so that a broken test ends: nothing is measured by it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A port that is free now. Not one of those that the kernel gives to whoever asks for any: until
+/// it is used, neither a connection nor a listener of another test takes it.
+pub fn free_port() -> u16 {
+    const LOWEST: u16 = 10_000;
+    const PROCESSES: u16 = 200;
+    const OF_A_PROCESS: u16 = 100;
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let process = (std::process::id() % u32::from(PROCESSES)) as u16;
+    let next = |_| {
+        let asked = ASKED.fetch_add(1, Ordering::Relaxed) % OF_A_PROCESS;
+        LOWEST + process * OF_A_PROCESS + asked
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..OF_A_PROCESS).map(next).find(is_free).expect("a port")
+}
 
 /// Waits until something is so; gives how long that took.
 pub fn eventually(what: &str, so: impl FnMut() -> bool) -> Duration {
