@@ -13,14 +13,14 @@ use test_harness::{Api, Config, Etcd, Installation, Server, b64, eventually, pro
 const SECRET: &str = "DAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const BLOCKS: &str = "/xksd/test/documents/blocks";
 
-fn config(fleet: &str) -> Config {
+pub(super) fn config(fleet: &str) -> Config {
     let config = Config::default();
     let admin = format!("{}\n\n[fleet]\n{fleet}", config.admin);
     // Not the 2 that register: the size says 2 only when etcd has said so.
     Config { admin, ..config }.server("instances = 3")
 }
 
-fn in_etcd(etcd: &Etcd, name: &str) -> Config {
+pub(super) fn in_etcd(etcd: &Etcd, name: &str) -> Config {
     config(&format!(
         "name = \"{name}\"\nsecret = {{ file = \"secrets/fleet\" }}\netcd = {{ endpoints = \
          [\"{}\"], prefix = \"/xksd/test\" }}",
@@ -28,7 +28,7 @@ fn in_etcd(etcd: &Etcd, name: &str) -> Config {
     ))
 }
 
-fn installation(etcd: &Etcd, name: &str) -> Installation {
+pub(super) fn installation(etcd: &Etcd, name: &str) -> Installation {
     let installation = Installation::default();
     installation.write("secrets/fleet", SECRET);
     installation.configure(&in_etcd(etcd, name));
@@ -46,7 +46,7 @@ fn said(output: &Output) -> String {
     String::from_utf8(text).expect("text")
 }
 
-fn done(installation: &Installation, arguments: &[&str]) -> String {
+pub(super) fn done(installation: &Installation, arguments: &[&str]) -> String {
     let output = xksd(installation, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", said(&output));
     said(&output)
@@ -71,7 +71,7 @@ fn serves(installation: &Installation, server: &Server) {
     Api::new(installation, server).round_trip("foo");
 }
 
-fn both_registered(server: &Server) {
+pub(super) fn both_registered(server: &Server) {
     eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
     eventually("both are registered", || server.metric("xksd_fleet_size") == 2.0);
 }
@@ -111,63 +111,6 @@ fn a_block_reaches_all_and_outlives_etcd() {
     assert!(text.contains("no longer blocked in the fleet. 2 instances have confirmed"), "{text}");
     serves(&b, &server_b);
     assert!(is_blocked(&a, &server_a), "by its own block of the key");
-}
-
-/// The same, with a second key manager, which key store `/one` has and no other.
-fn with_second_key_manager(config: Config, name: &str) -> Config {
-    let second = config.key_managers.replace("\"local\"\nkind", &format!("\"{name}\"\nkind"));
-    let (one, both) =
-        ("key_manager = [\"local\"]", format!("key_manager = [\"local\", \"{name}\"]"));
-    let key_managers = format!("{}\n{second}", config.key_managers);
-    let key_stores = config.key_stores.replacen(one, &both, 1);
-    Config { key_managers, key_stores, ..config }
-}
-
-/// The key managers that AWS KMS is shown of a key store.
-fn shown(installation: &Installation, server: &Server, key_store: &'static str) -> Vec<String> {
-    let mut api = Api::new(installation, server);
-    (api.prefix, api.credential) =
-        (key_store, if key_store == "/two" { test_harness::C } else { test_harness::A });
-    let health = api.health();
-    let all = health["ekmFleetDetails"].as_array().expect("some");
-    let one = |one: &Value| format!("{} {}", one["id"], one["healthStatus"]).replace('"', "");
-    all.iter().map(one).collect()
-}
-
-#[test]
-fn health_shows_the_key_managers_of_all_instances_by_key_store() {
-    let etcd = Etcd::start();
-    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
-    b.configure(&with_second_key_manager(in_etcd(&etcd, "b"), "site-b"));
-    let (server_a, server_b) = (a.start(), b.start());
-    both_registered(&server_a);
-    let both = ["local ACTIVE", "site-b ACTIVE"];
-    eventually("those of b are shown", || shown(&a, &server_a, "/one") == both);
-    assert_eq!(shown(&b, &server_b, "/one"), both, "its own");
-    assert_eq!(shown(&a, &server_a, "/two"), ["local ACTIVE"], "nothing of another key store's");
-
-    assert_eq!(server_b.stop().0, Some(0));
-    eventually("those of b are gone", || shown(&a, &server_a, "/one") == ["local ACTIVE"]);
-}
-
-#[test]
-fn health_shows_the_key_managers_of_peers() {
-    let b = Installation::default();
-    b.configure(&with_second_key_manager(Config::default(), "site-b"));
-    let server_b = b.start();
-    let a = Installation::default();
-    let peers = |port: u16| config(&format!("name = \"a\"\npeers = [\"http://127.0.0.1:{port}\"]"));
-    // Nobody is there, until a reload names the right one.
-    a.configure(&peers(9));
-    let server_a = a.start();
-    assert_eq!(shown(&a, &server_a, "/one"), ["local ACTIVE"]);
-    a.configure(&peers(server_b.admin));
-    assert!(done(&a, &["reload"]).contains("fleet.peers is"));
-    let both = ["local ACTIVE", "site-b ACTIVE"];
-    eventually("those of b are shown", || shown(&a, &server_a, "/one") == both);
-    assert_eq!(shown(&a, &server_a, "/two"), ["local ACTIVE"]);
-    drop(server_b);
-    eventually("those of b are gone", || shown(&a, &server_a, "/one") == ["local ACTIVE"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod budgets;
 mod calls;
 mod file_watch;
 mod fleet;
+mod fleet_health;
 mod haproxy;
 mod hostile;
 mod http;

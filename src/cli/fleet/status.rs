@@ -10,6 +10,7 @@ use crate::cli::{Failure, print};
 use crate::control::commands::Request;
 use crate::control::sharing::commands as fleet_commands;
 use crate::fleet::Summary;
+use crate::fleet::key_managers::{Health, KeyManager};
 use crate::fleet::status::{Member, Status, odd_ones};
 use crate::telemetry::log::Printable;
 use crate::telemetry::log::timestamp;
@@ -162,6 +163,7 @@ fn rows(members: &[Member], now: i64) -> Vec<Row> {
             (format!("{percent:.1} %"), percent > BUDGET_PERCENT_MAX)
         }),
         shares(members),
+        each("HSMs active", &|_, summary| hsms(&summary.key_managers)),
         each("clock", &|member, _| match member.clock_ms {
             None => ("?".to_owned(), false),
             Some(off) => (format!("{:+.1} s", off as f64 / 1_000.0), off.abs() > CLOCK_MS_MAX),
@@ -185,6 +187,15 @@ fn shares(members: &[Member]) -> Row {
         Some(shares) => (shares.to_string(), odd || *shares < members.len() as u64),
     };
     Row { name: "budget shares", cells: shares.iter().zip(odd_ones(&shares)).map(cell).collect() }
+}
+
+/// An older version says nothing of them.
+fn hsms(all: &[KeyManager]) -> (String, bool) {
+    let active = all.iter().filter(|one| one.health == Health::Active).count();
+    match all.len() {
+        0 => ("?".to_owned(), false),
+        count => (format!("{active} of {count}"), active < count),
+    }
 }
 
 fn away(member: &Member) -> String {
@@ -242,6 +253,13 @@ mod tests {
         assert!(!shown.contains(RED));
         assert!(text(&odd, 0, true).contains(&format!("{RED}* 2")));
         assert!(text(&odd, 95 * DAY_SECONDS, false).contains("* 5 days"));
+        let mut slow = odd.clone();
+        let of = |health| KeyManager { health, ..KeyManager::default() };
+        let both = vec![of(Health::Active), of(Health::Degraded)];
+        slow.members[1].summary.as_mut().expect("there").key_managers = both;
+        let shown = text(&slow, 0, false);
+        let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("HSMs active ? * 1 of 2 ? "), "{shown}");
         let mut few = odd.clone();
         few.members[1].summary.as_mut().expect("there").budget_shares = 1;
         let shown = text(&few, 0, false);
