@@ -14,6 +14,7 @@ use crate::fleet::document::is_name;
 use crate::fleet::sealed::SECRET_BYTES;
 use crate::limits::{FLEET_ENDPOINTS_MAX, FLEET_FILE_NAME_BYTES_MAX, FLEET_PREFIX_BYTES_MAX};
 use crate::secret::SecretString;
+use crate::tls::client::NotUsable;
 
 /// `[fleet]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +160,7 @@ pub(super) fn fleet(root: &Section<'_>) -> Option<Option<Fleet>> {
     let Some(value) = root.optional("fleet") else { return Some(None) };
     let section = value.section(&names(KEYS))?;
     let name = section.or("name", None, |value| instance_name(value).map(Some));
-    let anchors = section.or("trust_anchors", None, |value| value.file().map(Some));
+    let anchors = section.or("trust_anchors", None, |value| value.trust_anchors().map(Some));
     let key = section.or("secret", None, |value| fleet_secret(value).map(Some));
     let shared = match (section.optional("peers"), section.optional("etcd")) {
         (Some(peers), None) => {
@@ -225,7 +226,17 @@ fn etcd(value: &Value<'_>) -> Option<Etcd> {
         _ => return section.refuse("user and password go together"),
     };
     let client = match (chain?, key?) {
-        (Some(chain), Some(key)) => Some((chain, key)),
+        (Some(chain), Some(key)) => {
+            match section.reader.sources.check_client_certificate((&chain, &key)) {
+                Ok(()) => Some((chain, key)),
+                Err(NotUsable::Chain(why)) => {
+                    return section.optional("client_certificate")?.refuse(why);
+                }
+                Err(NotUsable::Key(why)) => {
+                    return section.optional("client_private_key")?.refuse(why);
+                }
+            }
+        }
         (None, None) => None,
         _ => return section.refuse("client_certificate and client_private_key go together"),
     };

@@ -23,7 +23,7 @@ pub struct Otlp {
 
 pub(super) fn otlp(server: &Section<'_>) -> Option<Otlp> {
     let endpoint = server.or(ENDPOINT, None, |value| collector(value).map(Some));
-    let anchors = server.or(TRUST_ANCHORS, None, |value| trust_anchors(value).map(Some));
+    let anchors = server.or(TRUST_ANCHORS, None, |value| value.trust_anchors().map(Some));
     let one_in = server.or(SAMPLE_ONE_IN, 100, |v| v.integer("requests", OTLP_SAMPLE_ONE_IN));
     let (endpoint, trust_anchors, sample_one_in) = (endpoint?, anchors?, one_in?);
     let is_https = endpoint.as_ref().is_some_and(|url| url.tls);
@@ -44,12 +44,4 @@ fn collector(value: &Value<'_>) -> Option<Url> {
     let accepted = "https:// or http://, a host, a port and a path where there is one, as in \
                     \"https://otel.example.com:4318\" or \"http://127.0.0.1:4318\"";
     Url::parse(value.string_where(accepted, |text| Url::parse(text).is_some())?)
-}
-
-fn trust_anchors(value: &Value<'_>) -> Option<PathBuf> {
-    let path = value.file()?;
-    match value.reader.sources.check_trust_anchors(&path) {
-        Ok(()) => Some(path),
-        Err(why) => value.refuse(why),
-    }
 }

@@ -243,6 +243,15 @@ impl<'r> Value<'r> {
         self.checked_file(Exposure::Public)
     }
 
+    /// A path of a PEM file of authorities, for a connection that this process makes.
+    pub(super) fn trust_anchors(&self) -> Option<PathBuf> {
+        let path = self.file()?;
+        match self.reader.sources.check_trust_anchors(&path) {
+            Ok(()) => Some(path),
+            Err(why) => self.refuse(why),
+        }
+    }
+
     /// As [`Value::file`], of one that is loaded once and for all: a library.
     pub(super) fn library(&self) -> Option<PathBuf> {
         let path = self.path()?;

@@ -12,6 +12,7 @@ use crate::key_manager::InProcess;
 use crate::key_manager::local::Local;
 use crate::limits::{CONFIG_BYTES_MAX, POLICY_FILE_BYTES_MAX, SECRET_FILE_BYTES_MAX};
 use crate::tls;
+use crate::tls::client::NotUsable;
 
 use super::files::{self, Digest};
 
@@ -48,6 +49,10 @@ pub trait Sources {
     fn check_tls(&self, settings: &tls::Settings) -> tls::Report;
     /// Whether a file of trust anchors can be used, or why not, as a sentence.
     fn check_trust_anchors(&self, _path: &Path) -> Result<(), String> {
+        Ok(())
+    }
+    /// Whether a client's certificate and private key can be used, or which file cannot.
+    fn check_client_certificate(&self, _files: (&Path, &Path)) -> Result<(), NotUsable> {
         Ok(())
     }
     /// The certificates in a chain's file, none where files are not looked into.
@@ -141,6 +146,10 @@ impl Sources for Machine {
 
     fn check_trust_anchors(&self, path: &Path) -> Result<(), String> {
         if self.check_files { tls::client::trusting_file(path).map(drop) } else { Ok(()) }
+    }
+
+    fn check_client_certificate(&self, files: (&Path, &Path)) -> Result<(), NotUsable> {
+        if self.check_files { tls::client::check_certificate(files) } else { Ok(()) }
     }
 
     fn certificates(&self, chain: &Path) -> Vec<tls::Certificate> {

@@ -521,3 +521,37 @@ fn check_tells_what_stands_in_the_tls_files_together_with_all_else() {
         assert!(stderr(&output).contains(words), "{words}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn check_looks_into_the_files_with_which_etcd_is_reached() {
+    let dir = demo();
+    let path = |name: &str| dir.path().join("demo").join(name);
+    let text = fs::read_to_string(path("xksd.toml")).unwrap();
+    let other_key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    let files = [("other-key.pem", &*other_key), ("empty.pem", "nothing\n"), ("xksd.toml", &*text)];
+    for (name, content) in files {
+        fs::write(path(name), content).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let secret = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let (chain, key, empty) = ("tls/chain.pem", "tls/key.pem", "empty.pem");
+    for (anchors, certificate, private, wrong) in [
+        (chain, chain, key, None),
+        (empty, chain, key, Some("fleet.trust_anchors: ")),
+        (chain, empty, key, Some("fleet.etcd.client_certificate: ")),
+        (chain, chain, empty, Some("fleet.etcd.client_private_key: ")),
+        (chain, chain, "other-key.pem", Some("fleet.etcd.client_private_key: ")),
+    ] {
+        let fleet = format!(
+            "[fleet]\nsecret = {{ value = \"{secret}\" }}\ntrust_anchors = \"{anchors}\"\n\
+             [fleet.etcd]\nendpoints = [\"https://127.0.0.1:2379\"]\nprefix = \"/a\"\n\
+             client_certificate = \"{certificate}\"\nclient_private_key = \"{private}\"\n"
+        );
+        fs::write(path("xksd.toml"), text.replacen("[server]", &format!("{fleet}[server]"), 1))
+            .unwrap();
+        let output = xksd(dir.path(), &["check", "--config", "demo/xksd.toml"]);
+        let said = stderr(&output);
+        assert_eq!(code(&output), if wrong.is_some() { 2 } else { 0 }, "{said}");
+        assert!(said.contains(wrong.unwrap_or_default()), "{said}");
+    }
+}
