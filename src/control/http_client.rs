@@ -1,7 +1,9 @@
 //! One request to etcd, another instance or a witness, blocking, over HTTP or HTTPS.
 //!
-//! HTTP/1.0: an answer ends with its connection, and has no chunks; a watch is an answer that goes
-//! on. A few requests a second need no connection that is kept.
+//! HTTP/1.1 with a connection for each request: a few a second need none that is kept. A watch is
+//! an answer that goes on.
+
+pub mod body;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use self::body::Body;
 use crate::config::Url;
 
 const LATE: &str = "no answer in time";
@@ -61,6 +64,10 @@ pub struct Answer {
     pub status: u16,
     stream: Box<dyn Stream>,
     socket: TcpStream,
+    /// As it was received.
+    raw: Vec<u8>,
+    framing: Body,
+    /// Of the body, what was not asked for yet.
     buffer: Vec<u8>,
     end: Instant,
     bytes_max: usize,
@@ -108,8 +115,8 @@ pub fn send(
         .authorization
         .map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
     let head = format!(
-        "{} {}{} HTTP/1.0\r\nHost: {}\r\n{authorization}Content-Type: {}\r\nContent-Length: \
-         {}\r\n\r\n",
+        "{} {}{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{authorization}Content-Type: \
+         {}\r\nContent-Length: {}\r\n\r\n",
         request.method,
         url.prefix,
         request.path,
@@ -119,10 +126,18 @@ pub fn send(
     );
     let text = [head.as_bytes(), request.body].concat();
     stream.write_all(&text).and_then(|()| stream.flush()).map_err(failed)?;
-    let (buffer, bytes_max) = (Vec::new(), bounds.answer_bytes);
-    let mut answer = Answer { status: 0, stream, socket, buffer, end, bytes_max };
+    let mut answer = Answer {
+        status: 0,
+        stream,
+        socket,
+        raw: Vec::new(),
+        framing: Body::Open,
+        buffer: Vec::new(),
+        end,
+        bytes_max: bounds.answer_bytes,
+    };
     while !answer.has_head().map_err(|why| format!("{url}: {why}"))? {
-        if !answer.read_more(end).map_err(failed)? {
+        if !answer.receive(end).map_err(failed)? {
             return Err(format!("{url}: the connection ended without an answer"));
         }
     }
@@ -190,41 +205,64 @@ impl Answer {
         }
     }
 
-    /// False at the end.
+    /// More of the body; false at its end.
     fn read_more(&mut self, end: Instant) -> std::io::Result<bool> {
+        if self.framing.is_complete() {
+            return Ok(false);
+        }
+        if !self.receive(end)? {
+            let is_whole = self.framing.may_end();
+            return if is_whole { Ok(false) } else { Err(wrong("it was cut off")) };
+        }
+        self.framing.take(&mut self.raw, &mut self.buffer).map_err(wrong)?;
+        Ok(true)
+    }
+
+    /// More of what the server sends; false at the end of the connection.
+    fn receive(&mut self, end: Instant) -> std::io::Result<bool> {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
         self.socket.set_read_timeout(Some(left))?;
-        let mut chunk = [0; 16 * 1024];
-        let count = match self.stream.read(&mut chunk) {
+        let mut piece = [0; 16 * 1024];
+        let count = match self.stream.read(&mut piece) {
             Ok(count) => count,
             // Go's server ends without a close_notify.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(error),
         };
-        self.buffer.extend_from_slice(&chunk[..count]);
-        if self.buffer.len() > self.bytes_max {
+        self.raw.extend_from_slice(&piece[..count]);
+        if self.raw.len() + self.buffer.len() > self.bytes_max {
             let why = format!("an answer of more than {} bytes", self.bytes_max);
             return Err(std::io::Error::other(why));
         }
         Ok(count > 0)
     }
 
+    /// Reads the head, once it is there; those that only announce one are passed over.
     fn has_head(&mut self) -> Result<bool, String> {
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut head = httparse::Response::new(&mut fields);
-        match head.parse(&self.buffer).map_err(|error| format!("no HTTP answer: {error}"))? {
-            httparse::Status::Partial => Ok(false),
-            httparse::Status::Complete(end) => {
-                self.status = head.code.unwrap_or(0);
-                self.buffer.drain(..end);
-                Ok(true)
+        loop {
+            let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let mut head = httparse::Response::new(&mut fields);
+            let parsed = head.parse(&self.raw).map_err(|error| format!("no HTTP answer: {error}"));
+            let httparse::Status::Complete(end) = parsed? else { return Ok(false) };
+            self.status = head.code.unwrap_or(0);
+            let framing = Body::of(self.status, head.headers);
+            self.raw.drain(..end);
+            if !(100..200).contains(&self.status) {
+                self.framing = framing.map_err(|why| format!("no HTTP answer: {why}"))?;
+                let taken = self.framing.take(&mut self.raw, &mut self.buffer);
+                return taken.map(|()| true).map_err(|why| format!("its answer: {why}"));
             }
         }
     }
+}
+
+/// An answer is not as it should be.
+fn wrong(why: &str) -> std::io::Error {
+    std::io::Error::other(format!("its answer: {why}"))
 }
 
 #[cfg(test)]

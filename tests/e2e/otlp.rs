@@ -114,7 +114,7 @@ fn a_request_is_a_span_of_its_trace() {
     let (installation, server) = serving(&address, 1_000_000);
     let id = ask(&installation, &server, Some(SAMPLED));
     let (first, body) = received.recv().expect("spans");
-    assert_eq!(first, "POST /v1/traces HTTP/1.0\r\n");
+    assert_eq!(first, "POST /v1/traces HTTP/1.1\r\n");
     let service = attribute(&body["resourceSpans"][0]["resource"], "service.name").clone();
     assert_eq!(service["stringValue"], "xksd");
     let all = spans(&body);
