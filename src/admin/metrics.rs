@@ -6,7 +6,6 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use super::process::Process;
 use crate::control::budgets::KeyName;
-use crate::control::fleet::Fleet;
 use crate::control::state::State;
 use crate::key_manager::Health;
 use crate::limits::BUDGETS_SHOWN_MAX;
@@ -37,7 +36,7 @@ fn fleet(text: &mut Exposition, state: &State) {
     text.metric(&names::FLEET_SIZE).sample(&[], state.fleet_view.size.load(Ordering::Relaxed));
     text.metric(&names::FLEET_SHARES).sample(&[], state.config.load().server.instances);
     // Without etcd there are no samples.
-    let Some(joined) = state.fleet.as_deref().and_then(Fleet::joined) else { return };
+    let Some(joined) = state.fleet.get().and_then(|fleet| fleet.joined()) else { return };
     let connection = joined.members.connection();
     let members = joined.members.all();
     let away = members.iter().filter(|member| !member.present).count();

@@ -253,7 +253,7 @@ impl Status {
             },
             blocks: blocks.iter().map(BlockShown::of).collect(),
             instance: instance::summary(state),
-            fleet: state.fleet.as_deref().and_then(sharing::commands::known),
+            fleet: state.fleet.get().and_then(|fleet| sharing::commands::known(fleet)),
             audit: Audit::of(state),
             log: Log::of(state.log.lost()),
         }

@@ -131,7 +131,11 @@ pub fn keep_running(new: &mut Config, running: &Config) -> Vec<String> {
     waiting
 }
 
+/// One that is new is taken over as it is.
 fn keep_fleet(new: &mut Config, running: &Config) -> Vec<String> {
+    if running.fleet.is_none() {
+        return Vec::new();
+    }
     if fleet::is_of_one_kind(&running.fleet, &new.fleet) {
         let mut waiting = keep("fleet", fleet::KEYS, &mut new.fleet, &running.fleet);
         waiting.extend(keep("fleet.etcd", fleet::ETCD_KEYS, &mut new.fleet, &running.fleet));

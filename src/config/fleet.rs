@@ -71,7 +71,7 @@ impl Fleet {
     }
 }
 
-/// `[fleet]`. That it is there, and whether with peers or with etcd, waits for a start:
+/// `[fleet]`. Its end, and peers in place of etcd or the reverse, wait for a start:
 /// [`is_of_one_kind`].
 pub(super) const KEYS: &[Setting<Option<Fleet>>] = &[
     Setting::kept(
@@ -124,8 +124,8 @@ pub(super) const ETCD_KEYS: &[Setting<Option<Fleet>>] = &[
     }),
 ];
 
-/// Whether both are left out, or know of the others by the same means: then a reload can bring the
-/// second in place of the first.
+/// Whether both are left out, or know of the others by the same means: then a reload can bring one
+/// in place of the other.
 pub(super) fn is_of_one_kind(a: &Option<Fleet>, b: &Option<Fleet>) -> bool {
     let kind = |fleet: &Option<Fleet>| fleet.as_ref().map(|fleet| fleet.etcd().is_some());
     kind(a) == kind(b)

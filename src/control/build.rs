@@ -60,7 +60,7 @@ pub fn build(
     let fleet_view = view::new(&config);
     let witness = ServiceWitness::open(&config, &dir)?;
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
-    let budgets = Budgets::load(dir)?;
+    let budgets = Budgets::load(dir.clone())?;
     let audit = ServiceAudit::new(shards);
     audit.take_over(audit.prepare(&config)?, &config, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
@@ -90,7 +90,8 @@ pub fn build(
         log,
         audit,
         blocks,
-        fleet,
+        state_dir: dir,
+        fleet: fleet.map_or_else(OnceLock::new, OnceLock::from),
         fleet_view,
         witness,
         admin: admin_listener(),

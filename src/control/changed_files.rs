@@ -51,7 +51,7 @@ pub(super) fn tried(state: &State, found: Files, reloaded: &Result<Said, String>
 /// changed in the configuration is an operator's, who says when it is done.
 pub(super) fn put_back(state: &State, found: &Files) {
     let config = state.config.load();
-    let fleet = state.fleet.as_ref().and_then(|fleet| fleet.joined());
+    let fleet = state.fleet.get().and_then(|fleet| fleet.joined());
     let is_given = |path: &Path| fleet.is_some_and(|joined| joined.documents.is_file(path));
     let texts = config.texts.iter().filter(|(path, _)| is_given(path));
     if !are_refused(state) || !are_as(config.files.iter().chain(texts), found) {

@@ -82,7 +82,7 @@ pub(super) fn end(
     let nobody_encrypts = left_the_modules && drained.as_ref().is_ok_and(|it| it.shards_finished);
     let ending = if nobody_encrypts { Ending::Settled } else { Ending::Reserved };
     keeper.stop(ending, Instant::now() + STATE_CLOSE_TIME);
-    if let Some(fleet) = &state.fleet {
+    if let Some(fleet) = state.fleet.get() {
         fleet.wait_until_left(FLEET_LEAVE_TIME);
     }
     if !state.audit.close(Instant::now() + AUDIT_CLOSE_TIME) {

@@ -13,7 +13,7 @@ use crate::limits::{EKM_FLEET_MAX, FLEET_KEY_MANAGERS_MAX, FLEET_KEY_STORES_MAX}
 /// As it is now.
 pub fn summary(state: &State) -> Summary {
     let config = state.config.load();
-    let fleet = state.fleet.as_ref();
+    let fleet = state.fleet.get();
     let documents = fleet.and_then(|fleet| fleet.joined()).map(|joined| &joined.documents);
     let digests = state.digests.load();
     let most_used = state.budgets.most_used(&config);

@@ -15,6 +15,7 @@ use super::budget_keeper::Keeper;
 use super::movable_listener::Bound;
 use super::reload::Accepted;
 use super::shards::Shards;
+use super::sharing::Sharing;
 use super::signals::Signals;
 use super::socket::SocketKeeper;
 pub use super::start::Failure;
@@ -22,7 +23,7 @@ use super::start::{Prepared, prepare};
 use super::state::State;
 use super::version_reread::VersionReread;
 use super::watchdog::Watchdog;
-use super::{commands, drain, file_watch, reload, sharing, socket, system};
+use super::{commands, drain, file_watch, reload, socket, system};
 use crate::config::difference;
 use crate::limits::OPENING_WAIT_MAX;
 use crate::telemetry::Level;
@@ -57,12 +58,13 @@ pub fn serve(
     state.witness.start(witness, &state.log).map_err(Failure::Other)?;
     file_watch::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start to watch files: {e}")))?;
-    sharing::start(&state).map_err(Failure::Other)?;
+    let mut sharing = Sharing::default();
+    sharing.look(&state).map_err(Failure::Other)?;
     let keeper = Keeper::start(&state)
         .map_err(|e| Failure::Other(format!("cannot start counting encryptions: {e}")))?;
     let served = start_shards(&state, &cores, listen, (hooks, admin)).and_then(|shards| {
         serving(&state);
-        run(&state, shards, &mut signals, (socket_keeper, hooks))
+        run(&state, shards, &mut signals, (socket_keeper, hooks, sharing))
     });
     drain::end(&state, served, keeper, &mut signals).map_err(Failure::Other)
 }
@@ -126,7 +128,7 @@ fn run(
     state: &Arc<State>,
     mut shards: Shards,
     signals: &mut Signals,
-    (mut keeper, hooks): (SocketKeeper, AdminHooks),
+    (mut keeper, hooks, mut sharing): (SocketKeeper, AdminHooks, Sharing),
 ) -> Result<Shards, String> {
     let mut close_at: Option<Instant> = None;
     let (mut watchdog, mut versions) = (Watchdog::default(), VersionReread::default());
@@ -156,6 +158,9 @@ fn run(
         tell_gone(state, state.attendants.tick(now));
         commands::tick(state);
         keeper.look(state, hooks);
+        if let Err(why) = sharing.look(state) {
+            state.log.event(Level::Error, why);
+        }
         versions.look(state);
         pins.look(state);
         if let Some(why) = watchdog.look(state) {

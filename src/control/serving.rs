@@ -47,7 +47,7 @@ fn serve(
 pub fn apply(state: &State, config: &Config, managers: &[Arc<KeyManager>]) -> Result<(), String> {
     let applying = state.applying.lock().unwrap_or_else(PoisonError::into_inner);
     serve(state, config, managers, &applying)?;
-    view::reconfigured(&state.fleet_view, state.fleet.as_deref(), config);
+    view::reconfigured(&state.fleet_view, state.fleet.get().map(|fleet| &**fleet), config);
     state.managers.store(Arc::new(managers.to_vec()));
     state.balancers.store(Arc::new(Balancers(config.server.proxy_protocol.clone())));
     state.log.set_level(logging::level(config));

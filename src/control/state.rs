@@ -17,6 +17,7 @@ use super::fleet::Fleet;
 use super::last_reload::{LastReload, RefusedFiles};
 use super::movable_listener::MovableListener;
 use super::notify::Notify;
+use super::state_dir::StateDir;
 use super::unsealing::{KeyFiles, Unsealing};
 use super::watched::Watched;
 use super::witness::listener::ServiceWitness;
@@ -74,8 +75,10 @@ pub struct State {
     pub audit: ServiceAudit,
     /// What is blocked.
     pub blocks: Arc<Blocks>,
-    /// The other instances of the same service, where the configuration names them.
-    pub fleet: Option<Arc<Fleet>>,
+    /// What survives a restart.
+    pub state_dir: Arc<StateDir>,
+    /// The other instances of the same service, once a configuration has named them.
+    pub fleet: OnceLock<Arc<Fleet>>,
     /// What AWS KMS is shown of it.
     pub fleet_view: Arc<FleetView>,
     /// How often keys have encrypted.
@@ -133,7 +136,7 @@ impl State {
         self.started.elapsed() < FLEET_START_TIME_MAX
             && self
                 .fleet
-                .as_ref()
+                .get()
                 .and_then(|fleet| fleet.joined())
                 .is_some_and(|joined| joined.members.connection().age.is_none())
     }

@@ -114,6 +114,30 @@ fn a_block_reaches_all_and_outlives_etcd() {
 }
 
 #[test]
+fn a_reload_brings_a_fleet_where_there_was_none() {
+    let etcd = Etcd::start();
+    let (a, b) = (installation(&etcd, "a"), installation(&etcd, "b"));
+    a.configure(&Config::default().server("instances = 3"));
+    let (server_a, server_b) = (a.start(), b.start());
+    assert!(failed(&a, &["fleet", "status"]).contains("no [fleet]"));
+    done(&b, BLOCK);
+    serves(&a, &server_a);
+    a.configure(&in_etcd(&etcd, "a"));
+    let said = done(&a, &["reload"]);
+    assert!(said.contains("fleet.etcd.endpoints is"), "{said}");
+    both_registered(&server_a);
+    both_registered(&server_b);
+    eventually("the block is there", || is_blocked(&a, &server_a));
+    assert!(done(&a, UNBLOCK).contains("2 instances have confirmed"));
+
+    // It does not end by what is left out: its blocks would be lifted.
+    a.configure(&Config::default().server("instances = 3"));
+    let said = done(&a, &["reload"]);
+    assert!(said.contains("fleet.name is left out now: in force from the next start"), "{said}");
+    assert_eq!(server_a.metric("xksd_fleet_size"), 2.0);
+}
+
+#[test]
 fn a_reload_brings_other_members_of_etcd() {
     let (before, after) = (Etcd::start(), Etcd::start());
     let a = installation(&before, "a");

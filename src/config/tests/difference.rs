@@ -469,7 +469,10 @@ fn what_weakens_the_audit_is_known_as_such() {
 fn of_the_fleet_a_reload_brings_how_it_is_reached_and_not_which_it_is() {
     let (etcd, peers) = (read(FULL).expect("valid"), read(&with_peers()).expect("valid"));
     let none = Config { fleet: None, ..etcd.clone() };
-    for (running, new) in [(&etcd, &peers), (&peers, &etcd), (&etcd, &none), (&none, &peers)] {
+    let mut new = peers.clone();
+    assert_eq!((keep_running(&mut new, &none), new.fleet), (Vec::new(), peers.fleet.clone()));
+    assert!(told_of_configs(&none, &peers).iter().any(|line| line.starts_with("fleet.peers is")));
+    for (running, new) in [(&etcd, &peers), (&peers, &etcd), (&etcd, &none)] {
         let mut kept = new.clone();
         let waiting = keep_running(&mut kept, running);
         assert!(waiting.iter().any(|line| line.starts_with("fleet.")), "{waiting:?}");

@@ -133,7 +133,7 @@ fn read_files(state: &Arc<State>, who: &str) -> Result<Said, String> {
 /// A text of this configuration that is not the one in force, and that the fleet has not given.
 fn edited<'a>(state: &State, config: &'a Config) -> Option<&'a Path> {
     let running = state.config.load();
-    let joined = state.fleet.as_ref().and_then(|fleet| fleet.joined());
+    let joined = state.fleet.get().and_then(|fleet| fleet.joined());
     let is_given = |path: &Path| joined.is_some_and(|joined| joined.documents.is_file(path));
     let differs = |path: &Path, text| running.texts.get(path) != Some(text);
     let mut texts = config.texts.iter();

@@ -1,8 +1,10 @@
 //! What a reload opens beside key managers: listeners, the audit trail, the log and who gets its
 //! spans, the way to the fleet. First all of it is opened, and then put in force.
 
+use std::sync::Arc;
+
 use crate::config::{Config, difference};
-use crate::control::fleet::Reach;
+use crate::control::fleet::{Fleet, Reach};
 use crate::control::state::State;
 use crate::control::witness::listener as witness;
 use crate::control::{audit, logging, movable_listener, span_export};
@@ -47,6 +49,7 @@ impl Prepared {
         config: &Config,
     ) -> Result<Option<String>, String> {
         let Prepared { admin, witness, log, spans, fleet, audit } = self;
+        take_part(state, config)?;
         let diverted = log.map(|opened| logging::divert(&state.log, opened, config));
         let warning = diverted.transpose()?.flatten();
         state.admin.take_over(admin, &state.log)?;
@@ -55,11 +58,20 @@ impl Prepared {
         if let Some(spans) = spans {
             state.log.set_spans(spans);
         }
-        if let (Some(fleet), Some(reach)) = (&state.fleet, fleet) {
+        if let (Some(fleet), Some(reach)) = (state.fleet.get(), fleet) {
             fleet.set_reach(reach);
         }
         Ok(warning)
     }
+}
+
+/// In a fleet that is new; `sharing` goes on from there. What was kept of one is in force at once.
+fn take_part(state: &State, config: &Config) -> Result<(), String> {
+    if let Some(fleet) = config.fleet.as_ref().filter(|_| state.fleet.get().is_none()) {
+        let fleet = Fleet::open(fleet, &state.state_dir, &state.blocks, &state.log)?;
+        let _ = state.fleet.set(Arc::new(fleet));
+    }
+    Ok(())
 }
 
 /// Reads its certificates.

@@ -87,7 +87,7 @@ pub fn run(state: &Arc<State>, request: Request, who: &str) -> Result<Told, Stri
 }
 
 fn fleet(state: &State) -> Result<&Fleet, String> {
-    state.fleet.as_deref().ok_or_else(|| {
+    state.fleet.get().map(|fleet| &**fleet).ok_or_else(|| {
         "this instance has no [fleet] in its configuration: docs/fleet.md".to_owned()
     })
 }

@@ -10,12 +10,22 @@ use std::sync::Arc;
 
 use super::state::State;
 
-/// Starts to take part, where there is a fleet.
-///
-/// # Errors
-/// When there is no thread.
-pub(super) fn start(state: &Arc<State>) -> Result<(), String> {
-    thread::start(state)
-        .and_then(|()| peers::start(state))
-        .map_err(|error| format!("cannot start the fleet's thread: {error}"))
+/// Takes part once there is a fleet: from the start on, or from a reload on that has brought one.
+#[derive(Default)]
+pub(super) struct Sharing {
+    begun: bool,
+}
+
+impl Sharing {
+    /// To be called now and then.
+    ///
+    /// # Errors
+    /// Once, when there is no thread.
+    pub(super) fn look(&mut self, state: &Arc<State>) -> Result<(), String> {
+        let Some(fleet) = state.fleet.get().filter(|_| !self.begun) else { return Ok(()) };
+        self.begun = true;
+        thread::start(state, fleet)
+            .and_then(|()| peers::start(state, fleet))
+            .map_err(|error| format!("cannot start the fleet's thread: {error}"))
+    }
 }

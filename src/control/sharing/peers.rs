@@ -15,10 +15,11 @@ use crate::limits::{FLEET_PEERS_INTERVAL, FLEET_TICK};
 ///
 /// # Errors
 /// When there is no thread.
-pub(super) fn start(state: &Arc<State>) -> io::Result<()> {
-    let has_peers = |fleet: &Arc<Fleet>| matches!(fleet.way, Way::Peers(_));
-    let Some(fleet) = state.fleet.clone().filter(has_peers) else { return Ok(()) };
-    let state = state.clone();
+pub(super) fn start(state: &Arc<State>, fleet: &Arc<Fleet>) -> io::Result<()> {
+    if !matches!(fleet.way, Way::Peers(_)) {
+        return Ok(());
+    }
+    let (state, fleet) = (state.clone(), fleet.clone());
     let run = move || {
         let Way::Peers(peers) = &fleet.way else { return };
         let (mut next, mut reach) = (Instant::now(), peers.reach());

@@ -28,10 +28,11 @@ const RESTORE_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When there is no thread.
-pub(super) fn start(state: &Arc<State>) -> io::Result<()> {
-    let Some(fleet) = state.fleet.clone().filter(|fleet| fleet.joined().is_some()) else {
+pub(super) fn start(state: &Arc<State>, fleet: &Arc<Fleet>) -> io::Result<()> {
+    if fleet.joined().is_none() {
         return Ok(());
-    };
+    }
+    let fleet = fleet.clone();
     let (state, of_thread) = (state.clone(), fleet.clone());
     let run = move || {
         let Some(joined) = fleet.joined() else { return };
