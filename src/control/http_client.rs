@@ -23,7 +23,7 @@ const FIELDS_MAX: usize = 64;
 /// What a request may take at the most.
 #[derive(Clone, Copy)]
 pub struct Bounds {
-    /// Until there is a connection, and for each step of its TLS handshake.
+    /// Until there is a connection, and as long again for its TLS handshake.
     pub connect: Duration,
     /// All of it, from the connection to the answer's end; an answer that goes on apart.
     pub call: Duration,
@@ -54,16 +54,71 @@ impl<'a> Request<'a> {
     }
 }
 
-trait Stream: Read + Write + Send {}
+/// A socket that is used until a certain time, however slowly its other end drips.
+struct Timed {
+    socket: TcpStream,
+    end: Instant,
+}
 
-impl<T: Read + Write + Send> Stream for T {}
+impl Timed {
+    fn left(&self) -> std::io::Result<Duration> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Stream {
+    Plain(Timed),
+    Tls(Box<StreamOwned<ClientConnection, Timed>>),
+}
+
+impl Stream {
+    fn set_end(&mut self, end: Instant) {
+        let timed = match self {
+            Stream::Plain(timed) => timed,
+            Stream::Tls(tls) => &mut tls.sock,
+        };
+        timed.end = end;
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Plain(timed) => timed.read(buffer),
+            Stream::Tls(tls) => tls.read(buffer),
+        }
+    }
+
+    fn send(&mut self, text: &[u8]) -> std::io::Result<()> {
+        match self {
+            Stream::Plain(timed) => timed.write_all(text),
+            Stream::Tls(tls) => tls.write_all(text).and_then(|()| tls.flush()),
+        }
+    }
+}
 
 /// An answer whose head was read.
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    stream: Box<dyn Stream>,
-    socket: TcpStream,
+    stream: Stream,
     /// As it was received.
     raw: Vec<u8>,
     framing: Body,
@@ -91,26 +146,22 @@ pub fn send(
         .map_err(|why| why.unwrap_or_else(|| format!("{} has no address", url.host)))?;
     let failed = |error: std::io::Error| format!("{url}: {}", words(&error));
     socket.set_nodelay(true).map_err(failed)?;
-    socket.set_write_timeout(Some(bounds.call)).map_err(failed)?;
-    let mut sent = socket.try_clone().map_err(failed)?;
-    sent.set_read_timeout(Some(bounds.connect)).map_err(failed)?;
-    let mut stream: Box<dyn Stream> = match tls.filter(|_| url.tls) {
+    let mut timed = Timed { socket, end: end.min(Instant::now() + bounds.connect) };
+    let mut stream = match tls.filter(|_| url.tls) {
         None if url.tls => return Err(format!("{url}: no trust anchors are configured")),
-        None => Box::new(sent),
+        None => Stream::Plain(timed),
         Some(config) => {
             let name = ServerName::try_from(url.host.clone())
                 .map_err(|error| format!("{}: {error}", url.host))?;
             let mut session = ClientConnection::new(config.clone(), name)
                 .map_err(|error| format!("{url}: TLS: {error}"))?;
             while session.is_handshaking() {
-                if Instant::now() >= end {
-                    return Err(format!("{url}: {LATE}"));
-                }
-                session.complete_io(&mut sent).map_err(failed)?;
+                session.complete_io(&mut timed).map_err(failed)?;
             }
-            Box::new(StreamOwned::new(session, sent))
+            Stream::Tls(Box::new(StreamOwned::new(session, timed)))
         }
     };
+    stream.set_end(end);
     let authorization = request
         .authorization
         .map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
@@ -125,11 +176,10 @@ pub fn send(
         request.body.len()
     );
     let text = [head.as_bytes(), request.body].concat();
-    stream.write_all(&text).and_then(|()| stream.flush()).map_err(failed)?;
+    stream.send(&text).map_err(failed)?;
     let mut answer = Answer {
         status: 0,
         stream,
-        socket,
         raw: Vec::new(),
         framing: Body::Open,
         buffer: Vec::new(),
@@ -220,11 +270,7 @@ impl Answer {
 
     /// More of what the server sends; false at the end of the connection.
     fn receive(&mut self, end: Instant) -> std::io::Result<bool> {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        self.socket.set_read_timeout(Some(left))?;
+        self.stream.set_end(end);
         let mut piece = [0; 16 * 1024];
         let count = match self.stream.read(&mut piece) {
             Ok(count) => count,
@@ -284,5 +330,48 @@ mod tests {
         let why = to(&[closed]).unwrap_err().unwrap();
         assert!(why.starts_with(&format!("connecting to {closed}: ")), "{why}");
         assert_eq!(to(&[]).unwrap_err(), None);
+    }
+
+    /// A server that sends such a byte now and then, and never an answer.
+    fn dripping(first: &'static [u8]) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let bytes = first.iter().copied().chain(std::iter::repeat_n(b'x', 100));
+            for byte in bytes {
+                if socket.write_all(&[byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let scheme = if first.first() == Some(&0x16) { "https" } else { "http" };
+        Url::parse(&format!("{scheme}://127.0.0.1:{port}")).unwrap()
+    }
+
+    #[test]
+    fn who_drips_does_not_hold_up() {
+        let patience = Duration::from_millis(300);
+        let bounds = Bounds { connect: patience, call: patience, answer_bytes: 4096 };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let tls = Some(Arc::new(tls));
+        let ask = |url: &Url| {
+            send(url, tls.as_ref(), Request::get("/"), bounds).and_then(Answer::body).unwrap_err()
+        };
+        // A TLS record of 16 KiB; a head; a body.
+        for first in [
+            &b"\x16\x03\x03\x40\x00"[..],
+            b"HTTP/1.1 200 OK\r\nName: ",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n",
+        ] {
+            let why = ask(&dripping(first));
+            assert!(why.ends_with(LATE), "{first:?}: {why}");
+        }
     }
 }
