@@ -179,6 +179,12 @@ pub fn omissions(running: &Config, new: &Config) -> Vec<Problem> {
                    run: xksd reload --config FILE --accept-loss-of-audit";
         problems.push(Problem::of_key(AUDIT, why.to_owned()));
     }
+    let has_etcd = |config: &Config| config.fleet.as_ref().is_some_and(|f| f.etcd().is_some());
+    if has_etcd(running) && !has_etcd(new) {
+        let why = "missing, and without it this instance forgets what the fleet has blocked. If \
+                   it is to leave the fleet: docs/fleet.md, \"Leave the fleet\"";
+        problems.push(Problem::of_key("fleet.etcd", why.to_owned()));
+    }
     for (s, store) in new.keystores.iter().enumerate() {
         let same = |before: &&KeyStore| before.path_prefix == store.path_prefix;
         let Some(before) = running.keystores.iter().find(same) else { continue };

@@ -71,8 +71,8 @@ impl Fleet {
     }
 }
 
-/// `[fleet]`. Its end, and peers in place of etcd or the reverse, wait for a start:
-/// [`is_of_one_kind`].
+/// `[fleet]`. The end of peers, and etcd in place of them, wait for a start: [`is_of_one_kind`].
+/// The end of etcd is refused: `difference::omissions`.
 pub(super) const KEYS: &[Setting<Option<Fleet>>] = &[
     Setting::kept(
         "name",

@@ -13,6 +13,7 @@ use super::audit::ServiceAudit;
 use super::blocks::Blocks;
 use super::budgets::{Budgets, KeyName};
 use super::digests::Digests;
+use super::fleet::documents::refuse_forgotten_blocks;
 use super::fleet::{Fleet, view};
 use super::last_reload::LastReload;
 use super::movable_listener::MovableListener;
@@ -134,6 +135,9 @@ fn fleet(
     blocks: &Arc<Blocks>,
     log: &Log,
 ) -> Result<Option<Arc<Fleet>>, String> {
+    if config.fleet.as_ref().is_none_or(|fleet| fleet.etcd().is_none()) {
+        refuse_forgotten_blocks(dir)?;
+    }
     let open = |fleet: &config::Fleet| Fleet::open(fleet, dir, blocks, log).map(Arc::new);
     config.fleet.as_ref().map(open).transpose()
 }

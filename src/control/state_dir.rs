@@ -67,6 +67,11 @@ impl StateDir {
         Ok(StateDir { path: path.to_owned(), _lock: lock })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether no xksd has had it before.
     ///
     /// # Errors

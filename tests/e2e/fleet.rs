@@ -129,12 +129,42 @@ fn a_reload_brings_a_fleet_where_there_was_none() {
     both_registered(&server_b);
     eventually("the block is there", || is_blocked(&a, &server_a));
     assert!(done(&a, UNBLOCK).contains("2 instances have confirmed"));
+}
 
-    // It does not end by what is left out: its blocks would be lifted.
-    a.configure(&Config::default().server("instances = 3"));
-    let said = done(&a, &["reload"]);
-    assert!(said.contains("fleet.name is left out now: in force from the next start"), "{said}");
-    assert_eq!(server_a.metric("xksd_fleet_size"), 2.0);
+#[test]
+fn what_the_fleet_has_blocked_is_not_forgotten_by_a_fleet_that_is_left_out() {
+    let etcd = Etcd::start();
+    let a = installation(&etcd, "a");
+    let without = Config::default().server("instances = 3");
+    let peers = config("name = \"a\"\npeers = [\"http://127.0.0.1:9\"]");
+    let server = a.start();
+    eventually("etcd answers", || server.metric("xksd_fleet_connected") == 1.0);
+    done(&a, BLOCK);
+    for other in [&peers, &without] {
+        a.configure(other);
+        let said = failed(&a, &["reload"]);
+        assert!(said.contains("fleet.etcd: missing, and without it"), "{said}");
+        assert!(is_blocked(&a, &server));
+    }
+    drop(server);
+
+    for other in [&peers, &without] {
+        a.configure(other);
+        let output = xksd(&a, &["serve"]);
+        assert_eq!(output.status.code(), Some(2));
+        let text = said(&output);
+        assert!(text.contains("documents/blocks.sealed says what the fleet has blocked"), "{text}");
+    }
+    a.configure(&in_etcd(&etcd, "a"));
+    let server = a.start();
+    assert!(is_blocked(&a, &server));
+    drop(server);
+
+    // It leaves.
+    a.configure(&without);
+    fs::remove_file(a.path().join("state/fleet/documents/blocks.sealed")).expect("there");
+    let server = a.start();
+    serves(&a, &server);
 }
 
 #[test]

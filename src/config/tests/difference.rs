@@ -479,6 +479,12 @@ fn of_the_fleet_a_reload_brings_how_it_is_reached_and_not_which_it_is() {
         assert_eq!(kept.fleet, running.fleet);
         assert_eq!(told_of_configs(running, &kept), [""; 0]);
     }
+    // What the fleet has blocked would be forgotten.
+    let missing = |running, new| omissions(running, new).into_iter().map(|p| p.key);
+    for new in [&peers, &none] {
+        assert!(missing(&etcd, new).eq(["fleet.etcd"]));
+        assert!(missing(new, &etcd).chain(missing(&peers, new)).eq([""; 0]));
+    }
     let edits = [("/xksd/bank", "/b"), ("\"site-a\"", "\"b\""), ("\"xksd\"", "\"u\"")];
     let mut new = read(&replaced(FULL, &edits)).expect("valid");
     let waiting = keep_running(&mut new, &etcd).join("\n");

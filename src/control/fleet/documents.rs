@@ -259,6 +259,24 @@ impl Documents {
     }
 }
 
+/// For a start without an etcd: nobody could open what the fleet had blocked here.
+///
+/// # Errors
+/// Where there is such a block list, or nobody can tell.
+pub fn refuse_forgotten_blocks(dir: &StateDir) -> Result<(), String> {
+    let name = format!("{SEALED_FOLDER}/{}", file_name(BLOCKS));
+    if dir.read(&name, FLEET_DOCUMENT_BYTES_MAX)?.is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "fleet.etcd is missing, and {} says what the fleet has blocked: without fleet.etcd and \
+         fleet.secret nothing of it would be blocked here, so xksd does not start. Bring them \
+         back; if this instance has left the fleet, block here what is to stay blocked and remove \
+         that file: docs/fleet.md, \"Leave the fleet\"",
+        dir.path().join(&name).display()
+    ))
+}
+
 /// The block list that the document [`BLOCKS`] says.
 ///
 /// # Errors
