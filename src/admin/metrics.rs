@@ -282,7 +282,7 @@ fn audit(text: &mut Exposition, state: &State) {
     let Some(trail) = state.audit.trail() else { return };
     text.metric(&names::AUDIT_RECORDS).sample(&[], trail.size());
     text.metric(&names::AUDIT_RECORDS_MISSED).sample(&[], trail.missed());
-    text.metric(&names::AUDIT_WRITABLE).sample(&[], u8::from(trail.is_writable()));
+    text.metric(&names::AUDIT_WRITABLE).sample(&[], u8::from(trail.why_unwritable().is_none()));
     let mut metric = text.metric(&names::AUDIT_CHECKPOINT_SENT);
     for (to, sent) in state.audit.sent() {
         metric.sample(&[&to], u8::from(sent));

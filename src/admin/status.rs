@@ -64,6 +64,8 @@ struct Audit {
     records: u64,
     records_missed: u64,
     writable: bool,
+    /// Why it is not: records, or checkpoints only.
+    unwritable_reason: Option<String>,
     /// Whether the last checkpoint got there: syslog, and each witness by name.
     checkpoint_sent: BTreeMap<String, bool>,
 }
@@ -274,10 +276,12 @@ fn absolute(path: &Path) -> PathBuf {
 impl Audit {
     fn of(state: &State) -> Option<Audit> {
         let trail = state.audit.trail()?;
+        let unwritable_reason = trail.why_unwritable();
         Some(Audit {
             records: trail.size(),
             records_missed: trail.missed(),
-            writable: trail.is_writable(),
+            writable: unwritable_reason.is_none(),
+            unwritable_reason,
             checkpoint_sent: state.audit.sent().into_iter().collect(),
         })
     }

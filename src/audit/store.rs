@@ -6,13 +6,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::checkpoint::{Signer, Verifier};
 use super::layout::Layout;
 use super::tree::{Frontier, leaf_hash};
-use crate::limits::AUDIT_FILE_BYTES_MAX;
+use crate::limits::{AUDIT_FILE_BYTES_MAX, AUDIT_RECORD_BYTES_MAX};
 
 /// Readable by the group: who reads the trail need not be who writes it.
 pub(super) const FILE_MODE: u32 = 0o640;
@@ -52,6 +52,24 @@ impl Store {
     /// Number of records in the newest checkpoint.
     pub fn signed(&self) -> u64 {
         self.checkpointed.unwrap_or_default()
+    }
+
+    /// Puts as much on disk as the longest record and a checkpoint take, and takes it away again.
+    ///
+    /// # Errors
+    /// As the file system fails: then neither could be written.
+    pub fn prove_writable(&self) -> io::Result<()> {
+        // Without a line end: what a crash leaves of it is removed as a record's beginning.
+        let record = vec![b' '; AUDIT_RECORD_BYTES_MAX];
+        let recorded = self.records.write_all_at(&record, self.records_bytes);
+        let recorded = recorded.and_then(|()| self.records.sync_data());
+        let written = recorded.and_then(|()| {
+            let note = self.signer.sign(self.size(), self.frontier.root());
+            let new = write_new(&self.layout.checkpoint(), note.as_bytes())?;
+            fs::remove_file(new)
+        });
+        let removed = self.records.set_len(self.records_bytes);
+        written.and(removed)
     }
 
     /// Writes whole lines, and returns when they are on disk. After a failure nothing of them
@@ -195,13 +213,18 @@ pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
 
 /// Puts a file in the place of another at once: a crash leaves the one or the other.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    fs::rename(write_new(path, content)?, path)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Puts beside a file what is to take its place; gives where that is.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let new = path.with_extension("new");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), sync_directory)
+    Ok(new)
 }
 
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {

@@ -30,7 +30,7 @@ fn lines(numbers: std::ops::Range<u64>) -> Vec<u8> {
     lines
 }
 
-fn reopened(directory: &Path) -> Result<(Store, Recovered), String> {
+pub(super) fn reopened(directory: &Path) -> Result<(Store, Recovered), String> {
     open(Layout::new(directory), signer(1), &[])
 }
 
@@ -44,7 +44,7 @@ fn trail(directory: &Path) {
     store.append(&lines(7..10)).unwrap();
 }
 
-fn look(directory: &Path, against: Option<&str>) -> Report {
+pub(super) fn look(directory: &Path, against: Option<&str>) -> Report {
     verify(&Layout::new(directory), &[signer(1).verifier()], &[], against).unwrap()
 }
 
@@ -345,15 +345,15 @@ fn a_record_is_proved_by_what_another_program_can_read() {
     assert_eq!(entries[2..first.len() + 1], first[..first.len() - 1]);
 }
 
-fn settings(when_unwritable: WhenUnwritable) -> Settings {
+pub(super) fn settings(when_unwritable: WhenUnwritable) -> Settings {
     Settings { durability: Durability::Answer, when_unwritable, retention: None }
 }
 
-fn wakers() -> Arc<Wakers> {
+pub(super) fn wakers() -> Arc<Wakers> {
     Arc::new(Wakers::new(1))
 }
 
-fn soon(what: impl Fn() -> bool) {
+pub(super) fn soon(what: impl Fn() -> bool) {
     let begun = Instant::now();
     while !what() {
         assert!(begun.elapsed() < Duration::from_secs(20), "not within 20 s");
@@ -399,7 +399,10 @@ fn a_full_disk_is_told_and_what_found_no_place_is_counted() {
     let mut scratch = Vec::new();
     let index = trail.append(&Record::Stop {}, &mut scratch).unwrap();
     let told = news.recv_timeout(Duration::from_secs(20)).unwrap();
-    assert!(matches!(told, News::Unwritable(why) if why.contains("No space left")));
+    assert!(
+        matches!(told, News::Unwritable { why, refused: true } if why.contains("No space left"))
+    );
+    assert!(trail.why_unwritable().unwrap().contains("No space left"));
     assert!(!trail.may_serve() && !trail.is_durable(index));
     let long = "x".repeat(crate::limits::AUDIT_RECORD_BYTES_MAX);
     let record = Record::KeyManager { name: &long, state: "", detail: "" };

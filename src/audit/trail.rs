@@ -3,19 +3,22 @@
 //! Nothing is dropped in silence: what finds no place is refused, or counted and recorded as soon
 //! as there is place again.
 
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::task::AtomicWaker;
 
 use super::record::{Record, write_line};
 use super::store::Store;
-use crate::limits::{
-    AUDIT_BUFFER_BYTES_MAX, AUDIT_CHECKPOINT_INTERVAL, AUDIT_RECORD_BYTES_MAX, AUDIT_RETRY_INTERVAL,
-};
+use crate::limits::{AUDIT_BUFFER_BYTES_MAX, AUDIT_RECORD_BYTES_MAX};
+use writer::Writer;
 
 /// When an answer may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +78,22 @@ impl Wakers {
 /// What the writer has to say to the operator.
 #[derive(Debug)]
 pub enum News {
-    /// Records cannot be written any more, and why.
-    Unwritable(String),
+    /// Records cannot be written any more.
+    Unwritable {
+        /// What the file system says.
+        why: String,
+        /// Whether requests are refused for it.
+        refused: bool,
+    },
     /// They can again; how many are missing from the trail.
     Writable {
         /// Records that found no place meanwhile.
         missed: u64,
     },
+    /// Records can be written, and checkpoints cannot any more; and why.
+    Unsigned(String),
+    /// Checkpoints can again.
+    Signed,
     /// A new checkpoint: to be kept outside this machine.
     Checkpoint {
         /// The signed note.
@@ -122,6 +134,9 @@ struct Shared {
     /// Records on disk.
     durable: AtomicU64,
     writable: AtomicBool,
+    /// Why records, and why checkpoints cannot be written.
+    unwritable: ArcSwapOption<String>,
+    unsigned: ArcSwapOption<String>,
     missed_total: AtomicU64,
     wakers: Arc<Wakers>,
 }
@@ -169,11 +184,12 @@ impl Trail {
             arrived: Condvar::new(),
             durable: AtomicU64::new(size),
             writable: AtomicBool::new(true),
+            unwritable: ArcSwapOption::empty(),
+            unsigned: ArcSwapOption::empty(),
             missed_total: AtomicU64::new(0),
             wakers,
         });
-        let checkpoint_at = Instant::now();
-        let writer = Writer { shared: shared.clone(), store, tell, checkpoint_at, retiring: None };
+        let writer = Writer::new(shared.clone(), store, tell);
         let thread =
             std::thread::Builder::new().name("xksd-audit".into()).spawn(move || writer.run())?;
         Ok((Trail { shared }, thread))
@@ -206,9 +222,19 @@ impl Trail {
         self.shared.settings().when_unwritable == WhenUnwritable::Continue
     }
 
-    /// Whether the last write succeeded.
+    /// Whether the last write of records succeeded.
     pub fn is_writable(&self) -> bool {
         self.shared.writable.load(Ordering::Acquire)
+    }
+
+    /// Why records or checkpoints cannot be written; `None` where they can.
+    pub fn why_unwritable(&self) -> Option<String> {
+        let why = |why: &ArcSwapOption<String>| why.load().as_deref().cloned();
+        match why(&self.shared.unwritable) {
+            None if !self.is_writable() => Some("its writer has ended".to_owned()),
+            None => why(&self.shared.unsigned),
+            why => why,
+        }
     }
 
     /// Records on disk.
@@ -275,159 +301,5 @@ impl Trail {
     pub fn stop(&self) {
         self.shared.waiting().stopping = true;
         self.shared.arrived.notify_one();
-    }
-}
-
-struct Writer<F> {
-    shared: Arc<Shared>,
-    store: Store,
-    tell: F,
-    /// Not before then.
-    checkpoint_at: Instant,
-    retiring: Option<Retiring>,
-}
-
-/// Old records that are about to be deleted.
-struct Retiring {
-    /// The first one that is to stay.
-    before: u64,
-    /// Where the record stands that says so.
-    told: Index,
-    /// How old they are at least.
-    age: Duration,
-}
-
-impl<F: FnMut(News)> Writer<F> {
-    fn run(mut self) {
-        let mut lines = Vec::new();
-        loop {
-            let stopping = self.wait(&mut lines);
-            if !self.write(&lines, stopping) {
-                return;
-            }
-            lines.clear();
-            if stopping {
-                let closed = self.store.close();
-                return self.checkpointed(closed, true);
-            }
-            self.sign();
-            self.keep_cosigned();
-        }
-    }
-
-    /// Until there is something to write or to sign; true when it is the last.
-    fn wait(&self, lines: &mut Vec<u8>) -> bool {
-        let mut waiting = self.shared.waiting();
-        let begun = Instant::now();
-        loop {
-            // Looked at again after each wait: it may have changed.
-            let interval = match self.shared.settings().durability {
-                Durability::Answer => None,
-                Durability::Interval(interval) => Some(interval),
-            };
-            let due = std::mem::take(&mut waiting.at_once)
-                || interval.is_none_or(|interval| begun.elapsed() >= interval);
-            if waiting.stopping || due && !waiting.lines.is_empty() {
-                std::mem::swap(lines, &mut waiting.lines);
-                return waiting.stopping;
-            }
-            let owed = self.store.size() > self.store.signed();
-            if owed && Instant::now() >= self.checkpoint_at || waiting.cosigned.is_some() {
-                return false;
-            }
-            let patience = interval.unwrap_or(AUDIT_CHECKPOINT_INTERVAL);
-            (waiting, _) = self
-                .shared
-                .arrived
-                .wait_timeout(waiting, patience)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Writes until it succeeds. False when it does not and the process is to end.
-    fn write(&mut self, lines: &[u8], stopping: bool) -> bool {
-        if lines.is_empty() {
-            return true;
-        }
-        while let Err(error) = self.store.append(lines) {
-            if self.shared.writable.swap(false, Ordering::AcqRel) {
-                (self.tell)(News::Unwritable(error.to_string()));
-                // Those that wait are refused, or go.
-                self.shared.wakers.wake();
-            }
-            if stopping || self.shared.waiting().stopping {
-                return false;
-            }
-            std::thread::sleep(AUDIT_RETRY_INTERVAL);
-        }
-        self.shared.durable.store(self.store.size(), Ordering::Release);
-        self.shared.wakers.wake();
-        if !self.shared.writable.swap(true, Ordering::AcqRel) {
-            let missed = self.shared.missed_total.load(Ordering::Relaxed);
-            (self.tell)(News::Writable { missed });
-        }
-        true
-    }
-
-    fn sign(&mut self) {
-        if Instant::now() < self.checkpoint_at {
-            return;
-        }
-        self.checkpoint_at = Instant::now() + AUDIT_CHECKPOINT_INTERVAL;
-        let signed = self.store.checkpoint();
-        self.checkpointed(signed, false);
-        match self.shared.settings().retention {
-            Some(age) => self.retire(age),
-            None => self.retiring = None,
-        }
-    }
-
-    fn keep_cosigned(&mut self) {
-        let cosigned = self.shared.waiting().cosigned.take();
-        if let Some((size, note)) = cosigned
-            && let Err(error) = self.store.keep_cosigned(size, &note)
-        {
-            (self.tell)(News::Unwritable(format!("no cosigned checkpoint: {error}")));
-        }
-    }
-
-    /// Deletes old records once a signed record says so: without one, whoever reads the trail
-    /// cannot know that they were not taken away. Where `age` has changed since, they stay: what is
-    /// deleted cannot be brought back.
-    fn retire(&mut self, age: Duration) {
-        self.retiring.take_if(|retiring| retiring.age != age);
-        if let Some(retiring) = &self.retiring {
-            if retiring.told.is_below(self.store.signed())
-                && let Ok(deleted) = self.store.delete_before(retiring.before)
-            {
-                self.retiring = None;
-                (self.tell)(News::Deleted(deleted));
-            }
-            return;
-        }
-        let now = SystemTime::now();
-        let Ok(Some(before)) = self.store.retired(age, now) else { return };
-        let record = Record::Retired { before, older_than_seconds: age.as_secs() };
-        let mut waiting = self.shared.waiting();
-        write_line(&record, now, &mut waiting.lines);
-        self.retiring = Some(Retiring { before, told: Index(waiting.end), age });
-        waiting.end += 1;
-    }
-
-    fn checkpointed(&mut self, signed: std::io::Result<Option<String>>, last: bool) {
-        match signed {
-            Ok(Some(note)) => (self.tell)(News::Checkpoint { note, last }),
-            Ok(None) => {}
-            // The records are on disk; the next one signs them as well.
-            Err(error) => (self.tell)(News::Unwritable(format!("no checkpoint: {error}"))),
-        }
-    }
-}
-
-impl<F> Drop for Writer<F> {
-    /// However it ended: nobody waits for a writer that is gone.
-    fn drop(&mut self) {
-        self.shared.writable.store(false, Ordering::Release);
-        self.shared.wakers.wake();
     }
 }

@@ -168,6 +168,10 @@ fn summary(status: &Value) -> String {
     for waiting in elements(&status["config_last_reload"]["waiting_for_restart"]) {
         let _ = writeln!(text, "waits for a restart: {}", word(waiting));
     }
+    if status["audit"]["writable"] == false {
+        let why = word(&status["audit"]["unwritable_reason"]);
+        let _ = writeln!(text, "THE AUDIT TRAIL CANNOT BE WRITTEN: {why}");
+    }
     for manager in elements(&status["key_managers"]) {
         let (name, health) = (word(&manager["name"]), word(&manager["health"]));
         let _ = write!(text, "key manager {name}: {health}");

@@ -52,7 +52,7 @@ impl ServiceAudit {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Change, String> {
+    pub(super) fn open(&self, config: &Config) -> Result<Change, String> {
         let Some(audit) = config.audit.clone() else { return Ok(Change::Nothing) };
         if self.open.get().is_some() {
             return Ok(Change::Set(audit));
@@ -60,6 +60,22 @@ impl ServiceAudit {
         let (layout, previous) = (Layout::new(&audit.directory), &audit.previous_verifier_keys);
         let (store, recovered) = recovery::open(layout, signer(&audit)?, previous)?;
         Ok(Change::Begin(audit, Box::new(store), recovered))
+    }
+
+    /// As [`Self::open`], for a reload: what serves without a trail must not end by one that cannot
+    /// be written. A start goes on without the proof, since there the disk may get place later.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Change, String> {
+        let change = self.open(config)?;
+        if let Change::Begin(audit, store, _) = &change {
+            store.prove_writable().map_err(|error| {
+                let directory = audit.directory.display();
+                format!("audit: {directory} cannot be written: {error}")
+            })?;
+        }
+        Ok(change)
     }
 
     /// Does it. Nothing that was appended is lost, and answers that wait for their records get

@@ -63,7 +63,7 @@ pub fn build(
     let key_files = Arc::new(KeyFiles::load(dir.clone())?);
     let budgets = Budgets::load(dir.clone())?;
     let audit = ServiceAudit::new(shards);
-    audit.take_over(audit.prepare(&config)?, &config, &log)?;
+    audit.take_over(audit.open(&config)?, &config, &log)?;
     let mailboxes: Vec<Arc<Mailbox>> = (0..shards).map(|_| Arc::default()).collect();
     let opened = config.key_managers.iter().zip(opened);
     let (wrapped, managers): (Vec<_>, Vec<_>) =

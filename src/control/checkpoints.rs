@@ -103,8 +103,25 @@ pub fn teller(outlets: Arc<Outlets>) -> impl FnMut(News) + Send + 'static {
     move |news| {
         let log = &outlets.log;
         match news {
-            News::Unwritable(why) => {
-                log.event(Level::Error, format!("the audit trail cannot be written: {why}"));
+            News::Unwritable { why, refused } => {
+                let way_out = if refused {
+                    ". Requests are refused until it can be: see to the disk, or set \
+                     audit.when_unwritable = \"continue\" and reload"
+                } else {
+                    ""
+                };
+                let message = format!("the audit trail cannot be written: {why}{way_out}");
+                log.event(Level::Error, message);
+            }
+            News::Unsigned(why) => log.event(
+                Level::Error,
+                format!(
+                    "audit trail: {why}. Records are written and requests answered, but nothing is \
+                     signed from now on"
+                ),
+            ),
+            News::Signed => {
+                log.event(Level::Info, "checkpoints of the audit trail can be written again");
             }
             News::Writable { missed: 0 } => {
                 log.event(Level::Info, "the audit trail can be written again; nothing is missing");

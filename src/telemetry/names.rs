@@ -206,7 +206,7 @@ metrics! {
     AUDIT_RECORDS_MISSED: Counter "xksd_audit_records_missed_total" []
         "Records missing from the audit trail since the start.";
     AUDIT_WRITABLE: Gauge "xksd_audit_writable" []
-        "0 while the audit trail cannot be written.";
+        "0 while records or checkpoints of the audit trail cannot be written.";
     AUDIT_CHECKPOINT_SENT: Gauge "xksd_audit_checkpoint_sent" ["to"]
         "1 where the last checkpoint got to: syslog, and each witness by name.";
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use test_harness::{Config, Installation, Request, Server, eventually};
 use super::admin::is_closed;
 use super::witness::{
     ORIGIN, WITNESS, ask, asks, audited, new_key, sent, text, url_of, verify, with_sections,
-    witness_section,
+    witness_section, xksd,
 };
 
 /// kmsRequestIds that were answered with success.
@@ -209,6 +210,52 @@ fn a_trail_begins_under_load_and_ends_by_a_start_only() {
     assert_eq!(code, Some(0), "{report}");
     let first = fs::read_to_string(installation.path().join("audit/records/0000000000.jsonl"));
     assert!(first.expect("text").lines().next().expect("one").contains("\"kind\":\"start\""));
+}
+
+/// No file of this server may grow beyond so many bytes, as on a full disk.
+fn limit_files(server: &Server, bytes: &str) {
+    let (pid, limit) = (server.pid().to_string(), format!("--fsize={bytes}:"));
+    let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.expect("util-linux").success());
+}
+
+#[test]
+fn a_trail_that_cannot_be_written_does_not_begin_and_does_not_end_the_service() {
+    let installation = Installation::default();
+    new_key(&installation, "audit-key", ["--origin", ORIGIN]);
+    let server = installation.start();
+    let mut wire = Wire::connect_with(&installation.client(), &server).expect("open");
+    let mut encrypt = || {
+        let body = encrypt_body(b"text", &json!({}));
+        wire.call(&Request::new(&server, "/one/kms/xks/v1/keys/foo/encrypt", &body)).status
+    };
+    limit_files(&server, "0");
+    audited(&installation, "");
+    let (code, said) = installation.reload(&[]);
+    let why = said.contains("audit cannot be written: File too large");
+    assert!(code == Some(1) && why, "{said}");
+    assert_eq!(encrypt(), 200);
+    assert!(server.status()["audit"].is_null());
+
+    limit_files(&server, "unlimited");
+    reload(&installation);
+    assert_eq!(encrypt(), 200);
+
+    // The disk is full later: who asks is told, and by what the service is to go on.
+    limit_files(&server, "0");
+    assert_eq!(encrypt(), 500);
+    server.wait_event(&["the audit trail cannot be written", "when_unwritable = \"continue\""]);
+    assert_eq!(server.metric("xksd_audit_writable"), 0.0);
+    let status = xksd(&["status", "--config", text(&installation.config_file())]);
+    let shown = String::from_utf8_lossy(&status.stdout);
+    assert!(shown.contains("THE AUDIT TRAIL CANNOT BE WRITTEN: File too large"), "{shown}");
+    audited(&installation, "when_unwritable = \"continue\"");
+    reload(&installation);
+    assert_eq!(encrypt(), 200);
+    limit_files(&server, "unlimited");
+    server.wait_event(&["the audit trail can be written again; nothing is missing"]);
+    assert_eq!(server.stop().0, Some(0));
+    assert_eq!(verify(&installation, &[]).0, Some(0));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-fn xksd(arguments: &[&str]) -> Output {
+pub(super) fn xksd(arguments: &[&str]) -> Output {
     Command::new(programs::xksd()).args(arguments).output().expect("runs")
 }
 

@@ -31,7 +31,8 @@ pub(super) fn problems(status: &Value) -> Vec<String> {
     certificates(status, &mut found);
     let audit = &status["audit"];
     if audit["writable"] == false {
-        found.push("the audit trail cannot be written".to_owned());
+        let why = word(&audit["unwritable_reason"]);
+        found.push(format!("the audit trail cannot be written: {why}"));
     }
     let missed = audit["records_missed"].as_u64().unwrap_or(0);
     if missed > 0 {
