@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use super::Level;
@@ -80,7 +82,19 @@ fn reach(socket: &Path) -> io::Result<()> {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)
+    let mut options = OpenOptions::new();
+    // A FIFO that nobody reads would be waited for without end: by a reload, and by each after it.
+    options
+        .append(true)
+        .create(true)
+        .mode(FILE_MODE)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::NXIO.raw_os_error() => {
+            io::Error::new(error.kind(), "it is a FIFO that nobody reads, or a socket")
+        }
+        _ => error,
+    })
 }
 
 /// A file that others rename.
@@ -272,6 +286,27 @@ mod tests {
         assert!(reach(&socket).is_ok());
         drop(daemon);
         assert!(reach(&socket).is_err());
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, reopen) = (dir.path().join("fifo"), Arc::new(AtomicBool::new(false)));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        let open = || Destination::File(path.clone()).open(reopen.clone());
+        let refused = open().err().unwrap().to_string();
+        assert!(refused.contains("a FIFO that nobody reads"), "{refused}");
+        // With one it takes lines, until the file is opened again without one.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).unwrap();
+        let mut out = open().unwrap();
+        out.write_all(b"one\n").unwrap();
+        let mut line = [0; 4];
+        io::Read::read_exact(&mut &reader, &mut line).unwrap();
+        assert_eq!(&line, b"one\n");
+        drop(reader);
+        reopen.store(true, Ordering::Relaxed);
+        assert!(out.write_all(b"two\n").is_err());
     }
 
     #[test]
