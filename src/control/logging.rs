@@ -1,6 +1,8 @@
 //! The log as it is configured.
 
 use std::io::stderr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, LogFormat, LogLevel, LogOutput};
@@ -16,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A sentence for the operator.
 pub(super) fn start(config: &Config) -> Result<Log, String> {
     let (format, output) = wanted(config);
+    refuse_input(config)?;
     let log = Log::open(format, destination(output)).map_err(|error| cannot(output, &error))?;
     log.set_level(level(config));
     log::log_panics(&log, format);
@@ -26,13 +29,29 @@ pub(super) fn start(config: &Config) -> Result<Log, String> {
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(super) fn prepare(running: &Config, new: &Config, log: &Log) -> Result<Option<Opened>, String> {
+pub(super) fn prepare(new: &Config, log: &Log) -> Result<Option<Opened>, String> {
     let (format, output) = wanted(new);
-    if wanted(running) == (format, output) {
-        return Ok(None);
+    refuse_input(new)?;
+    log.prepare(format, destination(output)).map_err(|error| cannot(output, &error))
+}
+
+/// Lines behind a configuration or a secret would spoil it.
+fn refuse_input(config: &Config) -> Result<(), String> {
+    let LogOutput::File(path) = &config.server.log_output else { return Ok(()) };
+    let file = |path: &Path| {
+        let found = std::fs::metadata(path).ok();
+        found.map(|found| (found.dev(), found.ino()))
+    };
+    let Some(output) = file(path) else { return Ok(()) };
+    let mut inputs = config.texts.keys().chain(config.files.keys());
+    match inputs.find(|input| file(input) == Some(output)) {
+        Some(input) => Err(format!(
+            "server.log_output: {} is {}, which xksd reads its configuration from",
+            path.display(),
+            input.display()
+        )),
+        None => Ok(()),
     }
-    let opened = log.prepare(format, destination(output));
-    opened.map(Some).map_err(|error| cannot(output, &error))
 }
 
 /// From now on lines go where this configuration says. Gives what the operator should know.
@@ -43,12 +62,7 @@ pub(super) fn divert(log: &Log, opened: Opened, new: &Config) -> Result<Option<S
     let (format, output) = wanted(new);
     log.event(Level::Info, format!("the log goes on in {}, by a reload", output.shown()));
     let message = match log.divert(opened, PATIENCE) {
-        Diverted::Now => None,
-        Diverted::Later => Some(
-            "server.log_output: the lines of before are not written yet, since what they go to \
-             does not take them. The log goes on elsewhere once they are"
-                .to_owned(),
-        ),
+        Diverted::Now | Diverted::Later => moving(log),
         Diverted::Never => {
             return Err("server.log_output: the log cannot go elsewhere: so many lines wait that \
                         more are lost, since what they go to does not take them"
@@ -57,6 +71,15 @@ pub(super) fn divert(log: &Log, opened: Opened, new: &Config) -> Result<Option<S
     };
     log::log_panics(log, format);
     Ok(message)
+}
+
+/// What the operator should know for as long as the log has not moved.
+pub(super) fn moving(log: &Log) -> Option<String> {
+    log.is_moving().then(|| {
+        "server.log_output: the lines of before are not written yet, since what they go to does \
+         not take them. The log goes on elsewhere once they are"
+            .to_owned()
+    })
 }
 
 fn wanted(config: &Config) -> (log::Format, &LogOutput) {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
 
@@ -85,7 +85,7 @@ impl Level {
 }
 
 enum Line {
-    Request(SystemTime, Box<RequestLine>, Wanted),
+    Request(SystemTime, Box<RequestLine>, HasLine),
     Event(SystemTime, Level, String),
     /// Everything before it is written when this is answered.
     Flush(Sender<()>),
@@ -95,18 +95,23 @@ enum Line {
 
 /// A place for lines, and their form there.
 pub struct Opened {
+    wanted: Arc<Wanted>,
     format: Format,
     out: Out,
 }
 
+/// As it was asked for.
+type Wanted = (Format, Destination);
+
 impl Opened {
     fn new(format: Format, destination: Destination, reopen: &Arc<AtomicBool>) -> io::Result<Self> {
+        let wanted = Arc::new((format, destination.clone()));
         // What reads datagrams reads JSON.
         let format = match destination {
             Destination::Journal | Destination::Syslog => Format::Json,
             Destination::Stderr | Destination::File(_) => format,
         };
-        Ok(Opened { format, out: destination.open(reopen.clone())? })
+        Ok(Opened { wanted, format, out: destination.open(reopen.clone())? })
     }
 }
 
@@ -122,7 +127,7 @@ pub enum Diverted {
 }
 
 /// Whether a request's record becomes a line; if not, it is only for a span.
-type Wanted = bool;
+type HasLine = bool;
 
 /// Handle of the log; cheap to clone.
 #[derive(Clone)]
@@ -137,6 +142,10 @@ pub struct Log {
     spans: Arc<ArcSwapOption<Spans>>,
     /// Set where the file is to be opened again.
     reopen: Arc<AtomicBool>,
+    /// Where lines go, or will once those of before are written.
+    place: Arc<ArcSwap<Wanted>>,
+    /// Places that lines do not go to yet.
+    awaited: Arc<AtomicUsize>,
 }
 
 impl Log {
@@ -148,7 +157,8 @@ impl Log {
         format: Format,
         out: impl Write + Send + 'static,
     ) -> io::Result<(Log, JoinHandle<()>)> {
-        Log::start_with(Opened { format, out: Box::new(out) }, Arc::default())
+        let wanted = Arc::new((format, Destination::Stderr));
+        Log::start_with(Opened { wanted, format, out: Box::new(out) }, Arc::default())
     }
 
     /// Starts the writer on `destination`.
@@ -167,10 +177,21 @@ impl Log {
         let lost = Arc::new(Lost::default());
         let spans = Arc::<ArcSwapOption<Spans>>::default();
         let (level, traced) = (Arc::default(), spans.clone());
-        let log = Log { lines, written, lost: lost.clone(), level, spans, reopen };
+        let place = Arc::new(ArcSwap::new(opened.wanted.clone()));
+        let log = Log {
+            lines,
+            written,
+            lost: lost.clone(),
+            level,
+            spans,
+            reopen,
+            place,
+            awaited: Arc::default(),
+        };
+        let moved = log.awaited.clone();
         let writer = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
-            let Opened { format, out } = opened;
-            write_lines(format, Output::new(out, &lost), &queue, &give_back, &traced)
+            let Opened { format, out, .. } = opened;
+            write_lines(format, Output::new(out, &lost), &queue, &give_back, (&traced, &moved))
         })?;
         Ok((log, writer))
     }
@@ -197,26 +218,39 @@ impl Log {
         self.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Opens another place for lines, for [`Log::divert`].
+    /// Opens another place for lines, for [`Log::divert`]; `None` where they go there already.
     ///
     /// # Errors
     /// When it cannot be opened, or nobody is there who would read.
-    pub fn prepare(&self, format: Format, destination: Destination) -> io::Result<Opened> {
+    pub fn prepare(&self, format: Format, destination: Destination) -> io::Result<Option<Opened>> {
+        let (format_now, destination_now) = &**self.place.load();
+        if (*format_now, destination_now) == (format, &destination) {
+            return Ok(None);
+        }
         destination.reach()?;
-        Opened::new(format, destination, &self.reopen)
+        Opened::new(format, destination, &self.reopen).map(Some)
     }
 
     /// From now on lines go there. Waits until all that was queued before is written where lines
     /// went before, or `patience` is over.
     pub fn divert(&self, opened: Opened, patience: Duration) -> Diverted {
         let (done, written) = bounded(1);
+        let wanted = opened.wanted.clone();
+        self.awaited.fetch_add(1, Ordering::AcqRel);
         if self.lines.send_timeout(Line::Divert(opened, done), patience).is_err() {
+            self.awaited.fetch_sub(1, Ordering::AcqRel);
             return Diverted::Never;
         }
+        self.place.store(wanted);
         match written.recv_timeout(patience) {
             Ok(()) => Diverted::Now,
             Err(_) => Diverted::Later,
         }
+    }
+
+    /// Whether lines of before [`Log::divert`] are not written yet.
+    pub fn is_moving(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) > 0
     }
 
     fn has(&self, level: Level) -> bool {
@@ -266,7 +300,7 @@ fn write_lines(
     mut out: Output<'_, Out>,
     queue: &Receiver<Line>,
     give_back: &Sender<Box<RequestLine>>,
-    spans: &ArcSwapOption<Spans>,
+    (spans, moved): (&ArcSwapOption<Spans>, &AtomicUsize),
 ) {
     let mut gaps = Gaps::default();
     let mut text = Vec::with_capacity(1024);
@@ -309,6 +343,7 @@ fn write_lines(
                 Line::Divert(opened, done) => {
                     out.divert(opened.out);
                     format = opened.format;
+                    moved.fetch_sub(1, Ordering::AcqRel);
                     let _ = done.send(());
                 }
             }

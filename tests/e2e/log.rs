@@ -197,6 +197,11 @@ fn a_reload_moves_the_log_under_load_and_no_line_is_lost_or_doubled() {
     for words in ["server.log_output: ", "nowhere/xksd.log cannot be opened: No such file"] {
         assert!(refused.1.contains(words), "{}", refused.1);
     }
+    let refused = place("./xksd.toml", "json");
+    assert!(
+        refused.0 == Some(1) && refused.1.contains("reads its configuration from"),
+        "{refused:?}"
+    );
     let dropped = ["behind", "unwritable"]
         .map(|why| server.metric(&format!("xksd_log_lines_dropped_total{{reason=\"{why}\"}}")));
     assert_eq!(dropped, [0.0; 2]);

@@ -31,7 +31,7 @@ impl Prepared {
         Ok(Prepared {
             admin: state.admin.prepare(config.admin.as_ref().map(|admin| admin.listen))?,
             witness: state.witness.prepare(config)?,
-            log: logging::prepare(old, config, &state.log)?,
+            log: logging::prepare(config, &state.log)?,
             spans: span_export::change(old, config, &state.log, &state.spans)?,
             fleet: fleet_reach(old, config)?,
             // Last: a trail that begins makes files.
@@ -51,10 +51,14 @@ impl Prepared {
         let Prepared { admin, witness, log, spans, fleet, audit } = self;
         take_part(state, config)?;
         let diverted = log.map(|opened| logging::divert(&state.log, opened, config));
-        let warning = diverted.transpose()?.flatten();
-        state.admin.take_over(admin, &state.log)?;
-        state.witness.take_over(witness, &state.log)?;
-        state.audit.take_over(audit, config, &state.log)?;
+        let warning = match diverted.transpose()? {
+            Some(warning) => warning,
+            None => logging::moving(&state.log),
+        };
+        let rest = state.admin.take_over(admin, &state.log);
+        let rest = rest.and_then(|()| state.witness.take_over(witness, &state.log));
+        rest.and_then(|()| state.audit.take_over(audit, config, &state.log))
+            .inspect_err(|_| put_log_back(state))?;
         if let Some(spans) = spans {
             state.log.set_spans(spans);
         }
@@ -62,6 +66,15 @@ impl Prepared {
             fleet.set_reach(reach);
         }
         Ok(warning)
+    }
+}
+
+/// Where it was, after a reload that is refused because there was no thread for the rest. What
+/// cannot be put back now is with the next reload, which compares with what runs.
+fn put_log_back(state: &State) {
+    let running = state.config.load();
+    if let Ok(Some(opened)) = logging::prepare(&running, &state.log) {
+        let _ = logging::divert(&state.log, opened, &running);
     }
 }
 

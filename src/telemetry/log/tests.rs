@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::path::Path;
 
 use super::line::is_harmful;
 use super::*;
@@ -184,9 +185,14 @@ fn a_log_is_diverted_between_two_lines() {
     let read = |path| std::fs::read_to_string(path).unwrap();
     let log = Log::open(Format::Json, Destination::File(one.clone())).unwrap();
     log.event(Level::Info, "first");
-    let opened = log.prepare(Format::Text, Destination::File(other.clone())).unwrap();
+    let there = |format, path: &Path| log.prepare(format, Destination::File(path.into())).unwrap();
+    assert!(there(Format::Json, &one).is_none(), "it is there already");
+    let opened = there(Format::Text, &other).unwrap();
     log.event(Level::Info, "second");
     assert_eq!(log.divert(opened, Duration::from_secs(10)), Diverted::Now);
+    // A reload that is refused after this can put it back.
+    assert!(there(Format::Text, &other).is_none() && there(Format::Json, &one).is_some());
+    assert!(!log.is_moving());
     log.event(Level::Info, "third");
     log.flush(Duration::from_secs(10));
     let (one, other) = (read(&one), read(&other));
@@ -210,17 +216,21 @@ fn a_log_that_stands_still_is_diverted_once_it_goes_on_or_not_at_all() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (path, patience) = (dir.path().join("log"), Duration::from_millis(10));
-    let opened = |log: &Log| log.prepare(Format::Text, Destination::File(path.clone())).unwrap();
+    let opened = |log: &Log, path: &Path| {
+        log.prepare(Format::Text, Destination::File(path.into())).unwrap().unwrap()
+    };
     let (release, stall) = bounded(0);
     let (log, _writer) = Log::start(Format::Text, Stalled(stall)).unwrap();
     log.event(Level::Info, "before");
-    assert_eq!(log.divert(opened(&log), patience), Diverted::Later);
+    assert_eq!(log.divert(opened(&log, &path), patience), Diverted::Later);
+    assert!(log.is_moving());
     log.event(Level::Info, "after");
     (0..LOG_QUEUE_LINES).for_each(|_| log.event(Level::Info, "more"));
     assert!(log.lost().behind() > 0, "it is full");
-    assert_eq!(log.divert(opened(&log), patience), Diverted::Never);
+    assert_eq!(log.divert(opened(&log, &dir.path().join("other")), patience), Diverted::Never);
     drop(release);
     log.flush(Duration::from_secs(10));
+    assert!(!log.is_moving());
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.lines().next().is_some_and(|line| line.ends_with("after")), "{text}");
 }
