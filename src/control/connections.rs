@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,20 +38,38 @@ impl Listening {
     }
 }
 
-/// Answers who connects, until it is closed. `thread` names the threads.
+/// A listener with its thread, which answers nobody yet, and nobody at all where this is dropped.
+pub struct Ready {
+    listening: Listening,
+    begin: Sender<()>,
+}
+
+impl Ready {
+    /// Answers who connects, until it is closed.
+    pub fn serve(self) -> Listening {
+        let _ = self.begin.send(());
+        self.listening
+    }
+}
+
+/// Starts the thread of a listener. `thread` names it, and those of connections.
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn serve(
+pub fn prepare(
     thread: &'static str,
     listener: TcpListener,
     answer: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
-) -> io::Result<Listening> {
+) -> io::Result<Ready> {
     let address = listener.local_addr()?;
     let (answer, socket) = (Arc::new(answer), Arc::new(listener));
     let is_closed = Arc::<AtomicBool>::default();
     let listening = Listening { address, socket: socket.clone(), is_closed: is_closed.clone() };
+    let (begin, begun) = channel();
     let run = move || {
+        if begun.recv().is_err() {
+            return;
+        }
         let open = Arc::new(Open::default());
         for stream in socket.incoming() {
             if is_closed.load(Ordering::Acquire) {
@@ -73,7 +92,7 @@ pub fn serve(
         }
     };
     std::thread::Builder::new().name(thread.into()).spawn(run)?;
-    Ok(listening)
+    Ok(Ready { listening, begin })
 }
 
 /// The open connections. Those of a client that is slow, or wants nothing but their places, must
@@ -178,4 +197,33 @@ pub fn end(mut stream: &TcpStream, response: &Response, is_head: bool) -> io::Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_answered_before_it_serves_nor_where_it_is_given_up() {
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let answer = |mut stream: &TcpStream| stream.write_all(b"here");
+        let ready = prepare("xksd-test", listener(), answer).unwrap();
+        let mut waits = TcpStream::connect(ready.listening.address()).unwrap();
+        waits.set_nonblocking(true).unwrap();
+        let early = waits.read(&mut [0; 4]).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::WouldBlock);
+        waits.set_nonblocking(false).unwrap();
+        let listening = ready.serve();
+        let mut text = String::new();
+        waits.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "here");
+        listening.close();
+
+        let given_up = prepare("xksd-test", listener(), answer).unwrap();
+        let mut waits = TcpStream::connect(given_up.listening.address()).unwrap();
+        drop(given_up);
+        // Closed with its socket.
+        let end = waits.read(&mut [0; 4]);
+        assert!(end.is_err() || end.is_ok_and(|read| read == 0));
+    }
 }

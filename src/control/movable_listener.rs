@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::connections::{self, Listening};
+use super::connections::{self, Listening, Ready};
 use crate::telemetry::{Level, Log};
 
 /// Answers one connection.
@@ -43,11 +43,18 @@ pub struct Bound {
     pub is_passed: bool,
 }
 
+/// A socket with the thread that is to answer on it.
+pub(super) struct Prepared {
+    listen: SocketAddr,
+    ready: Ready,
+    is_passed: bool,
+}
+
 /// What a reload does to it.
 pub(super) enum Change {
     Nothing,
-    /// Answers here, and no longer where it did.
-    Move(Bound),
+    /// Answers here, and no longer where it did. `None`: nothing is to be answered yet.
+    Move(Option<Prepared>),
     Close,
 }
 
@@ -79,7 +86,10 @@ impl MovableListener {
     /// A sentence for the operator.
     pub fn start(&self, answer: Answer, bound: Option<Bound>, log: &Log) -> Result<(), String> {
         let _ = self.answer.set(answer);
-        bound.map_or(Ok(()), |bound| self.serve(bound, log))
+        if let Some(prepared) = bound.map(|bound| self.answering(bound)).transpose()?.flatten() {
+            self.serve(prepared, log);
+        }
+        Ok(())
     }
 
     /// Opens what is wanted, and closes nothing yet.
@@ -99,39 +109,42 @@ impl MovableListener {
                 self.key
             ));
         }
-        wanted.map_or(Ok(Change::Close), |listen| bind(self.key, listen).map(Change::Move))
+        let Some(listen) = wanted else { return Ok(Change::Close) };
+        self.answering(bind(self.key, listen)?).map(Change::Move)
     }
 
-    /// Does it.
-    ///
-    /// # Errors
-    /// A sentence for the operator. Then nothing has changed.
-    pub(super) fn take_over(&self, change: Change, log: &Log) -> Result<(), String> {
+    /// Does it. Nothing of it can fail.
+    pub(super) fn take_over(&self, change: Change, log: &Log) {
         match change {
-            Change::Nothing => Ok(()),
-            Change::Move(bound) => self.serve(bound, log),
+            Change::Nothing | Change::Move(None) => {}
+            Change::Move(Some(prepared)) => self.serve(prepared, log),
             Change::Close => {
                 if let Some(before) = self.running().take() {
                     before.listening.close();
                 }
-                Ok(())
             }
         }
     }
 
-    /// Answers there, and from then on no longer where it did.
-    fn serve(&self, bound: Bound, log: &Log) -> Result<(), String> {
-        let Some(answer) = self.answer.get().cloned() else { return Ok(()) };
+    /// Starts its thread: what can fail is done before anything is in force.
+    fn answering(&self, bound: Bound) -> Result<Option<Prepared>, String> {
+        let Some(answer) = self.answer.get().cloned() else { return Ok(None) };
         let Bound { listen, listener, is_passed } = bound;
         let answer = move |stream: &TcpStream| answer(stream);
-        let listening = connections::serve(self.thread, listener, answer)
-            .map_err(|error| format!("{}: {error}", self.key))?;
+        let ready = connections::prepare(self.thread, listener, answer)
+            .map_err(|error| format!("{}: no thread: {error}", self.key))?;
+        Ok(Some(Prepared { listen, ready, is_passed }))
+    }
+
+    /// Answers there, and from then on no longer where it did.
+    fn serve(&self, prepared: Prepared, log: &Log) {
+        let Prepared { listen, ready, is_passed } = prepared;
+        let listening = ready.serve();
         log.event(Level::Info, (self.told)(listening.address()));
         let now = Running { listen, listening, is_passed };
         if let Some(before) = self.running().replace(now) {
             before.listening.close();
         }
-        Ok(())
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {

@@ -55,10 +55,11 @@ impl Prepared {
             Some(warning) => warning,
             None => logging::moving(&state.log),
         };
-        let rest = state.admin.take_over(admin, &state.log);
-        let rest = rest.and_then(|()| state.witness.take_over(witness, &state.log));
-        rest.and_then(|()| state.audit.take_over(audit, config, &state.log))
-            .inspect_err(|_| put_log_back(state))?;
+        let begun = state.audit.take_over(audit, config, &state.log);
+        begun.inspect_err(|_| put_log_back(state))?;
+        // From here on nothing fails: their threads are there.
+        state.admin.take_over(admin, &state.log);
+        state.witness.take_over(witness, &state.log);
         if let Some(spans) = spans {
             state.log.set_spans(spans);
         }
@@ -69,7 +70,7 @@ impl Prepared {
     }
 }
 
-/// Where it was, after a reload that is refused because there was no thread for the rest. What
+/// Where it was, after a reload that is refused because there was no thread for the trail. What
 /// cannot be put back now is with the next reload, which compares with what runs.
 fn put_log_back(state: &State) {
     let running = state.config.load();

@@ -97,17 +97,10 @@ impl ServiceWitness {
     }
 
     /// Does it.
-    ///
-    /// # Errors
-    /// A sentence for the operator. Then nothing has changed.
-    pub(in crate::control) fn take_over(
-        &self,
-        change: Option<Change>,
-        log: &Log,
-    ) -> Result<(), String> {
-        let Some(Change { wanted, listener }) = change else { return Ok(()) };
-        let before = self.running.swap(wanted);
-        self.listener.take_over(listener, log).inspect_err(|_| self.running.store(before))
+    pub(in crate::control) fn take_over(&self, change: Option<Change>, log: &Log) {
+        let Some(Change { wanted, listener }) = change else { return };
+        self.running.store(wanted);
+        self.listener.take_over(listener, log);
     }
 
     fn configured(&self, config: &Config) -> Result<Option<Arc<Configured>>, String> {
