@@ -10,6 +10,7 @@ use super::reader::{Section, Value, all, distinct};
 use super::secret::{Late, PIN_FORM, is_pin, late_secret};
 use super::table::{InForce, Said, Setting, names};
 use super::wrapped::{self, Wrapped};
+use crate::fleet::key_managers::is_name;
 use crate::key_manager::Concurrency;
 use crate::key_manager::pkcs11::{Profile, TokenSelector};
 use crate::limits::{
@@ -333,10 +334,7 @@ fn key_manager(value: &Value<'_>) -> Option<KeyManager> {
     let section = value.section(&[names(KEYS), of_kind].concat())?;
     let name = section.must("name", "a name that key stores refer to", |v| {
         let accepted = format!("a name has 1 to {KEY_MANAGER_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
-        v.string_where(&accepted, |t| {
-            (1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&t.len())
-                && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        })
+        v.string_where(&accepted, is_name)
     });
     let kind = section.must("kind", KINDS, |v| {
         match v.string_where(KINDS, |t| matches!(t, "pkcs11" | "local" | "wrapped"))? {

@@ -58,6 +58,12 @@ pub struct Other {
 /// Key managers of the others, by the path prefix of the key store.
 pub type Others = HashMap<String, Vec<Other>>;
 
+/// Whether a key manager can have this name.
+pub fn is_name(name: &str) -> bool {
+    (1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 /// Whether these are one HSM: of one name, and nothing says that they are two.
 pub fn is_same((name, hsm): (&str, &str), (other_name, other_hsm): (&str, &str)) -> bool {
     name == other_name && (hsm == other_hsm || hsm.is_empty() || other_hsm.is_empty())
@@ -66,7 +72,8 @@ pub fn is_same((name, hsm): (&str, &str), (other_name, other_hsm): (&str, &str))
 /// What these instances have, for the key stores that are served here: of each HSM one, of each key
 /// store as many as AWS KMS is shown.
 ///
-/// Of peers nobody has sealed what they say: what is too long or too much is left out.
+/// Of peers nobody has sealed what they say: what is too long or too much is left out, and so is
+/// what no configuration can say.
 pub fn of_others<'a>(
     instances: impl Iterator<Item = (&'a str, &'a [KeyManager])>,
     is_served: impl Fn(&str) -> bool,
@@ -74,7 +81,7 @@ pub fn of_others<'a>(
     let mut others = Others::new();
     for (instance, said) in instances {
         for said in said.iter().take(FLEET_KEY_MANAGERS_MAX) {
-            if !(1..=KEY_MANAGER_NAME_CHARS_MAX).contains(&said.name.len()) {
+            if !is_name(&said.name) {
                 continue;
             }
             let stores = said.key_stores.iter().take(FLEET_KEY_STORES_MAX);
@@ -98,10 +105,15 @@ fn add(seen: &mut Vec<Other>, instance: &str, said: &KeyManager) {
         if same.hsm.is_empty() {
             (same.hsm, same.model) = (hsm, bounded(&said.model));
         }
-    } else if seen.len() < EKM_FLEET_MAX {
+        return;
+    }
+    // No instance has two of one name.
+    let qualified_name = format!("{name}@{instance}");
+    let is_taken = seen.iter().any(|seen| seen.qualified_name == qualified_name);
+    if seen.len() < EKM_FLEET_MAX && !is_taken {
         seen.push(Other {
             name: name.clone(),
-            qualified_name: format!("{name}@{instance}"),
+            qualified_name,
             model: bounded(&said.model),
             hsm,
             health: said.health,
@@ -171,6 +183,9 @@ mod tests {
         let text = "ä".repeat(FLEET_KEY_MANAGER_TEXT_CHARS_MAX + 1);
         let managers = vec![
             of("", "h", Health::Active, &["/s"]),
+            of("x\u{202e}y", "h", Health::Active, &["/s"]),
+            of("x@b", "h", Health::Active, &["/s"]),
+            of("x\n", "h", Health::Active, &["/s"]),
             of(&format!("{long}x"), "h", Health::Active, &["/s"]),
             of(&long, &text, Health::Active, &["/s"]),
         ];
@@ -186,6 +201,16 @@ mod tests {
         let seen =
             |count| others(&[("b", vec![of("m", "h", Health::Active, &stores(count))])]).len();
         assert_eq!((seen(FLEET_KEY_STORES_MAX - 1), seen(FLEET_KEY_STORES_MAX)), (1, 0));
+    }
+
+    #[test]
+    fn an_instance_has_one_of_a_name() {
+        let twice = || vec!["1", "2"].into_iter().map(|hsm| of("x", hsm, Health::Active, &["/s"]));
+        let seen = others(&[("b", twice().collect())]);
+        assert_eq!(shown(&seen, "/s"), ["x@b Active"]);
+        let one = |hsm| vec![of("x", hsm, Health::Active, &["/s"])];
+        let seen = others(&[("b", one("1")), ("b", one("2")), ("c", one("3"))]);
+        assert_eq!(shown(&seen, "/s"), ["x@b Active", "x@c Active"], "two instances of one name");
     }
 
     #[test]

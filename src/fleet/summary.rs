@@ -85,6 +85,12 @@ impl Summary {
         told
     }
 
+    /// Its clock when this was said, less the clock here, milliseconds.
+    pub fn clock_ms(&self, here_ms: u64) -> i64 {
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        ms(self.unix_ms).saturating_sub(ms(here_ms))
+    }
+
     /// Opens what an instance of this name has registered.
     pub fn open(key: &FleetKey, name: &str, sealed: &[u8]) -> Option<Summary> {
         let opened = key.open(&place(name), sealed)?;
@@ -117,6 +123,8 @@ mod tests {
         let other = key.seal("instances/b", 1, [0; NONCE_BYTES], b"{\"name\":\"a\"}");
         assert_eq!(Summary::open(&key, "b", &other), None);
         let unknown = key.seal("instances/b", 1, [0; NONCE_BYTES], b"{\"name\":\"b\",\"new\":1}");
+        let clock_ms = |unix_ms| Summary { unix_ms, ..Summary::default() }.clock_ms(9);
+        assert_eq!([0, 19, u64::MAX].map(clock_ms), [-9, 10, i64::MAX - 9]);
         let older = Summary::open(&key, "b", &unknown).expect("of a newer version");
         assert_eq!(older.key_managers, [], "or of an older one");
     }

@@ -55,8 +55,10 @@ fn add(others: &[Other], is_own: impl Fn(&Other) -> bool, fleet: &mut Vec<EkmFle
             return;
         }
         // Two sites may use one name for two HSMs.
-        let is_taken = fleet.iter().any(|shown| shown.id == other.name);
-        let id = if is_taken { &other.qualified_name } else { &other.name };
+        let is_free = |id: &&String| fleet.iter().all(|shown| shown.id != **id);
+        let Some(id) = [&other.name, &other.qualified_name].into_iter().find(is_free) else {
+            continue;
+        };
         let model = if other.model.is_empty() { UNKNOWN } else { &other.model };
         fleet.push(EkmFleetDetail {
             id: id.clone(),
@@ -114,7 +116,8 @@ mod tests {
     #[test]
     fn two_hsms_of_one_name_have_two_ids() {
         let mut fleet = vec![own("a")];
-        add(&[other("a", "b"), other("a", "c"), other("d", "c")], |_| false, &mut fleet);
+        let others = [other("a", "b"), other("a", "c"), other("a", "c"), other("d", "c")];
+        add(&others, |_| false, &mut fleet);
         let ids: Vec<&str> = fleet.iter().map(|one| one.id.as_str()).collect();
         assert_eq!(ids, ["a", "a@b", "a@c", "d"]);
         assert_eq!((&*fleet[1].model, fleet[1].health_status), (UNKNOWN, "DEGRADED"));

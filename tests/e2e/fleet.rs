@@ -52,7 +52,7 @@ pub(super) fn done(installation: &Installation, arguments: &[&str]) -> String {
     said(&output)
 }
 
-fn failed(installation: &Installation, arguments: &[&str]) -> String {
+pub(super) fn failed(installation: &Installation, arguments: &[&str]) -> String {
     let output = xksd(installation, arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
     said(&output)

@@ -1,12 +1,15 @@
 //! What AWS KMS is shown of the HSMs of a fleet.
 
-use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
 use test_harness::config::{key, key_store};
 use test_harness::hsm_sim::{KEY, SimulatedHsm};
 use test_harness::token::PIN;
 use test_harness::{A, Api, C, Config, Etcd, Installation, Server, eventually};
 
-use super::fleet::{both_registered, config, done, in_etcd, installation};
+use super::fleet::{both_registered, config, done, failed, in_etcd, installation};
 
 /// This configuration with a second key manager, which key store `/one` has and no other.
 fn with_second_key_manager(config: Config, name: &str) -> Config {
@@ -88,6 +91,52 @@ fn two_hsms_of_one_name_are_two_and_each_is_shown_as_it_is() {
     hsm_b.control("token_removed = true");
     eventually("b's is away", || shown(&a, &server_a, "/one") == both("UNAVAILABLE"));
     Api::new(&a, &server_a).round_trip(KEY);
+}
+
+/// A peer that answers `/status` with this of its instance, as long as the test runs.
+fn lying_peer(instance: Value) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let body = json!({ "instance": instance }).to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("comes"));
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {
+                line.clear();
+            }
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ";
+            let _ = write!(stream.get_mut(), "{head}{}\r\n\r\n{body}", body.len());
+        }
+    });
+    url
+}
+
+#[test]
+fn a_peer_that_lies_changes_no_more_than_what_it_may_say() {
+    let manager = |name: &str, hsm: &str, model: &str| json!({"name": name, "hsm": hsm, "model": model, "health": "active", "key_stores": ["/one"]});
+    let two = [manager("local", "1", "m\u{202e}\n1"), manager("local", "2", "m2")];
+    let wrong = [manager("x\u{202e}", "3", "m3"), manager("y@z", "4", "m4")];
+    let managers: Vec<&Value> = two.iter().chain(&wrong).collect();
+    let extreme = json!({"name": "b", "unix_ms": u64::MAX, "certificate_not_after": i64::MIN,
+        "started": i64::MIN, "key_managers": managers});
+    let named = |name: &str| json!({"name": name, "key_managers": [manager("far", "5", "m5")]});
+    let peers = [extreme, named(&"b".repeat(7_500_000)), named("b\u{202e}"), named("c")];
+    let peers = peers.map(lying_peer);
+    let a = Installation::default();
+    a.configure(&config(&format!("name = \"a\"\npeers = {peers:?}")));
+    let server = a.start();
+    let expected = ["local ACTIVE", "local@b ACTIVE", "far ACTIVE"];
+    eventually("they are shown", || shown(&a, &server, "/one") == expected);
+    let health = Api::new(&a, &server).health();
+    assert_eq!(health["ekmFleetDetails"][1]["model"], "m\u{fffd}\u{fffd}1");
+
+    let text = failed(&a, &["fleet", "status"]);
+    let no_name = format!("{}/status names its instance as no configuration can", peers[2]);
+    let too_much = format!("{}/status says more of its instance", peers[1]);
+    for words in [&no_name, &too_much, "-106"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 /// A key store over the key manager `hsm`, which is this one.

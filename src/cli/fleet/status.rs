@@ -16,7 +16,7 @@ use crate::telemetry::log::Printable;
 use crate::telemetry::log::timestamp;
 
 /// A clock that is off by more stands out, milliseconds.
-const CLOCK_MS_MAX: i64 = 1_000;
+const CLOCK_MS_MAX: u64 = 1_000;
 /// A certificate that ends sooner stands out, days. AWS warns at the same.
 const CERTIFICATE_DAYS_MIN: i64 = 10;
 /// A budget of which more is used stands out.
@@ -24,6 +24,8 @@ const BUDGET_PERCENT_MAX: f64 = 80.0;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// Characters of a digest that are shown.
 const DIGEST_CHARS: usize = 12;
+/// Characters of a cell that are shown.
+const CELL_CHARS_MAX: usize = 256;
 
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
@@ -72,7 +74,10 @@ fn text(status: &Status, now: i64, colour: bool) -> String {
         }
         _ => format!("peers of {}\n", status.asked),
     };
-    let rows = rows(&status.members, now);
+    let mut rows = rows(&status.members, now);
+    for (cell, _) in rows.iter_mut().flat_map(|row| &mut row.cells) {
+        *cell = cell.chars().take(CELL_CHARS_MAX).collect();
+    }
     let mut widths = vec![0; status.members.len() + 1];
     for row in &rows {
         widths[0] = widths[0].max(row.name.chars().count());
@@ -166,12 +171,14 @@ fn rows(members: &[Member], now: i64) -> Vec<Row> {
         each("HSMs active", &|_, summary| hsms(&summary.key_managers)),
         each("clock", &|member, _| match member.clock_ms {
             None => ("?".to_owned(), false),
-            Some(off) => (format!("{:+.1} s", off as f64 / 1_000.0), off.abs() > CLOCK_MS_MAX),
+            Some(off) => {
+                (format!("{:+.1} s", off as f64 / 1_000.0), off.unsigned_abs() > CLOCK_MS_MAX)
+            }
         }),
         each("certificate", &|_, summary| match summary.certificate_not_after {
             None => ("?".to_owned(), true),
             Some(end) => {
-                let days = (end - now).div_euclid(DAY_SECONDS);
+                let days = end.saturating_sub(now).div_euclid(DAY_SECONDS);
                 (format!("{days} days"), days < CERTIFICATE_DAYS_MIN)
             }
         }),
@@ -275,6 +282,19 @@ mod tests {
         let shown = text(&of, 0, false).replace('\n', "");
         assert!(shown.contains("1\u{fffd}[2J") && shown.contains("a: gone\u{fffd}]0;"), "{shown}");
         assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown}");
+    }
+
+    /// An instance may say anything of itself.
+    #[test]
+    fn what_is_out_of_bounds_is_shown_all_the_same() {
+        for extreme in [i64::MIN, i64::MAX] {
+            let mut of = status(vec![member("a", &"1".repeat(70_000), extreme)]);
+            let summary = of.members[0].summary.as_mut().expect("there");
+            (summary.certificate_not_after, summary.started) = (Some(extreme), extreme);
+            (summary.budget_percent, summary.budget_shares) = (f64::MAX, u64::MAX);
+            let shown = text(&of, extreme.saturating_neg(), false);
+            assert!(shown.contains(" days") && shown.len() < 20_000, "{}", shown.len());
+        }
     }
 
     #[test]

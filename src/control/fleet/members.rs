@@ -78,7 +78,7 @@ impl Members {
         let instance = seen.all.entry(summary.name.clone()).or_default();
         let is_new = instance.summary.as_ref() != Some(&summary);
         if let Some(now_ms) = now_ms.filter(|_| is_new) {
-            instance.clock_ms = Some(summary.unix_ms.cast_signed() - now_ms.cast_signed());
+            instance.clock_ms = Some(summary.clock_ms(now_ms));
         }
         if is_new {
             instance.heard = Some(Instant::now());

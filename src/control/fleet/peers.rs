@@ -12,7 +12,9 @@ use super::{BOUNDS, unix_ms};
 use crate::config::Url;
 use crate::control::http_client::{self, Request};
 use crate::fleet::Summary;
+use crate::fleet::document::is_name;
 use crate::fleet::status::Member;
+use crate::limits::FLEET_SUMMARY_BYTES_MAX;
 
 /// The others.
 pub struct Peers {
@@ -65,15 +67,23 @@ impl Reach {
         }
         let status: Value = serde_json::from_slice(&answer.body()?)
             .map_err(|error| format!("{url}/status: {error}"))?;
-        let summary: Summary = serde_json::from_value(status["instance"].clone())
-            .map_err(|_| format!("{url}/status says nothing of its instance: an older xksd?"))?;
         // It was said somewhere between question and answer.
-        let middle = unix_ms().cast_signed() - start.elapsed().as_millis() as i64 / 2;
+        let middle = unix_ms().saturating_sub(start.elapsed().as_millis() as u64 / 2);
+        let instance = &status["instance"];
+        // As in etcd. Nobody has sealed it.
+        if instance.to_string().len() > FLEET_SUMMARY_BYTES_MAX {
+            return Err(format!("{url}/status says more of its instance than any xksd does"));
+        }
+        let summary: Summary = serde_json::from_value(instance.clone())
+            .map_err(|_| format!("{url}/status says nothing of its instance: an older xksd?"))?;
+        if !summary.name.is_empty() && !is_name(&summary.name) {
+            return Err(format!("{url}/status names its instance as no configuration can"));
+        }
         // It has no [fleet].
         let is_nameless = summary.name.is_empty();
         Ok(Member {
             name: if is_nameless { url.to_string() } else { summary.name.clone() },
-            clock_ms: Some(summary.unix_ms.cast_signed() - middle),
+            clock_ms: Some(summary.clock_ms(middle)),
             summary: Some(summary),
             present: true,
             age_ms: Some(0),

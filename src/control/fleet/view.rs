@@ -9,6 +9,7 @@ use crate::config::{Config, Shared};
 use crate::fleet::Summary;
 use crate::fleet::key_managers::of_others;
 use crate::keystore::{FleetView, KeyStores};
+use crate::telemetry::log::Printable;
 
 /// As far as a configuration says it.
 pub fn new(config: &Config) -> Arc<FleetView> {
@@ -45,7 +46,10 @@ pub fn registered(view: &FleetView, count: usize) {
 /// not heard, has no key managers any more.
 pub fn heard(view: &FleetView, served: &KeyStores, others: &[(&str, &Summary)]) {
     let said = others.iter().map(|(name, summary)| (*name, &summary.key_managers[..]));
-    let others = of_others(said, |key_store| served.by_prefix.contains_key(key_store));
+    let mut others = of_others(said, |key_store| served.by_prefix.contains_key(key_store));
+    for other in others.values_mut().flatten() {
+        other.model = Printable(&other.model).to_string();
+    }
     if others != **view.others.load() {
         view.others.store(Arc::new(others));
     }
