@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::record::{Exchange, Outcome, Record};
 use crate::api::{ApiError, ErrorName, Operation};
@@ -66,11 +66,18 @@ impl Audited {
             trail.append(&record, &mut self.scratch.borrow_mut())
         };
         let recorded = match appended {
-            Ok(index) if trail.answers_wait() => self.waiter.durable(index, deadline).await,
+            Ok(index) if trail.answers_wait() => {
+                let deadline = deadline.max(Instant::now() + RECORD_TIME_MIN);
+                self.waiter.durable(index, deadline).await
+            }
             Ok(_) => true,
             Err(_) => false,
         };
-        if recorded || trail.may_go_unrecorded() { result } else { Err(unwritable()) }
+        match recorded || trail.may_go_unrecorded() {
+            true => result,
+            false if trail.is_writable() => Err(late()),
+            false => Err(unwritable()),
+        }
     }
 
     /// Records that the answer of a request did not leave, after its record said that it was done.
@@ -115,7 +122,17 @@ impl Drop for Audited {
     }
 }
 
+/// A record has so much time, also of a request whose own is over: an HSM that did not answer is what
+/// AWS KMS is to read then. With the default budget that leaves 25 ms until KMS gives up.
+const RECORD_TIME_MIN: Duration = Duration::from_millis(25);
 const WRONG_SIGNATURE: &str = ErrorName::AuthenticationFailedException.as_str();
+
+fn late() -> ApiError {
+    ApiError::new(
+        ErrorName::InternalException,
+        "the record of this request was not on disk in time; without it nothing is answered",
+    )
+}
 
 fn unwritable() -> ApiError {
     ApiError::new(

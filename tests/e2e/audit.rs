@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use test_harness::api::{b64, decrypt_body, encrypt_body, name, request_id, with};
+use test_harness::config::{key, key_store};
+use test_harness::hsm_sim::KEY;
 use test_harness::wire::Wire;
-use test_harness::{Api, Config, Installation, Request, Server, programs};
+use test_harness::{A, Api, Config, Installation, Request, Server, programs};
 use xksd::limits::AUDIT_UNAUTHENTICATED_RECORDS_MAX;
 use xksd::telemetry::names;
 
@@ -22,13 +24,17 @@ fn audited(more: &str) -> (Installation, String) {
     let key = installation.path().join("secrets/audit-key");
     let made = xksd(&["audit", "key", "new", "--origin", ORIGIN, "--write-secret", text(&key)]);
     assert!(made.status.success(), "{made:?}");
+    installation.configure(&with_trail(more, Config::default()));
+    (installation, String::from_utf8(made.stdout).expect("text").trim().to_owned())
+}
+
+fn with_trail(more: &str, config: Config) -> Config {
     let admin = format!(
         "{}\n\n[audit]\ndirectory = \"audit\"\nsigning_key = {{ file = \"secrets/audit-key\" }}\n\
          origin = \"{ORIGIN}\"\n{more}",
-        Config::default().admin
+        config.admin
     );
-    installation.configure(&Config { admin, ..Config::default() });
-    (installation, String::from_utf8(made.stdout).expect("text").trim().to_owned())
+    Config { admin, ..config }
 }
 
 fn text(path: &Path) -> &str {
@@ -59,6 +65,26 @@ fn encryption(id: &str) -> Value {
 
 fn of_kind<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
     records.iter().filter(|record| record["kind"] == kind).collect()
+}
+
+#[test]
+fn an_hsm_that_hangs_is_named_and_not_the_trail() {
+    let (installation, _) = audited("");
+    let hsm = installation.hsm("hsm", "");
+    let key_manager = hsm.key_manager(2);
+    let key_store = key_store("/one", "key_manager = [\"hsm\"]", &[&A], &key(KEY, ""));
+    installation.configure(&with_trail(
+        "",
+        Config { key_managers: key_manager, key_stores: key_store, ..Config::default() },
+    ));
+    let server = installation.start();
+    let mut api = Api::new(&installation, &server);
+    api.round_trip(KEY);
+    hsm.control("hang = \"*\"");
+    let call = format!("keys/{KEY}/encrypt");
+    let error = api.error(&call, &encrypt_body(b"text", &json!({})));
+    assert_eq!(error, name(503, "DependencyTimeoutException"));
+    hsm.heal();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is known of the other instances, and of the way to etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -102,13 +102,15 @@ impl Members {
         seen.tidy();
     }
 
-    /// All was read: these are there, and those belong to the fleet.
-    pub fn keep(&self, registered: &[String], members: &[String]) {
+    /// All was read: these are there, and those belong to the fleet. What was refused at another
+    /// etcd is not among `keys`.
+    pub fn keep(&self, registered: &[String], members: &[String], keys: &BTreeSet<String>) {
         let mut seen = self.lock();
         for (name, instance) in &mut seen.all {
             instance.registered &= registered.contains(name);
             instance.is_member &= members.contains(name);
         }
+        seen.refused.retain(|key, _| keys.contains(key));
         seen.tidy();
     }
 
@@ -195,8 +197,17 @@ mod tests {
         let all = members.all();
         assert_eq!((all.len(), members.registered()), (1, 0), "b has left");
         assert!(all[0].problem.is_some() && all[0].summary.is_some());
-        members.keep(&[], &[]);
+        members.keep(&[], &[], &BTreeSet::new());
         assert_eq!(members.all(), []);
+    }
+
+    #[test]
+    fn what_another_etcd_had_is_refused_no_more() {
+        let members = Members::default();
+        assert!(members.refused("/f/instances/a", "why") && members.refused("/f/blocks", "why"));
+        members.keep(&[], &[], &BTreeSet::from(["/f/blocks".to_owned()]));
+        let refused = members.all_refused();
+        assert_eq!(refused.keys().collect::<Vec<_>>(), ["/f/blocks"]);
     }
 
     #[test]

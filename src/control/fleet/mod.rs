@@ -172,11 +172,12 @@ impl Joined {
     /// # Errors
     /// A sentence for the operator.
     pub fn sync(&self) -> Result<u64, String> {
-        let mut names: BTreeSet<String> = BTreeSet::new();
+        let (mut names, mut keys) = (BTreeSet::new(), BTreeSet::new());
         let documents = FLEET_DOCUMENTS_MAX / FLEET_DOCUMENTS_A_PAGE;
         let revision = self.pages(DOCUMENTS, FLEET_DOCUMENTS_A_PAGE, documents, |entry| {
             names.extend(self.name_in(&entry.key, DOCUMENTS).map(ToOwned::to_owned));
             self.changed(&entry, false);
+            keys.insert(entry.key);
         })?;
         for lost in self.documents.names().into_iter().filter(|name| !names.contains(name)) {
             self.restore_later(&lost);
@@ -187,9 +188,10 @@ impl Joined {
             self.pages(kind, FLEET_INSTANCES_A_PAGE, most, |entry| {
                 found.extend(self.name_in(&entry.key, kind).map(ToOwned::to_owned));
                 self.changed(&entry, false);
+                keys.insert(entry.key);
             })?;
         }
-        self.members.keep(&registered, &members);
+        self.members.keep(&registered, &members, &keys);
         Ok(revision)
     }
 
