@@ -122,8 +122,8 @@ impl Drop for Audited {
     }
 }
 
-/// A record has so much time, also of a request whose own is over: an HSM that did not answer is what
-/// AWS KMS is to read then. With the default budget that leaves 25 ms until KMS gives up.
+/// A record has so much time, also that of a request whose own is over: what AWS KMS is to read
+/// then is that the HSM did not answer. With the default budget KMS waits 25 ms longer.
 const RECORD_TIME_MIN: Duration = Duration::from_millis(25);
 const WRONG_SIGNATURE: &str = ErrorName::AuthenticationFailedException.as_str();
 
