@@ -110,7 +110,8 @@ impl Members {
             instance.registered &= registered.contains(name);
             instance.is_member &= members.contains(name);
         }
-        seen.refused.retain(|key, _| keys.contains(key));
+        // What does not begin with a prefix was not read: a second instance of this name.
+        seen.refused.retain(|key, _| !key.starts_with('/') || keys.contains(key));
         seen.tidy();
     }
 
@@ -204,10 +205,12 @@ mod tests {
     #[test]
     fn what_another_etcd_had_is_refused_no_more() {
         let members = Members::default();
-        assert!(members.refused("/f/instances/a", "why") && members.refused("/f/blocks", "why"));
+        for key in ["/f/instances/a", "/f/blocks", "instances/a"] {
+            assert!(members.refused(key, "why"));
+        }
         members.keep(&[], &[], &BTreeSet::from(["/f/blocks".to_owned()]));
         let refused = members.all_refused();
-        assert_eq!(refused.keys().collect::<Vec<_>>(), ["/f/blocks"]);
+        assert_eq!(refused.keys().collect::<Vec<_>>(), ["/f/blocks", "instances/a"]);
     }
 
     #[test]
