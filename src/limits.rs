@@ -226,7 +226,7 @@ pub const IV_BLOCK: usize = 256;
 /// IV blocks remembered for all sessions of one key manager, so that a generator that repeats
 /// itself is noticed: a million IVs.
 pub const IV_BLOCKS_REMEMBERED: usize = 4096;
-/// The same of IVs that the HSM makes: that many.
+/// IVs that the HSM made, remembered for all sessions of one key manager.
 pub const MADE_IVS_REMEMBERED: usize = 64 * 1024;
 /// How often a decryption must be refused by the code that means bad ciphertext and nothing else,
 /// of an HSM that was not caught misusing it: p² where a fault hits the share p, until it is
@@ -241,8 +241,8 @@ pub const REFUSALS_AMBIGUOUS: u32 = 3;
 /// code means too much work: with what is known to be good before each repetition, p⁶(1 − p)⁵. At
 /// 20% once in 50,000 times, at worst (p = 6/11) once in 2,000. Bad ciphertext costs 24 calls.
 pub const REFUSALS_DOUBTED: u32 = 6;
-/// How often an encryption must be refused by a code that can mean too much work, and another one
-/// succeed, until the HSM is caught: p¹²(1 − p)¹², at worst once in 17 million encryptions.
+/// How often fresh ciphertext must be refused by a code that can mean too much work, and another
+/// encryption succeed, until the HSM is caught: p¹²(1 − p)¹², at worst once in 17 million times.
 pub const REFUSALS_PERHAPS_BUSY: u32 = 12;
 /// An HSM that refused something good as bad ciphertext is doubted for so long.
 pub const HSM_FAULT_REMEMBERED_TIME: Duration = Duration::from_secs(60);

@@ -24,7 +24,7 @@ pub struct Outlets {
     syslog: ArcSwapOption<Syslog>,
     /// Who cosigns them.
     pub witnesses: Arc<Witnesses>,
-    /// The next one is for the log and syslog whenever the last was.
+    /// The next one goes to the log and syslog, however soon after the last.
     at_once: AtomicBool,
 }
 

@@ -215,7 +215,7 @@ impl HsmSession {
                 (Reaction::BadCiphertext, _) => REFUSALS_UNAMBIGUOUS,
                 (Reaction::Ambiguous, _) => REFUSALS_DOUBTED,
                 (Reaction::BusyOrBadCiphertext, _) => {
-                    self.is_not_busy(Under { key: sealed.key, label })?;
+                    self.fail_if_busy(Under { key: sealed.key, label })?;
                     REFUSALS_PERHAPS_BUSY
                 }
                 // Too much work hits the calls in between as well.
@@ -238,7 +238,7 @@ impl HsmSession {
 
     /// An HSM with too much work refuses encryptions as well; one that spoils what it encrypts does
     /// not.
-    fn is_not_busy(&mut self, under: Under<'_>) -> Result<(), Failure> {
+    fn fail_if_busy(&mut self, under: Under<'_>) -> Result<(), Failure> {
         match self.encrypt_unrequested(under, &TEST_TEXT, b"", None) {
             Err(Failure::Call(error)) if self.reaction(&error) == Reaction::Busy => {
                 Err(error.into())
